@@ -1,0 +1,59 @@
+# The front door: `make help` says what there is. Every recipe sets up .venv by itself, and only when
+# pyproject.toml has changed since the last time.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.setup-done
+CODE := memory_format memory_service client learner tests $(wildcard scripts benchmarks)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check format clean
+
+help:
+	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
+	@echo "make serve   the memory service alone, its store in runs/serve/"
+	@echo "make test    the tests"
+	@echo "make check   formatting, lint, types, who imports whom, and the tests: what CI runs"
+	@echo "make format  put the code into shape"
+	@echo "make setup   .venv with everything (the others do it by themselves)"
+	@echo "make clean   remove .venv, runs/ and caches; downloaded data/ stays"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "make: there is no '$(PYTHON)'; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: Python 3.11 or newer is needed, '$(PYTHON)' is $$($(PYTHON) -V 2>&1); name another: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: $$($(PYTHON) -V 2>&1) cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv" >&2; \
+	  exit 1; }
+	@echo "Setting up .venv: a few minutes the first time, most of it PyTorch"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[service,learner,dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/python scripts/demo.py
+
+serve: setup
+	@$(BIN)/memory-service serve --data runs/serve
+
+test: setup
+	@$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+format: setup
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+clean:
+	rm -rf .venv runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,35 @@
+"""The client of a memory service. The torch data set is in ``client.dataset``, which nothing here imports."""
+
+from client._transport import Retries, Timeout
+from client.api import MemoryClient
+from client.batch import ReplayBatch
+from client.buffer import Buffer
+from client.errors import ProtocolError, ServiceError, ServiceTimeoutError, ServiceUnavailableError
+from client.models import (
+    BufferInfo,
+    BufferStats,
+    ClassStats,
+    ExemplarDetail,
+    ExemplarInfo,
+    PushResult,
+    ServiceInfo,
+)
+
+__all__ = [
+    "Buffer",
+    "BufferInfo",
+    "BufferStats",
+    "ClassStats",
+    "ExemplarDetail",
+    "ExemplarInfo",
+    "MemoryClient",
+    "ProtocolError",
+    "PushResult",
+    "ReplayBatch",
+    "Retries",
+    "ServiceError",
+    "ServiceInfo",
+    "ServiceTimeoutError",
+    "ServiceUnavailableError",
+    "Timeout",
+]

@@ -1,0 +1,205 @@
+"""One HTTP exchange with the service: timeouts on everything, retries only where a retry is safe."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from client.errors import (
+    ServiceError,
+    ServiceTimeoutError,
+    ServiceUnavailableError,
+    error_from_response,
+    retry_after_seconds,
+)
+from memory_format import ExemplarMemoryError
+
+Params = list[tuple[str, str | int | float | bool | None]]
+
+_RETRIED_STATUS = (429, 503)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Timeout:
+    """Seconds to wait.
+
+    Args:
+        connect: for a connection.
+        read: for the next bytes of an answer, and for the service to take the next bytes of a body.
+        total: for one call with all its retries; no retry starts after it.
+    """
+
+    connect: float = 5.0
+    read: float = 60.0
+    total: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not (self.connect > 0 and self.read > 0 and self.total > 0):
+            raise ValueError(f"timeouts must be positive seconds, got {self}")
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often a safe request is tried, and the waits between.
+
+    Args:
+        tries: the most requests that one call makes; 1 = no retries.
+        first_wait: seconds before the second try; doubled for each one after. The wait is drawn between half
+            of it and all of it, so that learners which lost the service together do not return together.
+        max_wait: the longest of these waits. A longer ``Retry-After`` is honoured all the same.
+    """
+
+    tries: int = 4
+    first_wait: float = 0.2
+    max_wait: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.tries < 1 or self.first_wait < 0 or self.max_wait < 0:
+            raise ValueError(f"tries must be at least 1 and waits not negative, got {self}")
+
+
+class Transport:
+    """An HTTP connection pool to one service. Threads may share it; forked processes may not.
+
+    Args:
+        url: base address of the service.
+        transport: an ``httpx`` transport in place of the network, for tests and in-process use.
+        sleep, clock, rng: what waits, tells the time and draws jitter.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: Timeout,
+        retries: Retries,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        parsed = httpx.URL(url)
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise ValueError(f"the service's address must be http(s)://host[:port], got {url!r}")
+        self.url = str(parsed).rstrip("/")
+        self.timeout = timeout
+        self.retries = retries
+        self.injected = transport
+        self._stopped = threading.Event()
+        self._sleep = sleep or self._stopped.wait
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._http = httpx.Client(
+            base_url=self.url,
+            # Payloads are compressed already.
+            headers={"Accept-Encoding": "identity"},
+            transport=transport,
+            # A proxy meant for the outside world must not come between two processes of one machine.
+            trust_env=parsed.host not in _LOOPBACK,
+        )
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        safe: bool,
+        params: Params | None = None,
+        json: Any = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        accept_status: tuple[int, ...] = (),
+    ) -> httpx.Response:
+        """Send a request and read its answer.
+
+        Args:
+            safe: sending it twice does what sending it once does. Only then is it tried again, and only after
+                a broken connection, 429 or 503; an answer that is late may still be on its way, so a read
+                that times out is not repeated.
+            accept_status: error statuses that the caller wants to see rather than have raised.
+
+        Raises:
+            ExemplarMemoryError: the service refused, in its own words.
+            ServiceUnavailableError, ServiceTimeoutError, ProtocolError: it could not be asked.
+        """
+        deadline = self._clock() + self.timeout.total
+        tries = self.retries.tries if safe else 1
+        for attempt in range(1, tries + 1):
+            self._refuse_if_stopped()
+            wait: float | None = None
+            error: ExemplarMemoryError | ServiceError
+            try:
+                response = self._http.request(
+                    method,
+                    path,
+                    params=params or None,
+                    json=json,
+                    content=content,
+                    headers=headers,
+                    timeout=self._timeout_until(deadline),
+                )
+            except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout) as cause:
+                error = self._lost(method, path, cause, tries=attempt)
+                error.__cause__ = cause
+            except httpx.TimeoutException as cause:
+                raise self._lost(method, path, cause, tries=attempt) from cause
+            except httpx.HTTPError as cause:
+                raise ServiceError(f"{method} {self.url}{path}: {cause or type(cause).__name__}") from cause
+            else:
+                # httpx leaves a cycle of references here, which would keep both bodies, megabytes each, until
+                # the garbage collector comes by. The answer is read by now.
+                response.stream = httpx.ByteStream(b"")
+                if response.is_success or response.status_code in accept_status:
+                    return response
+                error = error_from_response(response)
+                if attempt > 1:
+                    error.details["tries"] = attempt
+                if response.status_code not in _RETRIED_STATUS:
+                    raise error
+                wait = retry_after_seconds(response)
+            if attempt == tries:
+                raise error
+            wait = self._backoff(attempt) if wait is None else wait
+            if self._clock() + wait >= deadline:
+                raise error
+            self._sleep(wait)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def stop(self) -> None:
+        """Make calls in other threads end at their next step instead of trying on."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        self.stop()
+        self._http.close()
+
+    def _refuse_if_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise ServiceUnavailableError("the client is closed")
+
+    def _timeout_until(self, deadline: float) -> httpx.Timeout:
+        # Never zero, which httpx would read as "at once".
+        left = max(0.001, deadline - self._clock())
+        read = min(self.timeout.read, left)
+        return httpx.Timeout(read, connect=min(self.timeout.connect, left))
+
+    def _backoff(self, attempt: int) -> float:
+        longest = min(self.retries.max_wait, self.retries.first_wait * 2.0 ** (attempt - 1))
+        return longest * self._rng.uniform(0.5, 1.0)
+
+    def _lost(self, method: str, path: str, cause: httpx.TransportError, tries: int) -> ServiceError:
+        what = f"{method} {self.url}{path}"
+        if isinstance(cause, httpx.ConnectTimeout):
+            return ServiceTimeoutError(
+                f"{what}: no connection within {self.timeout.connect:g} s", tries=tries
+            )
+        if isinstance(cause, httpx.TimeoutException):
+            return ServiceTimeoutError(f"{what}: no answer within {self.timeout.read:g} s", tries=tries)
+        return ServiceUnavailableError(f"{what}: {str(cause) or type(cause).__name__}", tries=tries)

@@ -1,0 +1,171 @@
+"""The client: one memory service and its buffers."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Literal
+
+import httpx
+
+from client._answers import buffer_path, list_member, read_json
+from client._transport import Params, Retries, Timeout, Transport
+from client.buffer import Buffer
+from client.errors import ProtocolError
+from client.models import BufferInfo, ServiceInfo, parse
+from memory_format import NotFoundError
+from memory_format.wire import WIRE_VERSION
+
+Eviction = Literal["class_balanced", "reject"]
+
+
+class MemoryClient:
+    """A connection to one memory service. Threads may share it; a forked process needs a :meth:`clone`.
+
+    No request is made before the first call, which also checks that client and service speak the same
+    version.
+
+    Args:
+        url: ``http://host:port``.
+        timeout: seconds to wait; a number stands for :attr:`Timeout.read`.
+        retries: how often safe requests are repeated.
+        transport: an ``httpx`` transport in place of the network.
+
+    Raises:
+        ValueError: the address or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: Timeout | float | None = None,
+        retries: Retries | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        if not isinstance(timeout, Timeout):
+            timeout = Timeout() if timeout is None else Timeout(read=timeout, total=max(120.0, timeout))
+        self._transport = Transport(url, timeout=timeout, retries=retries or Retries(), transport=transport)
+        self.url = self._transport.url
+        self._checked = False
+
+    def __enter__(self) -> MemoryClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"MemoryClient({self.url!r})"
+
+    def clone(self) -> MemoryClient:
+        """Another client of the same service and settings, with connections of its own."""
+        other = MemoryClient(
+            self.url,
+            timeout=self._transport.timeout,
+            retries=self._transport.retries,
+            transport=self._transport.injected,
+        )
+        other._checked = self._checked
+        return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Connections stay behind: a worker process opens its own.
+        transport = self._transport
+        return _rebuild, (self.url, transport.timeout, transport.retries, transport.injected)
+
+    def close(self) -> None:
+        """Close the connections; calls in other threads end with an error."""
+        self._transport.close()
+
+    def stop(self) -> None:
+        """Make calls in other threads end at their next step, refuse new ones; :meth:`close` must follow."""
+        self._transport.stop()
+
+    def info(self) -> ServiceInfo:
+        """Name and versions of the service."""
+        return parse(ServiceInfo, self._json("GET", "/v1"))
+
+    def health(self) -> bool:
+        """Whether the service is up and can use its store; False where it says no.
+
+        Raises:
+            ServiceError: nobody answers.
+        """
+        response = self._transport.request("GET", "/readyz", safe=False, accept_status=(503,))
+        return response.status_code == 200
+
+    def create_buffer(
+        self,
+        name: str,
+        *,
+        budget_bytes: int,
+        eviction: Eviction = "class_balanced",
+        description: str = "",
+    ) -> Buffer:
+        """Make a buffer; nothing happens where it exists with the same settings.
+
+        Args:
+            budget_bytes: the most that its records' charges sum to.
+            eviction: who leaves when the budget is full; ``reject`` refuses what does not fit.
+
+        Raises:
+            ConflictError: it exists with other settings.
+            FormatError: the name or the budget is not a usable one.
+        """
+        body = {"budget_bytes": budget_bytes, "eviction": eviction, "description": description}
+        self._request("PUT", buffer_path(name), safe=True, json=body)
+        return Buffer(self, name)
+
+    def buffer(self, name: str) -> Buffer:
+        """An existing buffer.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        buffer = Buffer(self, name)
+        buffer.info()
+        return buffer
+
+    def buffers(self) -> list[BufferInfo]:
+        """All buffers of the service."""
+        return [parse(BufferInfo, item) for item in list_member(self._json("GET", "/v1/buffers"), "buffers")]
+
+    def delete_buffer(self, name: str) -> None:
+        """Remove a buffer and all that it holds.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        try:
+            self._request("DELETE", buffer_path(name), safe=True)
+        except NotFoundError as error:
+            # After a broken connection, "no such buffer" is what a deletion that went through sounds like.
+            if error.details.get("tries", 1) == 1:
+                raise
+
+    def _request(self, method: str, path: str, *, safe: bool, **arguments: Any) -> httpx.Response:
+        if not self._checked:
+            self._check_version()
+        return self._transport.request(method, path, safe=safe, **arguments)
+
+    def _json(self, method: str, path: str, *, params: Params | None = None) -> Any:
+        return read_json(self._request(method, path, safe=method == "GET", params=params))
+
+    def _check_version(self) -> None:
+        found = parse(ServiceInfo, read_json(self._transport.request("GET", "/v1", safe=True)))
+        if found.wire_version != WIRE_VERSION:
+            raise ProtocolError(
+                f"the service at {self.url} ({found.service} {found.version}) speaks wire version "
+                f"{found.wire_version}, this client {WIRE_VERSION}: update the older of the two",
+                client=WIRE_VERSION,
+                service=found.wire_version,
+            )
+        self._checked = True
+
+
+def _rebuild(
+    url: str, timeout: Timeout, retries: Retries, transport: httpx.BaseTransport | None
+) -> MemoryClient:
+    return MemoryClient(url, timeout=timeout, retries=retries, transport=transport)

@@ -1,0 +1,197 @@
+"""Replay batches as a torch data set that fetches ahead, so that training does not wait for the memory.
+
+The one module here that imports torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeAlias
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from client.batch import ReplayBatch
+from client.buffer import Buffer, Many, Strategy
+
+TensorBatch: TypeAlias = dict[str, torch.Tensor]
+
+ARRAYS = (
+    "exemplar_id",
+    "class_id",
+    "phase",
+    "score",
+    "rank",
+    "grid",
+    "patches",
+    "patch_positions",
+    "patch_valid",
+    "token_ids",
+    "token_positions",
+    "token_valid",
+    "text_length",
+)
+"""The arrays of :class:`~client.batch.ReplayBatch` that become tensors, under their own names."""
+
+
+def to_tensors(batch: ReplayBatch) -> TensorBatch:
+    """The arrays of a batch as tensors that share its memory; see :class:`~client.batch.ReplayBatch`."""
+    return {name: torch.from_numpy(getattr(batch, name)) for name in ARRAYS}
+
+
+class ReplayDataset(IterableDataset[TensorBatch]):
+    """Batches of a buffer, drawn by the service from ``(seed, step)`` and fetched by a thread ahead of their
+    use.
+
+    Yields a dict of tensors (:data:`ARRAYS`, and ``step``, a scalar) for each step. As long as the buffer
+    does not change, the same seed and step give the same batch, whatever ``prefetch``, ``threads`` and the
+    number of workers are.
+
+    Give it to ``DataLoader(dataset, batch_size=None)``, or iterate over it: with its own threads it needs no
+    worker processes. With W of them, worker i takes steps i, i + W, ..., so every batch is drawn once and in
+    order. For distributed training give every rank a seed of its own.
+
+    An error on the way is raised where the batch would have been. Leaving a loop early, ``close()`` on the
+    iterator or its garbage collection ends the threads.
+
+    Args:
+        buffer: where to draw from. Each iterator (and worker process) opens connections of its own.
+        batch_size: B, records a batch.
+        start_step: the first step, to go on where an earlier run stopped.
+        num_steps: how many; None = without end.
+        strategy, replace, class_id, phase, learner_id, repair_text: as in
+            :meth:`client.buffer.Buffer.sample`.
+        prefetch: most batches held or on their way while the consumer is busy.
+        threads: batches fetched and decoded at the same time.
+        decode_threads: as in :meth:`client.batch.ReplayBatch.from_records`.
+
+    Raises:
+        ValueError: a number above that makes no sense.
+    """
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        start_step: int = 0,
+        num_steps: int | None = None,
+        strategy: Strategy = "uniform",
+        replace: bool = True,
+        class_id: Many[int] = None,
+        phase: Many[int] = None,
+        learner_id: Many[str] = None,
+        repair_text: float = 0.0,
+        prefetch: int = 4,
+        threads: int = 1,
+        decode_threads: int | None = None,
+    ) -> None:
+        if batch_size < 1 or prefetch < 1 or threads < 1:
+            raise ValueError(
+                f"batch_size, prefetch and threads start at 1, got {batch_size}, {prefetch} and {threads}"
+            )
+        if start_step < 0 or (num_steps is not None and num_steps < 0):
+            raise ValueError(f"start_step and num_steps cannot be negative, got {start_step} and {num_steps}")
+        self.buffer = buffer
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start_step = start_step
+        self.num_steps = num_steps
+        self.strategy = strategy
+        self.replace = replace
+        self.class_id = class_id
+        self.phase = phase
+        self.learner_id = learner_id
+        self.repair_text = repair_text
+        self.prefetch = prefetch
+        self.threads = threads
+        self.decode_threads = decode_threads
+        self.wait_seconds = 0.0
+        """Seconds that consumers in this process waited for batches, over all iterators. Reset it at will."""
+
+    def __iter__(self) -> PrefetchIterator:
+        return PrefetchIterator(self, self._steps())
+
+    def _steps(self) -> Iterator[int]:
+        worker = get_worker_info()
+        shard, shards = (worker.id, worker.num_workers) if worker else (0, 1)
+        first = self.start_step + shard
+        if self.num_steps is None:
+            return itertools.count(first, shards)
+        return iter(range(first, self.start_step + self.num_steps, shards))
+
+    def _fetcher(self, buffer: Buffer) -> Callable[[int], TensorBatch]:
+        """What a thread runs. It holds no reference to the iterator, which could then never be collected."""
+        batch_size, seed, strategy, replace = self.batch_size, self.seed, self.strategy, self.replace
+        class_id, phase, learner_id = self.class_id, self.phase, self.learner_id
+        repair_text, decode_threads = self.repair_text, self.decode_threads
+
+        def fetch(step: int) -> TensorBatch:
+            batch = buffer.sample(
+                batch_size,
+                seed=seed,
+                step=step,
+                strategy=strategy,
+                replace=replace,
+                class_id=class_id,
+                phase=phase,
+                learner_id=learner_id,
+                repair_text=repair_text,
+                decode_threads=decode_threads,
+            )
+            return {**to_tensors(batch), "step": torch.tensor(step)}
+
+        return fetch
+
+
+class PrefetchIterator(Iterator[TensorBatch]):
+    """Batches in the order of their steps, the next ones already on their way."""
+
+    def __init__(self, dataset: ReplayDataset, steps: Iterator[int]) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._dataset = dataset
+        self._steps = steps
+        self._client = dataset.buffer.client.clone()
+        self._fetch = dataset._fetcher(Buffer(self._client, dataset.buffer.name))
+        self._pending: deque[Future[TensorBatch]] = deque()
+        self._pool = ThreadPoolExecutor(dataset.threads, thread_name_prefix="replay-prefetch")
+        for _ in range(dataset.prefetch):
+            self._submit()
+
+    def __next__(self) -> TensorBatch:
+        if not self._pending:
+            self.close()
+            raise StopIteration
+        started = time.perf_counter()
+        try:
+            batch = self._pending.popleft().result()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._dataset.wait_seconds += time.perf_counter() - started
+        self._submit()
+        return batch
+
+    def close(self) -> None:
+        """End the threads. A request in flight is waited for, its retries are not."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        self._pending.clear()
+        self._client.stop()
+        pool.shutdown(wait=True, cancel_futures=True)
+        self._client.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _submit(self) -> None:
+        step = next(self._steps, None)
+        if step is not None and self._pool is not None:
+            self._pending.append(self._pool.submit(self._fetch, step))

@@ -1,0 +1,99 @@
+"""Patch and position embeddings for another patch size or grid than the one they were trained with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+__all__ = ["patch_embedding_resized", "position_embedding_resized"]
+
+
+def patch_embedding_resized(
+    weight: Tensor, patch_px: int, *, method: Literal["auto", "pinv", "area"] = "auto"
+) -> Tensor:
+    """A patch embedding's kernel for patches of another size.
+
+    ``"pinv"`` is PI-resize of FlexiViT (Beyer et al. 2023, arXiv 2212.08013, equation 3): with B the linear
+    map that resizes a P x P patch to Q x Q, the new kernel is ``pinv(B)^T w``, whose answer to the resized
+    patch is the old answer to the patch. ``"area"`` resizes the kernel as if it were a picture (bicubic) and
+    scales it by ``(P / Q)^2``, so that its sum nearly stays; without that factor the answers grow with the
+    patch's area.
+
+    ``"auto"`` takes PI-resize to shrink and ``"area"`` to enlarge. That was measured: DINOv2 ViT-S/14, a 16 x
+    16 grid on eight photographs resized to fit, mean cosine of the last layer's class token with that at 14
+    px:
+
+    ==========  ======  ======  ======  ======  ======  ======
+    patch, px   8       10      12      16      20      32
+    pinv        .9783   .9949   .9994   .9991   .9989   .9983
+    area        .9677   .9863   .9970   .9996   .9998   .9998
+    no factor   .9307   .9772   .9930   .9900   .8833   .6329
+    ==========  ======  ======  ======  ======  ======  ======
+
+    (PI-resize is exact for patches that were enlarged, but a larger photograph also holds detail that a
+    smaller one does not, and a pseudo-inverse amplifies it.)
+
+    Args:
+        weight: (D, C, P, P) kernel of a convolution with stride P.
+        patch_px: Q, the wanted side in pixels.
+        method: see above.
+
+    Returns:
+        (D, C, Q, Q), same dtype and device.
+
+    Raises:
+        ValueError: the kernel is not square or ``patch_px`` is not positive.
+    """
+    if weight.ndim != 4 or weight.shape[2] != weight.shape[3]:
+        raise ValueError(f"the kernel must be (D, C, P, P), not {tuple(weight.shape)}")
+    if patch_px < 1:
+        raise ValueError(f"patch_px must be positive, not {patch_px}")
+    old_px = weight.shape[-1]
+    if patch_px == old_px:
+        return weight.clone()
+    kernel = weight.detach().to("cpu", torch.float64)
+    if method == "area" or (method == "auto" and patch_px > old_px):
+        new = _resized(kernel, (patch_px, patch_px), antialias=True) * (old_px / patch_px) ** 2
+    else:
+        basis = torch.eye(old_px * old_px, dtype=torch.float64).reshape(old_px * old_px, 1, old_px, old_px)
+        # Row i is what basis picture i becomes, so this is B transposed: (P*P, Q*Q).
+        transposed = _resized(basis, (patch_px, patch_px), antialias=True).flatten(1)
+        new = torch.einsum("qp,dcp->dcq", torch.linalg.pinv(transposed), kernel.flatten(2))
+    return new.reshape(*weight.shape[:2], patch_px, patch_px).to(weight).contiguous()
+
+
+def position_embedding_resized(
+    pos: Tensor, grid: int | tuple[int, int], *, num_prefix_tokens: int = 1, antialias: bool = True
+) -> Tensor:
+    """Position embeddings for another grid of patches, by bicubic interpolation.
+
+    Args:
+        pos: (1, num_prefix_tokens + G * G, D), patches row by row of a square grid.
+        grid: (rows, columns) wanted, or one number for both.
+        num_prefix_tokens: tokens before the patches (the class token), which stay as they are.
+        antialias: average over the positions that fall together when the grid gets smaller. ``False`` is what
+            DINOv2's own code does; on 7 x 7 and 8 x 8 grids a linear probe could not tell the two apart.
+
+    Returns:
+        (1, num_prefix_tokens + rows * columns, D).
+
+    Raises:
+        ValueError: the patches of ``pos`` do not form a square.
+    """
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    prefix, patches = pos[:, :num_prefix_tokens], pos[:, num_prefix_tokens:]
+    side = round(patches.shape[1] ** 0.5)
+    if side * side != patches.shape[1]:
+        raise ValueError(f"{patches.shape[1]} patch positions do not form a square")
+    if (rows, columns) == (side, side):
+        return pos.clone()
+    picture = patches.transpose(1, 2).reshape(1, -1, side, side).float()
+    resized = _resized(picture, (rows, columns), antialias=antialias)
+    return torch.cat([prefix, resized.flatten(2).transpose(1, 2).to(pos.dtype)], dim=1)
+
+
+def _resized(pictures: Tensor, shape: tuple[int, int], *, antialias: bool) -> Tensor:
+    return interpolate(pictures, size=shape, mode="bicubic", antialias=antialias, align_corners=False)

@@ -1,0 +1,199 @@
+"""ViLT (Kim et al., arXiv 2102.03334) fed with any subset of its tokens.
+
+``transformers.ViltModel`` holds the weights, so that every ViLT checkpoint loads; its own embedding step takes whole
+pictures only, so the tokens are embedded here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import ViltConfig, ViltModel
+from transformers.models.vilt.modeling_vilt import ViltSelfAttention
+
+from learner.attention import AttentionRead, InputRecorder, read_attention, split_heads
+from learner.tokens import Tokens
+
+ClassToken = Literal["text", "image"]
+
+IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+VILT_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+class FusedSelfAttention(ViltSelfAttention):
+    """transformers' self-attention with the same weights through PyTorch's fused kernel."""
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False
+    ) -> tuple[Tensor]:
+        if output_attentions:
+            raise ValueError("fused attention forms no attention matrix; use ViltBackbone.read instead")
+
+        context = F.scaled_dot_product_attention(
+            split_heads(self.query(hidden_states), self.num_attention_heads),
+            split_heads(self.key(hidden_states), self.num_attention_heads),
+            split_heads(self.value(hidden_states), self.num_attention_heads),
+            attn_mask=attention_mask,
+            dropout_p=self.dropout.p if self.training else 0.0,
+        )
+        return (context.transpose(1, 2).flatten(2),)
+
+
+class ViltBackbone(nn.Module):
+    """Tokens in; features and the two attention reads out.
+
+    Args:
+        model: any ``ViltModel``.
+        class_token: whose feature stands for the sample and whose attention masks the image: ViLT's pooled text
+            ``[CLS]``, or the image's own class token (the right one when the blocks come from an image model).
+        mean_std: pixel normalisation that the patch embedding was trained with.
+    """
+
+    def __init__(
+        self, model: ViltModel, *, class_token: ClassToken = "text", mean_std: MeanStd = VILT_MEAN_STD
+    ) -> None:
+        super().__init__()
+        # transformers' modules are looser in their types than strict checking can follow.
+        self.embeddings: Any = model.embeddings
+        self.encoder: Any = model.encoder
+        self.layernorm: Any = model.layernorm
+        self.config: Any = model.config
+        self.class_token = class_token
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        mean, std = (torch.tensor(values).mul(255) for values in mean_std)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+        attentions: list[Any] = [layer.attention for layer in self.encoder.layer]
+        for attention in attentions:
+            fused = FusedSelfAttention(self.config)  # type: ignore[no-untyped-call]
+            fused.load_state_dict(attention.attention.state_dict())
+            attention.attention = fused
+
+    @property
+    def dim(self) -> int:
+        return int(self.config.hidden_size)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Features ``(B, D)`` of the class token."""
+        hidden, additive_mask = self._embed(tokens)
+        hidden = self._encode(hidden, additive_mask)
+        return self.layernorm(hidden[:, self._class_index(tokens)])  # type: ignore[no-any-return]
+
+    def read(self, tokens: Tokens) -> tuple[Tensor, AttentionRead]:
+        """Features ``(B, D)`` and the last layer's attention (see :mod:`learner.attention`)."""
+        hidden, additive_mask = self._embed(tokens)
+        last = self.encoder.layer[-1]
+        with InputRecorder(last) as recorder:
+            hidden = self._encode(hidden, additive_mask)
+        num_text = tokens.token_ids.shape[1]
+        attention = last.attention.attention
+        read = read_attention(
+            hidden=last.layernorm_before(recorder.value()),
+            query=attention.query,
+            key=attention.key,
+            num_heads=attention.num_attention_heads,
+            additive_mask=additive_mask,
+            class_index=self._class_index(tokens),
+            text_slice=slice(0, num_text),
+            image_slice=slice(num_text + 1, None),
+        )
+        return self.layernorm(hidden[:, self._class_index(tokens)]), read
+
+    def _class_index(self, tokens: Tokens) -> int:
+        # The sequence is text, image class token, patches: ViLT's order.
+        return 0 if self.class_token == "text" else tokens.token_ids.shape[1]
+
+    def _encode(self, hidden: Tensor, additive_mask: Tensor) -> Tensor:
+        for layer in self.encoder.layer:
+            hidden = layer(hidden, additive_mask.to(hidden.dtype))[0]
+        return hidden
+
+    def _embed(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Embedded sequence ``(B, T + 1 + K, D)`` and its additive mask ``(B, 1, 1, T + 1 + K)``."""
+        embeddings = self.embeddings
+        kinds = embeddings.token_type_embeddings.weight
+        text = embeddings.text_embeddings(input_ids=tokens.token_ids, position_ids=tokens.token_positions) + kinds[0]
+        positions = self._patch_positions(tokens)
+        image = self._project(tokens.patches) + positions + kinds[1]
+        class_token = embeddings.cls_token + embeddings.position_embeddings[:, :1] + kinds[1]
+        class_token = class_token.expand(len(tokens), -1, -1)
+        hidden = embeddings.dropout(torch.cat([text, class_token.to(text.dtype), image.to(text.dtype)], dim=1))
+        valid = torch.cat(
+            [tokens.token_valid, tokens.patch_valid.new_ones((len(tokens), 1)), tokens.patch_valid], dim=1
+        )
+        additive_mask = torch.zeros(valid.shape, device=hidden.device).masked_fill_(
+            ~valid, torch.finfo(torch.bfloat16).min
+        )
+        return hidden, additive_mask[:, None, None, :]
+
+    def _project(self, patches: Tensor) -> Tensor:
+        """Patch embedding ``(B, K, D)``: a convolution with stride = kernel is a linear map of each patch."""
+        projection = self.embeddings.patch_embeddings.projection
+        pixels = (patches.float() - self.pixel_mean) / self.pixel_std
+        weight = projection.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(pixels.flatten(2), weight, projection.bias)
+
+    def _patch_positions(self, tokens: Tokens) -> Tensor:
+        """Position embeddings ``(B, K, D)``, bilinear in the sample's own grid as in ViLT."""
+        grids, which = torch.unique(tokens.grid, dim=0, return_inverse=True)
+        tables = [self._position_table(int(h), int(w)) for h, w in grids.tolist()]
+        if len(tables) == 1:
+            return tables[0][tokens.patch_positions]
+        longest = max(len(table) for table in tables)
+        stacked = torch.stack([F.pad(table, (0, 0, 0, longest - len(table))) for table in tables])
+        return stacked[which[:, None], tokens.patch_positions]
+
+    def _position_table(self, h: int, w: int) -> Tensor:
+        side = self.config.image_size // self.config.patch_size
+        table: Tensor = self.embeddings.position_embeddings[0, 1:]
+        if (h, w) == (side, side):
+            return table
+        square = table.T.unflatten(1, (side, side))[None]
+        resized = F.interpolate(square, size=(h, w), mode="bilinear", align_corners=True)
+        return resized[0].flatten(1).T
+
+
+def small_vilt(
+    *,
+    image_size: int = 112,
+    patch_px: int = 16,
+    hidden_size: int = 192,
+    num_layers: int = 6,
+    num_heads: int = 3,
+    vocab_size: int = 30522,
+    seed: int = 0,
+) -> ViltBackbone:
+    """A small ViLT with random weights: trains from nothing in minutes, and needs nothing downloaded."""
+    config = ViltConfig(
+        image_size=image_size,
+        patch_size=patch_px,
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        vocab_size=vocab_size,
+        max_position_embeddings=128,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = ViltModel(config, add_pooling_layer=False)
+        nn.init.trunc_normal_(model.embeddings.position_embeddings, std=0.02)
+        nn.init.trunc_normal_(model.embeddings.cls_token, std=0.02)
+    return ViltBackbone(model)
+
+
+def pretrained_vilt(name_or_folder: str) -> ViltBackbone:
+    """A ViLT checkpoint from a local folder or by its hub name, such as ``dandelin/vilt-b32-mlm``.
+
+    Raises:
+        OSError: transformers finds no such folder and no such model.
+    """
+    return ViltBackbone(ViltModel.from_pretrained(name_or_folder, add_pooling_layer=False))

@@ -1,0 +1,43 @@
+"""Atomic files, and what a run leaves after each stage so that it can go on from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def config_key(config: dict[str, Any]) -> str:
+    """Short name of a configuration: runs with equal keys may share checkpoints."""
+    return hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The whole file or none of it, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """A checkpoint of tensors and plain values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+def load(path: Path, key: str) -> dict[str, Any] | None:
+    """The checkpoint at ``path`` if there is one of the same configuration, else None."""
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state if state.get("key") == key else None

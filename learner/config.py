@@ -1,0 +1,122 @@
+"""Everything a run can be told, as frozen values. What is printed and stored with a run is exactly this."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from learner.head import HeadKind
+from learner.masks import MaskConfig
+from learner.selection import Selection
+
+Method = Literal["none", "full", "masked"]
+"""``none``: no replay. ``full``: whole pictures and texts as exemplars. ``masked``: what attention kept."""
+
+METHODS: tuple[Method, ...] = ("none", "full", "masked")
+
+BackboneKind = Literal["parts", "small", "pretrained"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which part of MM-Emoji-R, and how it is cut into phases.
+
+    Attributes:
+        num_classes, train_per_class, test_per_class: size of the subset.
+        image_size: side of the pictures in pixels.
+        base_classes: classes of phase 0.
+        classes_per_phase: classes of every later phase.
+        max_text_tokens: longer captions are cut.
+        class_order_seed: shuffles the classes.
+    """
+
+    num_classes: int = 24
+    train_per_class: int = 60
+    test_per_class: int = 30
+    image_size: int = 112
+    base_classes: int = 8
+    classes_per_phase: int = 4
+    max_text_tokens: int = 40
+    class_order_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.base_classes <= self.num_classes or self.classes_per_phase < 1:
+            raise ValueError("base_classes must lie in 1..num_classes and classes_per_phase be at least 1")
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Attributes:
+    kind: ``parts``: DINOv2-S blocks + MiniLM words; ``small``: random weights; ``pretrained``: a ViLT checkpoint.
+    name: hub id or folder for ``pretrained``.
+    blocks: which DINOv2 blocks ``parts`` takes.
+    hidden_size, num_layers: of ``small``; heads are 64 wide.
+    """
+
+    kind: BackboneKind = "parts"
+    name: str = "dandelin/vilt-b32-mlm"
+    blocks: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    patch_px: int = 16
+    hidden_size: int = 192
+    num_layers: int = 6
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Attributes:
+    base_epochs, base_lr: phase 0 trains the whole backbone.
+    ssf_epochs, ssf_lr: later phases train SSF and the head.
+    head, head_lr: the classifier.
+    batch_size: new samples a step; replay adds as many.
+    masked_views: share of the new (and of full replayed) samples shown as their masked view, so that few tokens do not
+        come to mean an old class.
+    patch_drop, word_drop: random drop of kept tokens of replayed exemplars and of words.
+    fill: share of masked exemplars whose dropped places are filled from a new picture.
+    repair_text: share of replayed exemplars that get the text of another of their class (done by the service).
+    modality_drop: share of base-phase samples without a picture, and the same share without words.
+    bf16: ``auto``: bfloat16 where the hardware has it.
+    """
+
+    base_epochs: int = 6
+    base_lr: float = 1e-4
+    ssf_epochs: int = 6
+    ssf_lr: float = 2e-3
+    head: HeadKind = "cosine"
+    head_lr: float = 1e-3
+    batch_size: int = 32
+    weight_decay: float = 0.05
+    masked_views: float = 0.5
+    patch_drop: float = 0.15
+    word_drop: float = 0.1
+    fill: float = 0.5
+    repair_text: float = 0.25
+    modality_drop: float = 0.1
+    bf16: Literal["auto", "on", "off"] = "auto"
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Attributes:
+    budget_bytes: of the buffer, for all classes.
+    codec: numcodecs configuration of the patch codec; full and masked exemplars use the same.
+    selection: order within a class.
+    """
+
+    budget_bytes: int = 60_000
+    codec: dict[str, Any] = field(default_factory=lambda: {"id": "em_webp", "quality": 30})
+    selection: Selection = "herding"
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """One run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(text=False))
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

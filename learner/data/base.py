@@ -1,0 +1,122 @@
+"""What every data set hands to the learner: pictures with texts and classes, to train and to test on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MultimodalData", "Split"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples that belong together: N pictures, N texts, N classes.
+
+    Attributes:
+        images: (N, S, S, 3) uint8 RGB.
+        texts: N captions.
+        class_ids: (N,) int64, positions in :attr:`MultimodalData.class_names`.
+        object_masks: (N, S, S) bool, True where the object covers the background; for analysis only (no
+            learner may train on it), ``None`` where a data set does not know.
+        sources: N names that tell where a sample comes from (``"1f415/noto"``), or empty where nothing is
+            known.
+
+    Raises:
+        ValueError: the arrays do not fit each other.
+    """
+
+    images: NDArray[np.uint8]
+    texts: list[str]
+    class_ids: NDArray[np.int64]
+    object_masks: NDArray[np.bool_] | None = None
+    sources: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        shape = self.images.shape
+        if self.images.dtype != np.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
+            raise ValueError(f"images must be (N, S, S, 3) uint8, not {shape} {self.images.dtype}")
+        if self.class_ids.dtype != np.int64 or self.class_ids.shape != shape[:1]:
+            raise ValueError(
+                f"class_ids must be ({shape[0]},) int64, not {self.class_ids.shape} {self.class_ids.dtype}"
+            )
+        if len(self.texts) != shape[0]:
+            raise ValueError(f"{shape[0]} images but {len(self.texts)} texts")
+        if self.sources and len(self.sources) != shape[0]:
+            raise ValueError(f"{shape[0]} images but {len(self.sources)} sources")
+        masks = self.object_masks
+        if masks is not None and (masks.dtype != np.bool_ or masks.shape != shape[:3]):
+            raise ValueError(f"object_masks must be {shape[:3]} bool, not {masks.shape} {masks.dtype}")
+        if shape[0] and self.class_ids.min() < 0:
+            raise ValueError("class_ids must not be negative")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, indices: NDArray[np.int64]) -> Split:
+        """The samples at ``indices`` (M,), in that order, as copies."""
+        return Split(
+            images=self.images[indices],
+            texts=[self.texts[i] for i in indices],
+            class_ids=self.class_ids[indices],
+            object_masks=None if self.object_masks is None else self.object_masks[indices],
+            sources=[self.sources[i] for i in indices] if self.sources else [],
+        )
+
+    def subset(self, classes: Iterable[int]) -> Split:
+        """The samples of ``classes``, in their order here; class ids stay what they are."""
+        return self.take(np.flatnonzero(np.isin(self.class_ids, list(classes))).astype(np.int64))
+
+
+@dataclass(frozen=True)
+class MultimodalData:
+    """A data set: its classes, what to train on and, by name, what to test on.
+
+    Raises:
+        ValueError: a sample's class has no name, or the pictures differ in size between splits.
+    """
+
+    name: str
+    class_names: list[str]
+    train: Split
+    test: dict[str, Split]
+
+    def __post_init__(self) -> None:
+        for split_name, split in {"train": self.train, **self.test}.items():
+            if len(split) and int(split.class_ids.max()) >= len(self.class_names):
+                raise ValueError(
+                    f"{self.name}/{split_name}: class id {int(split.class_ids.max())} has no name "
+                    f"({len(self.class_names)} classes)"
+                )
+            if split.images.shape[1:] != self.train.images.shape[1:]:
+                raise ValueError(
+                    f"{self.name}/{split_name}: pictures are {split.images.shape[1:]}, those of the training "
+                    f"split {self.train.images.shape[1:]}"
+                )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_size(self) -> int:
+        """Side of every picture, in pixels."""
+        return int(self.train.images.shape[1])
+
+    def subset(self, classes: Iterable[int]) -> MultimodalData:
+        """Every split restricted to ``classes``; ids and names stay what they are.
+
+        Raises:
+            ValueError: a class does not exist.
+        """
+        wanted = sorted(set(classes))
+        unknown = [c for c in wanted if not 0 <= c < self.num_classes]
+        if unknown:
+            raise ValueError(f"{self.name} has classes 0 to {self.num_classes - 1}, not {unknown}")
+        return replace(
+            self,
+            train=self.train.subset(wanted),
+            test={name: split.subset(wanted) for name, split in self.test.items()},
+        )

@@ -1,0 +1,45 @@
+"""Accuracy on the classes seen, and the figures that continual learning reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from learner.data.tokenised import TokenisedSplit
+from learner.train import Classifier
+
+
+@torch.no_grad()
+def correct(model: Classifier, split: TokenisedSplit, batch_size: int = 128) -> NDArray[np.bool_]:
+    """``(N,)`` bool: which samples the model names rightly among all classes it has seen."""
+    model.eval()
+    parts = []
+    for start in range(0, len(split), batch_size):
+        logits = model.logits(split.tokens[start : start + batch_size])
+        targets = model.targets(split.class_ids[start : start + batch_size])
+        parts.append((logits.argmax(1) == targets).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def accuracy_by_phase(
+    hits: NDArray[np.bool_], class_ids: NDArray[np.int64], phases: Sequence[Sequence[int]]
+) -> list[float]:
+    """Accuracy on the classes of each phase seen so far."""
+    return [float(hits[np.isin(class_ids, classes)].mean()) for classes in phases]
+
+
+def forgetting(matrix: Sequence[Sequence[float]]) -> float:
+    """Mean over the earlier phases' classes of how far the last accuracy lies below the best there was before
+    (Chaudhry et al., ECCV 2018, equation 2).
+
+    Args:
+        matrix: ``matrix[l][j]``: accuracy on the classes of phase j after phase l; row l has l + 1 entries.
+    """
+    last = len(matrix) - 1
+    if last < 1:
+        return 0.0
+    drops = [max(matrix[seen][j] for seen in range(j, last)) - matrix[last][j] for j in range(last)]
+    return float(np.mean(drops))

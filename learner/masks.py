@@ -1,0 +1,123 @@
+"""Image and text masks from attention (paper, method section).
+
+Image: keep the patches whose attention from the class token is above tau_I. Text: keep the tokens whose attention
+from the *discarded* patches is above tau_T, so that the text carries the context that the picture lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from learner.attention import AttentionRead
+from learner.tokens import Tokens
+
+HeadReduction = Literal["mean", "max"]
+Threshold = Literal["mean", "quantile", "mass"]
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """How attention becomes masks. The defaults of image and text threshold are the paper's, as far as it says.
+
+    Attributes:
+        image: mask the image at all.
+        text: mask the text at all.
+        heads: how the heads of the last layer are combined.
+        image_threshold, text_threshold: ``mean``: above the sample's own mean; ``quantile``: the top
+            ``*_amount`` share of the tokens; ``mass``: the fewest tokens that hold ``*_amount`` of the attention.
+        random: same number of patches as attention would keep, drawn at random: the control.
+    """
+
+    image: bool = True
+    text: bool = True
+    heads: HeadReduction = "mean"
+    image_threshold: Threshold = "mean"
+    image_amount: float = 0.4
+    text_threshold: Threshold = "mean"
+    text_amount: float = 0.4
+    random: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("image_amount", "text_amount"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Attributes:
+    keep_patches: ``(B, K)`` bool.
+    keep_tokens: ``(B, T)`` bool.
+    patch_attention: ``(B, K)``, the class token's attention, heads combined.
+    """
+
+    keep_patches: Tensor
+    keep_tokens: Tensor
+    patch_attention: Tensor
+
+
+def compute_masks(
+    read: AttentionRead, tokens: Tokens, config: MaskConfig, generator: torch.Generator | None = None
+) -> Masks:
+    """Masks of a batch of full samples. At least one patch of each sample is kept; so are ``[CLS]`` and ``[SEP]``.
+
+    Raises:
+        ValueError: ``config.random`` without a generator.
+    """
+    attention = _combine(read.class_to_image, config.heads).masked_fill(~tokens.patch_valid, 0.0)
+    keep_patches = tokens.patch_valid
+    if config.image:
+        keep_patches = _above(attention, tokens.patch_valid, config.image_threshold, config.image_amount)
+        if config.random:
+            if generator is None:
+                raise ValueError("random masks need a generator")
+            noise = torch.rand(attention.shape, generator=generator).to(attention.device)
+            keep_patches = _top(noise, tokens.patch_valid, keep_patches.sum(1))
+    keep_tokens = tokens.token_valid
+    if config.text:
+        keep_tokens = _text_mask(read, tokens, keep_patches, config)
+    return Masks(keep_patches, keep_tokens, attention)
+
+
+def _text_mask(read: AttentionRead, tokens: Tokens, keep_patches: Tensor, config: MaskConfig) -> Tensor:
+    discarded = (tokens.patch_valid & ~keep_patches).float()
+    rows = _combine(read.image_to_text, config.heads)
+    attention = (rows * discarded[:, :, None]).sum(1)
+    last = tokens.token_valid.sum(1, keepdim=True) - 1
+    places = torch.arange(tokens.token_ids.shape[1], device=rows.device)
+    special = (places == 0) | (places == last)
+    # [CLS] and [SEP] stay in any case and draw much attention; in the mean they would crowd out the words.
+    words = tokens.token_valid & ~special
+    keep = _above(attention.masked_fill(~words, 0.0), words, config.text_threshold, config.text_amount)
+    # Nothing was discarded: the text has nothing to stand in for, and no attention to judge it by.
+    keep = keep | (words & (discarded.sum(1, keepdim=True) == 0))
+    return keep | (special & tokens.token_valid)
+
+
+def _combine(probabilities: Tensor, heads: HeadReduction) -> Tensor:
+    return probabilities.mean(1) if heads == "mean" else probabilities.amax(1)
+
+
+def _above(attention: Tensor, valid: Tensor, threshold: Threshold, amount: float) -> Tensor:
+    """``(B, N)`` bool: which tokens are above the threshold; of those valid at least one."""
+    count = valid.sum(1)
+    if threshold == "mean":
+        mean = attention.sum(1) / count.clamp(min=1)
+        keep = (attention > mean[:, None]) & valid
+        # All tokens equal: none is above the mean.
+        return keep | _top(attention, valid, (~keep.any(1)).long())
+    if threshold == "quantile":
+        return _top(attention, valid, (count * amount).round().long().clamp(min=1))
+    ordered = attention.sort(dim=1, descending=True).values
+    share = ordered.cumsum(1) / ordered.sum(1, keepdim=True).clamp(min=1e-12)
+    return _top(attention, valid, (share < amount - 1e-6).sum(1) + 1)
+
+
+def _top(scores: Tensor, valid: Tensor, number: Tensor) -> Tensor:
+    """``(B, N)`` bool: the ``number`` ``(B,)`` valid tokens with the highest scores."""
+    rank = scores.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True).argsort(dim=1)
+    return (rank < number[:, None]) & valid

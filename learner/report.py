@@ -1,0 +1,236 @@
+"""``report.html``: one self-contained page with the curves, the budget's use and pictures of masked exemplars."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Protocol
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from learner.backbones.weights import wordpiece_tokenizer
+from learner.checkpoint import write_atomically
+from learner.config import LearnerConfig, Method
+from learner.examples import Example, load_examples
+from learner.phases import PhaseMetrics
+from learner.summary import LABELS, summarise, verdict
+
+COLOURS: dict[str, str] = {"none": "#8a8f98", "full": "#c4622d", "masked": "#1f6feb"}
+SCALE = 2
+"""Pictures are shown this many times their size."""
+
+Results = Mapping[Method, Sequence[PhaseMetrics]]
+
+
+class Vocabulary(Protocol):
+    def id_to_token(self, id: int) -> str | None: ...
+
+
+def write_report(
+    out: Path,
+    config: LearnerConfig,
+    results: Results,
+    class_names: Sequence[str],
+    *,
+    directory: Path | None = None,
+    vocabulary: Vocabulary | None = None,
+) -> Path:
+    """Write ``out/report.html``.
+
+    Args:
+        out: the run's folder, with the examples that masking left there.
+        class_names: by class id.
+        directory: where the tokenizer's package is kept.
+        vocabulary: turns token ids into words; default MiniLM's.
+    """
+    words = vocabulary or wordpiece_tokenizer(directory)
+    examples = [
+        example
+        for path in sorted((out / "masked").glob("examples-*.npz"), key=lambda path: int(path.stem.split("-")[1]))
+        for example in load_examples(path)
+    ]
+    page = _PAGE.substitute(
+        verdict=html.escape(verdict(results)),
+        data=html.escape(_setting(config)),
+        table=_table(results),
+        accuracy=_accuracy_chart(results),
+        memory=_memory_chart(results, config.memory.budget_bytes),
+        examples="\n".join(_example(example, class_names, words) for example in examples)
+        or "<p>No masked exemplars in this run.</p>",
+        note=html.escape(_text_note(config)),
+    )
+    path = out / "report.html"
+    write_atomically(path, page.encode())
+    return path
+
+
+def _setting(config: LearnerConfig) -> str:
+    data, memory = config.data, config.memory
+    codec = ", ".join(f"{name} {value}" for name, value in memory.codec.items())
+    return (
+        f"{data.num_classes} classes of MM-Emoji-R at {data.image_size} px, {data.base_classes} in the first phase and "
+        f"{data.classes_per_phase} in each later one. Every method has {memory.budget_bytes:,} bytes ({codec}) and "
+        f"the same trainer; selection by {memory.selection}. Accuracy is over all classes seen, on unseen renditions and "
+        f"unseen emoji together. One seed."
+    )
+
+
+def _text_note(config: LearnerConfig) -> str:
+    if config.mask.text:
+        return "Words in bold are stored, the others dropped."
+    return (
+        "This run stores whole captions (mask.text is off): the words in bold are those that the dropped patches attend to, "
+        "which the text mask would keep."
+    )
+
+
+def _table(results: Results) -> str:
+    rows = []
+    for method, lines in results.items():
+        figures = summarise(lines)
+        memory = (
+            (f"{figures.exemplars}", f"{figures.bytes_used:,}", f"{figures.bytes_per_exemplar:,.0f}")
+            if figures.exemplars
+            else ("-", "-", "-")
+        )
+        cells = (f"{figures.last:.3f}", f"{figures.average:.3f}", f"{figures.forgetting:.3f}", *memory)
+        rows.append(f"<tr><th>{LABELS[method]}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return "\n".join(rows)
+
+
+def _accuracy_chart(results: Results) -> str:
+    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for method, lines in results.items():
+        seen = [line.classes_seen for line in lines]
+        axes.plot(seen, [100 * line.accuracy for line in lines], "o-", color=COLOURS[method], label=LABELS[method])
+        old = [(line.classes_seen, 100 * line.accuracy_old) for line in lines if line.accuracy_old is not None]
+        axes.plot(*zip(*old, strict=True), ":", color=COLOURS[method]) if old else None
+    axes.set_xlabel("classes seen")
+    axes.set_ylabel("accuracy, %  (dotted: old classes)")
+    axes.set_ylim(0, 100)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _memory_chart(results: Results, budget: int) -> str:
+    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for method, lines in results.items():
+        if not lines[-1].exemplars:
+            continue
+        phases = [line.phase + 1 for line in lines]
+        left.plot(phases, [line.bytes_used / 1000 for line in lines], "o-", color=COLOURS[method])
+        right.plot(phases, [line.exemplars for line in lines], "o-", color=COLOURS[method], label=LABELS[method])
+    left.axhline(budget / 1000, color="black", linestyle="--", linewidth=1)
+    left.set_ylabel("kB used  (dashed: budget)")
+    left.set_ylim(0, budget / 1000 * 1.1)
+    right.set_ylabel("exemplars held")
+    right.set_ylim(0)
+    for axes in (left, right):
+        axes.set_xlabel("phase")
+        axes.grid(alpha=0.3)
+    right.legend(frameon=False)
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    drawing = buffer.getvalue()
+    return drawing[drawing.index("<svg") :]
+
+
+def _example(example: Example, class_names: Sequence[str], words: Vocabulary) -> str:
+    kept = int(example.keep_mask.sum())
+    held = float(example.attention[example.keep_mask].sum() / max(float(example.attention.sum()), 1e-12))
+    caption = (
+        f"{class_names[example.class_id]}: {kept} of {example.keep_mask.size} patches, {held:.0%} of the attention"
+    )
+    pictures = (example.image, _greyed(example), _heat(example))
+    images = "".join(f'<img alt="" src="{_png(picture)}">' for picture in pictures)
+    text = html.escape(caption)
+    return f"<figure>{images}<figcaption><b>{text}</b><br>{_sentence(example, words)}</figcaption></figure>"
+
+
+def _greyed(example: Example) -> NDArray[np.uint8]:
+    """The picture with its dropped patches pale and grey."""
+    keep = _upsampled(example.keep_mask, example)[:, :, None]
+    grey = example.image.mean(2, keepdims=True) * 0.25 + 176
+    return np.where(keep, example.image, grey).astype(np.uint8)
+
+
+def _heat(example: Example) -> NDArray[np.uint8]:
+    """The attention map over the picture, from its least (dark) to its most attended patch."""
+    low, high = float(example.attention.min()), float(example.attention.max())
+    share = (example.attention - low) / max(high - low, 1e-12)
+    colours = matplotlib.colormaps["inferno"](_upsampled(share, example))[:, :, :3] * 255
+    blended: NDArray[np.uint8] = (0.75 * colours + 0.25 * example.image).astype(np.uint8)
+    return blended
+
+
+def _upsampled(grid: NDArray[np.generic], example: Example) -> NDArray[np.generic]:
+    side = example.image.shape[0] // grid.shape[0]
+    return grid.repeat(side, axis=0).repeat(side, axis=1)
+
+
+def _sentence(example: Example, words: Vocabulary) -> str:
+    """The caption, sub-words joined, with the marked tokens bold and the others pale."""
+    marked = example.stored_tokens & example.attended_tokens
+    parts = []
+    for token, bold in zip(example.token_ids[1:-1], marked[1:-1], strict=True):
+        word = words.id_to_token(int(token)) or "?"
+        space, word = ("", word[2:]) if word.startswith("##") else (" ", word)
+        kind = "kept" if bold else "dropped"
+        parts.append(f'{space}<span class="{kind}">{html.escape(word)}</span>')
+    return "".join(parts).strip()
+
+
+def _png(picture: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    side = picture.shape[0] * SCALE
+    Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+_PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Exemplar Memory: report</title>
+<style>
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2024; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+.lead { font-size: 1.05rem; } .quiet { color: #5a6169; }
+table { border-collapse: collapse; } th, td { padding: .3rem .8rem; border-bottom: 1px solid #dde1e6; text-align: right; }
+tr > :first-child { text-align: left; }
+.charts { display: flex; flex-wrap: wrap; gap: 1rem; } .charts svg { max-width: 100%; height: auto; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1.2rem; }
+figure { margin: 0; } figure img { width: 32%; margin-right: 1%; border-radius: 4px; }
+figcaption { font-size: .86rem; } .kept { font-weight: 700; color: #0b5; } .dropped { color: #9aa1a9; }
+</style></head><body>
+<h1>Masked exemplars against full images</h1>
+<p class="lead">$verdict</p>
+<p class="quiet">$data</p>
+<table><tr><th>method</th><th>last</th><th>average</th><th>forgetting</th><th>exemplars</th><th>bytes used</th>
+<th>bytes each</th></tr>
+$table
+</table>
+<h2>Accuracy and memory by phase</h2>
+<div class="charts">$accuracy $memory</div>
+<h2>Masked exemplars</h2>
+<p class="quiet">Picture; its stored patches, the dropped ones greyed; the attention of the class token. $note</p>
+<div class="grid">
+$examples
+</div>
+</body></html>
+""")

@@ -1,0 +1,129 @@
+"""The figures of a finished run, as data and as the table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from learner.config import LearnerConfig, Method
+from learner.evaluate import forgetting
+from learner.phases import PhaseMetrics
+
+LABELS: dict[str, str] = {
+    "none": "no replay",
+    "full": "full images",
+    "masked": "masked exemplars",
+}
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """Shares in [0, 1]: ``last`` after the last phase, ``average`` over the phases, ``forgetting``."""
+
+    last: float
+    average: float
+    forgetting: float
+    exemplars: int
+    bytes_used: int
+    bytes_per_exemplar: float
+
+
+def summarise(lines: Sequence[PhaseMetrics]) -> MethodSummary:
+    """The figures of one method from its phases."""
+    last = lines[-1]
+    return MethodSummary(
+        last=last.accuracy,
+        average=float(np.mean([line.accuracy for line in lines])),
+        forgetting=forgetting([line.by_phase for line in lines]),
+        exemplars=last.exemplars,
+        bytes_used=last.bytes_used,
+        bytes_per_exemplar=last.bytes_per_exemplar,
+    )
+
+
+def summary_json(
+    config: LearnerConfig, results: Mapping[Method, Sequence[PhaseMetrics]], seconds: float
+) -> dict[str, Any]:
+    """What ``summary.json`` holds. ``seconds``: training, masking, pushing and evaluating, over all invocations."""
+    phases = max(len(lines) for lines in results.values())
+    methods: dict[str, Any] = {method: asdict(summarise(lines)) for method, lines in results.items()}
+    return {
+        "phases": phases,
+        "budget_bytes": config.memory.budget_bytes,
+        "seconds": round(seconds, 1),
+        **methods,
+        "config": config.to_dict(),
+    }
+
+
+def seconds_spent(results: Mapping[Method, Sequence[PhaseMetrics]]) -> float:
+    """Seconds of work in all phases; the base phase, which the methods share, is counted once."""
+    total = 0.0
+    base = 0.0
+    for lines in results.values():
+        for line in lines:
+            work = line.mask_seconds + line.push_seconds + line.evaluate_seconds
+            if line.phase == 0:
+                base = line.train_seconds
+            else:
+                work += line.train_seconds
+            total += work
+    return total + base
+
+
+def final_table(config: LearnerConfig, results: Mapping[Method, Sequence[PhaseMetrics]]) -> Table:
+    """Methods side by side at the same byte budget."""
+    codec = ", ".join(f"{name} {value}" for name, value in config.memory.codec.items() if name != "id")
+    table = Table(
+        title=f"Same budget for all: {config.memory.budget_bytes:,} bytes, {config.memory.codec['id']} {codec}",
+        title_justify="left",
+    )
+    table.add_column("method")
+    for name in ("last", "average", "forgetting", "exemplars", "bytes used", "bytes each"):
+        table.add_column(name, justify="right")
+    best = max(summarise(lines).last for lines in results.values())
+    for method, lines in results.items():
+        figures = summarise(lines)
+        row = [
+            LABELS[method],
+            f"{figures.last:.3f}",
+            f"{figures.average:.3f}",
+            f"{figures.forgetting:.3f}",
+            f"{figures.exemplars}" if figures.exemplars else "-",
+            f"{figures.bytes_used:,}" if figures.exemplars else "-",
+            f"{figures.bytes_per_exemplar:,.0f}" if figures.exemplars else "-",
+        ]
+        table.add_row(*row, style="bold" if figures.last == best else "")
+    return table
+
+
+def verdict(results: Mapping[Method, Sequence[PhaseMetrics]]) -> str:
+    """In words whether masking paid, losses included."""
+    if "full" not in results or "masked" not in results:
+        return ""
+    full, masked = summarise(results["full"]), summarise(results["masked"])
+    ratio = masked.exemplars / full.exemplars if full.exemplars else float("nan")
+    points = [("last accuracy", masked.last - full.last), ("average", masked.average - full.average)]
+    said = ", ".join(f"{100 * gap:+.1f} points in {name}" for name, gap in points)
+    return f"Masked exemplars: {ratio:.1f} times as many as full images in the same bytes; {said} (one seed)."
+
+
+def phase_line(metrics: PhaseMetrics, num_phases: int) -> str:
+    """One phase in one line."""
+    old = "  -  " if metrics.accuracy_old is None else f"{metrics.accuracy_old:.3f}"
+    share = metrics.bytes_used / metrics.budget_bytes
+    memory = (
+        f"{metrics.exemplars:4d} exemplars, {metrics.bytes_used:,} of {metrics.budget_bytes:,} bytes ({share:.0%}), "
+        f"{metrics.bytes_per_exemplar:,.0f} each"
+        if metrics.exemplars
+        else "no exemplars"
+    )
+    return (
+        f"{LABELS[metrics.method]:>16} phase {metrics.phase + 1}/{num_phases}: accuracy {metrics.accuracy:.3f} "
+        f"(new {metrics.accuracy_new:.3f}, old {old}) | {memory} | seconds: train {metrics.train_seconds:.1f}, "
+        f"mask {metrics.mask_seconds:.1f}, push {metrics.push_seconds:.2f}, pull {metrics.pull_seconds:.2f}"
+    )

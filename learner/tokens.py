@@ -1,0 +1,100 @@
+"""A padded batch of image and text tokens: what every part of the learner passes around.
+
+Full samples, masked samples and replayed exemplars differ only in *which* tokens they hold, so one type serves all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """``B`` samples with at most ``K`` patches and ``T`` text tokens each; padding is where ``*_valid`` is False.
+
+    Attributes:
+        patches: ``(B, K, P, P, 3)`` uint8.
+        patch_positions: ``(B, K)`` int64, row-major place in the sample's own grid.
+        patch_valid: ``(B, K)`` bool.
+        grid: ``(B, 2)`` int64, rows and columns.
+        token_ids: ``(B, T)`` int64.
+        token_positions: ``(B, T)`` int64, place in the original text.
+        token_valid: ``(B, T)`` bool.
+    """
+
+    patches: Tensor
+    patch_positions: Tensor
+    patch_valid: Tensor
+    grid: Tensor
+    token_ids: Tensor
+    token_positions: Tensor
+    token_valid: Tensor
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    @property
+    def patch_px(self) -> int:
+        return int(self.patches.shape[2])
+
+    def __getitem__(self, index: Tensor | slice) -> Tokens:
+        """Some of the samples, in the order of ``index``."""
+        return Tokens(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    def to(self, device: torch.device) -> Tokens:
+        return Tokens(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def keep_patches(self, keep: Tensor) -> Tokens:
+        """Only the patches where ``keep`` ``(B, K)`` is True, moved to the front, the padding cut off."""
+        order, valid = _compact(keep & self.patch_valid)
+        return replace(
+            self,
+            patches=_gather(self.patches, order),
+            patch_positions=_gather(self.patch_positions, order),
+            patch_valid=valid,
+        )
+
+    def keep_tokens(self, keep: Tensor) -> Tokens:
+        """Only the text tokens where ``keep`` ``(B, T)`` is True, moved to the front, the padding cut off."""
+        order, valid = _compact(keep & self.token_valid)
+        return replace(
+            self,
+            token_ids=_gather(self.token_ids, order),
+            token_positions=_gather(self.token_positions, order),
+            token_valid=valid,
+        )
+
+
+def _compact(keep: Tensor) -> tuple[Tensor, Tensor]:
+    """``(B, N)`` keep -> order ``(B, M)`` with the kept first, and which of those are kept; M = the most kept."""
+    most = max(1, int(keep.sum(1).max())) if len(keep) else 1
+    order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)[:, :most]
+    return order, keep.gather(1, order)
+
+
+def _gather(values: Tensor, order: Tensor) -> Tensor:
+    index = order.reshape(*order.shape, *([1] * (values.dim() - 2))).expand(*order.shape, *values.shape[2:])
+    return values.gather(1, index)
+
+
+def concatenate(batches: Sequence[Tokens]) -> Tokens:
+    """One batch of all, padded to the widest."""
+    merged = {}
+    for field in fields(Tokens):
+        values = [getattr(batch, field.name) for batch in batches]
+        if field.name != "grid":
+            width = max(value.shape[1] for value in values)
+            values = [_pad(value, width) for value in values]
+        merged[field.name] = torch.cat(values)
+    return Tokens(**merged)
+
+
+def _pad(values: Tensor, width: int) -> Tensor:
+    if values.shape[1] == width:
+        return values
+    padding = values.new_zeros((values.shape[0], width - values.shape[1], *values.shape[2:]))
+    return torch.cat([values, padding], dim=1)

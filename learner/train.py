@@ -1,0 +1,220 @@
+"""Training one phase: new data beside replayed exemplars."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from learner import augment, ssf
+from learner.attention import AttentionRead
+from learner.backbones.vilt import ViltBackbone
+from learner.config import TrainConfig
+from learner.data.tokenised import TokenisedSplit
+from learner.head import GrowingHead
+from learner.tokens import Tokens, concatenate
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One replay batch. ``complete``: its pictures have all their patches (the ``full`` method)."""
+
+    tokens: Tokens
+    class_ids: NDArray[np.int64]
+    complete: bool
+
+
+def best_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def use_bf16(device: torch.device, setting: str) -> bool:
+    """Whether to autocast to bfloat16: ``auto`` = where the hardware multiplies in it."""
+    if setting != "auto":
+        return setting == "on"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+class Classifier(nn.Module):
+    """Backbone and growing head; head index <-> class id in the order the classes came."""
+
+    def __init__(self, backbone: ViltBackbone, config: TrainConfig, device: torch.device) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = GrowingHead(backbone.dim, kind=config.head)
+        self.classes_seen: list[int] = []
+        self.device = device
+        self.bf16 = use_bf16(device, config.bf16)
+        self.to(device)
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def targets(self, class_ids: NDArray[np.int64]) -> Tensor:
+        """Head indices of class ids."""
+        place = {class_id: index for index, class_id in enumerate(self.classes_seen)}
+        return torch.tensor([place[int(class_id)] for class_id in class_ids], device=self.device)
+
+    def logits(self, tokens: Tokens) -> Tensor:
+        with self.autocast():
+            features = self.backbone(tokens.to(self.device))
+        return self.head(features.float())  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def features(self, tokens: Tokens, batch_size: int = 128) -> Tensor:
+        """Features ``(N, D)`` float32 on the CPU, without gradients."""
+        self.eval()
+        parts = []
+        for start in range(0, len(tokens), batch_size):
+            with self.autocast():
+                parts.append(self.backbone(tokens[start : start + batch_size].to(self.device)).float().cpu())
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def read(self, tokens: Tokens, batch_size: int = 128) -> Iterator[tuple[Tokens, Tensor, AttentionRead]]:
+        """Batches of tokens, features ``(B, D)`` and attention, without gradients."""
+        self.eval()
+        for start in range(0, len(tokens), batch_size):
+            batch = tokens[start : start + batch_size].to(self.device)
+            with self.autocast():
+                features, read = self.backbone.read(batch)
+            yield batch, features.float(), read
+
+    def add_classes(self, new: TokenisedSplit) -> None:
+        """Grow the head by the classes of ``new``, starting at their mean features."""
+        fresh = [c for c in dict.fromkeys(new.class_ids.tolist()) if c not in self.classes_seen]
+        features = F.normalize(self.features(new.tokens), dim=1)
+        means = [features[torch.from_numpy(new.class_ids == c)].mean(0) for c in fresh]
+        self.head.grow(torch.stack(means))
+        self.classes_seen += fresh
+
+
+def train_phase(
+    model: Classifier,
+    new: TokenisedSplit,
+    new_keep: Tensor,
+    replay: Iterator[Replay] | None,
+    *,
+    phase: int,
+    config: TrainConfig,
+    generator: torch.Generator,
+    progress: str = "",
+) -> None:
+    """Train on the new classes, with as many replayed exemplars a step as there are new samples.
+
+    Args:
+        new: the phase's data.
+        new_keep: ``(N, K)`` bool, the patches that the masked view of each new sample shows.
+        replay: endless replay batches of ``config.batch_size``; None = no replay.
+        phase: 0 trains the whole backbone; later phases SSF and the head.
+        generator: all randomness of the phase.
+        progress: label of the progress bar.
+    """
+    tuned = list(ssf.scale_shift_parameters(model.backbone))
+    if tuned:
+        backbone = {"params": tuned, "lr": config.ssf_lr, "weight_decay": 0.0}
+    else:
+        whole = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
+        backbone = {"params": whole, "lr": config.base_lr}
+    groups: list[dict[str, Any]] = [backbone, {"params": list(model.head.parameters()), "lr": config.head_lr}]
+    epochs = config.ssf_epochs if phase else config.base_epochs
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    steps_per_epoch = -(-len(new) // config.batch_size)
+    num_steps = epochs * steps_per_epoch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [group["lr"] for group in groups], total_steps=num_steps + 1, pct_start=0.2
+    )
+    model.train()
+    bar = tqdm(total=num_steps, desc=progress, unit="step", leave=False, dynamic_ncols=True)
+    with bar:
+        for _ in range(epochs):
+            order = torch.randperm(len(new), generator=generator)
+            for index in order.split(config.batch_size):
+                batches = _new_views(new, new_keep, index, phase, config, generator)
+                if replay is not None:
+                    batches += _replay_views(next(replay), new.tokens[index], config, generator)
+                loss = _loss(model, batches)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                bar.update()
+                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+
+
+_Batch = tuple[Tokens, NDArray[np.int64]]
+
+
+def _new_views(
+    new: TokenisedSplit,
+    keep: Tensor,
+    index: Tensor,
+    phase: int,
+    config: TrainConfig,
+    generator: torch.Generator,
+) -> list[_Batch]:
+    """The step's new samples: some whole, some as their masked view."""
+    tokens, class_ids = new.tokens[index], new.class_ids[index.numpy()]
+    tokens = augment.drop_words(tokens, config.word_drop, generator)
+    if phase == 0:
+        tokens = augment.drop_modality(tokens, config.modality_drop, generator)
+    masked = torch.rand(len(index), generator=generator) < config.masked_views
+    view = tokens[masked].keep_patches(keep[index][masked])
+    return [(tokens[~masked], class_ids[~masked.numpy()]), (view, class_ids[masked.numpy()])]
+
+
+def _replay_views(replay: Replay, new: Tokens, config: TrainConfig, generator: torch.Generator) -> list[_Batch]:
+    """The step's exemplars. Masked ones: kept tokens only, or filled from new pictures. Whole ones: as they are, or a
+    random part of their patches, so that both methods train on views of the same kinds."""
+    tokens = augment.drop_words(replay.tokens, config.word_drop, generator)
+    chosen = torch.rand(len(tokens), generator=generator)
+    if replay.complete:
+        whole, part = chosen >= config.masked_views, chosen < config.masked_views
+        drop = float(torch.empty(1).uniform_(0.4, 0.8, generator=generator))
+        view = tokens[part]
+        view = view.keep_patches(augment.random_keep(view.patch_valid, drop, generator))
+        long = tokens[whole]
+    else:
+        whole, part = chosen < config.fill, chosen >= config.fill
+        view = tokens[part]
+        view = view.keep_patches(augment.random_keep(view.patch_valid, config.patch_drop, generator))
+        long = augment.fill(tokens[whole], new, generator)
+    class_ids = replay.class_ids
+    return [(long, class_ids[whole.numpy()]), (view, class_ids[part.numpy()])]
+
+
+def _loss(model: Classifier, batches: list[_Batch]) -> Tensor:
+    """Mean cross-entropy over all samples of the step.
+
+    Samples of similar length share a forward pass: padding few kept tokens to a whole picture would cost what
+    masking saves.
+    """
+    filled = [batch for batch in batches if len(batch[1])]
+    num_full = max(batch[0].patches.shape[1] for batch in filled)
+    groups = [
+        [batch for batch in filled if batch[0].patches.shape[1] == num_full],
+        [batch for batch in filled if batch[0].patches.shape[1] < num_full],
+    ]
+    total, count = torch.zeros((), device=model.device), 0
+    for group in groups:
+        if not group:
+            continue
+        targets = model.targets(np.concatenate([class_ids for _, class_ids in group]))
+        logits = model.logits(concatenate([tokens for tokens, _ in group]))
+        total = total + F.cross_entropy(logits, targets, reduction="sum")
+        count += len(targets)
+    return total / count

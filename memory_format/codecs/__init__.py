@@ -1,0 +1,80 @@
+"""Patch codecs by name and by number.
+
+Importing this package registers them with numcodecs, so that
+``numcodecs.get_codec({"id": "em_webp"})`` works.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numcodecs.registry
+
+from memory_format.codecs.base import MAX_DECODED_BYTES, MAX_SIDE_PX, PatchCodec
+from memory_format.codecs.lossless import RawZstd
+from memory_format.codecs.webp import WebP, WebPLossless
+from memory_format.errors import FormatError
+
+CODECS: tuple[type[PatchCodec], ...] = (RawZstd, WebP, WebPLossless)
+
+_BY_ID = {codec.codec_id: codec for codec in CODECS}
+_BY_NUMBER = {codec.number: codec for codec in CODECS}
+
+for _codec in CODECS:
+    numcodecs.registry.register_codec(_codec)
+
+
+def codec_class(codec_id: str) -> type[PatchCodec]:
+    """The codec of that id.
+
+    Raises:
+        FormatError: no codec has that id.
+    """
+    try:
+        return _BY_ID[codec_id]
+    except KeyError:
+        raise FormatError(
+            f"unknown codec {codec_id!r}; known: {', '.join(sorted(_BY_ID))}", code="unknown_codec"
+        ) from None
+
+
+def codec_by_number(number: int) -> type[PatchCodec]:
+    """The codec whose byte in a segment is ``number``.
+
+    Raises:
+        FormatError: no codec has that number.
+    """
+    try:
+        return _BY_NUMBER[number]
+    except KeyError:
+        raise FormatError(
+            f"unknown codec number {number}; written by a newer version?", code="unknown_codec"
+        ) from None
+
+
+def make_codec(config: dict[str, Any]) -> PatchCodec:
+    """A codec from its numcodecs configuration, ``{"id": "em_webp", "quality": 30}``.
+
+    Raises:
+        FormatError: unknown id, or a setting that the codec does not take.
+    """
+    settings = dict(config)
+    codec = codec_class(str(settings.pop("id", "")))
+    try:
+        return codec(**settings)
+    except TypeError as error:
+        raise FormatError(f"{codec.codec_id}: {error}", code="unknown_codec") from None
+
+
+__all__ = [
+    "CODECS",
+    "MAX_DECODED_BYTES",
+    "MAX_SIDE_PX",
+    "PatchCodec",
+    "RawZstd",
+    "WebP",
+    "WebPLossless",
+    "codec_by_number",
+    "codec_class",
+    "make_codec",
+]

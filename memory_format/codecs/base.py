@@ -1,0 +1,98 @@
+"""What a patch codec is: numcodecs for ``(H, W, 3)`` uint8 images that tell their size undecoded."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numcodecs.abc import Codec
+from numcodecs.compat import ensure_bytes, ndarray_copy
+from numpy.typing import NDArray
+
+from memory_format.errors import FormatError
+from memory_format.masks import ByteArray, Layout
+
+MAX_SIDE_PX = 4096
+"""Largest side of a coded image. With it, no payload can make a decoder allocate more than
+``MAX_DECODED_BYTES`` for its pixels."""
+
+MAX_DECODED_BYTES = MAX_SIDE_PX * MAX_SIDE_PX * 3
+
+
+class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type information
+    """An image codec usable as a ``numcodecs`` filter and as the coder of a record's kept patches.
+
+    Subclasses set ``codec_id`` (numcodecs' name), ``number`` (the byte written in segments; append-only),
+    ``layout`` (the one that compresses best with this codec) and ``lossless``.
+    """
+
+    codec_id: ClassVar[str]
+    number: ClassVar[int]
+    layout: ClassVar[Layout]
+    lossless: ClassVar[bool]
+
+    @abstractmethod
+    def encode_image(self, image: ByteArray) -> bytes:
+        """``(H, W, 3)`` uint8 -> payload."""
+
+    @classmethod
+    @abstractmethod
+    def read_size(cls, payload: bytes) -> tuple[int, int]:
+        """``(H, W)`` from the payload's header, without decoding it.
+
+        Raises:
+            FormatError: the payload is not of this codec.
+        """
+
+    @classmethod
+    @abstractmethod
+    def decode_image(cls, payload: bytes) -> ByteArray:
+        """Payload -> ``(H, W, 3)`` uint8. Unless the size is known to be sane, call :meth:`read_checked`."""
+
+    @classmethod
+    def check_size(cls, payload: bytes, expected: tuple[int, int]) -> None:
+        """Refuse a payload whose header says another size than ``expected`` ``(H, W)``.
+
+        Raises:
+            FormatError: the payload is not of this codec, or its size differs.
+        """
+        size = cls.read_size(payload)
+        if size != expected:
+            raise FormatError(
+                f"the payload holds an image of {size[0]}x{size[1]} px, "
+                f"its mask calls for {expected[0]}x{expected[1]}",
+                code="payload_mismatch",
+                found=list(size),
+                expected=list(expected),
+            )
+
+    @classmethod
+    def read_checked(cls, payload: bytes, expected: tuple[int, int]) -> ByteArray:
+        """Decode after :meth:`check_size`: what is allocated is bounded by ``expected``."""
+        cls.check_size(payload, expected)
+        image = cls.decode_image(payload)
+        if image.shape != (*expected, 3):
+            raise FormatError(f"decoded to {image.shape}, expected {(*expected, 3)}", code="payload_mismatch")
+        return image
+
+    # The numcodecs interface: so that any Zarr user can decode a payload by the codec id alone.
+    def encode(self, buf: Any) -> bytes:
+        image = np.asarray(buf)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise FormatError(f"expected a (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
+        if not (0 < image.shape[0] <= MAX_SIDE_PX and 0 < image.shape[1] <= MAX_SIDE_PX):
+            raise FormatError(
+                f"image sides must be 1..{MAX_SIDE_PX} px, got {image.shape[0]}x{image.shape[1]}"
+            )
+        return self.encode_image(np.ascontiguousarray(image))
+
+    def decode(self, buf: Any, out: Any = None) -> NDArray[Any]:
+        payload = ensure_bytes(buf)
+        height, width = self.read_size(payload)
+        if not (0 < height <= MAX_SIDE_PX and 0 < width <= MAX_SIDE_PX):
+            raise FormatError(
+                f"a payload of {height}x{width} px is over the limit of {MAX_SIDE_PX}", code="invalid_payload"
+            )
+        image = self.read_checked(payload, (height, width))
+        return image if out is None else ndarray_copy(image, out)

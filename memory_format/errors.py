@@ -1,0 +1,112 @@
+"""Errors that both sides of the wire agree on.
+
+    ExemplarMemoryError            anything this project refuses, with a code and words that help
+    |-- FormatError                the bytes or fields handed over are wrong: fix the caller
+    |-- BudgetError                the bytes do not fit: ask for less, or for a larger budget
+    |-- NotFoundError              the named thing does not exist
+    |-- ConflictError              it exists, and differs from what was asked
+    `-- StorageError               the memory itself is damaged or cannot write
+
+``code`` is append-only: a code that was once sent keeps its meaning for ever (a test holds the list). The
+exceptions know no HTTP; the service maps each class to a status in one table.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+ErrorCode = Literal[
+    # FormatError
+    "invalid_request",
+    "invalid_batch",
+    "batch_too_large",
+    "invalid_record",
+    "mask_mismatch",
+    "invalid_payload",
+    "payload_mismatch",
+    "unknown_codec",
+    "invalid_query",
+    "invalid_cursor",
+    "invalid_budget",
+    # BudgetError
+    "record_exceeds_budget",
+    "budget_exceeded",
+    # NotFoundError
+    "unknown_buffer",
+    "unknown_exemplar",
+    "unknown_route",
+    "no_matching_exemplars",
+    # ConflictError
+    "buffer_exists",
+    "idempotency_key_reused",
+    # StorageError
+    "corrupt_record",
+    "store_locked",
+    "storage_failed",
+    "internal_error",
+]
+
+ERROR_CODES: tuple[ErrorCode, ...] = get_args(ErrorCode)
+
+
+class ExemplarMemoryError(Exception):
+    """Base of every error of this project.
+
+    ``details`` holds machine-readable facts (bytes asked for and free, the offending index); they travel in
+    the problem document beside ``code``.
+    """
+
+    default_code: ErrorCode = "internal_error"
+
+    def __init__(self, message: str, *, code: ErrorCode | None = None, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code: ErrorCode = code or self.default_code
+        self.details = details
+
+
+class FormatError(ExemplarMemoryError):
+    """What was handed over is malformed."""
+
+    default_code: ErrorCode = "invalid_record"
+
+
+class BudgetError(ExemplarMemoryError):
+    """The bytes asked for do not fit."""
+
+    default_code: ErrorCode = "budget_exceeded"
+
+
+class NotFoundError(ExemplarMemoryError):
+    """There is no such thing."""
+
+    default_code: ErrorCode = "unknown_buffer"
+
+
+class ConflictError(ExemplarMemoryError):
+    """It exists already, and is not what was asked for."""
+
+    default_code: ErrorCode = "buffer_exists"
+
+
+class StorageError(ExemplarMemoryError):
+    """The memory is damaged, held by another process, or cannot write."""
+
+    default_code: ErrorCode = "storage_failed"
+
+
+_CODES_BY_CLASS: dict[type[ExemplarMemoryError], tuple[ErrorCode, ...]] = {
+    BudgetError: ("record_exceeds_budget", "budget_exceeded"),
+    NotFoundError: ("unknown_buffer", "unknown_exemplar", "unknown_route", "no_matching_exemplars"),
+    ConflictError: ("buffer_exists", "idempotency_key_reused"),
+    StorageError: ("corrupt_record", "store_locked", "storage_failed", "internal_error"),
+}
+
+_CLASS_BY_CODE: dict[str, type[ExemplarMemoryError]] = dict.fromkeys(ERROR_CODES, FormatError)
+for _class, _codes in _CODES_BY_CLASS.items():
+    _CLASS_BY_CODE.update(dict.fromkeys(_codes, _class))
+
+
+def error_class(code: str) -> type[ExemplarMemoryError] | None:
+    """The exception that a client raises for ``code``, None for a code that is not known here."""
+    return _CLASS_BY_CODE.get(code)

@@ -1,0 +1,68 @@
+"""The application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from memory_service import problems
+from memory_service.body import BodyLimit
+from memory_service.routes import buffers, exemplars, health, sample
+from memory_service.settings import Settings
+from memory_service.store import Store
+from memory_service.store.model import Options
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that the settings name.
+
+    Raises:
+        StorageError: it is held by another process, damaged, or made by a newer version.
+    """
+    options = Options(
+        max_batch_records=settings.max_batch_records,
+        max_response_bytes=settings.max_response_bytes,
+        segment_bytes=settings.segment_bytes,
+        open_segments=settings.open_segments,
+        idempotency_seconds=settings.idempotency_hours * 3600,
+    )
+    return Store(settings.data, options)
+
+
+def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
+    """A new application.
+
+    Args:
+        settings: see ``memory_service.settings``.
+        store: an open store, which stays the caller's to close. Without one, the application opens
+            ``settings.data`` when it starts and closes it when it stops.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if store is not None:
+            yield
+            return
+        opened = await run_in_threadpool(open_store, settings)
+        app.state.store = opened
+        try:
+            yield
+        finally:
+            app.state.store = None
+            await run_in_threadpool(opened.close)
+
+    app = FastAPI(
+        title="Exemplar Memory",
+        summary="A shared, byte-budgeted replay memory for class-incremental learning.",
+        version=health.service_version(),
+        lifespan=lifespan,
+    )
+    app.state.store = store
+    app.add_middleware(BodyLimit, arrow_bytes=settings.max_body_bytes, other_bytes=settings.max_json_bytes)
+    problems.install(app)
+    for module in (health, buffers, exemplars, sample):
+        app.include_router(module.router)
+    return app

@@ -1,0 +1,133 @@
+"""Errors as RFC 9457 problem documents. The one place where an error meets an HTTP status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from memory_format import ErrorCode, ExemplarMemoryError
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
+    "invalid_request": (422, "The request is malformed"),
+    "invalid_batch": (422, "The body is not a batch of records"),
+    "batch_too_large": (413, "More than is taken or given at once"),
+    "invalid_record": (422, "A record is malformed"),
+    "mask_mismatch": (422, "A mask does not match what it masks"),
+    "invalid_payload": (422, "A payload is not what its codec makes"),
+    "payload_mismatch": (422, "A payload is of another size than its mask says"),
+    "unknown_codec": (422, "The codec is not known here"),
+    "invalid_query": (422, "The query cannot be answered"),
+    "invalid_cursor": (422, "The cursor is not one of this query"),
+    "invalid_budget": (422, "The budget is not a usable number of bytes"),
+    "record_exceeds_budget": (413, "A record is larger than the whole budget"),
+    "budget_exceeded": (507, "The records do not fit the budget"),
+    "unknown_buffer": (404, "There is no such buffer"),
+    "unknown_exemplar": (404, "There is no such exemplar"),
+    "unknown_route": (404, "There is nothing at this address"),
+    "no_matching_exemplars": (404, "No exemplar matches"),
+    "buffer_exists": (409, "The buffer exists with other settings"),
+    "idempotency_key_reused": (409, "The idempotency key was used for another body"),
+    "corrupt_record": (500, "A stored record is damaged"),
+    "store_locked": (503, "The store is held by another process"),
+    "storage_failed": (503, "The store cannot read or write"),
+    "internal_error": (500, "The service failed"),
+}
+"""Code -> status and title, for every code of ``memory_format.errors``."""
+
+_RESERVED = frozenset({"type", "title", "status", "detail", "code"})
+
+
+def problem_document(
+    code: ErrorCode, detail: str, *, status: int | None = None, details: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The members of a problem document; ``details`` become members of their own."""
+    usual, title = PROBLEMS[code]
+    extra = {key: value for key, value in (details or {}).items() if key not in _RESERVED}
+    return {
+        "type": f"urn:exemplar-memory:problem:{code}",
+        "title": title,
+        "status": usual if status is None else status,
+        "detail": detail,
+        "code": code,
+        **extra,
+    }
+
+
+def problem_response(
+    code: ErrorCode,
+    detail: str,
+    *,
+    status: int | None = None,
+    details: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    document = problem_document(code, detail, status=status, details=details)
+    return JSONResponse(document, status_code=document["status"], headers=headers, media_type=MEDIA_TYPE)
+
+
+class BodyTooLargeError(HTTPException):
+    """A body over its limit.
+
+    An ``HTTPException``, because FastAPI turns any other exception raised while it reads a body into a 400.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(413, f"the body is larger than the {limit} bytes taken here")
+        self.limit = limit
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of ``app`` a problem document."""
+    app.add_exception_handler(ExemplarMemoryError, _on_own_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_unexpected)
+
+
+def _on_own_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ExemplarMemoryError)
+    if PROBLEMS[error.code][0] >= 500 and error.code != "budget_exceeded":
+        logger.error("%s %s: %s: %s", request.method, request.url.path, error.code, error.message)
+    return problem_response(error.code, error.message, details=error.details)
+
+
+def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    errors = [
+        {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]}
+        for item in error.errors()[:16]
+    ]
+    detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
+    return problem_response("invalid_request", detail, details={"errors": errors})
+
+
+def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if isinstance(error, BodyTooLargeError):
+        return problem_response("batch_too_large", error.detail, details={"limit": error.limit})
+    path = request.url.path
+    if error.status_code == 404:
+        return problem_response("unknown_route", f"there is nothing at {path}; /docs lists the routes")
+    if error.status_code == 405:
+        detail = (
+            f"{request.method} is not taken at {path}; allowed: {(error.headers or {}).get('Allow', '?')}"
+        )
+        return problem_response("unknown_route", detail, status=405, headers=error.headers)
+    code: ErrorCode = "internal_error" if error.status_code >= 500 else "invalid_request"
+    return problem_response(code, error.detail, status=error.status_code, headers=error.headers)
+
+
+def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
+    # Starlette raises the error again after this answer, and the server logs its traceback.
+    logger.error("%s %s failed with %s", request.method, request.url.path, type(error).__name__)
+    return problem_response("internal_error", "the service failed unexpectedly; its log says why")

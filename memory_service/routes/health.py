@@ -1,0 +1,65 @@
+"""Is the service there, is it able to work, and what does it speak."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import APIRouter
+
+from memory_format import CODECS
+from memory_format.wire import WIRE_VERSION
+from memory_service.routes.common import StoreDep
+from memory_service.schemas import Health, ServiceInfo
+from memory_service.store.eviction import EVICTION_POLICIES
+from memory_service.store.layout import FORMAT_VERSION
+from memory_service.store.sampler import STRATEGIES
+
+router = APIRouter(tags=["service"])
+
+
+def service_version() -> str:
+    try:
+        return version("exemplar-memory")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0+unknown"
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """The process answers; also while all its worker threads are busy."""
+    return Health()
+
+
+@router.get("/readyz")
+def readyz(store: StoreDep) -> Health:
+    """The store is open and can be written."""
+    store.check_ready()
+    return Health()
+
+
+@router.get("/v1")
+def info() -> ServiceInfo:
+    """Versions and what is on offer."""
+    return ServiceInfo(
+        service="exemplar-memory",
+        version=service_version(),
+        wire_version=WIRE_VERSION,
+        segment_format=FORMAT_VERSION,
+        codecs=[codec.codec_id for codec in CODECS],
+        eviction=list(EVICTION_POLICIES),
+        strategies=list(STRATEGIES),
+    )
+
+
+@router.get("/", include_in_schema=False)
+def root() -> dict[str, str]:
+    return {
+        "service": "exemplar-memory",
+        "version": service_version(),
+        "api": "/v1",
+        "buffers": "/v1/buffers",
+        "docs": "/docs",
+        "openapi": "/openapi.json",
+        "health": "/healthz",
+        "ready": "/readyz",
+    }

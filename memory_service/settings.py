@@ -1,0 +1,51 @@
+"""Settings of the service: each can be given as an environment variable ``MEMORY_SERVICE_<NAME>``.
+
+docs/service.md lists them; a test fails when one is missing there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """What a service needs to know. Only ``data`` has no default."""
+
+    model_config = SettingsConfigDict(env_prefix="MEMORY_SERVICE_", extra="forbid", frozen=True)
+
+    data: Path = Field(description="Directory of the store; made when it does not exist.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8765, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    trust_network: bool = Field(
+        False,
+        description="Allow an address that other machines can reach. There are no API keys yet: whoever "
+        "reaches the port can read and delete everything.",
+    )
+    max_body_bytes: int = Field(256 * MIB, ge=1, description="Largest body of a push.")
+    max_json_bytes: int = Field(MIB, ge=1, description="Largest body of any other request.")
+    max_response_bytes: int = Field(
+        256 * MIB,
+        ge=1,
+        description="Most bytes of records in one answer; queries are cut into pages, samples refused.",
+    )
+    max_batch_records: int = Field(10_000, ge=1, le=100_000, description="Most records in one push.")
+    segment_bytes: int = Field(
+        16 * MIB,
+        ge=1,
+        le=64 * MIB,
+        description="Body bytes after which a push goes on in another segment file.",
+    )
+    open_segments: int = Field(256, ge=1, description="Segment files kept open for reading.")
+    idempotency_hours: float = Field(
+        24.0, gt=0, description="How long the answer to a push with a key is kept."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe message logged."
+    )
+    access_log: bool = Field(False, description="Log a line for every request.")

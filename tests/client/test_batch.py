@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client import ReplayBatch
+from client.batch import _threads_for
+from memory_format import FormatError, Record, WebP, make_record
+from tests.client.samples import make, make_many
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=9), st.sampled_from([None, 1, 3, 20]))
+def test_rows_are_the_records_and_the_rest_is_padding(numbers: list[int], threads: int | None) -> None:
+    records = [make(number) for number in numbers]
+    batch = ReplayBatch.from_records(iter(records), decode_threads=threads)
+    assert len(batch) == len(records)
+    assert batch.records == tuple(records)
+    B = len(records)
+    K = max(len(record.keep_indices) for record in records)
+    T = max(len(record.token_ids) for record in records)
+    expected = {
+        "exemplar_id": ((B,), np.int64),
+        "class_id": ((B,), np.int64),
+        "phase": ((B,), np.int64),
+        "score": ((B,), np.float32),
+        "rank": ((B,), np.int64),
+        "grid": ((B, 2), np.int64),
+        "patches": ((B, K, 8, 8, 3), np.uint8),
+        "patch_positions": ((B, K), np.int64),
+        "patch_valid": ((B, K), np.bool_),
+        "token_ids": ((B, T), np.int64),
+        "token_positions": ((B, T), np.int64),
+        "token_valid": ((B, T), np.bool_),
+        "text_length": ((B,), np.int64),
+    }
+    for name, (shape, dtype) in expected.items():
+        array = getattr(batch, name)
+        assert (array.shape, array.dtype) == (shape, dtype), name
+    for row, record in enumerate(records):
+        k, t = len(record.keep_indices), len(record.token_ids)
+        np.testing.assert_array_equal(batch.patch_valid[row], np.arange(K) < k)
+        np.testing.assert_array_equal(batch.token_valid[row], np.arange(T) < t)
+        np.testing.assert_array_equal(batch.patches[row, :k], record.patches())
+        np.testing.assert_array_equal(batch.patch_positions[row, :k], record.keep_indices)
+        np.testing.assert_array_equal(batch.token_ids[row, :t], record.token_ids)
+        np.testing.assert_array_equal(batch.token_positions[row, :t], record.token_positions)
+        for array, used in ((batch.patches, k), (batch.patch_positions, k), (batch.token_ids, t)):
+            assert not array[row, used:].any()
+        assert tuple(batch.grid[row]) == record.grid
+        assert (batch.class_id[row], batch.phase[row], batch.rank[row]) == (
+            record.class_id,
+            record.phase,
+            record.rank,
+        )
+        assert (batch.score[row], batch.text_length[row]) == (np.float32(record.score), record.text_length)
+
+
+def test_records_without_text_make_an_empty_axis() -> None:
+    plain = [make(n, token_ids=None, token_positions=None, text_length=None) for n in range(3)]
+    batch = ReplayBatch.from_records(plain)
+    assert batch.token_ids.shape == batch.token_valid.shape == (3, 0)
+
+
+def test_patches_of_several_sizes_are_refused_in_words() -> None:
+    small = np.zeros((2, 4, 4, 3), dtype=np.uint8)
+    with pytest.raises(FormatError, match=r"these records have \[4, 8\] px") as caught:
+        ReplayBatch.from_records([make(0), make(1, patches=small), make(2)])
+    assert caught.value.details == {"patch_px": [4, 8]}
+
+
+def test_no_records_are_no_batch() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        ReplayBatch.from_records([])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_damaged_payload_is_a_format_error_from_any_thread(threads: int) -> None:
+    good, bad = make_many(3), make(4)
+    bad = replace(bad, payload=bad.payload[:-3])
+    with pytest.raises(FormatError):
+        ReplayBatch.from_records([*good, bad], decode_threads=threads)
+
+
+def test_threads_decode_large_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+
+    def of_side(side: int) -> Record:
+        patches = np.zeros((4, side // 2, side // 2, 3), dtype=np.uint8)
+        return make_record(class_id=0, patches=patches, keep_mask=np.ones((2, 2), dtype=bool), codec=WebP())
+
+    assert _threads_for((of_side(112),) * 256) == 1
+    assert _threads_for((of_side(384),) * 256) == 4
+    assert _threads_for((of_side(384),) * 2) == 2
+    assert _threads_for((of_side(384),)) == 1

@@ -1,0 +1,68 @@
+"""The package as its users see it: its names, its document, and what importing it costs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import client
+from client import Buffer, MemoryClient
+from tests.conftest import Service
+
+DOC = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+
+
+def test_the_public_names_are_the_documented_ones() -> None:
+    documented = re.findall(r"^\| `(\w+)` \|", DOC, flags=re.MULTILINE)
+    assert sorted(documented) == sorted(client.__all__)
+    assert all(getattr(client, name) is not None for name in client.__all__)
+
+
+@pytest.mark.parametrize("kind", [MemoryClient, Buffer])
+def test_every_method_is_documented(kind: type) -> None:
+    (line,) = re.findall(rf"^\| `{kind.__name__}` \|(.*)$", DOC, flags=re.MULTILINE)
+    listed = set(re.findall(r"`(\w+)`", line))
+    assert listed == {
+        name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")
+    }
+
+
+def test_the_documented_defaults_are_the_real_ones() -> None:
+    timeout, retries = client.Timeout(), client.Retries()
+    assert f"`connect` {timeout.connect:g}, `read` {timeout.read:g}, `total` {timeout.total:g}" in DOC
+    assert (
+        f"`tries` {retries.tries}, `first_wait` {retries.first_wait:g} s, `max_wait` {retries.max_wait:g} s"
+        in DOC
+    )
+
+
+def test_the_documents_code_runs(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
+    assert len(blocks) == 2
+    names = {
+        "url": service.url,
+        "patches": np.zeros((2, 16, 16, 3), dtype=np.uint8),
+        "keep_mask": np.array([[True, False, True]]),
+        "token_ids": np.array([101, 7, 102]),
+    }
+    exec(compile(blocks[0], "docs/client.md", "exec"), names)
+    assert "1 kept" in capsys.readouterr().out
+    with MemoryClient(service.url) as memory:
+        exec(compile(blocks[1], "docs/client.md", "exec"), {"buffer": memory.buffer("birds")})
+        memory.delete_buffer("birds")
+    assert "waited" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", ["client", "memory_format"])
+def test_importing_it_brings_no_torch_and_no_service(module: str) -> None:
+    check = (
+        f"import sys, {module}\n"
+        "found = {'torch', 'fastapi', 'zarr', 'memory_service', 'learner'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", check], check=True, timeout=60)

@@ -1,0 +1,129 @@
+"""The backbone must be transformers' ViLT in all but how its tokens come in, and the attention read must be the one that
+eager attention forms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import ViltConfig, ViltModel
+
+from learner.attention import InputRecorder
+from learner.backbones.vilt import VILT_MEAN_STD, ViltBackbone, pretrained_vilt, small_vilt
+from learner.tokens import Tokens, concatenate
+from memory_format import patches_to_image
+from tests.learner.builders import PATCH_PX, make_tokens
+
+
+def _config() -> ViltConfig:
+    return ViltConfig(
+        image_size=3 * PATCH_PX,
+        patch_size=PATCH_PX,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        vocab_size=200,
+        max_position_embeddings=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+
+def _eager(seed: int = 0) -> ViltModel:
+    torch.manual_seed(seed)
+    model = ViltModel(_config(), add_pooling_layer=False).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def _through_transformers(model: ViltModel, tokens: Tokens) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    pixels = torch.stack([torch.from_numpy(patches_to_image(patches, (3, 3))) for patches in tokens.patches.numpy()])
+    mean, std = (torch.tensor(values) * 255 for values in VILT_MEAN_STD)
+    output = model(
+        input_ids=tokens.token_ids,
+        attention_mask=tokens.token_valid.long(),
+        pixel_values=((pixels - mean) / std).permute(0, 3, 1, 2),
+        output_attentions=True,
+    )
+    return output.last_hidden_state, output.attentions
+
+
+@pytest.mark.parametrize("class_token", ["text", "image"])
+def test_features_and_attention_equal_those_of_transformers(class_token: str) -> None:
+    model = _eager()
+    tokens = make_tokens(text=6)
+    torch.manual_seed(0)
+    hidden, attentions = _through_transformers(model, tokens)
+    backbone = ViltBackbone(model, class_token=class_token).eval()  # type: ignore[arg-type]
+
+    features, read = backbone.read(tokens)
+
+    place = 0 if class_token == "text" else 6
+    assert torch.allclose(features, hidden[:, place], atol=1e-5)
+    assert torch.allclose(backbone(tokens), features, atol=1e-6)
+    # transformers draws the order of the patches at random: it is the same for every row, so compare sorted.
+    last = attentions[-1]
+    expected = last[:, :, place, 7:].sort(-1).values
+    assert torch.allclose(read.class_to_image.sort(-1).values, expected, atol=1e-6)
+    assert torch.allclose(read.image_to_text.sum(2), last[:, :, 7:, :6].sum(2), atol=1e-5)
+
+
+def test_padding_changes_nothing() -> None:
+    backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=32, num_layers=2, num_heads=2, vocab_size=200)
+    long, short = make_tokens(num=3, text=9), make_tokens(num=2, text=4, seed=5)
+    short = short.keep_patches(torch.arange(9).expand(2, 9) % 3 == 0)
+    together = backbone(concatenate([long, short]))
+    assert torch.allclose(together[:3], backbone(long), atol=1e-5)
+    assert torch.allclose(together[3:], backbone(short), atol=1e-5)
+
+
+def test_dropped_tokens_keep_their_places() -> None:
+    backbone = ViltBackbone(_eager())
+    tokens = make_tokens(num=2)
+    keep = torch.tensor([[1, 0, 0, 1, 0, 0, 0, 0, 1]]).bool().expand(2, 9)
+    kept = tokens.keep_patches(keep)
+    assert kept.patch_positions.tolist() == [[0, 3, 8]] * 2
+    moved = replace(kept, patch_positions=torch.tensor([[1, 3, 8]] * 2))
+    assert (backbone(kept) - backbone(moved)).abs().max() > 1e-3
+
+
+def test_other_grids_interpolate_positions_as_vilt_does() -> None:
+    backbone = ViltBackbone(_eager())
+    tokens = make_tokens(num=2, grid=(2, 4))
+    table = backbone._position_table(2, 4)
+    square = backbone.embeddings.position_embeddings[:, 1:].transpose(1, 2).reshape(1, 32, 3, 3)
+    expected = F.interpolate(square, size=(2, 4), mode="bilinear", align_corners=True)
+    assert torch.allclose(table, expected.flatten(2)[0].T, atol=1e-6)
+    mixed = concatenate([tokens, make_tokens(num=2)])
+    assert torch.allclose(backbone(mixed)[:2], backbone(tokens), atol=1e-5)
+
+
+def test_a_recorder_that_did_not_fire_says_so() -> None:
+    layer = torch.nn.Linear(2, 2)
+    with InputRecorder(layer) as recorder, pytest.raises(RuntimeError, match="was not called"):
+        recorder.value()
+    layer(torch.zeros(1, 2))
+    with pytest.raises(RuntimeError, match="was not called"):
+        recorder.value()
+
+
+def test_fused_attention_refuses_to_give_attentions() -> None:
+    attention = ViltBackbone(_eager()).encoder.layer[0].attention.attention
+    with pytest.raises(ValueError, match=r"ViltBackbone\.read"):
+        attention(torch.zeros(1, 2, 32), output_attentions=True)
+
+
+def test_a_checkpoint_folder_loads(tmp_path: object) -> None:
+    model = _eager()
+    model.save_pretrained(str(tmp_path))
+    tokens = make_tokens()
+    assert torch.allclose(pretrained_vilt(str(tmp_path))(tokens), ViltBackbone(model)(tokens), atol=1e-6)
+
+
+def test_a_missing_checkpoint_is_a_clear_error(tmp_path: object) -> None:
+    with pytest.raises(OSError, match="nowhere"):
+        pretrained_vilt(f"{tmp_path}/nowhere")

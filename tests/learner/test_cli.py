@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from learner.cli import _config, _parser, main
+
+
+def _arguments(*extra: str) -> list[str]:
+    return ["run", "--url", "http://127.0.0.1:9", "--out", "nowhere", *extra]
+
+
+def test_settings_come_from_a_file_and_from_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('seed = 3\n[train]\nbase_epochs = 2\nbase_lr = 1\n[memory.codec]\nid = "em_zstd"\n')
+    arguments = _arguments("--config", str(file), "--set", "train.base_epochs=5", "--set", "mask.heads=max")
+    config = _config(_parser().parse_args([*arguments, "--set", "backbone.blocks=[0, 3]"]))
+    assert (config.seed, config.train.base_epochs, config.train.base_lr) == (3, 5, 1.0)
+    assert (config.mask.heads, config.backbone.blocks, config.memory.codec) == (
+        "max",
+        (0, 3),
+        {"id": "em_zstd"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("train.epochs=3", "unknown setting train.epochs"),
+        ("train.base_epochs=many", "train.base_epochs must be int"),
+        ("mask.image_amount=0", "image_amount must lie in"),
+        ("seed", "KEY=VALUE"),
+        ("data.base_classes=0", "base_classes"),
+        ("train.head=conical", "train.head must be one of"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(_arguments("--set", setting))
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_wrong_methods_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(_arguments("--methods", "masked,magic"))
+    assert "none, full, masked" in capsys.readouterr().err
+
+
+def test_a_service_that_is_not_there_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(_arguments()) == 1
+    assert "127.0.0.1:9" in capsys.readouterr().out

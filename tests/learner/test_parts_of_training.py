@@ -1,0 +1,121 @@
+"""SSF, head, selection and augmentation, each by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learner import augment, ssf
+from learner.backbones.vilt import small_vilt
+from learner.evaluate import accuracy_by_phase, forgetting
+from learner.head import GrowingHead
+from learner.selection import selection_order
+from tests.learner.builders import PATCH_PX, make_tokens
+
+
+def _backbone() -> torch.nn.Module:
+    return small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=32, num_layers=2, num_heads=2, vocab_size=200)
+
+
+def test_ssf_changes_nothing_until_trained_and_trains_nothing_else() -> None:
+    backbone, tokens = _backbone(), make_tokens()
+    before = backbone(tokens)
+    frozen = {name: value.clone() for name, value in backbone.named_parameters()}
+    trainable = ssf.inject(backbone)
+    # Each layer: query, key, value, output and second MLP map of 32, first MLP map of 128, two layer norms of 32; and
+    # the last layer norm. A scale and a shift for each feature.
+    assert trainable == 2 * (2 * (5 * 32 + 128 + 2 * 32) + 32)
+    assert torch.equal(backbone(tokens), before)
+    optimizer = torch.optim.SGD(list(ssf.scale_shift_parameters(backbone)), lr=0.1)
+    backbone(tokens).pow(2).sum().backward()
+    optimizer.step()
+    assert not torch.allclose(backbone(tokens), before)
+    after = {name.replace(".op.", "."): value for name, value in backbone.named_parameters()}
+    assert all(torch.equal(after[name], value) for name, value in frozen.items())
+
+
+def test_ssf_says_when_it_would_train_nothing() -> None:
+    with pytest.raises(ValueError, match="no linear layer"):
+        ssf.inject(_backbone(), r"decoder\..*")
+    backbone = _backbone()
+    ssf.inject(backbone)
+    with pytest.raises(ValueError, match="already"):
+        ssf.inject(backbone)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_a_grown_head_answers_for_old_classes_as_before(kind: str) -> None:
+    head = GrowingHead(8, kind=kind)  # type: ignore[arg-type]
+    head.grow(torch.randn(3, 8))
+    features = torch.randn(5, 8)
+    before = head(features)
+    head.grow(torch.randn(2, 8))
+    assert head.num_classes == 5
+    assert torch.allclose(head(features)[:, :3], before, atol=1e-6)
+
+
+@given(st.integers(1, 12), st.integers(0, 1000), st.sampled_from(["cosine", "herding", "random"]))
+@settings(max_examples=60, deadline=None)
+def test_selection_is_an_ordering(number: int, seed: int, selection: str) -> None:
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(number, 6))
+    order = selection_order(features, features.mean(0), selection, rng)  # type: ignore[arg-type]
+    assert sorted(order.tolist()) == list(range(number))
+
+
+def test_cosine_ranks_by_similarity_and_herding_avoids_duplicates() -> None:
+    features = np.array([[1.0, 0.0], [1.0, 0.01], [0.2, 1.0], [-1.0, 0.3]])
+    mean = np.array([1.0, 0.4])
+    rng = np.random.default_rng(0)
+    assert selection_order(features, mean, "cosine", rng).tolist()[:2] == [1, 0]
+    assert set(selection_order(features, mean, "herding", rng).tolist()[:2]) == {1, 2}
+
+
+def test_dropping_words_keeps_cls_and_sep() -> None:
+    tokens = make_tokens(num=50, text=8)
+    dropped = augment.drop_words(tokens, 0.9, torch.Generator().manual_seed(0))
+    assert (dropped.token_ids[:, 0] == 1).all()
+    last = dropped.token_valid.sum(1) - 1
+    assert (dropped.token_ids[torch.arange(50), last] == 2).all()
+    assert dropped.token_valid.sum() < tokens.token_valid.sum() * 0.7
+
+
+def test_random_keep_never_leaves_a_sample_empty() -> None:
+    valid = torch.ones((200, 6), dtype=torch.bool)
+    valid[:, 4:] = False
+    keep = augment.random_keep(valid, 0.99, torch.Generator().manual_seed(0))
+    assert (keep.sum(1) >= 1).all()
+    assert not keep[:, 4:].any()
+    assert keep.sum() < 260
+
+
+def test_fill_puts_the_kept_patches_back_in_their_places() -> None:
+    masked, donors = make_tokens(num=3), make_tokens(num=5, seed=9)
+    keep = torch.tensor([[1, 0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1]]).bool()
+    filled = augment.fill(masked.keep_patches(keep), donors, torch.Generator().manual_seed(0))
+    assert filled.patch_valid.all()
+    for row in range(3):
+        assert torch.equal(filled.patches[row][keep[row]], masked.patches[row][keep[row]])
+        others = filled.patches[row][~keep[row]]
+        assert any(torch.equal(others, donor[~keep[row]]) for donor in donors.patches)
+    with pytest.raises(ValueError, match="same grid"):
+        augment.fill(masked, make_tokens(grid=(2, 2)), torch.Generator())
+
+
+def test_modality_dropout_takes_one_or_the_other() -> None:
+    tokens = augment.drop_modality(make_tokens(num=400), 0.25, torch.Generator().manual_seed(0))
+    blind = tokens.patch_valid.sum(1) == 0
+    wordless = tokens.token_valid.sum(1) == 2
+    assert 0.15 < blind.float().mean() < 0.35
+    assert 0.15 < wordless.float().mean() < 0.5  # some texts are that short by themselves
+    assert tokens.token_valid[:, 0].all()
+
+
+def test_forgetting_is_the_drop_from_the_best() -> None:
+    assert forgetting([[0.9]]) == 0.0
+    assert forgetting([[0.9], [0.6, 0.8], [0.7, 0.5, 1.0]]) == pytest.approx(((0.9 - 0.7) + (0.8 - 0.5)) / 2)
+    hits = np.array([True, False, True, True])
+    assert accuracy_by_phase(hits, np.array([0, 0, 1, 2]), [[0], [1, 2]]) == [0.5, 1.0]

@@ -1,0 +1,207 @@
+"""A whole run against a real service: what is measured is what the memory holds, and a run that was cut off goes on to
+the same results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from client import MemoryClient
+from learner import phases
+from learner.config import (
+    METHODS,
+    BackboneConfig,
+    DataConfig,
+    LearnerConfig,
+    MemoryConfig,
+    Method,
+    TrainConfig,
+)
+from learner.examples import load_examples
+from learner.masks import MaskConfig
+from learner.phases import PhaseMetrics, Run, class_phases
+from learner.report import write_report
+from learner.summary import final_table, summary_json, verdict
+from tests.conftest import Service
+from tests.learner.builders import PATCH_PX, make_problem
+
+CONFIG = LearnerConfig(
+    data=DataConfig(num_classes=6, image_size=3 * PATCH_PX, base_classes=2, classes_per_phase=2),
+    backbone=BackboneConfig(kind="small", patch_px=PATCH_PX, hidden_size=64, num_layers=2),
+    train=TrainConfig(base_epochs=2, ssf_epochs=2, batch_size=8, bf16="off"),
+    mask=MaskConfig(text=False),
+    memory=MemoryConfig(budget_bytes=6_000),
+)
+PROBLEM = make_problem(phases=[[4, 0], [2, 5], [1, 3]])
+
+
+def _figures(metrics: list[PhaseMetrics]) -> list[dict[str, Any]]:
+    """Everything but the clock."""
+    return [{name: value for name, value in asdict(line).items() if "seconds" not in name} for line in metrics]
+
+
+class Words:
+    def id_to_token(self, id: int) -> str | None:
+        return f"##w{id}" if id % 2 else f"w<{id}>"
+
+
+def _run(
+    method: Method,
+    out: Path,
+    service: Service,
+    report: Callable[[PhaseMetrics], None] = lambda metrics: None,
+    **changes: Any,
+) -> list[PhaseMetrics]:
+    with MemoryClient(service.url) as client:
+        return Run(replace(CONFIG, **changes), PROBLEM, client, out, report=report).run(method)
+
+
+def _bytes_in_segments(store: Path, live: set[int]) -> int:
+    """Sum over live records of what the segment files themselves hold: their share of every column, and their body."""
+    total = 0
+    for path in (store / "segments").glob("*.zarr.zip"):
+        with zarr.storage.ZipStore(path, mode="r") as zipped:
+            group = zarr.open_group(zipped, mode="r")
+            ids, offsets, body = group["exemplar_id"][:], group["offset"][:], group["body"]
+            row_bytes = sum(array.dtype.itemsize for name, array in group.arrays() if name != "body")
+            ends = np.append(offsets[1:], body.shape[0])
+            total += sum(
+                row_bytes + int(end) - int(start)
+                for exemplar_id, start, end in zip(ids, offsets, ends, strict=True)
+                if int(exemplar_id) in live
+            )
+    return total
+
+
+def test_a_run_of_all_methods(start_service: Any, tmp_path: Path) -> None:
+    service = start_service()
+    out = tmp_path / "runs-a"
+    results = {method: _run(method, out, service) for method in METHODS}
+
+    for method, lines in results.items():
+        assert [line.phase for line in lines] == [0, 1, 2]
+        assert [line.classes_seen for line in lines] == [2, 4, 6]
+        assert lines[0].accuracy_old is None
+        for line in lines:
+            assert len(line.by_phase) == line.phase + 1
+            assert line.bytes_used <= line.budget_bytes == 6_000
+            assert set(line.by_split) == {"near", "far"}
+        on_disk = [json.loads(line) for line in (out / method / "metrics.jsonl").read_text().splitlines()]
+        assert on_disk == [asdict(line) for line in lines]
+    assert all(line.exemplars == 0 for line in results["none"])
+    # The base phase is shared.
+    assert len({lines[0].accuracy for lines in results.values()}) == 1
+
+    full, masked = results["full"][-1], results["masked"][-1]
+    assert masked.bytes_per_exemplar < full.bytes_per_exemplar
+    assert full.keep_ratio == 1.0
+    assert 0 < masked.keep_ratio < 1
+    with MemoryClient(service.url) as client:
+        # Both buffers live in one store, whose ids are per buffer: look at one after deleting the other.
+        client.delete_buffer("runs-a-full")
+        buffer = client.buffer("runs-a-masked")
+        records = list(buffer.records())
+        stats = buffer.stats()
+    assert len(records) == masked.exemplars == stats.num_records
+    assert sum(record.charge for record in records) == masked.bytes_used == stats.bytes_used
+    assert _bytes_in_segments(service.data, {record.exemplar_id for record in records}) == masked.bytes_used
+    assert {record.class_id for record in records} == set(range(6))
+    assert {record.phase for record in records} == {0, 1, 2}
+
+    examples = [example for phase in range(3) for example in load_examples(out / "masked" / f"examples-{phase}.npz")]
+    assert [example.class_id for example in examples] == [4, 0, 2, 5, 1, 3]
+    # What is shown is what is stored: the picture at the kept patches, as the codec left it.
+    by_class = {record.class_id: [r for r in records if r.class_id == record.class_id] for record in records}
+    shown = examples[-1]
+    stored = [r for r in by_class[3] if np.array_equal(r.keep_mask, shown.keep_mask)]
+    assert stored, "the example's record is not among those stored"
+
+    page = write_report(out, CONFIG, results, [f"class <{c}>" for c in range(6)], vocabulary=Words()).read_text()
+    assert page.count("<figure>") == 6
+    assert page.count("<svg") == 2
+    assert "class &lt;3&gt;" in page
+    assert "<script" not in page
+    summary = summary_json(CONFIG, results, 1.0)
+    assert summary["phases"] == 3
+    for method in ("none", "full", "masked"):
+        assert set(summary[method]) == {
+            *("last", "average", "forgetting", "exemplars", "bytes_used", "bytes_per_exemplar")
+        }
+    assert summary["masked"]["last"] == masked.accuracy
+    assert final_table(CONFIG, results).row_count == 3
+    assert "times as many" in verdict(results)
+
+
+class PowerCutError(Exception):
+    """The power goes."""
+
+
+@pytest.mark.parametrize("where", ["train", "push", "evaluate"])
+def test_an_interrupted_run_goes_on_to_the_same_results(
+    where: str, start_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two services, because draws depend on the buffer: the runs must have the same name in memories of their own.
+    services = {name: start_service(tmp_path / f"store-{name}") for name in ("whole", "parts")}
+    outs = {name: tmp_path / name / "run" for name in services}
+    whole = _run("masked", outs["whole"], services["whole"])
+
+    def cut(*args: Any, **kwargs: Any) -> Any:
+        raise PowerCutError
+
+    cut_in = {
+        "train": (phases, "train_phase"),
+        "push": (phases, "save_examples"),  # right after the push
+        "evaluate": (phases.Run, "_evaluate"),
+    }[where]
+    original = getattr(*cut_in)
+    calls = 0
+
+    def second_time(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return cut() if calls == 2 else original(*args, **kwargs)
+
+    monkeypatch.setattr(*cut_in, second_time)
+    with pytest.raises(PowerCutError):
+        _run("masked", outs["parts"], services["parts"])
+    monkeypatch.setattr(*cut_in, original)
+
+    seen: list[PhaseMetrics] = []
+    resumed = _run("masked", outs["parts"], services["parts"], seen.append)
+
+    assert _figures(resumed) == _figures(whole)
+    assert seen == resumed
+    contents = []
+    for service in services.values():
+        with MemoryClient(service.url) as client:
+            contents.append(list(client.buffer("run-masked").records()))
+    assert contents[0] == contents[1]
+
+
+def test_a_finished_run_is_not_run_again(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _run("full", tmp_path / "again", service)
+    monkeypatch.setattr(phases, "train_phase", None)
+    assert _run("full", tmp_path / "again", service) == first
+
+
+def test_another_configuration_starts_anew(service: Service, tmp_path: Path) -> None:
+    short = replace(CONFIG.train, base_epochs=1, ssf_epochs=1)
+    _run("masked", tmp_path / "anew", service)
+    lines = _run("masked", tmp_path / "anew", service, train=short, seed=7)
+    assert len(lines) == 3
+    with MemoryClient(service.url) as client:
+        assert client.buffer("anew-masked").stats().num_records == lines[-1].exemplars
+
+
+def test_classes_are_cut_into_phases() -> None:
+    parts = class_phases(24, 8, 5, seed=3)
+    assert [len(part) for part in parts] == [8, 5, 5, 5, 1]
+    assert sorted(class_id for part in parts for class_id in part) == list(range(24))
+    assert parts == class_phases(24, 8, 5, seed=3) != class_phases(24, 8, 5, seed=4)

@@ -1,0 +1,129 @@
+"""docs/format.md says what the code does, and its code runs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client import MemoryClient
+from memory_format import CODECS, HEADER_BYTES, WebP, image_to_patches, make_record
+from memory_format.codecs import MAX_SIDE_PX
+from memory_format.extras import MAX_JSON_DEPTH
+from memory_format.record import FLAG_EXTRAS, FLAG_IN_PLACE, HEADER_DTYPE, MAX_BODY_BYTES, MAX_EXTRAS_BYTES
+from memory_format.wire import _MAX_BATCHES, MEDIA_TYPE, SCHEMA
+from tests.conftest import Service
+from tests.memory_format.strategies import smooth
+
+DOC = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+
+
+def section(title: str) -> str:
+    """The text under a heading, up to the next heading of any level."""
+    return re.split(r"^#+ ", DOC.split(f"# {title}\n")[1], flags=re.MULTILINE)[0]
+
+
+def rows(title: str) -> list[list[str]]:
+    """Cells of the table under a heading, without its head."""
+    lines = [line for line in section(title).splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_headers_columns_are_listed_in_order() -> None:
+    names = {"u8": "uint64", "u4": "uint32", "u2": "uint16", "u1": "uint8", "f4": "float32"}
+    listed = [
+        (name.strip().strip("`"), kind)
+        for columns, kind, _ in rows(f"Header: {HEADER_BYTES} bytes")
+        for name in columns.split(",")
+    ]
+    assert listed == [(name, names[HEADER_DTYPE[name].str[1:]]) for name in HEADER_DTYPE.names or ()]
+    assert (FLAG_IN_PLACE, FLAG_EXTRAS) == (1, 2)
+
+
+def test_the_wire_columns_are_listed_in_order() -> None:
+    kinds = {"string": "utf8", "float": "float32"}
+    assert [(name.strip("`"), kind) for name, kind, _ in rows("The wire")] == [
+        (field.name, kinds.get(str(field.type), str(field.type))) for field in SCHEMA
+    ]
+    assert MEDIA_TYPE in DOC
+
+
+def test_the_codecs_are_listed() -> None:
+    assert [
+        (int(number), name.strip("`"), exact, layout.strip("`"))
+        for number, name, _, exact, layout in rows("Codecs")
+    ] == [(codec.number, codec.codec_id, "yes" if codec.lossless else "no", codec.layout) for codec in CODECS]
+
+
+def test_the_limits_are_the_codes() -> None:
+    limits = section("Limits")
+    for number in (f"{MAX_SIDE_PX:,} px", f"{MAX_BODY_BYTES >> 20} MiB", f"{MAX_EXTRAS_BYTES >> 20} MiB"):
+        assert number in limits
+    assert f"at most {MAX_JSON_DEPTH} levels" in limits
+    assert f"{_MAX_BATCHES:,}" in limits
+
+
+def test_the_charge_of_the_example() -> None:
+    record = make_record(
+        class_id=0,
+        patches=np.zeros((49, 16, 16, 3), dtype=np.uint8),
+        keep_mask=np.ones((7, 7), dtype=bool),
+        codec=WebP(),
+        token_ids=np.arange(12),
+        text_length=20,
+    )
+    assert record.charge - len(record.payload) + 640 == 713
+    assert f"= {HEADER_BYTES} + length of the body" in DOC
+    assert "= 713 bytes" in DOC
+
+
+@pytest.fixture(scope="module")
+def documented() -> Any:
+    """``decode`` of the document's code block."""
+    (block,) = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
+    body = block.split('"""')[2]
+    assert len(body.strip().splitlines()) <= 10
+    namespace: dict[str, Any] = {}
+    exec(compile(block, "docs/format.md", "exec"), namespace)
+    return namespace["decode"], block
+
+
+def test_the_code_of_the_document_decodes_a_segment_that_the_service_wrote(
+    documented: Any, service: Service
+) -> None:
+    decode, _ = documented
+    before = set((service.data / "segments").iterdir())
+    made = []
+    for number in range(6):
+        keep_mask = np.random.default_rng(number).random((4 + number, 5)) < 0.5
+        keep_mask[0, 0] = True
+        image = smooth((keep_mask.shape[0] * 16, 80), number)
+        made.append(
+            make_record(
+                class_id=number,
+                patches=image_to_patches(image, 16)[keep_mask.reshape(-1)],
+                keep_mask=keep_mask,
+                codec=WebP(quality=90),
+                token_ids=np.arange(number),
+                token_positions=np.arange(number) * 2,
+                text_length=2 * number,
+            )
+        )
+    with MemoryClient(service.url) as memory:
+        memory.create_buffer("documented", budget_bytes=10**6).push(made)
+    (path,) = set((service.data / "segments").iterdir()) - before
+    for number, record in enumerate(made):
+        patches, places = decode(str(path), number)
+        np.testing.assert_array_equal(places, record.keep_indices)
+        np.testing.assert_array_equal(patches, record.patches())
+
+
+def test_the_services_own_test_runs_the_same_code(documented: Any) -> None:
+    from tests.memory_service import test_segment_format
+
+    after_docstring = inspect.getsource(test_segment_format.decode).split('"""')[2]
+    assert after_docstring.strip() in documented[1]

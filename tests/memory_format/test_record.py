@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memory_format import HEADER_BYTES, FormatError, RawZstd, Record, WebP, check_record, make_record
+from memory_format.extras import decode_extras, encode_extras
+from memory_format.record import HEADER_DTYPE, MAX_EXTRAS_BYTES, split_body
+from tests.memory_format.strategies import LOSSLESS, header_of, mutate, mutations, noise, records, smooth
+from tests.memory_format.test_codecs import SMOOTH_PSNR_DB, psnr
+
+
+def simple(**changes: Any) -> Record:
+    arguments: dict[str, Any] = {
+        "class_id": 3,
+        "patches": noise((4, 8, 8, 3), 0),
+        "keep_mask": np.array([[1, 0, 1], [0, 1, 1]], dtype=bool),
+        "codec": RawZstd(),
+        "token_ids": np.array([101, 7, 102]),
+        "token_positions": np.array([0, 4, 9]),
+        "text_length": 10,
+    }
+    return make_record(**{**arguments, **changes})
+
+
+@given(records())
+def test_header_and_body_hold_a_record_exactly(made: tuple[Record, dict[str, Any]]) -> None:
+    record, _ = made
+    record = replace(record, exemplar_id=2**63)
+    assert split_body(header_of(record), record.body, record.learner_id) == record
+
+
+@given(records())
+def test_the_charge_is_every_byte_and_nothing_else(made: tuple[Record, dict[str, Any]]) -> None:
+    record, _ = made
+    assert record.body_bytes == len(record.body)
+    assert record.charge == HEADER_BYTES + len(record.body) == header_of(record).nbytes + len(record.body)
+
+
+@given(records(codecs=LOSSLESS))
+def test_what_went_in_comes_out(made: tuple[Record, dict[str, Any]]) -> None:
+    record, made_of = made
+    keep_mask = made_of["keep_mask"]
+    np.testing.assert_array_equal(record.patches(), made_of["patches"])
+    np.testing.assert_array_equal(record.keep_mask, keep_mask)
+    np.testing.assert_array_equal(record.keep_indices, np.flatnonzero(keep_mask))
+    assert record.num_kept == keep_mask.sum()
+    np.testing.assert_array_equal(record.token_ids, made_of["token_ids"])
+    np.testing.assert_array_equal(record.token_positions, made_of["token_positions"])
+    assert record.text_length == made_of["text_length"]
+    assert record.user_json() == made_of["user_json"]
+    arrays = record.arrays()
+    assert list(arrays) == list(made_of["arrays"])
+    for name, values in made_of["arrays"].items():
+        np.testing.assert_array_equal(arrays[name], values)
+
+
+@pytest.mark.parametrize("layout", ["mosaic", "in_place"])
+@given(seed=st.integers(0, 500), quality=st.integers(80, 100))
+def test_lossy_records_keep_their_psnr(layout: Any, seed: int, quality: int) -> None:
+    """Half of a smooth picture, in patches of 16 px: the seams of a mosaic cost up to 8 dB."""
+    image = smooth((96, 96), seed)
+    keep_mask = np.zeros((6, 6), dtype=bool)
+    keep_mask.flat[np.random.default_rng(seed).permutation(36)[:18]] = True
+    patches = image.reshape(6, 16, 6, 16, 3).swapaxes(1, 2)[keep_mask]
+    record = make_record(
+        class_id=0, patches=patches, keep_mask=keep_mask, codec=WebP(quality=quality), layout=layout
+    )
+    assert psnr(record.patches(), patches) >= SMOOTH_PSNR_DB - 8
+
+
+def test_a_record_that_is_not_smooth_on_float32_still_equals_itself() -> None:
+    assert simple(score=0.1).score == float(np.float32(0.1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"keep_mask": np.ones((2, 3), dtype=bool)}, "mask_mismatch"),
+        ({"keep_mask": np.ones(4, dtype=bool)}, "mask_mismatch"),
+        ({"keep_mask": np.zeros((2, 2), dtype=bool), "patches": noise((0, 8, 8, 3), 0)}, "mask_mismatch"),
+        ({"patches": noise((4, 8, 7, 3), 0)}, "invalid_record"),
+        ({"patches": np.zeros((4, 8, 8, 3))}, "invalid_record"),
+        ({"token_positions": np.array([0, 4])}, "mask_mismatch"),
+        ({"token_positions": np.array([4, 0, 9])}, "mask_mismatch"),
+        ({"token_positions": np.array([0, 4, 10])}, "mask_mismatch"),
+        ({"token_ids": np.array([1, 2, 70_000])}, "invalid_record"),
+        ({"text_length": 70_000}, "invalid_record"),
+        ({"text_length": -1}, "invalid_record"),
+        ({"class_id": -1}, "invalid_record"),
+        ({"phase": 2**16}, "invalid_record"),
+        ({"rank": 2**32}, "invalid_record"),
+        ({"score": math.nan}, "invalid_record"),
+        ({"score": 1e300}, "invalid_record"),
+        ({"learner_id": ""}, "invalid_record"),
+        ({"learner_id": "a/b"}, "invalid_record"),
+        ({"learner_id": "a\n"}, "invalid_record"),
+        ({"layout": "diagonal"}, "invalid_record"),
+        ({"user_json": {"a": math.inf}}, "invalid_record"),
+        ({"user_json": {"a": object()}}, "invalid_record"),
+        ({"user_json": {"a": "\ud800"}}, "invalid_record"),
+        ({"user_json": {"a": [[[[[[[[1]]]]]]]]}}, "invalid_record"),
+        ({"user_json": {"a": "x" * MAX_EXTRAS_BYTES}}, "invalid_record"),
+        ({"arrays": {"logits": np.array([1e6])}}, "invalid_record"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes: dict[str, Any], code: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        simple(**changes)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"keep_mask_bytes": b"\xff"}, "mask_mismatch"),
+        ({"keep_mask_bytes": b"\xfc"}, "payload_mismatch"),
+        ({"keep_mask_bytes": b"\x00"}, "mask_mismatch"),
+        ({"keep_mask_bytes": b"\xac\x00"}, "mask_mismatch"),
+        ({"token_mask_bytes": b"\xff\xc0"}, "mask_mismatch"),
+        ({"token_ids_bytes": b"\x01\x02\x03"}, "mask_mismatch"),
+        ({"payload": b"not an image"}, "invalid_payload"),
+        ({"codec_id": "em_webp"}, "invalid_payload"),
+        ({"codec_id": "jpeg"}, "unknown_codec"),
+        ({"patch_px": 16}, "payload_mismatch"),
+        ({"patch_px": 0}, "invalid_record"),
+        ({"grid": (0, 6)}, "invalid_record"),
+        ({"grid": (256, 6)}, "invalid_record"),
+        ({"extras": b"{}"}, "invalid_record"),
+        ({"payload": b"\x10\x00\x10\x00" + b"\x28\xb5\x2f\xfd" + b"x" * (17 << 20)}, "invalid_record"),
+    ],
+)
+def test_records_from_elsewhere_are_checked(changes: dict[str, Any], code: str) -> None:
+    check_record(simple())
+    with pytest.raises(FormatError) as caught:
+        check_record(replace(simple(), **changes))
+    assert caught.value.code == code
+
+
+def test_checking_keeps_no_unpacked_mask() -> None:
+    record = replace(simple())
+    check_record(record)
+    assert "keep_mask" not in vars(record)
+
+
+@given(records(), mutations)
+def test_damaged_bodies_raise_only_format_errors(
+    made: tuple[Record, dict[str, Any]], damage: list[tuple[str, float, float, bytes]]
+) -> None:
+    record, _ = made
+    with contextlib.suppress(FormatError):
+        damaged = split_body(header_of(record), mutate(record.body, damage), record.learner_id)
+        check_record(damaged)
+        damaged.patches()
+        damaged.arrays()
+
+
+@given(st.binary(min_size=HEADER_BYTES, max_size=HEADER_BYTES), st.binary(max_size=300))
+def test_random_headers_raise_only_format_errors(header: bytes, body: bytes) -> None:
+    with contextlib.suppress(FormatError):
+        check_record(split_body(np.frombuffer(header, dtype=HEADER_DTYPE)[0], body, "someone"))
+
+
+def test_flags_of_a_newer_version_are_refused() -> None:
+    header = header_of(simple())
+    header["flags"] |= 128
+    with pytest.raises(FormatError, match="newer version"):
+        split_body(header, simple().body, "someone")
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [
+        b"x",
+        b"\n",
+        b"{}\n",
+        b"[]\n",
+        b'{"user":{},"arrays":{}}',
+        b'{"user":[],"arrays":{}}\n',
+        b'{"user":{"a":NaN},"arrays":{}}\n',
+        b'{"user":{"a":1e999},"arrays":{}}\n',
+        b'{"user":{"a":"\\ud800"},"arrays":{}}\n',
+        b'{"user":{"a":' + b"9" * 5000 + b'},"arrays":{}}\n',
+        b'{"user":{},"arrays":{"a":[2]}}\n\x00\x00',
+        b'{"user":{},"arrays":{"a":[1]}}\n\x00\x00\x00',
+        b'{"user":{},"arrays":{"a":[-1]}}\n',
+        b'{"user":{},"arrays":{"a":[true]}}\n\x00\x00',
+        b'{"user":{},"arrays":{"a":""}}\n\x00\x00',
+        b'{"user":{},"arrays":{"a":{}}}\n\x00\x00',
+        b'{"user":{},"arrays":{"a":7}}\n',
+        b'{"user":{},"arrays":{"a":[4611686018427387904,4,0]}}\n',
+        b'{"user":{},"arrays":{"a":' + str([1] * 65).encode() + b"}}\n\x00\x00",
+        b'{"user":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b',"arrays":{}}\n',
+        b'\xff{"user":{},"arrays":{}}\n',
+    ],
+)
+def test_malformed_extras_are_refused(extras: bytes) -> None:
+    with pytest.raises(FormatError):
+        decode_extras(extras)
+
+
+@given(st.binary(max_size=80) | st.text(max_size=40).map(str.encode))
+def test_random_extras_raise_only_format_errors(extras: bytes) -> None:
+    for data in (extras, b'{"user":{"a":' + extras + b'},"arrays":{"a":' + extras + b"}}\n" + extras):
+        with contextlib.suppress(FormatError):
+            decode_extras(data)
+
+
+def test_arrays_keep_their_shapes() -> None:
+    arrays = {"logits": np.arange(6.0).reshape(2, 3), "none": np.zeros((0, 4)), "one": np.array(1.5)}
+    user, back = decode_extras(encode_extras({"k": [1, None]}, arrays))
+    assert user == {"k": [1, None]}
+    assert {name: values.shape for name, values in back.items()} == {
+        "logits": (2, 3),
+        "none": (0, 4),
+        "one": (),
+    }
+    assert encode_extras(None, None) == encode_extras({}, {}) == b""

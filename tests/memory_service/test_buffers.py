@@ -1,0 +1,136 @@
+"""Buffers and the service's own pages."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import httpx
+
+from memory_format import CODECS
+from tests.memory_service.conftest import running
+from tests.memory_service.helpers import (
+    assert_consistent,
+    assert_problem,
+    make_exemplar,
+    push,
+    put_buffer,
+    whole_state,
+)
+
+
+def test_put_is_idempotent_and_refuses_a_change(data: Path) -> None:
+    wanted = {"budget_bytes": 5000, "eviction": "reject", "description": "phase test"}
+    with running(data) as client:
+        response = client.put("/v1/buffers/a", json=wanted)
+        assert response.status_code == 201
+        info = response.json()
+        assert abs(info.pop("created_at") - time.time()) < 60
+        assert info == {"name": "a", **wanted, "version": 0, "bytes_used": 0, "num_records": 0}
+        state = whole_state(data)
+        assert client.put("/v1/buffers/a", json=wanted).status_code == 200
+        response = client.put("/v1/buffers/a", json={**wanted, "budget_bytes": 6000})
+        assert_problem(response, "buffer_exists", existing={"budget_bytes": 5000})
+        assert_problem(client.put("/v1/buffers/a", json={"budget_bytes": 5000}), "buffer_exists")
+        assert whole_state(data) == state
+    with running(data) as client:
+        assert client.put("/v1/buffers/a", json=wanted).status_code == 200
+        assert client.get("/v1/buffers/a").json()["description"] == "phase test"
+
+
+def test_list_and_delete(client: httpx.Client, data: Path) -> None:
+    assert client.get("/v1/buffers").json() == {"buffers": []}
+    for name in ("z", "a.b-c_d", "0" * 63):
+        put_buffer(client, buffer=name)
+        push(client, [make_exemplar()], buffer=name, key="k")
+    names = [info["name"] for info in client.get("/v1/buffers").json()["buffers"]]
+    assert names == sorted(["z", "a.b-c_d", "0" * 63])
+    for name in names:
+        response = client.delete(f"/v1/buffers/{name}")
+        assert (response.status_code, response.content) == (204, b"")
+        assert_problem(client.delete(f"/v1/buffers/{name}"), "unknown_buffer")
+    state = whole_state(data)
+    assert list(state) == ["meta", "buffers", "segments", "records", "pushes"]
+    assert not any(state[table] for table in ("buffers", "segments", "records", "pushes"))
+    # The name is free again, and nothing of the old buffer shows.
+    put_buffer(client, 777, buffer="z")
+    assert client.get("/v1/buffers/z/stats").json()["num_records"] == 0
+
+
+def test_buffers_do_not_touch_one_another(client: httpx.Client, data: Path) -> None:
+    charge = make_exemplar().charge
+    put_buffer(client, 3 * charge)
+    put_buffer(client, 10**6, buffer="other")
+    push(client, [make_exemplar(0, rank) for rank in range(3)], buffer="other")
+    for round_ in range(4):
+        push(client, [make_exemplar(round_, rank) for rank in range(3)])
+    assert client.get("/v1/buffers/other/stats").json()["num_records"] == 3
+    client.delete("/v1/buffers/other")
+    assert_consistent(client, data)
+
+
+def test_stats_add_up(client: httpx.Client, data: Path) -> None:
+    put_buffer(client, 20_000)
+    records = [
+        make_exemplar(c, r, phase=c, learner_id=f"l{r}", pad=50 * c) for c in range(3) for r in range(2 + c)
+    ]
+    push(client, records)
+    client.post("/v1/buffers/b/sample", json={"batch_size": 2})
+    stats = assert_consistent(client, data)
+    used = sum(record.charge for record in records)
+    assert stats["bytes_used"] == used
+    assert stats["utilization"] == used / 20_000
+    assert stats["bytes_per_exemplar"] == used / 9
+    assert stats["num_classes"] == 3
+    assert stats["classes"] == [
+        {
+            "class_id": c,
+            "count": 2 + c,
+            "bytes": sum(record.charge for record in records if record.class_id == c),
+        }
+        for c in range(3)
+    ]
+    assert stats["phases"] == {"0": 2, "1": 3, "2": 4}
+    assert stats["learners"] == {"l0": 3, "l1": 3, "l2": 2, "l3": 1}
+    assert (stats["pushes"], stats["samples"], stats["version"]) == (1, 1, 1)
+
+
+def test_small_pushes_do_not_litter(client: httpx.Client, data: Path) -> None:
+    """One file a push has a frame of a few kB; compaction merges them before the frames outweigh the
+    records."""
+    put_buffer(client)
+    batch = [make_exemplar(0, rank) for rank in range(200)]
+    for record in batch:
+        push(client, [record])
+    stats = assert_consistent(client, data)
+    assert stats["num_records"] == 200
+    assert stats["segments"] < 120
+    assert stats["dead_bytes"] <= stats["bytes_used"] / 2 + 2**20
+
+
+def test_health_and_what_it_speaks(client: httpx.Client, data: Path) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ok"}
+    info = client.get("/v1").json()
+    assert info["service"] == "exemplar-memory"
+    assert info["wire_version"] == "1"
+    assert info["segment_format"] == 1
+    assert info["codecs"] == [codec.codec_id for codec in CODECS]
+    assert info["eviction"] == ["class_balanced", "reject"]
+    assert client.get("/").json()["api"] == "/v1"
+    assert client.get("/docs").status_code == 200
+    assert client.get("/openapi.json").status_code == 200
+
+
+def test_not_ready_when_the_index_cannot_be_written(client: httpx.Client, data: Path) -> None:
+    blocker = sqlite3.connect(data / "index.sqlite", isolation_level=None)
+    blocker.execute("PRAGMA locking_mode=EXCLUSIVE")
+    client.app.state.store._index._engine.dispose()  # type: ignore[attr-defined]
+    blocker.execute("BEGIN EXCLUSIVE")
+    try:
+        assert client.get("/healthz").status_code == 200
+        assert_problem(client.get("/readyz"), "storage_failed")
+    finally:
+        blocker.close()
+    assert client.get("/readyz").status_code == 200

@@ -1,0 +1,145 @@
+"""Segment files, read with nothing of ours. ``decode`` is the code that docs/format.md shows."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import zarr
+from PIL import Image
+
+from memory_format import CODECS, HEADER_BYTES, make_record
+from memory_format.record import HEADER_DTYPE
+from tests.memory_service.conftest import running
+from tests.memory_service.helpers import make_exemplar, push, put_buffer
+
+
+def decode(path: str, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Kept patches ``(K, P, P, 3)`` and their places in the grid, of record ``i`` of a segment of WebP
+    records."""
+    segment = zarr.open(zarr.storage.ZipStore(path, mode="r"))
+    h, w, p, length = (int(segment[name][i]) for name in ("grid_h", "grid_w", "patch_px", "text_length"))
+    ends = [*segment["offset"][:], segment["body"].shape[0]]
+    body = segment["body"][ends[i] : ends[i + 1]]
+    keep, rest = np.unpackbits(body[: -(-h * w // 8)])[: h * w] == 1, body[-(-h * w // 8) :]
+    num_tokens = int(np.unpackbits(rest[: -(-length // 8)]).sum())
+    image = np.asarray(Image.open(io.BytesIO(rest[-(-length // 8) + 2 * num_tokens :])))
+    patches = image.reshape(h, p, w, p, 3).swapaxes(1, 2).reshape(h * w, p, p, 3)
+    return patches[keep], np.flatnonzero(keep)
+
+
+def one_segment(data: Path) -> Path:
+    (path,) = (data / "segments").iterdir()
+    return path
+
+
+def test_a_record_is_decoded_with_zarr_numpy_and_pillow(client: httpx.Client, data: Path) -> None:
+    put_buffer(client)
+    records = [make_exemplar(class_id, rank, codec="webp") for class_id in range(3) for rank in range(4)]
+    ids = push(client, records)["exemplar_ids"]
+    assert ids == list(range(1, 13))
+    for place, record in enumerate(records):
+        patches, places = decode(str(one_segment(data)), place)
+        np.testing.assert_array_equal(places, record.keep_indices)
+        np.testing.assert_array_equal(patches, record.patches())
+
+
+def test_the_columns_are_those_of_the_header_and_the_bytes_those_of_the_charge(
+    client: httpx.Client, data: Path
+) -> None:
+    put_buffer(client)
+    records = [
+        make_exemplar(7, 0, learner_id="ann", phase=3),
+        make_exemplar(8, 1, learner_id="bob", phase=4, pad=100),
+        make_exemplar(9, 2, learner_id="ann", phase=5, num_tokens=0),
+    ]
+    push(client, records)
+    store = zarr.storage.ZipStore(one_segment(data), mode="r")
+    segment = zarr.open(store)
+    assert segment.attrs.asdict() == {
+        "exemplar_memory_format": 1,
+        "learners": ["ann", "bob"],
+        "codecs": {str(codec.number): codec.codec_id for codec in CODECS},
+    }
+    assert set(segment.array_keys()) == {*(HEADER_DTYPE.names or ()), "body"}
+    for name in HEADER_DTYPE.names or ():
+        array = segment[name]
+        assert array.dtype == HEADER_DTYPE[name]
+        assert array.shape == array.chunks == (3,)
+        assert array.compressors == ()
+    column: dict[str, Any] = {name: array[:] for name, array in segment.arrays()}
+    for name in ("class_id", "phase", "rank", "text_length", "patch_px", "flags", "crc32"):
+        assert column[name].tolist() == [getattr(record, name) for record in records]
+    assert column["score"].tolist() == [np.float32(record.score) for record in records]
+    assert column["learner"].tolist() == [0, 1, 0]
+    body = column["body"].tobytes()
+    assert body == b"".join(record.body for record in records)
+    ends = [*column["offset"][1:].tolist(), len(body)]
+    for record, start, end, crc32 in zip(
+        records, column["offset"].tolist(), ends, column["crc32"], strict=True
+    ):
+        assert zlib.crc32(body[start:end]) == crc32
+        assert HEADER_BYTES + end - start == record.charge
+    store.close()
+
+
+def test_opening_reads_one_entry_of_the_zip_and_every_entry_is_sound(
+    client: httpx.Client, data: Path
+) -> None:
+    put_buffer(client)
+    push(client, [make_exemplar()])
+    with zipfile.ZipFile(one_segment(data)) as archive:
+        assert archive.testzip() is None
+        assert all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+    group = zarr.open(zarr.storage.ZipStore(one_segment(data), mode="r"))
+    assert group.metadata.consolidated_metadata is not None
+    # Without the consolidated copy it reads the same.
+    plain = zarr.open_group(
+        zarr.storage.ZipStore(one_segment(data), mode="r"), mode="r", use_consolidated=False
+    )
+    assert {name: array.metadata for name, array in plain.arrays()} == {
+        name: array.metadata for name, array in group.arrays()
+    }
+
+
+def test_a_large_push_is_cut_into_several_segments(data: Path) -> None:
+    with running(data, segment_bytes=2**16) as client:
+        put_buffer(client)
+        answer = push(client, [make_exemplar(rank=rank, pad=12_000) for rank in range(20)])
+        assert answer["kept"] == 20
+        files = sorted((data / "segments").iterdir())
+        assert 4 <= len(files) <= 7
+        for path in files:
+            group = zarr.open(zarr.storage.ZipStore(path, mode="r"))
+            assert group["body"].shape[0] <= 2**16
+        # One that is larger than a segment gets one of its own.
+        push(client, [make_exemplar(rank=30, pad=70_000)])
+
+
+def test_the_largest_values_of_every_column_survive(client: httpx.Client, data: Path) -> None:
+    put_buffer(client)
+    record = make_record(
+        class_id=2**32 - 1,
+        phase=2**16 - 1,
+        rank=2**32 - 1,
+        score=-3.4e38,
+        learner_id="Z" * 64,
+        patches=np.zeros((1, 255, 255, 3), np.uint8),
+        keep_mask=np.eye(1, 255 * 255, dtype=bool).reshape(255, 255),
+        codec=CODECS[0](),
+        text_length=2**16 - 1,
+        token_ids=np.array([2**16 - 1]),
+        token_positions=np.array([2**16 - 2]),
+    )
+    (exemplar_id,) = push(client, [record])["exemplar_ids"]
+    info = client.get(f"/v1/buffers/b/exemplars/{exemplar_id}").json()
+    assert (info["class_id"], info["phase"], info["rank"]) == (2**32 - 1, 2**16 - 1, 2**32 - 1)
+    assert (info["token_ids"], info["token_positions"]) == ([2**16 - 1], [2**16 - 2])
+    assert info["score"] == record.score
+    assert info["grid"] == [255, 255]
+    assert info["charge"] == record.charge

@@ -1,0 +1,120 @@
+"""The command line and the process."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from memory_service.__main__ import main
+from tests.memory_service.helpers import Server, make_exemplar, push, put_buffer, whole_state
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "memory_service", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_one_line_and_stops_cleanly(data: Path, number: int) -> None:
+    with Server(data) as server:
+        with server.client() as client:
+            put_buffer(client)
+            push(client, [make_exemplar()])
+            # A connection that is kept open does not hold the process up.
+            began = time.monotonic()
+            status, out, err = server.stop(number)
+        assert (status, out) == (0, "")
+        assert time.monotonic() - began < 5
+        assert "Traceback" not in err
+    assert len(whole_state(data)["records"]) == 1
+
+
+def test_a_store_serves_one_process(data: Path) -> None:
+    with Server(data) as server:
+        second = run("serve", "--data", str(data), "--port", "0")
+        assert (second.returncode, second.stdout) == (2, "")
+        assert f"held by another process (pid {server.process.pid})" in second.stderr
+        assert "Traceback" not in second.stderr
+        assert httpx.get(server.url + "/readyz").status_code == 200
+        server.kill()
+    # The lock dies with its holder.
+    with Server(data) as server:
+        assert server.stop()[0] == 0
+
+
+def test_a_damaged_store_is_refused(data: Path) -> None:
+    with Server(data) as server:
+        with server.client() as client:
+            put_buffer(client)
+            push(client, [make_exemplar()])
+        server.stop()
+    (segment,) = (data / "segments").iterdir()
+    content = segment.read_bytes()
+    segment.write_bytes(content[:-1])
+    refused = run("serve", "--data", str(data), "--port", "0")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert segment.name in refused.stderr
+    segment.write_bytes(content)
+    connection = sqlite3.connect(data / "index.sqlite")
+    connection.execute("UPDATE meta SET schema_version = 99")
+    connection.commit()
+    connection.close()
+    refused = run("serve", "--data", str(data), "--port", "0")
+    assert refused.returncode == 2
+    assert "newer version" in refused.stderr
+    (data / "index.sqlite").write_bytes(b"this is no database" * 1000)
+    refused = run("serve", "--data", str(data), "--port", "0")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "not a database" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_addresses_and_settings_that_will_not_do(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for host in ("0.0.0.0", "::", "192.168.1.1", "example.org"):
+        assert main(["serve", "--data", str(data), "--host", host]) == 2
+        assert "--trust-network" in capsys.readouterr().err
+    assert not data.exists()
+    assert main(["serve"]) == 2
+    assert "data" in capsys.readouterr().err
+    assert main(["serve", "--data", str(data), "--port", "70000"]) == 2
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "--data", str(data), "--port", str(taken.getsockname()[1])]) == 2
+    assert "cannot listen" in capsys.readouterr().err
+    (data.parent / "file").write_text("x")
+    assert main(["serve", "--data", str(data.parent / "file" / "below")]) == 2
+    assert "cannot be used" in capsys.readouterr().err
+
+
+def test_the_network_can_be_trusted(data: Path) -> None:
+    with Server(data, "--host", "0.0.0.0", "--trust-network") as server:
+        assert httpx.get(server.url.replace("0.0.0.0", "127.0.0.1") + "/healthz").status_code == 200
+
+
+def test_settings_come_from_the_environment_too(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMORY_SERVICE_MAX_BODY_BYTES", "17")
+    monkeypatch.setenv("MEMORY_SERVICE_PORT", "1")
+    with Server(data) as server:
+        response = httpx.post(
+            server.url + "/v1/buffers/b/exemplars",
+            content=b"x" * 18,
+            headers={"Content-Type": "application/vnd.apache.arrow.stream"},
+        )
+        assert response.json()["limit"] == 17
+
+
+def test_neither_torch_nor_the_client_is_imported() -> None:
+    code = "import sys, memory_service.__main__; print({'torch', 'client', 'learner'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
