@@ -36,9 +36,7 @@ Read = Callable[[int], bytes]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=300, help="batches a figure is the median of")
     parser.add_argument("--cold-repeats", type=int, default=30, help="the same with the page cache emptied")
     parser.add_argument("--directory", help="where to write the files (a directory of the disk in question)")

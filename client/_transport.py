@@ -197,9 +197,7 @@ class Transport:
     def _lost(self, method: str, path: str, cause: httpx.TransportError, tries: int) -> ServiceError:
         what = f"{method} {self.url}{path}"
         if isinstance(cause, httpx.ConnectTimeout):
-            return ServiceTimeoutError(
-                f"{what}: no connection within {self.timeout.connect:g} s", tries=tries
-            )
+            return ServiceTimeoutError(f"{what}: no connection within {self.timeout.connect:g} s", tries=tries)
         if isinstance(cause, httpx.TimeoutException):
             return ServiceTimeoutError(f"{what}: no answer within {self.timeout.read:g} s", tries=tries)
         return ServiceUnavailableError(f"{what}: {str(cause) or type(cause).__name__}", tries=tries)

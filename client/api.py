@@ -165,7 +165,5 @@ class MemoryClient:
         self._checked = True
 
 
-def _rebuild(
-    url: str, timeout: Timeout, retries: Retries, transport: httpx.BaseTransport | None
-) -> MemoryClient:
+def _rebuild(url: str, timeout: Timeout, retries: Retries, transport: httpx.BaseTransport | None) -> MemoryClient:
     return MemoryClient(url, timeout=timeout, retries=retries, transport=transport)

@@ -79,8 +79,7 @@ class ReplayBatch:
         sizes = sorted({record.patch_px for record in rows})
         if len(sizes) > 1:
             raise FormatError(
-                f"one batch holds patches of one size, these records have {sizes} px; "
-                "sample by learner_id or phase",
+                f"one batch holds patches of one size, these records have {sizes} px; sample by learner_id or phase",
                 patch_px=sizes,
             )
         patch_px = sizes[0]

@@ -223,9 +223,7 @@ class Buffer:
         cursor: str | None = None
         page = _page_size(limit)
         while True:
-            document = self.client._json(
-                "GET", buffer_path(self.name, "exemplars"), params=_page(params, page, cursor)
-            )
+            document = self.client._json("GET", buffer_path(self.name, "exemplars"), params=_page(params, page, cursor))
             for item in list_member(document, "exemplars"):
                 yield parse(ExemplarInfo, item)
             cursor = document.get("next_cursor")

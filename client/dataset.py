@@ -92,9 +92,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         decode_threads: int | None = None,
     ) -> None:
         if batch_size < 1 or prefetch < 1 or threads < 1:
-            raise ValueError(
-                f"batch_size, prefetch and threads start at 1, got {batch_size}, {prefetch} and {threads}"
-            )
+            raise ValueError(f"batch_size, prefetch and threads start at 1, got {batch_size}, {prefetch} and {threads}")
         if start_step < 0 or (num_steps is not None and num_steps < 0):
             raise ValueError(f"start_step and num_steps cannot be negative, got {start_step} and {num_steps}")
         self.buffer = buffer

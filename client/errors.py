@@ -97,12 +97,8 @@ def _without_code(response: httpx.Response) -> ServiceError:
     start = response.text[:200].strip() or "an empty body"
     said = f"{response.request.method} {response.request.url}: status {response.status_code}, {start}"
     if response.status_code in (429, 503):
-        return ServiceUnavailableError(
-            said, retry_after=retry_after_seconds(response), status=response.status_code
-        )
+        return ServiceUnavailableError(said, retry_after=retry_after_seconds(response), status=response.status_code)
     if response.is_redirect:
         target = response.headers.get("Location")
         return ProtocolError(f"{said} (a redirect to {target}: give that service's own address)")
-    return ProtocolError(
-        said + " (not a problem document: is this a memory service?)", status=response.status_code
-    )
+    return ProtocolError(said + " (not a problem document: is this a memory service?)", status=response.status_code)

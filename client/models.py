@@ -154,9 +154,7 @@ def parse(kind: type[T], document: Any) -> T:
             except (TypeError, ValueError, AttributeError):
                 raise ProtocolError(f"{kind.__name__}.{member.name} cannot be {value!r:.80}") from None
         elif member.default is MISSING:
-            raise ProtocolError(
-                f"the service sent {kind.__name__} without {member.name!r}; is it of another version?"
-            )
+            raise ProtocolError(f"the service sent {kind.__name__} without {member.name!r}; is it of another version?")
     return kind(**values)
 
 

@@ -60,7 +60,7 @@ def _run(config: LearnerConfig, arguments: argparse.Namespace, console: Console)
         phases = " + ".join(str(len(classes)) for classes in problem.phases)
         console.print(
             f"{len(problem.train)} samples to train on, {sum(map(len, problem.tests.values()))} to test on "
-            f"({', '.join(f'unseen {name}s' for name in problem.tests)}); phases of {phases} classes; "
+            f"(unseen: {', '.join(problem.tests)}); phases of {phases} classes; "
             f"budget {config.memory.budget_bytes:,} bytes"
         )
 

@@ -1,4 +1,4 @@
-"""Everything a run can be told, as frozen values. What is printed and stored with a run is exactly this."""
+"""Everything a run can be told, as frozen values. They are stored with the run; the defaults are the demo's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DataConfig:
     """Which part of MM-Emoji-R, and how it is cut into phases.
 
     Attributes:
-        num_classes, train_per_class, test_per_class: size of the subset.
+        num_classes, train_per_class, test_per_class: size of the subset; the last counts for each test split.
         image_size: side of the pictures in pixels.
         base_classes: classes of phase 0.
         classes_per_phase: classes of every later phase.
@@ -30,13 +30,13 @@ class DataConfig:
         class_order_seed: shuffles the classes.
     """
 
-    num_classes: int = 24
-    train_per_class: int = 60
-    test_per_class: int = 30
+    num_classes: int = 18
+    train_per_class: int = 32
+    test_per_class: int = 10
     image_size: int = 112
-    base_classes: int = 8
-    classes_per_phase: int = 4
-    max_text_tokens: int = 40
+    base_classes: int = 6
+    classes_per_phase: int = 3
+    max_text_tokens: int = 20
     class_order_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class BackboneConfig:
 
     kind: BackboneKind = "parts"
     name: str = "dandelin/vilt-b32-mlm"
-    blocks: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    blocks: tuple[int, ...] = tuple(range(12))
     patch_px: int = 16
     hidden_size: int = 192
     num_layers: int = 6
@@ -64,9 +64,10 @@ class BackboneConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """Attributes:
-    base_epochs, base_lr: phase 0 trains the whole backbone.
-    ssf_epochs, ssf_lr: later phases train SSF and the head.
-    head, head_lr: the classifier.
+    base_tunes: what phase 0 trains beside the head: ``ssf`` alone, as all later phases, or the whole ``backbone``.
+    base_epochs, ssf_epochs: passes over the new data in phase 0 and in each later phase.
+    base_lr, ssf_lr, head_lr: highest learning rates of the whole backbone, of SSF and of the head.
+    head: the classifier.
     batch_size: new samples a step; replay adds as many.
     masked_views: share of the new (and of full replayed) samples shown as their masked view, so that few tokens do not
         come to mean an old class.
@@ -77,20 +78,21 @@ class TrainConfig:
     bf16: ``auto``: bfloat16 where the hardware has it.
     """
 
-    base_epochs: int = 6
+    base_tunes: Literal["ssf", "backbone"] = "ssf"
+    base_epochs: int = 8
     base_lr: float = 1e-4
-    ssf_epochs: int = 6
-    ssf_lr: float = 2e-3
-    head: HeadKind = "cosine"
-    head_lr: float = 1e-3
-    batch_size: int = 32
+    ssf_epochs: int = 3
+    ssf_lr: float = 3e-3
+    head: HeadKind = "linear"
+    head_lr: float = 4e-3
+    batch_size: int = 24
     weight_decay: float = 0.05
     masked_views: float = 0.5
     patch_drop: float = 0.15
     word_drop: float = 0.1
     fill: float = 0.5
     repair_text: float = 0.25
-    modality_drop: float = 0.1
+    modality_drop: float = 0.15
     bf16: Literal["auto", "on", "off"] = "auto"
 
 
@@ -102,7 +104,7 @@ class MemoryConfig:
     selection: order within a class.
     """
 
-    budget_bytes: int = 60_000
+    budget_bytes: int = 50_000
     codec: dict[str, Any] = field(default_factory=lambda: {"id": "em_webp", "quality": 30})
     selection: Selection = "herding"
 

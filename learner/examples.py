@@ -26,8 +26,8 @@ class Example:
         image: ``(H, W, 3)`` uint8, the whole picture.
         keep_mask: ``(h, w)`` bool.
         attention: ``(h, w)`` float32, the class token's attention.
-        token_ids: ``(T,)``; ``stored_tokens``: which of them the exemplar holds; ``attended_tokens``: which ones the text
-            mask keeps (the same, unless text masking is off).
+        token_ids: ``(T,)``; ``stored_tokens``: which of them the exemplar holds; ``attended_tokens``: which ones the
+            text mask keeps (the same, unless text masking is off).
         class_id: the sample's class.
     """
 

@@ -274,33 +274,42 @@ class Run:
         torch.manual_seed(self.config.seed)
         backbone = make_backbone(self.config.backbone, self.config.data.image_size, self.config.seed, self.directory)
         model = Classifier(backbone, self.config.train, self.device)
-        new = self.problem.train.of_classes(self.problem.phases[0])
+        tune_all = self.config.train.base_tunes == "backbone"
+        if not tune_all:
+            _inject(model)
         path = self.out / "base.pt"
         saved = checkpoint.load(path, self.key)
         if saved:
             _restore_head(model, saved)
-            model.backbone.load_state_dict(saved["backbone"])
+            model.backbone.load_state_dict(saved["backbone"], strict=tune_all)
             self.base_seconds = float(saved["seconds"])
         else:
-            started = time.perf_counter()
-            model.add_classes(new)
-            keep = mask_split(model, new, self.config.mask, self._generator(0, 2)).keep_patches
-            train_phase(
-                model,
-                new,
-                keep,
-                None,
-                phase=0,
-                config=self.config.train,
-                generator=self._generator(0, 3),
-                progress="base phase (shared)",
-            )
-            self.base_seconds = time.perf_counter() - started
-            state = {"key": self.key, "backbone": model.backbone.state_dict(), "seconds": self.base_seconds}
+            self.base_seconds = self._train_base(model)
+            trained = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
+            weights = {n: v for n, v in model.backbone.state_dict().items() if tune_all or n in trained}
+            state = {"key": self.key, "backbone": weights, "seconds": self.base_seconds}
             checkpoint.save(path, state | _head_state(model))
-        trainable = ssf.inject(model.backbone)
-        log.info("SSF: %d trainable parameters in the backbone", trainable)
+        if tune_all:
+            _inject(model)
         return model
+
+    def _train_base(self, model: Classifier) -> float:
+        """Train phase 0 and return the seconds it took."""
+        started = time.perf_counter()
+        new = self.problem.train.of_classes(self.problem.phases[0])
+        model.add_classes(new)
+        keep = mask_split(model, new, self.config.mask, self._generator(0, 2)).keep_patches
+        train_phase(
+            model,
+            new,
+            keep,
+            None,
+            phase=0,
+            config=self.config.train,
+            generator=self._generator(0, 3),
+            progress="base phase (shared)",
+        )
+        return time.perf_counter() - started
 
     def _restore_after_base(self, model: Classifier, saved: dict[str, Any] | None, phase: int) -> None:
         if saved and (saved["trained_phase"] == phase or len(saved["metrics"]) == phase):
@@ -342,6 +351,11 @@ class Run:
         """Randomness of one purpose in one phase: the same after a resume as without one."""
         seed = np.random.SeedSequence([self.config.seed, phase, purpose]).generate_state(1, np.uint64)[0]
         return torch.Generator().manual_seed(int(seed >> 1))
+
+
+def _inject(model: Classifier) -> None:
+    trainable = ssf.inject(model.backbone)
+    log.info("SSF: %d trainable parameters in the backbone", trainable)
 
 
 def _replays(batches: Iterator[Any]) -> Iterator[Replay]:

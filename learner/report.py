@@ -76,10 +76,10 @@ def _setting(config: LearnerConfig) -> str:
     data, memory = config.data, config.memory
     codec = ", ".join(f"{name} {value}" for name, value in memory.codec.items())
     return (
-        f"{data.num_classes} classes of MM-Emoji-R at {data.image_size} px, {data.base_classes} in the first phase and "
-        f"{data.classes_per_phase} in each later one. Every method has {memory.budget_bytes:,} bytes ({codec}) and "
-        f"the same trainer; selection by {memory.selection}. Accuracy is over all classes seen, on unseen renditions and "
-        f"unseen emoji together. One seed."
+        f"{data.num_classes} classes of MM-Emoji-R at {data.image_size} px, {data.base_classes} in the first "
+        f"phase and {data.classes_per_phase} in each later one. Every method has {memory.budget_bytes:,} bytes "
+        f"({codec}) and the same trainer; selection by {memory.selection}. Accuracy is over all classes seen, "
+        f"on unseen renditions and unseen emoji together. One seed."
     )
 
 
@@ -87,8 +87,8 @@ def _text_note(config: LearnerConfig) -> str:
     if config.mask.text:
         return "Words in bold are stored, the others dropped."
     return (
-        "This run stores whole captions (mask.text is off): the words in bold are those that the dropped patches attend to, "
-        "which the text mask would keep."
+        "This run stores whole captions (mask.text is off): the words in bold are those that the dropped patches "
+        "attend to, which the text mask would keep."
     )
 
 
@@ -211,7 +211,8 @@ _PAGE = Template("""<!doctype html>
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2024; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .lead { font-size: 1.05rem; } .quiet { color: #5a6169; }
-table { border-collapse: collapse; } th, td { padding: .3rem .8rem; border-bottom: 1px solid #dde1e6; text-align: right; }
+table { border-collapse: collapse; } th, td { padding: .3rem .8rem; border-bottom: 1px solid #dde1e6; }
+th, td { text-align: right; }
 tr > :first-child { text-align: left; }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem; } .charts svg { max-width: 100%; height: auto; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1.2rem; }

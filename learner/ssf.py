@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 DEFAULT_PATTERN = r"encoder\.layer\.\d+\..*|layernorm"
@@ -26,7 +27,13 @@ class ScaleShift(nn.Module):
         self.beta = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.beta, self.op(x), self.gamma)
+        if isinstance(self.op, nn.LayerNorm):
+            # A layer norm ends in a scale and a shift of its own: one pass does both.
+            weight, bias = self.op.weight * self.gamma, self.op.bias * self.gamma + self.beta
+            return F.layer_norm(x, self.op.normalized_shape, weight, bias, self.op.eps)
+        y = self.op(x)
+        # In the type that autocast gave y: float32 parameters would turn every activation back into float32.
+        return torch.addcmul(self.beta.to(y.dtype), y, self.gamma.to(y.dtype))
 
 
 def inject(model: nn.Module, pattern: str = DEFAULT_PATTERN) -> int:

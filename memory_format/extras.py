@@ -69,9 +69,7 @@ def decode_extras(extras: bytes) -> tuple[dict[str, Any], dict[str, NDArray[np.f
         and isinstance(shapes, dict)
         and all(_is_shape(shape) for shape in shapes.values())
     ):
-        raise FormatError(
-            'extras must be a line of JSON {"user": {...}, "arrays": {name: shape}} and the arrays'
-        )
+        raise FormatError('extras must be a line of JSON {"user": {...}, "arrays": {name: shape}} and the arrays')
     if _depth(user) > MAX_JSON_DEPTH:
         raise FormatError(f"user_json is nested deeper than {MAX_JSON_DEPTH} levels")
     arrays = {}

@@ -18,7 +18,7 @@ ByteArray = NDArray[np.uint8]
 
 Layout = Literal["mosaic", "in_place"]
 """``mosaic``: kept patches packed into the smallest near-square grid. ``in_place``: the whole picture, its
-dropped patches painted flat. Which is smaller depends on the image codec (docs/decisions/0003)."""
+dropped patches painted flat. Which is smaller depends on the image codec (docs/decisions/0003-webp-in-place.md)."""
 
 
 def num_mask_bytes(num_cells: int) -> int:

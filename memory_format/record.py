@@ -123,9 +123,7 @@ class Record:
     @property
     def body(self) -> bytes:
         extras = len(self.extras).to_bytes(4, "little") + self.extras if self.extras else b""
-        return b"".join(
-            (self.keep_mask_bytes, self.token_mask_bytes, self.token_ids_bytes, extras, self.payload)
-        )
+        return b"".join((self.keep_mask_bytes, self.token_mask_bytes, self.token_ids_bytes, extras, self.payload))
 
     @property
     def body_bytes(self) -> int:
@@ -213,12 +211,7 @@ def make_record(
     keep_mask = np.asarray(keep_mask, dtype=bool)
     if keep_mask.ndim != 2:
         raise FormatError(f"keep_mask must be (h, w), got shape {keep_mask.shape}", code="mask_mismatch")
-    if (
-        patches.ndim != 4
-        or patches.shape[1] != patches.shape[2]
-        or patches.shape[3] != 3
-        or patches.dtype != np.uint8
-    ):
+    if patches.ndim != 4 or patches.shape[1] != patches.shape[2] or patches.shape[3] != 3 or patches.dtype != np.uint8:
         raise FormatError(f"patches must be (K, P, P, 3) uint8, got {patches.shape} {patches.dtype}")
     kept = int(keep_mask.sum())
     if kept != len(patches) or kept == 0:
@@ -227,9 +220,7 @@ def make_record(
             code="mask_mismatch",
         )
     ids = np.zeros(0, dtype=np.int64) if token_ids is None else np.asarray(token_ids, dtype=np.int64)
-    positions = (
-        np.arange(len(ids)) if token_positions is None else np.asarray(token_positions, dtype=np.int64)
-    )
+    positions = np.arange(len(ids)) if token_positions is None else np.asarray(token_positions, dtype=np.int64)
     length = len(ids) if text_length is None else text_length
     if not 0 <= length < 2**16:
         raise FormatError(f"text_length must lie in 0..65535, got {length}")
@@ -275,9 +266,7 @@ def check_record(record: Record) -> None:
     """
     h, w = record.grid
     if not (1 <= h <= 255 and 1 <= w <= 255 and 1 <= record.patch_px <= 255):
-        raise FormatError(
-            f"grid sides and patch_px must lie in 1..255, got {record.grid} and {record.patch_px}"
-        )
+        raise FormatError(f"grid sides and patch_px must lie in 1..255, got {record.grid} and {record.patch_px}")
     if not (0 <= record.class_id < 2**32 and 0 <= record.phase < 2**16 and 0 <= record.rank < 2**32):
         raise FormatError(
             f"class_id {record.class_id}, phase {record.phase} and rank {record.rank} must be non-negative, "

@@ -95,9 +95,7 @@ def decode_batch(data: bytes, *, max_records: int = 100_000, check: bool = True)
     batches = _read_stream(data)
     total = sum(batch.num_rows for batch in batches)
     if total > max_records:
-        raise FormatError(
-            f"{total} records in one batch; at most {max_records} are taken", code="batch_too_large"
-        )
+        raise FormatError(f"{total} records in one batch; at most {max_records} are taken", code="batch_too_large")
     records = [record for batch in batches for record in _to_records(batch)]
     if check:
         _check_all(records, [crc for batch in batches for crc in batch.column("crc32").to_pylist()])
@@ -122,9 +120,7 @@ def _read_stream(data: bytes) -> list[pa.RecordBatch]:
             batches: list[pa.RecordBatch] = []
             for batch in reader:
                 if len(batches) == _MAX_BATCHES:
-                    raise FormatError(
-                        f"more than {_MAX_BATCHES} Arrow batches in one stream", code="batch_too_large"
-                    )
+                    raise FormatError(f"more than {_MAX_BATCHES} Arrow batches in one stream", code="batch_too_large")
                 batch.validate(full=True)
                 if any(column.null_count for column in batch.columns):
                     raise FormatError("no column may hold nulls", code="invalid_batch")
@@ -135,9 +131,7 @@ def _read_stream(data: bytes) -> list[pa.RecordBatch]:
             return batches
     except (pa.ArrowException, OSError, ValueError, OverflowError, struct.error, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise FormatError(
-            f"the body is not an Arrow IPC stream of records: {reason}", code="invalid_batch"
-        ) from error
+        raise FormatError(f"the body is not an Arrow IPC stream of records: {reason}", code="invalid_batch") from error
 
 
 def _to_records(batch: pa.RecordBatch) -> list[Record]:
@@ -208,9 +202,7 @@ def _refuse_compression(data: bytes) -> None:
         message = struct.unpack_from("<I", metadata, 0)[0]
         if _scalar(metadata, message, 0, "<h") != _METADATA_V5:
             # Older versions may announce compression in a second place, and union layouts differ.
-            raise FormatError(
-                "only Arrow's metadata version 5 (Arrow 1.0 and later) is taken", code="invalid_batch"
-            )
+            raise FormatError("only Arrow's metadata version 5 (Arrow 1.0 and later) is taken", code="invalid_batch")
         header_type = _scalar(metadata, message, 1, "<B")
         if header_type == _DICTIONARY_BATCH_TYPE:
             raise FormatError("dictionary batches are not taken", code="invalid_batch")

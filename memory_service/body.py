@@ -27,9 +27,7 @@ class BodyLimit:
             return
         headers = dict(scope["headers"])
         limit = (
-            self._arrow_bytes
-            if is_arrow(headers.get(b"content-type", b"").decode("latin-1"))
-            else self._other_bytes
+            self._arrow_bytes if is_arrow(headers.get(b"content-type", b"").decode("latin-1")) else self._other_bytes
         )
         announced = headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit:

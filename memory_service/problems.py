@@ -104,8 +104,7 @@ def _on_own_error(request: Request, error: Exception) -> JSONResponse:
 def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     errors = [
-        {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]}
-        for item in error.errors()[:16]
+        {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]} for item in error.errors()[:16]
     ]
     detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
     return problem_response("invalid_request", detail, details={"errors": errors})
@@ -119,9 +118,7 @@ def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404:
         return problem_response("unknown_route", f"there is nothing at {path}; /docs lists the routes")
     if error.status_code == 405:
-        detail = (
-            f"{request.method} is not taken at {path}; allowed: {(error.headers or {}).get('Allow', '?')}"
-        )
+        detail = f"{request.method} is not taken at {path}; allowed: {(error.headers or {}).get('Allow', '?')}"
         return problem_response("unknown_route", detail, status=405, headers=error.headers)
     code: ErrorCode = "internal_error" if error.status_code >= 500 else "invalid_request"
     return problem_response(code, error.detail, status=error.status_code, headers=error.headers)

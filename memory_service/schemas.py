@@ -110,9 +110,7 @@ class SampleBody(_Filters):
     class_id: list[ClassId] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
     phase: list[Phase] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
     learner_id: list[LearnerId] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
-    repair_text: float = Field(
-        0.0, ge=0, le=1, description="Chance of carrying the text of another of its class."
-    )
+    repair_text: float = Field(0.0, ge=0, le=1, description="Chance of carrying the text of another of its class.")
     version: int | None = Field(None, ge=0, description="Draw only if the buffer is at this version.")
 
     def request(self) -> SampleRequest:

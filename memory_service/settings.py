@@ -42,10 +42,6 @@ class Settings(BaseSettings):
         description="Body bytes after which a push goes on in another segment file.",
     )
     open_segments: int = Field(256, ge=1, description="Segment files kept open for reading.")
-    idempotency_hours: float = Field(
-        24.0, gt=0, description="How long the answer to a push with a key is kept."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe message logged."
-    )
+    idempotency_hours: float = Field(24.0, gt=0, description="How long the answer to a push with a key is kept.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe message logged.")
     access_log: bool = Field(False, description="Log a line for every request.")

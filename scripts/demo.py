@@ -27,7 +27,7 @@ def main() -> int:
             [commands / "memory-service", "serve", "--data", OUT / "memory", "--port", "0"],
             stdout=subprocess.PIPE,
             stderr=log,
-            # A process group of its own: Ctrl-C reaches the learner first, which still needs its memory to stop cleanly.
+            # A process group of its own: Ctrl-C must not reach it while the learner still needs its memory.
             start_new_session=True,
         )
         learner = None

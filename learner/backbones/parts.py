@@ -80,7 +80,7 @@ def vilt_from_parts(
     for place, block in enumerate(blocks):
         state |= _block(image, block, f"encoder.layer.{place}")
     model.load_state_dict(state)
-    # Half of all parameters, pretrained on more text than any run here sees: updating them costs much and gains nothing.
+    # Half of all parameters, pretrained on more text than any run here sees: updating them costs much, gains nothing.
     model.embeddings.text_embeddings.word_embeddings.weight.requires_grad_(False)
     return ViltBackbone(model, class_token="image", mean_std=IMAGENET_MEAN_STD)
 

@@ -33,6 +33,10 @@ class FusedSelfAttention(ViltSelfAttention):
     ) -> tuple[Tensor]:
         if output_attentions:
             raise ValueError("fused attention forms no attention matrix; use ViltBackbone.read instead")
+        if hidden_states.device.type == "cpu" and torch.is_grad_enabled():
+            # The fused kernel's backward pass is slow on CPUs at a hundred tokens: docs/decisions/0002.
+            context: Tensor = super().forward(hidden_states, attention_mask)[0]  # type: ignore[no-untyped-call]
+            return (context,)
 
         context = F.scaled_dot_product_attention(
             split_heads(self.query(hidden_states), self.num_attention_heads),

@@ -47,9 +47,7 @@ def codec_by_number(number: int) -> type[PatchCodec]:
     try:
         return _BY_NUMBER[number]
     except KeyError:
-        raise FormatError(
-            f"unknown codec number {number}; written by a newer version?", code="unknown_codec"
-        ) from None
+        raise FormatError(f"unknown codec number {number}; written by a newer version?", code="unknown_codec") from None
 
 
 def make_codec(config: dict[str, Any]) -> PatchCodec:

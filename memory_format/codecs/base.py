@@ -60,8 +60,7 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
         size = cls.read_size(payload)
         if size != expected:
             raise FormatError(
-                f"the payload holds an image of {size[0]}x{size[1]} px, "
-                f"its mask calls for {expected[0]}x{expected[1]}",
+                f"the payload holds an image of {size[0]}x{size[1]} px, its mask calls for {expected[0]}x{expected[1]}",
                 code="payload_mismatch",
                 found=list(size),
                 expected=list(expected),
@@ -82,9 +81,7 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise FormatError(f"expected a (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
         if not (0 < image.shape[0] <= MAX_SIDE_PX and 0 < image.shape[1] <= MAX_SIDE_PX):
-            raise FormatError(
-                f"image sides must be 1..{MAX_SIDE_PX} px, got {image.shape[0]}x{image.shape[1]}"
-            )
+            raise FormatError(f"image sides must be 1..{MAX_SIDE_PX} px, got {image.shape[0]}x{image.shape[1]}")
         return self.encode_image(np.ascontiguousarray(image))
 
     def decode(self, buf: Any, out: Any = None) -> NDArray[Any]:

@@ -50,9 +50,7 @@ class RawZstd(PatchCodec):
             raise FormatError(f"a payload of {height}x{width} px is over the limit", code="invalid_payload")
         frame = payload[_SIZE_BYTES:]
         if _content_size(frame) != num_bytes:
-            raise FormatError(
-                f"the Zstandard frame does not hold {height}x{width} RGB pixels", code="payload_mismatch"
-            )
+            raise FormatError(f"the Zstandard frame does not hold {height}x{width} RGB pixels", code="payload_mismatch")
         image = np.empty(num_bytes, dtype=np.uint8)
         try:
             # Into a buffer of our own size: a frame that lies about its content cannot allocate more.

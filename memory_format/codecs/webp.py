@@ -22,9 +22,7 @@ def _open(payload: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(payload), formats=["WEBP"])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, MemoryError) as error:
-        raise FormatError(
-            f"the payload is not a readable WebP image: {error}", code="invalid_payload"
-        ) from error
+        raise FormatError(f"the payload is not a readable WebP image: {error}", code="invalid_payload") from error
 
 
 class _WebPBase(PatchCodec):

@@ -12,9 +12,7 @@ from memory_service.store import Buffer, Store
 VERSION_HEADER: Final = "Exemplar-Memory-Version"
 CURSOR_HEADER: Final = "Exemplar-Memory-Next-Cursor"
 
-ARROW_ANSWER: Final[dict[str, Any]] = {
-    "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
-}
+ARROW_ANSWER: Final[dict[str, Any]] = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 """For the OpenAPI document."""
 
 

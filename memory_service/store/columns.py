@@ -137,9 +137,7 @@ def charge_of(length: NDArray[Any]) -> NDArray[np.int64]:
     return length.astype(np.int64) + HEADER_BYTES
 
 
-def rows_of_records(
-    records: Sequence[Record], learners: Learners
-) -> tuple[dict[str, NDArray[Any]], list[bytes]]:
+def rows_of_records(records: Sequence[Record], learners: Learners) -> tuple[dict[str, NDArray[Any]], list[bytes]]:
     """Columns and bodies of records that are not stored yet: ids, segments and offsets are 0."""
     bodies = [record.body for record in records]
     values: dict[str, list[Any]] = {

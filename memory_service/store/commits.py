@@ -56,9 +56,7 @@ class Commits:
         c = index.pushes.c
         with self._index.read() as connection:
             found = connection.execute(
-                sa.select(c.body_digest, c.response).where(
-                    c.buffer_id == self._config.id, c.idempotency_key == key
-                )
+                sa.select(c.body_digest, c.response).where(c.buffer_id == self._config.id, c.idempotency_key == key)
             ).one_or_none()
         if found is None:
             return None
@@ -220,9 +218,7 @@ class Commits:
                     statement = sa.select(b.next_exemplar_id).where(b.id == self._config.id)
                     self._next_id = connection.execute(statement).scalar_one()
         except StorageError:
-            logger.exception(
-                "cannot tell whether a change was committed; its files stay until the next start"
-            )
+            logger.exception("cannot tell whether a change was committed; its files stay until the next start")
             return
         if not committed:
             self._segments.delete(names)

@@ -51,9 +51,7 @@ def load(connection: sa.Connection, buffer_id: int, learners: Learners) -> tuple
         )
     states = {
         row.id: SegmentState(row.id, row.name, row.file_bytes)
-        for row in connection.execute(
-            sa.select(index.segments).where(index.segments.c.buffer_id == buffer_id)
-        )
+        for row in connection.execute(sa.select(index.segments).where(index.segments.c.buffer_id == buffer_id))
     }
     for segment_id, (count, charge) in live_by_segment(columns["segment"], columns.charge).items():
         states[segment_id].live_records = count
@@ -72,15 +70,11 @@ def live_by_segment(segment: NDArray[Any], charge: NDArray[np.int64]) -> dict[in
     }
 
 
-def insert_segments(
-    connection: sa.Connection, buffer_id: int, written: Sequence[WrittenSegment]
-) -> list[SegmentState]:
+def insert_segments(connection: sa.Connection, buffer_id: int, written: Sequence[WrittenSegment]) -> list[SegmentState]:
     states = []
     for segment in written:
         inserted = connection.execute(
-            index.segments.insert().values(
-                buffer_id=buffer_id, name=segment.name, file_bytes=segment.file_bytes
-            )
+            index.segments.insert().values(buffer_id=buffer_id, name=segment.name, file_bytes=segment.file_bytes)
         ).inserted_primary_key
         assert inserted is not None
         states.append(SegmentState(int(inserted[0]), segment.name, segment.file_bytes))
@@ -128,9 +122,7 @@ def move_records(connection: sa.Connection, buffer_id: int, moved: Arrays) -> No
         .values(segment_id=sa.bindparam("to_segment"), offset=sa.bindparam("to_offset"))
     )
     places = zip(*(moved[name].tolist() for name in ("exemplar_id", "segment", "offset")), strict=True)
-    parameters = [
-        {"moved": moved, "to_segment": segment, "to_offset": offset} for moved, segment, offset in places
-    ]
+    parameters = [{"moved": moved, "to_segment": segment, "to_offset": offset} for moved, segment, offset in places]
     if parameters:
         _expect(connection.execute(statement, parameters).rowcount, len(parameters))
 
@@ -165,6 +157,4 @@ def update_counters(
 
 def _expect(found: int, expected: int) -> None:
     if found != expected:
-        raise StorageError(
-            f"the index changed behind the service's back: {found} rows met, {expected} expected"
-        )
+        raise StorageError(f"the index changed behind the service's back: {found} rows met, {expected} expected")

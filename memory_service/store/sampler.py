@@ -129,9 +129,7 @@ def draw(selection: Selection, request: SampleRequest, *, buffer: str, version: 
         FormatError: ``invalid_query`` where more are asked for without replacement than there are.
     """
     if selection.num == 0:
-        raise NotFoundError(
-            "no exemplar of the buffer matches", code="no_matching_exemplars", version=version
-        )
+        raise NotFoundError("no exemplar of the buffer matches", code="no_matching_exemplars", version=version)
     if not request.replace and request.batch_size > selection.num:
         raise FormatError(
             f"{request.batch_size} exemplars were asked for without replacement, {selection.num} match",
@@ -199,17 +197,13 @@ def _balanced_without_replacement(numbers: _Numbers, groups: Groups, count: int)
     low, high = 0, int(groups.counts.max())
     while low < high:
         level = (low + high + 1) // 2
-        low, high = (
-            (level, high) if int(np.minimum(groups.counts, level).sum()) <= count else (low, level - 1)
-        )
+        low, high = (level, high) if int(np.minimum(groups.counts, level).sum()) <= count else (low, level - 1)
     take = np.minimum(groups.counts, low)
     able = np.flatnonzero(groups.counts > low)
     take[able[_choose(numbers, len(able), count - int(take.sum()), False)]] += 1
     chosen = [
         start + _choose(numbers, size, wanted, False)
-        for start, size, wanted in zip(
-            groups.starts.tolist(), groups.counts.tolist(), take.tolist(), strict=True
-        )
+        for start, size, wanted in zip(groups.starts.tolist(), groups.counts.tolist(), take.tolist(), strict=True)
         if wanted
     ]
     places = np.concatenate(chosen)

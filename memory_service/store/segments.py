@@ -119,9 +119,7 @@ class SegmentFiles:
             raise
         return final.name
 
-    def read(
-        self, name: str, offsets: Sequence[int], lengths: Sequence[int], crcs: Sequence[int]
-    ) -> list[bytes]:
+    def read(self, name: str, offsets: Sequence[int], lengths: Sequence[int], crcs: Sequence[int]) -> list[bytes]:
         """Bodies of one segment, each checked against its CRC.
 
         Raises:

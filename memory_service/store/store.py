@@ -77,12 +77,8 @@ class Store:
 
     def _open_buffer(self, row: sa.Row[Any]) -> Buffer:
         if row.eviction not in EVICTION_POLICIES:
-            raise StorageError(
-                f"buffer {row.name!r} has eviction {row.eviction!r}, which this version does not know"
-            )
-        config = BufferConfig(
-            row.id, row.name, row.budget_bytes, row.eviction, row.description, row.created_at
-        )
+            raise StorageError(f"buffer {row.name!r} has eviction {row.eviction!r}, which this version does not know")
+        config = BufferConfig(row.id, row.name, row.budget_bytes, row.eviction, row.description, row.created_at)
         return Buffer(config, row.next_exemplar_id, self._index, self._segments, self._options)
 
     def create_buffer(
@@ -106,9 +102,7 @@ class Store:
                 code="invalid_request",
             )
         if len(description) > MAX_DESCRIPTION:
-            raise FormatError(
-                f"a description has at most {MAX_DESCRIPTION} characters", code="invalid_request"
-            )
+            raise FormatError(f"a description has at most {MAX_DESCRIPTION} characters", code="invalid_request")
         if not 1 <= budget_bytes <= MAX_BUDGET_BYTES:
             raise FormatError(
                 f"budget_bytes must lie in 1..{MAX_BUDGET_BYTES} (1 PiB), got {budget_bytes}",
@@ -151,9 +145,7 @@ class Store:
         with self._names_lock:
             found = self._buffers.get(name)
         if found is None:
-            raise NotFoundError(
-                f"there is no buffer {name!r}; PUT it first, with its budget", code="unknown_buffer"
-            )
+            raise NotFoundError(f"there is no buffer {name!r}; PUT it first, with its budget", code="unknown_buffer")
         return found
 
     def delete_buffer(self, name: str) -> None:
@@ -240,9 +232,7 @@ def _reconcile(connection: sa.Connection) -> None:
 
 def _expect_equal(config: BufferConfig, budget_bytes: int, eviction: str, description: str) -> None:
     asked = {"budget_bytes": budget_bytes, "eviction": eviction, "description": description}
-    differing = {
-        name: getattr(config, name) for name, value in asked.items() if getattr(config, name) != value
-    }
+    differing = {name: getattr(config, name) for name, value in asked.items() if getattr(config, name) != value}
     if differing:
         raise ConflictError(
             f"buffer {config.name!r} exists with other settings: "

@@ -65,9 +65,7 @@ def test_what_is_pushed_comes_back(buffer: Buffer) -> None:
     assert all(isinstance(exemplar_id, int) for exemplar_id in ids)
     assert len(set(ids)) == 25
     assert result.bytes_used == sum(record.charge for record in sent)
-    expected = [
-        replace(record, exemplar_id=exemplar_id or 0) for record, exemplar_id in zip(sent, ids, strict=True)
-    ]
+    expected = [replace(record, exemplar_id=exemplar_id or 0) for record, exemplar_id in zip(sent, ids, strict=True)]
     assert list(buffer.records()) == expected
 
     stats = buffer.stats()
@@ -255,9 +253,7 @@ def test_samples_are_batches_and_repeat(buffer: Buffer) -> None:
         np.testing.assert_array_equal(batch.patches[row][batch.patch_valid[row]], source.patches())
         np.testing.assert_array_equal(batch.patch_positions[row][batch.patch_valid[row]], source.keep_indices)
         np.testing.assert_array_equal(batch.token_ids[row][batch.token_valid[row]], source.token_ids)
-        np.testing.assert_array_equal(
-            batch.token_positions[row][batch.token_valid[row]], source.token_positions
-        )
+        np.testing.assert_array_equal(batch.token_positions[row][batch.token_valid[row]], source.token_positions)
     again, other = buffer.sample(16, seed=1, step=2), buffer.sample(16, seed=1, step=3)
     assert batch.records == again.records
     assert batch.records != other.records
@@ -267,9 +263,7 @@ def test_samples_follow_their_conditions(buffer: Buffer) -> None:
     buffer.push(make_many(30))
     assert set(buffer.sample(50, class_id=2).class_id) == {2}
     assert set(buffer.sample(50, class_id=[1, 2], phase=np.array([0])).class_id) == {1, 2}
-    assert {record.learner_id for record in buffer.sample(20, learner_id="learner-0").records} == {
-        "learner-0"
-    }
+    assert {record.learner_id for record in buffer.sample(20, learner_id="learner-0").records} == {"learner-0"}
     whole = buffer.sample(30, replace=False)
     assert len(set(whole.exemplar_id.tolist())) == 30
     balanced = buffer.sample(28, strategy="class_balanced", replace=False)
@@ -308,9 +302,7 @@ def test_threads_share_a_client(buffer: Buffer) -> None:
     results: dict[int, bytes] = {}
 
     def draw(seed: int) -> None:
-        results[seed] = b"".join(
-            buffer.sample(8, seed=seed, step=step).patches.tobytes() for step in range(5)
-        )
+        results[seed] = b"".join(buffer.sample(8, seed=seed, step=step).patches.tobytes() for step in range(5))
 
     threads = [threading.Thread(target=draw, args=(seed % 4,)) for seed in range(8)]
     for thread in threads:

@@ -85,9 +85,7 @@ def test_it_goes_on_where_it_stopped_and_starts_over_when_iterated_again(filled:
 
 
 def test_conditions_are_passed_on(filled: Buffer) -> None:
-    dataset = ReplayDataset(
-        filled, 5, num_steps=2, class_id=[1, 2], phase=1, strategy="class_balanced", replace=False
-    )
+    dataset = ReplayDataset(filled, 5, num_steps=2, class_id=[1, 2], phase=1, strategy="class_balanced", replace=False)
     for batch in dataset:
         assert set(batch["class_id"].tolist()) <= {1, 2}
         assert set(batch["phase"].tolist()) == {1}

@@ -27,18 +27,13 @@ def test_the_public_names_are_the_documented_ones() -> None:
 def test_every_method_is_documented(kind: type) -> None:
     (line,) = re.findall(rf"^\| `{kind.__name__}` \|(.*)$", DOC, flags=re.MULTILINE)
     listed = set(re.findall(r"`(\w+)`", line))
-    assert listed == {
-        name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")
-    }
+    assert listed == {name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")}
 
 
 def test_the_documented_defaults_are_the_real_ones() -> None:
     timeout, retries = client.Timeout(), client.Retries()
     assert f"`connect` {timeout.connect:g}, `read` {timeout.read:g}, `total` {timeout.total:g}" in DOC
-    assert (
-        f"`tries` {retries.tries}, `first_wait` {retries.first_wait:g} s, `max_wait` {retries.max_wait:g} s"
-        in DOC
-    )
+    assert f"`tries` {retries.tries}, `first_wait` {retries.first_wait:g} s, `max_wait` {retries.max_wait:g} s" in DOC
 
 
 def test_the_documents_code_runs(service: Service, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,9 +121,7 @@ def client_of(script: Script) -> MemoryClient:
 LOST = [httpx.ConnectError("refused"), httpx.ReadError("reset"), httpx.RemoteProtocolError("gone")]
 
 
-@pytest.mark.parametrize(
-    "lost", [*LOST, httpx.ConnectTimeout("slow")], ids=lambda error: type(error).__name__
-)
+@pytest.mark.parametrize("lost", [*LOST, httpx.ConnectTimeout("slow")], ids=lambda error: type(error).__name__)
 def test_a_lost_connection_is_tried_again_and_waited_for(lost: Exception) -> None:
     script, clock = Script(lost, lost, lost, httpx.Response(200)), Clock()
     assert transport_of(script, clock).request("GET", "/x", safe=True).status_code == 200
@@ -148,9 +146,7 @@ def test_waits_are_bounded() -> None:
     script, clock = Script(LOST[0]), Clock()
     retries = Retries(tries=30, first_wait=1, max_wait=3)
     with pytest.raises(ServiceUnavailableError):
-        transport_of(script, clock, retries=retries, timeout=Timeout(total=20)).request(
-            "GET", "/x", safe=True
-        )
+        transport_of(script, clock, retries=retries, timeout=Timeout(total=20)).request("GET", "/x", safe=True)
     assert max(clock.waits) <= 3
     assert sum(clock.waits) < 20
     assert len(script.asked) == len(clock.waits) + 1 < 30
@@ -221,9 +217,7 @@ def test_a_late_answer_is_a_timeout() -> None:
 
 def test_every_request_has_a_timeout() -> None:
     script = Script(httpx.Response(200, json={"buffers": []}))
-    with MemoryClient(
-        "http://memory.test", timeout=Timeout(connect=1, read=2, total=3), transport=script
-    ) as memory:
+    with MemoryClient("http://memory.test", timeout=Timeout(connect=1, read=2, total=3), transport=script) as memory:
         memory.buffers()
     (request,) = script.asked
     timeouts = request.extensions["timeout"]
@@ -234,9 +228,7 @@ def test_every_request_has_a_timeout() -> None:
 def test_the_time_left_bounds_the_last_try() -> None:
     clock = Clock()
     script = Script(httpx.ConnectError("refused"))
-    transport = transport_of(
-        script, clock, timeout=Timeout(read=60, total=1), retries=Retries(tries=9, first_wait=0.4)
-    )
+    transport = transport_of(script, clock, timeout=Timeout(read=60, total=1), retries=Retries(tries=9, first_wait=0.4))
     with pytest.raises(ServiceUnavailableError):
         transport.request("GET", "/x", safe=True)
     assert script.asked[-1].extensions["timeout"]["read"] < 1
@@ -399,9 +391,7 @@ def test_a_clone_is_independent_and_a_pickle_is_a_clone() -> None:
 
 
 def test_closing_ends_the_waits_of_other_threads() -> None:
-    memory = MemoryClient(
-        "http://memory.test", retries=Retries(first_wait=60, max_wait=60), transport=Script(LOST[0])
-    )
+    memory = MemoryClient("http://memory.test", retries=Retries(first_wait=60, max_wait=60), transport=Script(LOST[0]))
     memory.stop()
     started = time.monotonic()
     memory._transport._sleep(60)

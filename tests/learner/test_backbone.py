@@ -1,5 +1,5 @@
-"""The backbone must be transformers' ViLT in all but how its tokens come in, and the attention read must be the one that
-eager attention forms."""
+"""The backbone must be transformers' ViLT in all but how its tokens come in, and the attention read must be the one
+that eager attention forms."""
 
 from __future__ import annotations
 

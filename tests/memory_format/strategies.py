@@ -22,9 +22,7 @@ plain_json = st.dictionaries(
         | st.integers(-(2**60), 2**60)
         | st.floats(allow_nan=False, allow_infinity=False)
         | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
-        lambda child: (
-            st.lists(child, max_size=3) | st.dictionaries(st.text("ab", max_size=2), child, max_size=3)
-        ),
+        lambda child: st.lists(child, max_size=3) | st.dictionaries(st.text("ab", max_size=2), child, max_size=3),
         max_leaves=6,
     ),
     max_size=4,
@@ -82,9 +80,7 @@ def records(draw: st.DrawFn, codecs: tuple[PatchCodec, ...] = ALL_CODECS) -> tup
         "arrays": {
             name: np.array(values, dtype=np.float16)
             for name, values in draw(
-                st.dictionaries(
-                    st.text("xyz", min_size=1, max_size=3), st.lists(half, max_size=5), max_size=2
-                )
+                st.dictionaries(st.text("xyz", min_size=1, max_size=3), st.lists(half, max_size=5), max_size=2)
             ).items()
         },
     }

@@ -54,8 +54,7 @@ def test_the_wire_columns_are_listed_in_order() -> None:
 
 def test_the_codecs_are_listed() -> None:
     assert [
-        (int(number), name.strip("`"), exact, layout.strip("`"))
-        for number, name, _, exact, layout in rows("Codecs")
+        (int(number), name.strip("`"), exact, layout.strip("`")) for number, name, _, exact, layout in rows("Codecs")
     ] == [(codec.number, codec.codec_id, "yes" if codec.lossless else "no", codec.layout) for codec in CODECS]
 
 
@@ -92,9 +91,7 @@ def documented() -> Any:
     return namespace["decode"], block
 
 
-def test_the_code_of_the_document_decodes_a_segment_that_the_service_wrote(
-    documented: Any, service: Service
-) -> None:
+def test_the_code_of_the_document_decodes_a_segment_that_the_service_wrote(documented: Any, service: Service) -> None:
     decode, _ = documented
     before = set((service.data / "segments").iterdir())
     made = []

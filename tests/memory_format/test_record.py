@@ -70,9 +70,7 @@ def test_lossy_records_keep_their_psnr(layout: Any, seed: int, quality: int) -> 
     keep_mask = np.zeros((6, 6), dtype=bool)
     keep_mask.flat[np.random.default_rng(seed).permutation(36)[:18]] = True
     patches = image.reshape(6, 16, 6, 16, 3).swapaxes(1, 2)[keep_mask]
-    record = make_record(
-        class_id=0, patches=patches, keep_mask=keep_mask, codec=WebP(quality=quality), layout=layout
-    )
+    record = make_record(class_id=0, patches=patches, keep_mask=keep_mask, codec=WebP(quality=quality), layout=layout)
     assert psnr(record.patches(), patches) >= SMOOTH_PSNR_DB - 8
 
 

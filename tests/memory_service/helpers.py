@@ -71,9 +71,7 @@ def make_exemplar(
     )
 
 
-def push(
-    client: httpx.Client, records: Sequence[Record], *, buffer: str = "b", key: str | None = None
-) -> Any:
+def push(client: httpx.Client, records: Sequence[Record], *, buffer: str = "b", key: str | None = None) -> Any:
     """Push and expect success; the answer's JSON."""
     headers = ARROW if key is None else {**ARROW, "Idempotency-Key": key}
     response = client.post(f"/v1/buffers/{buffer}/exemplars", content=encode_batch(records), headers=headers)
@@ -81,9 +79,7 @@ def push(
     return response.json()
 
 
-def put_buffer(
-    client: httpx.Client, budget_bytes: int = 10**6, *, buffer: str = "b", **settings: Any
-) -> None:
+def put_buffer(client: httpx.Client, budget_bytes: int = 10**6, *, buffer: str = "b", **settings: Any) -> None:
     response = client.put(f"/v1/buffers/{buffer}", json={"budget_bytes": budget_bytes, **settings})
     assert response.status_code == 201, response.text
 
@@ -111,18 +107,14 @@ def all_records(client: httpx.Client, *, buffer: str = "b", **params: Any) -> li
         cursor = {"cursor": response.headers["Exemplar-Memory-Next-Cursor"]}
 
 
-def assert_problem(
-    response: httpx.Response, code: str, *, status: int | None = None, **members: Any
-) -> dict[str, Any]:
+def assert_problem(response: httpx.Response, code: str, *, status: int | None = None, **members: Any) -> dict[str, Any]:
     """The one check of an error's body: a problem document with this code, and words."""
     assert response.headers["content-type"] == "application/problem+json", response.text
     document = response.json()
     assert isinstance(document, dict)
     assert document["code"] == code, document
     expected_status, title = PROBLEMS[code]  # type: ignore[index]
-    assert document["status"] == response.status_code == (expected_status if status is None else status), (
-        document
-    )
+    assert document["status"] == response.status_code == (expected_status if status is None else status), document
     assert document["title"] == title
     assert document["type"] == f"urn:exemplar-memory:problem:{code}"
     assert len(document["detail"]) >= 10

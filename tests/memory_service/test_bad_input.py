@@ -74,9 +74,7 @@ def one_more_patch() -> bytes:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_bad_record_refuses_the_whole_push(
-    filled: httpx.Client, data: Path, record: Any, code: str
-) -> None:
+def test_a_bad_record_refuses_the_whole_push(filled: httpx.Client, data: Path, record: Any, code: str) -> None:
     with unchanged(filled, data):
         response = filled.post(URL, content=encode_batch([GOOD, record]), headers=ARROW)
         assert "record 1" in assert_problem(response, code, index=1)["detail"]
@@ -96,9 +94,7 @@ def arrow(**columns: Any) -> bytes:
 
 def with_nulls() -> bytes:
     batch = pa.ipc.open_stream(encode_batch([GOOD])).read_all()
-    columns = [
-        pa.nulls(1, field.type) if field.name == "payload" else batch.column(field.name) for field in SCHEMA
-    ]
+    columns = [pa.nulls(1, field.type) if field.name == "payload" else batch.column(field.name) for field in SCHEMA]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, SCHEMA) as writer:
         writer.write_batch(
@@ -162,9 +158,7 @@ def test_bodies_over_their_limit(data: Path) -> None:
         with unchanged(client, data):
             assert_problem(client.post(URL, content=many, headers=ARROW), "batch_too_large", limit=10_000)
             # Without a Content-Length it is seen while it is read.
-            assert_problem(
-                client.post(URL, content=in_chunks(many), headers=ARROW), "batch_too_large", limit=10_000
-            )
+            assert_problem(client.post(URL, content=in_chunks(many), headers=ARROW), "batch_too_large", limit=10_000)
             four = encode_batch([make_exemplar(0, rank, kept=1, num_tokens=0) for rank in range(4)])
             assert len(four) < 10_000
             assert_problem(client.post(URL, content=four, headers=ARROW), "batch_too_large")
@@ -178,9 +172,7 @@ def test_bodies_over_their_limit(data: Path) -> None:
         assert client.post(URL, content=in_chunks(encode_batch([GOOD])), headers=ARROW).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "body", [b"{", b"[" * 100_000, b"\xff\xfe", b"null", b'"x"', b"1e999", b'{"a":' * 20_000]
-)
+@pytest.mark.parametrize("body", [b"{", b"[" * 100_000, b"\xff\xfe", b"null", b'"x"', b"1e999", b'{"a":' * 20_000])
 def test_json_that_will_not_do(filled: httpx.Client, data: Path, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     with unchanged(filled, data):
@@ -229,9 +221,7 @@ def test_an_unknown_buffer_everywhere(filled: httpx.Client, data: Path) -> None:
             assert_problem(filled.get(base + url), "unknown_buffer")
         assert_problem(filled.delete(base), "unknown_buffer")
         assert_problem(filled.post(base + "/sample", json={"batch_size": 1}), "unknown_buffer")
-        assert_problem(
-            filled.post(base + "/exemplars", content=encode_batch([GOOD]), headers=ARROW), "unknown_buffer"
-        )
+        assert_problem(filled.post(base + "/exemplars", content=encode_batch([GOOD]), headers=ARROW), "unknown_buffer")
 
 
 def test_unknown_routes_and_methods(filled: httpx.Client) -> None:
@@ -242,9 +232,7 @@ def test_unknown_routes_and_methods(filled: httpx.Client) -> None:
     assert "PUT" in response.headers["Allow"] or "GET" in response.headers["Allow"]
 
 
-def test_an_unexpected_failure_tells_no_secrets(
-    filled: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_failure_tells_no_secrets(filled: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("the password is swordfish")
 

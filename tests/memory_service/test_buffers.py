@@ -72,9 +72,7 @@ def test_buffers_do_not_touch_one_another(client: httpx.Client, data: Path) -> N
 
 def test_stats_add_up(client: httpx.Client, data: Path) -> None:
     put_buffer(client, 20_000)
-    records = [
-        make_exemplar(c, r, phase=c, learner_id=f"l{r}", pad=50 * c) for c in range(3) for r in range(2 + c)
-    ]
+    records = [make_exemplar(c, r, phase=c, learner_id=f"l{r}", pad=50 * c) for c in range(3) for r in range(2 + c)]
     push(client, records)
     client.post("/v1/buffers/b/sample", json={"batch_size": 2})
     stats = assert_consistent(client, data)

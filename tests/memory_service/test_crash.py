@@ -38,9 +38,7 @@ class Pusher(threading.Thread):
         with httpx.Client(base_url=self.url, timeout=10) as client:
             for count in range(10_000):
                 seed = (self.round * 100 + self.number) * 10_000 + count
-                records = [
-                    make_exemplar(self.number, i, seed=seed + i, pad=30 * i) for i in range(1 + seed % 4)
-                ]
+                records = [make_exemplar(self.number, i, seed=seed + i, pad=30 * i) for i in range(1 + seed % 4)]
                 self.unanswered = f"{self.round}-{self.number}-{count}", records
                 try:
                     answer = push(client, records, key=self.unanswered[0])
@@ -48,9 +46,7 @@ class Pusher(threading.Thread):
                     return
                 self.unanswered = None
                 ids = answer["exemplar_ids"]
-                self.kept |= {
-                    id_: record for id_, record in zip(ids, records, strict=True) if id_ is not None
-                }
+                self.kept |= {id_: record for id_, record in zip(ids, records, strict=True) if id_ is not None}
                 self.evicted |= set(answer["evicted"])
 
 

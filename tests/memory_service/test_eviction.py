@@ -42,9 +42,7 @@ def ranking(rows: list[tuple[int, int, float, int]], class_id: int) -> list[int]
 
 
 @given(rows, budgets)
-def test_what_stays_fits_and_is_a_prefix_of_each_class(
-    rows: list[tuple[int, int, float, int]], budget: int
-) -> None:
+def test_what_stays_fits_and_is_a_prefix_of_each_class(rows: list[tuple[int, int, float, int]], budget: int) -> None:
     keep = class_balanced(candidates_of(rows), budget)
     charges = np.array([row[3] for row in rows], dtype=np.int64)
     assert charges[keep].sum() <= budget
@@ -60,14 +58,10 @@ def test_everything_that_fits_stays(rows: list[tuple[int, int, float, int]]) -> 
 
 
 @given(rows, budgets)
-def test_a_class_keeps_its_quota_less_one_record(
-    rows: list[tuple[int, int, float, int]], budget: int
-) -> None:
+def test_a_class_keeps_its_quota_less_one_record(rows: list[tuple[int, int, float, int]], budget: int) -> None:
     keep = class_balanced(candidates_of(rows), budget)
     class_ids = sorted({row[0] for row in rows})
-    totals = np.array(
-        [sum(row[3] for row in rows if row[0] == class_id) for class_id in class_ids], dtype=np.int64
-    )
+    totals = np.array([sum(row[3] for row in rows if row[0] == class_id) for class_id in class_ids], dtype=np.int64)
     for class_id, total, quota in zip(class_ids, totals, water_fill(totals, budget), strict=True):
         places = ranking(rows, class_id)
         kept = sum(rows[place][3] for place in places if keep[place])

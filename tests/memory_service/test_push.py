@@ -51,9 +51,7 @@ def test_a_full_buffer_keeps_the_best_of_every_class(client: httpx.Client, data:
     answer = push(client, [make_exemplar(1, rank) for rank in range(8)])
     assert answer["exemplar_ids"] == [9, 10, 11, 12, None, None, None, None]
     assert (answer["kept"], answer["rejected"], answer["evicted"]) == (4, 4, [5, 6, 7, 8])
-    assert {(r.class_id, r.rank) for r in all_records(client)} == {
-        (c, rank) for c in (0, 1) for rank in range(4)
-    }
+    assert {(r.class_id, r.rank) for r in all_records(client)} == {(c, rank) for c in (0, 1) for rank in range(4)}
     assert_consistent(client, data)
     assert_problem(client.get(f"{URL}/5"), "unknown_exemplar")
     # Ids are not used again, of the evicted nor of the never kept.
@@ -75,12 +73,8 @@ def test_reject_refuses_the_whole_push(client: httpx.Client, data: Path) -> None
     put_buffer(client, 5 * charge, eviction="reject")
     push(client, [make_exemplar(0, rank) for rank in range(4)])
     before = whole_state(data)
-    response = client.post(
-        URL, content=encode_batch([make_exemplar(1, 0), make_exemplar(1, 1)]), headers=ARROW
-    )
-    assert_problem(
-        response, "budget_exceeded", requested_bytes=2 * charge, free_bytes=charge, budget_bytes=5 * charge
-    )
+    response = client.post(URL, content=encode_batch([make_exemplar(1, 0), make_exemplar(1, 1)]), headers=ARROW)
+    assert_problem(response, "budget_exceeded", requested_bytes=2 * charge, free_bytes=charge, budget_bytes=5 * charge)
     assert whole_state(data) == before
     assert push(client, [make_exemplar(1, 0)])["bytes_used"] == 5 * charge
     assert_consistent(client, data)
@@ -92,9 +86,7 @@ def test_a_record_over_the_budget_refuses_the_whole_push(client: httpx.Client, d
     before = whole_state(data)
     large = make_exemplar(1, pad=2000)
     response = client.post(URL, content=encode_batch([make_exemplar(1, 1), large]), headers=ARROW)
-    assert_problem(
-        response, "record_exceeds_budget", requested_bytes=large.charge, budget_bytes=1000, index=1
-    )
+    assert_problem(response, "record_exceeds_budget", requested_bytes=large.charge, budget_bytes=1000, index=1)
     assert whole_state(data) == before
     assert_consistent(client, data)
 
@@ -111,9 +103,7 @@ def test_a_push_with_a_key_happens_once(data: Path) -> None:
         assert again.headers["Idempotency-Replayed"] == "true"
         assert (again.status_code, again.content) == (200, first.content)
         assert whole_state(data) == state
-        other = client.post(
-            URL, content=encode_batch(records[:1]), headers={**ARROW, "Idempotency-Key": "k 1"}
-        )
+        other = client.post(URL, content=encode_batch(records[:1]), headers={**ARROW, "Idempotency-Key": "k 1"})
         assert_problem(other, "idempotency_key_reused")
         # Another buffer's keys are its own.
         put_buffer(client, buffer="c")
@@ -171,10 +161,7 @@ def test_threads_that_push_and_sample_at_once(data: Path) -> None:
 
         def pusher(class_id: int) -> None:
             for round_ in range(12):
-                batch = [
-                    make_exemplar(class_id, 12 - round_, seed=class_id * 1000 + round_ * 10 + i)
-                    for i in range(5)
-                ]
+                batch = [make_exemplar(class_id, 12 - round_, seed=class_id * 1000 + round_ * 10 + i) for i in range(5)]
                 answer = push(client, batch)
                 for exemplar_id, record in zip(answer["exemplar_ids"], batch, strict=True):
                     if exemplar_id is not None:
@@ -186,9 +173,7 @@ def test_threads_that_push_and_sample_at_once(data: Path) -> None:
             step = 0
             while not done.is_set():
                 step += 1
-                response = client.post(
-                    "/v1/buffers/b/sample", json={"batch_size": 32, "seed": seed, "step": step}
-                )
+                response = client.post("/v1/buffers/b/sample", json={"batch_size": 32, "seed": seed, "step": step})
                 if response.status_code != 200:
                     failures.append(response.text)
                     return

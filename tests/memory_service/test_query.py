@@ -111,17 +111,13 @@ def test_a_row_says_the_same_as_the_record(client: httpx.Client, records: list[R
 
 def test_the_users_json_comes_back(client: httpx.Client) -> None:
     put_buffer(client)
-    (exemplar_id,) = push(client, [make_exemplar(user_json={"source": "cam-3", "box": [1, 2]})])[
-        "exemplar_ids"
-    ]
+    (exemplar_id,) = push(client, [make_exemplar(user_json={"source": "cam-3", "box": [1, 2]})])["exemplar_ids"]
     detail = client.get(f"{URL}/{exemplar_id}").json()
     assert (detail["user_json"], detail["has_extras"]) == ({"source": "cam-3", "box": [1, 2]}, True)
 
 
 @pytest.mark.parametrize("sort", ["exemplar_id", "-exemplar_id", "score", "-rank"])
-def test_pages_stay_right_while_records_are_pushed(
-    client: httpx.Client, records: list[Record], sort: str
-) -> None:
+def test_pages_stay_right_while_records_are_pushed(client: httpx.Client, records: list[Record], sort: str) -> None:
     """Every record that was there from the beginning to the end is given exactly once, in order."""
     stop = threading.Event()
 
@@ -237,8 +233,6 @@ def test_pictures_that_will_not_do(client: httpx.Client) -> None:
     # gigapixels.
     keep_mask = np.zeros((255, 255), dtype=bool)
     keep_mask[0, 0] = True
-    huge = make_record(
-        class_id=0, patches=np.zeros((1, 255, 255, 3), np.uint8), keep_mask=keep_mask, codec=RawZstd()
-    )
+    huge = make_record(class_id=0, patches=np.zeros((1, 255, 255, 3), np.uint8), keep_mask=keep_mask, codec=RawZstd())
     (exemplar_id,) = push(client, [huge])["exemplar_ids"]
     assert_problem(client.get(f"{URL}/{exemplar_id}/image.png"), "invalid_query")

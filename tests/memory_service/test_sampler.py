@@ -90,9 +90,7 @@ def test_the_stream_is_what_it_was_when_this_was_written() -> None:
     assert uniform.positions.tolist() == [110, 922, 328, 765, 515]
     once = draw(selection, SampleRequest(5, 11, 22, replace=False), buffer="b", version=3)
     assert once.positions.tolist() == [110, 922, 329, 766, 517]
-    balanced = draw(
-        selection, SampleRequest(5, 11, 22, "class_balanced", repair_text=0.5), buffer="b", version=3
-    )
+    balanced = draw(selection, SampleRequest(5, 11, 22, "class_balanced", repair_text=0.5), buffer="b", version=3)
     assert balanced.positions.tolist() == [524, 339, 369, 205, 182]
     assert balanced.text_from.tolist() == [524, 192, 369, 996, 343]
 
@@ -169,9 +167,7 @@ def test_filters_and_replacement(client: httpx.Client) -> None:
     response = client.post("/v1/buffers/b/sample", json={"batch_size": 25, "replace": False})
     assert_problem(response, "invalid_query", matching=24, batch_size=25)
     for nothing in ({"class_id": [77]}, {"learner_id": ["nobody"]}, {"phase": [0], "class_id": [3]}):
-        assert_problem(
-            client.post("/v1/buffers/b/sample", json={"batch_size": 1, **nothing}), "no_matching_exemplars"
-        )
+        assert_problem(client.post("/v1/buffers/b/sample", json={"batch_size": 1, **nothing}), "no_matching_exemplars")
 
 
 def test_repaired_text_is_another_record_of_the_same_class(client: httpx.Client) -> None:

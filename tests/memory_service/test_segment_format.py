@@ -80,17 +80,13 @@ def test_the_columns_are_those_of_the_header_and_the_bytes_those_of_the_charge(
     body = column["body"].tobytes()
     assert body == b"".join(record.body for record in records)
     ends = [*column["offset"][1:].tolist(), len(body)]
-    for record, start, end, crc32 in zip(
-        records, column["offset"].tolist(), ends, column["crc32"], strict=True
-    ):
+    for record, start, end, crc32 in zip(records, column["offset"].tolist(), ends, column["crc32"], strict=True):
         assert zlib.crc32(body[start:end]) == crc32
         assert HEADER_BYTES + end - start == record.charge
     store.close()
 
 
-def test_opening_reads_one_entry_of_the_zip_and_every_entry_is_sound(
-    client: httpx.Client, data: Path
-) -> None:
+def test_opening_reads_one_entry_of_the_zip_and_every_entry_is_sound(client: httpx.Client, data: Path) -> None:
     put_buffer(client)
     push(client, [make_exemplar()])
     with zipfile.ZipFile(one_segment(data)) as archive:
@@ -99,9 +95,7 @@ def test_opening_reads_one_entry_of_the_zip_and_every_entry_is_sound(
     group = zarr.open(zarr.storage.ZipStore(one_segment(data), mode="r"))
     assert group.metadata.consolidated_metadata is not None
     # Without the consolidated copy it reads the same.
-    plain = zarr.open_group(
-        zarr.storage.ZipStore(one_segment(data), mode="r"), mode="r", use_consolidated=False
-    )
+    plain = zarr.open_group(zarr.storage.ZipStore(one_segment(data), mode="r"), mode="r", use_consolidated=False)
     assert {name: array.metadata for name, array in plain.arrays()} == {
         name: array.metadata for name, array in group.arrays()
     }

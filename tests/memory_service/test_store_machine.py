@@ -69,9 +69,7 @@ class StoreMachine(RuleBasedStateMachine):
         document = buffer.push(encode_batch(batch)).document
 
         answer = json.loads(document)
-        kept = {
-            id_: record for id_, record in zip(answer["exemplar_ids"], batch, strict=True) if id_ is not None
-        }
+        kept = {id_: record for id_, record in zip(answer["exemplar_ids"], batch, strict=True) if id_ is not None}
         assert not self.given_ids & set(kept)
         assert list(kept) == sorted(kept)
         self.given_ids |= set(kept)

@@ -60,9 +60,7 @@ def test_what_a_crash_left_behind_is_swept(data: Path, caplog: pytest.LogCapture
     assert "notes.txt" in caplog.text
 
 
-def test_counters_that_differ_from_the_rows_are_set_right(
-    data: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_counters_that_differ_from_the_rows_are_set_right(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     with running(data) as client:
         put_buffer(client)
         push(client, [make_exemplar(0, rank) for rank in range(3)])
@@ -128,9 +126,7 @@ def test_a_push_that_the_disk_refuses_changes_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(f"memory_service.store.segments.os.{call}", fail)
-        response = client.post(
-            "/v1/buffers/b/exemplars", content=encode_batch([make_exemplar(0, 1)]), headers=ARROW
-        )
+        response = client.post("/v1/buffers/b/exemplars", content=encode_batch([make_exemplar(0, 1)]), headers=ARROW)
     document = assert_problem(response, "storage_failed", errno=number)
     assert ("disk is full" in document["detail"]) == (number == errno.ENOSPC)
     assert whole_state(data) == before
@@ -139,9 +135,7 @@ def test_a_push_that_the_disk_refuses_changes_nothing(
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_commit_that_fails(
-    client: httpx.Client, data: Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
+def test_a_commit_that_fails(client: httpx.Client, data: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     """Reported as failed before it took place, or after: the files follow what the database says."""
     put_buffer(client)
     push(client, [make_exemplar(0, 0)])

@@ -1,0 +1,117 @@
+"""What ``make demo`` runs, smaller: real processes, real data, a real store; and Ctrl-C in the middle of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from learner.data.fetch import data_dir
+from learner.summary import LABELS
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+[data]
+num_classes = 4
+train_per_class = 10
+test_per_class = 4
+image_size = 64
+base_classes = 2
+classes_per_phase = 2
+[backbone]
+kind = "small"
+hidden_size = 64
+num_layers = 2
+[train]
+base_epochs = 1
+ssf_epochs = 1
+[memory]
+budget_bytes = 6000
+"""
+
+
+def _start(folder: Path) -> subprocess.Popen[str]:
+    (folder / "run.toml").write_text(CONFIG)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "demo.py"), "--config", "run.toml"],
+        cwd=folder,
+        env=os.environ | {"EXEMPLAR_MEMORY_DATA": str(data_dir().resolve()), "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _left_over(folder: Path) -> list[str]:
+    """Command lines of processes that work in ``folder``."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").resolve() == folder.resolve():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue  # it ended, or is another user's
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
+    first = _start(tmp_path)
+    assert first.stdout is not None
+    seen = []
+    for line in first.stdout:
+        seen.append(line)
+        if f"{LABELS['full']} phase 1/2" in line:
+            break
+    first.send_signal(signal.SIGINT)
+    # As a terminal does: Ctrl-C reaches every process of the foreground group.
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                f"PPid:\t{first.pid}\n" in (process / "status").read_text()
+                and b"learner" in (process / "cmdline").read_bytes()
+            ):
+                os.kill(int(process.name), signal.SIGINT)
+        except OSError:
+            continue
+    rest = first.stdout.read()
+    assert first.wait(30) == 130, "".join(seen) + rest
+    assert "goes on from there" in rest
+    assert _left_over(tmp_path) == []
+
+    started = time.monotonic()
+    second = _start(tmp_path)
+    output, _ = second.communicate(timeout=150)
+    assert second.returncode == 0, output
+    assert _left_over(tmp_path) == []
+    assert output.count("phase 2/2") == 3
+    for label in LABELS.values():
+        assert f"│ {label}" in output
+    out = tmp_path / "runs" / "demo"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["phases"] == 2
+    assert summary["budget_bytes"] == 6000
+    assert summary["seconds"] > 0
+    assert summary["masked"]["exemplars"] > summary["full"]["exemplars"] > 0
+    assert summary["none"]["exemplars"] == 0
+    for method in LABELS:
+        assert 0 <= summary[method]["last"] <= 1
+        assert summary[method]["bytes_used"] <= 6000
+    assert "<svg" in (out / "report.html").read_text()
+
+    # Once more: everything is there, nothing is trained again.
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoint.pt")}
+    took = time.monotonic() - started
+    started = time.monotonic()
+    third = _start(tmp_path)
+    output, _ = third.communicate(timeout=150)
+    assert third.returncode == 0, output
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoint.pt")} == before
+    assert time.monotonic() - started < took + 10
