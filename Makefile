@@ -7,13 +7,14 @@ STAMP := .venv/.setup-done
 CODE := memory_format memory_service client learner tests $(wildcard scripts benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format clean
+.PHONY: help setup demo serve test check bench format clean
 
 help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
 	@echo "make serve   the memory service alone, its store in runs/serve/"
 	@echo "make test    the tests"
 	@echo "make check   formatting, lint, types, who imports whom, and the tests: what CI runs"
+	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make format  put the code into shape"
 	@echo "make setup   .venv with everything (the others do it by themselves)"
 	@echo "make clean   remove .venv, runs/ and caches; downloaded data/ stays"
@@ -49,6 +50,10 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+bench: setup
+	@$(BIN)/python benchmarks/read_layout.py
+	@$(BIN)/python benchmarks/layout.py
 
 format: setup
 	$(BIN)/ruff check --fix $(CODE)

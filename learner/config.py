@@ -46,11 +46,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Attributes:
-    kind: ``parts``: DINOv2-S blocks + MiniLM words; ``small``: random weights; ``pretrained``: a ViLT checkpoint.
-    name: hub id or folder for ``pretrained``.
-    blocks: which DINOv2 blocks ``parts`` takes.
-    hidden_size, num_layers: of ``small``; heads are 64 wide.
+    """The model.
+
+    Attributes:
+        kind: ``parts``: DINOv2-S blocks + MiniLM words; ``small``: random weights; ``pretrained``: a ViLT checkpoint.
+        name: hub id or folder for ``pretrained``.
+        blocks: which DINOv2 blocks ``parts`` takes.
+        hidden_size, num_layers: of ``small``; heads are 64 wide.
     """
 
     kind: BackboneKind = "parts"
@@ -63,19 +65,21 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Attributes:
-    base_tunes: what phase 0 trains beside the head: ``ssf`` alone, as all later phases, or the whole ``backbone``.
-    base_epochs, ssf_epochs: passes over the new data in phase 0 and in each later phase.
-    base_lr, ssf_lr, head_lr: highest learning rates of the whole backbone, of SSF and of the head.
-    head: the classifier.
-    batch_size: new samples a step; replay adds as many.
-    masked_views: share of the new (and of full replayed) samples shown as their masked view, so that few tokens do not
-        come to mean an old class.
-    patch_drop, word_drop: random drop of kept tokens of replayed exemplars and of words.
-    fill: share of masked exemplars whose dropped places are filled from a new picture.
-    repair_text: share of replayed exemplars that get the text of another of their class (done by the service).
-    modality_drop: share of base-phase samples without a picture, and the same share without words.
-    bf16: ``auto``: bfloat16 where the hardware has it.
+    """How phases are trained.
+
+    Attributes:
+        base_tunes: what phase 0 trains beside the head: ``ssf`` alone, as all later phases, or the whole ``backbone``.
+        base_epochs, ssf_epochs: passes over the new data in phase 0 and in each later phase.
+        base_lr, ssf_lr, head_lr: highest learning rates of the whole backbone, of SSF and of the head.
+        head: the classifier.
+        batch_size: new samples a step; replay adds as many.
+        masked_views: share of the new (and of full replayed) samples shown as their masked view, so that few tokens
+            do not come to mean an old class.
+        patch_drop, word_drop: random drop of kept tokens of replayed exemplars and of words.
+        fill: share of masked exemplars whose dropped places are filled from a new picture.
+        repair_text: share of replayed exemplars that get the text of another of their class (done by the service).
+        modality_drop: share of base-phase samples without a picture, and the same share without words.
+        bf16: ``auto``: bfloat16 where the hardware has it.
     """
 
     base_tunes: Literal["ssf", "backbone"] = "ssf"
@@ -98,10 +102,12 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Attributes:
-    budget_bytes: of the buffer, for all classes.
-    codec: numcodecs configuration of the patch codec; full and masked exemplars use the same.
-    selection: order within a class.
+    """What is stored.
+
+    Attributes:
+        budget_bytes: of the buffer, for all classes.
+        codec: numcodecs configuration of the patch codec; full and masked exemplars use the same.
+        selection: order within a class.
     """
 
     budget_bytes: int = 50_000

@@ -49,10 +49,12 @@ class MaskConfig:
 
 @dataclass(frozen=True)
 class Masks:
-    """Attributes:
-    keep_patches: ``(B, K)`` bool.
-    keep_tokens: ``(B, T)`` bool.
-    patch_attention: ``(B, K)``, the class token's attention, heads combined.
+    """Masks of a batch.
+
+    Attributes:
+        keep_patches: ``(B, K)`` bool.
+        keep_tokens: ``(B, T)`` bool.
+        patch_attention: ``(B, K)``, the class token's attention, heads combined.
     """
 
     keep_patches: Tensor

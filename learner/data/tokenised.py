@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from learner.data.base import Split
 from learner.tokens import Tokens
@@ -28,9 +27,11 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class TokenisedSplit:
-    """Attributes:
-    tokens: N full samples, padded to the longest text.
-    class_ids: ``(N,)`` int64 on the CPU.
+    """N full samples.
+
+    Attributes:
+        tokens: padded to the longest text.
+        class_ids: ``(N,)`` int64.
     """
 
     tokens: Tokens
@@ -82,8 +83,3 @@ def tokenise(split: Split, tokenizer: Tokenizer, *, patch_px: int, max_text_toke
 
 def _cut(ids: list[int], most: int) -> list[int]:
     return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
-
-
-def to_device(values: NDArray[np.int64], device: torch.device) -> Tensor:
-    """Indices as a tensor on ``device``."""
-    return torch.from_numpy(values).to(device)
