@@ -72,6 +72,7 @@ class TrainConfig:
         base_epochs, ssf_epochs: passes over the new data in phase 0 and in each later phase.
         base_lr, ssf_lr, head_lr: highest learning rates of the whole backbone, of SSF and of the head.
         head: the classifier.
+        clip_norm: largest norm of a step's gradient.
         batch_size: new samples a step; replay adds as many.
         masked_views: share of the new (and of full replayed) samples shown as their masked view, so that few tokens
             do not come to mean an old class.
@@ -88,7 +89,8 @@ class TrainConfig:
     ssf_epochs: int = 3
     ssf_lr: float = 3e-3
     head: HeadKind = "linear"
-    head_lr: float = 4e-3
+    clip_norm: float = 1.0
+    head_lr: float = 3e-3
     batch_size: int = 24
     weight_decay: float = 0.05
     masked_views: float = 0.5

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.table import Table
 
 from learner.config import LearnerConfig, Method
@@ -81,10 +82,11 @@ def final_table(config: LearnerConfig, results: Mapping[Method, Sequence[PhaseMe
     table = Table(
         title=f"Same budget for all: {config.memory.budget_bytes:,} bytes, {config.memory.codec['id']} {codec}",
         title_justify="left",
+        box=SIMPLE,
     )
-    table.add_column("method")
-    for name in ("last", "average", "forgetting", "exemplars", "bytes used", "bytes each"):
-        table.add_column(name, justify="right")
+    table.add_column("method", no_wrap=True)
+    for name in ("last", "average", "forgetting", "exemplars", "bytes", "each"):
+        table.add_column(name, justify="right", no_wrap=True)
     best = max(summarise(lines).last for lines in results.values())
     for method, lines in results.items():
         figures = summarise(lines)

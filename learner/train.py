@@ -95,7 +95,7 @@ class Classifier(nn.Module):
             yield batch, features.float(), read
 
     def add_classes(self, new: TokenisedSplit) -> None:
-        """Grow the head by the classes of ``new``, starting at their mean features."""
+        """Grow the head by the classes of ``new``."""
         fresh = [c for c in dict.fromkeys(new.class_ids.tolist()) if c not in self.classes_seen]
         features = F.normalize(self.features(new.tokens), dim=1)
         means = [features[torch.from_numpy(new.class_ids == c)].mean(0) for c in fresh]
@@ -150,6 +150,7 @@ def train_phase(
                 loss = _loss(model, batches)
                 optimizer.zero_grad()
                 loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
                 optimizer.step()
                 schedule.step()
                 bar.update()

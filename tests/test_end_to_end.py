@@ -93,7 +93,7 @@ def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     assert _left_over(tmp_path) == []
     assert output.count("phase 2/2") == 3
     for label in LABELS.values():
-        assert f"│ {label}" in output
+        assert f"\n  {label} " in output
     out = tmp_path / "runs" / "demo"
     summary = json.loads((out / "summary.json").read_text())
     assert summary["phases"] == 2

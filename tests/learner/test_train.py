@@ -1,0 +1,78 @@
+"""Training learns, and learns old classes from replay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from learner import ssf
+from learner.backbones.vilt import small_vilt
+from learner.config import TrainConfig
+from learner.data.tokenised import TokenisedSplit
+from learner.evaluate import correct
+from learner.train import Classifier, Replay, train_phase
+from tests.learner.builders import PATCH_PX, make_split
+
+CONFIG = TrainConfig(
+    base_tunes="backbone",
+    base_epochs=12,
+    base_lr=1e-3,
+    ssf_epochs=8,
+    ssf_lr=1e-2,
+    head_lr=1e-2,
+    batch_size=8,
+    bf16="off",
+)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _replays(split: TokenisedSplit) -> Iterator[Replay]:
+    rng = np.random.default_rng(0)
+    while True:
+        index = rng.integers(len(split), size=CONFIG.batch_size)
+        yield Replay(split.tokens[torch.from_numpy(index)], split.class_ids[index], complete=False)
+
+
+def _after_two_phases(replay: bool) -> tuple[float, float]:
+    """Accuracy on the classes of the first and of the second phase."""
+    torch.manual_seed(0)
+    backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=2, num_heads=1, vocab_size=200)
+    model = Classifier(backbone, CONFIG, torch.device("cpu"))
+    old, new = make_split([0, 1, 2], 16), make_split([4, 8], 16, seed=1)
+    model.add_classes(old)
+    train_phase(model, old, old.tokens.patch_valid, None, phase=0, config=CONFIG, generator=_generator(0))
+    assert correct(model, make_split([0, 1, 2], 8, seed=5)).mean() > 0.8
+    ssf.inject(model.backbone)
+    model.add_classes(new)
+    stream = _replays(old) if replay else None
+    train_phase(model, new, new.tokens.patch_valid, stream, phase=1, config=CONFIG, generator=_generator(1))
+    first = correct(model, make_split([0, 1, 2], 8, seed=6)).mean()
+    second = correct(model, make_split([4, 8], 8, seed=7)).mean()
+    return float(first), float(second)
+
+
+def test_replay_keeps_what_training_on_new_classes_would_forget() -> None:
+    without, new_without = _after_two_phases(replay=False)
+    with_replay, new_with = _after_two_phases(replay=True)
+    assert min(new_without, new_with) > 0.8
+    assert with_replay > 0.8
+    assert without < 0.5
+
+
+def test_training_changes_only_what_it_should() -> None:
+    backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=1, num_heads=1, vocab_size=200)
+    model = Classifier(backbone, CONFIG, torch.device("cpu"))
+    ssf.inject(model.backbone)
+    before = {name: value.clone() for name, value in model.backbone.named_parameters()}
+    split = make_split([7, 3], 8)
+    model.add_classes(split)
+    assert model.classes_seen == [7, 3]
+    train_phase(model, split, split.tokens.patch_valid, None, phase=1, config=CONFIG, generator=_generator(0))
+    changed = {name for name, value in model.backbone.named_parameters() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.endswith(("gamma", "beta")) for name in changed)
