@@ -20,7 +20,7 @@ from learner.config import METHODS, LearnerConfig, Method
 from learner.data.emoji import load_emoji
 from learner.data.fetch import FetchError
 from learner.data.tokenised import tokenise
-from learner.phases import PhaseMetrics, Problem, Run, class_phases
+from learner.phases import PhaseMetrics, Problem, Run, RunError, class_phases
 from learner.summary import final_table, phase_line, seconds_spent, summary_json, verdict
 from memory_format import ExemplarMemoryError
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("\ninterrupted; finished phases are kept: the same command goes on from there")
         return INTERRUPTED
-    except (ExemplarMemoryError, ServiceError, FetchError) as error:
+    except (ExemplarMemoryError, ServiceError, FetchError, RunError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         return 1
 

@@ -31,6 +31,10 @@ from memory_format import ConflictError
 log = logging.getLogger(__name__)
 
 
+class RunError(RuntimeError):
+    """A run cannot go on; the message says what to do."""
+
+
 @dataclass(frozen=True)
 class PhaseMetrics:
     """One line of ``metrics.jsonl``. Accuracies are shares in [0, 1]; ``old`` is None in phase 0.
@@ -135,7 +139,7 @@ class Run:
             self.report(metrics)
         if len(done) == len(self.problem.phases):
             return done
-        buffer = self._buffer(method, fresh=saved is None) if method != "none" else None
+        buffer = self._buffer(method, done, fresh=saved is None) if method != "none" else None
         model = self._base()
         for phase in range(len(done), len(self.problem.phases)):
             trained = saved if saved and saved["trained_phase"] == phase else None
@@ -197,7 +201,7 @@ class Run:
         scores = self._evaluate(model, phase)
         stats = buffer.stats() if buffer else None
         if stats and stats.bytes_used > stats.budget_bytes:
-            raise RuntimeError(f"the memory holds {stats.bytes_used} bytes, over its budget of {stats.budget_bytes}")
+            raise RunError(f"the memory holds {stats.bytes_used} bytes, over its budget of {stats.budget_bytes}")
         return PhaseMetrics(
             method=method,
             phase=phase,
@@ -336,16 +340,22 @@ class Run:
         }
         checkpoint.save(folder / "checkpoint.pt", state | _head_state(model))
 
-    def _buffer(self, method: Method, *, fresh: bool) -> Buffer:
+    def _buffer(self, method: Method, done: list[PhaseMetrics], *, fresh: bool) -> Buffer:
         name = f"{self.out.name}-{method}".lower()
         if fresh and any(info.name == name for info in self.client.buffers()):
             # Exemplars of a run whose checkpoints are gone would be counted as this run's.
             log.warning("buffer %s is left from another run: deleted", name)
             self.client.delete_buffer(name)
         try:
-            return self.client.create_buffer(name, budget_bytes=self.config.memory.budget_bytes)
+            buffer = self.client.create_buffer(name, budget_bytes=self.config.memory.budget_bytes)
         except ConflictError as error:
-            raise SystemExit(f"{error.message}; give the run another --out or delete the buffer") from error
+            raise RunError(f"{error.message}; give the run another --out or delete the buffer") from error
+        if done and done[-1].exemplars and not buffer.info().num_records:
+            raise RunError(
+                f"{self.out} says that buffer {name} holds {done[-1].exemplars} exemplars, but it is empty: "
+                f"is this the right service? To start over, delete {self.out}"
+            )
+        return buffer
 
     def _generator(self, phase: int, purpose: int) -> torch.Generator:
         """Randomness of one purpose in one phase: the same after a resume as without one."""
@@ -376,4 +386,4 @@ def _restore_head(model: Classifier, saved: dict[str, Any]) -> None:
     model.classes_seen = list(saved["classes_seen"])
 
 
-__all__ = ["MaskedSplit", "PhaseMetrics", "Problem", "Run", "class_phases", "make_backbone"]
+__all__ = ["MaskedSplit", "PhaseMetrics", "Problem", "Run", "RunError", "class_phases", "make_backbone"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import zarr
 
 from client import MemoryClient
@@ -26,7 +27,7 @@ from learner.config import (
 )
 from learner.examples import load_examples
 from learner.masks import MaskConfig
-from learner.phases import PhaseMetrics, Run, class_phases
+from learner.phases import PhaseMetrics, Run, RunError, class_phases
 from learner.report import write_report
 from learner.summary import final_table, summary_json, verdict
 from tests.conftest import Service
@@ -189,6 +190,17 @@ def test_a_finished_run_is_not_run_again(service: Service, tmp_path: Path, monke
     first = _run("full", tmp_path / "again", service)
     monkeypatch.setattr(phases, "train_phase", None)
     assert _run("full", tmp_path / "again", service) == first
+
+
+def test_a_memory_that_lost_its_exemplars_is_said(service: Service, tmp_path: Path) -> None:
+    out = tmp_path / "lost"
+    _run("full", out, service)
+    state = torch.load(out / "full" / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"metrics": state["metrics"][:2]}, out / "full" / "checkpoint.pt")
+    with MemoryClient(service.url) as client:
+        client.delete_buffer("lost-full")
+    with pytest.raises(RunError, match="but it is empty"):
+        _run("full", out, service)
 
 
 def test_another_configuration_starts_anew(service: Service, tmp_path: Path) -> None:
