@@ -219,7 +219,7 @@ def _refuse_compression(data: bytes) -> None:
             raise FormatError("the Arrow IPC stream is cut short", code="invalid_batch")
         offset = start + metadata_length + body_length
     if offset == 0:
-        raise FormatError("the body is empty; expected an Arrow IPC stream", code="invalid_batch")
+        raise FormatError(f"a body of {len(data)} bytes is no Arrow IPC stream", code="invalid_batch")
 
 
 def _field(table: memoryview, position: int, slot: int) -> int:
