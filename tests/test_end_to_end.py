@@ -45,6 +45,8 @@ def _start(folder: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A background job of a shell ignores Ctrl-C, and its children with it: this test must work there too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
@@ -81,7 +83,8 @@ def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
                 os.kill(int(process.name), signal.SIGINT)
         except OSError:
             continue
-    rest = first.stdout.read()
+    with first.stdout:
+        rest = first.stdout.read()
     assert first.wait(30) == 130, "".join(seen) + rest
     assert "goes on from there" in rest
     assert _left_over(tmp_path) == []
