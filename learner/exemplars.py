@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from client.dataset import TensorBatch
@@ -120,11 +119,7 @@ def to_replay(batch: TensorBatch) -> Replay:
         token_valid=batch["token_valid"],
     )
     complete = bool((tokens.patch_valid.sum(1) == tokens.grid.prod(1)).all())
-    return Replay(tokens, _class_ids(batch), complete)
-
-
-def _class_ids(batch: TensorBatch) -> NDArray[np.int64]:
-    return batch["class_id"].numpy()
+    return Replay(tokens, batch["class_id"].numpy(), complete)
 
 
 def with_text_mask(config: MaskConfig) -> MaskConfig:

@@ -23,7 +23,7 @@ from learner.config import BackboneConfig, LearnerConfig, Method
 from learner.data.tokenised import TokenisedSplit
 from learner.evaluate import accuracy_by_phase, correct
 from learner.examples import save_examples
-from learner.exemplars import MaskedSplit, make_exemplars, mask_split, to_replay
+from learner.exemplars import make_exemplars, mask_split, to_replay
 from learner.head import GrowingHead
 from learner.train import Classifier, Replay, best_device, train_phase
 from memory_format import ConflictError
@@ -384,6 +384,3 @@ def _restore_head(model: Classifier, saved: dict[str, Any]) -> None:
     head.load_state_dict(saved["head"])
     model.head = head.to(model.device)
     model.classes_seen = list(saved["classes_seen"])
-
-
-__all__ = ["MaskedSplit", "PhaseMetrics", "Problem", "Run", "RunError", "class_phases", "make_backbone"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +21,6 @@ from learner.config import TrainConfig
 from learner.data.tokenised import TokenisedSplit
 from learner.head import GrowingHead
 from learner.tokens import Tokens, concatenate
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
