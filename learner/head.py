@@ -32,13 +32,8 @@ class GrowingHead(nn.Module):
     def num_classes(self) -> int:
         return len(self.weight)
 
-    def grow(self, means: Tensor) -> None:
-        """Add classes, given the mean features ``(n, D)`` of their samples.
-
-        A cosine head starts at them ("imprinting", Qi et al., CVPR 2018). A linear one starts at zero: features
-        share a large common part, so imprinted classes would outshout all others at first.
-        """
-        new_weight = F.normalize(means, dim=1) if self.kind == "cosine" else torch.zeros_like(means)
+    def grow(self, new_weight: Tensor) -> None:
+        """Add classes whose weights ``(n, D)`` start as given."""
         weight = torch.cat([self.weight.data, new_weight.detach().to(self.weight)])
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.cat([self.bias.data, self.bias.new_zeros(len(new_weight))]))

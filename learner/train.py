@@ -94,9 +94,14 @@ class Classifier(nn.Module):
     def add_classes(self, new: TokenisedSplit) -> None:
         """Grow the head by the classes of ``new``."""
         fresh = [c for c in dict.fromkeys(new.class_ids.tolist()) if c not in self.classes_seen]
-        features = F.normalize(self.features(new.tokens), dim=1)
-        means = [features[torch.from_numpy(new.class_ids == c)].mean(0) for c in fresh]
-        self.head.grow(torch.stack(means))
+        if self.head.kind == "cosine":
+            # At their mean features: "imprinting" (Qi et al., CVPR 2018).
+            features = F.normalize(self.features(new.tokens), dim=1)
+            start = torch.stack([features[torch.from_numpy(new.class_ids == c)].mean(0) for c in fresh])
+        else:
+            # At zero: features share a large common part, so imprinted classes would outshout all others at first.
+            start = torch.zeros(len(fresh), self.backbone.dim)
+        self.head.grow(start)
         self.classes_seen += fresh
 
 
