@@ -7,14 +7,16 @@ STAMP := .venv/.setup-done
 CODE := memory_format memory_service client learner tests $(wildcard scripts benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check bench format clean
+.PHONY: help setup demo serve test check nightly bench bench-storage format clean
 
 help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
 	@echo "make serve   the memory service alone, its store in runs/serve/"
 	@echo "make test    the tests"
 	@echo "make check   formatting, lint, types, who imports whom, and the tests: what CI runs"
+	@echo "make nightly the store's long tests: 500 runs of the state machine, 30 rounds of kill -9 (about half an hour)"
 	@echo "make bench   the measurements behind docs/decisions/"
+	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
 	@echo "make format  put the code into shape"
 	@echo "make setup   .venv with everything (the others do it by themselves)"
 	@echo "make clean   remove .venv, runs/ and caches; downloaded data/ stays"
@@ -51,9 +53,21 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
+nightly: setup
+	@echo "State machine over the store: 500 examples of 30 steps"
+	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest --hypothesis-show-statistics tests/memory_service/test_store_machine.py
+	@echo "kill -9 of the server under mixed work: 30 rounds"
+	@KILL_ROUNDS=30 $(BIN)/python -m pytest -s tests/memory_service/test_crash.py
+
 bench: setup
 	@$(BIN)/python benchmarks/read_layout.py
 	@$(BIN)/python benchmarks/layout.py
+
+# The last line of its stdout is one JSON object.
+bench-storage: setup
+	@$(BIN)/python -c 'import lmdb, torchrl' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@$(BIN)/python -m benchmarks.storage
 
 format: setup
 	$(BIN)/ruff check --fix $(CODE)

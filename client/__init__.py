@@ -8,18 +8,28 @@ from client.errors import ProtocolError, ServiceError, ServiceTimeoutError, Serv
 from client.models import (
     BufferInfo,
     BufferStats,
+    ChangedBuffer,
     ClassStats,
+    DeleteResult,
+    Diff,
+    DiffSide,
     ExemplarDetail,
     ExemplarInfo,
     PushResult,
     ServiceInfo,
+    SnapshotInfo,
+    UpdateResult,
 )
 
 __all__ = [
     "Buffer",
     "BufferInfo",
     "BufferStats",
+    "ChangedBuffer",
     "ClassStats",
+    "DeleteResult",
+    "Diff",
+    "DiffSide",
     "ExemplarDetail",
     "ExemplarInfo",
     "MemoryClient",
@@ -31,5 +41,7 @@ __all__ = [
     "ServiceInfo",
     "ServiceTimeoutError",
     "ServiceUnavailableError",
+    "SnapshotInfo",
     "Timeout",
+    "UpdateResult",
 ]

@@ -16,11 +16,12 @@ def buffer_path(name: str, *rest: str) -> str:
     """``/v1/buffers/NAME/...``.
 
     Raises:
-        FormatError: the name would make another address; what else is no name, the service says.
+        FormatError: a name would make another address; what else is no name, the service says.
     """
-    if name in ("", ".", ".."):
-        raise FormatError(f"{name!r} cannot be the name of a buffer", code="invalid_request")
-    return "/".join(("/v1/buffers", quote(name, safe=""), *rest))
+    for part in (name, *rest):
+        if part in ("", ".", ".."):
+            raise FormatError(f"{part!r} cannot be a name", code="invalid_request")
+    return "/".join(("/v1/buffers", *(quote(part, safe="") for part in (name, *rest))))
 
 
 def read_json(response: httpx.Response) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,13 @@ from memory_format import ExemplarMemoryError
 
 Params = list[tuple[str, str | int | float | bool | None]]
 
-_RETRIED_STATUS = (429, 503)
+Upload = Callable[[], Generator[bytes, None, None]]
+"""A body that is sent piece by piece, from its beginning at each try."""
+Receive = Callable[[httpx.Response, Iterator[bytes]], object]
+"""Takes an answer piece by piece; called again, from the answer's beginning, where the connection broke."""
+
+_BUSY = 429
+_RETRIED_STATUS = (_BUSY, 503)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -113,35 +120,39 @@ class Transport:
         safe: bool,
         params: Params | None = None,
         json: Any = None,
-        content: bytes | None = None,
+        content: bytes | Upload | None = None,
         headers: Mapping[str, str] | None = None,
         accept_status: tuple[int, ...] = (),
+        receive: Receive | None = None,
     ) -> httpx.Response:
         """Send a request and read its answer.
 
         Args:
             safe: sending it twice does what sending it once does. Only then is it tried again, and only after
                 a broken connection, 429 or 503; an answer that is late may still be on its way, so a read
-                that times out is not repeated.
+                that times out is not repeated. 429 says that nothing was done, so what is not safe is tried
+                again after it too.
             accept_status: error statuses that the caller wants to see rather than have raised.
+            receive: is given the content of a good answer, which is then not kept.
 
         Raises:
             ExemplarMemoryError: the service refused, in its own words.
             ServiceUnavailableError, ServiceTimeoutError, ProtocolError: it could not be asked.
         """
         deadline = self._clock() + self.timeout.total
-        tries = self.retries.tries if safe else 1
-        for attempt in range(1, tries + 1):
+        for attempt in range(1, self.retries.tries + 1):
             self._refuse_if_stopped()
             wait: float | None = None
+            again = safe
             error: ExemplarMemoryError | ServiceError
             try:
-                response = self._http.request(
-                    method,
-                    path,
+                response = self._exchange(
+                    content,
+                    receive,
+                    method=method,
+                    url=path,
                     params=params or None,
                     json=json,
-                    content=content,
                     headers=headers,
                     timeout=self._timeout_until(deadline),
                 )
@@ -164,13 +175,36 @@ class Transport:
                 if response.status_code not in _RETRIED_STATUS:
                     raise error
                 wait = retry_after_seconds(response)
-            if attempt == tries:
+                if wait is not None:
+                    error.details.setdefault("retry_after", wait)
+                again = safe or response.status_code == _BUSY
+            if attempt == self.retries.tries or not again:
                 raise error
             wait = self._backoff(attempt) if wait is None else wait
             if self._clock() + wait >= deadline:
                 raise error
             self._sleep(wait)
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def _exchange(self, content: bytes | Upload | None, receive: Receive | None, **arguments: Any) -> httpx.Response:
+        with ExitStack() as stack:
+            if callable(content):
+                body: bytes | Iterable[bytes] | None = self._until_stopped(stack.enter_context(closing(content())))
+            else:
+                body = content
+            request = self._http.build_request(content=body, **arguments)
+            response = self._http.send(request, stream=True)
+            stack.callback(response.close)
+            if receive is not None and response.is_success:
+                receive(response, self._until_stopped(response.iter_bytes()))
+            else:
+                response.read()
+            return response
+
+    def _until_stopped(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self._refuse_if_stopped()
+            yield piece
 
     def stop(self) -> None:
         """Make calls in other threads end at their next step instead of trying on."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
+from client import _transfer
 from client._answers import buffer_path, list_member, read_json
-from client._transport import Params, Retries, Timeout, Transport
-from client.buffer import Buffer
+from client._params import present
+from client._transport import Retries, Timeout, Transport
+from client.buffer import Buffer, Eviction
 from client.errors import ProtocolError
 from client.models import BufferInfo, ServiceInfo, parse
 from memory_format import NotFoundError
 from memory_format.wire import WIRE_VERSION
-
-Eviction = Literal["class_balanced", "reject"]
 
 
 class MemoryClient:
@@ -100,21 +102,44 @@ class MemoryClient:
         self,
         name: str,
         *,
-        budget_bytes: int,
+        budget_bytes: int | None = None,
+        full_samples_per_class: int | None = None,
+        full_sample_bytes: int | None = None,
+        num_classes: int | None = None,
+        disk_limit_bytes: int | None = None,
         eviction: Eviction = "class_balanced",
+        retain_snapshots: int | None = None,
         description: str = "",
     ) -> Buffer:
         """Make a buffer; nothing happens where it exists with the same settings.
 
         Args:
-            budget_bytes: the most that its records' charges sum to.
-            eviction: who leaves when the budget is full; ``reject`` refuses what does not fit.
+            budget_bytes: the most that its records' charges sum to; or, instead of it:
+            full_samples_per_class, full_sample_bytes: so many full samples a class, of so many bytes each.
+            num_classes: of so many classes; None = of those seen so far, so that the budget grows.
+            disk_limit_bytes: the most that everything kept for it takes on the service's disk, snapshots
+                included; None = 1.5 times the budget, and at least 256 KiB over it.
+            eviction: who leaves when the budget is full. ``class_balanced``: the worst ranked of the classes
+                over their share; ``lowest_score``; ``fifo``: the oldest; ``reservoir``: drawn, so that what
+                stays is a fair sample of all that was offered; ``reject`` refuses what does not fit.
+            retain_snapshots: keep the newest so many; None = all.
 
         Raises:
             ConflictError: it exists with other settings.
             FormatError: the name or the budget is not a usable one.
         """
-        body = {"budget_bytes": budget_bytes, "eviction": eviction, "description": description}
+        body = present(
+            {
+                "budget_bytes": budget_bytes,
+                "full_samples_per_class": full_samples_per_class,
+                "full_sample_bytes": full_sample_bytes,
+                "num_classes": num_classes,
+                "disk_limit_bytes": disk_limit_bytes,
+                "eviction": eviction,
+                "retain_snapshots": retain_snapshots,
+                "description": description,
+            }
+        )
         self._request("PUT", buffer_path(name), safe=True, json=body)
         return Buffer(self, name)
 
@@ -138,10 +163,43 @@ class MemoryClient:
         Raises:
             NotFoundError: there is none of that name.
         """
+        self._delete(buffer_path(name))
+
+    def import_buffer(self, name: str, path: str | os.PathLike[str], *, progress: bool = False) -> Buffer:
+        """Make a buffer of a file that :meth:`Buffer.export` wrote.
+
+        The file is sent piece by piece. After a broken connection it is not sent again, as nobody knows then
+        whether the buffer was made.
+
+        Args:
+            progress: show a bar; needs ``tqdm``.
+
+        Raises:
+            ConflictError: there is a buffer of that name.
+            FormatError: ``invalid_export``: the file is not such a one.
+            OSError: it cannot be read.
+        """
+        source = Path(path)
+        headers = {"Content-Type": _transfer.MEDIA_TYPE, "Content-Length": str(source.stat().st_size)}
+        self._request(
+            "POST",
+            buffer_path(name, "import"),
+            safe=False,
+            content=lambda: _transfer.pieces(source, progress=progress),
+            headers=headers,
+        )
+        return Buffer(self, name)
+
+    def _delete(self, path: str) -> None:
+        """Delete what is at an address.
+
+        Raises:
+            NotFoundError: there is nothing.
+        """
         try:
-            self._request("DELETE", buffer_path(name), safe=True)
+            self._request("DELETE", path, safe=True)
         except NotFoundError as error:
-            # After a broken connection, "no such buffer" is what a deletion that went through sounds like.
+            # After a broken connection, "there is none" is what a deletion that went through sounds like.
             if error.details.get("tries", 1) == 1:
                 raise
 
@@ -150,8 +208,8 @@ class MemoryClient:
             self._check_version()
         return self._transport.request(method, path, safe=safe, **arguments)
 
-    def _json(self, method: str, path: str, *, params: Params | None = None) -> Any:
-        return read_json(self._request(method, path, safe=method == "GET", params=params))
+    def _json(self, method: str, path: str, *, safe: bool = True, **arguments: Any) -> Any:
+        return read_json(self._request(method, path, safe=safe, **arguments))
 
     def _check_version(self) -> None:
         found = parse(ServiceInfo, read_json(self._transport.request("GET", "/v1", safe=True)))

@@ -15,8 +15,9 @@ from typing import TypeAlias
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from client._params import Many
 from client.batch import ReplayBatch
-from client.buffer import Buffer, Many, Strategy
+from client.buffer import Buffer, Strategy
 
 TensorBatch: TypeAlias = dict[str, torch.Tensor]
 
@@ -48,8 +49,8 @@ class ReplayDataset(IterableDataset[TensorBatch]):
     use.
 
     Yields a dict of tensors (:data:`ARRAYS`, and ``step``, a scalar) for each step. As long as the buffer
-    does not change, the same seed and step give the same batch, whatever ``prefetch``, ``threads`` and the
-    number of workers are.
+    does not change, and of a snapshot always, the same seed and step give the same batch, whatever
+    ``prefetch``, ``threads`` and the number of workers are.
 
     Give it to ``DataLoader(dataset, batch_size=None)``, or iterate over it: with its own threads it needs no
     worker processes. With W of them, worker i takes steps i, i + W, ..., so every batch is drawn once and in
@@ -63,7 +64,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         batch_size: B, records a batch.
         start_step: the first step, to go on where an earlier run stopped.
         num_steps: how many; None = without end.
-        strategy, replace, class_id, phase, learner_id, repair_text: as in
+        strategy, replace, class_id, phase, learner_id, repair_text, snapshot: as in
             :meth:`client.buffer.Buffer.sample`.
         prefetch: most batches held or on their way while the consumer is busy.
         threads: batches fetched and decoded at the same time.
@@ -87,6 +88,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         phase: Many[int] = None,
         learner_id: Many[str] = None,
         repair_text: float = 0.0,
+        snapshot: str | None = None,
         prefetch: int = 4,
         threads: int = 1,
         decode_threads: int | None = None,
@@ -106,6 +108,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         self.phase = phase
         self.learner_id = learner_id
         self.repair_text = repair_text
+        self.snapshot = snapshot
         self.prefetch = prefetch
         self.threads = threads
         self.decode_threads = decode_threads
@@ -127,7 +130,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         """What a thread runs. It holds no reference to the iterator, which could then never be collected."""
         batch_size, seed, strategy, replace = self.batch_size, self.seed, self.strategy, self.replace
         class_id, phase, learner_id = self.class_id, self.phase, self.learner_id
-        repair_text, decode_threads = self.repair_text, self.decode_threads
+        repair_text, snapshot, decode_threads = self.repair_text, self.snapshot, self.decode_threads
 
         def fetch(step: int) -> TensorBatch:
             batch = buffer.sample(
@@ -140,6 +143,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
                 phase=phase,
                 learner_id=learner_id,
                 repair_text=repair_text,
+                snapshot=snapshot,
                 decode_threads=decode_threads,
             )
             return {**to_tensors(batch), "step": torch.tensor(step)}

@@ -5,8 +5,8 @@
     |-- ServiceTimeoutError        it took longer than the client was told to wait
     `-- ProtocolError              something answered that does not speak this protocol
 
-What the service refuses arrives as ``FormatError``, ``BudgetError``, ``NotFoundError``, ``ConflictError`` or
-``StorageError``, with the service's ``code``, its words and its ``details``.
+What the service refuses arrives as ``FormatError``, ``BudgetError``, ``NotFoundError``, ``ConflictError``,
+``BusyError`` or ``StorageError``, with the service's ``code``, its words and its ``details``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import httpx
 
 from memory_format.errors import (
     BudgetError,
+    BusyError,
     ConflictError,
     ErrorCode,
     ExemplarMemoryError,
@@ -89,7 +90,12 @@ def retry_after_seconds(response: httpx.Response) -> float | None:
 
 
 def _class_of_status(status: int) -> type[ExemplarMemoryError]:
-    known = {404: NotFoundError, 409: ConflictError, 507: BudgetError}
+    known: dict[int, type[ExemplarMemoryError]] = {
+        404: NotFoundError,
+        409: ConflictError,
+        429: BusyError,
+        507: BudgetError,
+    }
     return known.get(status, FormatError if status < 500 else StorageError)
 
 

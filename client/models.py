@@ -21,6 +21,10 @@ class ServiceInfo:
     service: str
     version: str
     wire_version: str
+    segment_format: int = 0
+    """Of its segment files."""
+    schema_version: str = ""
+    """Of its index."""
     codecs: tuple[str, ...] = ()
     eviction: tuple[str, ...] = ()
     strategies: tuple[str, ...] = ()
@@ -48,6 +52,8 @@ class ExemplarInfo:
     has_extras: bool
     charge: int
     """Bytes of the budget that it takes."""
+    crc32: int
+    """Of its body."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +71,21 @@ class ExemplarDetail(ExemplarInfo):
 
 @dataclass(frozen=True)
 class BufferInfo:
-    """A buffer and how full it is."""
+    """A buffer's settings, and how full it is."""
 
     name: str
     budget_bytes: int
+    """What the budget comes to now."""
+    full_samples_per_class: int | None
+    """None, as the next two, where the budget was given in bytes."""
+    full_sample_bytes: int | None
+    num_classes: int | None
+    """None also where the budget grows with the classes seen."""
+    disk_limit_bytes: int
+    """Given, or the default for the budget."""
     eviction: str
+    retain_snapshots: int | None
+    """None: all are kept."""
     description: str
     created_at: float
     """Seconds since 1970."""
@@ -77,6 +93,14 @@ class BufferInfo:
     """Counts the changes of the contents."""
     bytes_used: int
     num_records: int
+
+
+@dataclass(frozen=True)
+class ChangedBuffer(BufferInfo):
+    """A buffer after :meth:`Buffer.configure`."""
+
+    evicted: tuple[int, ...]
+    """Ids of the exemplars that a smaller budget evicted."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +123,9 @@ class BufferStats:
     """``bytes_used`` of ``budget_bytes``, 0..1."""
     num_records: int
     num_classes: int
+    """Classes that it holds records of."""
+    num_classes_seen: int
+    """Classes of all records that were ever offered to it."""
     bytes_per_exemplar: float | None
     """None while the buffer is empty."""
     classes: tuple[ClassStats, ...]
@@ -106,11 +133,22 @@ class BufferStats:
     """Phase -> records."""
     learners: dict[str, int]
     """Learner id -> records."""
-    segments: int
-    """Files on the service's disk, and in them:"""
+    disk_limit_bytes: int
     disk_bytes: int
+    """Bytes on the service's disk: files, and rows of the index."""
     dead_bytes: int
-    """Bytes on disk that no live record uses."""
+    """Of the files, what no record needs that the buffer or a snapshot holds."""
+    pinned_bytes: int
+    """Of the files, records that only snapshots hold."""
+    index_bytes: int
+    """Of ``disk_bytes``, rows of the index."""
+    segments: int
+    """Files."""
+    open_segments: int
+    """Files that still grow."""
+    orphans: int
+    """Files of the whole store that are to be deleted, and could not be yet."""
+    snapshots: int
     version: int
     pushes: int
     samples: int
@@ -121,8 +159,7 @@ class PushResult:
     """What became of the records of one push, all its batches together."""
 
     exemplar_ids: tuple[int | None, ...]
-    """One for each record pushed, in order; None where the record was not kept. A later batch of the same
-    push
+    """One for each record pushed, in order; None where the record was not kept. A later batch of the same push
     may have evicted it again: see ``evicted``."""
     kept: int
     """Records that were kept when their batch was pushed."""
@@ -134,7 +171,63 @@ class PushResult:
     budget_bytes: int
     version: int
     batches: int
-    """Requests that the push took."""
+    """In how many pieces the records were taken in."""
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """What became of new scores or ranks."""
+
+    updated: int
+    """Exemplars that have the values now."""
+    missing: tuple[int, ...]
+    """Ids that the buffer does not hold (any more)."""
+    version: int
+
+
+@dataclass(frozen=True)
+class DeleteResult:
+    """What a deletion removed."""
+
+    deleted: tuple[int, ...]
+    bytes_used: int
+    version: int
+    missing: tuple[int, ...] = ()
+    """Ids asked for that the buffer did not hold (any more)."""
+
+
+@dataclass(frozen=True)
+class SnapshotInfo:
+    """A name for what a buffer held at one version."""
+
+    name: str
+    version: int
+    num_records: int
+    bytes_used: int
+    created_at: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class DiffSide:
+    """Exemplars that only one of two states holds."""
+
+    count: int
+    bytes: int
+    classes: tuple[ClassStats, ...]
+    exemplar_ids: tuple[int, ...]
+    """The first 10,000 of them."""
+
+
+@dataclass(frozen=True)
+class Diff:
+    """What came and went between two states of a buffer."""
+
+    from_version: int
+    to_version: int
+    added: DiffSide
+    evicted: DiffSide
+    """Deleted ones among them."""
 
 
 def parse(kind: type[T], document: Any) -> T:
@@ -181,10 +274,13 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "str": lambda value: _exactly(str, value),
     "bool": lambda value: _exactly(bool, value),
     "float": _number,
+    "int | None": lambda value: None if value is None else _exactly(int, value),
     "float | None": lambda value: None if value is None else _number(value),
     "tuple[int, int]": _grid,
+    "tuple[int, ...]": lambda value: tuple(_exactly(int, item) for item in _exactly(list, value)),
     "tuple[str, ...]": lambda value: tuple(_exactly(str, item) for item in _exactly(list, value)),
     "tuple[ClassStats, ...]": lambda value: tuple(parse(ClassStats, item) for item in _exactly(list, value)),
+    "DiffSide": lambda value: parse(DiffSide, value),
     "dict[int, int]": lambda value: {int(key): _exactly(int, count) for key, count in value.items()},
     "dict[str, int]": lambda value: {_exactly(str, key): _exactly(int, n) for key, n in value.items()},
     "dict[str, Any]": lambda value: _exactly(dict, value),

@@ -110,11 +110,19 @@ class MemoryConfig:
         budget_bytes: of the buffer, for all classes.
         codec: numcodecs configuration of the patch codec; full and masked exemplars use the same.
         selection: order within a class.
+        snapshots: take a snapshot of the memory after each phase, ``phase-0``, ``phase-1`` and so on: what was
+            held then can be listed and drawn from later. What they keep of evicted exemplars is on the disk of the
+            service, and not in the budget.
     """
 
     budget_bytes: int = 50_000
     codec: dict[str, Any] = field(default_factory=lambda: {"id": "em_webp", "quality": 30})
     selection: Selection = "herding"
+    snapshots: bool = True
+
+    def disk_limit_bytes(self, num_phases: int) -> int | None:
+        """What the buffer may take on disk: room for what every snapshot may keep; None = the service's default."""
+        return (num_phases + 1) * self.budget_bytes + 2**20 if self.snapshots else None
 
 
 @dataclass(frozen=True)

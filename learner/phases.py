@@ -195,6 +195,8 @@ class Run:
             started = time.perf_counter()
             buffer.push(records, idempotency_key=f"{self.key}-{phase}")
             push_seconds = time.perf_counter() - started
+            if self.config.memory.snapshots:
+                buffer.take_snapshot(f"phase-{phase}")
             if method == "masked":
                 save_examples(self.out / method / f"examples-{phase}.npz", model, new, masked, self.config.mask)
         started = time.perf_counter()
@@ -347,7 +349,11 @@ class Run:
             log.warning("buffer %s is left from another run: deleted", name)
             self.client.delete_buffer(name)
         try:
-            buffer = self.client.create_buffer(name, budget_bytes=self.config.memory.budget_bytes)
+            buffer = self.client.create_buffer(
+                name,
+                budget_bytes=self.config.memory.budget_bytes,
+                disk_limit_bytes=self.config.memory.disk_limit_bytes(len(self.problem.phases)),
+            )
         except ConflictError as error:
             raise RunError(f"{error.message}; give the run another --out or delete the buffer") from error
         if done and done[-1].exemplars and not buffer.info().num_records:

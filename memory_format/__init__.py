@@ -4,6 +4,7 @@ from memory_format.codecs import CODECS, PatchCodec, RawZstd, WebP, WebPLossless
 from memory_format.errors import (
     ERROR_CODES,
     BudgetError,
+    BusyError,
     ConflictError,
     ErrorCode,
     ExemplarMemoryError,
@@ -13,14 +14,16 @@ from memory_format.errors import (
 )
 from memory_format.masks import Layout, image_to_patches, patches_to_image
 from memory_format.record import HEADER_BYTES, Record, check_record, make_record
-from memory_format.wire import MEDIA_TYPE, decode_batch, encode_batch
+from memory_format.wire import MEDIA_TYPE, Batch, check_batch, decode_batch, encode_batch, read_batch, write_batch
 
 __all__ = [
     "CODECS",
     "ERROR_CODES",
     "HEADER_BYTES",
     "MEDIA_TYPE",
+    "Batch",
     "BudgetError",
+    "BusyError",
     "ConflictError",
     "ErrorCode",
     "ExemplarMemoryError",
@@ -33,6 +36,7 @@ __all__ = [
     "StorageError",
     "WebP",
     "WebPLossless",
+    "check_batch",
     "check_record",
     "codec_class",
     "decode_batch",
@@ -41,4 +45,6 @@ __all__ = [
     "make_codec",
     "make_record",
     "patches_to_image",
+    "read_batch",
+    "write_batch",
 ]

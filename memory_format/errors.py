@@ -5,6 +5,7 @@
     |-- BudgetError                the bytes do not fit: ask for less, or for a larger budget
     |-- NotFoundError              the named thing does not exist
     |-- ConflictError              it exists, and differs from what was asked
+    |-- BusyError                  not now: send it again a little later
     `-- StorageError               the memory itself is damaged or cannot write
 
 ``code`` is append-only: a code that was once sent keeps its meaning for ever (a test holds the list). The
@@ -28,17 +29,24 @@ ErrorCode = Literal[
     "invalid_query",
     "invalid_cursor",
     "invalid_budget",
+    "invalid_export",
     # BudgetError
     "record_exceeds_budget",
     "budget_exceeded",
+    "disk_limit_exceeded",
     # NotFoundError
     "unknown_buffer",
     "unknown_exemplar",
     "unknown_route",
     "no_matching_exemplars",
+    "unknown_snapshot",
     # ConflictError
     "buffer_exists",
     "idempotency_key_reused",
+    "snapshot_exists",
+    "stale_version",
+    # BusyError
+    "too_busy",
     # StorageError
     "corrupt_record",
     "store_locked",
@@ -89,6 +97,12 @@ class ConflictError(ExemplarMemoryError):
     default_code: ErrorCode = "buffer_exists"
 
 
+class BusyError(ExemplarMemoryError):
+    """More is asked for at once than is taken; the same request may be taken a little later."""
+
+    default_code: ErrorCode = "too_busy"
+
+
 class StorageError(ExemplarMemoryError):
     """The memory is damaged, held by another process, or cannot write."""
 
@@ -96,9 +110,16 @@ class StorageError(ExemplarMemoryError):
 
 
 _CODES_BY_CLASS: dict[type[ExemplarMemoryError], tuple[ErrorCode, ...]] = {
-    BudgetError: ("record_exceeds_budget", "budget_exceeded"),
-    NotFoundError: ("unknown_buffer", "unknown_exemplar", "unknown_route", "no_matching_exemplars"),
-    ConflictError: ("buffer_exists", "idempotency_key_reused"),
+    BudgetError: ("record_exceeds_budget", "budget_exceeded", "disk_limit_exceeded"),
+    NotFoundError: (
+        "unknown_buffer",
+        "unknown_exemplar",
+        "unknown_route",
+        "no_matching_exemplars",
+        "unknown_snapshot",
+    ),
+    ConflictError: ("buffer_exists", "idempotency_key_reused", "snapshot_exists", "stale_version"),
+    BusyError: ("too_busy",),
     StorageError: ("corrupt_record", "store_locked", "storage_failed", "internal_error"),
 }
 

@@ -10,12 +10,12 @@ string, read with one ``pread``::
 
 from __future__ import annotations
 
-import math
 import re
 import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,12 @@ KNOWN_FLAGS = FLAG_IN_PLACE | FLAG_EXTRAS
 MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_EXTRAS_BYTES = 1024 * 1024
 LEARNER_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
+
+HeaderRow = tuple[int, int, int, float, int, int, int, int, int, int, int, int, int, int]
+"""A row of :data:`HEADER_DTYPE` as plain numbers in its order, what ``header.item()`` and ``headers.tolist()``
+give: taking them out of numpy one by one costs several times as much."""
 
 
 @dataclass(frozen=True)
@@ -264,47 +270,151 @@ def check_record(record: Record) -> None:
     Raises:
         FormatError: with a code that says which part is wrong.
     """
+    check_row(_row_of(record, crc32=0), record.learner_id, record.body, set())
+
+
+def check_row(row: HeaderRow, learner_id: str, body: bytes | memoryview, known_learners: set[str]) -> None:
+    """:func:`check_record` for a record that lies as header and body. The CRC is not looked at.
+
+    Args:
+        row: ``header.item()``; ``offset`` and ``learner`` do not matter.
+        body: the record's bytes; only its masks and extras are copied.
+        known_learners: learner ids found good so far; this one is added, so that a batch pays once for each.
+
+    Raises:
+        FormatError: with a code that says which part is wrong.
+    """
+    _, _, _, score, _, _, _, _, length, h, w, patch_px, codec_number, flags = row
+    if not (h and w and patch_px):
+        raise _bad_sides((h, w), patch_px)
+    # The comparison is false for NaN, and refuses what would become infinite in its float32.
+    if not abs(score) <= _MAX_FLOAT32:
+        raise FormatError(f"score must be a finite number, got {score}")
+    if learner_id not in known_learners:
+        if not LEARNER_ID_PATTERN.fullmatch(learner_id):
+            raise FormatError(f"learner_id must be 1..64 of A-Z a-z 0-9 . _ -, got {learner_id[:100]!r}")
+        known_learners.add(learner_id)
+    if flags & ~KNOWN_FLAGS:
+        raise _newer_flags(flags)
+    tokens_at, ids_at, extras_at, payload_at = _places(h, w, length, flags, body)
+    if extras_at > len(body):
+        raise FormatError(
+            f"a body of {len(body)} bytes is too short for the masks of {h}x{w} cells and {length} tokens "
+            "and the ids of the kept tokens",
+            code="mask_mismatch",
+        )
+    num_kept = int.from_bytes(body[:tokens_at], "big").bit_count()
+    if num_kept == 0:
+        raise FormatError("the keep mask keeps no patch", code="mask_mismatch")
+    # Two byte strings for one mask would make equal records unequal.
+    if h * w & 7 and body[tokens_at - 1] & (0xFF >> (h * w & 7)):
+        raise _bits_past(h * w)
+    if length & 7 and body[ids_at - 1] & (0xFF >> (length & 7)):
+        raise _bits_past(length)
+    if flags & FLAG_EXTRAS:
+        _check_extras(body, extras_at, payload_at)
+    if len(body) > MAX_BODY_BYTES:
+        raise FormatError(f"a record of {len(body)} bytes; at most {MAX_BODY_BYTES} are taken")
+    rows, columns = (h, w) if flags & FLAG_IN_PLACE else canvas_grid(num_kept, (h, w), "mosaic")
+    height, width = rows * patch_px, columns * patch_px
+    if height > MAX_SIDE_PX or width > MAX_SIDE_PX:
+        raise FormatError(f"a coded image of {height}x{width} px; sides are at most {MAX_SIDE_PX}")
+    # Codecs read a header alike from bytes and from a view of them.
+    codec_by_number(codec_number).check_size(cast("bytes", body[payload_at:]), (height, width))
+
+
+def _check_extras(body: bytes | memoryview, extras_at: int, payload_at: int) -> None:
+    num_bytes = payload_at - extras_at - 4
+    if num_bytes > MAX_EXTRAS_BYTES:
+        raise FormatError(f"extras of {num_bytes} bytes; at most {MAX_EXTRAS_BYTES} are taken")
+    if payload_at > len(body):
+        raise FormatError(f"a body of {len(body)} bytes ends inside its extras")
+    if num_bytes == 0:
+        # Or a record without extras could be written in two ways.
+        raise FormatError("the flags announce extras, and there are none: leave the flag out")
+    decode_extras(bytes(body[extras_at + 4 : payload_at]))
+
+
+def header_of(record: Record) -> np.void:
+    """The row of :data:`HEADER_DTYPE` of a record; ``offset`` and ``learner``, a segment's affair, are 0.
+
+    Raises:
+        FormatError: the record's fields do not fit a header, or contradict each other.
+    """
+    header: np.void = headers_of([record], [record.crc32])[0]
+    return header
+
+
+def headers_of(records: Iterable[Record], crcs: Iterable[int]) -> NDArray[np.void]:
+    """Headers of records, ``(N,)`` of :data:`HEADER_DTYPE`, given the CRC-32 of their bodies.
+
+    Raises:
+        FormatError: as :func:`header_of`, with the record's ``index``.
+    """
+    rows = []
+    for index, (record, crc32) in enumerate(zip(records, crcs, strict=True)):
+        try:
+            rows.append(_row_of(record, crc32))
+        except FormatError as error:
+            raise at_index(error, index) from None
+    with np.errstate(over="ignore"):  # check_row refuses what overflows
+        return np.array(rows, dtype=HEADER_DTYPE)
+
+
+def at_index(error: FormatError, index: int) -> FormatError:
+    """The same error, of the record at that place in a batch."""
+    return FormatError(f"record {index}: {error.message}", code=error.code, **{**error.details, "index": index})
+
+
+def _row_of(record: Record, crc32: int) -> HeaderRow:
+    """Refuses what header and body cannot say, or would say otherwise: the body has no lengths of its own."""
     h, w = record.grid
+    length = record.text_length
     if not (1 <= h <= 255 and 1 <= w <= 255 and 1 <= record.patch_px <= 255):
-        raise FormatError(f"grid sides and patch_px must lie in 1..255, got {record.grid} and {record.patch_px}")
+        raise _bad_sides(record.grid, record.patch_px)
     if not (0 <= record.class_id < 2**32 and 0 <= record.phase < 2**16 and 0 <= record.rank < 2**32):
         raise FormatError(
             f"class_id {record.class_id}, phase {record.phase} and rank {record.rank} must be non-negative, "
             "and below 2**32, 2**16 and 2**32"
         )
-    if not math.isfinite(record.score):
-        raise FormatError(f"score must be a finite number, got {record.score}")
-    if not LEARNER_ID_PATTERN.fullmatch(record.learner_id):
-        raise FormatError(f"learner_id must be 1..64 of A-Z a-z 0-9 . _ -, got {record.learner_id!r}")
-    if not 0 <= record.text_length < 2**16:
-        raise FormatError(f"text_length must lie in 0..65535, got {record.text_length}")
+    if not 0 <= record.exemplar_id < 2**64:
+        raise FormatError(f"exemplar_id must lie in 0..2**64-1, got {record.exemplar_id}")
+    if not 0 <= length < 2**16:
+        raise FormatError(f"text_length must lie in 0..65535, got {length}")
     if record.layout not in ("mosaic", "in_place"):
         raise FormatError(f"layout must be 'mosaic' or 'in_place', got {record.layout!r}")
-    # Not through record.keep_mask: that is kept with the record, and a bool is eight times its bit.
-    mask_from_bytes(record.keep_mask_bytes, h * w)
-    if record.num_kept == 0:
-        raise FormatError("the keep mask keeps no patch", code="mask_mismatch")
-    mask_from_bytes(record.token_mask_bytes, record.text_length)
+    for bitmask, num_cells in ((record.keep_mask_bytes, h * w), (record.token_mask_bytes, length)):
+        if len(bitmask) != num_mask_bytes(num_cells):
+            raise FormatError(
+                f"a bitmask of {num_cells} cells takes {num_mask_bytes(num_cells)} bytes, got {len(bitmask)}",
+                code="mask_mismatch",
+            )
     kept_tokens = count_kept(record.token_mask_bytes)
     if len(record.token_ids_bytes) != 2 * kept_tokens:
         raise FormatError(
             f"the token mask keeps {kept_tokens} tokens, token_ids holds {len(record.token_ids_bytes) / 2:g}",
             code="mask_mismatch",
         )
-    if len(record.extras) > MAX_EXTRAS_BYTES:
-        raise FormatError(f"extras of {len(record.extras)} bytes; at most {MAX_EXTRAS_BYTES} are taken")
-    if record.extras:
-        decode_extras(record.extras)
-    if record.body_bytes > MAX_BODY_BYTES:
-        raise FormatError(f"a record of {record.body_bytes} bytes; at most {MAX_BODY_BYTES} are taken")
-    height, width = record.canvas_size
-    if max(height, width) > MAX_SIDE_PX:
-        raise FormatError(f"a coded image of {height}x{width} px; sides are at most {MAX_SIDE_PX}")
-    record.codec.check_size(record.payload, (height, width))
+    return (
+        record.exemplar_id,
+        record.class_id,
+        record.rank,
+        record.score,
+        0,
+        crc32,
+        record.phase,
+        0,
+        length,
+        h,
+        w,
+        record.patch_px,
+        record.codec.number,
+        record.flags,
+    )
 
 
-def split_body(header: np.void, body: bytes, learner_id: str) -> Record:
-    """Header row and body, as a segment holds them -> record.
+def split_body(header: np.void, body: bytes | memoryview, learner_id: str) -> Record:
+    """Header row and body, as a segment or a batch holds them -> record, with copies of the body's parts.
 
     Args:
         header: one row of :data:`HEADER_DTYPE`.
@@ -314,35 +424,119 @@ def split_body(header: np.void, body: bytes, learner_id: str) -> Record:
     Raises:
         FormatError: the body is too short for what the header says, or its flags are of a newer version.
     """
-    flags = int(header["flags"])
+    return split_row(cast("HeaderRow", header.item()), body, learner_id)
+
+
+def split_row(row: HeaderRow, body: bytes | memoryview, learner_id: str) -> Record:
+    """:func:`split_body` for a header taken out of numpy already."""
+    exemplar_id, class_id, rank, score, _, _, phase, _, length, h, w, patch_px, codec_number, flags = row
     if flags & ~KNOWN_FLAGS:
-        raise FormatError(f"record flags {flags:#x} were written by a newer version")
-    h, w, length = int(header["grid_h"]), int(header["grid_w"]), int(header["text_length"])
-    tokens_at = num_mask_bytes(h * w)
-    ids_at = tokens_at + num_mask_bytes(length)
-    token_mask_bytes = body[tokens_at:ids_at]
-    extras_at = ids_at + 2 * count_kept(token_mask_bytes)
-    payload_at, extras = extras_at, b""
-    if flags & FLAG_EXTRAS:
-        payload_at = extras_at + 4 + int.from_bytes(body[extras_at : extras_at + 4], "little")
-        extras = body[extras_at + 4 : payload_at]
+        raise _newer_flags(flags)
+    tokens_at, ids_at, extras_at, payload_at = _places(h, w, length, flags, body)
     if payload_at > len(body):
-        raise FormatError(f"a body of {len(body)} bytes is cut short", code="corrupt_record")
+        raise _cut_short(body)
+    small = bytes(body[:payload_at])  # slices of bytes cost a third of a view's
     return Record(
-        class_id=int(header["class_id"]),
-        phase=int(header["phase"]),
+        class_id=class_id,
+        phase=phase,
         learner_id=learner_id,
-        score=float(header["score"]),
-        rank=int(header["rank"]),
+        score=score,
+        rank=rank,
         grid=(h, w),
-        patch_px=int(header["patch_px"]),
-        keep_mask_bytes=body[:tokens_at],
-        codec_id=codec_by_number(int(header["codec"])).codec_id,
+        patch_px=patch_px,
+        keep_mask_bytes=small[:tokens_at],
+        codec_id=codec_by_number(codec_number).codec_id,
         layout="in_place" if flags & FLAG_IN_PLACE else "mosaic",
-        payload=body[payload_at:],
+        payload=bytes(body[payload_at:]),
         text_length=length,
-        token_mask_bytes=token_mask_bytes,
-        token_ids_bytes=body[ids_at:extras_at],
-        extras=extras,
-        exemplar_id=int(header["exemplar_id"]),
+        token_mask_bytes=small[tokens_at:ids_at],
+        token_ids_bytes=small[ids_at:extras_at],
+        extras=small[extras_at + 4 :],
+        exemplar_id=exemplar_id,
     )
+
+
+def swap_text(
+    header: np.void, body: bytes | memoryview, donor_header: np.void, donor_body: bytes | memoryview
+) -> tuple[int, bytes]:
+    """``text_length`` and body of a record that keeps its picture and extras and takes another one's text.
+
+    The header that goes with it is the record's own with that ``text_length`` and a new ``crc32``. Extras and
+    payload are copied unread.
+
+    Raises:
+        FormatError: ``corrupt_record`` where a body is too short for its masks.
+    """
+    tokens_at, _, extras_at, _ = _places_of(header, body)
+    text_from, _, text_to, _ = _places_of(donor_header, donor_body)
+    text = donor_body[text_from:text_to]
+    return int(donor_header["text_length"]), b"".join((body[:tokens_at], text, body[extras_at:]))
+
+
+def prefix_bytes(headers: NDArray[np.void] | Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+    """Bytes of keep mask and token mask at the beginning of each body: what :func:`count_parts` needs.
+
+    Args:
+        headers: ``(N,)`` of :data:`HEADER_DTYPE`, or its columns ``grid_h``, ``grid_w`` and ``text_length`` by
+            name.
+
+    Returns:
+        ``(N,)``.
+    """
+    h, w, length = (np.asarray(headers[name], dtype=np.int64) for name in ("grid_h", "grid_w", "text_length"))
+    return np.asarray((h * w + 7) // 8 + (length + 7) // 8, dtype=np.int64)
+
+
+def count_parts(header: np.void, body_prefix: bytes | memoryview) -> tuple[int, int]:
+    """Kept patches and kept tokens of a record.
+
+    Args:
+        header: its row of :data:`HEADER_DTYPE`.
+        body_prefix: its body, of which the first :func:`prefix_bytes` bytes are enough.
+
+    Raises:
+        FormatError: ``corrupt_record`` where the prefix is too short.
+    """
+    tokens_at = num_mask_bytes(int(header["grid_h"]) * int(header["grid_w"]))
+    ids_at = tokens_at + num_mask_bytes(int(header["text_length"]))
+    if ids_at > len(body_prefix):
+        raise _cut_short(body_prefix)
+    return count_kept(bytes(body_prefix[:tokens_at])), count_kept(bytes(body_prefix[tokens_at:ids_at]))
+
+
+def _places(h: int, w: int, length: int, flags: int, body: bytes | memoryview) -> tuple[int, int, int, int]:
+    """Where a body's token mask, token ids, extras (their length) and payload begin.
+
+    In a body that is cut short, the first place that is wrong, and all after it, lie past its end.
+    """
+    tokens_at = (h * w + 7) // 8
+    ids_at = tokens_at + (length + 7) // 8
+    extras_at = ids_at + 2 * int.from_bytes(body[tokens_at:ids_at], "big").bit_count()
+    if not flags & FLAG_EXTRAS:
+        return tokens_at, ids_at, extras_at, extras_at
+    num_extras = int.from_bytes(body[extras_at : extras_at + 4], "little")
+    return tokens_at, ids_at, extras_at, extras_at + 4 + num_extras
+
+
+def _places_of(header: np.void, body: bytes | memoryview) -> tuple[int, int, int, int]:
+    h, w, length, flags = (int(header[name]) for name in ("grid_h", "grid_w", "text_length", "flags"))
+    places = _places(h, w, length, flags, body)
+    if places[-1] > len(body):
+        raise _cut_short(body)
+    return places
+
+
+def _bad_sides(grid: tuple[int, int], patch_px: int) -> FormatError:
+    return FormatError(f"grid sides and patch_px must lie in 1..255, got {grid} and {patch_px}")
+
+
+def _bits_past(num_cells: int) -> FormatError:
+    return FormatError(f"the bitmask has bits set past its {num_cells} cells", code="mask_mismatch")
+
+
+def _newer_flags(flags: int) -> FormatError:
+    return FormatError(f"record flags {flags:#x} were written by a newer version")
+
+
+def _cut_short(body: bytes | memoryview) -> FormatError:
+    return FormatError(f"a body of {len(body)} bytes is cut short", code="corrupt_record")

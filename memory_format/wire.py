@@ -1,122 +1,230 @@
 """Batches of records as Arrow IPC streams, in both directions.
 
 The schema is fixed (:data:`SCHEMA`), so any language with Arrow reads a batch, and whatever is not exactly
-such a batch is refused before its columns are looked at.
+such a batch is refused before its columns are looked at. A record's body travels as it lies in a segment:
+between a stream and a file it is copied, never taken apart.
 """
 
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
 
 from memory_format.errors import FormatError
-from memory_format.record import Record, check_record
+from memory_format.record import HEADER_DTYPE, Record, at_index, check_row, headers_of, split_row
 
 MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
-WIRE_VERSION: Final = "1"
+WIRE_VERSION: Final = "2"
 
 SCHEMA: Final = pa.schema(
     [
         pa.field("exemplar_id", pa.uint64(), nullable=False),
         pa.field("class_id", pa.uint32(), nullable=False),
+        pa.field("rank", pa.uint32(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("crc32", pa.uint32(), nullable=False),
         pa.field("phase", pa.uint16(), nullable=False),
         pa.field("learner_id", pa.string(), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),
-        pa.field("rank", pa.uint32(), nullable=False),
+        pa.field("text_length", pa.uint16(), nullable=False),
         pa.field("grid_h", pa.uint8(), nullable=False),
         pa.field("grid_w", pa.uint8(), nullable=False),
         pa.field("patch_px", pa.uint8(), nullable=False),
-        pa.field("keep_mask", pa.binary(), nullable=False),
-        pa.field("text_length", pa.uint16(), nullable=False),
-        pa.field("token_mask", pa.binary(), nullable=False),
-        pa.field("token_ids", pa.binary(), nullable=False),
-        pa.field("codec", pa.string(), nullable=False),
-        pa.field("layout", pa.string(), nullable=False),
-        pa.field("payload", pa.binary(), nullable=False),
-        pa.field("extras", pa.binary(), nullable=False),
-        pa.field("crc32", pa.uint32(), nullable=False),
+        pa.field("codec", pa.uint8(), nullable=False),
+        pa.field("flags", pa.uint8(), nullable=False),
+        pa.field("body", pa.binary(), nullable=False),
     ],
     metadata={"exemplar_memory_wire": WIRE_VERSION},
 )
-"""``keep_mask``, ``token_mask``: bitmasks. ``token_ids``: uint16 little-endian. ``crc32``: of the record's
-body, computed by whoever encoded it, so that damage on the way is seen at the other end."""
+"""The header's columns, with the learner's name for its number, and the body. ``crc32``: of the body, computed
+by whoever encoded it, so that damage on the way is seen at the other end."""
 
+_HEADER_COLUMNS: Final = tuple(name for name in SCHEMA.names if name in (HEADER_DTYPE.names or ()))
+_CRC: Final = list(HEADER_DTYPE.names or ()).index("crc32")
 _MAX_BATCHES = 1024
+_MAX_BODIES_BYTES = 2**31 - 1  # Arrow's binary columns count in int32
+_SCHEMA_BYTES = SCHEMA.serialize().size
+_END_OF_STREAM_BYTES = 8
 
 
-def encode_batch(records: Iterable[Record]) -> bytes:
-    """Records -> one Arrow IPC stream with one batch."""
-    rows = list(records)
-    columns: dict[str, list[Any]] = {
-        "exemplar_id": [r.exemplar_id for r in rows],
-        "class_id": [r.class_id for r in rows],
-        "phase": [r.phase for r in rows],
-        "learner_id": [r.learner_id for r in rows],
-        "score": [r.score for r in rows],
-        "rank": [r.rank for r in rows],
-        "grid_h": [r.grid[0] for r in rows],
-        "grid_w": [r.grid[1] for r in rows],
-        "patch_px": [r.patch_px for r in rows],
-        "keep_mask": [r.keep_mask_bytes for r in rows],
-        "text_length": [r.text_length for r in rows],
-        "token_mask": [r.token_mask_bytes for r in rows],
-        "token_ids": [r.token_ids_bytes for r in rows],
-        "codec": [r.codec_id for r in rows],
-        "layout": [r.layout for r in rows],
-        "payload": [r.payload for r in rows],
-        "extras": [r.extras for r in rows],
-        "crc32": [r.crc32 for r in rows],
-    }
-    arrays = [pa.array(columns[field.name], type=field.type) for field in SCHEMA]
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, SCHEMA) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
-    return bytes(sink.getvalue())
+@dataclass(frozen=True)
+class Batch:
+    """N records as they lie in a stream."""
+
+    headers: NDArray[np.void]
+    """``(N,)`` of ``HEADER_DTYPE``; ``offset`` and ``learner``, a segment's affair, are 0."""
+    learner_ids: list[str]
+    bodies: list[memoryview]
+    """Slices of the stream's own bytes, which they keep alive."""
+
+    def __len__(self) -> int:
+        return len(self.headers)
 
 
-def decode_batch(data: bytes, *, max_records: int = 100_000, check: bool = True) -> list[Record]:
-    """Arrow IPC stream -> records.
+def read_batch(data: bytes, *, max_records: int = 100_000) -> Batch:
+    """Arrow IPC stream -> records that nothing is known of yet: see :func:`check_batch`.
 
-    Memory: the stream is read in place and compressed buffers are refused, so are buffers that overlap, so
-    decoding allocates at most about four times ``len(data)`` (the copies of the columns into records) plus
-    2 KiB a record.
+    Memory: the stream is read in place, compressed buffers are refused, so are buffers that overlap. What is
+    allocated is at most 512 bytes a record, and where learner ids are longer than they may be, those
+    characters, of up to 4 bytes each.
 
     Args:
         max_records: the most that is taken.
-        check: verify every record (:func:`~memory_format.record.check_record`) and its CRC. A client may
-            leave it out for what a trusted service sends.
 
     Raises:
-        FormatError: ``invalid_batch``, ``batch_too_large``, or the record's own code with its ``index``.
+        FormatError: ``invalid_batch`` or ``batch_too_large``.
     """
     batches = _read_stream(data)
     total = sum(batch.num_rows for batch in batches)
     if total > max_records:
         raise FormatError(f"{total} records in one batch; at most {max_records} are taken", code="batch_too_large")
-    records = [record for batch in batches for record in _to_records(batch)]
+    headers = np.zeros(total, dtype=HEADER_DTYPE)
+    learner_ids: list[str] = []
+    bodies: list[memoryview] = []
+    for batch in batches:
+        part = headers[len(bodies) : len(bodies) + batch.num_rows]
+        for name in _HEADER_COLUMNS:
+            part[name] = batch.column(name).to_numpy(zero_copy_only=False)
+        learner_ids += batch.column("learner_id").to_numpy(zero_copy_only=False).tolist()
+        bodies += _slices(data, batch.column("body"))
+    return Batch(headers, learner_ids, bodies)
+
+
+def check_batch(batch: Batch) -> None:
+    """Check every record (:func:`~memory_format.record.check_record`) and its CRC.
+
+    Raises:
+        FormatError: the record's own code, with its ``index``.
+    """
+    known_learners: set[str] = set()
+    rows = batch.headers.tolist()
+    for index, (row, learner_id, body) in enumerate(zip(rows, batch.learner_ids, batch.bodies, strict=True)):
+        # First, though it is judged last: it brings the body into the processor's cache.
+        found = zlib.crc32(body)
+        try:
+            check_row(row, learner_id, body, known_learners)
+            if found != row[_CRC]:
+                raise FormatError(f"its CRC-32 is {found:#010x}, the batch says {row[_CRC]:#010x}: damaged on the way?")
+        except FormatError as error:
+            raise at_index(error, index) from None
+
+
+def write_batch(
+    headers: NDArray[np.void], learner_ids: Sequence[str], body: bytes | memoryview, lengths: ArrayLike
+) -> memoryview:
+    """Records -> one Arrow IPC stream with one batch. ``body`` is copied once.
+
+    Args:
+        headers: ``(N,)`` of ``HEADER_DTYPE``; ``offset`` and ``learner`` do not matter.
+        learner_ids: N learner ids.
+        body: all bodies end to end, contiguous; anything with the buffer protocol.
+        lengths: ``(N,)`` integers, bytes of each body.
+
+    Returns:
+        the stream, as a flat view of bytes.
+
+    Raises:
+        FormatError: ``batch_too_large``: 2 GiB of bodies do not fit one Arrow batch.
+        ValueError: the arguments contradict each other.
+    """
+    count = len(headers)
+    sizes = np.asarray(lengths, dtype=np.int64)
+    contents = pa.py_buffer(body)
+    if not len(sizes) == len(learner_ids) == count or (sizes < 0).any() or sizes.sum() != contents.size:
+        raise ValueError(
+            f"{count} headers, {len(learner_ids)} learner ids, {len(sizes)} lengths with {sizes.sum()} bytes in all, "
+            f"and {contents.size} bytes of bodies"
+        )
+    if contents.size > _MAX_BODIES_BYTES:
+        raise FormatError(f"bodies of {contents.size} bytes in one batch; send fewer at once", code="batch_too_large")
+    offsets = np.zeros(count + 1, dtype=np.int32)
+    np.cumsum(sizes, out=offsets[1:])
+    columns = {
+        "learner_id": pa.array(learner_ids, type=pa.string()),
+        "body": pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), contents]),
+        **{name: pa.array(np.ascontiguousarray(headers[name])) for name in _HEADER_COLUMNS},
+    }
+    batch = pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+    # Of the right size from the start: a sink that grows copies what it holds, again and again.
+    out = pa.allocate_buffer(_SCHEMA_BYTES + pa.ipc.get_record_batch_size(batch) + _END_OF_STREAM_BYTES)
+    sink = pa.FixedSizeBufferWriter(out)
+    with pa.ipc.new_stream(sink, SCHEMA) as writer:
+        writer.write_batch(batch)
+    # Cut where it ends, should pyarrow need less than it said: the rest is memory of who knows what.
+    return memoryview(out).cast("B")[: sink.tell()]
+
+
+def encode_batch(records: Iterable[Record]) -> bytes:
+    """Records -> one Arrow IPC stream with one batch.
+
+    Raises:
+        FormatError: a record's fields do not fit a header or contradict each other, with its ``index``; or
+            ``batch_too_large``, as :func:`write_batch`.
+    """
+    rows = list(records)
+    lengths = [record.body_bytes for record in rows]
+    # Each body is copied and summed while it is in the processor's cache, and gone before the next.
+    bodies = memoryview(pa.allocate_buffer(sum(lengths))).cast("B")
+    crcs: list[int] = []
+    place = 0
+    for record in rows:
+        body = record.body
+        bodies[place : place + len(body)] = body
+        crcs.append(zlib.crc32(body))
+        place += len(body)
+    learner_ids = [record.learner_id for record in rows]
+    return bytes(write_batch(headers_of(rows, crcs), learner_ids, bodies, lengths))
+
+
+def decode_batch(data: bytes, *, max_records: int = 100_000, check: bool = True) -> list[Record]:
+    """Arrow IPC stream -> records, in memory of their own.
+
+    Memory: as :func:`read_batch`, and the records: at most four times ``len(data)`` plus 2 KiB a record in all.
+
+    Args:
+        max_records: the most that is taken.
+        check: do :func:`check_batch`. A client may leave it out for what a trusted service sends.
+
+    Raises:
+        FormatError: ``invalid_batch``, ``batch_too_large``, or the record's own code with its ``index``.
+    """
+    batch = read_batch(data, max_records=max_records)
     if check:
-        _check_all(records, [crc for batch in batches for crc in batch.column("crc32").to_pylist()])
+        check_batch(batch)
+    records: list[Record] = []
+    for row, learner_id, body in zip(batch.headers.tolist(), batch.learner_ids, batch.bodies, strict=True):
+        try:
+            records.append(split_row(row, body, learner_id))
+        except FormatError as error:
+            raise at_index(error, len(records)) from None
     return records
+
+
+def _slices(data: bytes, column: pa.BinaryArray) -> list[memoryview]:
+    """The values of a column that was read in place, as slices of the bytes it was read from."""
+    count = len(column)
+    if count == 0:
+        return []
+    _, offsets_buffer, values = column.buffers()
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int32, count=count + 1, offset=4 * column.offset)
+    start = values.address - pa.py_buffer(data).address if values else 0
+    ends = (offsets + np.int64(start)).tolist()
+    view = memoryview(data)
+    return [view[begin:end] for begin, end in pairwise(ends)]
 
 
 def _read_stream(data: bytes) -> list[pa.RecordBatch]:
     try:
         _refuse_compression(data)
         with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
-            if not reader.schema.equals(SCHEMA):
-                raise FormatError(
-                    "the Arrow schema is not that of a record batch (docs/format.md); expected columns "
-                    + ", ".join(f"{field.name}: {field.type}" for field in SCHEMA),
-                    code="invalid_batch",
-                )
-            if (reader.schema.metadata or {}).get(b"exemplar_memory_wire") != WIRE_VERSION.encode():
-                raise FormatError(
-                    f"the schema's metadata must say exemplar_memory_wire={WIRE_VERSION}",
-                    code="invalid_batch",
-                )
+            _check_schema(reader.schema)
             batches: list[pa.RecordBatch] = []
             for batch in reader:
                 if len(batches) == _MAX_BATCHES:
@@ -134,44 +242,25 @@ def _read_stream(data: bytes) -> list[pa.RecordBatch]:
         raise FormatError(f"the body is not an Arrow IPC stream of records: {reason}", code="invalid_batch") from error
 
 
-def _to_records(batch: pa.RecordBatch) -> list[Record]:
-    columns = {name: batch.column(name).to_pylist() for name in SCHEMA.names}
-    fields = {
-        "exemplar_id": columns["exemplar_id"],
-        "class_id": columns["class_id"],
-        "phase": columns["phase"],
-        "learner_id": columns["learner_id"],
-        "score": columns["score"],
-        "rank": columns["rank"],
-        "grid": list(zip(columns["grid_h"], columns["grid_w"], strict=True)),
-        "patch_px": columns["patch_px"],
-        "keep_mask_bytes": columns["keep_mask"],
-        "codec_id": columns["codec"],
-        "layout": columns["layout"],
-        "payload": columns["payload"],
-        "text_length": columns["text_length"],
-        "token_mask_bytes": columns["token_mask"],
-        "token_ids_bytes": columns["token_ids"],
-        "extras": columns["extras"],
-    }
-    return [Record(**dict(zip(fields, row, strict=True))) for row in zip(*fields.values(), strict=True)]
-
-
-def _check_all(records: Sequence[Record], crcs: Sequence[int]) -> None:
-    for index, (record, crc32) in enumerate(zip(records, crcs, strict=True)):
-        try:
-            check_record(record)
-        except FormatError as error:
-            raise FormatError(
-                f"record {index}: {error.message}", code=error.code, index=index, **error.details
-            ) from None
-        if record.crc32 != crc32:
-            raise FormatError(
-                f"record {index}: its CRC-32 is {record.crc32:#010x}, the batch says {crc32:#010x}: "
-                "damaged on the way?",
-                code="invalid_record",
-                index=index,
-            )
+def _check_schema(schema: pa.Schema) -> None:
+    version = (schema.metadata or {}).get(b"exemplar_memory_wire")
+    if version is not None and version != WIRE_VERSION.encode():
+        raise FormatError(
+            f"the batch is of wire version {version.decode(errors='replace')[:20]}, this side speaks {WIRE_VERSION}: "
+            "update the older of the two",
+            code="invalid_batch",
+        )
+    if not schema.equals(SCHEMA):
+        raise FormatError(
+            "the Arrow schema is not that of a record batch (docs/format.md); expected columns "
+            + ", ".join(f"{field.name}: {field.type}" for field in SCHEMA),
+            code="invalid_batch",
+        )
+    if version is None:
+        raise FormatError(
+            f"the schema's metadata must say exemplar_memory_wire={WIRE_VERSION}",
+            code="invalid_batch",
+        )
 
 
 # Arrow IPC message headers are flatbuffers (format/Message.fbs). Only three facts are read: the version, the

@@ -1,4 +1,4 @@
-"""The command line: ``memory-service serve --data DIR``."""
+"""The command line: ``memory-service serve --data DIR``, and what is done to a store that nobody serves."""
 
 from __future__ import annotations
 
@@ -17,29 +17,36 @@ from pydantic import ValidationError
 
 from memory_format import ExemplarMemoryError
 from memory_service.app import create_app, open_store
+from memory_service.offline import OFFLINE, add_offline_commands
 from memory_service.settings import Settings
 
 EXIT_REFUSED = 2
-"""Exit status where the service did not start: bad settings, or a store that is locked or damaged."""
+"""Exit status where nothing was done: bad settings, or a store that is locked or damaged."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    given = {name: value for name, value in vars(options).items() if value is not None and name != "command"}
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("command")
     try:
-        settings = Settings(**given)
-        if not (settings.trust_network or _is_loopback(settings.host)):
-            return _refuse(
-                f"--host {settings.host} can be reached by other machines, and there are no API keys yet: "
-                "whoever reaches it can read and delete everything. --trust-network says that this is wanted"
-            )
-        return serve(settings)
+        if command == "serve":
+            return _serve(options)
+        return OFFLINE[command](**options)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         return _refuse(f"bad settings: {problems}")
     except (ExemplarMemoryError, OSError) as error:
         return _refuse(str(error))
+
+
+def _serve(given: dict[str, Any]) -> int:
+    settings = Settings(**given)
+    if not (settings.trust_network or _is_loopback(settings.host)):
+        return _refuse(
+            f"--host {settings.host} can be reached by other machines, and there are no API keys yet: "
+            "whoever reaches it can read and delete everything. --trust-network says that this is wanted"
+        )
+    return serve(settings)
 
 
 def serve(settings: Settings) -> int:
@@ -112,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
     command.add_argument("--access-log", action="store_true", help="log a line for every request")
+    add_offline_commands(commands)
     return parser
 
 

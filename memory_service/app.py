@@ -8,12 +8,16 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from memory_format import MEDIA_TYPE
 from memory_service import problems
-from memory_service.body import BodyLimit
-from memory_service.routes import buffers, exemplars, health, sample
+from memory_service.admission import Admission
+from memory_service.body import EXPORT_MEDIA_TYPE, BodyLimit
+from memory_service.routes import buffers, exemplars, health, sample, snapshots, transfer
 from memory_service.settings import Settings
 from memory_service.store import Store
 from memory_service.store.model import Options
+
+PUSH_THREADS = 16
 
 
 def open_store(settings: Settings) -> Store:
@@ -61,8 +65,16 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.store = store
-    app.add_middleware(BodyLimit, arrow_bytes=settings.max_body_bytes, other_bytes=settings.max_json_bytes)
+    app.state.admission = Admission(
+        max_pushes=settings.max_pushes, max_bytes=settings.max_pending_bytes, max_threads=PUSH_THREADS
+    )
+    app.add_middleware(
+        BodyLimit,
+        limits={MEDIA_TYPE: settings.max_body_bytes, EXPORT_MEDIA_TYPE: settings.max_import_bytes},
+        other_bytes=settings.max_json_bytes,
+        seconds=settings.body_seconds,
+    )
     problems.install(app)
-    for module in (health, buffers, exemplars, sample):
+    for module in (health, buffers, exemplars, sample, snapshots, transfer):
         app.include_router(module.router)
     return app

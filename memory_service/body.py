@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
+import anyio
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from memory_format import MEDIA_TYPE
 from memory_service.problems import BodyTooLargeError, problem_response
+
+EXPORT_MEDIA_TYPE: Final = "application/zip"
 
 
 class BodyLimit:
     """ASGI middleware that refuses a body over its limit before, or as soon as, that is known.
 
     Args:
-        arrow_bytes: limit of bodies of type ``application/vnd.apache.arrow.stream``.
+        limits: media type -> limit in bytes of bodies of that type.
         other_bytes: limit of all others.
+        seconds: the longest pause between two pieces of a body.
     """
 
-    def __init__(self, app: ASGIApp, *, arrow_bytes: int, other_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, limits: Mapping[str, int], other_bytes: int, seconds: float) -> None:
         self._app = app
-        self._arrow_bytes = arrow_bytes
+        self._seconds = seconds
+        self._limits = limits
         self._other_bytes = other_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -26,9 +35,8 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        limit = (
-            self._arrow_bytes if is_arrow(headers.get(b"content-type", b"").decode("latin-1")) else self._other_bytes
-        )
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        limit = self._limits.get(content_type.split(";")[0].strip().lower(), self._other_bytes)
         announced = headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit:
             error = BodyTooLargeError(limit)
@@ -36,10 +44,17 @@ class BodyLimit:
             await response(scope, receive, send)
             return
         received = 0
+        complete = False
 
         async def bounded_receive() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            try:
+                # Behind the body comes nothing but the news that the client has gone.
+                with anyio.fail_after(None if complete else self._seconds):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"nothing of the body came for {self._seconds:g} s") from None
+            complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > limit:
                 raise BodyTooLargeError(limit)

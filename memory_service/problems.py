@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from memory_format import ErrorCode, ExemplarMemoryError
+from memory_format import BudgetError, BusyError, ErrorCode, ExemplarMemoryError
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +30,20 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "invalid_query": (422, "The query cannot be answered"),
     "invalid_cursor": (422, "The cursor is not one of this query"),
     "invalid_budget": (422, "The budget is not a usable number of bytes"),
+    "invalid_export": (422, "The file is not an exported buffer"),
     "record_exceeds_budget": (413, "A record is larger than the whole budget"),
     "budget_exceeded": (507, "The records do not fit the budget"),
+    "disk_limit_exceeded": (507, "There is no room on disk"),
     "unknown_buffer": (404, "There is no such buffer"),
     "unknown_exemplar": (404, "There is no such exemplar"),
     "unknown_route": (404, "There is nothing at this address"),
     "no_matching_exemplars": (404, "No exemplar matches"),
+    "unknown_snapshot": (404, "There is no such snapshot"),
     "buffer_exists": (409, "The buffer exists with other settings"),
     "idempotency_key_reused": (409, "The idempotency key was used for another body"),
+    "snapshot_exists": (409, "The snapshot exists and shows something else"),
+    "stale_version": (409, "The buffer has changed since"),
+    "too_busy": (429, "More is under way than is taken at once"),
     "corrupt_record": (500, "A stored record is damaged"),
     "store_locked": (503, "The store is held by another process"),
     "storage_failed": (503, "The store cannot read or write"),
@@ -44,6 +51,7 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
 }
 """Code -> status and title, for every code of ``memory_format.errors``."""
 
+_RETRY_AFTER_SECONDS: Final = 1
 _RESERVED = frozenset({"type", "title", "status", "detail", "code"})
 
 
@@ -91,14 +99,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ExemplarMemoryError, _on_own_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_unexpected)
 
 
 def _on_own_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ExemplarMemoryError)
-    if PROBLEMS[error.code][0] >= 500 and error.code != "budget_exceeded":
+    if PROBLEMS[error.code][0] >= 500 and not isinstance(error, BudgetError):
         logger.error("%s %s: %s: %s", request.method, request.url.path, error.code, error.message)
-    return problem_response(error.code, error.message, details=error.details)
+    headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)} if isinstance(error, BusyError) else None
+    return problem_response(error.code, error.message, details=error.details, headers=headers)
 
 
 def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
@@ -122,6 +132,12 @@ def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
         return problem_response("unknown_route", detail, status=405, headers=error.headers)
     code: ErrorCode = "internal_error" if error.status_code >= 500 else "invalid_request"
     return problem_response(code, error.detail, status=error.status_code, headers=error.headers)
+
+
+def _on_disconnect(request: Request, error: Exception) -> Response:
+    logger.info("%s %s: the client went away before its request was whole", request.method, request.url.path)
+    # Nobody reads it.
+    return Response(status_code=400)
 
 
 def _on_unexpected(request: Request, error: Exception) -> JSONResponse:

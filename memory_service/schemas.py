@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
-import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from memory_format import Record
+from memory_format import FormatError, Record
 from memory_format.codecs import codec_by_number
 from memory_format.masks import Layout
 from memory_format.record import FLAG_EXTRAS, FLAG_IN_PLACE
-from memory_service.store.buffer import Buffer
+from memory_service.store.buffer import Buffer, Row
 from memory_service.store.eviction import EvictionPolicy
+from memory_service.store.model import Budget, BufferConfig, Snapshot
 from memory_service.store.query import MAX_LIMIT, Query, Sort
-from memory_service.store.sampler import Filter, SampleRequest, Strategy
+from memory_service.store.sampler import EVERYTHING, Filter, SampleRequest, Strategy
 
 MAX_SAMPLE = 4096
 MAX_FILTER_VALUES = 1000
+MAX_UPDATE = 100_000
+MAX_SCORE = 3.4028234663852886e38
+"""The largest float32."""
 
 ClassId = Annotated[int, Field(ge=0, lt=2**32)]
 Phase = Annotated[int, Field(ge=0, lt=2**16)]
 LearnerId = Annotated[str, Field(min_length=1, max_length=64)]
-Score = Annotated[float, Field(allow_inf_nan=False)]
+Score = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_SCORE, le=MAX_SCORE)]
+Rank = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class _Strict(BaseModel):
@@ -30,18 +35,66 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class BufferRequest(_Strict):
-    """Settings of a buffer; they do not change later."""
+class BudgetSettings(_Strict):
+    """``budget_bytes``, or ``full_samples_per_class`` with ``full_sample_bytes``."""
 
-    budget_bytes: StrictInt = Field(description="Most bytes that the live records may be charged.")
+    budget_bytes: StrictInt | None = Field(None, description="Most bytes that the live records may be charged.")
+    full_samples_per_class: StrictInt | None = Field(
+        None, description="The budget as so many full samples a class, of full_sample_bytes each."
+    )
+    full_sample_bytes: StrictInt | None = Field(None, description="Bytes of one full sample.")
+    num_classes: StrictInt | None = Field(
+        None, description="For how many classes; without it the budget grows with the classes seen."
+    )
+
+    def budget(self) -> Budget:
+        return Budget(self.budget_bytes, self.full_samples_per_class, self.full_sample_bytes, self.num_classes)
+
+
+class BufferRequest(BudgetSettings):
+    """Settings of a new buffer; PATCH changes them."""
+
+    disk_limit_bytes: StrictInt | None = Field(
+        None, description="Most bytes on disk for the buffer; default 1.5 times the budget, at least 256 KiB over it."
+    )
     eviction: EvictionPolicy = "class_balanced"
+    retain_snapshots: StrictInt | None = Field(None, description="Keep the newest so many snapshots; default all.")
     description: str = ""
+
+
+class BufferChange(BudgetSettings):
+    """Settings to change; what is absent stays. ``null`` as disk_limit_bytes, retain_snapshots or num_classes sets
+    the default again."""
+
+    disk_limit_bytes: StrictInt | None = None
+    eviction: EvictionPolicy = "class_balanced"
+    retain_snapshots: StrictInt | None = None
+    description: str = ""
+
+    def applied_to(self, config: BufferConfig) -> BufferConfig:
+        given = self.model_dump(include=self.model_fields_set)
+        if given.keys() & BudgetSettings.model_fields.keys():
+            # Of a budget in full samples, what is not given stays; one in bytes is given whole.
+            in_samples = {} if config.budget.budget_bytes is not None else asdict(config.budget)
+            stays = {} if given.get("budget_bytes") is not None else in_samples
+            fields = {name: given[name] for name in BudgetSettings.model_fields if name in given}
+            config = replace(config, budget=Budget(**stays | fields))
+        names = {"disk_limit_bytes": "given_disk_limit"}
+        rest = {
+            names.get(name, name): value for name, value in given.items() if name not in BudgetSettings.model_fields
+        }
+        return replace(config, **rest)
 
 
 class BufferInfo(BaseModel):
     name: str
     budget_bytes: int
+    full_samples_per_class: int | None
+    full_sample_bytes: int | None
+    num_classes: int | None
+    disk_limit_bytes: int
     eviction: EvictionPolicy
+    retain_snapshots: int | None
     description: str
     created_at: float
     version: int
@@ -54,13 +107,22 @@ class BufferInfo(BaseModel):
         return cls(
             name=config.name,
             budget_bytes=config.budget_bytes,
+            full_samples_per_class=config.budget.full_samples_per_class,
+            full_sample_bytes=config.budget.full_sample_bytes,
+            num_classes=config.budget.num_classes,
+            disk_limit_bytes=config.disk_limit_bytes,
             eviction=config.eviction,
+            retain_snapshots=config.retain_snapshots,
             description=config.description,
             created_at=config.created_at,
             version=columns.version,
             bytes_used=columns.bytes_used,
             num_records=columns.num_records,
         )
+
+
+class ChangedBuffer(BufferInfo):
+    evicted: list[int] = Field(description="Ids of the records that a smaller budget evicted.")
 
 
 class BufferList(BaseModel):
@@ -75,6 +137,50 @@ class PushResponse(BaseModel):
     bytes_used: int
     budget_bytes: int
     version: int
+
+
+class ScoreUpdate(_Strict):
+    """New scores or ranks, one for each id."""
+
+    exemplar_ids: list[Annotated[int, Field(ge=1, lt=2**63)]] = Field(min_length=1, max_length=MAX_UPDATE)
+    scores: list[Score] | None = None
+    ranks: list[Rank] | None = None
+    if_version: int | None = Field(None, ge=0, description="Only if the buffer is at this version.")
+
+
+class UpdateResponse(BaseModel):
+    updated: int
+    missing: list[int] = Field(description="Ids that the buffer does not hold (any more).")
+    version: int
+
+
+class DeleteResponse(BaseModel):
+    deleted: list[int]
+    bytes_used: int
+    version: int
+
+
+class SnapshotInfo(BaseModel):
+    name: str
+    version: int
+    num_records: int
+    bytes_used: int
+    created_at: float
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> SnapshotInfo:
+        return cls(**{name: getattr(snapshot, name) for name in cls.model_fields})
+
+
+class SnapshotList(BaseModel):
+    snapshots: list[SnapshotInfo]
+
+
+class ForkRequest(_Strict):
+    name: str = Field(description="Of the new buffer.")
+    snapshot: str | None = Field(None, description="Start from this snapshot; default from what is held now.")
+    disk_limit_bytes: StrictInt | None = None
+    description: str | None = None
 
 
 class _Filters(_Strict):
@@ -94,9 +200,30 @@ class ExemplarQuery(_Filters):
     sort: Sort = "exemplar_id"
     limit: int = Field(100, ge=1, le=MAX_LIMIT)
     cursor: str | None = Field(None, max_length=1024)
+    snapshot: str | None = Field(None, description="List what the buffer held at this snapshot.")
 
     def query(self) -> Query:
         return Query(self.where(), self.min_score, self.max_score, self.sort, self.limit, self.cursor)
+
+
+class DeleteQuery(_Filters):
+    """Which records to delete."""
+
+    class_id: list[ClassId] = Field([], max_length=MAX_FILTER_VALUES)
+    phase: list[Phase] = Field([], max_length=MAX_FILTER_VALUES)
+    learner_id: list[LearnerId] = Field([], max_length=MAX_FILTER_VALUES)
+
+    def filter(self) -> Filter:
+        """Raises:
+        FormatError: ``invalid_query``: without a filter this would be everything.
+        """
+        where = self.where()
+        if where == EVERYTHING:
+            raise FormatError(
+                "at least one of class_id, phase and learner_id is needed; DELETE the buffer to delete everything",
+                code="invalid_query",
+            )
+        return where
 
 
 class SampleBody(_Filters):
@@ -112,6 +239,7 @@ class SampleBody(_Filters):
     learner_id: list[LearnerId] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
     repair_text: float = Field(0.0, ge=0, le=1, description="Chance of carrying the text of another of its class.")
     version: int | None = Field(None, ge=0, description="Draw only if the buffer is at this version.")
+    snapshot: str | None = Field(None, description="Draw from what the buffer held at this snapshot.")
 
     def request(self) -> SampleRequest:
         return SampleRequest(
@@ -123,6 +251,7 @@ class SampleBody(_Filters):
             where=self.where(),
             repair_text=self.repair_text,
             version=self.version,
+            snapshot=self.snapshot,
         )
 
 
@@ -148,26 +277,27 @@ class ExemplarInfo(BaseModel):
     crc32: int
 
     @classmethod
-    def of_row(cls, row: sa.Row[Any]) -> ExemplarInfo:
-        """From a row of the index."""
+    def of_row(cls, row: Row) -> ExemplarInfo:
+        header = row.header
+        flags, h, w = int(header["flags"]), int(header["grid_h"]), int(header["grid_w"])
         return cls(
-            exemplar_id=row.exemplar_id,
-            class_id=row.class_id,
-            phase=row.phase,
+            exemplar_id=int(header["exemplar_id"]),
+            class_id=int(header["class_id"]),
+            phase=int(header["phase"]),
             learner_id=row.learner_id,
-            score=row.score,
-            rank=row.rank,
-            grid=(row.grid_h, row.grid_w),
-            patch_px=row.patch_px,
-            codec=codec_by_number(row.codec).codec_id,
-            layout="in_place" if row.flags & FLAG_IN_PLACE else "mosaic",
-            has_extras=bool(row.flags & FLAG_EXTRAS),
-            text_length=row.text_length,
+            score=float(header["score"]),
+            rank=int(header["rank"]),
+            grid=(h, w),
+            patch_px=int(header["patch_px"]),
+            codec=codec_by_number(int(header["codec"])).codec_id,
+            layout="in_place" if flags & FLAG_IN_PLACE else "mosaic",
+            has_extras=bool(flags & FLAG_EXTRAS),
+            text_length=int(header["text_length"]),
             num_tokens=row.num_tokens,
             num_patches=row.num_patches,
-            keep_ratio=row.num_patches / (row.grid_h * row.grid_w),
+            keep_ratio=row.num_patches / (h * w),
             charge=row.charge,
-            crc32=row.crc32,
+            crc32=int(header["crc32"]),
         )
 
 
@@ -220,6 +350,7 @@ class ServiceInfo(BaseModel):
     wire_version: str
     segment_format: int
     codecs: list[str]
+    schema_version: str
     eviction: list[str]
     strategies: list[str]
 

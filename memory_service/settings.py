@@ -28,18 +28,26 @@ class Settings(BaseSettings):
         "reaches the port can read and delete everything.",
     )
     max_body_bytes: int = Field(256 * MIB, ge=1, description="Largest body of a push.")
-    max_json_bytes: int = Field(MIB, ge=1, description="Largest body of any other request.")
+    max_import_bytes: int = Field(2**40, ge=1, description="Largest exported buffer that is imported.")
+    max_json_bytes: int = Field(4 * MIB, ge=1, description="Largest body of any other request.")
     max_response_bytes: int = Field(
         256 * MIB,
         ge=1,
         description="Most bytes of records in one answer; queries are cut into pages, samples refused.",
     )
     max_batch_records: int = Field(10_000, ge=1, le=100_000, description="Most records in one push.")
+    max_pushes: int = Field(
+        64, ge=1, description="Pushes under way at once; who comes beyond is told to come again (429)."
+    )
+    max_pending_bytes: int = Field(
+        1024 * MIB, ge=1, description="Bytes of their bodies held at once; beyond it, the same."
+    )
+    body_seconds: float = Field(60.0, gt=0, description="Longest pause between two pieces of a request's body.")
     segment_bytes: int = Field(
         16 * MIB,
         ge=1,
         le=64 * MIB,
-        description="Body bytes after which a push goes on in another segment file.",
+        description="Body bytes after which a segment file is full; less where the disk limit is tight.",
     )
     open_segments: int = Field(256, ge=1, description="Segment files kept open for reading.")
     idempotency_hours: float = Field(24.0, gt=0, description="How long the answer to a push with a key is kept.")

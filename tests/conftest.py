@@ -24,6 +24,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("search", deadline=None, max_examples=2000, print_blob=True)
+# Longer runs of what a store must never do: see `make nightly`.
+settings.register_profile("nightly", settings.get_profile("search"), max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 _READY = re.compile(r"memory-service listening on (http://\S+) \(data: (.*)\)")

@@ -1,12 +1,12 @@
-"""Buffers: make, list, look at, delete."""
+"""Buffers: make, list, look at, change, fork, delete."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
 from memory_service.routes.common import BufferDep, StoreDep
-from memory_service.schemas import BufferInfo, BufferList, BufferRequest
-from memory_service.store.stats import BufferStats, stats
+from memory_service.schemas import BufferChange, BufferInfo, BufferList, BufferRequest, ChangedBuffer, ForkRequest
+from memory_service.store.stats import BufferStats
 
 router = APIRouter(prefix="/v1/buffers", tags=["buffers"])
 
@@ -15,7 +15,12 @@ router = APIRouter(prefix="/v1/buffers", tags=["buffers"])
 def put_buffer(name: str, wanted: BufferRequest, store: StoreDep, response: Response) -> BufferInfo:
     """Make a buffer: 201 when it is new, 200 when an equal one exists."""
     buffer, created = store.create_buffer(
-        name, budget_bytes=wanted.budget_bytes, eviction=wanted.eviction, description=wanted.description
+        name,
+        budget=wanted.budget(),
+        disk_limit_bytes=wanted.disk_limit_bytes,
+        eviction=wanted.eviction,
+        retain_snapshots=wanted.retain_snapshots,
+        description=wanted.description,
     )
     response.status_code = 201 if created else 200
     return BufferInfo.of(buffer)
@@ -33,13 +38,33 @@ def get_buffer_info(buffer: BufferDep) -> BufferInfo:
     return BufferInfo.of(buffer)
 
 
+@router.patch("/{name}")
+def patch_buffer(buffer: BufferDep, change: BufferChange) -> ChangedBuffer:
+    """Change settings. A smaller budget evicts by the buffer's policy; a larger one changes nothing that is held."""
+    evicted = buffer.configure(change.applied_to)
+    return ChangedBuffer(**BufferInfo.of(buffer).model_dump(), evicted=evicted)
+
+
 @router.delete("/{name}", status_code=204)
 def delete_buffer(name: str, store: StoreDep) -> None:
     """Delete a buffer, its records and their files."""
     store.delete_buffer(name)
 
 
+@router.post("/{name}/forks", status_code=201)
+def fork(name: str, wanted: ForkRequest, store: StoreDep) -> BufferInfo:
+    """A new buffer that starts from this one, or from one of its snapshots, and shares its files."""
+    buffer = store.fork(
+        name,
+        wanted.name,
+        snapshot=wanted.snapshot,
+        disk_limit_bytes=wanted.disk_limit_bytes,
+        description=wanted.description,
+    )
+    return BufferInfo.of(buffer)
+
+
 @router.get("/{name}/stats")
 def get_stats(buffer: BufferDep) -> BufferStats:
-    """Figures: budget, bytes, records by class, phase and learner, files."""
-    return stats(buffer)
+    """Figures: budget, bytes, records by class, phase and learner, what is on disk."""
+    return buffer.stats()

@@ -33,7 +33,7 @@ def get_buffer(name: str, store: StoreDep) -> Buffer:
 BufferDep = Annotated[Buffer, Depends(get_buffer)]
 
 
-def arrow_response(data: bytes, version: int, next_cursor: str | None = None) -> Response:
+def arrow_response(data: memoryview, next_cursor: str | None, version: int) -> Response:
     headers = {VERSION_HEADER: str(version)}
     if next_cursor is not None:
         headers[CURSOR_HEADER] = next_cursor

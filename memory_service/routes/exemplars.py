@@ -1,29 +1,40 @@
-"""Exemplars: push, list, look at one, see it."""
+"""Exemplars: push, list, change, delete, look at one, see it."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.exceptions import HTTPException
 
-from memory_format import MEDIA_TYPE, FormatError, encode_batch
+from memory_format import MEDIA_TYPE, FormatError
+from memory_service.admission import Admission
 from memory_service.body import is_arrow
 from memory_service.render import Dropped, to_png
 from memory_service.routes.common import ARROW_ANSWER, VERSION_HEADER, BufferDep, arrow_response
-from memory_service.schemas import ExemplarDetail, ExemplarInfo, ExemplarPage, ExemplarQuery, PushResponse
+from memory_service.schemas import (
+    DeleteQuery,
+    DeleteResponse,
+    ExemplarDetail,
+    ExemplarInfo,
+    ExemplarPage,
+    ExemplarQuery,
+    PushResponse,
+    ScoreUpdate,
+    UpdateResponse,
+)
 
 router = APIRouter(prefix="/v1/buffers/{name}/exemplars", tags=["exemplars"])
 
+SnapshotName = Annotated[str | None, Query(description="Look at what the buffer held at this snapshot.")]
 ExemplarId = Annotated[int, Path(ge=1, lt=2**63)]
 
 
-async def read_arrow_body(request: Request) -> bytes:
-    """The body of a push; :class:`~memory_service.body.BodyLimit` bounds it."""
+def expect_arrow(request: Request) -> None:
     content_type = request.headers.get("content-type", "")
     if not is_arrow(content_type):
         raise HTTPException(415, f"a push is {MEDIA_TYPE}, not {content_type or 'without a Content-Type'}")
-    return await request.body()
 
 
 def read_idempotency_key(
@@ -39,17 +50,22 @@ def read_idempotency_key(
     response_model=PushResponse,
     openapi_extra={"requestBody": {"required": True, **ARROW_ANSWER}},
 )
-def push(
+async def push(
+    request: Request,
     buffer: BufferDep,
     key: Annotated[str | None, Depends(read_idempotency_key)],
-    body: Annotated[bytes, Depends(read_arrow_body)],
+    dry_run: Annotated[bool, Query(description="Answer what a push would be answered, and change nothing.")] = False,
 ) -> Response:
     """Push a batch of records (an Arrow IPC stream): all of it is judged, and kept or not, in one step.
 
     When this answers, what was kept is on disk. With an ``Idempotency-Key`` a repeated push changes nothing
     and gets the first answer, with ``Idempotency-Replayed: true``.
     """
-    answer = buffer.push(body, idempotency_key=key)
+    expect_arrow(request)
+    admission: Admission = request.app.state.admission
+    with admission.push() as admitted:
+        body = await admitted.read(request.stream())
+        answer = await admission.run(partial(buffer.push, body, idempotency_key=key, dry_run=dry_run))
     headers = {"Idempotency-Replayed": "true"} if answer.replayed else {}
     return Response(answer.document, media_type="application/json", headers=headers)
 
@@ -66,18 +82,35 @@ def query(
     ``next_cursor`` (or the header ``Exemplar-Memory-Next-Cursor``) leads to the next page.
     """
     if is_arrow(accept):
-        records, next_cursor, version = buffer.query_records(query.query())
-        return arrow_response(encode_batch(records), version, next_cursor)
-    page, version = buffer.query(query.query())
+        return arrow_response(*buffer.query_encoded(query.query(), snapshot=query.snapshot))
+    rows, next_cursor, version = buffer.query(query.query(), snapshot=query.snapshot)
     response.headers[VERSION_HEADER] = str(version)
-    infos = [ExemplarInfo.of_row(row) for row in page.rows]
-    return ExemplarPage(exemplars=infos, next_cursor=page.next_cursor, version=version)
+    return ExemplarPage(exemplars=[ExemplarInfo.of_row(row) for row in rows], next_cursor=next_cursor, version=version)
+
+
+@router.patch("")
+def update(buffer: BufferDep, wanted: ScoreUpdate) -> UpdateResponse:
+    """Give records other scores or ranks, many at once. With ``if_version``, only if nothing has changed since."""
+    result = buffer.update(wanted.exemplar_ids, scores=wanted.scores, ranks=wanted.ranks, if_version=wanted.if_version)
+    return UpdateResponse(**vars(result))
+
+
+@router.delete("")
+def delete_matching(buffer: BufferDep, query: Annotated[DeleteQuery, Query()]) -> DeleteResponse:
+    """Delete the records that match; at least one filter is needed."""
+    return DeleteResponse(**vars(buffer.delete(where=query.filter())))
+
+
+@router.delete("/{exemplar_id}")
+def delete_one(buffer: BufferDep, exemplar_id: ExemplarId) -> DeleteResponse:
+    """Delete one record."""
+    return DeleteResponse(**vars(buffer.delete([exemplar_id])))
 
 
 @router.get("/{exemplar_id}")
-def get_exemplar(buffer: BufferDep, exemplar_id: ExemplarId) -> ExemplarDetail:
+def get_exemplar(buffer: BufferDep, exemplar_id: ExemplarId, snapshot: SnapshotName = None) -> ExemplarDetail:
     """One record: metadata, masks, tokens and the user's JSON."""
-    return ExemplarDetail.of_record(buffer.get(exemplar_id))
+    return ExemplarDetail.of_record(buffer.get(exemplar_id, snapshot=snapshot))
 
 
 @router.get(
@@ -90,6 +123,9 @@ def get_image(
     exemplar_id: ExemplarId,
     dropped: Annotated[Dropped, Query()] = "grey",
     scale: Annotated[int, Query(ge=1, le=8)] = 1,
+    snapshot: SnapshotName = None,
 ) -> Response:
     """One record as a picture, dropped patches flat."""
-    return Response(to_png(buffer.get(exemplar_id), dropped=dropped, scale=scale), media_type="image/png")
+    return Response(
+        to_png(buffer.get(exemplar_id, snapshot=snapshot), dropped=dropped, scale=scale), media_type="image/png"
+    )

@@ -12,6 +12,7 @@ from memory_service.routes.common import StoreDep
 from memory_service.schemas import Health, ServiceInfo
 from memory_service.store.eviction import EVICTION_POLICIES
 from memory_service.store.layout import FORMAT_VERSION
+from memory_service.store.migrations import HEAD
 from memory_service.store.sampler import STRATEGIES
 
 router = APIRouter(tags=["service"])
@@ -45,6 +46,7 @@ def info() -> ServiceInfo:
         version=service_version(),
         wire_version=WIRE_VERSION,
         segment_format=FORMAT_VERSION,
+        schema_version=HEAD,
         codecs=[codec.codec_id for codec in CODECS],
         eviction=list(EVICTION_POLICIES),
         strategies=list(STRATEGIES),

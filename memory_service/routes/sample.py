@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from memory_format import encode_batch
 from memory_service.routes.common import ARROW_ANSWER, BufferDep, arrow_response
 from memory_service.schemas import SampleBody
 
@@ -18,5 +17,5 @@ def sample(buffer: BufferDep, wanted: SampleBody) -> Response:
 
     The same request on the same version gives the same batch, in any process, after any restart.
     """
-    records, version = buffer.sample(wanted.request())
-    return arrow_response(encode_batch(records), version)
+    batch, version = buffer.sample(wanted.request())
+    return arrow_response(batch, None, version)

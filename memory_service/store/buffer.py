@@ -6,89 +6,467 @@ current, which never change under them.
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TypeVar
+import time
+import uuid
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
-from memory_format import FormatError, NotFoundError, Record, StorageError, decode_batch
-from memory_service.store import index, sampler
+from memory_format import BudgetError, ConflictError, FormatError, NotFoundError, Record, StorageError
+from memory_format.record import count_parts, split_body, swap_text
+from memory_format.wire import check_batch, read_batch, write_batch
+from memory_service.store import eviction, index, rows, sampler, transfer
 from memory_service.store import query as queries
-from memory_service.store.columns import Columns, charge_of, rows_of_records
-from memory_service.store.commits import Commits
-from memory_service.store.contents import Contents
-from memory_service.store.model import BufferConfig, Options, PushAnswer
-from memory_service.store.segments import SegmentFiles, SegmentGoneError
+from memory_service.store import snapshots as marks
+from memory_service.store.columns import (
+    COLUMN_DTYPES,
+    Arrays,
+    Columns,
+    charge_of,
+    headers_of_rows,
+    rows_of_batch,
+)
+from memory_service.store.commits import Commits, segment_bytes
+from memory_service.store.contents import Contents, SegmentCache
+from memory_service.store.model import (
+    BufferConfig,
+    DeleteResult,
+    Options,
+    PushAnswer,
+    Snapshot,
+    UpdateResult,
+    check_settings,
+)
+from memory_service.store.pushes import GroupPlan, Pending, PushQueue, candidates, digest_of
+from memory_service.store.segments import Part, SegmentFiles, SegmentGoneError
+from memory_service.store.stats import BufferStats, stats
 
 T = TypeVar("T")
 
 
+def _does_not_fit(held: int, limit: int) -> BudgetError:
+    return BudgetError(
+        f"{held} bytes are kept or held by snapshots; the disk limit would be {limit}: delete snapshots, or give a "
+        "larger disk_limit_bytes",
+        code="disk_limit_exceeded",
+        requested_bytes=held,
+        disk_limit_bytes=limit,
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of a record without its pixels and tokens."""
+
+    header: np.void
+    """Of ``HEADER_DTYPE``."""
+    learner_id: str
+    num_patches: int
+    num_tokens: int
+    charge: int
+
+
 class Buffer:
-    """One open buffer; :class:`~memory_service.store.store.Store` makes them."""
+    """One open buffer; :class:`~memory_service.store.store.Store` makes them.
+
+    Wherever a method takes ``snapshot``, it reads what the buffer held when that was taken; None: what it holds
+    now. It raises ``NotFoundError`` (``unknown_snapshot``) where there is none of that name.
+    """
 
     def __init__(
         self,
         config: BufferConfig,
+        version: int,
         next_exemplar_id: int,
         index_: index.Index,
         segments: SegmentFiles,
         options: Options,
+        cache: SegmentCache,
     ) -> None:
-        self.config = config
         self._index = index_
+        self._segments = segments
         self._options = options
         self._lock = threading.Lock()
         self._tally_lock = threading.Lock()
         self._dropped = False
-        self.pushes = 0
-        """Pushes answered since the store was opened, replayed ones left out."""
-        self.samples = 0
-        """Batches drawn since the store was opened."""
+        self._pushes = 0
+        self._samples = 0
         self.contents = Contents(config.id, segments)
         with index_.read() as connection:
-            self.contents.load(connection)
+            self.contents.load(connection, version, cache)
         self._commits = Commits(config, next_exemplar_id, index_, segments, self.contents, options)
+        self._queue = PushQueue(self._lock, self._commits, self.contents, self._check_alive)
 
-    def push(self, body: bytes, *, idempotency_key: str | None = None) -> PushAnswer:
+    @property
+    def config(self) -> BufferConfig:
+        return self._commits.config
+
+    @property
+    def name(self) -> str:
+        return self._commits.config.name
+
+    # Changes
+
+    def push(self, body: bytes, *, idempotency_key: str | None = None, dry_run: bool = False) -> PushAnswer:
         """Take in an Arrow batch: all of it is judged, and kept or not, in one step.
+
+        Args:
+            idempotency_key: names this push; with the same key and records it happens once.
+            dry_run: change nothing, and answer what a push would be answered now, if there is room on disk.
 
         Raises:
             FormatError: the batch or one of its records is malformed.
-            BudgetError: see :func:`memory_service.store.eviction.plan`.
+            BudgetError: see :func:`memory_service.store.eviction.plan`; ``disk_limit_exceeded``.
             ConflictError: ``idempotency_key_reused``.
             StorageError: it could not be stored. In every case nothing has changed.
         """
-        digest = "" if idempotency_key is None else hashlib.blake2b(body, digest_size=16).hexdigest()
-        known = self._known_answer(idempotency_key, digest)
-        if known is not None:
-            return known
         # Outside the lock: the expensive part of a push needs nothing of the buffer.
-        records = decode_batch(body, max_records=self._options.max_batch_records)
-        incoming, bodies = rows_of_records(records, self.contents.learners)
-        with self._lock:
-            self._check_alive()
-            # Again: a push with the same key may have been under way.
-            known = self._known_answer(idempotency_key, digest)
-            if known is not None:
-                return known
-            answer = self._commits.push(incoming, bodies, idempotency_key, digest)
-            self._commits.compact()
-        with self._tally_lock:
-            self.pushes += 1
-        return answer
+        batch = read_batch(body, max_records=self._options.max_batch_records)
+        check_batch(batch)
+        rows_ = rows_of_batch(batch, self.contents.learners)
+        digest = b"" if idempotency_key is None else digest_of(rows_, batch.learner_ids)
+        push = Pending(rows_, batch.bodies, idempotency_key, digest)
+        self._check_alive()
+        if dry_run:
+            return self._try(push)
+        self._queue.submit(push)
+        if push.error is not None:
+            raise push.error
+        assert push.answer is not None
+        if not push.answer.replayed:
+            with self._tally_lock:
+                self._pushes += 1
+        return push.answer
+
+    def _try(self, push: Pending) -> PushAnswer:
+        with self._changing():
+            known = None if push.key is None else self._commits.known_answer(push.key, push.digest)
+            return known or GroupPlan(self.contents, self.config, self._commits.next_id).take_in(push)
+
+    def update(
+        self,
+        exemplar_ids: Sequence[int],
+        *,
+        scores: Sequence[float] | None = None,
+        ranks: Sequence[int] | None = None,
+        if_version: int | None = None,
+    ) -> UpdateResult:
+        """Give records other scores or ranks.
+
+        Args:
+            exemplar_ids: which, each once. Those that the buffer no longer holds are passed over and named.
+            scores, ranks: one for each id.
+            if_version: only if the buffer is at this version.
+
+        Raises:
+            FormatError: ``invalid_request``: the lists differ in length, or an id comes twice.
+            ConflictError: ``stale_version``.
+            BudgetError, StorageError: as :meth:`push`.
+        """
+        given = [values for values in (scores, ranks) if values is not None]
+        if not given or any(len(values) != len(exemplar_ids) for values in given):
+            raise FormatError("as many scores, ranks or both as exemplar_ids are needed", code="invalid_request")
+        ids = np.array(exemplar_ids, dtype=np.uint64)
+        if len(np.unique(ids)) != len(ids):
+            raise FormatError("an exemplar_id comes twice", code="invalid_request")
+        with self._changing():
+            self._expect_version(if_version)
+            columns = self.contents.columns
+            positions = columns.positions_of(ids)
+            found = positions >= 0
+            order = np.argsort(positions[found])
+            positions = positions[found][order]
+            taken = columns.take(positions)
+            score = taken["score"] if scores is None else np.array(scores, np.float32)[found][order]
+            rank = taken["rank"] if ranks is None else np.array(ranks, np.uint32)[found][order]
+            if not np.isfinite(score).all():
+                raise FormatError("scores must be finite numbers", code="invalid_request")
+            changes = (score != taken["score"]) | (rank != taken["rank"])
+            if changes.any():
+                self._commits.commit(
+                    replace(
+                        self._commits.change(),
+                        version=columns.version + 1,
+                        rescored=positions[changes],
+                        score=score[changes],
+                        rank=rank[changes],
+                    )
+                )
+            missing = [int(id_) for id_ in ids[~found]]
+            return UpdateResult(len(positions), missing, self.contents.columns.version)
+
+    def delete(self, exemplar_ids: Iterable[int] | None = None, *, where: sampler.Filter | None = None) -> DeleteResult:
+        """Delete records: those named, or those that match.
+
+        Raises:
+            NotFoundError: ``unknown_exemplar`` where one that is named is not held; nothing is deleted.
+            StorageError: as :meth:`push`.
+        """
+        with self._changing():
+            columns = self.contents.columns
+            if exemplar_ids is not None:
+                ids = np.unique(np.array(list(exemplar_ids), dtype=np.uint64))
+                positions = columns.positions_of(ids)
+                if (positions < 0).any():
+                    raise self._no_exemplar(int(ids[positions < 0][0]))
+            else:
+                selection = self.contents.select(columns, where or sampler.EVERYTHING)
+                positions = selection.at(np.arange(selection.num))
+            deleted = columns["exemplar_id"][positions].tolist()
+            self._remove(positions, self.config)
+            return DeleteResult(deleted, self.contents.columns.bytes_used, self.contents.columns.version)
+
+    def _remove(self, positions: NDArray[np.int64], config: BufferConfig) -> None:
+        version = self.contents.columns.version + bool(len(positions))
+        if len(positions) or config != self.config:
+            change = self._commits.change()
+            died = np.full(len(positions), version, np.uint64)
+            self._commits.commit(replace(change, version=version, config=config, dead=positions, died=died))
+            self._commits.tidy(0)
+
+    def configure(self, change: Callable[[BufferConfig], BufferConfig]) -> list[int]:
+        """Change settings; returns the ids of the records that a smaller budget evicts.
+
+        The disk limit is never exceeded on the way: a smaller one counts once everything fits it.
+
+        Args:
+            change: present settings -> those wanted; ``budget_bytes`` is worked out here.
+
+        Raises:
+            FormatError: ``invalid_budget``.
+            BudgetError: ``budget_exceeded`` under ``reject``; ``disk_limit_exceeded`` where what is kept and
+                what snapshots hold does not fit the disk limit.
+            StorageError: as :meth:`push`.
+        """
+        with self._changing():
+            contents, columns = self.contents, self.contents.columns
+            config = change(self.config)
+            budget_bytes = config.budget_for(len(contents.classes))
+            config = check_settings(replace(config, budget_bytes=budget_bytes))
+            everything = {name: columns[name] for name in COLUMN_DTYPES}
+            keep = np.ones(columns.num_records, dtype=bool)
+            if columns.bytes_used > budget_bytes:
+                keep = eviction.plan(
+                    config.eviction, candidates([everything], config), columns.num_records, budget_bytes
+                )
+            evicted: list[int] = columns["exemplar_id"][~keep].tolist()
+            old_limit, new_limit = self.config.disk_limit_bytes, config.disk_limit_bytes
+            if new_limit >= old_limit:
+                self._remove(np.flatnonzero(~keep), config)
+            else:
+                held = int(columns.charge[keep].sum()) + sum(state.pinned_bytes for state in contents.states.values())
+                if held > new_limit:
+                    raise _does_not_fit(held, new_limit)
+                self._remove(np.flatnonzero(~keep), replace(config, given_disk_limit=old_limit))
+                self._commits.make_room(0, new_limit)
+                self._remove(np.zeros(0, np.int64), config)
+            self._retire_snapshots()
+            return evicted
+
+    def _retire_snapshots(self) -> None:
+        """Delete snapshots beyond those that the buffer keeps."""
+        known, keep = self.contents.snapshots, self.config.retain_snapshots
+        if keep is not None and len(known) > keep:
+            self._drop_snapshots(marks.oldest(known, len(known) - keep))
 
     def drop(self) -> None:
         """Delete the buffer and all that it holds. What is being read elsewhere is still read to its end."""
-        with self._lock:
-            self._check_alive()
+        with self._changing():
             self._commits.drop()
             self._dropped = True
 
-    def get(self, exemplar_id: int) -> Record:
+    def seal(self) -> None:
+        """Make Zarr groups of open segments, so that anybody can read them. Raises as :meth:`push`."""
+        with self._changing():
+            self._commits.seal()
+
+    # Snapshots
+
+    def take_snapshot(self, name: str) -> tuple[Snapshot, bool]:
+        """Name what the buffer holds now; one of that name and version is as good. Returns it, and whether it is
+        new. Older ones go where the buffer's retention says so.
+
+        Raises:
+            FormatError: ``invalid_request``: the name will not do.
+            ConflictError: ``snapshot_exists`` at another version.
+            BudgetError, StorageError: as :meth:`push`.
+        """
+        marks.check_name(name)
+        with self._changing():
+            contents = self.contents
+            known = contents.snapshots.get(name)
+            if known is not None:
+                if known.version == contents.columns.version:
+                    return known, False
+                raise ConflictError(
+                    f"snapshot {name!r} was taken at version {known.version}, the buffer is at "
+                    f"{contents.columns.version}; delete it or take another name",
+                    code="snapshot_exists",
+                    version=known.version,
+                )
+            columns = contents.columns
+            taken = Snapshot(
+                name=name,
+                version=columns.version,
+                next_exemplar_id=self._commits.next_id,
+                num_records=columns.num_records,
+                bytes_used=columns.bytes_used,
+                created_at=time.time(),
+                number=max((s.number for s in contents.snapshots.values()), default=0) + 1,
+            )
+            keep = self.config.retain_snapshots
+            surplus = 0 if keep is None else max(0, len(contents.snapshots) + 1 - keep)
+            # Both in one change: what fails halfway would leave one snapshot too many.
+            change = replace(self._commits.change(), taken=taken, dropped=marks.oldest(contents.snapshots, surplus))
+            self._commits.commit(change)
+            if surplus:
+                self._commits.tidy(0)
+            return taken, True
+
+    def snapshots(self) -> list[Snapshot]:
+        """All of them, oldest first."""
+        self._check_alive()
+        return sorted(self.contents.snapshots.values(), key=lambda snapshot: snapshot.number)
+
+    def snapshot(self, name: str) -> Snapshot:
+        """Raises:
+        NotFoundError: ``unknown_snapshot``.
+        """
+        self._check_alive()
+        return self.contents.snapshot(name)
+
+    def drop_snapshot(self, name: str) -> None:
+        """Delete a snapshot, and the records that only it held.
+
+        Raises:
+            NotFoundError: ``unknown_snapshot``.
+            StorageError: as :meth:`push`.
+        """
+        with self._changing():
+            self._drop_snapshots([self.contents.snapshot(name)])
+
+    def _drop_snapshots(self, gone: list[Snapshot]) -> None:
+        self._commits.commit(replace(self._commits.change(), dropped=gone))
+        self._commits.tidy(0)
+
+    def diff(self, before: str, after: str | None) -> marks.Diff:
+        """What came and went between a snapshot and another, or now.
+
+        Raises:
+            NotFoundError: ``unknown_snapshot``.
+        """
+        with self._changing():
+            return marks.diff(self._view(before), self._view(after))
+
+    def fork_into(
+        self, name: str, snapshot: str | None, disk_limit_bytes: int | None, description: str | None
+    ) -> tuple[sa.Row[Any], int | None]:
+        """Make the rows of a fork; returns that of the buffer, and the disk limit it should have.
+
+        Until :meth:`configure` sets it, the limit is as large as what is shared takes.
+
+        Raises:
+            NotFoundError: ``unknown_snapshot``.
+            BudgetError, StorageError: as :meth:`push`.
+        """
+        with self._changing():
+            if snapshot is not None:
+                self.contents.snapshot(snapshot)
+            limit = self.config.given_disk_limit if disk_limit_bytes is None else disk_limit_bytes
+            config = replace(
+                self.config,
+                name=name,
+                created_at=time.time(),
+                description=self.config.description if description is None else description,
+                given_disk_limit=limit,
+            )
+            check_settings(config)
+            room = max(config.disk_limit_bytes, 2 * self.contents.disk_bytes + self._commits.headroom)
+            # Only sealed segments never change again, and can be shared; where there is no room to seal one, what
+            # is shown of it is copied.
+            self._commits.seal()
+            view = self._view(snapshot)
+            unsealed = [state.id for state in self.contents.states.values() if not state.sealed]
+            copied = view.take(np.flatnonzero(np.isin(view["segment"], unsealed)))
+            parts = self._copy(copied, segment_bytes(config, self._options))
+            try:
+                with self._index.write() as connection:
+                    row = rows.insert_buffer(
+                        connection,
+                        replace(config, given_disk_limit=room),
+                        version=view.version,
+                        bytes_used=view.bytes_used,
+                        num_records=view.num_records,
+                        next_exemplar_id=self._commits.next_id,
+                    )
+                    rows.write_parts(connection, row.id, parts)
+                    marks.share(connection, self.config.id, row.id, self.contents, view)
+            except BaseException:
+                self._segments.delete({part.after.stem for part in parts})
+                raise
+            return row, limit
+
+    def _copy(self, taken: Arrays, num_bytes: int) -> list[Part]:
+        """Records in new segments, which no row speaks of yet."""
+        body, starts = self.contents.read_bodies(taken)
+        view = memoryview(body)
+        ends = (starts + taken["length"]).tolist()
+        bodies = [view[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
+        learner_ids = self.contents.learner_ids(taken)
+        return self._segments.append(None, headers_of_rows(taken), learner_ids, bodies, segment_bytes=num_bytes)
+
+    def export(self, snapshot: str | None = None) -> Generator[bytes, None, None]:
+        """The buffer as one Zarr store in a ZIP, piece by piece: see :mod:`memory_service.store.transfer`.
+
+        What is read stays readable until the last piece or the generator's ``close()``, whatever is evicted
+        meanwhile.
+
+        Raises:
+            NotFoundError: ``unknown_snapshot``; before the first piece.
+            StorageError: a record is damaged.
+        """
+        lease = self._lease(snapshot)
+        try:
+            with self._changing():
+                view, config = self._view(lease.name), self.config
+                described = transfer.describe(config, view.version, lease, self.contents.classes)
+
+            def read(positions: NDArray[np.int64]) -> bytearray:
+                # The view of the lease, for compaction may have moved what it shows.
+                return self._steadily(lease.name, lambda columns: self.contents.read_bodies(columns.take(positions))[0])
+
+            yield from transfer.export_pieces(view, self.contents.learners.ids, described, read)
+        finally:
+            with self._lock:
+                if not self._dropped and lease.name in self.contents.leases:
+                    self._drop_snapshots([lease])
+
+    def _lease(self, snapshot: str | None) -> Snapshot:
+        with self._changing():
+            columns = self.contents.columns
+            mark = None if snapshot is None else self.contents.snapshot(snapshot)
+            lease = Snapshot(
+                name=f"#{uuid.uuid4().hex}",
+                version=mark.version if mark else columns.version,
+                next_exemplar_id=mark.next_exemplar_id if mark else self._commits.next_id,
+                num_records=mark.num_records if mark else columns.num_records,
+                bytes_used=mark.bytes_used if mark else columns.bytes_used,
+                created_at=time.time(),
+                number=0,
+            )
+            self.contents.leases[lease.name] = lease
+            return lease
+
+    # Reads
+
+    def get(self, exemplar_id: int, *, snapshot: str | None = None) -> Record:
         """One record.
 
         Raises:
@@ -99,61 +477,98 @@ class Buffer:
         def read(columns: Columns) -> Record:
             position = columns.position_of(exemplar_id)
             if position is None:
-                raise NotFoundError(
-                    f"buffer {self.config.name!r} holds no exemplar {exemplar_id}; was it evicted?",
-                    code="unknown_exemplar",
-                )
-            return self.contents.read_records(columns, np.array([position]))[0]
+                raise self._no_exemplar(exemplar_id)
+            return self.records_at(columns, np.array([position]))[0]
 
-        return self._steadily(read)
+        return self._steadily(snapshot, read)
 
-    def query(self, query: queries.Query) -> tuple[queries.Page, int]:
-        """A page of index rows, and the version of the buffer that they are of.
+    def query(self, query: queries.Query, *, snapshot: str | None = None) -> tuple[list[Row], str | None, int]:
+        """A page of what is known of records, the next cursor, and the version of the buffer that they are of.
 
         Raises:
             FormatError: ``invalid_cursor``.
+            StorageError: a segment cannot be read.
         """
-        return self._page(query, None)
 
-    def query_records(self, query: queries.Query) -> tuple[list[Record], str | None, int]:
-        """A page of whole records, the next cursor, and the version. Raises as :meth:`query` and
-        :meth:`get`."""
+        def read(columns: Columns) -> tuple[list[Row], str | None, int]:
+            page = self._page(columns, query, None)
+            taken = columns.take(page.positions)
+            headers = headers_of_rows(taken)
+            found = zip(headers, self.contents.learner_ids(taken), self.contents.read_prefixes(taken), strict=True)
+            charges = charge_of(taken["length"]).tolist()
+            listed = [
+                Row(header, learner_id, *count_parts(header, prefix), charge)
+                for (header, learner_id, prefix), charge in zip(found, charges, strict=True)
+            ]
+            return listed, page.next_cursor, columns.version
 
-        def read(columns: Columns) -> tuple[list[Record], str | None, int]:
-            page, version = self._page(query, self._options.max_response_bytes)
-            positions = [columns.position_of(row.exemplar_id) for row in page.rows]
-            if None in positions:
-                raise SegmentGoneError("of a record newer than the columns")
-            records = self.contents.read_records(columns, np.array(positions, dtype=np.int64))
-            return records, page.next_cursor, version
+        return self._steadily(snapshot, read)
 
-        return self._steadily(read)
-
-    def sample(self, request: sampler.SampleRequest) -> tuple[list[Record], int]:
-        """A batch in drawing order, and the version it was drawn from.
+    def query_encoded(self, query: queries.Query, *, snapshot: str | None = None) -> tuple[memoryview, str | None, int]:
+        """A page of whole records as an Arrow stream, the next cursor, and the version.
 
         Raises:
-            NotFoundError: ``no_matching_exemplars``.
-            FormatError: ``invalid_query`` where more are asked for than there are, or the buffer is at
-                another version than the one asked for; ``batch_too_large`` where the answer would be.
+            FormatError: ``invalid_cursor``.
             StorageError: a record is damaged.
         """
-        batch = self._steadily(lambda columns: (self._sample_from(columns, request), columns.version))
+
+        def read(columns: Columns) -> tuple[memoryview, str | None, int]:
+            page = self._page(columns, query, self._options.max_response_bytes)
+            taken = columns.take(page.positions)
+            body, _ = self.contents.read_bodies(taken)
+            return self._encode(taken, body, taken["length"]), page.next_cursor, columns.version
+
+        return self._steadily(snapshot, read)
+
+    def sample(self, request: sampler.SampleRequest) -> tuple[memoryview, int]:
+        """A batch in drawing order as an Arrow stream, and the version it was drawn from.
+
+        Raises:
+            NotFoundError: ``no_matching_exemplars``, ``unknown_snapshot``.
+            ConflictError: ``stale_version``: the buffer is at another version than the one asked for.
+            FormatError: ``invalid_query`` where more are asked for than there are; ``batch_too_large`` where the
+                answer would be.
+            StorageError: a record is damaged.
+        """
+        batch = self._steadily(request.snapshot, lambda columns: (self._sample_from(columns, request), columns.version))
         with self._tally_lock:
-            self.samples += 1
+            self._samples += 1
         return batch
 
-    def _sample_from(self, columns: Columns, request: sampler.SampleRequest) -> list[Record]:
-        if request.version is not None and request.version != columns.version:
-            raise FormatError(
-                f"the buffer is at version {columns.version}, {request.version} was asked for",
-                code="invalid_query",
-                version=columns.version,
-                expected_version=request.version,
+    def stats(self) -> BufferStats:
+        with self._changing():
+            return stats(
+                self.config,
+                self.contents,
+                pushes=self._pushes,
+                samples=self._samples,
+                orphans=len(self._segments.orphans),
             )
+
+    def records_at(self, columns: Columns, positions: NDArray[np.int64]) -> list[Record]:
+        """Whole records at positions. Raises as :meth:`~memory_service.store.contents.Contents.read_bodies`."""
+        taken = columns.take(positions)
+        body, starts = self.contents.read_bodies(taken)
+        view = memoryview(body)
+        ends = starts + taken["length"]
+        parts = zip(
+            headers_of_rows(taken), starts.tolist(), ends.tolist(), self.contents.learner_ids(taken), strict=True
+        )
+        return [split_body(header, view[start:end], learner_id) for header, start, end, learner_id in parts]
+
+    def _page(self, columns: Columns, query: queries.Query, max_bytes: int | None) -> queries.Page:
+        codes = self.contents.learners.known_codes(query.where.learner_id or ())
+        return queries.run(columns, query, codes, max_bytes=max_bytes)
+
+    def _encode(self, taken: Arrays, body: bytes | bytearray, lengths: NDArray[Any]) -> memoryview:
+        return write_batch(headers_of_rows(taken), self.contents.learner_ids(taken), memoryview(body), lengths)
+
+    def _sample_from(self, columns: Columns, request: sampler.SampleRequest) -> memoryview:
+        self._expect_version(request.version, columns)
         selection = self.contents.select(columns, request.where)
-        drawn = sampler.draw(selection, request, buffer=self.config.name, version=columns.version)
-        num_bytes = int(charge_of(columns["length"][drawn.positions]).sum())
+        drawn = sampler.draw(selection, request, buffer=self.name, version=columns.version)
+        taken = columns.take(drawn.positions)
+        num_bytes = int(charge_of(taken["length"]).sum())
         limit = self._options.max_response_bytes
         if num_bytes > limit:
             raise FormatError(
@@ -162,47 +577,88 @@ class Buffer:
                 requested_bytes=num_bytes,
                 limit=limit,
             )
-        records = self.contents.read_records(columns, drawn.positions)
+        body, starts = self.contents.read_bodies(taken)
         swapped = np.flatnonzero(drawn.text_from != drawn.positions)
-        donors = self.contents.read_records(columns, drawn.text_from[swapped])
-        for place, donor in zip(swapped.tolist(), donors, strict=True):
-            records[place] = replace(
-                records[place],
-                text_length=donor.text_length,
-                token_mask_bytes=donor.token_mask_bytes,
-                token_ids_bytes=donor.token_ids_bytes,
-            )
-        return records
+        if not len(swapped):
+            return self._encode(taken, body, taken["length"])
+        return self._encode_swapped(taken, body, starts, swapped, columns.take(drawn.text_from[swapped]))
 
-    def _known_answer(self, key: str | None, digest: str) -> PushAnswer | None:
-        return None if key is None else self._commits.known_answer(key, digest)
+    def _encode_swapped(
+        self,
+        taken: dict[str, NDArray[Any]],
+        body: bytearray,
+        starts: NDArray[np.int64],
+        swapped: NDArray[np.int64],
+        donors: Arrays,
+    ) -> memoryview:
+        """Records of which some carry another one's text."""
+        view = memoryview(body)
+        bodies: list[bytes | memoryview] = [
+            view[start:end] for start, end in zip(starts.tolist(), (starts + taken["length"]).tolist(), strict=True)
+        ]
+        headers, donor_headers = headers_of_rows(taken), headers_of_rows(donors)
+        donor_body, donor_starts = self.contents.read_bodies(donors)
+        donor_view = memoryview(donor_body)
+        for number, place in enumerate(swapped.tolist()):
+            start = int(donor_starts[number])
+            text = donor_view[start : start + int(donors["length"][number])]
+            length, changed = swap_text(headers[place], bodies[place], donor_headers[number], text)
+            bodies[place] = changed
+            headers["text_length"][place] = length
+            headers["crc32"][place] = zlib.crc32(changed)
+        lengths = np.array([len(part) for part in bodies], dtype=np.int64)
+        return write_batch(headers, self.contents.learner_ids(taken), b"".join(bodies), lengths)
 
-    def _page(self, query: queries.Query, max_bytes: int | None) -> tuple[queries.Page, int]:
-        b = index.buffers.c
+    # How
+
+    def _view(self, snapshot: str | None) -> Columns:
+        """The columns to read. For the holder of the buffer's lock."""
+        if snapshot is None:
+            return self.contents.columns
+        return self.contents.view(snapshot, self._read_scores)
+
+    def _read_scores(self, version: int) -> Arrays:
         with self._index.read() as connection:
-            statement = sa.select(b.version).where(b.id == self.config.id)
-            version = connection.execute(statement).scalar_one_or_none()
-            if version is None:
-                raise self._unknown()
-            return queries.run(connection, self.config.id, query, max_bytes=max_bytes), version
+            return rows.latest_scores(connection, self.config.id, version)
 
-    def _steadily(self, read: Callable[[Columns], T]) -> T:
+    def _steadily(self, snapshot: str | None, read: Callable[[Columns], T]) -> T:
         """Read without a lock; once more under it where a segment was rewritten or removed meanwhile."""
         self._check_alive()
-        try:
-            return read(self.contents.columns)
-        except SegmentGoneError:
-            pass
-        with self._lock:
-            self._check_alive()
+        columns = self.contents.columns if snapshot is None else self.contents.known_view(snapshot)
+        if columns is not None:
             try:
-                return read(self.contents.columns)
+                return read(columns)
+            except SegmentGoneError:
+                pass
+        with self._changing():
+            try:
+                return read(self._view(snapshot))
             except SegmentGoneError as error:
                 raise StorageError(f"segment {error} is missing from the store") from error
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """The buffer's lock, with nothing of an earlier failure left."""
+        with self._lock:
+            self._check_alive()
+            self._commits.settle()
+            yield
+
+    def _expect_version(self, version: int | None, columns: Columns | None = None) -> None:
+        found = (columns or self.contents.columns).version
+        if version is not None and version != found:
+            raise ConflictError(
+                f"the buffer is at version {found}, {version} was asked for",
+                code="stale_version",
+                version=found,
+                expected_version=version,
+            )
+
     def _check_alive(self) -> None:
         if self._dropped:
-            raise self._unknown()
+            raise NotFoundError(f"there is no buffer {self.name!r}", code="unknown_buffer")
 
-    def _unknown(self) -> NotFoundError:
-        return NotFoundError(f"there is no buffer {self.config.name!r}", code="unknown_buffer")
+    def _no_exemplar(self, exemplar_id: int) -> NotFoundError:
+        return NotFoundError(
+            f"buffer {self.name!r} holds no exemplar {exemplar_id}; was it evicted?", code="unknown_exemplar"
+        )

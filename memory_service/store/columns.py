@@ -1,22 +1,21 @@
-"""The live records of a buffer in memory, as columns: what sampling and reading need without asking SQL.
+"""The records of a buffer in memory, as columns: what sampling and reading need without asking SQL.
 
-About 53 bytes a record (80 with the room to grow); payloads never live here.
+About 49 bytes a record (75 with the room to grow); payloads never live here.
 """
 
 from __future__ import annotations
 
 import threading
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format import HEADER_BYTES, Record
-from memory_format.codecs import codec_class
+from memory_format import HEADER_BYTES
 from memory_format.record import HEADER_DTYPE
+from memory_format.wire import Batch
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -32,8 +31,6 @@ COLUMN_DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "learner": np.dtype(np.uint32),
     "phase": np.dtype(np.uint16),
     "text_length": np.dtype(np.uint16),
-    "num_patches": np.dtype(np.uint16),
-    "num_tokens": np.dtype(np.uint16),
     "grid_h": np.dtype(np.uint8),
     "grid_w": np.dtype(np.uint8),
     "patch_px": np.dtype(np.uint8),
@@ -70,7 +67,7 @@ class Learners:
 
 @dataclass(frozen=True)
 class Columns:
-    """The live records at one version, in ascending order of ``exemplar_id``. Immutable to its readers.
+    """Records at one version, in ascending order of ``exemplar_id``. Immutable to its readers.
 
     :meth:`appended` writes behind the rows that older instances show, into room they share. So only the
     newest instance may be appended to, by one thread at a time: the buffer's lock sees to that.
@@ -100,11 +97,9 @@ class Columns:
 
     def position_of(self, exemplar_id: int) -> int | None:
         """Where a record is, None where it is not."""
-        ids = self["exemplar_id"]
         # As uint64: a plain int makes numpy compare through float64, which confuses ids over 2**53.
-        position = int(np.searchsorted(ids, np.uint64(exemplar_id)))
-        found = position < len(ids) and int(ids[position]) == exemplar_id
-        return position if found else None
+        position = int(self.positions_of(np.array([exemplar_id], dtype=np.uint64))[0])
+        return None if position < 0 else position
 
     def appended(self, version: int, rows: Arrays) -> Columns:
         """With more rows, whose ids are all above the present ones."""
@@ -118,6 +113,13 @@ class Columns:
             backing[name][self.num_records : needed] = values
         return Columns(version, needed, self.bytes_used + int(charge_of(rows["length"]).sum()), backing)
 
+    @classmethod
+    def of_rows(cls, version: int, rows: Arrays) -> Columns:
+        """From rows in any order."""
+        order = np.argsort(rows["exemplar_id"], kind="stable")
+        backing = {name: np.ascontiguousarray(rows[name][order]) for name in COLUMN_DTYPES}
+        return cls(version, len(order), int(charge_of(backing["length"]).sum()), backing)
+
     def kept(self, version: int, keep: NDArray[np.bool_]) -> Columns:
         """With only the rows where ``keep``, ``(num_records,)``, is true."""
         backing = {name: self[name][keep] for name in COLUMN_DTYPES}
@@ -125,11 +127,26 @@ class Columns:
 
     def moved(self, positions: NDArray[Any], segment: NDArray[Any], offset: NDArray[Any]) -> Columns:
         """With rows whose bytes lie elsewhere now; the version stays, as what they say has not changed."""
+        return self._changed(positions, {"segment": segment, "offset": offset})
+
+    def rescored(self, version: int, positions: NDArray[Any], score: NDArray[Any], rank: NDArray[Any]) -> Columns:
+        """With other scores and ranks at those positions."""
+        return replace(self._changed(positions, {"score": score, "rank": rank}), version=version)
+
+    def _changed(self, positions: NDArray[Any], values: Arrays) -> Columns:
         backing = dict(self.backing)
-        for name, values in (("segment", segment), ("offset", offset)):
+        for name, new in values.items():
             backing[name] = backing[name].copy()
-            backing[name][positions] = values
+            backing[name][positions] = new
         return replace(self, backing=backing)
+
+    def positions_of(self, exemplar_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Where records are, ``(N,)``; -1 where they are not."""
+        ids = self["exemplar_id"]
+        if not len(ids):
+            return np.full(len(exemplar_ids), -1, dtype=np.int64)
+        positions = np.minimum(np.searchsorted(ids, exemplar_ids), len(ids) - 1)
+        return np.where(ids[positions] == exemplar_ids, positions, -1)
 
 
 def charge_of(length: NDArray[Any]) -> NDArray[np.int64]:
@@ -137,31 +154,38 @@ def charge_of(length: NDArray[Any]) -> NDArray[np.int64]:
     return length.astype(np.int64) + HEADER_BYTES
 
 
-def rows_of_records(records: Sequence[Record], learners: Learners) -> tuple[dict[str, NDArray[Any]], list[bytes]]:
-    """Columns and bodies of records that are not stored yet: ids, segments and offsets are 0."""
-    bodies = [record.body for record in records]
-    values: dict[str, list[Any]] = {
-        "class_id": [r.class_id for r in records],
-        "rank": [r.rank for r in records],
-        "score": [r.score for r in records],
-        "crc32": [zlib.crc32(body) for body in bodies],
-        "length": [len(body) for body in bodies],
-        "learner": [learners.code(r.learner_id) for r in records],
-        "phase": [r.phase for r in records],
-        "text_length": [r.text_length for r in records],
-        "num_patches": [int.from_bytes(r.keep_mask_bytes, "big").bit_count() for r in records],
-        "num_tokens": [len(r.token_ids_bytes) // 2 for r in records],
-        "grid_h": [r.grid[0] for r in records],
-        "grid_w": [r.grid[1] for r in records],
-        "patch_px": [r.patch_px for r in records],
-        "codec": [codec_class(r.codec_id).number for r in records],
-        "flags": [r.flags for r in records],
-    }
-    rows = {
-        name: np.array(values[name], dtype=dtype) if name in values else np.zeros(len(records), dtype)
-        for name, dtype in COLUMN_DTYPES.items()
-    }
-    return rows, bodies
+def rows_of_headers(headers: NDArray[np.void], learner: NDArray[Any], length: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Headers -> columns, ``segment`` 0.
+
+    Args:
+        headers: ``(N,)`` with the fields of ``HEADER_DTYPE``.
+        learner: :class:`Learners` codes, ``(N,)``.
+        length: of the bodies, ``(N,)``.
+    """
+    rows = {name: np.zeros(len(headers), dtype) for name, dtype in COLUMN_DTYPES.items()}
+    for name in HEADER_DTYPE.names or ():
+        rows[name][:] = headers[name]
+    rows["learner"][:] = learner
+    rows["length"][:] = length
+    return rows
+
+
+def rows_of_batch(batch: Batch, learners: Learners) -> dict[str, NDArray[Any]]:
+    """Columns of records that are not stored yet: ids, segments and offsets are 0."""
+    learner = np.array([learners.code(learner_id) for learner_id in batch.learner_ids], dtype=np.uint32)
+    length = np.fromiter((len(body) for body in batch.bodies), dtype=np.uint32, count=len(batch.bodies))
+    return rows_of_headers(batch.headers, learner, length)
+
+
+def empty_rows() -> dict[str, NDArray[Any]]:
+    return {name: np.zeros(0, dtype) for name, dtype in COLUMN_DTYPES.items()}
+
+
+def concatenated(parts: list[Arrays]) -> dict[str, NDArray[Any]]:
+    """Rows of several, one after another."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {name: np.concatenate([empty_rows()[name], *(part[name] for part in parts)]) for name in COLUMN_DTYPES}
 
 
 def headers_of_rows(rows: Arrays) -> NDArray[np.void]:

@@ -1,31 +1,91 @@
-"""Every change of a buffer: plan, write segment files, one transaction, then the picture in memory.
+"""Every change of a buffer: write its records, one transaction, then the picture in memory.
 
-Whatever fails on the way, the buffer is as before: files are removed unless the transaction that speaks of
-    them has
-committed. Called by the holder of the buffer's lock.
+Whatever fails on the way, the buffer is as before. Called by the holder of the buffer's lock.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from memory_format import ConflictError, StorageError
-from memory_service.store import compaction, eviction, index, rows
-from memory_service.store.columns import Arrays, Columns, charge_of, headers_of_rows
-from memory_service.store.contents import Contents
-from memory_service.store.model import BufferConfig, Options, PushAnswer, PushResult
-from memory_service.store.segments import SegmentFiles, SegmentGoneError, WrittenSegment
+from memory_format import BudgetError, ConflictError, StorageError
+from memory_format.record import HEADER_DTYPE
+from memory_service.store import compaction, files, index, ledger, rows
+from memory_service.store.columns import Arrays, charge_of, empty_rows, headers_of_rows
+from memory_service.store.compaction import SegmentState
+from memory_service.store.contents import Contents, Growing, Purpose, shown_by
+from memory_service.store.layout import BODY_AT, frame_bytes
+from memory_service.store.model import BufferConfig, Options, PushAnswer, Snapshot
+from memory_service.store.segments import (
+    SMALLEST_SEALED,
+    Part,
+    SegmentFiles,
+    SegmentGoneError,
+    added_bytes,
+)
 
 logger = logging.getLogger(__name__)
+
+SMALLEST_SEGMENT = 32 * 1024
+_ANSWERS_KEPT = 100
+"""Answers to pushes that are kept also where the disk limit is short."""
+_NEW_FILE = BODY_AT + ledger.SEGMENT_ROW + ledger.OPEN_ROW
+_NOTHING = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a push with an idempotency key is told when it comes again."""
+
+    idempotency_key: str
+    digest: bytes
+    answer: bytes
+    """Deflated JSON."""
+
+    @property
+    def num_bytes(self) -> int:
+        """What the ledger counts."""
+        return ledger.answer_bytes(len(self.idempotency_key), len(self.answer))
+
+
+@dataclass
+class Change:
+    """What one transaction does to a buffer; whatever is not said stays as it is."""
+
+    version: int
+    next_id: int
+    config: BufferConfig
+    new: Arrays = field(default_factory=empty_rows)
+    """Records that come in, with their ids, ``segment`` and ``offset`` still open."""
+    bodies: Sequence[files.Buffer] = ()
+    dead: NDArray[np.int64] = field(default_factory=lambda: _NOTHING)
+    """Positions of live records that leave, ascending."""
+    died: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    """The version at which each of them does."""
+    rescored: NDArray[np.int64] = field(default_factory=lambda: _NOTHING)
+    """Positions of live records that get another score or rank, ascending."""
+    score: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    rank: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    classes: set[int] = field(default_factory=set)
+    """Classes seen for the first time."""
+    answers: list[Answer] = field(default_factory=list)
+    taken: Snapshot | None = None
+    """A snapshot that is taken."""
+    dropped: list[Snapshot] = field(default_factory=list)
+    """Snapshots that are deleted."""
+
+
+def segment_bytes(config: BufferConfig, options: Options) -> int:
+    """Bodies after which a segment is full: few against the disk over the budget, in which it is rewritten."""
+    headroom = config.disk_limit_bytes - config.budget_bytes
+    return min(options.segment_bytes, max(SMALLEST_SEGMENT, headroom // 16))
 
 
 class Commits:
@@ -40,202 +100,507 @@ class Commits:
         contents: Contents,
         options: Options,
     ) -> None:
-        self._config = config
-        self._next_id = next_exemplar_id
+        self.config = config
+        self.next_id = next_exemplar_id
         self._index = index_
         self._segments = segments
         self._contents = contents
         self._options = options
+        self._answers_looked_at = 0.0
+        """When old answers were last looked for, seconds since 1970."""
+        self._unsettled: list[Part] | None = None
+        """What was written when it could not be found out whether it was committed."""
 
-    def known_answer(self, key: str, digest: str) -> PushAnswer | None:
+    def change(self) -> Change:
+        """A change that does nothing yet."""
+        return Change(self._contents.columns.version, self.next_id, self.config)
+
+    def known_answer(self, key: str, digest: bytes) -> PushAnswer | None:
         """The answer to an earlier push with this key.
 
         Raises:
-            ConflictError: ``idempotency_key_reused``, the body was another.
+            ConflictError: ``idempotency_key_reused``, it held other records.
         """
-        c = index.pushes.c
+        p = index.pushes.c
         with self._index.read() as connection:
             found = connection.execute(
-                sa.select(c.body_digest, c.response).where(c.buffer_id == self._config.id, c.idempotency_key == key)
+                sa.select(p.digest, p.answer).where(p.buffer_id == self.config.id, p.idempotency_key == key)
             ).one_or_none()
         if found is None:
             return None
-        if found.body_digest != digest:
+        if found.digest != digest:
             raise ConflictError(
                 f"the idempotency key {key!r} was used for another body; new records take a new key",
                 code="idempotency_key_reused",
             )
-        return PushAnswer(found.response, replayed=True)
+        return PushAnswer(zlib.decompress(found.answer).decode(), replayed=True)
 
-    def push(self, incoming: Arrays, bodies: Sequence[bytes], key: str | None, digest: str) -> PushAnswer:
-        """Take in records; ``key`` and ``digest`` are remembered with the answer.
+    # Disk
+
+    def _taken(self, limit: int) -> int:
+        """Bytes on disk that count against a disk limit.
+
+        With a share for what the store itself takes, its write-ahead log first of all: where the limit leaves room
+        for it, all files of a store with one buffer together stay within that buffer's limit.
+        """
+        headroom = max(0, limit - self.config.budget_bytes)
+        return self._contents.disk_bytes + min(index.STORE_BYTES, headroom // 4)
+
+    @property
+    def headroom(self) -> int:
+        """Bytes of disk over the budget."""
+        return self.config.disk_limit_bytes - self.config.budget_bytes
+
+    @property
+    def segment_bytes(self) -> int:
+        return segment_bytes(self.config, self._options)
+
+    def make_room(self, needed: int, limit: int) -> None:
+        """Rewrite segments until ``needed`` bytes more fit the disk limit.
 
         Raises:
-            BudgetError: see :func:`~memory_service.store.eviction.plan`.
-            StorageError: they could not be stored.
+            BudgetError: ``disk_limit_exceeded``.
+            StorageError: a segment could not be rewritten.
         """
-        old, states = self._contents.columns, self._contents.states
-        keep = self._plan(old, incoming)
-        stays, accepted = keep[: old.num_records], np.flatnonzero(keep[old.num_records :])
-        new = {name: values[accepted] for name, values in incoming.items()}
-        next_id = self._next_id + len(accepted)
-        new["exemplar_id"] = np.arange(self._next_id, next_id, dtype=np.uint64)
-        evicted = old["exemplar_id"][~stays].tolist()
-        version = old.version + bool(len(accepted) or evicted)
-        gone = rows.live_by_segment(old["segment"][~stays], old.charge[~stays])
-        emptied = [states[id_] for id_, (count, _) in gone.items() if count == states[id_].live_records]
+        # A limit that is to become smaller does not bind what is moved to get under it.
+        working = max(limit, self.config.disk_limit_bytes)
+        while (before := self._taken(limit)) + needed > limit:
+            freed = self._forget_old_answers() or self._compact_one(working)
+            if not freed or self._taken(limit) >= before:
+                free = max(0, limit - self._taken(limit))
+                pinned = sum(state.pinned_bytes for state in self._contents.states.values())
+                raise BudgetError(
+                    f"{needed} more bytes on disk are needed, {free} of {limit} are free"
+                    + (f", and snapshots hold {pinned}: delete some," if pinned else ":")
+                    + " push fewer at once or raise disk_limit_bytes",
+                    code="disk_limit_exceeded",
+                    requested_bytes=needed,
+                    free_bytes=free,
+                    disk_limit_bytes=limit,
+                    pinned_bytes=pinned,
+                )
 
-        kept_bodies = [bodies[place] for place in accepted.tolist()]
-        with self._new_segments(new, kept_bodies) as written, self._index.write() as connection:
-            added = rows.insert_segments(connection, self._config.id, written)
-            new["segment"], new["offset"] = _places(written, added)
-            rows.insert_records(connection, self._config.id, new, self._contents.learners)
-            rows.delete_records(connection, self._config.id, evicted)
-            rows.delete_segments(connection, [state.id for state in emptied])
-            columns = (old.kept(version, stays) if evicted else old).appended(version, new)
-            # The database's CHECK refuses it too; this one says so in words.
-            assert columns.bytes_used <= self._config.budget_bytes, "the plan is over the budget"
-            rows.update_counters(connection, self._config.id, old.version, columns, next_id)
-            document = self._document(accepted, new["exemplar_id"], evicted, len(bodies), columns)
-            if key is not None:
-                self._remember(connection, key, digest, document)
+    def tidy(self, pushed_bytes: int) -> None:
+        """Rewrite segments so that the next push finds room. Does not raise: nothing depends on it.
 
-        for segment_id, (count, charge) in gone.items():
-            states[segment_id].live_records -= count
-            states[segment_id].live_bytes -= charge
-        _count_live(added, new)
-        self._contents.adopt(columns, added, emptied)
-        self._next_id = next_id
-        return PushAnswer(document)
-
-    def compact(self) -> None:
-        """Rewrite the emptiest segments when too much of the files is dead. Does not raise: nothing depends
-        on it."""
-        columns = self._contents.columns
-        chosen = compaction.choose(self._contents.states.values())
-        if not chosen:
-            return
-        positions = np.flatnonzero(np.isin(columns["segment"], [state.id for state in chosen]))
-        moved = columns.take(positions)
+        A push pays for at most twice its own bytes and one segment, which bounds its pause.
+        """
+        limit = self.config.disk_limit_bytes
+        # Where there is little headroom, garbage must have the larger part of it: else all of it is moved for ever.
+        reserve = min(max(self.headroom // 8, 2 * self.segment_bytes), self.headroom // 2)
+        paid = 0
         try:
-            bodies = self._contents.read_bodies(moved)
-            with self._new_segments(moved, bodies) as written, self._index.write() as connection:
-                added = rows.insert_segments(connection, self._config.id, written)
-                moved["segment"], moved["offset"] = _places(written, added)
-                rows.move_records(connection, self._config.id, moved)
-                rows.delete_segments(connection, [state.id for state in chosen])
-        except (StorageError, SegmentGoneError) as error:
-            logger.exception("compaction of buffer %s failed; nothing is lost", self._config.name)
-            damaged = error.details.get("segment") if isinstance(error, StorageError) else str(error)
-            for state in chosen:
-                state.damaged |= state.name == damaged
-            return
-        _count_live(added, moved)
-        self._contents.adopt(columns.moved(positions, moved["segment"], moved["offset"]), added, chosen)
+            while self._taken(limit) > limit - reserve and paid <= 2 * pushed_bytes:
+                moved = self._compact_one(limit)
+                if not moved:
+                    return
+                paid += moved
+        except (StorageError, BudgetError):
+            logger.exception("compaction of buffer %s failed; nothing is lost", self.config.name)
+
+    def _compact_one(self, limit: int) -> int:
+        """Rewrite the segment that is worth it most; returns the bytes moved, 0 where none is."""
+        contents = self._contents
+        while True:
+            room = limit - self._taken(limit) - self._sealing_bytes() - _NEW_FILE
+            state = compaction.choose(list(contents.states.values()), room, self._frame_overhead())
+            if state is None:
+                return 0
+            try:
+                return self._rewrite(state)
+            except StorageError as error:
+                if error.code != "corrupt_record":
+                    raise
+                logger.error("segment %s is not rewritten: %s", state.stem, error.message)
+                state.damaged = True
+
+    def _sealing_bytes(self) -> int:
+        """What is added where the records moved fill their segment: the frame of those it has already."""
+        growing = self._contents.growing.get("moved")
+        if growing is None or self.segment_bytes < SMALLEST_SEALED:
+            return 0
+        return frame_bytes(growing.segment.num_records, growing.segment.learners)
+
+    def _frame_overhead(self) -> float:
+        """Bytes of frame for each byte moved to a segment that is sealed one day."""
+        if self.segment_bytes < SMALLEST_SEALED:
+            return 0.0
+        return frame_bytes(0, ()) / self.segment_bytes
+
+    def _rewrite(self, state: SegmentState) -> int:
+        contents = self._contents
+        live = np.flatnonzero(contents.columns["segment"] == state.id)
+        pinned = np.flatnonzero(contents.pinned.columns["segment"] == state.id)
+        taken = [contents.columns.take(live), contents.pinned.columns.take(pinned)]
+        moved = {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
+        died = contents.pinned.died[pinned]
+        try:
+            body, starts = contents.read_bodies(moved)
+        except SegmentGoneError as error:
+            raise StorageError(f"segment {error} is missing from the store") from error
+        view = memoryview(body)
+        ends = starts + moved["length"]
+        bodies = [view[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        # A segment that is rewritten is not one to go on with.
+        self._close(state.id)
+        with _Writing(self, moved, bodies, "moved") as writing:
+            with self._index.write() as connection:
+                added = writing.note(connection)
+                dead = {name: values[len(live) :] for name, values in writing.rows.items()}
+                rows.insert_deaths(connection, self.config.id, dead, died)
+                orphaned = rows.drop_segments(connection, self.config.id, [state])
+                rows.update_buffer(connection, self.config.id, contents.columns.version, contents.columns, self.next_id)
+            writing.committed = True
+        self._adopt_parts(writing.parts, added, "moved")
+        contents.move(moved["exemplar_id"], writing.rows["segment"], writing.rows["offset"])
+        for records, num_bytes, part in (
+            ("live_records", "live_bytes", slice(None, len(live))),
+            ("pinned_records", "pinned_bytes", slice(len(live), None)),
+        ):
+            charge = charge_of(moved["length"][part])
+            for id_, (count, total) in rows.totals_by_segment(writing.rows["segment"][part], charge).items():
+                setattr(contents.states[id_], records, getattr(contents.states[id_], records) + count)
+                setattr(contents.states[id_], num_bytes, getattr(contents.states[id_], num_bytes) + total)
+        self._forget([state], orphaned)
+        return max(len(body), 1)
+
+    def _forget_old_answers(self) -> bool:
+        """Answers to pushes go before records have to: all but the newest."""
+        counts = self._contents.index_rows
+        if counts.answers <= _ANSWERS_KEPT:
+            return False
+        with self._index.write() as connection:
+            number, num_bytes = rows.forget_answers(connection, self.config.id, but_newest=_ANSWERS_KEPT)
+        counts.answers -= number
+        counts.answer_bytes -= num_bytes
+        return True
+
+    # The transaction
+
+    def commit(self, change: Change) -> None:
+        """Make a change.
+
+        Raises:
+            BudgetError: ``disk_limit_exceeded``.
+            StorageError: it could not be stored. In either case the buffer is as before.
+        """
+        contents = self._contents
+        self._make_room_for(change)
+        old = contents.columns
+        leaving = old.take(change.dead)
+        keep = np.ones(old.num_records, dtype=bool)
+        keep[change.dead] = False
+        snapshots = [mark for mark in contents.marks if mark not in change.dropped]
+        pinned = shown_by(leaving["exemplar_id"], change.died, snapshots)
+        # Pinned records that no snapshot will show.
+        freed = ~contents.pinned.shown_by(snapshots) if change.dropped else np.zeros(len(contents.pinned.died), bool)
+        lost = contents.pinned.columns.take(np.flatnonzero(freed))
+        emptied = self._emptied(leaving, pinned, lost, receives=bool(len(change.bodies)))
+
+        with _Writing(self, change.new, change.bodies, "pushed") as writing:
+            with self._index.write() as connection:
+                added = writing.note(connection)
+                columns = (old.kept(change.version, keep) if len(change.dead) else old).appended(
+                    change.version, writing.rows
+                )
+                if len(change.rescored):
+                    columns = columns.rescored(change.version, change.rescored, change.score, change.rank)
+                # The database's CHECK refuses it too; this one says so in words.
+                assert columns.bytes_used <= change.config.budget_bytes, "the plan is over the budget"
+                staying = {id_ for id_ in contents.states if id_ not in {state.id for state in emptied}}
+                dead = np.isin(leaving["segment"], list(staying))
+                rows.insert_deaths(
+                    connection,
+                    self.config.id,
+                    {name: values[dead] for name, values in leaving.items()},
+                    change.died[dead],
+                )
+                orphaned = rows.drop_segments(connection, self.config.id, emptied)
+                unreadable = [*leaving["exemplar_id"][~pinned].tolist(), *lost["exemplar_id"].tolist()]
+                counts = self._write_small_rows(connection, change, unreadable)
+                # Whichever way a budget goes, what is used must not be over it in between.
+                grows = change.config.budget_bytes > self.config.budget_bytes
+                if grows:
+                    rows.update_settings(connection, change.config)
+                rows.update_buffer(connection, self.config.id, old.version, columns, change.next_id)
+                if not grows and change.config != self.config:
+                    rows.update_settings(connection, change.config)
+            writing.committed = True
+
+        # Readers must find the segments of whatever columns they see.
+        self._adopt_parts(writing.parts, added, "pushed")
+        contents.columns = columns
+        self.config, self.next_id = change.config, change.next_id
+        for name in ("live", "pinned"):
+            records, num_bytes = f"{name}_records", f"{name}_bytes"
+            gone = leaving if name == "live" else lost
+            for id_, (count, total) in rows.totals_by_segment(gone["segment"], charge_of(gone["length"])).items():
+                setattr(contents.states[id_], records, getattr(contents.states[id_], records) - count)
+                setattr(contents.states[id_], num_bytes, getattr(contents.states[id_], num_bytes) - total)
+        newly = {name: values[pinned] for name, values in leaving.items()}
+        for id_, (count, total) in rows.totals_by_segment(newly["segment"], charge_of(newly["length"])).items():
+            contents.states[id_].pinned_records += count
+            contents.states[id_].pinned_bytes += total
+        contents.pinned = contents.pinned.kept(~freed).joined(newly, change.died[pinned])
+        charge = charge_of(change.new["length"])
+        for id_, (count, total) in rows.totals_by_segment(writing.rows["segment"], charge).items():
+            contents.states[id_].live_records += count
+            contents.states[id_].live_bytes += total
+        contents.classes |= change.classes
+        for snapshot in change.dropped:
+            contents.snapshots.pop(snapshot.name, None)
+            contents.leases.pop(snapshot.name, None)
+            contents.forget_view(snapshot.name)
+        if change.taken is not None:
+            contents.snapshots[change.taken.name] = change.taken
+        contents.index_rows = counts
+        self._forget(emptied, orphaned)
+        contents.forget_selections()
+
+    def _make_room_for(self, change: Change) -> None:
+        # What only gives back room is always allowed, also where the index row that says so takes some.
+        gives = not len(change.bodies) and (len(change.dead) or change.dropped)
+        limit = max(change.config.disk_limit_bytes, self.config.disk_limit_bytes)
+        reserve = self._moving_room() if len(change.bodies) else 0
+        # Again and again: compaction fills the open segment, so that the change may have to seal it.
+        while (needed := self._needed(change)) and self._taken(limit) + needed + reserve > limit and not gives:
+            self.make_room(needed + reserve, limit)
+
+    def _moving_room(self) -> int:
+        """Bytes that pushes leave free: without room for a segment's records none can be rewritten any more."""
+        return max(0, min(int(1.25 * self.segment_bytes * (1 + self._frame_overhead())), self.headroom // 4))
+
+    def _needed(self, change: Change) -> int:
+        """An upper bound of what a change adds to the disk."""
+        lengths = change.new["length"].tolist()
+        needed = 0
+        if lengths:
+            learner_bytes = sum(len(learner) + 4 for learner in set(self._contents.learner_ids(change.new)))
+            num_parts = 2 + sum(lengths) // self.segment_bytes
+            growing = self._contents.growing.get("pushed")
+            needed += added_bytes(growing and growing.segment, lengths, learner_bytes, self.segment_bytes)
+            needed += 2 * HEADER_DTYPE.itemsize * len(lengths)
+            needed += num_parts * (ledger.SEGMENT_ROW + ledger.OPEN_ROW + 4 * learner_bytes)
+        needed += ledger.DEATH_ROW * len(change.dead)
+        needed += ledger.SCORE_ROW * 2 * len(change.rescored)
+        needed += ledger.CLASS_ROW * len(change.classes)
+        needed += sum(answer.num_bytes for answer in change.answers)
+        needed += ledger.SNAPSHOT_ROW * (change.taken is not None)
+        grown = len(change.config.description.encode()) - len(self.config.description.encode())
+        return needed + max(0, ledger.LOOSE * grown)
+
+    def _emptied(
+        self, leaving: Arrays, pinned: NDArray[np.bool_], lost: Arrays, *, receives: bool
+    ) -> list[SegmentState]:
+        """Segments of which the buffer holds nothing after a change."""
+        going: dict[int, int] = {}
+        for ids in (leaving["segment"][~pinned], lost["segment"]):
+            for id_, count in zip(*(part.tolist() for part in np.unique(ids, return_counts=True)), strict=True):
+                going[id_] = going.get(id_, 0) + count
+        contents = self._contents
+        growing = contents.growing.get("pushed")
+        received = growing.id if receives and growing else None
+        return [
+            contents.states[id_]
+            for id_, count in going.items()
+            if contents.states[id_].held_records == count and id_ != received
+        ]
+
+    def _write_small_rows(self, connection: sa.Connection, change: Change, gone: list[int]) -> ledger.IndexRows:
+        """All rows but those of segments and deaths; returns what the ledger counts afterwards.
+
+        Args:
+            gone: ids of records that nobody can read after the change.
+        """
+        contents, buffer_id = self._contents, self.config.id
+        counts = replace(contents.index_rows, description_bytes=len(change.config.description.encode()))
+        if change.classes:
+            parameters = [{"buffer_id": buffer_id, "class_id": class_id} for class_id in sorted(change.classes)]
+            connection.execute(index.classes.insert(), parameters)
+            counts.classes += len(parameters)
+        if change.taken is not None:
+            connection.execute(index.snapshots.insert(), {"buffer_id": buffer_id, **vars(change.taken)})
+            counts.snapshots += 1
+        for snapshot in change.dropped:
+            s = index.snapshots.c
+            this = index.snapshots.delete().where(s.buffer_id == buffer_id, s.name == snapshot.name)
+            counts.snapshots -= connection.execute(this).rowcount
+        versions = sorted(mark.version for mark in contents.marks if mark not in change.dropped)
+        if len(change.rescored):
+            counts.scores += self._write_scores(connection, change, versions)
+        if counts.scores and gone:
+            counts.scores -= rows.forget_scores(connection, buffer_id, gone)
+        if counts.scores and change.dropped:
+            counts.scores -= rows.prune_scores(connection, buffer_id, None, versions)
+        if change.answers:
+            now = time.time()
+            values = [{"buffer_id": buffer_id, "created_at": now, **vars(answer)} for answer in change.answers]
+            connection.execute(index.pushes.insert(), values)
+            counts.answers += len(values)
+            counts.answer_bytes += sum(answer.num_bytes for answer in change.answers)
+            kept_for = self._options.idempotency_seconds
+            # All answers are looked at for it, so not with every push.
+            if now - self._answers_looked_at > min(60.0, kept_for):
+                self._answers_looked_at = now
+                number, num_bytes = rows.forget_answers(connection, buffer_id, older_than=now - kept_for)
+                counts.answers -= number
+                counts.answer_bytes -= num_bytes
+        return counts
+
+    def _write_scores(self, connection: sa.Connection, change: Change, snapshot_versions: list[int]) -> int:
+        """New scores, and for the snapshots' sake the old ones where they are in the segment alone; returns the
+        rows added."""
+        taken = self._contents.columns.take(change.rescored)
+        ids = taken["exemplar_id"].tolist()
+        added = [
+            {"exemplar_id": id_, "version": change.version, "score": score, "rank": rank}
+            for id_, score, rank in zip(ids, change.score.tolist(), change.rank.tolist(), strict=True)
+        ]
+        if snapshot_versions:
+            known = rows.scored(connection, self.config.id, ids)
+            columns = (taken["score"].tolist(), taken["rank"].tolist())
+            added += [
+                {"exemplar_id": id_, "version": 0, "score": score, "rank": rank}
+                for id_, score, rank in zip(ids, *columns, strict=True)
+                if id_ not in known
+            ]
+        rows.write_scores(connection, self.config.id, added)
+        return len(added) - rows.prune_scores(connection, self.config.id, ids, snapshot_versions)
+
+    def seal(self) -> None:
+        """Make Zarr groups of open segments, as far as that leaves the disk limit room to rewrite segments.
+
+        Raises:
+            StorageError: one could not be sealed; it stays open.
+        """
+        contents, limit = self._contents, self.config.disk_limit_bytes
+        for state in [state for state in contents.states.values() if not state.sealed]:
+            with self._index.read() as connection:
+                open_ = rows.open_segment(connection, state)
+            needed = frame_bytes(open_.num_records, open_.learners)
+            # Nothing is moved for it: an open segment serves as well, and a frame is not worth another's room.
+            if self._taken(limit) + needed + self._moving_room() > limit:
+                continue
+            open_ = replace(open_, crc32=zlib.crc32(self._segments.bodies_of(open_)))
+            part = self._segments.seal(open_)
+            try:
+                with self._index.write() as connection:
+                    rows.write_part(connection, self.config.id, state.id, part)
+            except BaseException:
+                self._recover([part])
+                raise
+            self._adopt_parts([part], [state.id], None)
+            self._close(state.id)
 
     def drop(self) -> None:
-        """Delete the buffer's rows, then its files."""
+        """Delete the buffer's rows, then the files that no other buffer shares."""
         with self._index.write() as connection:
-            for table in (index.records, index.segments, index.pushes):
-                connection.execute(table.delete().where(table.c.buffer_id == self._config.id))
-            connection.execute(index.buffers.delete().where(index.buffers.c.id == self._config.id))
-        self._segments.delete(state.name for state in self._contents.states.values())
+            orphaned = rows.delete_buffer(connection, self.config.id)
+        self._segments.delete(orphaned)
+        self._index.shrink()
 
-    def _plan(self, old: Columns, incoming: Arrays) -> NDArray[np.bool_]:
-        charge = charge_of(incoming["length"])
-        if old.bytes_used + int(charge.sum()) <= self._config.budget_bytes:
-            return np.ones(old.num_records + len(charge), dtype=bool)
-        candidates = eviction.Candidates(
-            class_id=np.concatenate([old["class_id"], incoming["class_id"]]),
-            rank=np.concatenate([old["rank"], incoming["rank"]]),
-            score=np.concatenate([old["score"], incoming["score"]]),
-            charge=np.concatenate([old.charge, charge]),
-            order=np.arange(old.num_records + len(charge)),
-        )
-        return eviction.plan(self._config.eviction, candidates, old.num_records, self._config.budget_bytes)
+    # The picture in memory
 
-    def _document(
-        self,
-        accepted: NDArray[np.int64],
-        ids: NDArray[np.uint64],
-        evicted: list[int],
-        num_pushed: int,
-        columns: Columns,
-    ) -> str:
-        exemplar_ids: list[int | None] = [None] * num_pushed
-        for place, exemplar_id in zip(accepted.tolist(), ids.tolist(), strict=True):
-            exemplar_ids[place] = exemplar_id
-        result = PushResult(
-            exemplar_ids=exemplar_ids,
-            kept=len(accepted),
-            rejected=num_pushed - len(accepted),
-            evicted=evicted,
-            bytes_used=columns.bytes_used,
-            budget_bytes=self._config.budget_bytes,
-            version=columns.version,
-        )
-        return json.dumps(asdict(result), separators=(",", ":"))
+    def _adopt_parts(self, parts: Sequence[Part], ids: Sequence[int], purpose: Purpose | None) -> None:
+        contents = self._contents
+        for part, id_ in zip(parts, ids, strict=True):
+            state = contents.states.get(id_)
+            if state is None:
+                state = SegmentState(id_, part.after.stem, 0, 0, False)
+                contents.states[id_] = state
+            state.file_bytes, state.num_records = part.file_bytes, part.after.num_records
+            state.sealed = part.sealed
+            state.open_bytes = 0 if part.sealed else state.open_bytes + rows.part_open_bytes(part)
+            if purpose is not None:
+                contents.growing[purpose] = Growing(id_, part.after)
+                if part.full:
+                    self._close(id_)
 
-    def _remember(self, connection: sa.Connection, key: str, digest: str, document: str) -> None:
-        now = time.time()
-        too_old = index.pushes.c.created_at < now - self._options.idempotency_seconds
-        connection.execute(index.pushes.delete().where(too_old))
-        connection.execute(
-            index.pushes.insert(),
-            {
-                "buffer_id": self._config.id,
-                "idempotency_key": key,
-                "body_digest": digest,
-                "response": document,
-                "created_at": now,
-            },
-        )
+    def _close(self, segment_id: int) -> None:
+        """Do not go on with a segment."""
+        growing = self._contents.growing
+        for purpose in [purpose for purpose, segment in growing.items() if segment.id == segment_id]:
+            del growing[purpose]
 
-    @contextmanager
-    def _new_segments(self, new: Arrays, bodies: Sequence[bytes]) -> Iterator[list[WrittenSegment]]:
-        """Write files for the transaction in the block; remove them when it does not commit."""
-        written = self._segments.write(
-            headers_of_rows(new),
-            self._contents.learner_ids(new),
-            bodies,
-            segment_bytes=self._options.segment_bytes,
-        )
-        try:
-            yield written
-        except BaseException:
-            self._undo([segment.name for segment in written])
-            raise
+    def _forget(self, states: Sequence[SegmentState], orphaned: Sequence[str]) -> None:
+        for state in states:
+            self._contents.states.pop(state.id, None)
+            self._close(state.id)
+        self._segments.delete(orphaned)
 
-    def _undo(self, names: list[str]) -> None:
-        try:
-            with self._index.read() as connection:
-                c = index.segments.c
-                committed = connection.execute(sa.select(c.id).where(c.name.in_(names))).first() is not None
-                if committed:
-                    # The commit was reported as failed and yet took place: follow what is on disk.
-                    self._contents.load(connection)
-                    b = index.buffers.c
-                    statement = sa.select(b.next_exemplar_id).where(b.id == self._config.id)
-                    self._next_id = connection.execute(statement).scalar_one()
-        except StorageError:
-            logger.exception("cannot tell whether a change was committed; its files stay until the next start")
+    # When something fails
+
+    def settle(self) -> None:
+        """Find out what an earlier failure left, before anything is built on it.
+
+        Raises:
+            StorageError: it still cannot be found out.
+        """
+        if self._unsettled is None:
             return
-        if not committed:
-            self._segments.delete(names)
+        with self._index.read() as connection:
+            b, s = index.buffers.c, index.segments.c
+            row = connection.execute(sa.select(index.buffers).where(b.id == self.config.id)).one()
+            stems = [part.after.stem for part in self._unsettled]
+            found = connection.execute(sa.select(s.stem, s.file_bytes, s.sealed).where(s.stem.in_(stems)))
+            known = {stem: (file_bytes, sealed) for stem, file_bytes, sealed in found}
+            undone = [part for part in self._unsettled if known.get(part.after.stem) != (part.file_bytes, part.sealed)]
+            self._segments.undo(undone)
+            self._contents.load(connection, row.version)
+            self.config, self.next_id = rows.read_config(row), row.next_exemplar_id
+        # A file that was not written well is not gone on with.
+        self._contents.growing.clear()
+        self._unsettled = None
+
+    def _recover(self, parts: list[Part]) -> None:
+        self._unsettled = parts
+        try:
+            self.settle()
+        except (StorageError, SegmentGoneError, sa.exc.SQLAlchemyError):
+            logger.exception("cannot tell whether a change of buffer %s was committed", self.config.name)
 
 
-def _places(
-    written: Sequence[WrittenSegment], states: Sequence[compaction.SegmentState]
-) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Segment ids and offsets of the records in the order in which they were written."""
-    ids = [np.full(part.last - part.first, state.id) for part, state in zip(written, states, strict=True)]
-    offsets = [part.offsets for part in written]
-    empty = [np.zeros(0, dtype=np.int64)]
-    return np.concatenate(ids + empty).astype(np.uint32), np.concatenate(offsets + empty).astype(np.uint32)
+class _Writing:
+    """Records on their way to disk: written on entry, taken back unless ``committed`` was set."""
 
+    def __init__(self, commits: Commits, new: Arrays, bodies: Sequence[files.Buffer], purpose: Purpose) -> None:
+        self._commits = commits
+        self._purpose: Purpose = purpose
+        self._growing = commits._contents.growing.get(purpose)
+        self.rows = {name: values.copy() for name, values in new.items()}
+        self._bodies = bodies
+        self.parts: list[Part] = []
+        self.committed = False
 
-def _count_live(states: Sequence[compaction.SegmentState], placed: Arrays) -> None:
-    """Note in new segments' states what was written to them."""
-    live = rows.live_by_segment(placed["segment"], charge_of(placed["length"]))
-    for state in states:
-        state.live_records, state.live_bytes = live[state.id]
+    def __enter__(self) -> _Writing:
+        commits = self._commits
+        if len(self._bodies):
+            try:
+                self.parts = commits._segments.append(
+                    self._growing and self._growing.segment,
+                    headers_of_rows(self.rows),
+                    commits._contents.learner_ids(self.rows),
+                    self._bodies,
+                    segment_bytes=commits.segment_bytes,
+                )
+            except StorageError:
+                # What was not written well is not gone on with: a failed fsync may be reported once only.
+                commits._contents.growing.pop(self._purpose, None)
+                raise
+        return self
+
+    def note(self, connection: sa.Connection) -> list[int]:
+        """Tell the index; returns the ids of the segments written to, and completes :attr:`rows`."""
+        commits = self._commits
+        ids = []
+        for part in self.parts:
+            known = self._growing.id if self._growing and part.before is not None else None
+            id_ = rows.write_part(connection, commits.config.id, known, part)
+            self.rows["segment"][part.first : part.last] = id_
+            self.rows["offset"][part.first : part.last] = part.offsets
+            ids.append(id_)
+        return ids
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self.committed and kind is not None:
+            self._commits._recover(self.parts)

@@ -1,58 +1,76 @@
-"""Which segments to rewrite so that dead bytes stay in proportion. Pure functions."""
+"""Which segment to rewrite so that everything fits the disk limit. Pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-SLACK_BYTES = 1024 * 1024
-MAX_MOVED_BYTES = 64 * 1024 * 1024
-"""Live bytes moved in one go: bounds the pause of the push that pays for it."""
+from memory_format import HEADER_BYTES
 
 
 @dataclass
 class SegmentState:
-    """A segment file and what of it is alive."""
+    """A segment file and what of it a buffer holds."""
 
     id: int
-    name: str
+    stem: str
     file_bytes: int
+    num_records: int
+    sealed: bool
     live_records: int = 0
     live_bytes: int = 0
     """Sum of the charges of its live records."""
+    pinned_records: int = 0
+    """Records that only snapshots hold."""
+    pinned_bytes: int = 0
+    open_bytes: int = 0
+    """What the index holds of an open segment's headers: a sealed one has them in its file."""
     damaged: bool = False
-    """A record in it failed its CRC: its live part cannot be moved."""
+    """A record in it failed its CRC: it cannot be moved."""
+
+    @property
+    def held_records(self) -> int:
+        return self.live_records + self.pinned_records
+
+    @property
+    def held_bytes(self) -> int:
+        return self.live_bytes + self.pinned_bytes
 
     @property
     def dead_bytes(self) -> int:
-        """Evicted records, and the file's own frame: a segment of one small record is mostly dead."""
-        return self.file_bytes - self.live_bytes
+        """What nobody can read any more, and the file's own frame."""
+        return self.file_bytes + self.open_bytes - self.held_bytes
+
+    @property
+    def num_dead(self) -> int:
+        """Records of it that the index notes as dead, pinned ones included."""
+        return self.num_records - self.live_records
 
 
-def dead_limit(live_bytes: int) -> int:
-    """Dead bytes that a buffer may carry."""
-    return live_bytes // 2 + SLACK_BYTES
+WORTH_MOVING = 0.05
+"""The least share of a file that must come free: below it, moving costs twenty bytes for each one gained."""
 
 
-def choose(segments: Iterable[SegmentState]) -> list[SegmentState]:
-    """Segments to rewrite now, the emptiest first; none while the buffer is within its limit.
+def choose(segments: Iterable[SegmentState], room: int, overhead: float) -> SegmentState | None:
+    """The segment whose rewriting frees the most for each byte moved; None where none is worth it.
 
-    Enough are taken to halve the excess, so that not every push compacts. Counting the frames as dead means
-    that many small pushes are merged by the same rule.
+    Headers are counted twice: in the index, pages of an open segment's may be half empty.
+
+    That is the greedy policy of log-structured stores (Rosenblum and Ousterhout 1992, section 3.4).
+
+    Args:
+        room: bytes that may be written before the old file goes.
+        overhead: bytes of frame that come with each byte moved.
     """
-    # What cannot be moved is left out of the sums: it would call for compaction for ever.
-    movable = [segment for segment in segments if not segment.damaged]
-    live = sum(segment.live_bytes for segment in movable)
-    dead = sum(segment.dead_bytes for segment in movable)
-    limit = dead_limit(live)
-    if dead <= limit:
-        return []
-    chosen: list[SegmentState] = []
-    moved = 0
-    for segment in sorted(movable, key=lambda s: (-s.dead_bytes / s.file_bytes, s.id)):
-        if dead <= limit // 2 or (chosen and moved + segment.live_bytes > MAX_MOVED_BYTES):
-            break
-        chosen.append(segment)
-        moved += segment.live_bytes
-        dead -= segment.dead_bytes
-    return chosen
+
+    def gain(segment: SegmentState) -> float:
+        return segment.dead_bytes - overhead * segment.held_bytes
+
+    able = [
+        segment
+        for segment in segments
+        if not segment.damaged
+        and segment.held_bytes * (1 + overhead) + HEADER_BYTES * segment.held_records <= room
+        and gain(segment) > WORTH_MOVING * segment.file_bytes
+    ]
+    return max(able, key=lambda s: (gain(s) / (s.held_bytes + 1), -s.id), default=None)

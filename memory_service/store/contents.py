@@ -2,24 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from memory_format import Record
-from memory_format.record import split_body
-from memory_service.store import rows, sampler
-from memory_service.store.columns import Arrays, Columns, Learners, headers_of_rows
+from memory_format import NotFoundError, StorageError
+from memory_format.record import prefix_bytes
+from memory_service.store import ledger, rows, sampler
+from memory_service.store.columns import (
+    Arrays,
+    Columns,
+    Learners,
+    charge_of,
+    concatenated,
+    empty_rows,
+    headers_of_rows,
+    rows_of_headers,
+)
 from memory_service.store.compaction import SegmentState
-from memory_service.store.segments import SegmentFiles, SegmentGoneError
+from memory_service.store.layout import SegmentContents, read_contents
+from memory_service.store.model import Snapshot
+from memory_service.store.segments import OpenSegment, SegmentFiles, SegmentGoneError
 
 _SELECTIONS_KEPT = 16
+_VIEWS_KEPT = 4
+
+
+Purpose = Literal["pushed", "moved"]
+"""What an open segment takes in. Records that compaction moves have lived long, and go on living together: among
+new ones they would have to be moved again and again."""
+
+
+class Growing(NamedTuple):
+    """An open segment and its id."""
+
+    id: int
+    segment: OpenSegment
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """Records that the buffer no longer holds and a snapshot does."""
+
+    columns: Columns
+    died: NDArray[np.uint64]
+    """The version at which each ceased to be live, ``(P,)``."""
+
+    @classmethod
+    def of_rows(cls, rows_: Arrays, died: NDArray[np.uint64]) -> Pinned:
+        order = np.argsort(rows_["exemplar_id"], kind="stable")
+        return cls(Columns.of_rows(0, rows_), died[order])
+
+    def joined(self, rows_: Arrays, died: NDArray[np.uint64]) -> Pinned:
+        """With more of them."""
+        if not len(died):
+            return self
+        mine = self.columns.take(np.arange(self.columns.num_records))
+        return Pinned.of_rows(concatenated([mine, rows_]), np.concatenate([self.died, died]))
+
+    def kept(self, keep: NDArray[np.bool_]) -> Pinned:
+        return Pinned(self.columns.kept(0, keep), self.died[keep])
+
+    def shown_by(self, snapshots: Sequence[Snapshot]) -> NDArray[np.bool_]:
+        """Which of them at least one of the snapshots shows."""
+        return shown_by(self.columns["exemplar_id"], self.died, snapshots)
+
+
+def shown_by(
+    exemplar_id: NDArray[np.uint64], died: NDArray[np.uint64], snapshots: Sequence[Snapshot]
+) -> NDArray[np.bool_]:
+    """Which dead records a snapshot shows: those born before it that died after it."""
+    shown = np.zeros(len(died), dtype=bool)
+    for snapshot in snapshots:
+        shown |= (exemplar_id < snapshot.next_exemplar_id) & (died > snapshot.version)
+    return shown
+
+
+@dataclass
+class SegmentCache:
+    """Sealed segments that were read while a store is being opened: forks share them."""
+
+    segments: SegmentFiles
+    read: dict[str, SegmentContents] = field(default_factory=dict)
+
+    def contents(self, state: SegmentState) -> SegmentContents:
+        """Raises:
+        StorageError: the file is missing or damaged.
+        """
+        found = self.read.get(state.stem)
+        if found is None:
+            try:
+                found = read_contents(self.segments.path(state.stem))
+                if len(found.headers) != state.num_records:
+                    raise ValueError(f"{len(found.headers)} records, the index says {state.num_records}")
+            except (OSError, ValueError) as error:
+                raise StorageError(
+                    f"segment {state.stem} is damaged ({error}); `memory-service verify` says what it held, "
+                    "`memory-service repair` goes on without it",
+                    code="corrupt_record",
+                    segment=state.stem,
+                ) from error
+            self.read[state.stem] = found
+        return found
 
 
 class Contents:
-    """The live records of one buffer.
+    """The records of one buffer.
 
     Changed only by the holder of the buffer's lock. Readers take :attr:`columns` once and stay with it: it
     never changes under them, and a segment that was removed since shows as :class:`SegmentGoneError`.
@@ -30,72 +124,248 @@ class Contents:
         self._segments = segments
         self.learners = Learners()
         self.columns = Columns.empty(0)
+        self.pinned = Pinned(Columns.empty(0), np.zeros(0, np.uint64))
         self.states: dict[int, SegmentState] = {}
-        self._selections: tuple[int, dict[sampler.Filter, sampler.Selection]] = (-1, {})
+        self.growing: dict[Purpose, Growing] = {}
+        """The open segments that are gone on with."""
+        self.snapshots: dict[str, Snapshot] = {}
+        self.leases: dict[str, Snapshot] = {}
+        """Snapshots that live as long as somebody reads them, and are not in the index. Their names are no names
+        of snapshots."""
+        self.classes: set[int] = set()
+        self.index_rows = ledger.IndexRows()
+        self._views: OrderedDict[str, Columns] = OrderedDict()
+        self._selections: OrderedDict[tuple[int, sampler.Filter], sampler.Selection] = OrderedDict()
 
-    def load(self, connection: sa.Connection) -> None:
-        """Take over what the index says."""
-        self.columns, states = rows.load(connection, self._buffer_id, self.learners)
-        self.states = {state.id: state for state in states}
+    # Loading
 
-    def adopt(self, columns: Columns, added: Sequence[SegmentState], removed: Sequence[SegmentState]) -> None:
-        """Show readers what a transaction has committed, then remove the files that it no longer speaks
-        of."""
-        self.states.update((state.id, state) for state in added)
-        self.columns = columns
-        for state in removed:
-            del self.states[state.id]
-        self._segments.delete(state.name for state in removed)
-
-    def read_records(self, columns: Columns, positions: NDArray[np.int64]) -> list[Record]:
-        """Records at those positions, in that order; one that is asked for twice is read once.
+    def load(self, connection: sa.Connection, version: int, cache: SegmentCache | None = None) -> None:
+        """Take over what the index and the segments say.
 
         Raises:
-            SegmentGoneError: a segment was rewritten or removed since ``columns`` was current.
+            StorageError: a segment is damaged.
+        """
+        cache = cache or SegmentCache(self._segments)
+        states = rows.segments_of(connection, self._buffer_id)
+        deaths = rows.deaths_of(connection, self._buffer_id)
+        self.snapshots = rows.snapshots_of(connection, self._buffer_id)
+        self.classes = rows.classes_of(connection, self._buffer_id)
+        self.index_rows = rows.index_rows(connection, self._buffer_id)
+        self.growing.clear()
+        live: list[Arrays] = [empty_rows()]
+        pinned: list[Arrays] = [empty_rows()]
+        died: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
+        for state in sorted(states, key=lambda state: state.id):
+            rows_ = self._rows_of(connection, state, cache)
+            dead_ids, versions = deaths.get(state.id, (np.zeros(0, np.uint64), np.zeros(0, np.uint64)))
+            dead = np.isin(rows_["exemplar_id"], dead_ids)
+            live.append({name: values[~dead] for name, values in rows_.items()})
+            gone = {name: values[dead] for name, values in rows_.items()}
+            gone_at = versions[np.searchsorted(dead_ids, gone["exemplar_id"])]
+            shown = shown_by(gone["exemplar_id"], gone_at, self.marks)
+            pinned.append({name: values[shown] for name, values in gone.items()})
+            died.append(gone_at[shown])
+        self._find_crc()
+        self.columns = Columns.of_rows(version, concatenated(live))
+        self.pinned = Pinned.of_rows(concatenated(pinned), np.concatenate(died))
+        self.states = {state.id: state for state in states}
+        self._rescore(rows.latest_scores(connection, self._buffer_id))
+        for columns, records, num_bytes in (
+            (self.columns, "live_records", "live_bytes"),
+            (self.pinned.columns, "pinned_records", "pinned_bytes"),
+        ):
+            for id_, (count, charge) in rows.totals_by_segment(columns["segment"], columns.charge).items():
+                setattr(self.states[id_], records, count)
+                setattr(self.states[id_], num_bytes, charge)
+        self._views.clear()
+        self._selections.clear()
+
+    def _rows_of(self, connection: sa.Connection, state: SegmentState, cache: SegmentCache) -> Arrays:
+        if state.sealed:
+            contents = cache.contents(state)
+            headers, learners, lengths = contents.headers, contents.learners, contents.lengths
+            starts = headers["offset"]
+        else:
+            segment = rows.open_segment(connection, state)
+            headers, learners = segment.headers(), list(segment.learners)
+            starts, lengths = rows.file_starts(headers, segment.end)
+            # Of several the newest: the others are full, or were left after a failed write.
+            self.growing["pushed"] = Growing(state.id, segment)
+        codes = np.array([self.learners.code(learner) for learner in learners], dtype=np.uint32)
+        rows_ = rows_of_headers(headers, codes[headers["learner"]] if len(headers) else codes[:0], lengths)
+        rows_["segment"][:] = state.id
+        rows_["offset"][:] = starts
+        return rows_
+
+    def _find_crc(self) -> None:
+        """The CRC of an open segment's bodies is not in the index: it follows from the file."""
+        for purpose, (id_, segment) in self.growing.items():
+            crc32 = zlib.crc32(self._segments.bodies_of(segment))
+            self.growing[purpose] = Growing(id_, replace(segment, crc32=crc32))
+
+    def _rescore(self, changed: Arrays) -> None:
+        for which in (self.columns, self.pinned.columns):
+            positions = which.positions_of(changed["exemplar_id"])
+            found = positions >= 0
+            # Loaded just now: nobody else reads them yet.
+            for name in ("score", "rank"):
+                which.backing[name][positions[found]] = changed[name][found]
+
+    # What the disk holds
+
+    @property
+    def file_bytes(self) -> int:
+        return sum(state.file_bytes for state in list(self.states.values()))
+
+    @property
+    def index_bytes(self) -> int:
+        states = list(self.states.values())
+        dead, open_bytes = sum(state.num_dead for state in states), sum(state.open_bytes for state in states)
+        return self.index_rows.num_bytes(segments=len(states), dead=dead) + open_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """All that is on disk for the buffer."""
+        return self.file_bytes + self.index_bytes
+
+    def ids_in(self, state: SegmentState) -> NDArray[np.uint64]:
+        """Exemplar ids of all records in a sealed segment, dead ones too.
+
+        Raises:
+            StorageError: the file is damaged.
+        """
+        ids: NDArray[np.uint64] = SegmentCache(self._segments).contents(state).headers["exemplar_id"]
+        return ids
+
+    # Reading
+
+    def read_bodies(self, taken: Arrays) -> tuple[bytearray, NDArray[np.int64]]:
+        """Bodies of rows end to end, in their order, and where each begins.
+
+        Raises:
+            SegmentGoneError: a segment was rewritten or removed since the rows were current.
             StorageError: a record is damaged.
         """
-        unique, inverse = np.unique(positions, return_inverse=True)
-        taken = columns.take(unique)
-        headers = headers_of_rows(taken)
-        learner_ids = self.learner_ids(taken)
-        records = [
-            split_body(header, body, learner_id)
-            for header, body, learner_id in zip(headers, self.read_bodies(taken), learner_ids, strict=True)
-        ]
-        return [records[place] for place in inverse.tolist()]
-
-    def read_bodies(self, taken: Arrays) -> list[bytes]:
-        """Bodies of rows, in their order. Raises as :meth:`read_records`."""
-        bodies: list[bytes] = [b""] * len(taken["segment"])
-        if not bodies:
-            return bodies
+        lengths = taken["length"].astype(np.int64)
+        starts = np.cumsum(lengths) - lengths
+        out = bytearray(int(lengths.sum()))
+        target = memoryview(out)
         order = np.argsort(taken["segment"], kind="stable")
-        ids, starts = np.unique(taken["segment"][order], return_index=True)
-        for segment_id, places in zip(ids.tolist(), np.split(order, starts[1:]), strict=True):
-            state = self.states.get(segment_id)
-            if state is None:
-                raise SegmentGoneError(str(segment_id))
-            offsets, lengths, crcs = (taken[name][places].tolist() for name in ("offset", "length", "crc32"))
-            for place, body in zip(
-                places.tolist(), self._segments.read(state.name, offsets, lengths, crcs), strict=True
-            ):
-                bodies[place] = body
-        return bodies
+        ids, firsts = np.unique(taken["segment"][order], return_index=True)
+        for segment_id, places in zip(ids.tolist(), np.split(order, firsts[1:]) if len(ids) else [], strict=True):
+            state = self._state(segment_id)
+            columns = (taken["offset"], taken["length"], taken["crc32"], starts)
+            self._segments.read(state.stem, zip(*(column[places].tolist() for column in columns), strict=True), target)
+        return out, starts
+
+    def read_prefixes(self, taken: Arrays) -> list[bytes]:
+        """The keep mask and token mask of rows, unchecked. Raises as :meth:`read_bodies`."""
+        lengths = prefix_bytes(headers_of_rows(taken)).tolist()
+        out: list[bytes] = [b""] * len(lengths)
+        for place, (segment_id, offset) in enumerate(
+            zip(taken["segment"].tolist(), taken["offset"].tolist(), strict=True)
+        ):
+            (out[place],) = self._segments.read_prefixes(self._state(segment_id).stem, [(offset, lengths[place])])
+        return out
+
+    def _state(self, segment_id: int) -> SegmentState:
+        state = self.states.get(segment_id)
+        if state is None:
+            raise SegmentGoneError(str(segment_id))
+        return state
 
     def learner_ids(self, taken: Mapping[str, NDArray[np.uint32]]) -> list[str]:
-        return [self.learners.ids[code] for code in taken["learner"].tolist()]
+        ids = self.learners.ids
+        return [ids[code] for code in taken["learner"].tolist()]
+
+    # Snapshots
+
+    @property
+    def marks(self) -> list[Snapshot]:
+        """All that pins records: snapshots and leases."""
+        return [*self.snapshots.values(), *self.leases.values()]
+
+    def snapshot(self, name: str) -> Snapshot:
+        """Raises:
+        NotFoundError: ``unknown_snapshot``.
+        """
+        found = self.snapshots.get(name) or self.leases.get(name)
+        if found is None:
+            raise NotFoundError(f"there is no snapshot {name!r} of this buffer", code="unknown_snapshot")
+        return found
+
+    def known_view(self, name: str) -> Columns | None:
+        """A snapshot's records, where they were asked for lately."""
+        return self._views.get(name)
+
+    def view(self, name: str, read_scores: Callable[[int], Arrays]) -> Columns:
+        """The records that a snapshot shows. For the holder of the buffer's lock.
+
+        Args:
+            read_scores: version -> what :func:`rows.latest_scores` finds.
+
+        Raises:
+            NotFoundError: ``unknown_snapshot``.
+        """
+        known = self._views.get(name)
+        if known is not None:
+            self._views.move_to_end(name)
+            return known
+        snapshot = self.snapshot(name)
+        view = self.view_at(snapshot, read_scores(snapshot.version))
+        self._views[name] = view
+        if len(self._views) > _VIEWS_KEPT:
+            self._views.popitem(last=False)
+        return view
+
+    def view_at(self, snapshot: Snapshot, changed: Arrays) -> Columns:
+        live = self.columns.take(np.flatnonzero(self.columns["exemplar_id"] < snapshot.next_exemplar_id))
+        dead = self.pinned.columns.take(np.flatnonzero(self.pinned.shown_by([snapshot])))
+        view = Columns.of_rows(snapshot.version, concatenated([live, dead]))
+        positions = view.positions_of(changed["exemplar_id"])
+        found = positions >= 0
+        for name in ("score", "rank"):
+            view.backing[name][positions[found]] = changed[name][found]
+        return view
+
+    def forget_view(self, name: str) -> None:
+        self._views.pop(name, None)
+
+    def move(self, ids: NDArray[np.uint64], segment: NDArray[np.uint32], offset: NDArray[np.uint32]) -> None:
+        """Records lie elsewhere now."""
+
+        def moved(columns: Columns) -> Columns:
+            positions = columns.positions_of(ids)
+            found = positions >= 0
+            return columns.moved(positions[found], segment[found], offset[found])
+
+        self.columns = moved(self.columns)
+        self.pinned = Pinned(moved(self.pinned.columns), self.pinned.died)
+        for name, view in list(self._views.items()):
+            self._views[name] = moved(view)
+
+    # Selections
 
     def select(self, columns: Columns, where: sampler.Filter) -> sampler.Selection:
-        """The records of ``columns`` that match, remembered for as long as the buffer stays at that
-        version."""
-        version, kept = self._selections
-        if version != columns.version:
-            kept = {}
-            self._selections = (columns.version, kept)
-        found = kept.get(where)
+        """The records of ``columns`` that match, remembered for a while."""
+        key = (columns.version, where)
+        found = self._selections.get(key)
         if found is None:
             found = sampler.select(columns, where, self.learners.known_codes(where.learner_id or ()))
-            if len(kept) >= _SELECTIONS_KEPT:
-                kept.clear()
-            kept[where] = found
+            self._selections[key] = found
+            while len(self._selections) > _SELECTIONS_KEPT:
+                # Another thread may have been faster.
+                self._selections.popitem(last=False)
         return found
+
+    def forget_selections(self) -> None:
+        """Those of versions that nobody can ask for any more."""
+        versions = {self.columns.version, *(mark.version for mark in self.marks)}
+        for key in list(self._selections):
+            if key[0] not in versions:
+                self._selections.pop(key, None)
+
+
+def charges(taken: Arrays) -> int:
+    """Sum of the charges of rows."""
+    return int(charge_of(taken["length"]).sum())

@@ -1,9 +1,13 @@
-"""The index: what is where, in SQL through SQLAlchemy Core. SQLite now; nothing here but :func:`_configure`
-is SQLite's.
+"""The index: what is where, in SQL through SQLAlchemy Core. SQLite now; only :func:`_configure` and
+:func:`_begin` are SQLite's.
 
-The database itself refuses what must never be: a CHECK holds ``bytes_used`` within the budget, and a foreign
-    key keeps
-a segment's row while one of its records lives.
+A record has no row. A sealed segment says itself what records it holds; the index says which segments a buffer
+consists of, which of their records have died and when, and whose score has changed since. That is what keeps a
+push of a thousand records one small transaction, and the opening of a million records a matter of reading a few
+files (docs/decisions/0004).
+
+The database itself refuses what must never be: a CHECK holds ``bytes_used`` within the budget, and foreign keys
+keep a segment's row while a buffer consists of it.
 """
 
 from __future__ import annotations
@@ -17,15 +21,18 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from memory_format import HEADER_BYTES, StorageError
+from memory_format import StorageError
+from memory_service.store import migrations
 
-SCHEMA_VERSION = 1
+WAL_BYTES = 256 * 1024
+"""How long the write-ahead log gets before it is carried over; one transaction may make it longer."""
+
+STORE_BYTES = 2 * WAL_BYTES + 128 * 1024
+"""Of a store without records: the log, its index and an empty database, and a transaction beyond the log."""
 
 _Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 metadata = sa.MetaData()
-
-meta = sa.Table("meta", metadata, sa.Column("schema_version", sa.Integer, nullable=False))
 
 buffers = sa.Table(
     "buffers",
@@ -33,7 +40,13 @@ buffers = sa.Table(
     sa.Column("id", _Id, primary_key=True),
     sa.Column("name", sa.String(63), nullable=False, unique=True),
     sa.Column("budget_bytes", sa.BigInteger, nullable=False),
+    # How the budget was given, where not in bytes: see model.Budget.
+    sa.Column("full_samples_per_class", sa.Integer),
+    sa.Column("full_sample_bytes", sa.BigInteger),
+    sa.Column("num_classes", sa.Integer),
+    sa.Column("disk_limit_bytes", sa.BigInteger),
     sa.Column("eviction", sa.String(32), nullable=False),
+    sa.Column("retain_snapshots", sa.Integer),
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),
@@ -51,52 +64,94 @@ segments = sa.Table(
     "segments",
     metadata,
     sa.Column("id", _Id, primary_key=True),
-    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), nullable=False, index=True),
-    sa.Column("name", sa.String(64), nullable=False, unique=True),
+    sa.Column("stem", sa.String(32), nullable=False, unique=True),
+    # Of an open segment, the bytes that count: a crash may have left more.
     sa.Column("file_bytes", sa.BigInteger, nullable=False),
+    sa.Column("num_records", sa.Integer, nullable=False),
+    sa.Column("sealed", sa.Boolean, nullable=False),
     sqlite_autoincrement=True,
 )
 
-records = sa.Table(
-    "records",
+buffer_segments = sa.Table(
+    "buffer_segments",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("segment_id", _Id, sa.ForeignKey("segments.id"), primary_key=True, index=True),
+    sqlite_with_rowid=False,
+)
+"""Forks share segments, so a segment can be part of several buffers."""
+
+open_rows = sa.Table(
+    "open_rows",
+    metadata,
+    sa.Column("segment_id", _Id, sa.ForeignKey("segments.id"), primary_key=True),
+    sa.Column("first", sa.Integer, primary_key=True),
+    sa.Column("headers", sa.LargeBinary, nullable=False),
+    sa.Column("learners", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Headers of the records of open segments, a row a push: ``headers`` is an array of ``HEADER_DTYPE``, ``learners``
+a JSON list of the learner ids that were new to the segment."""
+
+deaths = sa.Table(
+    "deaths",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("segment_id", _Id, sa.ForeignKey("segments.id"), primary_key=True),
+    sa.Column("exemplar_id", sa.BigInteger, primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Records of a segment that the buffer no longer holds, and the version at which it ceased to."""
+
+scores = sa.Table(
+    "scores",
     metadata,
     sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
     sa.Column("exemplar_id", sa.BigInteger, primary_key=True),
-    # Indexed for the foreign key: without it, dropping a segment's row scans every record.
-    sa.Column("segment_id", _Id, sa.ForeignKey("segments.id"), nullable=False, index=True),
-    sa.Column("offset", sa.BigInteger, nullable=False),
-    sa.Column("length", sa.BigInteger, nullable=False),
-    sa.Column("crc32", sa.BigInteger, nullable=False),
-    sa.Column("class_id", sa.BigInteger, nullable=False),
-    sa.Column("phase", sa.Integer, nullable=False),
-    sa.Column("learner_id", sa.String(64), nullable=False),
+    sa.Column("version", sa.BigInteger, primary_key=True),
     sa.Column("score", sa.Double, nullable=False),
     sa.Column("rank", sa.BigInteger, nullable=False),
-    sa.Column("grid_h", sa.Integer, nullable=False),
-    sa.Column("grid_w", sa.Integer, nullable=False),
-    sa.Column("patch_px", sa.Integer, nullable=False),
-    sa.Column("codec", sa.Integer, nullable=False),
-    sa.Column("flags", sa.Integer, nullable=False),
-    sa.Column("text_length", sa.Integer, nullable=False),
-    sa.Column("num_patches", sa.Integer, nullable=False),
-    sa.Column("num_tokens", sa.Integer, nullable=False),
-    sa.Column("charge", sa.BigInteger, nullable=False),
-    sa.CheckConstraint(f"charge = length + {HEADER_BYTES}", name="charge_is_exact"),
-    sa.Index("ix_records_class", "buffer_id", "class_id", "exemplar_id"),
-    sa.Index("ix_records_phase", "buffer_id", "phase", "exemplar_id"),
-    sa.Index("ix_records_learner", "buffer_id", "learner_id", "exemplar_id"),
     sqlite_with_rowid=False,
 )
+"""What a record's score and rank are from a version on, where they were changed after its push."""
+
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("next_exemplar_id", sa.BigInteger, nullable=False),
+    sa.Column("num_records", sa.BigInteger, nullable=False),
+    sa.Column("bytes_used", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+)
+
+classes = sa.Table(
+    "classes",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("class_id", sa.BigInteger, primary_key=True),
+    sqlite_with_rowid=False,
+)
+"""Classes that a buffer has ever been offered: what a growing budget grows with."""
 
 pushes = sa.Table(
     "pushes",
     metadata,
     sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
     sa.Column("idempotency_key", sa.String(128), primary_key=True),
-    sa.Column("body_digest", sa.String(64), nullable=False),
-    sa.Column("response", sa.Text, nullable=False),
-    sa.Column("created_at", sa.Float, nullable=False, index=True),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    # The JSON of the answer, deflated: consecutive ids shrink to about a byte each.
+    sa.Column("answer", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sqlite_with_rowid=False,
 )
+
+BUFFER_TABLES = (buffer_segments, deaths, scores, snapshots, classes, pushes)
+"""Tables with a ``buffer_id``, in an order in which their rows can be deleted."""
 
 
 class Index:
@@ -107,30 +162,20 @@ class Index:
             newer version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, migrate: bool = True) -> None:
         self._write_lock = threading.Lock()
         self._engine = sa.create_engine(f"sqlite:///{path}", pool_size=8, max_overflow=56)
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
         try:
-            self._prepare()
+            with _as_storage_error():
+                if migrate:
+                    migrations.bring_up_to_date(self._engine, metadata, path.parent)
+                else:
+                    migrations.expect_up_to_date(self._engine)
         except BaseException:
             self._engine.dispose()
             raise
-
-    def _prepare(self) -> None:
-        with self.write() as connection:
-            if not sa.inspect(connection).has_table("meta"):
-                metadata.create_all(connection)
-                connection.execute(meta.insert(), {"schema_version": SCHEMA_VERSION})
-            found = connection.execute(sa.select(meta.c.schema_version)).scalar_one()
-        if found != SCHEMA_VERSION:
-            raise StorageError(
-                f"the index has schema version {found}, this program knows {SCHEMA_VERSION}; "
-                "a newer version of the service made it: use that one",
-                found=found,
-                known=SCHEMA_VERSION,
-            )
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -154,7 +199,14 @@ class Index:
             StorageError: the database cannot be written.
         """
         with self.write() as connection:
-            connection.execute(sa.select(meta.c.schema_version)).scalar_one()
+            connection.execute(sa.select(buffers.c.id).limit(1)).all()
+
+    def shrink(self) -> None:
+        """Give pages that hold nothing back to the file system: SQLite keeps them otherwise."""
+        with _as_storage_error(), self._write_lock, self._engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            driver.execute("PRAGMA incremental_vacuum").fetchall()
 
     def close(self) -> None:
         self._engine.dispose()
@@ -164,7 +216,18 @@ def _configure(connection: Any, _record: Any) -> None:
     # Transactions are begun by _begin, not by the driver's guesses.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("busy_timeout=3000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    # The first two count in a new file only, and before its first table. Small pages, as a small change writes
+    # whole pages twice; a short write-ahead log, as it is on the same disk as what the disk limit bounds.
+    for pragma in (
+        "page_size=1024",
+        "busy_timeout=3000",
+        "auto_vacuum=INCREMENTAL",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"wal_autocheckpoint={WAL_BYTES // 1024}",
+        f"journal_size_limit={WAL_BYTES}",
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

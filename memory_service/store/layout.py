@@ -1,15 +1,20 @@
-"""The bytes of a segment file: a Zarr v3 group in an uncompressed ZIP, built by hand: zarr-python is slow.
+"""The bytes of a segment file: a Zarr v3 group in an uncompressed ZIP, written by hand.
 
-docs/format.md describes the arrays; tests/memory_service/test_segment_format.py reads them with plain zarr.
+The bodies come first, so that a file can grow record by record; the columns, the metadata and the ZIP's
+directory, together the *frame*, follow when the segment is sealed. docs/format.md describes the arrays;
+tests/memory_service/test_segment_format.py reads them with plain zarr.
 """
 
 from __future__ import annotations
 
-import io
 import json
+import struct
 import zipfile
-from collections.abc import Sequence
-from typing import Any, Final
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,54 +25,94 @@ from memory_format.record import HEADER_DTYPE
 FORMAT_VERSION: Final = 1
 
 _ZARR_TYPES = {"<u8": "uint64", "<u4": "uint32", "<u2": "uint16", "<f4": "float32", "|u1": "uint8"}
+_BODY_ENTRY: Final = "body/c/0"
+
+# ZIP records (APPNOTE.TXT 6.3, sections 4.3.7, 4.3.12 and 4.3.16), all entries stored, dated 1980-01-01 so that
+# the same records make the same file.
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END = struct.Struct("<4s4H2IH")
+_VERSION_NEEDED = 20
+_DATE = 33
+
+BODY_AT: Final = _LOCAL.size + len(_BODY_ENTRY)
+"""Where the bodies begin in a file that this version writes: behind the ZIP's header of their entry."""
 
 
-def build_segment(
-    headers: NDArray[np.void], learner_ids: Sequence[str], bodies: Sequence[bytes]
-) -> tuple[memoryview, int, NDArray[np.int64]]:
-    """The file's bytes, where the array ``body`` begins in them, and where in it each body begins."""
-    lengths = np.fromiter((len(body) for body in bodies), dtype=np.int64, count=len(bodies))
-    starts = np.cumsum(lengths) - lengths
-    learners = {learner_id: code for code, learner_id in enumerate(dict.fromkeys(learner_ids))}
-    headers = headers.copy()
-    headers["offset"] = starts
-    headers["learner"] = [learners[learner_id] for learner_id in learner_ids]
-    data, body_at = _build_zip(headers, list(learners), b"".join(bodies))
-    return data, body_at, starts
+def seal_frame(
+    headers: NDArray[np.void], learners: Sequence[str], body_bytes: int, body_crc32: int
+) -> tuple[bytes, bytes]:
+    """What makes a file of bodies a Zarr group: the first :data:`BODY_AT` bytes, and all that follows the
+    bodies.
+
+    Args:
+        headers: ``(N,)`` of ``HEADER_DTYPE``, ``offset`` within the array ``body``.
+        learners: what ``headers["learner"]`` points into.
+        body_bytes: length of all bodies.
+        body_crc32: CRC-32 of all bodies, end to end.
+    """
+    first = _local_header(_BODY_ENTRY, body_bytes, body_crc32)
+    entries = [(_BODY_ENTRY, body_bytes, body_crc32, 0)]
+    tail = bytearray()
+    for name, data in _small_entries(headers, learners, body_bytes):
+        crc32 = zlib.crc32(data)
+        entries.append((name, len(data), crc32, BODY_AT + body_bytes + len(tail)))
+        tail += _local_header(name, len(data), crc32) + data
+    directory_at = BODY_AT + body_bytes + len(tail)
+    for name, size, crc32, at in entries:
+        tail += _CENTRAL.pack(
+            *(b"PK\x01\x02", _VERSION_NEEDED, _VERSION_NEEDED, 0, 0, 0, _DATE, crc32, size, size),
+            *(len(name), 0, 0, 0, 0, 0, at),
+        )
+        tail += name.encode()
+    size = BODY_AT + body_bytes + len(tail) - directory_at
+    tail += _END.pack(b"PK\x05\x06", 0, 0, len(entries), len(entries), size, directory_at, 0)
+    return first, bytes(tail)
 
 
-def _build_zip(headers: NDArray[np.void], learners: list[str], body: bytes) -> tuple[memoryview, int]:
-    columns: dict[str, tuple[str, int, bytes]] = {
-        name: (HEADER_DTYPE[name].str, len(headers), np.ascontiguousarray(headers[name]).tobytes())
-        for name in HEADER_DTYPE.names or ()
-    }
-    columns["body"] = ("|u1", len(body), body)
-    documents = {name: _array_metadata(kind, length) for name, (kind, length, _) in columns.items()}
+def frame_bytes(num_records: int, learners: Sequence[str]) -> int:
+    """An upper bound of the bytes that sealing adds to a file of bodies."""
+    return 14_000 + HEADER_DTYPE.itemsize * num_records + sum(6 * len(learner) + 3 for learner in learners)
+
+
+def zarr_documents(
+    kinds: Mapping[str, tuple[str, int]], learners: Sequence[str], attributes: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """Every ``zarr.json`` of a group: path -> content.
+
+    Args:
+        kinds: array name -> (NumPy's name of its type, length).
+        learners: see :func:`seal_frame`.
+        attributes: more attributes of the group.
+    """
+    documents = {name: _array_metadata(kind, length) for name, (kind, length) in kinds.items()}
     group = {
         "zarr_format": 3,
         "node_type": "group",
         "attributes": {
             "exemplar_memory_format": FORMAT_VERSION,
-            "learners": learners,
+            "learners": list(learners),
             "codecs": {str(codec.number): codec.codec_id for codec in CODECS},
+            **(attributes or {}),
         },
         # So that opening the group reads one entry of the ZIP, not one an array.
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": documents},
     }
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
-        _add(archive, "zarr.json", _to_json(group))
-        body_at = 0
-        for name, (_, _, data) in columns.items():
-            _add(archive, f"{name}/zarr.json", _to_json(documents[name]))
-            _add(archive, f"{name}/c/0", data)
-            body_at = out.tell() - len(data)
-    return out.getbuffer(), body_at
+    paths = {"zarr.json": _to_json(group)}
+    return paths | {f"{name}/zarr.json": _to_json(document) for name, document in documents.items()}
 
 
-def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    # A fixed date: the same records make the same file.
-    archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
+def _small_entries(headers: NDArray[np.void], learners: Sequence[str], body_bytes: int) -> list[tuple[str, bytes]]:
+    names = HEADER_DTYPE.names or ()
+    kinds = {name: (HEADER_DTYPE[name].str, len(headers)) for name in names}
+    kinds["body"] = ("|u1", body_bytes)
+    entries = list(zarr_documents(kinds, learners).items())
+    return entries + [(f"{name}/c/0", np.ascontiguousarray(headers[name]).tobytes()) for name in names]
+
+
+def _local_header(name: str, size: int, crc32: int) -> bytes:
+    fields = (b"PK\x03\x04", _VERSION_NEEDED, 0, 0, 0, _DATE, crc32, size, size, len(name), 0)
+    return _LOCAL.pack(*fields) + name.encode()
 
 
 def _array_metadata(kind: str, length: int) -> dict[str, Any]:
@@ -79,7 +124,8 @@ def _array_metadata(kind: str, length: int) -> dict[str, Any]:
         "node_type": "array",
         "shape": [length],
         "data_type": _ZARR_TYPES[kind],
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [length]}},
+        # A chunk has at least one cell, also of an array that has none.
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [max(length, 1)]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": 0,
         "codecs": [codec],
@@ -89,3 +135,75 @@ def _array_metadata(kind: str, length: int) -> dict[str, Any]:
 
 def _to_json(document: dict[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True)
+class SegmentContents:
+    """What a sealed segment, or an exported buffer, says of itself."""
+
+    headers: NDArray[np.void]
+    """``(N,)`` of ``HEADER_DTYPE``, but ``offset`` in the file and as uint64."""
+    learners: list[str]
+    lengths: NDArray[np.int64]
+    attributes: dict[str, Any]
+
+
+READ_DTYPE: Final = np.dtype(
+    [(name, "<u8" if name == "offset" else HEADER_DTYPE[name].str) for name in HEADER_DTYPE.names or ()]
+)
+
+
+def read_contents(source: Path | BinaryIO) -> SegmentContents:
+    """Read everything but the bodies; the ZIP's CRCs are checked.
+
+    Raises:
+        ValueError: it is not a segment, or it is damaged; the message says how.
+        OSError: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(source) as archive:
+            attributes = json.loads(archive.read("zarr.json"))["attributes"]
+            if attributes["exemplar_memory_format"] != FORMAT_VERSION:
+                raise ValueError(f"format {attributes['exemplar_memory_format']} is not known here")
+            learners = [str(learner) for learner in attributes["learners"]]
+            body = archive.getinfo(_BODY_ENTRY)
+            columns = {name: _column(archive, name) for name in READ_DTYPE.names or ()}
+            body_at = _data_at(archive, body)
+    except (zipfile.BadZipFile, KeyError, TypeError, json.JSONDecodeError, struct.error, NotImplementedError) as error:
+        raise ValueError(f"not a whole segment: {type(error).__name__}: {error}") from error
+    if body.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("its bodies are compressed")
+    num = len(columns["exemplar_id"])
+    if any(len(values) != num for values in columns.values()):
+        raise ValueError("its columns differ in length")
+    headers = np.zeros(num, READ_DTYPE)
+    for name, values in columns.items():
+        headers[name] = values
+    starts = headers["offset"].astype(np.int64)
+    lengths = np.diff(np.append(starts, body.file_size))
+    if num and (starts[0] != 0 or (lengths < 0).any()):
+        raise ValueError("its offsets do not ascend within the bodies")
+    if num and int(headers["learner"].max()) >= len(learners):
+        raise ValueError("a record's learner is not in its list")
+    headers["offset"] += np.uint64(body_at)
+    return SegmentContents(headers, learners, lengths, attributes)
+
+
+def _column(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    kind = np.dtype(READ_DTYPE[name])
+    data = archive.read(f"{name}/c/0")
+    if name == "offset":
+        # Four bytes in segments, eight in exports, which have no bound.
+        metadata = json.loads(archive.read(f"{name}/zarr.json"))
+        kind = np.dtype(np.uint32 if metadata["data_type"] == "uint32" else np.uint64)
+    if len(data) % kind.itemsize:
+        raise ValueError(f"its column {name} has a length that is no multiple of {kind.itemsize}")
+    return np.frombuffer(data, kind.newbyteorder("<"))
+
+
+def _data_at(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    file = archive.fp
+    assert file is not None
+    file.seek(info.header_offset)
+    header = _LOCAL.unpack(file.read(_LOCAL.size))
+    return int(info.header_offset + _LOCAL.size + header[-2] + header[-1])

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memory_format import FormatError
 from memory_service.store.eviction import EvictionPolicy
+
+MAX_BUDGET_BYTES = 2**50
+MAX_DESCRIPTION = 10_000
+
+SMALLEST_HEADROOM = 256 * 1024
+"""Bytes of disk over the budget where no limit is given: half of the budget is too little for files and index
+pages of small buffers."""
 
 
 @dataclass(frozen=True)
@@ -19,16 +27,120 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """How many bytes the live records of a buffer may be charged: as bytes, or as full samples a class.
+
+    Raises:
+        FormatError: ``invalid_budget``.
+    """
+
+    budget_bytes: int | None = None
+    full_samples_per_class: int | None = None
+    full_sample_bytes: int | None = None
+    """Bytes of one full sample, as the experiment counts them."""
+    num_classes: int | None = None
+    """For how many classes; None: for those seen so far, so that the budget grows."""
+
+    def __post_init__(self) -> None:
+        in_samples = (self.full_samples_per_class, self.full_sample_bytes)
+        if self.budget_bytes is not None:
+            if any(value is not None for value in (*in_samples, self.num_classes)):
+                raise FormatError("a budget is given in bytes or in full samples, not both", code="invalid_budget")
+        elif None in in_samples:
+            raise FormatError(
+                "a budget is budget_bytes, or full_samples_per_class with full_sample_bytes", code="invalid_budget"
+            )
+        for name in ("full_samples_per_class", "full_sample_bytes", "num_classes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise FormatError(f"{name} must be at least 1, got {value}", code="invalid_budget")
+        self.bytes_for(1)
+
+    @property
+    def grows(self) -> bool:
+        """Whether it depends on the classes seen."""
+        return self.budget_bytes is None and self.num_classes is None
+
+    def bytes_for(self, classes_seen: int) -> int:
+        """The budget in bytes once that many classes have been seen; at least one class's worth.
+
+        Raises:
+            FormatError: ``invalid_budget`` where it is out of range.
+        """
+        if self.budget_bytes is not None:
+            total = self.budget_bytes
+        else:
+            assert self.full_samples_per_class is not None
+            assert self.full_sample_bytes is not None
+            count = max(classes_seen, 1) if self.num_classes is None else self.num_classes
+            total = self.full_samples_per_class * self.full_sample_bytes * count
+        if not 1 <= total <= MAX_BUDGET_BYTES:
+            raise FormatError(
+                f"budget_bytes must lie in 1..{MAX_BUDGET_BYTES} (1 PiB), got {total}",
+                code="invalid_budget",
+                limit=MAX_BUDGET_BYTES,
+            )
+        return total
+
+
+@dataclass(frozen=True)
 class BufferConfig:
-    """What a buffer was made with."""
+    """What a buffer was made with, or set to since."""
 
     id: int
     name: str
+    budget: Budget
     budget_bytes: int
+    """What :attr:`budget` comes to now."""
     eviction: EvictionPolicy
     description: str
     created_at: float
     """Seconds since 1970, UTC."""
+    given_disk_limit: int | None = None
+    retain_snapshots: int | None = None
+    """The newest so many snapshots are kept; None: all."""
+
+    @property
+    def disk_limit_bytes(self) -> int:
+        """Bytes that everything stored for the buffer may take on disk."""
+        return self.disk_limit_for(self.budget_bytes)
+
+    def budget_for(self, classes_seen: int) -> int:
+        """The budget in bytes once that many classes have been seen.
+
+        One that grows ends at a disk limit that was given: beyond, it could not be used.
+
+        Raises:
+            FormatError: ``invalid_budget``.
+        """
+        budget_bytes = self.budget.bytes_for(classes_seen)
+        if self.budget.grows and self.given_disk_limit is not None:
+            return min(budget_bytes, max(self.given_disk_limit, self.budget.bytes_for(1)))
+        return budget_bytes
+
+    def disk_limit_for(self, budget_bytes: int) -> int:
+        if self.given_disk_limit is not None:
+            return self.given_disk_limit
+        return max(budget_bytes * 3 // 2, budget_bytes + SMALLEST_HEADROOM)
+
+
+def check_settings(config: BufferConfig) -> BufferConfig:
+    """The settings, if a buffer can have them.
+
+    Raises:
+        FormatError: ``invalid_budget`` or ``invalid_request``.
+    """
+    if len(config.description) > MAX_DESCRIPTION:
+        raise FormatError(f"a description has at most {MAX_DESCRIPTION} characters", code="invalid_request")
+    if config.retain_snapshots is not None and config.retain_snapshots < 1:
+        raise FormatError("retain_snapshots is at least 1, or absent to keep all", code="invalid_request")
+    if not config.budget_bytes <= config.disk_limit_bytes <= 2 * MAX_BUDGET_BYTES:
+        raise FormatError(
+            f"disk_limit_bytes must lie between the budget of {config.budget_bytes} and {2 * MAX_BUDGET_BYTES}, got "
+            f"{config.disk_limit_bytes}",
+            code="invalid_budget",
+        )
+    return config
 
 
 @dataclass(frozen=True)
@@ -52,3 +164,36 @@ class PushAnswer:
 
     document: str
     replayed: bool = False
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """What became of new scores or ranks."""
+
+    updated: int
+    missing: list[int]
+    """Ids that the buffer does not hold (any more)."""
+    version: int
+
+
+@dataclass(frozen=True)
+class DeleteResult:
+    """What a deletion removed."""
+
+    deleted: list[int]
+    bytes_used: int
+    version: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A name for what a buffer held at one version."""
+
+    name: str
+    version: int
+    next_exemplar_id: int
+    num_records: int
+    bytes_used: int
+    created_at: float
+    number: int
+    """Ascends with each snapshot of the buffer."""

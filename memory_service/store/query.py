@@ -11,13 +11,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import sqlalchemy as sa
+import numpy as np
+from numpy.typing import NDArray
 
 from memory_format import FormatError
-from memory_service.store.index import records
-from memory_service.store.sampler import EVERYTHING, Filter
+from memory_service.store.columns import Columns
+from memory_service.store.sampler import EVERYTHING, Filter, select
 
 Sort = Literal["exemplar_id", "-exemplar_id", "score", "-score", "rank", "-rank"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -39,49 +40,60 @@ class Query:
 
 @dataclass(frozen=True)
 class Page:
-    """Rows of the index, and the cursor of the page after them, None at the end."""
+    """Positions in the columns, and the cursor of the page after them, None at the end."""
 
-    rows: Sequence[sa.Row[Any]]
+    positions: NDArray[np.int64]
     next_cursor: str | None
 
 
-def run(connection: sa.Connection, buffer_id: int, query: Query, *, max_bytes: int | None = None) -> Page:
+def run(columns: Columns, query: Query, learner_codes: list[int], *, max_bytes: int | None = None) -> Page:
     """One page.
 
     Args:
+        learner_codes: stand for ``query.where.learner_id``.
         max_bytes: end the page before its charges exceed this; it holds one record at least.
 
     Raises:
         FormatError: ``invalid_cursor``.
     """
-    c = records.c
-    statement = sa.select(records).where(c.buffer_id == buffer_id)
-    for column, wanted in (
-        (c.class_id, query.where.class_id),
-        (c.phase, query.where.phase),
-        (c.learner_id, query.where.learner_id),
-    ):
-        if wanted is not None:
-            statement = statement.where(column.in_(wanted))
-    if query.min_score is not None:
-        statement = statement.where(c.score >= query.min_score)
-    if query.max_score is not None:
-        statement = statement.where(c.score <= query.max_score)
-    sorted_by = c[query.sort.removeprefix("-")]
+    name = query.sort.removeprefix("-")
     descending = query.sort.startswith("-")
+    matches = matching(columns, query, learner_codes)
+    # As Python's own numbers are: exact, signed, and comparable with a cursor's.
+    values = columns[name].astype(np.float64 if name == "score" else np.int64)
     if query.cursor is not None:
         value, exemplar_id = _read_cursor(query, query.cursor)
-        beyond = sorted_by < value if descending else sorted_by > value
-        if sorted_by is not c.exemplar_id:
-            beyond = beyond | ((sorted_by == value) & (c.exemplar_id > exemplar_id))
-        statement = statement.where(beyond)
-    order = [sorted_by.desc() if descending else sorted_by.asc()]
-    if sorted_by is not c.exemplar_id:
-        order.append(c.exemplar_id.asc())
-    found = connection.execute(statement.order_by(*order).limit(query.limit + 1)).all()
-    count = _fitting([row.charge for row in found[: query.limit]], max_bytes)
+        beyond = values < value if descending else values > value
+        if name != "exemplar_id":
+            beyond |= (values == value) & (columns["exemplar_id"] > np.uint64(exemplar_id))
+        matches &= beyond
+    found = np.flatnonzero(matches)
+    order = -values[found] if descending else values[found]
+    wanted = query.limit + 1
+    if len(found) > 4 * wanted:
+        # Only what can be among the first: everything up to the value of the last of them.
+        last = np.partition(order, wanted - 1)[wanted - 1]
+        found, order = found[order <= last], order[order <= last]
+    # Positions ascend with the ids: equal values come in the order of their ids.
+    found = found[np.argsort(order, kind="stable")[:wanted]]
+    count = _fitting(columns.charge[found[: query.limit]].tolist(), max_bytes)
     page = found[:count]
-    return Page(page, _make_cursor(query, page[-1]) if count < len(found) else None)
+    if count == len(found):
+        return Page(page, None)
+    last_value = values[page[-1]].item()
+    return Page(page, _make_cursor(query, last_value, int(columns["exemplar_id"][page[-1]])))
+
+
+def matching(columns: Columns, query: Query, learner_codes: list[int]) -> NDArray[np.bool_]:
+    """Which records a query is about, ``(N,)``."""
+    matches = np.zeros(columns.num_records, dtype=bool)
+    selection = select(columns, query.where, learner_codes)
+    matches[selection.at(np.arange(selection.num))] = True
+    if query.min_score is not None:
+        matches &= columns["score"] >= np.float64(query.min_score)
+    if query.max_score is not None:
+        matches &= columns["score"] <= np.float64(query.max_score)
+    return matches
 
 
 def _fitting(charges: Sequence[int], max_bytes: int | None) -> int:
@@ -99,9 +111,8 @@ def _fingerprint(query: Query) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
 
 
-def _make_cursor(query: Query, last: sa.Row[Any]) -> str:
-    value = last._mapping[query.sort.removeprefix("-")]
-    document = json.dumps([_fingerprint(query), value, last.exemplar_id], separators=(",", ":"))
+def _make_cursor(query: Query, value: float | int, exemplar_id: int) -> str:
+    document = json.dumps([_fingerprint(query), value, exemplar_id], separators=(",", ":"))
     return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
 
 

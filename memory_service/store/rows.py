@@ -3,63 +3,165 @@ transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from memory_format import HEADER_BYTES, StorageError
-from memory_service.store import index
-from memory_service.store.columns import COLUMN_DTYPES, Arrays, Columns, Learners
+from memory_format import StorageError
+from memory_format.record import HEADER_DTYPE
+from memory_service.store import index, ledger
+from memory_service.store.columns import Arrays, Columns
 from memory_service.store.compaction import SegmentState
-from memory_service.store.segments import WrittenSegment
-
-_LOAD_CHUNK = 50_000
-# Column of the index -> column in memory, where the two differ.
-_IN_MEMORY = {"segment_id": "segment", "learner_id": "learner"}
-_STORED = tuple(column.name for column in index.records.columns if column.name not in ("buffer_id", "charge"))
+from memory_service.store.layout import BODY_AT
+from memory_service.store.ledger import IndexRows, open_row_bytes
+from memory_service.store.model import Budget, BufferConfig, Snapshot
+from memory_service.store.segments import OpenSegment, Part
 
 
-def load(connection: sa.Connection, buffer_id: int, learners: Learners) -> tuple[Columns, list[SegmentState]]:
-    """The live rows and the segments of a buffer.
-
-    Raises:
-        StorageError: the index has no such buffer.
-    """
-    version = connection.execute(
-        sa.select(index.buffers.c.version).where(index.buffers.c.id == buffer_id)
-    ).scalar_one_or_none()
-    if version is None:
-        raise StorageError(f"the index has no buffer {buffer_id}")
-    columns = Columns.empty(version)
-    statement = (
-        sa.select(*(index.records.c[name] for name in _STORED))
-        .where(index.records.c.buffer_id == buffer_id)
-        .order_by(index.records.c.exemplar_id)
+def read_config(row: sa.Row[Any]) -> BufferConfig:
+    """A row of ``buffers`` as a value."""
+    in_samples = row.full_samples_per_class is not None
+    budget = Budget(
+        budget_bytes=None if in_samples else row.budget_bytes,
+        full_samples_per_class=row.full_samples_per_class,
+        full_sample_bytes=row.full_sample_bytes,
+        num_classes=row.num_classes,
     )
-    for chunk in connection.execute(statement).partitions(_LOAD_CHUNK):
-        values = dict(zip(_STORED, zip(*chunk, strict=True), strict=True))
-        values["learner_id"] = tuple(learners.code(learner_id) for learner_id in values["learner_id"])
-        columns = columns.appended(
-            version,
-            {
-                _IN_MEMORY.get(name, name): np.array(v, COLUMN_DTYPES[_IN_MEMORY.get(name, name)])
-                for name, v in values.items()
-            },
-        )
-    states = {
-        row.id: SegmentState(row.id, row.name, row.file_bytes)
-        for row in connection.execute(sa.select(index.segments).where(index.segments.c.buffer_id == buffer_id))
+    return BufferConfig(
+        id=row.id,
+        name=row.name,
+        budget=budget,
+        budget_bytes=row.budget_bytes,
+        eviction=row.eviction,
+        description=row.description,
+        created_at=row.created_at,
+        given_disk_limit=row.disk_limit_bytes,
+        retain_snapshots=row.retain_snapshots,
+    )
+
+
+def insert_buffer(connection: sa.Connection, config: BufferConfig, **figures: int) -> sa.Row[Any]:
+    """Make a buffer's row, empty unless ``figures`` say otherwise."""
+    empty = {"version": 0, "bytes_used": 0, "num_records": 0, "next_exemplar_id": 1}
+    values = settings_of(config) | {"created_at": config.created_at} | empty | figures
+    return connection.execute(index.buffers.insert().returning(index.buffers), values).one()
+
+
+def settings_of(config: BufferConfig) -> dict[str, Any]:
+    """A buffer's settings as columns of ``buffers``, without ``id`` and ``created_at``."""
+    budget = asdict(config.budget) | {"budget_bytes": config.budget_bytes}
+    return budget | {
+        "name": config.name,
+        "disk_limit_bytes": config.given_disk_limit,
+        "eviction": config.eviction,
+        "retain_snapshots": config.retain_snapshots,
+        "description": config.description,
     }
-    for segment_id, (count, charge) in live_by_segment(columns["segment"], columns.charge).items():
-        states[segment_id].live_records = count
-        states[segment_id].live_bytes = charge
-    return columns, list(states.values())
 
 
-def live_by_segment(segment: NDArray[Any], charge: NDArray[np.int64]) -> dict[int, tuple[int, int]]:
+def segments_of(connection: sa.Connection, buffer_id: int) -> list[SegmentState]:
+    """The segments that a buffer consists of, their live and pinned parts not counted yet."""
+    s, b = index.segments.c, index.buffer_segments.c
+    found = connection.execute(
+        sa.select(index.segments).join(index.buffer_segments, b.segment_id == s.id).where(b.buffer_id == buffer_id)
+    )
+    states = [SegmentState(row.id, row.stem, row.file_bytes, row.num_records, row.sealed) for row in found]
+    for state in states:
+        if not state.sealed:
+            chunks = _open_chunks(connection, state.id)
+            state.open_bytes = sum(open_row_bytes(len(chunk), learners) for chunk, learners in chunks)
+    return states
+
+
+def open_segment(connection: sa.Connection, state: SegmentState) -> OpenSegment:
+    """What the index knows of an open segment; its CRC is the caller's to find."""
+    chunks = _open_chunks(connection, state.id)
+    learners = [learner for _, new in chunks for learner in new]
+    headers = tuple(chunk for chunk, _ in chunks)
+    return OpenSegment(state.stem, state.file_bytes, 0, headers, tuple(learners), sum(map(len, headers)))
+
+
+def _open_chunks(connection: sa.Connection, segment_id: int) -> list[tuple[NDArray[np.void], list[str]]]:
+    r = index.open_rows.c
+    found = connection.execute(sa.select(index.open_rows).where(r.segment_id == segment_id).order_by(r.first))
+    return [(np.frombuffer(row.headers, HEADER_DTYPE), json.loads(row.learners)) for row in found]
+
+
+def deaths_of(connection: sa.Connection, buffer_id: int) -> dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
+    """Segment id -> ids of the records that died in it, and the versions at which they did."""
+    d = index.deaths.c
+    statement = (
+        sa.select(d.segment_id, d.exemplar_id, d.version)
+        .where(d.buffer_id == buffer_id)
+        .order_by(d.segment_id, d.exemplar_id)
+    )
+    found = np.array(connection.execute(statement).all(), dtype=np.uint64).reshape(-1, 3)
+    segment_ids, starts = np.unique(found[:, 0], return_index=True)
+    parts = np.split(found, starts[1:]) if len(starts) else []
+    return {int(id_): (part[:, 1], part[:, 2]) for id_, part in zip(segment_ids, parts, strict=True)}
+
+
+def latest_scores(connection: sa.Connection, buffer_id: int, version: int | None = None) -> dict[str, NDArray[Any]]:
+    """Scores and ranks that differ from what segments say: ``exemplar_id``, ``score`` and ``rank``.
+
+    Args:
+        version: as they were at that version, and only of records that were changed after it; default as they
+            are now.
+    """
+    s = index.scores.c
+    statement = sa.select(s.exemplar_id, s.version, s.score, s.rank).where(s.buffer_id == buffer_id)
+    found = connection.execute(statement.order_by(s.exemplar_id, s.version)).all()
+    if version is not None:
+        changed_later = {row.exemplar_id for row in found if row.version > version}
+        found = [row for row in found if row.version <= version and row.exemplar_id in changed_later]
+    # The last row of an id stays: they come in ascending order of versions.
+    newest = {row.exemplar_id: row for row in found}
+    return {
+        "exemplar_id": np.fromiter(newest, dtype=np.uint64, count=len(newest)),
+        "score": np.array([row.score for row in newest.values()], dtype=np.float32),
+        "rank": np.array([row.rank for row in newest.values()], dtype=np.uint32),
+    }
+
+
+def snapshots_of(connection: sa.Connection, buffer_id: int) -> dict[str, Snapshot]:
+    s = index.snapshots.c
+    found = connection.execute(sa.select(index.snapshots).where(s.buffer_id == buffer_id).order_by(s.number))
+    names = list(Snapshot.__dataclass_fields__)
+    return {row.name: Snapshot(**{name: row._mapping[name] for name in names}) for row in found}
+
+
+def classes_of(connection: sa.Connection, buffer_id: int) -> set[int]:
+    c = index.classes.c
+    return set(connection.execute(sa.select(c.class_id).where(c.buffer_id == buffer_id)).scalars())
+
+
+def index_rows(connection: sa.Connection, buffer_id: int) -> IndexRows:
+    """What the ledger counts of a buffer's rows."""
+
+    def count(table: sa.Table) -> int:
+        statement = sa.select(sa.func.count()).select_from(table).where(table.c.buffer_id == buffer_id)
+        return connection.execute(statement).scalar_one()
+
+    description = sa.select(index.buffers.c.description).where(index.buffers.c.id == buffer_id)
+    p = index.pushes.c
+    answers = connection.execute(sa.select(sa.func.sum(_answer_bytes())).where(p.buffer_id == buffer_id))
+    return IndexRows(
+        scores=count(index.scores),
+        snapshots=count(index.snapshots),
+        classes=count(index.classes),
+        answers=count(index.pushes),
+        answer_bytes=answers.scalar_one() or 0,
+        description_bytes=len(connection.execute(description).scalar_one().encode()),
+    )
+
+
+def totals_by_segment(segment: NDArray[Any], charge: NDArray[np.int64]) -> dict[int, tuple[int, int]]:
     """Segment id -> (records, bytes) of the rows given."""
     ids, inverse, counts = np.unique(segment, return_inverse=True, return_counts=True)
     totals = np.zeros(len(ids), dtype=np.int64)
@@ -70,91 +172,225 @@ def live_by_segment(segment: NDArray[Any], charge: NDArray[np.int64]) -> dict[in
     }
 
 
-def insert_segments(connection: sa.Connection, buffer_id: int, written: Sequence[WrittenSegment]) -> list[SegmentState]:
-    states = []
-    for segment in written:
-        inserted = connection.execute(
-            index.segments.insert().values(buffer_id=buffer_id, name=segment.name, file_bytes=segment.file_bytes)
-        ).inserted_primary_key
+def write_part(connection: sa.Connection, buffer_id: int, segment_id: int | None, part: Part) -> int:
+    """Note what was written to a segment; returns the segment's id."""
+    after = part.after
+    values = {
+        "stem": after.stem,
+        "file_bytes": part.file_bytes,
+        "num_records": after.num_records,
+        "sealed": part.sealed,
+    }
+    if segment_id is None:
+        inserted = connection.execute(index.segments.insert().values(values)).inserted_primary_key
         assert inserted is not None
-        states.append(SegmentState(int(inserted[0]), segment.name, segment.file_bytes))
-    return states
+        segment_id = int(inserted[0])
+        connection.execute(index.buffer_segments.insert(), {"buffer_id": buffer_id, "segment_id": segment_id})
+    else:
+        connection.execute(index.segments.update().where(index.segments.c.id == segment_id).values(values))
+    if part.sealed:
+        forget_open_rows(connection, segment_id)
+    elif part.last > part.first:
+        before = part.before.learners if part.before else ()
+        learners = list(after.learners[len(before) :])
+        row = {
+            "segment_id": segment_id,
+            "first": after.num_records - len(after.chunks[-1]),
+            "headers": after.chunks[-1].tobytes(),
+            "learners": json.dumps(learners),
+        }
+        connection.execute(index.open_rows.insert(), row)
+    return segment_id
 
 
-def insert_records(connection: sa.Connection, buffer_id: int, rows: Arrays, learners: Learners) -> None:
-    """Rows as columns, with their final ids, segments and offsets."""
-    lists: dict[str, list[Any]] = {name: rows[_IN_MEMORY.get(name, name)].tolist() for name in _STORED}
-    lists["learner_id"] = [learners.ids[code] for code in lists["learner_id"]]
-    lists["charge"] = [length + HEADER_BYTES for length in lists["length"]]
-    names = list(lists)
+def write_parts(connection: sa.Connection, buffer_id: int, parts: Iterable[Part]) -> None:
+    """Note what was written to new segments of a new buffer."""
+    ids: dict[str, int] = {}
+    for part in parts:
+        ids[part.after.stem] = write_part(connection, buffer_id, ids.get(part.after.stem), part)
+
+
+def forget_open_rows(connection: sa.Connection, segment_id: int) -> None:
+    connection.execute(index.open_rows.delete().where(index.open_rows.c.segment_id == segment_id))
+
+
+def part_open_bytes(part: Part) -> int:
+    """What the row that :func:`write_part` makes for an open segment counts."""
+    before = part.before.learners if part.before else ()
+    return open_row_bytes(len(part.after.chunks[-1]), part.after.learners[len(before) :])
+
+
+def insert_deaths(connection: sa.Connection, buffer_id: int, dead: Arrays, versions: NDArray[np.uint64]) -> None:
+    """Note that rows have died."""
     parameters = [
-        {"buffer_id": buffer_id, **dict(zip(names, values, strict=True))}
-        for values in zip(*lists.values(), strict=True)
+        {"buffer_id": buffer_id, "segment_id": segment, "exemplar_id": id_, "version": version}
+        for segment, id_, version in zip(
+            dead["segment"].tolist(), dead["exemplar_id"].tolist(), versions.tolist(), strict=True
+        )
     ]
     if parameters:
-        connection.execute(index.records.insert(), parameters)
+        connection.execute(index.deaths.insert(), parameters)
 
 
-def delete_records(connection: sa.Connection, buffer_id: int, exemplar_ids: Sequence[int]) -> None:
-    """Remove evicted rows.
+def drop_segments(connection: sa.Connection, buffer_id: int, states: Iterable[SegmentState]) -> list[str]:
+    """Take segments out of a buffer; returns the stems of those that no buffer consists of any more."""
+    orphaned = []
+    for state in states:
+        for table in (index.deaths, index.buffer_segments):
+            c = table.c
+            connection.execute(table.delete().where(c.buffer_id == buffer_id, c.segment_id == state.id))
+        b = index.buffer_segments.c
+        shared = connection.execute(sa.select(b.buffer_id).where(b.segment_id == state.id).limit(1)).first()
+        if shared is None:
+            forget_open_rows(connection, state.id)
+            connection.execute(index.segments.delete().where(index.segments.c.id == state.id))
+            orphaned.append(state.stem)
+    return orphaned
 
-    Raises:
-        StorageError: one of them is not in the index.
-    """
-    if not exemplar_ids:
-        return
-    c = index.records.c
-    statement = index.records.delete().where(c.buffer_id == buffer_id, c.exemplar_id == sa.bindparam("gone"))
-    result = connection.execute(statement, [{"gone": exemplar_id} for exemplar_id in exemplar_ids])
-    _expect(result.rowcount, len(exemplar_ids))
+
+def write_scores(connection: sa.Connection, buffer_id: int, values: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows of ``scores``: ``exemplar_id``, ``version``, ``score``, ``rank``."""
+    if values:
+        connection.execute(index.scores.insert(), [{"buffer_id": buffer_id, **value} for value in values])
 
 
-def move_records(connection: sa.Connection, buffer_id: int, moved: Arrays) -> None:
-    """Point rows at the segments and offsets given.
+def scored(connection: sa.Connection, buffer_id: int, exemplar_ids: Sequence[int]) -> set[int]:
+    """Which of these have a row of ``scores``."""
+    s = index.scores.c
+    found: set[int] = set()
+    for first in range(0, len(exemplar_ids), 500):
+        among = s.exemplar_id.in_(exemplar_ids[first : first + 500])
+        found |= set(connection.execute(sa.select(s.exemplar_id).where(s.buffer_id == buffer_id, among)).scalars())
+    return found
 
-    Raises:
-        StorageError: one of them is not in the index.
-    """
-    c = index.records.c
-    statement = (
-        index.records.update()
-        .where(c.buffer_id == buffer_id, c.exemplar_id == sa.bindparam("moved"))
-        .values(segment_id=sa.bindparam("to_segment"), offset=sa.bindparam("to_offset"))
+
+def _answer_bytes() -> sa.ColumnElement[int]:
+    """:func:`ledger.answer_bytes` of a row."""
+    p = index.pushes.c
+    content = sa.func.length(p.idempotency_key, type_=sa.Integer) + sa.func.length(p.answer, type_=sa.Integer)
+    content += ledger.ANSWER_COLUMNS
+    pages = content // (ledger.OWN_PAGE - 4) + 1
+    return sa.case(
+        (content <= ledger.ANSWER_WITHIN, ledger.LOOSE * content),
+        else_=ledger.LOOSE * ledger.ANSWER_WITHIN + ledger.OWN_PAGE * pages,
     )
-    places = zip(*(moved[name].tolist() for name in ("exemplar_id", "segment", "offset")), strict=True)
-    parameters = [{"moved": moved, "to_segment": segment, "to_offset": offset} for moved, segment, offset in places]
-    if parameters:
-        _expect(connection.execute(statement, parameters).rowcount, len(parameters))
 
 
-def delete_segments(connection: sa.Connection, segment_ids: Iterable[int]) -> None:
-    """The foreign key refuses this while a record of theirs lives."""
-    for segment_id in segment_ids:
-        connection.execute(index.segments.delete().where(index.segments.c.id == segment_id))
+def forget_answers(
+    connection: sa.Connection, buffer_id: int, *, older_than: float | None = None, but_newest: int | None = None
+) -> tuple[int, int]:
+    """Delete answers to pushes: the old ones, or all but some. Returns how many, and their bytes."""
+    p = index.pushes.c
+    condition = p.buffer_id == buffer_id
+    if older_than is not None:
+        condition &= p.created_at < older_than
+    if but_newest is not None:
+        newest = sa.select(p.idempotency_key).where(p.buffer_id == buffer_id)
+        newest = newest.order_by(p.created_at.desc(), p.idempotency_key).limit(but_newest)
+        condition &= p.idempotency_key.not_in(newest)
+    number, num_bytes = connection.execute(
+        sa.select(sa.func.count(), sa.func.sum(_answer_bytes())).where(condition)
+    ).one()
+    if number:
+        connection.execute(index.pushes.delete().where(condition))
+    return number, num_bytes or 0
 
 
-def update_counters(
-    connection: sa.Connection, buffer_id: int, old_version: int, columns: Columns, next_id: int
-) -> None:
+def prune_scores(
+    connection: sa.Connection, buffer_id: int, exemplar_ids: Iterable[int] | None, snapshot_versions: Sequence[int]
+) -> int:
+    """Delete rows of ``scores`` that no snapshot and not the buffer itself shows; returns how many.
+
+    Args:
+        exemplar_ids: look only at these; None: at all.
+        snapshot_versions: of the snapshots there are, ascending.
+    """
+    s = index.scores.c
+    statement = sa.select(s.exemplar_id, s.version).where(s.buffer_id == buffer_id)
+    if exemplar_ids is not None:
+        wanted = list(exemplar_ids)
+        found: list[Any] = []
+        for first in range(0, len(wanted), 500):
+            found += connection.execute(statement.where(s.exemplar_id.in_(wanted[first : first + 500]))).all()
+    else:
+        found = list(connection.execute(statement).all())
+    versions: dict[int, list[int]] = {}
+    for exemplar_id, version in found:
+        versions.setdefault(exemplar_id, []).append(version)
+    gone = []
+    marks = np.array(snapshot_versions, dtype=np.int64)
+    for exemplar_id, of_it in versions.items():
+        of_it.sort()
+        for version, following in pairwise(of_it):
+            # Shown by a snapshot at or after it, and before the next.
+            if not ((marks >= version) & (marks < following)).any():
+                gone.append((exemplar_id, version))
+    return _delete_scores(connection, buffer_id, gone)
+
+
+def forget_scores(connection: sa.Connection, buffer_id: int, exemplar_ids: Iterable[int]) -> int:
+    """Delete all rows of ``scores`` of records that nobody can read any more; returns how many."""
+    s = index.scores.c
+    removed = 0
+    wanted = list(exemplar_ids)
+    for first in range(0, len(wanted), 500):
+        ids = s.exemplar_id.in_(wanted[first : first + 500])
+        removed += connection.execute(index.scores.delete().where(s.buffer_id == buffer_id, ids)).rowcount
+    return removed
+
+
+def _delete_scores(connection: sa.Connection, buffer_id: int, keys: list[tuple[int, int]]) -> int:
+    if not keys:
+        return 0
+    s = index.scores.c
+    statement = index.scores.delete().where(
+        s.buffer_id == buffer_id, s.exemplar_id == sa.bindparam("of"), s.version == sa.bindparam("at")
+    )
+    return int(connection.execute(statement, [{"of": of, "at": at} for of, at in keys]).rowcount)
+
+
+def update_buffer(connection: sa.Connection, buffer_id: int, old_version: int, columns: Columns, next_id: int) -> None:
     """Write a buffer's figures.
 
     Raises:
         StorageError: the buffer is not at ``old_version``.
     """
-    c = index.buffers.c
-    result = connection.execute(
-        index.buffers.update()
-        .where(c.id == buffer_id, c.version == old_version)
-        .values(
-            version=columns.version,
-            bytes_used=columns.bytes_used,
-            num_records=columns.num_records,
-            next_exemplar_id=next_id,
-        )
+    figures = (columns.version, columns.bytes_used, columns.num_records, next_id)
+    names = ("to_version", "to_bytes_used", "to_num_records", "to_next_id")
+    parameters = {"of": buffer_id, "from_version": old_version, **dict(zip(names, figures, strict=True))}
+    if connection.execute(_UPDATE_FIGURES, parameters).rowcount != 1:
+        raise StorageError(f"the index of buffer {buffer_id} changed behind the service's back")
+
+
+# Made once: it is part of every change, and costs more to make than to run.
+_UPDATE_FIGURES = (
+    index.buffers.update()
+    .where(index.buffers.c.id == sa.bindparam("of"), index.buffers.c.version == sa.bindparam("from_version"))
+    .values(
+        version=sa.bindparam("to_version"),
+        bytes_used=sa.bindparam("to_bytes_used"),
+        num_records=sa.bindparam("to_num_records"),
+        next_exemplar_id=sa.bindparam("to_next_id"),
     )
-    _expect(result.rowcount, 1)
+)
 
 
-def _expect(found: int, expected: int) -> None:
-    if found != expected:
-        raise StorageError(f"the index changed behind the service's back: {found} rows met, {expected} expected")
+def update_settings(connection: sa.Connection, config: BufferConfig) -> None:
+    """Write a buffer's settings."""
+    this = index.buffers.update().where(index.buffers.c.id == config.id)
+    connection.execute(this.values(settings_of(config)))
+
+
+def delete_buffer(connection: sa.Connection, buffer_id: int) -> list[str]:
+    """Delete a buffer's rows; returns the stems of segments that no buffer consists of any more."""
+    orphaned = drop_segments(connection, buffer_id, segments_of(connection, buffer_id))
+    for table in index.BUFFER_TABLES:
+        connection.execute(table.delete().where(table.c.buffer_id == buffer_id))
+    connection.execute(index.buffers.delete().where(index.buffers.c.id == buffer_id))
+    return orphaned
+
+
+def file_starts(headers: NDArray[np.void], end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Headers of an open segment -> where its bodies begin in the file, and their lengths."""
+    starts = headers["offset"].astype(np.int64) + BODY_AT
+    return starts, np.diff(np.append(starts, end))

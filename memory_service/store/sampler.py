@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from memory_format import FormatError, NotFoundError
 from memory_service.store.columns import Columns
 
-Strategy = Literal["uniform", "class_balanced"]
+Strategy = Literal["uniform", "class_balanced", "score_weighted"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 Indices = NDArray[np.int64]
@@ -52,6 +52,9 @@ class SampleRequest:
     """Probability that a drawn record gets the text of another record of its class."""
     version: int | None = None
     """Draw only if the buffer is at this version."""
+    snapshot: str | None = None
+    """Draw from the records of this snapshot: the buffer's affair. The batch is the one that the buffer gave at
+    the snapshot's version."""
 
 
 @dataclass(frozen=True)
@@ -63,29 +66,49 @@ class Draw:
 
 
 class Selection:
-    """The records that match a filter, grouped by class when somebody asks.
+    """The records that match a filter, grouped by class or weighted by score when somebody asks.
 
     Args:
         class_id: ``(N,)`` of all live records.
         positions: ``(M,)`` ascending places of those that match; None = all, which costs nothing to hold.
+        score: ``(N,)`` of all live records, finite; only ``score_weighted`` needs it.
     """
 
-    def __init__(self, class_id: NDArray[np.uint32], positions: Indices | None) -> None:
+    def __init__(
+        self,
+        class_id: NDArray[np.uint32],
+        positions: Indices | None,
+        score: NDArray[np.float32] | None = None,
+    ) -> None:
         self._class_id = class_id
         self._positions = positions
+        self._score = score
         self.num = len(class_id) if positions is None else len(positions)
 
     @cached_property
     def groups(self) -> Groups:
-        classes = self._class_id if self._positions is None else self._class_id[self._positions]
-        order = np.argsort(classes, kind="stable")
-        _, starts, counts = np.unique(classes[order], return_index=True, return_counts=True)
+        order, starts = _grouped(self._of_matching(self._class_id))
+        counts = np.diff(np.append(starts, self.num))
         positions = order if self._positions is None else self._positions[order]
-        return Groups(positions, starts.astype(np.int64), counts.astype(np.int64))
+        return Groups(positions, starts, counts)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """By score, of the places within the selection.
+
+        Raises:
+            ValueError: the selection was made without scores.
+        """
+        if self._score is None:
+            raise ValueError("the selection has no scores")
+        return Weights.of_scores(self._of_matching(self._score))
 
     def at(self, places: Indices) -> Indices:
         """Places within the selection -> positions in the buffer."""
         return places if self._positions is None else self._positions[places]
+
+    def _of_matching(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values if self._positions is None else values[self._positions]
 
 
 @dataclass(frozen=True)
@@ -109,24 +132,86 @@ class Groups:
         return np.searchsorted(self.starts, places, side="right") - 1
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Integer weights as running sums, so that draws are the same on every platform."""
+
+    running: NDArray[np.uint64]
+    """``(M,)``: the weights up to and with each; the last is the total, under 2**63."""
+    num_positive: int
+
+    @classmethod
+    def of_scores(cls, score: NDArray[np.float32]) -> Weights:
+        """Proportional to ``max(score, 0)``, ``(M,)``.
+
+        A weight is ``floor(score * 2**k)``, at least 1 where the score is positive, so a probability is off by
+        2**-k of the sum of scores at most. ``k`` is as large as it can be while M weights of the highest
+        score's power of two stay under 2**63; so no score is too large and no sum overflows. Among 10 million
+        scores of at most 1.0, 1.0 weighs 2**38, and 2**-20 still 2**18.
+        The product is exact: 24 significant bits times a power of two.
+        """
+        positive = score > 0
+        num_positive = int(np.count_nonzero(positive))
+        if num_positive == 0:
+            return cls(np.zeros(len(score), dtype=np.uint64), 0)
+        _, exponent = np.frexp(score.max())
+        k = 63 - len(score).bit_length() - int(exponent)
+        scaled = np.multiply(score, 2.0**k, dtype=np.float64)
+        np.maximum(scaled, positive, out=scaled)
+        return cls(np.cumsum(scaled.astype(np.uint64)), num_positive)
+
+    @property
+    def total(self) -> int:
+        return int(self.running[-1])
+
+    def places_of(self, values: NDArray[np.uint64]) -> Indices:
+        """The place whose share of ``[0, total)`` each value falls into; weight 0 has none."""
+        return np.searchsorted(self.running, values, side="right")
+
+    def at(self, places: Indices) -> NDArray[np.uint64]:
+        """Weights of places."""
+        before = np.where(places > 0, self.running[places - 1], np.uint64(0))
+        return self.running[places] - before
+
+
+def _grouped(values: NDArray[np.uint32]) -> tuple[Indices, Indices]:
+    """``(M,)`` places in ascending order of their values, equals in the order given, and ``(C,)`` where in it
+    each value starts."""
+    # numpy sorts 16-bit numbers by radix, five times as fast as wider ones; so 16 bits at a time, low ones first.
+    if len(values) == 0:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    offsets = values - values.min()
+    order = np.argsort(offsets.astype(np.uint16), kind="stable")
+    high = (offsets >> np.uint32(16)).astype(np.uint16)
+    if high.any():
+        order = order[np.argsort(high[order], kind="stable")]
+    ascending = values[order]
+    starts = np.flatnonzero(ascending[1:] != ascending[:-1]) + 1
+    return order, np.concatenate([np.zeros(1, dtype=np.int64), starts])
+
+
 def select(columns: Columns, where: Filter, learner_codes: list[int]) -> Selection:
     """The records that match; ``learner_codes`` stand for ``where.learner_id``."""
     if where == EVERYTHING:
-        return Selection(columns["class_id"], None)
+        return Selection(columns["class_id"], None, columns["score"])
     codes = None if where.learner_id is None else learner_codes
     matches = np.ones(columns.num_records, dtype=bool)
     for name, wanted in (("class_id", where.class_id), ("phase", where.phase), ("learner", codes)):
         if wanted is not None:
             matches &= np.isin(columns[name], np.array(wanted, dtype=np.int64))
-    return Selection(columns["class_id"], np.flatnonzero(matches))
+    return Selection(columns["class_id"], np.flatnonzero(matches), columns["score"])
 
 
 def draw(selection: Selection, request: SampleRequest, *, buffer: str, version: int) -> Draw:
     """Draw a batch.
 
+    Costs what the batch takes, and O(number of classes) for ``class_balanced`` without replacement; only the
+    first batch of a selection pays for grouping or weighing all of its records.
+
     Raises:
         NotFoundError: ``no_matching_exemplars``.
-        FormatError: ``invalid_query`` where more are asked for without replacement than there are.
+        FormatError: ``invalid_query`` where more are asked for without replacement than there are, or
+            ``score_weighted`` finds no positive score, or without replacement not as many as asked for.
     """
     if selection.num == 0:
         raise NotFoundError("no exemplar of the buffer matches", code="no_matching_exemplars", version=version)
@@ -141,14 +226,38 @@ def draw(selection: Selection, request: SampleRequest, *, buffer: str, version: 
     if request.strategy == "uniform":
         places = _choose(numbers, selection.num, request.batch_size, request.replace)
         positions = selection.at(places)
-    else:
+    elif request.strategy == "class_balanced":
         draw_places = _balanced if request.replace else _balanced_without_replacement
         positions = selection.groups.positions[draw_places(numbers, selection.groups, request.batch_size)]
+    else:
+        _check_scores(selection, request)
+        draw_weighted = _weighted if request.replace else _weighted_without_replacement
+        positions = selection.at(draw_weighted(numbers, selection.weights, request.batch_size))
     text_from = positions
     if request.repair_text > 0:
         numbers = _Numbers([buffer, version, request.seed, request.step, request.strategy, "text"])
         text_from = _text_donors(numbers, selection.groups, positions, request.repair_text)
     return Draw(positions, text_from)
+
+
+def _check_scores(selection: Selection, request: SampleRequest) -> None:
+    positive = selection.weights.num_positive
+    if positive == 0:
+        raise FormatError(
+            f"score_weighted draws records with a positive score, none of the {selection.num} that match has one",
+            code="invalid_query",
+            matching=selection.num,
+            positive=0,
+        )
+    if not request.replace and request.batch_size > positive:
+        raise FormatError(
+            f"{request.batch_size} exemplars were asked for without replacement; of the {selection.num} that match,"
+            f" {positive} have a positive score, and score_weighted draws only those",
+            code="invalid_query",
+            batch_size=request.batch_size,
+            matching=selection.num,
+            positive=positive,
+        )
 
 
 class _Numbers:
@@ -165,6 +274,21 @@ class _Numbers:
         """
         raw = self._philox.random_raw(count) >> np.uint64(32)
         return ((raw * np.asarray(bounds, dtype=np.uint64)) >> np.uint64(32)).astype(np.int64)
+
+    def below_total(self, total: int, count: int) -> NDArray[np.uint64]:
+        """``(count,)`` integers in ``[0, total)``; total up to 2**64 - 1.
+
+        The high 64 bits of the 128-bit product: a range of values is favoured by no more than 2**-64, whatever
+        its width. In 32-bit halves, as numpy has nothing wider than 64 bits.
+        """
+        raw = self._philox.random_raw(count)
+        half, low = np.uint64(32), np.uint64(0xFFFFFFFF)
+        raw_high, raw_low = raw >> half, raw & low
+        total_high, total_low = np.uint64(total >> 32), np.uint64(total & 0xFFFFFFFF)
+        cross = raw_high * total_low + ((raw_low * total_low) >> half)
+        carry = (cross & low) + raw_low * total_high
+        values: NDArray[np.uint64] = raw_high * total_high + (cross >> half) + (carry >> half)
+        return values
 
     def unit(self, count: int) -> NDArray[np.float64]:
         """``(count,)`` numbers in ``[0, 1)``."""
@@ -208,6 +332,38 @@ def _balanced_without_replacement(numbers: _Numbers, groups: Groups, count: int)
     ]
     places = np.concatenate(chosen)
     return places[_choose(numbers, count, count, False)]
+
+
+def _weighted(numbers: _Numbers, weights: Weights, count: int) -> Indices:
+    """Each place as often as its weight says."""
+    return weights.places_of(numbers.below_total(weights.total, count))
+
+
+def _weighted_without_replacement(numbers: _Numbers, weights: Weights, count: int) -> Indices:
+    """Successive sampling: each place by its weight among those not drawn before it.
+
+    That is the distribution of Efraimidis & Spirakis 2006, "Weighted random sampling with a reservoir", whose
+    keys need a pass over all records and floating-point powers, which differ between platforms. Here, a round
+    draws with replacement and drops repeats, which leaves the distribution as it is; the next round draws from
+    what is left of ``[0, total)`` once the shares of all drawn so far are cut out. The first draw of a round is
+    never a repeat, so this ends; and as the heavy records that cause repeats are cut out with it, it ends soon,
+    within some twenty rounds for 4096 records even where the weights fall geometrically. No round looks at more
+    records than are drawn.
+    """
+    drawn = np.zeros(0, dtype=np.int64)
+    while len(drawn) < count:
+        taken = np.sort(drawn)
+        widths = weights.at(taken)
+        cut = np.cumsum(widths)
+        # Where each share taken would start if those before it were cut out already.
+        starts = weights.running[taken] - cut
+        left = weights.total - int(widths.sum(dtype=np.uint64))
+        values = numbers.below_total(left, count - len(drawn))
+        shift = np.concatenate([np.zeros(1, dtype=np.uint64), cut])
+        places = weights.places_of(values + shift[np.searchsorted(starts, values, side="right")])
+        _, first = np.unique(places, return_index=True)
+        drawn = np.concatenate([drawn, places[np.sort(first)]])
+    return drawn
 
 
 def _text_donors(numbers: _Numbers, groups: Groups, positions: Indices, probability: float) -> Indices:

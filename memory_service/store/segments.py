@@ -1,13 +1,12 @@
-"""Segment files: immutable Zarr v3 groups in uncompressed ZIP files, written and read without zarr-python.
+"""Segment files: records appended one after another, sealed into Zarr v3 groups in uncompressed ZIP files.
 
-One array per column of ``HEADER_DTYPE`` and one, ``body``, with the record bodies end to end; every array is
-one uncompressed chunk, so a record is one ``pread`` at an offset that the index holds. docs/format.md
-describes the arrays.
+An *open* segment, ``<stem>.open``, is a run of bodies that still grows; how much of it counts, and the headers
+of its records, are in the index. Sealed, as ``<stem>.zarr.zip``, it says everything itself and never changes
+again. A record is one ``pread`` in either.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -15,9 +14,9 @@ import threading
 import uuid
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,15 +24,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import StorageError
-from memory_service.store.layout import build_segment
+from memory_format.record import HEADER_DTYPE
+from memory_service.store import files
+from memory_service.store.checksums import crc32_of_all
+from memory_service.store.files import storage_error
+from memory_service.store.layout import BODY_AT, frame_bytes, seal_frame
 
 logger = logging.getLogger(__name__)
 
 MAX_SEGMENT_RECORDS: Final = 65_536
 """So that the place of a learner id in the segment's list fits its uint16."""
 
-_SEGMENT_NAME = re.compile(r"[0-9a-f]{32}\.zarr\.zip")
-_TEMPORARY_NAME = re.compile(r"[0-9a-f]{32}\.tmp")
+SMALLEST_SEALED: Final = 256 * 1024
+"""Bytes of bodies below which the frame of a sealed file, some 13 kB, is too much: such a segment stays open."""
+
+SEALED: Final = ".zarr.zip"
+OPEN: Final = ".open"
+_OWN_NAME = re.compile(r"([0-9a-f]{32})(\.zarr\.zip|\.open)")
 
 
 class SegmentGoneError(Exception):
@@ -41,20 +48,46 @@ class SegmentGoneError(Exception):
 
 
 @dataclass(frozen=True)
-class WrittenSegment:
-    """A new segment file. ``first`` and ``last`` (exclusive) say which of the records handed over it
-    holds."""
+class OpenSegment:
+    """A segment that grows, as of one commit. Appending gives another value; this one stays true."""
 
-    name: str
-    file_bytes: int
+    stem: str
+    end: int
+    """File offset behind the last body."""
+    crc32: int
+    """Of all bodies, end to end."""
+    chunks: tuple[NDArray[np.void], ...]
+    """Headers of its records, ``offset`` within the bodies."""
+    learners: tuple[str, ...]
+    num_records: int
+
+    @property
+    def body_bytes(self) -> int:
+        return self.end - BODY_AT
+
+    def headers(self) -> NDArray[np.void]:
+        return np.concatenate([*self.chunks, np.zeros(0, HEADER_DTYPE)])
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one write added to one segment: records ``first`` to ``last`` (exclusive) of those handed over."""
+
+    before: OpenSegment | None
+    """None for a new file."""
+    after: OpenSegment
+    full: bool
+    """Whether the next record goes to another segment."""
+    sealed: bool
     first: int
     last: int
     offsets: NDArray[np.int64]
     """Where each body begins in the file, ``(last - first,)``."""
+    file_bytes: int
 
 
 class SegmentFiles:
-    """The segment files of a store, and a bounded number of open file descriptors.
+    """The segment files of a store, and a bounded number of descriptors to read them.
 
     Args:
         directory: where the files lie; made when it does not exist.
@@ -66,126 +99,264 @@ class SegmentFiles:
         self._max_open = max_open
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _Descriptor] = OrderedDict()
+        self.orphans: set[str] = set()
+        """Names of files that could not be removed; the next start tries again."""
         directory.mkdir(exist_ok=True)
 
-    def write(
+    def append(
         self,
+        segment: OpenSegment | None,
         headers: NDArray[np.void],
         learner_ids: Sequence[str],
-        bodies: Sequence[bytes],
+        bodies: Sequence[files.Buffer],
         *,
         segment_bytes: int,
-    ) -> list[WrittenSegment]:
-        """Write records durably, in as many files as their bytes ask for.
+    ) -> list[Part]:
+        """Write records durably behind those of ``segment``, and in as many further files as they ask for.
 
         Args:
+            segment: the open segment to go on with, None to begin one.
             headers: ``(N,)`` of ``HEADER_DTYPE``; ``offset`` and ``learner`` are filled in here.
             learner_ids: N learner ids.
-            bodies: N bodies.
-            segment_bytes: a file is ended once its bodies reach this.
+            bodies: N bodies, whose CRCs are those of the headers.
+            segment_bytes: a segment is full once its bodies reach this; of at least :data:`SMALLEST_SEALED`,
+                it is sealed then.
 
         Raises:
-            StorageError: ``storage_failed``; nothing is left behind.
+            StorageError: ``storage_failed``; what was there before is untouched.
         """
-        written: list[WrittenSegment] = []
+        parts: list[Part] = []
+        lengths = [len(body) for body in bodies]
+        created = False
         try:
-            for first, last in _cut([len(body) for body in bodies], segment_bytes):
+            first = 0
+            while first < len(bodies):
+                room, free = segment_bytes, MAX_SEGMENT_RECORDS
+                if segment is not None:
+                    room, free = room - segment.body_bytes, free - segment.num_records
+                last, full = _fitting(lengths, first, room, free)
                 part = slice(first, last)
-                data, body_at, starts = build_segment(headers[part], learner_ids[part], bodies[part])
-                name = self._write_file(data)
-                written.append(WrittenSegment(name, len(data), first, last, body_at + starts))
-            if written:
-                _fsync_directory(self._directory)
+                created |= segment is None
+                seal = full and segment_bytes >= SMALLEST_SEALED
+                written = self._append_part(segment, first, headers[part], learner_ids[part], bodies[part], seal)
+                parts.append(replace(written, full=full))
+                segment, first = (None if full else parts[-1].after), last
+            if created:
+                files.sync_directory(self._directory)
         except OSError as error:
-            self.delete(segment.name for segment in written)
-            raise _storage_error("write a segment", error) from error
-        return written
+            self.undo(parts)
+            raise storage_error("write a segment", error) from error
+        return parts
 
-    def _write_file(self, data: memoryview) -> str:
-        stem = uuid.uuid4().hex
-        temporary, final = self._directory / f"{stem}.tmp", self._directory / f"{stem}.zarr.zip"
+    def _append_part(
+        self,
+        before: OpenSegment | None,
+        first: int,
+        headers: NDArray[np.void],
+        learner_ids: Sequence[str],
+        bodies: Sequence[files.Buffer],
+        seal: bool,
+    ) -> Part:
+        old = before or OpenSegment(uuid.uuid4().hex, BODY_AT, 0, (), (), 0)
+        codes = {learner_id: code for code, learner_id in enumerate(old.learners)}
+        lengths = np.fromiter((len(body) for body in bodies), dtype=np.int64, count=len(bodies))
+        offsets = old.end + np.cumsum(lengths) - lengths
+        chunk = headers.copy()
+        chunk["offset"] = offsets - BODY_AT
+        chunk["learner"] = [codes.setdefault(learner_id, len(codes)) for learner_id in learner_ids]
+        crc32 = crc32_of_all(old.crc32, headers["crc32"], lengths)
+        end = old.end + int(lengths.sum())
+        num_records = old.num_records + len(chunk)
+        after = OpenSegment(old.stem, end, crc32, (*old.chunks, chunk), tuple(codes), num_records)
+        path = self._path(old.stem, OPEN)
+        descriptor = files.create(path) if before is None else files.open_for_writing(path)
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            # The place of the ZIP's first header is filled in when the segment is sealed.
+            pieces = [bytes(BODY_AT), *bodies] if before is None else list(bodies)
+            end = files.write_at(descriptor, pieces, 0 if before is None else old.end)
+            assert end == after.end
+            if seal:
+                end = _write_frame(descriptor, after)
+            files.sync(descriptor)
+            if seal:
+                files.rename(path, self._path(old.stem, SEALED))
+        except OSError:
+            os.close(descriptor)
+            self._restore(old.stem, before)
+            raise
+        os.close(descriptor)
+        return Part(before, after, seal, seal, first, first + len(bodies), offsets, end)
+
+    def seal(self, segment: OpenSegment) -> Part:
+        """Make a Zarr group of an open segment, without another record.
+
+        Raises:
+            StorageError: ``storage_failed``; the segment stays open.
+        """
+        path = self._path(segment.stem, OPEN)
+        try:
+            descriptor = files.open_for_writing(path)
             try:
-                rest = data
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
-                os.fsync(descriptor)
+                end = _write_frame(descriptor, segment)
+                files.sync(descriptor)
+                files.rename(path, self._path(segment.stem, SEALED))
             finally:
                 os.close(descriptor)
-            os.rename(temporary, final)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        return final.name
+        except OSError as error:
+            self._restore(segment.stem, segment)
+            raise storage_error("seal a segment", error) from error
+        num = segment.num_records
+        return Part(segment, segment, True, True, num, num, np.zeros(0, np.int64), end)
 
-    def read(self, name: str, offsets: Sequence[int], lengths: Sequence[int], crcs: Sequence[int]) -> list[bytes]:
-        """Bodies of one segment, each checked against its CRC.
+    def undo(self, parts: Iterable[Part]) -> None:
+        """Take back what :meth:`append` or :meth:`seal` has written."""
+        for part in parts:
+            self._restore(part.after.stem, part.before)
+
+    def _restore(self, stem: str, segment: OpenSegment | None) -> None:
+        """Bring a file back to what it was; where that fails too, the next start does it."""
+        if segment is None:
+            self.delete([stem])
+            return
+        try:
+            path = self._path(stem, OPEN)
+            if not path.exists():
+                files.rename(self._path(stem, SEALED), path)
+            descriptor = files.open_for_writing(path)
+            try:
+                files.truncate(descriptor, segment.end)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            logger.exception("segment %s keeps bytes that do not count; the next start cuts them off", stem)
+
+    def read(
+        self,
+        stem: str,
+        places: Iterable[tuple[int, int, int, int]],
+        target: memoryview,
+    ) -> None:
+        """Read bodies of one segment into ``target``, each checked against its CRC.
+
+        Args:
+            places: offset in the file, length, CRC-32, and where in ``target`` the body goes.
 
         Raises:
             SegmentGoneError: the file does not exist (any more).
             StorageError: ``corrupt_record``, or ``storage_failed`` where the file cannot be read.
         """
-        bodies = []
-        with self._descriptor(name) as descriptor:
-            for offset, length, crc32 in zip(offsets, lengths, crcs, strict=True):
+        with self._descriptor(stem) as descriptor:
+            for offset, length, crc32, at in places:
+                body = target[at : at + length]
                 try:
-                    body = os.pread(descriptor, length, offset)
+                    found = files.read_into(descriptor, body, offset)
                 except OSError as error:
-                    raise _storage_error(f"read segment {name}", error) from error
-                if len(body) != length or zlib.crc32(body) != crc32:
+                    raise storage_error(f"read segment {stem}", error) from error
+                if found != length or zlib.crc32(body) != crc32:
                     raise StorageError(
-                        f"the record at byte {offset} of segment {name} is damaged: its CRC-32 differs",
+                        f"the record at byte {offset} of segment {stem} is damaged: its CRC-32 differs; stop the "
+                        "service and run `memory-service repair` on its store",
                         code="corrupt_record",
-                        segment=name,
+                        segment=stem,
                         offset=offset,
                     )
-                bodies.append(body)
-        return bodies
 
-    def delete(self, names: Iterable[str]) -> None:
+    def read_prefixes(self, stem: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The first bytes of bodies, unchecked: ``places`` are offsets in the file and lengths.
+
+        Raises:
+            SegmentGoneError: the file does not exist (any more).
+            StorageError: ``storage_failed``.
+        """
+        with self._descriptor(stem) as descriptor:
+            try:
+                return [os.pread(descriptor, length, offset) for offset, length in places]
+            except OSError as error:
+                raise storage_error(f"read segment {stem}", error) from error
+
+    def bodies_of(self, segment: OpenSegment) -> bytes:
+        """All bodies of an open segment, end to end.
+
+        Raises:
+            SegmentGoneError: the file does not exist (any more).
+            StorageError: ``storage_failed``.
+        """
+        with self._descriptor(segment.stem) as descriptor:
+            try:
+                return os.pread(descriptor, segment.body_bytes, BODY_AT)
+            except OSError as error:
+                raise storage_error(f"read segment {segment.stem}", error) from error
+
+    def delete(self, stems: Iterable[str]) -> None:
         """Remove files. One that cannot be removed is logged and left to the next start's sweep."""
-        for name in names:
+        for stem in stems:
             with self._lock:
-                held = self._open.pop(name, None)
+                held = self._open.pop(stem, None)
                 if held is not None and held.users == 0:
                     os.close(held.number)
-            try:
-                (self._directory / name).unlink(missing_ok=True)
-            except OSError:
-                logger.exception("cannot remove segment %s; it is swept at the next start", name)
+            for suffix in (SEALED, OPEN):
+                try:
+                    with suppress(FileNotFoundError):
+                        files.unlink(self._path(stem, suffix))
+                except OSError:
+                    self.orphans.add(stem + suffix)
+                    logger.exception("cannot remove segment %s; it is swept at the next start", stem)
 
-    def sweep(self, known: dict[str, int]) -> list[str]:
-        """Remove files that no index row speaks of, and check that the known ones are there.
+    def sweep(self, known: Mapping[str, tuple[int, bool]]) -> list[str]:
+        """Remove files that no index row speaks of, and bring the known ones to what the index says of them.
 
         Only for the holder of the store's lock: to anybody else a file in flight looks like an orphan.
 
         Args:
-            known: name -> bytes of every segment in the index.
+            known: stem -> bytes that count and whether it is sealed, of every segment in the index.
 
         Returns:
             the names removed.
 
         Raises:
-            StorageError: a known segment is missing or of another size.
+            StorageError: a known segment is missing or cut short.
         """
         removed = []
-        found: dict[str, int] = {}
-        for entry in os.scandir(self._directory):
-            if entry.name in known:
-                found[entry.name] = entry.stat().st_size
-            elif _SEGMENT_NAME.fullmatch(entry.name) or _TEMPORARY_NAME.fullmatch(entry.name):
-                os.unlink(entry.path)
+        damaged = set(known)
+        for entry in list(os.scandir(self._directory)):
+            name = _OWN_NAME.fullmatch(entry.name)
+            if name is None:
+                logger.warning("%s is none of the store's files; left alone", entry.path)
+            elif name[1] not in known:
+                files.unlink(Path(entry.path))
                 removed.append(entry.name)
             else:
-                logger.warning("%s is none of the store's files; left alone", entry.path)
-        damaged = sorted(name for name, size in known.items() if found.get(name) != size)
+                counts, sealed = known[name[1]]
+                if self._settle(Path(entry.path), name[1], counts, sealed):
+                    damaged.discard(name[1])
         if damaged:
             raise StorageError(
-                f"{len(damaged)} of {len(known)} segments are missing or cut short, first {damaged[0]}",
-                segments=damaged[:16],
+                f"{len(damaged)} of {len(known)} segments are missing or cut short, first {min(damaged)}; "
+                "`memory-service verify` says what they held, `memory-service repair` goes on without them",
+                segments=sorted(damaged)[:16],
             )
         return removed
+
+    def _settle(self, path: Path, stem: str, counts: int, sealed: bool) -> bool:
+        """A crash between writing and committing leaves bytes behind the end, or the other suffix."""
+        size = path.stat().st_size
+        if size < counts or (sealed and size != counts):
+            return False
+        if size > counts:
+            descriptor = files.open_for_writing(path)
+            try:
+                files.truncate(descriptor, counts)
+            finally:
+                os.close(descriptor)
+        wanted = self._path(stem, SEALED if sealed else OPEN)
+        if path != wanted:
+            files.rename(path, wanted)
+        return True
+
+    def path(self, stem: str) -> Path:
+        """Where a segment is now."""
+        sealed = self._path(stem, SEALED)
+        return sealed if sealed.exists() else self._path(stem, OPEN)
 
     def close(self) -> None:
         with self._lock:
@@ -193,21 +364,30 @@ class SegmentFiles:
                 os.close(held.number)
             self._open.clear()
 
+    def _path(self, stem: str, suffix: str) -> Path:
+        return self._directory / (stem + suffix)
+
+    def _open_for_reading(self, stem: str) -> int:
+        # Sealing renames: a file that is under neither name when looked at is under the other by now.
+        for suffix in (SEALED, OPEN, SEALED):
+            try:
+                return files.open_for_reading(self._path(stem, suffix))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise storage_error(f"open segment {stem}", error) from error
+        raise SegmentGoneError(stem)
+
     @contextmanager
-    def _descriptor(self, name: str) -> Iterator[int]:
+    def _descriptor(self, stem: str) -> Iterator[int]:
         # Counted, so that neither the bound nor a deletion closes a descriptor in use: its number could be
         # given to another file, and the read would return that file's bytes.
         with self._lock:
-            held = self._open.get(name)
+            held = self._open.get(stem)
             if held is None:
-                try:
-                    held = _Descriptor(os.open(self._directory / name, os.O_RDONLY | os.O_CLOEXEC))
-                except FileNotFoundError:
-                    raise SegmentGoneError(name) from None
-                except OSError as error:
-                    raise _storage_error(f"open segment {name}", error) from error
-                self._open[name] = held
-            self._open.move_to_end(name)
+                held = _Descriptor(self._open_for_reading(stem))
+                self._open[stem] = held
+            self._open.move_to_end(stem)
             held.users += 1
             self._close_surplus()
         try:
@@ -215,7 +395,7 @@ class SegmentFiles:
         finally:
             with self._lock:
                 held.users -= 1
-                if held.users == 0 and self._open.get(name) is not held:
+                if held.users == 0 and self._open.get(stem) is not held:
                     os.close(held.number)
                 else:
                     self._close_surplus()
@@ -223,9 +403,9 @@ class SegmentFiles:
     def _close_surplus(self) -> None:
         surplus = len(self._open) - self._max_open
         if surplus > 0:
-            idle = [name for name, held in self._open.items() if held.users == 0]
-            for name in idle[:surplus]:
-                os.close(self._open.pop(name).number)
+            idle = [stem for stem, held in self._open.items() if held.users == 0]
+            for stem in idle[:surplus]:
+                os.close(self._open.pop(stem).number)
 
 
 @dataclass
@@ -234,25 +414,35 @@ class _Descriptor:
     users: int = 0
 
 
-def _cut(lengths: Sequence[int], segment_bytes: int) -> Iterator[tuple[int, int]]:
-    first = total = 0
-    for index, length in enumerate(lengths):
-        if index > first and (total + length > segment_bytes or index - first == MAX_SEGMENT_RECORDS):
-            yield first, index
-            first, total = index, 0
-        total += length
-    if first < len(lengths):
-        yield first, len(lengths)
+def added_bytes(segment: OpenSegment | None, lengths: Sequence[int], learner_bytes: int, segment_bytes: int) -> int:
+    """An upper bound of what :meth:`SegmentFiles.append` adds to the disk.
+
+    Args:
+        lengths: of the bodies.
+        learner_bytes: of all learner ids together, in UTF-8.
+    """
+    held, held_records = (0, 0) if segment is None else (segment.body_bytes, segment.num_records)
+    total, num = held + sum(lengths), held_records + len(lengths)
+    new_files = total // segment_bytes + num // MAX_SEGMENT_RECORDS + 1
+    added = sum(lengths) + new_files * BODY_AT
+    if segment_bytes < SMALLEST_SEALED or (total < segment_bytes and num < MAX_SEGMENT_RECORDS):
+        return added
+    known = () if segment is None else segment.learners
+    return added + new_files * frame_bytes(0, known) + HEADER_DTYPE.itemsize * num + 6 * learner_bytes
 
 
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write_frame(descriptor: int, segment: OpenSegment) -> int:
+    first, tail = seal_frame(segment.headers(), segment.learners, segment.body_bytes, segment.crc32)
+    end = files.write_at(descriptor, [tail], segment.end)
+    files.write_at(descriptor, [first], 0)
+    return end
 
 
-def _storage_error(what: str, error: OSError) -> StorageError:
-    full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    return StorageError(f"cannot {what}: {error.strerror}{full}", errno=error.errno)
+def _fitting(lengths: Sequence[int], first: int, room: int, free: int) -> tuple[int, bool]:
+    """Where the segment's share of the records ends, and whether that fills it."""
+    total = 0
+    for index in range(first, len(lengths)):
+        total += lengths[index]
+        if total >= room or index - first + 1 >= free:
+            return index + 1, True
+    return len(lengths), False

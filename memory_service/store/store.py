@@ -5,48 +5,52 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import sqlalchemy as sa
 
-from memory_format import ConflictError, FormatError, NotFoundError, StorageError
-from memory_service.store import index
+from memory_format import BudgetError, ConflictError, ExemplarMemoryError, NotFoundError, StorageError
+from memory_service.store import index, rows
 from memory_service.store.buffer import Buffer
+from memory_service.store.commits import segment_bytes
+from memory_service.store.contents import SegmentCache
 from memory_service.store.eviction import EVICTION_POLICIES, EvictionPolicy
-from memory_service.store.model import BufferConfig, Options
+from memory_service.store.model import Budget, BufferConfig, Options, check_settings
 from memory_service.store.segments import SegmentFiles
+from memory_service.store.snapshots import check_name
+from memory_service.store.transfer import Import
 
 logger = logging.getLogger(__name__)
-
-MAX_BUDGET_BYTES = 2**50
-MAX_DESCRIPTION = 10_000
-NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 class Store:
     """An open store.
 
-    Opening removes what a crash left behind (files that no index row speaks of) and checks the counters
-    against the rows. Close it, or use it as a context manager.
+    Opening removes what a crash left behind (files and ends of files that no index row speaks of) and checks the
+    counters against the records. Close it, or use it as a context manager.
 
     Raises:
-        StorageError: ``store_locked`` where another process holds it; ``storage_failed`` where it is damaged,
-            made by a newer version, or cannot be written.
+        StorageError: ``store_locked`` where another process holds it; ``corrupt_record`` where it is damaged;
+            ``storage_failed`` where a newer version made it, or it cannot be written.
     """
 
     def __init__(self, data: Path, options: Options | None = None) -> None:
         self.data = data
         self._options = options or Options()
         self._names_lock = threading.Lock()
+        self._coming: set[str] = set()
+        """Names of buffers that are being forked or imported."""
         try:
             data.mkdir(parents=True, exist_ok=True)
-            self._lock_file = _take_lock(data / "lock")
+            self._lock_file = take_lock(data / "lock")
         except OSError as error:
             raise StorageError(f"the store in {data} cannot be used: {error.strerror}") from error
         try:
@@ -62,76 +66,187 @@ class Store:
         self._segments = SegmentFiles(self.data / "segments", max_open=self._options.open_segments)
         try:
             with self._index.read() as connection:
-                segments = connection.execute(sa.select(index.segments.c.name, index.segments.c.file_bytes))
-                known = {row.name: row.file_bytes for row in segments}
+                found = connection.execute(sa.select(index.segments)).all()
+                known = {row.stem: (row.file_bytes, row.sealed) for row in found}
+                buffers = connection.execute(sa.select(index.buffers)).all()
+            shutil.rmtree(self.incoming, ignore_errors=True)
+            self.incoming.mkdir()
             removed = self._segments.sweep(known)
             if removed:
-                logger.warning("removed %d files that no push had committed", len(removed))
-            with self._index.write() as connection:
-                _reconcile(connection)
-                found = connection.execute(sa.select(index.buffers)).all()
-            self._buffers = {row.name: self._open_buffer(row) for row in found}
+                logger.warning("removed %d files that no change had committed", len(removed))
+            cache = SegmentCache(self._segments)
+            self._buffers = {row.name: self._open_buffer(row, cache) for row in buffers}
         except BaseException:
             self._index.close()
             raise
 
-    def _open_buffer(self, row: sa.Row[Any]) -> Buffer:
+    def _open_buffer(self, row: sa.Row[Any], cache: SegmentCache | None = None) -> Buffer:
         if row.eviction not in EVICTION_POLICIES:
             raise StorageError(f"buffer {row.name!r} has eviction {row.eviction!r}, which this version does not know")
-        config = BufferConfig(row.id, row.name, row.budget_bytes, row.eviction, row.description, row.created_at)
-        return Buffer(config, row.next_exemplar_id, self._index, self._segments, self._options)
+        buffer = Buffer(
+            rows.read_config(row),
+            row.version,
+            row.next_exemplar_id,
+            self._index,
+            self._segments,
+            self._options,
+            cache or SegmentCache(self._segments),
+        )
+        columns = buffer.contents.columns
+        if (columns.bytes_used, columns.num_records) != (row.bytes_used, row.num_records):
+            raise StorageError(
+                f"buffer {row.name!r} holds {columns.num_records} records of {columns.bytes_used} bytes, its counters "
+                f"say {row.num_records} and {row.bytes_used}: `memory-service verify` says more, `memory-service "
+                "repair` sets them right",
+                code="corrupt_record",
+            )
+        return buffer
 
     def create_buffer(
         self,
         name: str,
         *,
-        budget_bytes: int,
+        budget_bytes: int | None = None,
+        budget: Budget | None = None,
+        disk_limit_bytes: int | None = None,
         eviction: EvictionPolicy = "class_balanced",
+        retain_snapshots: int | None = None,
         description: str = "",
     ) -> tuple[Buffer, bool]:
         """Make a buffer; an equal one that exists is as good. Returns it, and whether it is new.
+
+        Args:
+            budget_bytes, budget: one of the two.
+            disk_limit_bytes: everything on disk for the buffer; default 1.5 times the budget, and at least
+                :data:`~memory_service.store.model.SMALLEST_HEADROOM` more than it.
 
         Raises:
             FormatError: ``invalid_budget``, or ``invalid_request`` for a name or description that will not
                 do.
             ConflictError: ``buffer_exists`` with other settings.
         """
-        if not NAME_PATTERN.fullmatch(name):
-            raise FormatError(
-                f"a buffer's name is 1..63 of a-z 0-9 . _ - and begins with a letter or digit, got {name!r}",
-                code="invalid_request",
-            )
-        if len(description) > MAX_DESCRIPTION:
-            raise FormatError(f"a description has at most {MAX_DESCRIPTION} characters", code="invalid_request")
-        if not 1 <= budget_bytes <= MAX_BUDGET_BYTES:
-            raise FormatError(
-                f"budget_bytes must lie in 1..{MAX_BUDGET_BYTES} (1 PiB), got {budget_bytes}",
-                code="invalid_budget",
-                limit=MAX_BUDGET_BYTES,
-            )
+        check_name(name)
+        budget = budget or Budget(budget_bytes=budget_bytes)
+        config = BufferConfig(
+            id=0,
+            name=name,
+            budget=budget,
+            budget_bytes=budget.bytes_for(0),
+            eviction=eviction,
+            description=description,
+            created_at=time.time(),
+            given_disk_limit=disk_limit_bytes,
+            retain_snapshots=retain_snapshots,
+        )
+        check_settings(config)
         with self._names_lock:
             existing = self._buffers.get(name)
+            if name in self._coming:
+                raise ConflictError(f"buffer {name!r} is being made", code="buffer_exists")
             if existing is not None:
-                _expect_equal(existing.config, budget_bytes, eviction, description)
+                _expect_equal(existing.config, config)
                 return existing, False
             with self._index.write() as connection:
-                row = connection.execute(
-                    index.buffers.insert().returning(index.buffers),
-                    {
-                        "name": name,
-                        "budget_bytes": budget_bytes,
-                        "eviction": eviction,
-                        "description": description,
-                        "created_at": time.time(),
-                        "version": 0,
-                        "bytes_used": 0,
-                        "num_records": 0,
-                        "next_exemplar_id": 1,
-                    },
-                ).one()
+                row = rows.insert_buffer(connection, config)
             buffer = self._open_buffer(row)
             self._buffers[name] = buffer
             return buffer, True
+
+    def fork(
+        self,
+        name: str,
+        new_name: str,
+        *,
+        snapshot: str | None = None,
+        disk_limit_bytes: int | None = None,
+        description: str | None = None,
+    ) -> Buffer:
+        """A new buffer with what another one holds, or held at a snapshot; segments are shared, not copied.
+
+        Exemplar ids, version, budget and eviction are the other's; its snapshots are not.
+
+        Args:
+            disk_limit_bytes, description: default the other's.
+
+        Raises:
+            NotFoundError: ``unknown_buffer``, ``unknown_snapshot``.
+            FormatError: ``invalid_request``: the name will not do.
+            ConflictError: ``buffer_exists``.
+            BudgetError: ``disk_limit_exceeded``: what is shared does not fit, and cannot be made to.
+        """
+        check_name(new_name)
+        source = self.buffer(name)
+        with self._reserved(new_name):
+            row, limit = source.fork_into(new_name, snapshot, disk_limit_bytes, description)
+            buffer = self._add(row)
+        try:
+            buffer.configure(lambda config: replace(config, given_disk_limit=limit))
+        except ExemplarMemoryError:
+            self.delete_buffer(new_name)
+            raise
+        return buffer
+
+    def import_buffer(self, name: str, path: Path) -> Buffer:
+        """Make a buffer of a file that :meth:`Buffer.export` wrote: same ids, version, settings and bytes.
+
+        Raises:
+            FormatError: ``invalid_export``, a record's own code with its ``index``, or ``invalid_request`` for a
+                name that will not do.
+            ConflictError: ``buffer_exists``.
+            BudgetError: ``budget_exceeded``, or ``disk_limit_exceeded``.
+            StorageError: it could not be read or stored. In every case nothing has changed.
+        """
+        check_name(name)
+        with closing(Import(path)) as incoming, self._reserved(name):
+            config = check_settings(incoming.config(name))
+            parts = incoming.write(self._segments, segment_bytes(config, self._options))
+            try:
+                needed = incoming.disk_bytes(parts)
+                if needed > config.disk_limit_bytes:
+                    raise BudgetError(
+                        f"the file's records take {needed} bytes on disk, its disk limit is {config.disk_limit_bytes}",
+                        code="disk_limit_exceeded",
+                        requested_bytes=needed,
+                        disk_limit_bytes=config.disk_limit_bytes,
+                    )
+                with self._index.write() as connection:
+                    row = incoming.note(connection, config, parts)
+            except BaseException:
+                self._segments.delete({part.after.stem for part in parts})
+                raise
+            return self._add(row)
+
+    def expect_free(self, name: str) -> None:
+        """Raises:
+        FormatError: ``invalid_request``: no buffer can have this name.
+        ConflictError: ``buffer_exists``.
+        """
+        check_name(name)
+        with self._reserved(name):
+            pass
+
+    @contextmanager
+    def _reserved(self, name: str) -> Iterator[None]:
+        """A name that is about to be a buffer's: others can use the store meanwhile.
+
+        Raises:
+            ConflictError: ``buffer_exists``.
+        """
+        with self._names_lock:
+            if name in self._buffers or name in self._coming:
+                raise ConflictError(f"there is a buffer {name!r} already", code="buffer_exists")
+            self._coming.add(name)
+        try:
+            yield
+        finally:
+            with self._names_lock:
+                self._coming.discard(name)
+
+    def _add(self, row: sa.Row[Any]) -> Buffer:
+        buffer = self._open_buffer(row)
+        with self._names_lock:
+            self._buffers[buffer.name] = buffer
+        return buffer
 
     def buffers(self) -> list[Buffer]:
         """All buffers by name."""
@@ -160,6 +275,11 @@ class Store:
             if self._buffers.get(name) is buffer:
                 del self._buffers[name]
 
+    @property
+    def incoming(self) -> Path:
+        """Where files lie that are on their way in; emptied when the store is opened."""
+        return self.data / "incoming"
+
     def check_ready(self) -> None:
         """Raises:
         StorageError: the store cannot be written now.
@@ -169,7 +289,19 @@ class Store:
             raise StorageError(f"{self.data} cannot be written, or its disk is full")
 
     def close(self) -> None:
-        """Release files and the lock. What was acknowledged is on disk already."""
+        """Release files and the lock. What was acknowledged is on disk already.
+
+        Open segments are sealed, so that the files of a store that nobody serves are all Zarr groups.
+        """
+        for buffer in self.buffers():
+            try:
+                buffer.seal()
+            except ExemplarMemoryError as error:
+                logger.warning("buffer %s keeps an open segment: %s", buffer.name, error.message)
+        self.release()
+
+    def release(self) -> None:
+        """Release files and the lock, and nothing else."""
         self._segments.close()
         self._index.close()
         os.close(self._lock_file)
@@ -183,7 +315,13 @@ class Store:
         self.close()
 
 
-def _take_lock(path: Path) -> int:
+def take_lock(path: Path) -> int:
+    """Hold a store, until the descriptor that is returned is closed.
+
+    Raises:
+        StorageError: ``store_locked``.
+        OSError: the file cannot be opened.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,44 +337,24 @@ def _take_lock(path: Path) -> int:
     return descriptor
 
 
-def _reconcile(connection: sa.Connection) -> None:
-    """Set counters that differ from the rows. They cannot, short of a bug or somebody else's hand: so it is
-    logged."""
-    b, r = index.buffers.c, index.records.c
-    statement = (
-        sa.select(
-            b.id,
-            b.name,
-            b.bytes_used,
-            b.num_records,
-            b.next_exemplar_id,
-            sa.func.coalesce(sa.func.sum(r.charge), 0).label("real_bytes"),
-            sa.func.count(r.exemplar_id).label("real_records"),
-            sa.func.coalesce(sa.func.max(r.exemplar_id), 0).label("last_id"),
-        )
-        .select_from(index.buffers.outerjoin(index.records, r.buffer_id == b.id))
-        .group_by(b.id)
-    )
-    for row in connection.execute(statement).all():
-        real = (row.real_bytes, row.real_records, max(row.next_exemplar_id, row.last_id + 1))
-        if real != (row.bytes_used, row.num_records, row.next_exemplar_id):
-            logger.warning(
-                "counters of buffer %s differed from its rows; corrected: %s -> %s", row.name, row[2:5], real
-            )
-            connection.execute(
-                index.buffers.update()
-                .where(b.id == row.id)
-                .values(bytes_used=real[0], num_records=real[1], next_exemplar_id=real[2])
-            )
-
-
-def _expect_equal(config: BufferConfig, budget_bytes: int, eviction: str, description: str) -> None:
-    asked = {"budget_bytes": budget_bytes, "eviction": eviction, "description": description}
-    differing = {name: getattr(config, name) for name, value in asked.items() if getattr(config, name) != value}
+def _expect_equal(existing: BufferConfig, asked: BufferConfig) -> None:
+    names = ("budget", "given_disk_limit", "eviction", "retain_snapshots", "description")
+    differing = {name: getattr(existing, name) for name in names if getattr(existing, name) != getattr(asked, name)}
     if differing:
+        said = ", ".join(f"{_SETTING.get(name, name)} is {_shown(value)}" for name, value in differing.items())
         raise ConflictError(
-            f"buffer {config.name!r} exists with other settings: "
-            + ", ".join(f"{name} is {value!r}" for name, value in differing.items()),
+            f"buffer {existing.name!r} exists with other settings: {said}; PATCH changes them",
             code="buffer_exists",
-            existing=differing,
+            existing={_SETTING.get(name, name): _shown(value) for name, value in differing.items()},
         )
+
+
+_SETTING = {"given_disk_limit": "disk_limit_bytes", "budget": "budget_bytes"}
+
+
+def _shown(value: object) -> object:
+    if not isinstance(value, Budget):
+        return value
+    if value.budget_bytes is not None:
+        return value.budget_bytes
+    return {name: given for name, given in vars(value).items() if given is not None}

@@ -7,12 +7,14 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from client import Buffer, MemoryClient, ProtocolError, Retries, ServiceUnavailableError, Timeout
+from client.buffer import Eviction, Strategy
 from memory_format import BudgetError, ConflictError, FormatError, NotFoundError, Record
 from tests.client.samples import make, make_many
 from tests.conftest import Service
@@ -21,7 +23,9 @@ from tests.conftest import Service
 def test_service_info_and_health(memory: MemoryClient) -> None:
     info = memory.info()
     assert info.service == "exemplar-memory"
-    assert info.wire_version == "1"
+    assert info.wire_version == "2"
+    assert info.eviction == get_args(Eviction)
+    assert info.strategies == get_args(Strategy)
     assert {"em_webp", "em_webp_lossless", "em_zstd"} <= set(info.codecs)
     assert memory.health() is True
 
@@ -100,7 +104,7 @@ def test_one_exemplar(buffer: Buffer) -> None:
 
 
 def test_query_filters_sorts_and_follows_cursors(buffer: Buffer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.buffer._PAGE", 7)
+    monkeypatch.setattr("client._listing._PAGE", 7)
     buffer.push(make_many(40))
     everything = list(buffer.query())
     assert [item.rank for item in everything] == list(range(40))
@@ -130,7 +134,7 @@ def test_an_empty_filter_is_not_no_filter(buffer: Buffer) -> None:
 
 
 def test_queries_are_lazy(buffer: Buffer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.buffer._PAGE", 5)
+    monkeypatch.setattr("client._listing._PAGE", 5)
     buffer.push(make_many(20))
     calls = []
     real = buffer.client._transport.request

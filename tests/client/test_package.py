@@ -12,6 +12,7 @@ import pytest
 
 import client
 from client import Buffer, MemoryClient
+from tests.client.samples import make_many
 from tests.conftest import Service
 
 DOC = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
@@ -36,21 +37,36 @@ def test_the_documented_defaults_are_the_real_ones() -> None:
     assert f"`tries` {retries.tries}, `first_wait` {retries.first_wait:g} s, `max_wait` {retries.max_wait:g} s" in DOC
 
 
-def test_the_documents_code_runs(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_documents_code_runs(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tqdm")
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
-    assert len(blocks) == 2
     names = {
         "url": service.url,
         "patches": np.zeros((2, 16, 16, 3), dtype=np.uint8),
         "keep_mask": np.array([[True, False, True]]),
         "token_ids": np.array([101, 7, 102]),
+        "records": make_many(20),
     }
-    exec(compile(blocks[0], "docs/client.md", "exec"), names)
-    assert "1 kept" in capsys.readouterr().out
+    said = []
     with MemoryClient(service.url) as memory:
-        exec(compile(blocks[1], "docs/client.md", "exec"), {"buffer": memory.buffer("birds")})
-        memory.delete_buffer("birds")
-    assert "waited" in capsys.readouterr().out
+        for block in blocks:
+            exec(compile(block, "docs/client.md", "exec"), names)
+            said.append(capsys.readouterr().out)
+            # What the first block closed.
+            names |= {"memory": memory, "buffer": memory.buffer(names["buffer"].name)}  # type: ignore[attr-defined]
+        for name in ("birds", "reptiles", "reptiles-trial", "reptiles-again"):
+            memory.delete_buffer(name)
+    use, training, settings, time, files = said
+    assert "1 kept" in use
+    assert "waited" in training
+    assert "1000000 bytes while" in settings
+    assert "would keep 20" in settings
+    assert "10 have new scores, gone meanwhile: ()" in time
+    assert "0 came, 7 went" in time
+    assert "13 records" in files
 
 
 @pytest.mark.parametrize("module", ["client", "memory_format"])

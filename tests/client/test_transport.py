@@ -5,9 +5,7 @@ from __future__ import annotations
 import email.utils
 import json
 import pickle
-import random
 import time
-from typing import Any
 
 import httpx
 import pytest
@@ -22,12 +20,12 @@ from client import (
     ServiceUnavailableError,
     Timeout,
 )
-from client._transport import Transport
 from client.errors import retry_after_seconds
 from memory_format import (
     ERROR_CODES,
     MEDIA_TYPE,
     BudgetError,
+    BusyError,
     ConflictError,
     ExemplarMemoryError,
     FormatError,
@@ -37,88 +35,7 @@ from memory_format import (
 )
 from memory_format.errors import error_class
 from tests.client.samples import make_many
-
-INFO = {"service": "exemplar-memory", "version": "0.1.0", "wire_version": "1"}
-PUSHED = {
-    "exemplar_ids": [1],
-    "kept": 1,
-    "rejected": 0,
-    "evicted": [],
-    "bytes_used": 1,
-    "budget_bytes": 9,
-    "version": 1,
-}
-
-Answer = httpx.Response | Exception
-
-
-class Script(httpx.BaseTransport):
-    """Answers requests from a list, the last for ever, and remembers them. ``/v1`` is answered apart."""
-
-    def __init__(self, *answers: Answer, info: Any = INFO) -> None:
-        self.answers = list(answers)
-        self.info = info
-        self.asked: list[httpx.Request] = []
-        self.closed = False
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/v1":
-            return httpx.Response(200, json=self.info)
-        request.read()
-        self.asked.append(request)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def problem(status: int, code: str, *, headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
-    document = {
-        "type": f"urn:{code}",
-        "title": "t",
-        "status": status,
-        "detail": "in words",
-        "code": code,
-        **more,
-    }
-    return httpx.Response(status, json=document, headers=headers)
-
-
-class Clock:
-    """Time that passes only in waits."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.waits: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.waits.append(seconds)
-        self.now += seconds
-
-
-def transport_of(script: Script, clock: Clock, **settings: Any) -> Transport:
-    return Transport(
-        "http://memory.test",
-        timeout=settings.get("timeout", Timeout()),
-        retries=settings.get("retries", Retries()),
-        transport=script,
-        sleep=clock.sleep,
-        clock=clock,
-        rng=random.Random(0),
-    )
-
-
-def client_of(script: Script) -> MemoryClient:
-    return MemoryClient("http://memory.test", retries=Retries(first_wait=0), transport=script)
-
-
-LOST = [httpx.ConnectError("refused"), httpx.ReadError("reset"), httpx.RemoteProtocolError("gone")]
+from tests.client.script import INFO, LOST, Answer, Clock, Script, client_of, problem, transport_of
 
 
 @pytest.mark.parametrize("lost", [*LOST, httpx.ConnectTimeout("slow")], ids=lambda error: type(error).__name__)
@@ -206,6 +123,19 @@ def test_what_is_not_safe_is_never_tried_again(answer: Answer) -> None:
     assert len(script.asked) == 1
 
 
+def test_busy_is_waited_for_also_by_what_is_not_safe() -> None:
+    script, clock = Script(problem(429, "too_busy", headers={"Retry-After": "2"}), httpx.Response(200)), Clock()
+    transport_of(script, clock).request("POST", "/x", safe=False)
+    assert clock.waits == [2.0]
+
+    script, clock = Script(problem(429, "too_busy", headers={"Retry-After": "1"}, limit=64)), Clock()
+    with pytest.raises(BusyError) as caught:
+        transport_of(script, clock).request("POST", "/x", safe=True)
+    assert caught.value.code == "too_busy"
+    assert caught.value.details == {"limit": 64, "tries": 4, "retry_after": 1.0}
+    assert clock.waits == [1.0, 1.0, 1.0]
+
+
 def test_a_late_answer_is_a_timeout() -> None:
     with (
         pytest.raises(ServiceTimeoutError, match="60 s") as caught,
@@ -242,7 +172,7 @@ def test_timeouts_make_sense(numbers: dict[str, float]) -> None:
         Retries(tries=0)
 
 
-CLASSES = [FormatError, BudgetError, NotFoundError, ConflictError, StorageError]
+CLASSES = [FormatError, BudgetError, NotFoundError, ConflictError, BusyError, StorageError]
 
 
 @pytest.mark.parametrize("code", ERROR_CODES)
@@ -258,7 +188,14 @@ def test_every_code_becomes_its_exception(code: str) -> None:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(404, NotFoundError), (409, ConflictError), (422, FormatError), (507, BudgetError), (500, StorageError)],
+    [
+        (404, NotFoundError),
+        (409, ConflictError),
+        (422, FormatError),
+        (429, BusyError),
+        (507, BudgetError),
+        (500, StorageError),
+    ],
 )
 def test_a_code_of_a_newer_service_goes_by_its_status(status: int, kind: type[Exception]) -> None:
     with client_of(Script(problem(status, "made_up_later"))) as memory, pytest.raises(kind) as caught:
@@ -303,39 +240,6 @@ def test_a_sample_that_is_damaged_or_short_is_a_protocol_error(content: bytes) -
         Buffer(memory, "b").sample(3)
 
 
-def test_a_push_is_tried_again_with_its_key() -> None:
-    script = Script(LOST[1], problem(503, "storage_failed"), httpx.Response(200, json=PUSHED))
-    with client_of(script) as memory:
-        Buffer(memory, "b").push(make_many(1))
-    assert len(script.asked) == 3
-    assert len({request.headers["Idempotency-Key"] for request in script.asked}) == 1
-    assert len({request.content for request in script.asked}) == 1
-    assert {request.headers["Content-Type"] for request in script.asked} == {MEDIA_TYPE}
-
-
-def test_every_batch_has_a_key_of_its_own() -> None:
-    script = Script(httpx.Response(200, json=PUSHED))
-    with client_of(script) as memory:
-        Buffer(memory, "b").push(make_many(3), max_batch_records=1)
-    keys = [request.headers["Idempotency-Key"] for request in script.asked]
-    assert len(set(keys)) == 3
-    assert len({key.rsplit("-", 1)[0] for key in keys}) == 1
-
-
-def test_a_push_that_fails_carries_its_key() -> None:
-    script = Script(httpx.Response(200, json=PUSHED), httpx.ReadTimeout("late"))
-    with client_of(script) as memory, pytest.raises(ServiceTimeoutError) as caught:
-        Buffer(memory, "b").push(make_many(2), max_batch_records=1)
-    assert caught.value.details["records_acknowledged"] == 1
-    assert script.asked[1].headers["Idempotency-Key"] == caught.value.details["idempotency_key"] + "-1"
-
-
-def test_a_push_answer_that_lacks_something_is_a_protocol_error() -> None:
-    for answer in ({}, {**PUSHED, "exemplar_ids": None}, [], {**PUSHED, "kept": "many"}):
-        with client_of(Script(httpx.Response(200, json=answer))) as memory, pytest.raises(ProtocolError):
-            Buffer(memory, "b").push(make_many(1))
-
-
 def test_a_deletion_that_went_through_before_the_answer_was_lost() -> None:
     gone = problem(404, "unknown_buffer")
     with client_of(Script(LOST[1], gone)) as memory:
@@ -356,18 +260,18 @@ def test_health_is_a_yes_or_a_no() -> None:
 
 
 def test_another_wire_version_is_refused_before_anything_is_sent() -> None:
-    script = Script(httpx.Response(200, json={"buffers": []}), info={**INFO, "wire_version": "2"})
+    script = Script(httpx.Response(200, json={"buffers": []}), info={**INFO, "wire_version": "3"})
     with (
         client_of(script) as memory,
-        pytest.raises(ProtocolError, match="wire version 2, this client 1") as caught,
+        pytest.raises(ProtocolError, match="wire version 3, this client 2") as caught,
     ):
         memory.create_buffer("b", budget_bytes=1)
-    assert caught.value.details == {"client": "1", "service": "2"}
+    assert caught.value.details == {"client": "2", "service": "3"}
     assert script.asked == []
 
 
 def test_what_is_no_memory_service_is_told_so() -> None:
-    for info in ({}, {"hello": "world"}, [], {**INFO, "wire_version": 1}):
+    for info in ({}, {"hello": "world"}, [], {**INFO, "wire_version": 2}):
         with client_of(Script(httpx.Response(200), info=info)) as memory, pytest.raises(ProtocolError):
             memory.buffers()
 

@@ -110,6 +110,12 @@ def test_a_run_of_all_methods(start_service: Any, tmp_path: Path) -> None:
         buffer = client.buffer("runs-a-masked")
         records = list(buffer.records())
         stats = buffer.stats()
+        snapshots = buffer.snapshots()
+        then = [list(buffer.records(snapshot=snapshot.name)) for snapshot in snapshots]
+    assert [snapshot.name for snapshot in snapshots] == ["phase-0", "phase-1", "phase-2"]
+    assert [len(held) for held in then] == [line.exemplars for line in results["masked"]]
+    assert [{record.phase for record in held} for held in then] == [{0}, {0, 1}, {0, 1, 2}]
+    service.stop()  # which makes Zarr groups of all segments
     assert len(records) == masked.exemplars == stats.num_records
     assert sum(record.charge for record in records) == masked.bytes_used == stats.bytes_used
     assert _bytes_in_segments(service.data, {record.exemplar_id for record in records}) == masked.bytes_used

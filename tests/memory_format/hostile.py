@@ -7,6 +7,7 @@ import pickle
 import struct
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,10 @@ from memory_format import (
     decode_batch,
     encode_batch,
     make_record,
+    read_batch,
+    write_batch,
 )
+from memory_format.record import HEADER_DTYPE, MAX_EXTRAS_BYTES
 from memory_format.wire import SCHEMA, _field
 
 MIB = 1024 * 1024
@@ -60,16 +64,16 @@ def old_compression() -> bytes:
 def compressed(num_bytes: int) -> bytes:
     """Zeros in a zstd buffer: a few kilobytes that unpack to ``num_bytes``."""
     batch = batch_of(tiny())
-    columns = [batch.column(f.name) if f.name != "payload" else pa.array([bytes(num_bytes)]) for f in SCHEMA]
+    columns = [batch.column(f.name) if f.name != "body" else pa.array([bytes(num_bytes)]) for f in SCHEMA]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
     return bytes(sink.getvalue())
 
 
-def overlapping(data: bytes) -> bytes:
-    """Let every binary column of the first batch point at the payloads' bytes."""
-    out = bytearray(data)
+def overlapping() -> bytes:
+    """Let the learner ids point at the bodies' bytes, which are text, so that both columns are valid."""
+    out = bytearray(write_batch(np.zeros(100, HEADER_DTYPE), [""] * 100, b"a" * 1_000_000, [10_000] * 100))
     (schema_length,) = struct.unpack_from("<i", out, 4)
     start = 8 + schema_length + 8
     (length,) = struct.unpack_from("<i", out, start - 4)
@@ -83,12 +87,20 @@ def overlapping(data: bytes) -> bytes:
     for field in SCHEMA:
         places[field.name] = place
         place += 3 if pa.types.is_binary(field.type) or pa.types.is_string(field.type) else 2
-    source = buffers + 16 * (places["payload"] + 1)
-    shared = bytes(table[source : source + 32])
-    for name in ("keep_mask", "token_mask", "token_ids", "extras"):
-        target = buffers + 16 * (places[name] + 1)
-        table[target : target + 32] = shared
+    source, target = (buffers + 16 * (places[name] + 1) for name in ("body", "learner_id"))
+    table[target : target + 32] = table[source : source + 32]
     return bytes(out)
+
+
+def long_learner_ids() -> bytes:
+    """One character in each makes all of its characters four times as wide in memory."""
+    return bytes(write_batch(np.zeros(100, HEADER_DTYPE), ["a" * 100_000 + "\N{RAT}"] * 100, b"", [0] * 100))
+
+
+def many_brackets() -> bytes:
+    """A record whose extras are as large as they may be, and of the JSON that takes the most memory."""
+    extras = b'{"user":{"a":[' + b"{}," * (MAX_EXTRAS_BYTES // 3 - 20) + b'{}]},"arrays":{}}\n'
+    return encode_batch([replace(tiny(), extras=extras)])
 
 
 def overwritten(data: bytes, number: bytes, place: int) -> bytes:
@@ -133,6 +145,9 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "old compression, 1 TiB": decode_batch,
     "compressed, 256 MiB": decode_batch,
     "overlapping buffers": decode_batch,
+    "overlapping buffers, only read": read_batch,
+    "long learner ids": decode_batch,
+    "honest, many brackets": decode_batch,
     "a body of 4 EiB": decode_batch,
     "a header of 2 GiB": decode_batch,
     "a second header of 2 GiB": decode_batch,
@@ -148,6 +163,8 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "honest, tiny": decode_batch,
     "honest, extras and noise": decode_batch,
     "honest, wide masks": decode_batch,
+    "honest, tiny, only read": read_batch,
+    "honest, noise, only read": read_batch,
 }
 
 
@@ -164,7 +181,9 @@ def make_inputs() -> dict[str, tuple[bytes, int]]:
     return {
         "old compression, 1 TiB": (old_compression(), 1),
         "compressed, 256 MiB": (compressed(256 * MIB), 1),
-        "overlapping buffers": (overlapping(noisy), 1500),
+        "overlapping buffers": (overlapping(), 100),
+        "overlapping buffers, only read": (overlapping(), 100),
+        "long learner ids": (long_learner_ids(), 100),
         "a body of 4 EiB": (lying_body_length(valid, 2**62), 3),
         "a header of 2 GiB": (overwritten(valid, b"\xff\xff\xff\x7f", 4), 3),
         "a second header of 2 GiB": (overwritten(valid, b"\xff\xff\xff\x7f", 8 + schema_length + 4), 3),
@@ -174,12 +193,16 @@ def make_inputs() -> dict[str, tuple[bytes, int]]:
         "WebP of 16383x16383 unchecked": (lying_webp(False), 1),
         "zstd frame of 64 MiB": (lying_zstd(), 1),
         "zstd of 65535x65535": (wide_zstd(), 1),
+        # Before those that leave more free memory behind.
+        "honest, noise, only read": (noisy, 1500),
+        "honest, tiny, only read": (encode_batch([tiny()] * 20_000), 20_000),
         "honest, lossy WebP of 1024x1024": (WebP().encode(flat), 0),
         "honest, lossless WebP of 1024x1024": (WebPLossless().encode(flat), 0),
         "honest, zstd of 1024x1024": (RawZstd().encode(flat), 0),
         "honest, tiny": (encode_batch([tiny()] * 20_000), 20_000),
         "honest, extras and noise": (noisy, 1500),
         "honest, wide masks": (encode_batch([tiny(keep_mask=wide_mask, text_length=65_535)] * 1500), 1500),
+        "honest, many brackets": (many_brackets(), 1),
     }
 
 
@@ -211,6 +234,10 @@ def main() -> None:
 
 def bound_bytes(name: str, data: bytes, num_records: int) -> int:
     """What docs/format.md promises."""
+    if "only read" in name:
+        return 512 * num_records
+    if "brackets" in name:
+        return 4 * len(data) + 2048 * num_records + 48 * MIB
     decoded = 1024 * 1024 * 3 if "1024x1024" in name else 0
     return 4 * len(data) + 2048 * num_records + (2 if "zstd" in name else 8) * decoded
 

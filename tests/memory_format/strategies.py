@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from memory_format import PatchCodec, RawZstd, Record, WebP, WebPLossless, codec_class, make_record
-from memory_format.record import HEADER_DTYPE
+from memory_format import PatchCodec, RawZstd, Record, WebP, WebPLossless, make_record
 
 LOSSLESS: tuple[PatchCodec, ...] = (RawZstd(), WebPLossless())
 ALL_CODECS: tuple[PatchCodec, ...] = (*LOSSLESS, WebP())
@@ -85,27 +84,6 @@ def records(draw: st.DrawFn, codecs: tuple[PatchCodec, ...] = ALL_CODECS) -> tup
         },
     }
     return make_record(**made_of), made_of
-
-
-def header_of(record: Record, offset: int = 0) -> np.void:
-    """The row of ``HEADER_DTYPE`` that a segment holds for a record."""
-    header = np.zeros((), dtype=HEADER_DTYPE)
-    for name in (
-        "exemplar_id",
-        "class_id",
-        "rank",
-        "score",
-        "phase",
-        "text_length",
-        "patch_px",
-        "crc32",
-        "flags",
-    ):
-        header[name] = getattr(record, name)
-    header["grid_h"], header["grid_w"] = record.grid
-    header["codec"] = codec_class(record.codec_id).number
-    header["offset"] = offset
-    return header[()]
 
 
 mutations = st.lists(

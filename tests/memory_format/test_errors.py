@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 import memory_format
-from memory_format import ERROR_CODES, BudgetError, ConflictError, FormatError, NotFoundError, StorageError
+from memory_format import ERROR_CODES, BudgetError, BusyError, ConflictError, FormatError, NotFoundError, StorageError
 from memory_format.errors import error_class
 
 # A code that was once sent keeps its meaning for ever: lines may be added at the end of their group, none
@@ -20,14 +20,20 @@ GOLDEN = {
     "invalid_query": FormatError,
     "invalid_cursor": FormatError,
     "invalid_budget": FormatError,
+    "invalid_export": FormatError,
     "record_exceeds_budget": BudgetError,
     "budget_exceeded": BudgetError,
+    "disk_limit_exceeded": BudgetError,
     "unknown_buffer": NotFoundError,
     "unknown_exemplar": NotFoundError,
     "unknown_route": NotFoundError,
     "no_matching_exemplars": NotFoundError,
+    "unknown_snapshot": NotFoundError,
     "buffer_exists": ConflictError,
     "idempotency_key_reused": ConflictError,
+    "snapshot_exists": ConflictError,
+    "stale_version": ConflictError,
+    "too_busy": BusyError,
     "corrupt_record": StorageError,
     "store_locked": StorageError,
     "storage_failed": StorageError,
@@ -50,7 +56,7 @@ def test_a_code_has_one_class(code: str) -> None:
 
 
 def test_default_codes_belong_to_their_class() -> None:
-    for kind in (FormatError, BudgetError, NotFoundError, ConflictError, StorageError):
+    for kind in (FormatError, BudgetError, NotFoundError, ConflictError, BusyError, StorageError):
         assert error_class(kind("words").code) is kind
 
 

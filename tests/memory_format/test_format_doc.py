@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import inspect
 import re
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+import zarr
 
 from client import MemoryClient
 from memory_format import CODECS, HEADER_BYTES, WebP, image_to_patches, make_record
 from memory_format.codecs import MAX_SIDE_PX
 from memory_format.extras import MAX_JSON_DEPTH
 from memory_format.record import FLAG_EXTRAS, FLAG_IN_PLACE, HEADER_DTYPE, MAX_BODY_BYTES, MAX_EXTRAS_BYTES
-from memory_format.wire import _MAX_BATCHES, MEDIA_TYPE, SCHEMA
+from memory_format.wire import _MAX_BATCHES, MEDIA_TYPE, SCHEMA, WIRE_VERSION
+from memory_service.store.layout import BODY_AT
 from tests.conftest import Service
 from tests.memory_format.strategies import smooth
 
@@ -50,6 +55,32 @@ def test_the_wire_columns_are_listed_in_order() -> None:
         (field.name, kinds.get(str(field.type), str(field.type))) for field in SCHEMA
     ]
     assert MEDIA_TYPE in DOC
+    assert f"`exemplar_memory_wire` = `{WIRE_VERSION}`" in section("The wire")
+
+
+@pytest.mark.parametrize("user_json", [None, {"a": 1}])
+def test_a_body_is_taken_apart_as_the_document_says(user_json: dict[str, Any] | None) -> None:
+    record = make_record(
+        class_id=0,
+        patches=np.zeros((3, 8, 8, 3), dtype=np.uint8),
+        keep_mask=np.array([[1, 0, 1, 0, 0], [0, 0, 0, 0, 1]], dtype=bool),
+        codec=WebP(),
+        token_ids=np.array([7, 300]),
+        token_positions=np.array([2, 16]),
+        text_length=20,
+        user_json=user_json,
+    )
+    places = {"body": record.body, "keep": 2, "ids": 2 + 3, "rest": 2 + 3 + 2 * 2, "E": len(record.extras)}
+    slices = [(part, cells[user_json is not None]) for part, *cells in rows("Taking a body apart")]
+    parts = {part: eval(cell.strip("`"), places) for part, cell in slices if cell}
+    length = {"E, the extras' length, at least 1": len(record.extras).to_bytes(4, "little"), "extras": record.extras}
+    assert parts == {
+        "keep mask": record.keep_mask_bytes,
+        "token mask": record.token_mask_bytes,
+        "token ids": record.token_ids_bytes,
+        **(length if user_json else {}),
+        "payload": record.payload,
+    }
 
 
 def test_the_codecs_are_listed() -> None:
@@ -91,9 +122,11 @@ def documented() -> Any:
     return namespace["decode"], block
 
 
-def test_the_code_of_the_document_decodes_a_segment_that_the_service_wrote(documented: Any, service: Service) -> None:
+def test_the_code_of_the_document_decodes_what_the_service_wrote(
+    documented: Any, start_service: Callable[..., Service], tmp_path: Path
+) -> None:
     decode, _ = documented
-    before = set((service.data / "segments").iterdir())
+    service = start_service()
     made = []
     for number in range(6):
         keep_mask = np.random.default_rng(number).random((4 + number, 5)) < 0.5
@@ -112,11 +145,37 @@ def test_the_code_of_the_document_decodes_a_segment_that_the_service_wrote(docum
         )
     with MemoryClient(service.url) as memory:
         memory.create_buffer("documented", budget_bytes=10**6).push(made)
-    (path,) = set((service.data / "segments").iterdir()) - before
-    for number, record in enumerate(made):
-        patches, places = decode(str(path), number)
-        np.testing.assert_array_equal(places, record.keep_indices)
-        np.testing.assert_array_equal(patches, record.patches())
+    exported = tmp_path / "exported.zarr.zip"
+    exported.write_bytes(httpx.get(f"{service.url}/v1/buffers/documented/export").content)
+    # A clean end seals the segment.
+    service.stop()
+    (segment,) = (service.data / "segments").iterdir()
+    for path in (segment, exported):
+        for number, record in enumerate(made):
+            patches, places = decode(str(path), number)
+            np.testing.assert_array_equal(places, record.keep_indices)
+            np.testing.assert_array_equal(patches, record.patches())
+
+
+def test_the_attributes_and_columns_of_an_export_are_listed(service: Service, tmp_path: Path) -> None:
+    with MemoryClient(service.url) as memory:
+        memory.create_buffer("listed", budget_bytes=10**6)
+    path = tmp_path / "listed.zarr.zip"
+    path.write_bytes(httpx.get(f"{service.url}/v1/buffers/listed/export").content)
+    group = zarr.open(zarr.storage.ZipStore(path, mode="r"))
+    text = section("The exported buffer")
+    attributes = group.attrs["exemplar_memory_buffer"]
+    assert set(re.findall(r"`(\w+)`", text.split("`exemplar_memory_buffer`")[1].split("`decode`")[0])) == set(
+        attributes
+    )
+    assert set(group.array_keys()) == {*(HEADER_DTYPE.names or ()), "body"}
+    assert (group["offset"].dtype, "`offset` is uint64" in text) == (np.uint64, True)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist()[-1] == "body/c/0"
+
+
+def test_where_an_open_segment_begins_is_said() -> None:
+    assert f"header takes the first {BODY_AT} bytes" in " ".join(section("The segment file").split())
 
 
 def test_the_services_own_test_runs_the_same_code(documented: Any) -> None:

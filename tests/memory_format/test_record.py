@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 
 from memory_format import HEADER_BYTES, FormatError, RawZstd, Record, WebP, check_record, make_record
 from memory_format.extras import decode_extras, encode_extras
-from memory_format.record import HEADER_DTYPE, MAX_EXTRAS_BYTES, split_body
-from tests.memory_format.strategies import LOSSLESS, header_of, mutate, mutations, noise, records, smooth
+from memory_format.record import (
+    HEADER_DTYPE,
+    MAX_EXTRAS_BYTES,
+    count_parts,
+    header_of,
+    headers_of,
+    prefix_bytes,
+    split_body,
+    swap_text,
+)
+from tests.memory_format.strategies import LOSSLESS, mutate, mutations, noise, records, smooth
 from tests.memory_format.test_codecs import SMOOTH_PSNR_DB, psnr
 
 
@@ -34,7 +43,64 @@ def simple(**changes: Any) -> Record:
 def test_header_and_body_hold_a_record_exactly(made: tuple[Record, dict[str, Any]]) -> None:
     record, _ = made
     record = replace(record, exemplar_id=2**63)
-    assert split_body(header_of(record), record.body, record.learner_id) == record
+    for body in (record.body, memoryview(record.body), memoryview(b"x" + record.body + b"x")[1:-1]):
+        split = split_body(header_of(record), body, record.learner_id)
+        assert split == record
+        assert isinstance(split.payload, bytes)
+
+
+@given(records(), records())
+def test_a_swapped_text_is_that_of_the_other_record(
+    made: tuple[Record, dict[str, Any]], donor_made: tuple[Record, dict[str, Any]]
+) -> None:
+    record, donor = made[0], donor_made[0]
+    expected = replace(
+        record,
+        text_length=donor.text_length,
+        token_mask_bytes=donor.token_mask_bytes,
+        token_ids_bytes=donor.token_ids_bytes,
+    )
+    for view in (bytes, memoryview):
+        length, body = swap_text(header_of(record), view(record.body), header_of(donor), view(donor.body))
+        assert (length, body) == (expected.text_length, expected.body)
+    header = header_of(record)
+    header["text_length"] = length
+    assert split_body(header, body, record.learner_id) == expected
+    check_record(expected)
+
+
+@given(st.lists(records().map(lambda made: made[0]), min_size=1, max_size=4))
+def test_a_prefix_is_enough_to_count(several: list[Record]) -> None:
+    headers = headers_of(several, [record.crc32 for record in several])
+    lengths = prefix_bytes(headers)
+    assert lengths.tolist() == [len(r.keep_mask_bytes) + len(r.token_mask_bytes) for r in several]
+    assert prefix_bytes({name: headers[name] for name in HEADER_DTYPE.names or ()}).tolist() == lengths.tolist()
+    for header, record, length in zip(headers, several, lengths.tolist(), strict=True):
+        assert header == header_of(record)
+        for prefix in (record.body[:length], memoryview(record.body)[:length], record.body):
+            assert count_parts(header, prefix) == (record.num_kept, len(record.token_ids))
+        with pytest.raises(FormatError, match="cut short"):
+            count_parts(header, record.body[: length - 1])
+
+
+def test_the_widest_masks_are_counted_right() -> None:
+    record = simple(
+        patches=noise((1, 8, 8, 3), 0),
+        keep_mask=np.arange(255 * 255).reshape(255, 255) == 9,
+        token_positions=np.array([0, 4, 65_534]),
+        text_length=65_535,
+    )
+    assert prefix_bytes(headers_of([record], [0])).tolist() == [8129 + 8192]
+    assert count_parts(header_of(record), record.body) == (1, 3)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 5, 12])
+def test_texts_of_bodies_that_are_cut_short_are_not_swapped(cut: int) -> None:
+    header, body = header_of(simple(arrays={"a": np.arange(3)})), simple(arrays={"a": np.arange(3)}).body
+    for pair in ((body[:cut], body), (body, body[:cut])):
+        with pytest.raises(FormatError) as caught:
+            swap_text(header, pair[0], header, pair[1])
+        assert caught.value.code == "corrupt_record"
 
 
 @given(records())
@@ -132,7 +198,24 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any], code: str) -> N
         ({"grid": (0, 6)}, "invalid_record"),
         ({"grid": (256, 6)}, "invalid_record"),
         ({"extras": b"{}"}, "invalid_record"),
+        ({"extras": b"x" * (MAX_EXTRAS_BYTES + 1)}, "invalid_record"),
         ({"payload": b"\x10\x00\x10\x00" + b"\x28\xb5\x2f\xfd" + b"x" * (17 << 20)}, "invalid_record"),
+        ({"keep_mask_bytes": b"\xad"}, "mask_mismatch"),
+        ({"token_mask_bytes": b"\x88\x41", "token_ids_bytes": b"\1\0" * 4}, "mask_mismatch"),
+        ({"layout": "diagonal"}, "invalid_record"),
+        ({"text_length": 2**16}, "invalid_record"),
+        ({"text_length": -1}, "invalid_record"),
+        ({"patch_px": 256}, "invalid_record"),
+        ({"patch_px": -1}, "invalid_record"),
+        ({"grid": (2, 0)}, "invalid_record"),
+        ({"class_id": 2**32}, "invalid_record"),
+        ({"phase": 2**16}, "invalid_record"),
+        ({"rank": -1}, "invalid_record"),
+        ({"exemplar_id": -1}, "invalid_record"),
+        ({"exemplar_id": 2**64}, "invalid_record"),
+        ({"score": math.inf}, "invalid_record"),
+        ({"score": 1e39}, "invalid_record"),
+        ({"learner_id": "a" * 65}, "invalid_record"),
     ],
 )
 def test_records_from_elsewhere_are_checked(changes: dict[str, Any], code: str) -> None:

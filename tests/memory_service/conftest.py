@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from memory_service.app import create_app
+from memory_service.app import create_app, open_store
 from memory_service.settings import Settings
 
 
@@ -21,6 +21,18 @@ def running(data: Path, **settings: Any) -> Iterator[httpx.Client]:
     app = create_app(Settings(data=data, **settings))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client  # type: ignore[misc]
+
+
+@contextmanager
+def crashing(data: Path, **settings: Any) -> Iterator[httpx.Client]:
+    """As :func:`running`, but it ends as a crash does: nothing is sealed or put in order."""
+    given = Settings(data=data, **settings)
+    store = open_store(given)
+    try:
+        with TestClient(create_app(given, store), raise_server_exceptions=False) as client:
+            yield client  # type: ignore[misc]
+    finally:
+        store.release()
 
 
 @pytest.fixture

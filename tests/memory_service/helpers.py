@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import selectors
@@ -12,7 +13,10 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,9 @@ from memory_format import (
     encode_batch,
     make_record,
 )
+from memory_format.record import HEADER_DTYPE
 from memory_service.problems import PROBLEMS
+from memory_service.store import ledger
 
 ARROW = {"Content-Type": MEDIA_TYPE}
 
@@ -79,9 +85,20 @@ def push(client: httpx.Client, records: Sequence[Record], *, buffer: str = "b", 
     return response.json()
 
 
-def put_buffer(client: httpx.Client, budget_bytes: int = 10**6, *, buffer: str = "b", **settings: Any) -> None:
-    response = client.put(f"/v1/buffers/{buffer}", json={"budget_bytes": budget_bytes, **settings})
+def put_buffer(
+    client: httpx.Client, budget_bytes: int | None = 10**6, *, buffer: str = "b", **settings: Any
+) -> dict[str, Any]:
+    """Make a new buffer; what the service says of it. ``budget_bytes=None`` where settings give the budget."""
+    budget = {} if budget_bytes is None else {"budget_bytes": budget_bytes}
+    response = client.put(f"/v1/buffers/{buffer}", json={**budget, **settings})
     assert response.status_code == 201, response.text
+    info: dict[str, Any] = response.json()
+    return info
+
+
+def stats_of(client: httpx.Client, *, buffer: str = "b") -> dict[str, Any]:
+    stats: dict[str, Any] = client.get(f"/v1/buffers/{buffer}/stats").json()
+    return stats
 
 
 def sample(client: httpx.Client, *, buffer: str = "b", **wanted: Any) -> list[Record]:
@@ -124,64 +141,165 @@ def assert_problem(response: httpx.Response, code: str, *, status: int | None = 
     return document
 
 
-def segment_records(data: Path) -> dict[int, tuple[str, int]]:
-    """Exemplar id -> (file, bytes that the file holds for it), of every segment in a store with one
-    buffer."""
+def segment_records(data: Path, buffer: str | None = None) -> dict[int, tuple[str, int]]:
+    """Exemplar id -> (file, bytes that it and the index hold for it), of every segment of a buffer, or of a store
+    that has one buffer. What the records' headers and bodies say is read without the store's code."""
     found: dict[int, tuple[str, int]] = {}
-    for path in sorted((data / "segments").iterdir()):
-        assert path.name.endswith(".zarr.zip"), path
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            store = ZipStore(path, mode="r")
-            group = zarr.open(store, mode="r")
-            assert isinstance(group, zarr.Group)
-            ids = np.asarray(group["exemplar_id"][:])
-            ends = np.append(np.asarray(group["offset"][1:]), group["body"].shape[0])
-            lengths = ends.astype(np.int64) - np.asarray(group["offset"][:]).astype(np.int64)
-            store.close()
-        for exemplar_id, length in zip(ids.tolist(), lengths.tolist(), strict=True):
-            assert exemplar_id not in found, f"exemplar {exemplar_id} is in two segments"
-            found[exemplar_id] = (path.name, HEADER_BYTES + length)
+    with reading(data) as index:
+        for segment_id, stem, sealed, file_bytes, num_records in segment_rows(index, buffer):
+            if sealed:
+                path = data / "segments" / f"{stem}.zarr.zip"
+                headers, bodies = _sealed_records(path)
+            else:
+                path = data / "segments" / f"{stem}.open"
+                headers, bodies = _open_records(index, segment_id, path.read_bytes()[:file_bytes])
+            assert path.stat().st_size == file_bytes, path
+            assert len(headers) == num_records, path
+            for header, body in zip(headers, bodies, strict=True):
+                exemplar_id = int(header["exemplar_id"])
+                assert exemplar_id not in found, f"exemplar {exemplar_id} is in two segments"
+                assert zlib.crc32(body) == header["crc32"], f"exemplar {exemplar_id} is damaged"
+                found[exemplar_id] = (path.name, HEADER_BYTES + len(body))
     return found
 
 
+@contextmanager
+def reading(data: Path) -> Iterator[sqlite3.Connection]:
+    """The index, beside a service that may be running."""
+    with closing(sqlite3.connect(data / "index.sqlite")) as connection:
+        yield connection
+
+
+def segment_rows(index: sqlite3.Connection, buffer: str | None) -> list[tuple[int, str, bool, int, int]]:
+    """Id, stem, sealed, bytes and records of every segment of a buffer, None: of all."""
+    return index.execute(
+        "SELECT DISTINCT s.id, stem, sealed, file_bytes, s.num_records FROM segments s "
+        "JOIN buffer_segments ON segment_id = s.id JOIN buffers b ON b.id = buffer_id WHERE ? IN (b.name, '')",
+        [buffer or ""],
+    ).fetchall()
+
+
+def _sealed_records(path: Path) -> tuple[np.ndarray, list[bytes]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        store = ZipStore(path, mode="r")
+        group = zarr.open(store, mode="r")
+        assert isinstance(group, zarr.Group)
+        headers = np.zeros(group["exemplar_id"].shape, HEADER_DTYPE)
+        for name in HEADER_DTYPE.names or ():
+            headers[name] = group[name][:]
+        body = np.asarray(group["body"][:]).tobytes()
+        store.close()
+    return headers, _cut(body, headers["offset"])
+
+
+def _open_records(index: sqlite3.Connection, segment_id: int, content: bytes) -> tuple[np.ndarray, list[bytes]]:
+    """Headers from the index, bodies behind 38 bytes that are left for the ZIP's first header."""
+    chunks = index.execute("SELECT first, headers FROM open_rows WHERE segment_id = ? ORDER BY first", [segment_id])
+    headers = np.zeros(0, HEADER_DTYPE)
+    for first, chunk in chunks:
+        assert first == len(headers)
+        headers = np.concatenate([headers, np.frombuffer(chunk, HEADER_DTYPE)])
+    assert content[:38] == bytes(38)
+    return headers, _cut(content[38:], headers["offset"])
+
+
+def _cut(body: bytes, offsets: np.ndarray) -> list[bytes]:
+    return [body[start:end] for start, end in pairwise([*offsets.tolist(), len(body)])]
+
+
+def pinned_records(data: Path, buffer: str = "b") -> set[int]:
+    """Ids of records that the buffer no longer holds and a snapshot still shows."""
+    with reading(data) as index:
+        rows = index.execute(
+            "SELECT DISTINCT exemplar_id FROM deaths d JOIN buffers b ON b.id = d.buffer_id "
+            "JOIN snapshots s ON s.buffer_id = b.id WHERE b.name = ? "
+            "AND exemplar_id < s.next_exemplar_id AND d.version > s.version",
+            [buffer],
+        )
+        return {exemplar_id for (exemplar_id,) in rows}
+
+
 def assert_consistent(client: httpx.Client, data: Path, *, buffer: str = "b") -> dict[str, Any]:
-    """What the service says is what its files hold; returns the stats."""
+    """What the service says is what its files and its index hold; returns the stats."""
     stats: dict[str, Any] = client.get(f"/v1/buffers/{buffer}/stats").json()
     records = all_records(client, buffer=buffer)
-    on_disk = segment_records(data)
+    on_disk = segment_records(data, buffer)
     assert stats["bytes_used"] <= stats["budget_bytes"]
     assert stats["bytes_used"] == sum(on_disk[record.exemplar_id][1] for record in records)
     assert stats["bytes_used"] == sum(record.charge for record in records)
     assert stats["bytes_used"] == sum(entry["bytes"] for entry in stats["classes"])
     assert stats["bytes_free"] == stats["budget_bytes"] - stats["bytes_used"]
     assert stats["num_records"] == len(records) == sum(entry["count"] for entry in stats["classes"])
-    files = list((data / "segments").iterdir())
-    assert stats["segments"] == len(files)
-    assert stats["disk_bytes"] == sum(path.stat().st_size for path in files)
-    assert stats["dead_bytes"] == stats["disk_bytes"] - stats["bytes_used"]
-    with sqlite3.connect(data / "index.sqlite") as connection:
-        row = connection.execute(
-            "SELECT bytes_used, num_records, version FROM buffers WHERE name = ?", [buffer]
-        ).fetchone()
-        assert row == (stats["bytes_used"], stats["num_records"], stats["version"])
-        charges = connection.execute(
-            "SELECT COALESCE(SUM(charge), 0) FROM records JOIN buffers ON buffer_id = id WHERE name = ?",
-            [buffer],
-        ).fetchone()
-        assert charges == (stats["bytes_used"],)
-    connection.close()
-    # Each file named in the index holds something live.
-    assert {on_disk[record.exemplar_id][0] for record in records} == {path.name for path in files}
+    live, pinned = {record.exemplar_id for record in records}, pinned_records(data, buffer)
+    assert stats["pinned_bytes"] == sum(on_disk[exemplar_id][1] for exemplar_id in pinned)
+    assert not live & pinned
+    with reading(data) as index:
+        _assert_index_agrees(index, stats, buffer, set(on_disk) - live)
+        _assert_disk_adds_up(index, stats, buffer, data)
+        all_stems = {stem for _, stem, *_ in segment_rows(index, None)}
+        stems = {stem for _, stem, *_ in segment_rows(index, buffer)}
+    # No file that no row speaks of, and none without a record that somebody can read.
+    assert {path.name.split(".")[0] for path in (data / "segments").iterdir()} == all_stems
+    assert {on_disk[exemplar_id][0].split(".")[0] for exemplar_id in live | pinned} == stems
     return stats
+
+
+def _assert_index_agrees(index: sqlite3.Connection, stats: dict[str, Any], buffer: str, dead: set[int]) -> None:
+    row = index.execute("SELECT bytes_used, num_records, version FROM buffers WHERE name = ?", [buffer]).fetchone()
+    assert row == (stats["bytes_used"], stats["num_records"], stats["version"])
+    noted = index.execute(
+        "SELECT exemplar_id FROM deaths d JOIN buffers b ON b.id = d.buffer_id WHERE b.name = ?", [buffer]
+    )
+    assert {exemplar_id for (exemplar_id,) in noted} == dead
+
+
+def _assert_disk_adds_up(index: sqlite3.Connection, stats: dict[str, Any], buffer: str, data: Path) -> None:
+    """The figures of the disk, from the files and by counting rows."""
+
+    def of_buffer(table: str) -> int:
+        statement = f"SELECT COUNT(*) FROM {table} t JOIN buffers b ON b.id = t.buffer_id WHERE b.name = ?"
+        return int(index.execute(statement, [buffer]).fetchone()[0])
+
+    segments = segment_rows(index, buffer)
+    files = sum(next((data / "segments").glob(f"{stem}.*")).stat().st_size for _, stem, *_ in segments)
+    open_ids = [segment_id for segment_id, _, sealed, *_ in segments if not sealed]
+    headers = 0
+    for segment_id in open_ids:
+        rows = index.execute("SELECT headers, learners FROM open_rows WHERE segment_id = ?", [segment_id])
+        headers += sum(ledger.open_row_bytes(len(row) // HEADER_BYTES, json.loads(new)) for row, new in rows)
+    answers = index.execute(
+        "SELECT LENGTH(idempotency_key), LENGTH(answer) FROM pushes p JOIN buffers b ON b.id = p.buffer_id "
+        "WHERE b.name = ?",
+        [buffer],
+    )
+    counted = ledger.IndexRows(
+        scores=of_buffer("scores"),
+        snapshots=of_buffer("snapshots"),
+        classes=of_buffer("classes"),
+        answers=of_buffer("pushes"),
+        answer_bytes=sum(ledger.answer_bytes(key, answer) for key, answer in answers),
+        description_bytes=index.execute(
+            "SELECT LENGTH(CAST(description AS BLOB)) FROM buffers WHERE name = ?", [buffer]
+        ).fetchone()[0],
+    )
+    index_bytes = counted.num_bytes(segments=len(segments), dead=of_buffer("deaths")) + headers
+    assert stats["index_bytes"] == index_bytes
+    assert stats["disk_bytes"] == files + index_bytes
+    assert stats["disk_bytes"] <= stats["disk_limit_bytes"]
+    assert stats["dead_bytes"] == files + headers - stats["bytes_used"] - stats["pinned_bytes"]
+    assert (stats["segments"], stats["open_segments"]) == (len(segments), len(open_ids))
+    assert stats["snapshots"] == of_buffer("snapshots")
+    assert stats["num_classes_seen"] == of_buffer("classes")
+    assert stats["orphans"] == 0
 
 
 def whole_state(data: Path) -> dict[str, Any]:
     """Everything in a store, to compare: every row, and a digest of every file."""
-    connection = sqlite3.connect(data / "index.sqlite")
-    tables = ("meta", "buffers", "segments", "records", "pushes")
-    state: dict[str, Any] = {name: connection.execute(f"SELECT * FROM {name}").fetchall() for name in tables}
-    connection.close()
+    with reading(data) as index:
+        names = index.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        tables = sorted(name for (name,) in names)
+        state: dict[str, Any] = {name: index.execute(f"SELECT * FROM {name}").fetchall() for name in tables}
     for path in sorted((data / "segments").iterdir()):
         state[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return state

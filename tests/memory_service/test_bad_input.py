@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from memory_format import ERROR_CODES, MEDIA_TYPE, encode_batch
+from memory_format import ERROR_CODES, MEDIA_TYPE, Record, encode_batch
 from memory_format.masks import mask_to_bytes
-from memory_format.wire import SCHEMA
+from memory_format.wire import SCHEMA, read_batch, write_batch
 from memory_service.problems import PROBLEMS
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import ARROW, assert_problem, make_exemplar, push, put_buffer, whole_state
@@ -45,39 +46,72 @@ def test_every_code_has_a_status_and_a_title() -> None:
     assert all(400 <= status < 600 and title for status, title in PROBLEMS.values())
 
 
+def changed(record: Record, *, body: bytes | None = None, learner_id: str | None = None, **header: Any) -> bytes:
+    """A batch of a good record and one of which single things are changed behind the encoder's back; its CRC is
+    right."""
+    batch = read_batch(encode_batch([GOOD, record]))
+    bodies = [bytes(batch.bodies[0]), bytes(batch.bodies[1]) if body is None else body]
+    batch.headers["crc32"][1] = zlib.crc32(bodies[1])
+    for name, value in header.items():
+        batch.headers[name][1] = value
+    learner_ids = [GOOD.learner_id, record.learner_id if learner_id is None else learner_id]
+    return bytes(write_batch(batch.headers, learner_ids, b"".join(bodies), [len(body) for body in bodies]))
+
+
 def one_more_patch() -> bytes:
     mask = GOOD.keep_mask.copy()
     mask.flat[np.flatnonzero(~mask.reshape(-1))[:2]] = True
     return mask_to_bytes(mask)
 
 
+def with_mask(mask: bytes) -> bytes:
+    return mask + GOOD.body[2:]
+
+
 @pytest.mark.parametrize(
-    ("record", "code"),
+    ("body", "code"),
     [
         # A mosaic of 5 patches is 3 x 2, of 3 patches 2 x 2.
-        (replace(GOOD, keep_mask_bytes=one_more_patch()), "payload_mismatch"),
-        (replace(GOOD, keep_mask_bytes=GOOD.keep_mask_bytes + b"\0"), "mask_mismatch"),
-        (replace(GOOD, keep_mask_bytes=b"\0\0"), "mask_mismatch"),
-        (replace(GOOD, payload=b"this is no image at all"), "invalid_payload"),
-        (replace(WEBP, payload=b"this is no image at all"), "invalid_payload"),
-        (replace(WEBP, payload=b""), "invalid_payload"),
+        (changed(GOOD, body=with_mask(one_more_patch())), "payload_mismatch"),
+        (changed(GOOD, body=with_mask(b"\0\0")), "mask_mismatch"),
+        (changed(GOOD, body=with_mask(GOOD.body[:1] + bytes([GOOD.body[1] | 1]))), "mask_mismatch"),
+        (changed(GOOD, body=GOOD.body[:3]), "mask_mismatch"),
+        (changed(GOOD, body=b""), "mask_mismatch"),
+        # The token mask holds more cells than the header says; then more ids than it keeps.
+        (changed(GOOD, body=GOOD.body[:3] + b"\xff" + GOOD.body[4:]), "mask_mismatch"),
+        (changed(GOOD, body=GOOD.body[:12] + b"\0\0" + GOOD.body[12:]), "invalid_payload"),
+        (changed(GOOD, body=GOOD.body[:12] + b"this is no image at all"), "invalid_payload"),
+        (changed(WEBP, body=WEBP.body[:12] + b"this is no image at all"), "invalid_payload"),
+        (changed(WEBP, body=WEBP.body[:12]), "invalid_payload"),
         (
-            replace(WEBP, payload=make_exemplar(1, 1, codec="webp", layout="mosaic").payload),
+            changed(WEBP, body=WEBP.body[:12] + make_exemplar(1, 1, codec="webp", layout="mosaic").payload),
             "payload_mismatch",
         ),
-        (replace(GOOD, codec_id="em_nope"), "unknown_codec"),
-        (replace(GOOD, token_ids_bytes=GOOD.token_ids_bytes + b"\0\0"), "mask_mismatch"),
-        (replace(GOOD, score=float("nan")), "invalid_record"),
-        (replace(GOOD, learner_id="no spaces please"), "invalid_record"),
-        (replace(GOOD, extras=b"neither JSON nor arrays"), "invalid_record"),
-        (replace(GOOD, layout="spiral"), "invalid_record"),
+        (changed(GOOD, codec=99), "unknown_codec"),
+        (changed(GOOD, codec=0), "unknown_codec"),
+        (changed(GOOD, grid_h=0), "invalid_record"),
+        (changed(GOOD, patch_px=0), "invalid_record"),
+        (changed(GOOD, flags=4), "invalid_record"),
+        (changed(GOOD, score=float("nan")), "invalid_record"),
+        (changed(GOOD, score=float("-inf")), "invalid_record"),
+        (changed(GOOD, learner_id="no spaces please"), "invalid_record"),
+        (changed(GOOD, learner_id=""), "invalid_record"),
+        (encode_batch([GOOD, replace(GOOD, extras=b"neither JSON nor arrays")]), "invalid_record"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_bad_record_refuses_the_whole_push(filled: httpx.Client, data: Path, record: Any, code: str) -> None:
+def test_a_bad_record_refuses_the_whole_push(filled: httpx.Client, data: Path, body: bytes, code: str) -> None:
     with unchanged(filled, data):
-        response = filled.post(URL, content=encode_batch([GOOD, record]), headers=ARROW)
+        response = filled.post(URL, content=body, headers=ARROW)
         assert "record 1" in assert_problem(response, code, index=1)["detail"]
+
+
+def test_a_crc_that_is_not_the_bodys(filled: httpx.Client, data: Path) -> None:
+    batch = read_batch(encode_batch([GOOD, GOOD]))
+    batch.headers["crc32"][1] ^= 1
+    body = write_batch(batch.headers, batch.learner_ids, GOOD.body * 2, [len(GOOD.body)] * 2)
+    with unchanged(filled, data):
+        assert_problem(filled.post(URL, content=bytes(body), headers=ARROW), "invalid_record", index=1)
 
 
 def arrow(**columns: Any) -> bytes:
@@ -92,9 +126,20 @@ def arrow(**columns: Any) -> bytes:
     return bytes(sink.getvalue())
 
 
+def of_wire_version(version: str) -> bytes:
+    schema = SCHEMA.with_metadata({"exemplar_memory_wire": version})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(pa.ipc.open_stream(encode_batch([GOOD])).read_all().cast(schema))
+    return bytes(sink.getvalue())
+
+
+WIRE_1 = of_wire_version("1")
+
+
 def with_nulls() -> bytes:
     batch = pa.ipc.open_stream(encode_batch([GOOD])).read_all()
-    columns = [pa.nulls(1, field.type) if field.name == "payload" else batch.column(field.name) for field in SCHEMA]
+    columns = [pa.nulls(1, field.type) if field.name == "body" else batch.column(field.name) for field in SCHEMA]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, SCHEMA) as writer:
         writer.write_batch(
@@ -114,11 +159,12 @@ def with_nulls() -> bytes:
         b'{"class_id": 1}',
         encode_batch([GOOD])[:-200],
         encode_batch([GOOD])[:100],
-        arrow(payload=None),
+        arrow(body=None),
+        WIRE_1,
         arrow(class_id=pa.array(["one"])),
         with_nulls(),
     ],
-    ids=["empty", "text", "header", "json", "cut", "cut_short", "column_missing", "wrong_type", "nulls"],
+    ids=["empty", "text", "header", "json", "cut", "cut_short", "column_missing", "wire_1", "wrong_type", "nulls"],
 )
 def test_a_body_that_is_no_batch(filled: httpx.Client, data: Path, body: bytes) -> None:
     with unchanged(filled, data):
@@ -192,11 +238,12 @@ def test_budgets_that_are_none(filled: httpx.Client, data: Path, budget: int) ->
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
         {"budget_bytes": "1000"},
         {"budget_bytes": 1e6},
         {"budget_bytes": True},
-        {"budget_bytes": None},
+        {"full_samples_per_class": 1.5, "full_sample_bytes": 100},
+        {"budget_bytes": 1, "disk_limit_bytes": "2"},
+        {"budget_bytes": 1, "retain_snapshots": 0},
         {"budget_bytes": 1, "eviction": "random"},
         {"budget_bytes": 1, "budget": 2},
         {"budget_bytes": 1, "description": "x" * 10_001},
@@ -217,9 +264,14 @@ def test_names_that_will_not_do(filled: httpx.Client, data: Path, name: str) -> 
 def test_an_unknown_buffer_everywhere(filled: httpx.Client, data: Path) -> None:
     with unchanged(filled, data):
         base = "/v1/buffers/nope"
-        for url in ("", "/stats", "/exemplars", "/exemplars/1", "/exemplars/1/image.png"):
+        for url in ("", "/stats", "/exemplars", "/exemplars/1", "/exemplars/1/image.png", "/snapshots", "/diff?from=a"):
             assert_problem(filled.get(base + url), "unknown_buffer")
-        assert_problem(filled.delete(base), "unknown_buffer")
+        for url in ("", "/exemplars/1", "/exemplars?class_id=1", "/snapshots/a"):
+            assert_problem(filled.delete(base + url), "unknown_buffer")
+        assert_problem(filled.patch(base, json={"description": "x"}), "unknown_buffer")
+        assert_problem(filled.patch(base + "/exemplars", json={"exemplar_ids": [1], "ranks": [1]}), "unknown_buffer")
+        assert_problem(filled.put(base + "/snapshots/a"), "unknown_buffer")
+        assert_problem(filled.post(base + "/forks", json={"name": "c"}), "unknown_buffer")
         assert_problem(filled.post(base + "/sample", json={"batch_size": 1}), "unknown_buffer")
         assert_problem(filled.post(base + "/exemplars", content=encode_batch([GOOD]), headers=ARROW), "unknown_buffer")
 
@@ -227,16 +279,16 @@ def test_an_unknown_buffer_everywhere(filled: httpx.Client, data: Path) -> None:
 def test_unknown_routes_and_methods(filled: httpx.Client) -> None:
     assert_problem(filled.get("/v2"), "unknown_route")
     assert_problem(filled.get("/v1/buffers/b/exemplars/1/image.jpg"), "unknown_route")
-    response = filled.patch("/v1/buffers/b")
+    response = filled.put("/v1/buffers/b/stats")
     assert_problem(response, "unknown_route", status=405)
-    assert "PUT" in response.headers["Allow"] or "GET" in response.headers["Allow"]
+    assert "GET" in response.headers["Allow"]
 
 
 def test_an_unexpected_failure_tells_no_secrets(filled: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("the password is swordfish")
 
-    monkeypatch.setattr("memory_service.routes.buffers.stats", fail)
+    monkeypatch.setattr("memory_service.store.buffer.stats", fail)
     response = filled.get("/v1/buffers/b/stats")
     assert_problem(response, "internal_error")
     assert "swordfish" not in response.text

@@ -6,19 +6,28 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
+from memory_service import schemas
+from memory_service.__main__ import main
 from memory_service.app import create_app
 from memory_service.problems import PROBLEMS
 from memory_service.settings import Settings
 from memory_service.store.eviction import EVICTION_POLICIES
+from memory_service.store.model import SMALLEST_HEADROOM
+from memory_service.store.sampler import STRATEGIES
+from memory_service.store.stats import BufferStats
 
 DOCS = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
 
 
+def section(heading: str) -> str:
+    return DOCS.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
 def rows(heading: str) -> dict[str, list[str]]:
     """First cell -> other cells, of the table below a heading."""
-    section = DOCS.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    lines = [line for line in section.splitlines() if line.startswith("| `")]
+    lines = [line for line in section(heading).splitlines() if line.startswith("| `")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {line[0].strip("`"): line[1:] for line in cells}
 
@@ -40,6 +49,67 @@ def test_every_error_is_documented_with_its_status() -> None:
 @pytest.mark.parametrize("policy", EVICTION_POLICIES)
 def test_every_eviction_policy_is_documented(policy: str) -> None:
     assert policy in rows("Budget and eviction")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_is_documented(strategy: str) -> None:
+    assert f"`{strategy}`:" in rows("Routes")["strategy"][1]
+
+
+def test_every_figure_of_the_stats_has_its_row() -> None:
+    shown = section("Routes").split("**Stats**", 1)[1].split("**The service**", 1)[0]
+    named = {
+        name
+        for line in shown.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert named == set(BufferStats.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        schemas.BufferRequest,
+        schemas.BufferChange,
+        schemas.PushResponse,
+        schemas.ScoreUpdate,
+        schemas.UpdateResponse,
+        schemas.DeleteQuery,
+        schemas.SampleBody,
+        schemas.ExemplarQuery,
+        schemas.ForkRequest,
+        schemas.SnapshotInfo,
+    ],
+)
+def test_every_field_is_named(model: type[BaseModel]) -> None:
+    for name in model.model_fields:
+        assert f"`{name}`" in DOCS or f'"{name}"' in DOCS, name
+
+
+def test_every_parameter_of_a_route_is_named(tmp_path: Path) -> None:
+    for path, operations in create_app(Settings(data=tmp_path)).openapi()["paths"].items():
+        parameters = [given for operation in operations.values() for given in operation.get("parameters", ())]
+        for name in {given["name"] for given in parameters if given["in"] != "path"}:
+            assert re.search(rf"[`?&]{name}[`=:]", DOCS, re.IGNORECASE), f"{path}: {name}"
+
+
+def test_every_command_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    (commands,) = re.findall(r"\{([\w,]+)\}", capsys.readouterr().out)[:1]
+    for command in commands.split(","):
+        assert re.search(rf"^memory-service {command} ", DOCS, re.MULTILINE), command
+
+
+def test_the_default_disk_limit_is_the_codes() -> None:
+    assert f"{SMALLEST_HEADROOM // 1024} KiB more than it" in section("The disk limit")
+
+
+def test_links_within_the_page_lead_somewhere() -> None:
+    headings = re.findall(r"^#+ (.*)$", DOCS, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", DOCS)) <= anchors
 
 
 def test_every_route_has_a_curl(tmp_path: Path) -> None:

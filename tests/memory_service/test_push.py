@@ -54,8 +54,8 @@ def test_a_full_buffer_keeps_the_best_of_every_class(client: httpx.Client, data:
     assert {(r.class_id, r.rank) for r in all_records(client)} == {(c, rank) for c in (0, 1) for rank in range(4)}
     assert_consistent(client, data)
     assert_problem(client.get(f"{URL}/5"), "unknown_exemplar")
-    # Ids are not used again, of the evicted nor of the never kept.
-    assert push(client, [make_exemplar(2, 0)])["exemplar_ids"] == [13]
+    # Ids are not used again: every record offered took one, the evicted and the never kept too.
+    assert push(client, [make_exemplar(2, 0)])["exemplar_ids"] == [17]
     assert_consistent(client, data)
 
 
@@ -109,6 +109,8 @@ def test_a_push_with_a_key_happens_once(data: Path) -> None:
         put_buffer(client, buffer="c")
         assert push(client, records, buffer="c", key="k 1")["kept"] == 3
         client.delete("/v1/buffers/c")
+    # A clean end seals what was open.
+    state = whole_state(data)
     with running(data) as client:
         again = client.post(URL, content=encode_batch(records), headers={**ARROW, "Idempotency-Key": "k 1"})
         assert again.headers["Idempotency-Replayed"] == "true"

@@ -1,4 +1,4 @@
-"""Drawing, as pure functions and over HTTP."""
+"""Drawing over HTTP; ``test_sampler_pure.py`` has the pure functions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from memory_format import FormatError, NotFoundError
-from memory_service.store.sampler import SampleRequest, Selection, Strategy, draw
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import (
     Server,
@@ -22,98 +17,6 @@ from tests.memory_service.helpers import (
     put_buffer,
     sample,
 )
-
-strategies = st.sampled_from(["uniform", "class_balanced"])
-
-
-@st.composite
-def selections(draw_: st.DrawFn) -> tuple[Selection, np.ndarray, list[int]]:
-    """A selection, the class of every record, and the positions selected."""
-    classes = np.array(draw_(st.lists(st.integers(0, 4), min_size=1, max_size=40)), dtype=np.uint32)
-    if draw_(st.booleans()):
-        return Selection(classes, None), classes, list(range(len(classes)))
-    chosen = sorted(draw_(st.sets(st.integers(0, len(classes) - 1), min_size=1)))
-    return Selection(classes, np.array(chosen, dtype=np.int64)), classes, chosen
-
-
-@given(
-    selections(),
-    st.integers(1, 60),
-    st.integers(0, 2**63 - 1),
-    strategies,
-    st.booleans(),
-    st.sampled_from([0, 0.5, 1]),
-)
-def test_a_draw_takes_what_is_selected(
-    given_: tuple[Selection, np.ndarray, list[int]],
-    batch_size: int,
-    seed: int,
-    strategy: Strategy,
-    replace: bool,
-    repair_text: float,
-) -> None:
-    selection, classes, chosen = given_
-    request = SampleRequest(batch_size, seed, 3, strategy, replace, repair_text=repair_text)
-    if not replace and batch_size > len(chosen):
-        with pytest.raises(FormatError, match="without replacement"):
-            draw(selection, request, buffer="b", version=1)
-        return
-    drawn = draw(selection, request, buffer="b", version=1)
-    assert len(drawn.positions) == len(drawn.text_from) == batch_size
-    assert set(drawn.positions.tolist()) <= set(chosen)
-    assert set(drawn.text_from.tolist()) <= set(chosen)
-    np.testing.assert_array_equal(classes[drawn.positions], classes[drawn.text_from])
-    if not replace:
-        assert len(set(drawn.positions.tolist())) == batch_size
-        if strategy == "class_balanced":
-            sizes = {int(c): int((classes[chosen] == c).sum()) for c in np.unique(classes[chosen])}
-            counts = {c: int((classes[drawn.positions] == c).sum()) for c in sizes}
-            short_of = [counts[c] for c in sizes if counts[c] < sizes[c]]
-            assert max(counts.values()) - min(short_of, default=max(counts.values())) <= 1
-    if repair_text == 0:
-        np.testing.assert_array_equal(drawn.text_from, drawn.positions)
-    if repair_text == 1:
-        alone = np.array([(classes[chosen] == classes[position]).sum() == 1 for position in drawn.positions])
-        np.testing.assert_array_equal(drawn.text_from == drawn.positions, alone)
-
-
-def test_nothing_to_draw_from() -> None:
-    with pytest.raises(NotFoundError) as caught:
-        draw(Selection(np.zeros(0, np.uint32), None), SampleRequest(1), buffer="b", version=0)
-    assert caught.value.code == "no_matching_exemplars"
-
-
-def test_the_stream_is_what_it_was_when_this_was_written() -> None:
-    """Fixed for ever: a batch named in a paper must be the same batch later. Do not update these numbers."""
-    selection = Selection(np.arange(1000, dtype=np.uint32) % 7, None)
-    uniform = draw(selection, SampleRequest(5, 11, 22), buffer="b", version=3)
-    assert uniform.positions.tolist() == [110, 922, 328, 765, 515]
-    once = draw(selection, SampleRequest(5, 11, 22, replace=False), buffer="b", version=3)
-    assert once.positions.tolist() == [110, 922, 329, 766, 517]
-    balanced = draw(selection, SampleRequest(5, 11, 22, "class_balanced", repair_text=0.5), buffer="b", version=3)
-    assert balanced.positions.tolist() == [524, 339, 369, 205, 182]
-    assert balanced.text_from.tolist() == [524, 192, 369, 996, 343]
-
-
-def test_draws_are_spread_as_they_should_be() -> None:
-    classes = np.repeat(np.arange(4, dtype=np.uint32), [400, 300, 200, 100])
-    selection = Selection(classes, None)
-    requests = (SampleRequest(4000, seed, strategy="uniform") for seed in range(10))
-    uniform = np.concatenate([draw(selection, r, buffer="b", version=0).positions for r in requests])
-    # 40 draws a record expected: chi-square over 1000 cells stays within five deviations of its mean.
-    counts = np.bincount(uniform, minlength=1000)
-    assert abs(((counts - 40) ** 2 / 40).sum() - 999) < 5 * np.sqrt(2 * 999)
-    requests = (SampleRequest(4000, seed, strategy="class_balanced") for seed in range(10))
-    balanced = np.concatenate([draw(selection, r, buffer="b", version=0).positions for r in requests])
-    np.testing.assert_allclose(np.bincount(classes[balanced]) / 40_000, 0.25, atol=0.01)
-    once = np.concatenate(
-        [
-            draw(selection, SampleRequest(100, seed, replace=False), buffer="b", version=0).positions
-            for seed in range(400)
-        ]
-    )
-    counts = np.bincount(once, minlength=1000)
-    assert abs(((counts - 40) ** 2 / 40).sum() - 999) < 5 * np.sqrt(2 * 999)
 
 
 def fill(client: httpx.Client) -> None:
@@ -153,7 +56,7 @@ def test_the_answer_names_its_version_and_refuses_another(client: httpx.Client) 
     assert response.headers["Exemplar-Memory-Version"] == "1"
     assert response.headers["content-type"] == "application/vnd.apache.arrow.stream"
     response = client.post("/v1/buffers/b/sample", json={"batch_size": 3, "version": 2})
-    assert_problem(response, "invalid_query", version=1, expected_version=2)
+    assert_problem(response, "stale_version", version=1, expected_version=2)
 
 
 def test_filters_and_replacement(client: httpx.Client) -> None:
@@ -219,3 +122,50 @@ def test_a_batch_over_the_response_limit_is_refused(data: Path) -> None:
             client.post("/v1/buffers/b/sample", json={"batch_size": 1000}), "batch_too_large", limit=10_000
         )
         assert document["requested_bytes"] > 10_000
+
+
+def test_score_weighted_draws_by_the_score(client: httpx.Client) -> None:
+    put_buffer(client)
+    scores = [4.0, 1.0, 0.0, -3.0, 5.0]
+    push(client, [make_exemplar(number % 2, number, score=score) for number, score in enumerate(scores)])
+    drawn = sample(client, batch_size=4000, strategy="score_weighted", seed=2)
+    counts = np.bincount([record.exemplar_id for record in drawn], minlength=6)[1:]
+    expected = np.array([0.4, 0.1, 0, 0, 0.5]) * 4000
+    assert counts[2] == counts[3] == 0
+    assert np.abs(counts - expected).max() < 4 * np.sqrt(1000)
+    # Without replacement: all that have a positive score, and no more.
+    ids = [r.exemplar_id for r in sample(client, batch_size=3, strategy="score_weighted", replace=False)]
+    assert sorted(ids) == [1, 2, 5]
+    ids = [r.exemplar_id for r in sample(client, batch_size=2, strategy="score_weighted", class_id=[0], replace=False)]
+    assert sorted(ids) == [1, 5]
+    # Priorities are changed with PATCH, and count at once.
+    client.patch("/v1/buffers/b/exemplars", json={"exemplar_ids": [1, 2, 3, 5], "scores": [0, 0, 9, -1]})
+    drawn = sample(client, batch_size=50, strategy="score_weighted")
+    assert {record.exemplar_id for record in drawn} == {3}
+
+
+def test_score_weighted_with_too_few_positive_scores(client: httpx.Client) -> None:
+    put_buffer(client)
+    push(client, [make_exemplar(number, 0, score=score) for number, score in enumerate([1.0, 2.0, 0.0, -1.0])])
+    url, wanted = "/v1/buffers/b/sample", {"strategy": "score_weighted"}
+    response = client.post(url, json={**wanted, "batch_size": 3, "replace": False})
+    assert_problem(response, "invalid_query", batch_size=3, matching=4, positive=2)
+    for replace in (True, False):
+        body = {**wanted, "batch_size": 1, "class_id": [2, 3], "replace": replace}
+        assert_problem(client.post(url, json=body), "invalid_query", matching=2, positive=0)
+    assert_problem(client.post(url, json={**wanted, "batch_size": 1, "class_id": [9]}), "no_matching_exemplars")
+
+
+def test_a_weighted_batch_is_the_same_in_another_process(data: Path) -> None:
+    wanted = {"batch_size": 32, "seed": 4, "step": 7, "strategy": "score_weighted", "version": 2}
+    with running(data) as client:
+        put_buffer(client)
+        push(client, [make_exemplar(number % 3, number, score=0.1 + number) for number in range(40)])
+        client.patch("/v1/buffers/b/exemplars", json={"exemplar_ids": [1, 2], "scores": [30.5, 0.25]})
+        batches = [contents(sample(client, **wanted, replace=replace)) for replace in (True, False)]
+        client.put("/v1/buffers/b/snapshots/s")
+        assert len({exemplar_id for exemplar_id, *_ in batches[1]}) == 32
+    with Server(data) as server, server.client() as client:
+        for replace, batch in zip((True, False), batches, strict=True):
+            assert contents(sample(client, **wanted, replace=replace)) == batch
+            assert contents(sample(client, **wanted, replace=replace, snapshot="s")) == batch

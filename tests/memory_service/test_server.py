@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import httpx
 import pytest
 
 from memory_service.__main__ import main
-from tests.memory_service.helpers import Server, make_exemplar, push, put_buffer, whole_state
+from tests.memory_service.helpers import Server, make_exemplar, push, put_buffer, reading, segment_records
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +37,9 @@ def test_it_says_one_line_and_stops_cleanly(data: Path, number: int) -> None:
         assert (status, out) == (0, "")
         assert time.monotonic() - began < 5
         assert "Traceback" not in err
-    assert len(whole_state(data)["records"]) == 1
+    assert len(segment_records(data)) == 1
+    # It sealed what was open.
+    assert [path.suffix for path in (data / "segments").iterdir()] == [".zip"]
 
 
 def test_a_store_serves_one_process(data: Path) -> None:
@@ -65,12 +66,13 @@ def test_a_damaged_store_is_refused(data: Path) -> None:
     segment.write_bytes(content[:-1])
     refused = run("serve", "--data", str(data), "--port", "0")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert segment.name in refused.stderr
+    assert segment.name.split(".")[0] in refused.stderr
+    assert "memory-service verify" in refused.stderr
+    assert "memory-service repair" in refused.stderr
     segment.write_bytes(content)
-    connection = sqlite3.connect(data / "index.sqlite")
-    connection.execute("UPDATE meta SET schema_version = 99")
-    connection.commit()
-    connection.close()
+    with reading(data) as index:
+        index.execute("UPDATE alembic_version SET version_num = '0099'")
+        index.commit()
     refused = run("serve", "--data", str(data), "--port", "0")
     assert refused.returncode == 2
     assert "newer version" in refused.stderr

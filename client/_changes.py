@@ -1,0 +1,81 @@
+"""New scores and deletions: one call, as many requests as it takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from client._answers import buffer_path
+from client._params import numbers
+from client.errors import ServiceError
+from client.models import DeleteResult, UpdateResult, parse
+from memory_format import ExemplarMemoryError, NotFoundError
+
+if TYPE_CHECKING:
+    from client.buffer import Buffer
+
+_UPDATE = 16_000
+"""Ids in one request for new scores: 64 bytes each, the most that they take as JSON, stay under 1 MiB."""
+_MOST_AT_ONCE = 100_000
+"""Ids that the service takes in one request, where its limit on bodies allows."""
+
+
+def update(
+    buffer: Buffer, exemplar_ids: ArrayLike, scores: ArrayLike | None, ranks: ArrayLike | None, if_version: int | None
+) -> UpdateResult:
+    """See :meth:`Buffer.update_scores`."""
+    ids = numbers("exemplar_ids", exemplar_ids)
+    columns = {"exemplar_ids": ids}
+    if scores is not None:
+        columns["scores"] = numbers("scores", scores, whole=False)
+    if ranks is not None:
+        columns["ranks"] = numbers("ranks", ranks)
+    if len(columns) == 1 or any(len(column) != len(ids) for column in columns.values()):
+        raise ValueError("as many scores, ranks or both as exemplar_ids are needed")
+    if len(np.unique(ids)) != len(ids):
+        raise ValueError("an exemplar_id comes twice")
+    if if_version is not None and len(ids) > _MOST_AT_ONCE:
+        raise ValueError(f"if_version guards one request, which takes {_MOST_AT_ONCE} ids, not {len(ids)}")
+    if not len(ids):
+        return UpdateResult(0, (), buffer.info().version)
+    guard = {} if if_version is None else {"if_version": int(if_version)}
+    results: list[UpdateResult] = []
+    step = len(ids) if guard else _UPDATE
+    for first in range(0, len(ids), step):
+        body = {name: column[first : first + step].tolist() for name, column in columns.items()}
+        try:
+            answer = buffer.client._json(
+                "PATCH", buffer_path(buffer.name, "exemplars"), safe=not guard, json={**body, **guard}
+            )
+            results.append(parse(UpdateResult, answer))
+        except (ExemplarMemoryError, ServiceError) as error:
+            error.details["ids_acknowledged"] = first
+            raise
+    return UpdateResult(
+        updated=sum(result.updated for result in results),
+        missing=tuple(item for result in results for item in result.missing),
+        version=results[-1].version,
+    )
+
+
+def delete_each(buffer: Buffer, exemplar_ids: list[int]) -> DeleteResult:
+    """Delete exemplars by their ids, those that are there."""
+    deleted: list[int] = []
+    missing: list[int] = []
+    last: DeleteResult | None = None
+    for exemplar_id in exemplar_ids:
+        try:
+            answer = buffer.client._json("DELETE", buffer_path(buffer.name, "exemplars", str(exemplar_id)))
+        except NotFoundError as error:
+            if error.code != "unknown_exemplar":
+                raise
+            # After a broken connection, "there is none" is what a deletion that went through sounds like.
+            (missing if error.details.get("tries", 1) == 1 else deleted).append(exemplar_id)
+            last = None
+        else:
+            last = parse(DeleteResult, answer)
+            deleted += last.deleted
+    now = last or buffer.info()
+    return DeleteResult(tuple(deleted), now.bytes_used, now.version, tuple(missing))

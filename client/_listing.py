@@ -1,0 +1,56 @@
+"""Exemplars page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from client._answers import buffer_path, list_member, read_records
+from client._params import query_string
+from client.models import ExemplarInfo, parse
+from memory_format import MEDIA_TYPE, Record
+
+if TYPE_CHECKING:
+    from client.buffer import Buffer
+
+_PAGE = 500
+
+
+def infos(buffer: Buffer, where: Mapping[str, Any], limit: int | None) -> Iterator[ExemplarInfo]:
+    """What is known of the first ``limit`` that match; a page is asked for when its first one is."""
+    return islice(_infos(buffer, where, _page_size(limit)), limit)
+
+
+def records(buffer: Buffer, where: Mapping[str, Any], limit: int | None) -> Iterator[Record]:
+    """As :func:`infos`, but whole records."""
+    return islice(_records(buffer, where, _page_size(limit)), limit)
+
+
+def _infos(buffer: Buffer, where: Mapping[str, Any], page: int) -> Iterator[ExemplarInfo]:
+    path = buffer_path(buffer.name, "exemplars")
+    cursor: str | None = None
+    while True:
+        params = query_string({**where, "limit": page, "cursor": cursor})
+        document = buffer.client._json("GET", path, params=params)
+        for item in list_member(document, "exemplars"):
+            yield parse(ExemplarInfo, item)
+        cursor = document.get("next_cursor")
+        if not cursor:
+            return
+
+
+def _records(buffer: Buffer, where: Mapping[str, Any], page: int) -> Iterator[Record]:
+    path = buffer_path(buffer.name, "exemplars")
+    cursor: str | None = None
+    while True:
+        params = query_string({**where, "limit": page, "cursor": cursor})
+        response = buffer.client._request("GET", path, safe=True, params=params, headers={"Accept": MEDIA_TYPE})
+        yield from read_records(response)
+        cursor = response.headers.get("Exemplar-Memory-Next-Cursor")
+        if not cursor:
+            return
+
+
+def _page_size(limit: int | None) -> int:
+    return _PAGE if limit is None else max(1, min(_PAGE, limit))

@@ -1,0 +1,85 @@
+"""What a caller gave, as what a request carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from client._transport import Params
+
+T = TypeVar("T")
+Many: TypeAlias = T | Sequence[T] | None
+"""One value, several of which any may match, or None for no condition."""
+
+Sort = Literal["exemplar_id", "-exemplar_id", "score", "-score", "rank", "-rank"]
+
+
+class Unset(Enum):
+    """The one value :data:`UNSET`: an argument that was not given, where None means something."""
+
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are not :data:`UNSET`."""
+    return {name: value for name, value in values.items() if value is not UNSET}
+
+
+def present(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def listed(name: str, values: int | str | Sequence[int] | Sequence[str] | None) -> list[int | str] | None:
+    """A filter's values as plain Python ones, None where there is no condition."""
+    if values is None:
+        return None
+    found: list[Any] = [values] if isinstance(values, str) or not isinstance(values, Iterable) else [*values]
+    if not found:
+        # Nothing matches it, and sent as no values it would match everything.
+        raise ValueError(f"{name}: an empty list matches nothing; None means no condition")
+    return [value.item() if isinstance(value, np.generic) else value for value in found]
+
+
+def conditions(class_id: Many[int], phase: Many[int], learner_id: Many[str]) -> dict[str, Any]:
+    """The filters that are given, by name."""
+    return present(
+        {
+            "class_id": listed("class_id", class_id),
+            "phase": listed("phase", phase),
+            "learner_id": listed("learner_id", learner_id),
+        }
+    )
+
+
+def query_string(values: Mapping[str, Any]) -> Params:
+    """A parameter for each value, and for each item of one that is a list; none for None."""
+    params: Params = []
+    for name, value in present(values).items():
+        params += [(name, item) for item in (value if isinstance(value, list) else [value])]
+    return params
+
+
+def numbers(name: str, values: ArrayLike, *, whole: bool = True) -> NDArray[Any]:
+    """``(N,)`` integers, or with ``whole=False`` any finite numbers.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in ("iu" if whole else "iuf")):
+        kind = "integers" if whole else "numbers"
+        raise ValueError(f"{name}: a flat sequence of {kind} is needed, got {array.dtype} of shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: every one must be finite")
+    return array

@@ -1,0 +1,123 @@
+"""How records are pushed: cut into batches, and a batch that finds no room on disk into smaller ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from client.errors import ProtocolError, ServiceError
+from client.models import PushResult
+from memory_format import BudgetError, ConflictError, ExemplarMemoryError, Record
+
+# What a record takes on the wire beside its body: the fixed columns, the offsets and the CRC.
+_WIRE_OVERHEAD = 128
+
+Send = Callable[[Sequence[Record], str], Mapping[str, Any]]
+"""Sends a batch under a key and gives the answer's JSON."""
+
+
+def check_key(key: str) -> str:
+    """Raises:
+    ValueError: it is no key of a push.
+    """
+    # The service takes 128 characters; the rest is for the numbers of batches and of their pieces.
+    if not (1 <= len(key) <= 100 and key.isascii() and key.isprintable()):
+        raise ValueError(f"an idempotency key is 1..100 printable ASCII characters, got {key!r:.120}")
+    return key
+
+
+def push_batches(batches: Iterable[list[Record]], key: str, send: Send) -> list[Mapping[str, Any]]:
+    """Send batches one after another; returns their answers.
+
+    A batch refused with ``disk_limit_exceeded`` is cut in half, and so are its halves, down to single records.
+    Batch ``n`` goes under the key ``KEY-n``. A piece of it that starts at record ``i > 0`` goes under
+    ``KEY-n.i``, and the first piece under the batch's own key: a refused batch has changed nothing, so its key
+    is free, and once the first piece has taken it, the whole batch can never be stored under it again. Whoever
+    repeats the push offers the whole batch, is told that the key was used for something else, cuts as before
+    and is answered from memory; were the first piece's key another one, the whole batch would be stored beside
+    its pieces as soon as there is room.
+
+    Raises:
+        ExemplarMemoryError, ServiceError: with ``records_acknowledged`` and ``idempotency_key`` in ``details``.
+    """
+    answers: list[Mapping[str, Any]] = []
+    acknowledged = 0
+    for number, batch in enumerate(batches):
+        pieces = [(0, len(batch))]
+        while pieces:
+            first, last = pieces.pop()
+            try:
+                answers.append(send(batch[first:last], f"{key}-{number}.{first}" if first else f"{key}-{number}"))
+            except (ExemplarMemoryError, ServiceError) as error:
+                if last - first > 1 and _may_be_cut(error):
+                    middle = (first + last) // 2
+                    pieces += [(middle, last), (first, middle)]
+                    continue
+                error.details.update(records_acknowledged=acknowledged, idempotency_key=key)
+                raise
+            acknowledged += last - first
+    return answers
+
+
+def _may_be_cut(error: ExemplarMemoryError | ServiceError) -> bool:
+    if isinstance(error, BudgetError):
+        return error.code == "disk_limit_exceeded"
+    return isinstance(error, ConflictError) and error.code == "idempotency_key_reused"
+
+
+def push_result(answers: Sequence[Mapping[str, Any]]) -> PushResult:
+    """All answers of a push, at least one, as one.
+
+    Raises:
+        ProtocolError: one lacks something.
+    """
+    try:
+        return PushResult(
+            exemplar_ids=tuple(item for answer in answers for item in answer["exemplar_ids"]),
+            kept=sum(answer["kept"] for answer in answers),
+            rejected=sum(answer["rejected"] for answer in answers),
+            evicted=tuple(item for answer in answers for item in answer["evicted"]),
+            bytes_used=answers[-1]["bytes_used"],
+            budget_bytes=answers[-1]["budget_bytes"],
+            version=answers[-1]["version"],
+            batches=len(answers),
+        )
+    except (KeyError, TypeError) as error:
+        raise ProtocolError(f"the answer to a push lacks {error}") from None
+
+
+def cut(records: Iterable[Record], max_bytes: int, max_records: int) -> Iterator[list[Record]]:
+    """Batches of consecutive records within both limits; a record over ``max_bytes`` goes alone.
+
+    Raises:
+        ValueError: a limit is below 1.
+    """
+    if max_bytes < 1 or max_records < 1:
+        raise ValueError(f"batch limits start at 1, got {max_bytes} bytes and {max_records} records")
+    batch: list[Record] = []
+    size = 0
+    for record in records:
+        record_bytes = record.body_bytes + _WIRE_OVERHEAD
+        if batch and (len(batch) == max_records or size + record_bytes > max_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += record_bytes
+    if batch:
+        yield batch
+
+
+def only_batch(batches: Iterator[list[Record]]) -> list[list[Record]]:
+    """The one batch that there is, or none.
+
+    Raises:
+        ValueError: there are more.
+    """
+    found = list(islice(batches, 2))
+    if len(found) > 1:
+        raise ValueError(
+            "a dry run judges one batch, as the next would depend on what this one changes: give fewer records, or "
+            "raise max_batch_records and max_batch_bytes"
+        )
+    return found

@@ -1,0 +1,73 @@
+"""Whole buffers as files: received and sent piece by piece."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import zipfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from client.errors import ProtocolError
+
+MEDIA_TYPE = "application/zip"
+_CHUNK_BYTES = 1024 * 1024
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The path of a file to write, in the same directory; when the block ends well, it takes the place of ``path``."""
+    partial = path.with_name(f".export-{uuid.uuid4().hex}.part")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save(response: httpx.Response, chunks: Iterator[bytes], path: Path, *, progress: bool) -> None:
+    """Write an answer to a file, from the file's beginning, and to the disk."""
+    length = response.headers.get("Content-Length", "")
+    announced = length.isascii() and length.isdigit() and "Content-Encoding" not in response.headers
+    total = int(length) if announced else None
+    received = 0
+    with path.open("wb") as file, _bar(progress, total) as advance:
+        for chunk in chunks:
+            file.write(chunk)
+            received += len(chunk)
+            advance(len(chunk))
+        file.flush()
+        os.fsync(file.fileno())
+    if total is not None and received != total:
+        raise ProtocolError(
+            f"{response.request.url} announced {total} bytes and sent {received}",
+            announced_bytes=total,
+            received_bytes=received,
+        )
+    try:
+        # Its directory is at the end and says where it begins: what was cut short or is no ZIP has none there.
+        zipfile.ZipFile(path).close()
+    except zipfile.BadZipFile as error:
+        raise ProtocolError(f"{response.request.url} did not answer with a whole ZIP file: {error}") from None
+
+
+def pieces(path: Path, *, progress: bool) -> Generator[bytes, None, None]:
+    """A file from its beginning."""
+    with path.open("rb") as file, _bar(progress, path.stat().st_size) as advance:
+        while piece := file.read(_CHUNK_BYTES):
+            yield piece
+            advance(len(piece))
+
+
+@contextmanager
+def _bar(progress: bool, total: int | None) -> Iterator[Callable[[int], object]]:
+    if not progress:
+        yield lambda count: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="B", unit_scale=True) as bar:
+        yield bar.update

@@ -1,0 +1,86 @@
+"""How much is taken in at once. Beyond it, a push is told to come again, instead of waiting in a growing queue."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from memory_format import BusyError
+
+T = TypeVar("T")
+
+
+class Admission:
+    """Bounds on pushes under way in one process. For use in one event loop.
+
+    Args:
+        max_pushes: pushes whose body is being read, or that wait to be written. A client that sends slowly takes
+            up one of them, and no thread.
+        max_bytes: bytes of their bodies that have arrived. One push alone may have more.
+        max_threads: pushes that are checked and written at a time, apart from the threads that answer reads: so a
+            slow disk does not hold up who samples.
+    """
+
+    def __init__(self, *, max_pushes: int, max_bytes: int, max_threads: int) -> None:
+        self._max_pushes = max_pushes
+        self._max_bytes = max_bytes
+        self._pushes = 0
+        self._bytes = 0
+        self._threads = anyio.CapacityLimiter(max_threads)
+
+    @contextmanager
+    def push(self) -> Iterator[Admitted]:
+        """Around reading and writing a push.
+
+        Raises:
+            BusyError: too many are under way.
+        """
+        if self._pushes >= self._max_pushes:
+            raise BusyError(
+                f"{self._max_pushes} pushes are under way; send it again a little later", limit=self._max_pushes
+            )
+        admitted = Admitted(self)
+        self._pushes += 1
+        try:
+            yield admitted
+        finally:
+            self._pushes -= 1
+            self._bytes -= admitted.num_bytes
+
+    async def run(self, push: Callable[[], T]) -> T:
+        """Run ``push`` in a thread. It runs to its end also where its client has gone."""
+        return await anyio.to_thread.run_sync(push, limiter=self._threads)
+
+    def _take(self, admitted: Admitted, num_bytes: int) -> None:
+        if self._bytes + num_bytes > self._max_bytes and self._pushes > 1:
+            raise BusyError(
+                f"pushes under way hold {self._bytes} bytes, at most {self._max_bytes} are taken at once; send it "
+                "again a little later",
+                limit=self._max_bytes,
+            )
+        self._bytes += num_bytes
+        admitted.num_bytes += num_bytes
+
+
+class Admitted:
+    """One push that was let in."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self.num_bytes = 0
+
+    async def read(self, stream: AsyncIterator[bytes]) -> bytes:
+        """The whole body.
+
+        Raises:
+            BusyError: with it, too much would be held.
+        """
+        pieces = []
+        async for piece in stream:
+            self._admission._take(self, len(piece))
+            pieces.append(piece)
+        return b"".join(pieces)

@@ -1,0 +1,150 @@
+"""Commands on a store that nobody serves: verify, repair, export, import."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from memory_format import FormatError
+from memory_service.app import open_store
+from memory_service.settings import Settings
+from memory_service.store.verify import Report, repair, verify
+
+EXIT_UNSOUND: Final = 1
+"""Exit status where a check found something."""
+
+SHOWN: Final = 20
+"""Problems and ids that are listed before the rest is only counted."""
+
+
+def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``verify``, ``repair``, ``export`` and ``import``."""
+    for name, words in (
+        ("verify", "check every record, counter and file of a store, and change nothing"),
+        ("repair", "put damaged files aside, carry over what is sound in them, and say what was lost"),
+    ):
+        command = commands.add_parser(name, help=words)
+        command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
+        command.add_argument("--json", action="store_true", help="the whole report as one JSON object")
+    command = commands.add_parser("export", help="write a buffer to one file, a Zarr store in a ZIP")
+    command.add_argument("buffer")
+    command.add_argument("file", type=Path, help="out.zarr.zip; must not exist")
+    command.add_argument("--snapshot", help="what the buffer held at this snapshot")
+    _add_data(command)
+    command = commands.add_parser("import", help="make a buffer of an exported file")
+    command.add_argument("buffer", help="name of the new buffer")
+    command.add_argument("file", type=Path)
+    _add_data(command)
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    default = os.environ.get("MEMORY_SERVICE_DATA")
+    command.add_argument(
+        "--data",
+        type=Path,
+        required=default is None,
+        default=default,
+        metavar="DIR",
+        help="directory of the store; default the environment's MEMORY_SERVICE_DATA",
+    )
+
+
+def _verify(data: Path, json: bool) -> int:
+    report = verify(data, progress=_progress(json))
+    _show(report, data, json)
+    return 0 if report.sound else EXIT_UNSOUND
+
+
+def _repair(data: Path, json: bool) -> int:
+    report = repair(data, progress=_progress(json))
+    _show(report, data, json)
+    return 0
+
+
+def _export(buffer: str, file: Path, snapshot: str | None, data: Path) -> int:
+    if file.exists():
+        raise FormatError(f"{file} exists already", code="invalid_request")
+    _expect_store(data)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with open_store(_settings(data)) as store:
+            with temporary.open("xb") as out, closing(store.buffer(buffer).export(snapshot)) as pieces:
+                for piece in pieces:
+                    out.write(piece)
+                out.flush()
+                os.fsync(out.fileno())
+            num = store.buffer(buffer).stats().num_records if snapshot is None else None
+        temporary.rename(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    what = f"buffer {buffer}, {num} records" if num is not None else f"snapshot {snapshot} of buffer {buffer}"
+    print(f"{what}: {file.stat().st_size} bytes in {file}")
+    return 0
+
+
+def _import(buffer: str, file: Path, data: Path) -> int:
+    with open_store(_settings(data)) as store:
+        made = store.import_buffer(buffer, file).stats()
+    print(f"buffer {buffer}: {made.num_records} records, {made.bytes_used} of {made.budget_bytes} bytes")
+    return 0
+
+
+OFFLINE: Final[Mapping[str, Callable[..., int]]] = {
+    "verify": _verify,
+    "repair": _repair,
+    "export": _export,
+    "import": _import,
+}
+
+
+def _settings(data: Path) -> Settings:
+    given: dict[str, Any] = {"data": data}
+    return Settings(**given)
+
+
+def _expect_store(data: Path) -> None:
+    """Opening would make one."""
+    if not (data / "index.sqlite").exists():
+        raise FormatError(f"there is no store in {data}", code="invalid_request")
+
+
+def _progress(quiet: bool) -> Callable[[int, int, str], None] | None:
+    if quiet or not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int, _name: str) -> None:
+        end = "\n" if done == total else ""
+        print(f"\r{done}/{total} segments", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _show(report: Report, data: Path, as_json: bool) -> None:
+    if as_json:
+        document: dict[str, Any] = {**asdict(report), "sound": report.sound}
+        print(json.dumps(document))
+        return
+    for problem in report.problems[:SHOWN]:
+        print(f"{problem.kind}: {problem.where}: {problem.words}")
+    if len(report.problems) > SHOWN:
+        print(f"... and {len(report.problems) - SHOWN} more; --json lists all")
+    for what, lost in (("records", report.lost), ("records of snapshots", report.lost_in_snapshots)):
+        for name, ids in lost.items():
+            more = "" if len(ids) <= SHOWN else f" and {len(ids) - SHOWN} more"
+            print(f"buffer {name}: {len(ids)} {what} lost: {', '.join(map(str, ids[:SHOWN]))}{more}")
+    if report.unknown_records:
+        print(f"{report.unknown_records} records lost whose ids cannot be read")
+    for name in report.quarantined:
+        print(f"put aside: {name}")
+    live = ", ".join(f"{name} {count}" for name, count in sorted(report.buffers.items())) or "none"
+    print(
+        f"{data}: {report.segments} segments, {report.records} records, {report.bytes_checked} bytes read; "
+        f"live records by buffer: {live}; " + ("sound" if report.sound else f"{len(report.problems)} problems")
+    )

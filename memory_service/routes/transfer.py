@@ -1,0 +1,70 @@
+"""A buffer as one file: export and import."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Generator
+from typing import Annotated, Any, Final
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
+
+from memory_service.body import EXPORT_MEDIA_TYPE
+from memory_service.routes.common import BufferDep, StoreDep
+from memory_service.schemas import BufferInfo
+
+router = APIRouter(prefix="/v1/buffers/{name}", tags=["transfer"])
+
+_ZIP: Final[dict[str, Any]] = {"content": {EXPORT_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+
+
+@router.get("/export", response_class=StreamingResponse, responses={200: _ZIP})
+async def export(
+    buffer: BufferDep,
+    snapshot: Annotated[str | None, Query(description="Export what the buffer held at this snapshot.")] = None,
+) -> StreamingResponse:
+    """The buffer as one Zarr store in a ZIP; an answer without the ZIP's end is one that failed on the way."""
+    pieces = buffer.export(snapshot)
+    # What can be refused is refused before the answer begins.
+    first = await run_in_threadpool(next, pieces)
+    name = f"{buffer.name}.zarr.zip" if snapshot is None else f"{buffer.name}-{snapshot}.zarr.zip"
+    return StreamingResponse(
+        _all(first, pieces),
+        media_type=EXPORT_MEDIA_TYPE,
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+async def _all(first: bytes, pieces: Generator[bytes, None, None]) -> AsyncIterator[bytes]:
+    try:
+        yield first
+        async for piece in iterate_in_threadpool(pieces):
+            yield piece
+    finally:
+        # Also where the client has gone: what was kept for it is let go.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(pieces.close)
+
+
+@router.post("/import", status_code=201, openapi_extra={"requestBody": {"required": True, **_ZIP}})
+async def import_buffer(name: str, request: Request, store: StoreDep) -> BufferInfo:
+    """Make a buffer of an exported file: same exemplar ids, version, settings and bytes."""
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if content_type != EXPORT_MEDIA_TYPE:
+        raise HTTPException(415, f"an export is {EXPORT_MEDIA_TYPE}, not {content_type or 'without a Content-Type'}")
+    # Before a large body is read.
+    store.expect_free(name)
+    path = store.incoming / uuid.uuid4().hex
+    try:
+        async with await anyio.open_file(path, "wb") as file:
+            async for piece in request.stream():
+                await file.write(piece)
+        buffer = await run_in_threadpool(store.import_buffer, name, path)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(lambda: path.unlink(missing_ok=True))
+    return BufferInfo.of(buffer)

@@ -1,0 +1,81 @@
+"""What a buffer takes on disk: its files to the byte, its rows of the index by the page.
+
+SQLite packs rows into pages that are partly empty, so a row is counted at more than its own bytes. The figures
+are upper bounds; tests/memory_service/test_ledger.py holds them against real databases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from memory_format.record import HEADER_DTYPE
+
+BUFFER_ROW: Final = 1024
+SEGMENT_ROW: Final = 192
+"""Of the tables ``segments`` and ``buffer_segments`` together."""
+DEATH_ROW: Final = 32
+SCORE_ROW: Final = 48
+SNAPSHOT_ROW: Final = 256
+CLASS_ROW: Final = 24
+OPEN_ROW: Final = 64
+"""Without headers and learner ids: see :func:`open_row_bytes`."""
+LOOSE: Final = 2
+"""Bytes for each byte of a description."""
+ANSWER_COLUMNS: Final = 40
+"""Of the table ``pushes``, without key and answer."""
+ANSWER_WITHIN: Final = 230
+"""Bytes of a row of ``pushes`` that stay in its page; of a longer one some 103 do, the rest goes to pages of its
+own (sqlite.org/fileformat2.html, 1.6)."""
+OWN_PAGE: Final = 1024
+
+_PAGE: Final = 1024
+
+
+@dataclass
+class IndexRows:
+    """Rows of the index that a buffer has, beside its own and those of its segments."""
+
+    scores: int = 0
+    snapshots: int = 0
+    classes: int = 0
+    answers: int = 0
+    answer_bytes: int = 0
+    """Sum of :func:`answer_bytes`."""
+    description_bytes: int = 0
+
+    def num_bytes(self, *, segments: int, dead: int) -> int:
+        """Bytes in all, but those of open segments' headers.
+
+        Args:
+            segments: of the buffer.
+            dead: records in them that the buffer does not hold.
+        """
+        # A row of a little more than half a page has the page for itself.
+        loose = LOOSE * self.description_bytes
+        return (
+            BUFFER_ROW
+            + SEGMENT_ROW * segments
+            + DEATH_ROW * dead
+            + SCORE_ROW * self.scores
+            + SNAPSHOT_ROW * self.snapshots
+            + CLASS_ROW * self.classes
+            + self.answer_bytes
+            + loose
+        )
+
+
+def open_row_bytes(num_records: int, learners: Iterable[str]) -> int:
+    """Of the row that a push adds for an open segment: headers, and learner ids that are new to it."""
+    content = HEADER_DTYPE.itemsize * num_records + sum(len(learner) + 4 for learner in learners)
+    # Pages may be half empty; of a long row only the first and the last.
+    return OPEN_ROW + content + min(content, 2 * _PAGE)
+
+
+def answer_bytes(key: int, answer: int) -> int:
+    """Of the row that keeps the answer to a push, given the lengths of both; rows.py says the same in SQL."""
+    content = key + answer + ANSWER_COLUMNS
+    if content <= ANSWER_WITHIN:
+        return LOOSE * content
+    return LOOSE * ANSWER_WITHIN + OWN_PAGE * (content // (OWN_PAGE - 4) + 1)

@@ -1,0 +1,124 @@
+"""The index's schema through time, with Alembic.
+
+``versions/`` holds one file a change, numbered; each brings the schema, and what is stored, to the next number.
+A new store gets the newest schema at once; a test compares that with what all the changes one after another make.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from memory_format import StorageError
+
+HEAD = "0002"
+"""The newest schema; a test holds it to the newest file."""
+
+_VERSIONS = sa.MetaData()
+_alembic_version = sa.Table(
+    "alembic_version",
+    _VERSIONS,
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+"""Just as Alembic makes it."""
+
+
+def bring_up_to_date(engine: sa.Engine, metadata: sa.MetaData, store: Path) -> None:
+    """Make the schema, or run the changes that are missing, all of it in one transaction.
+
+    Args:
+        metadata: the newest schema.
+        store: the store's directory, for changes that must look into segment files.
+
+    Raises:
+        StorageError: a newer version of the service made the index, or a change failed: then nothing has changed.
+    """
+    found = _current(engine)
+    if found == HEAD:
+        return
+    if found is None:
+        with engine.connect() as connection:
+            connection = connection.execution_options(exemplar_memory_writes=True)
+            with connection.begin():
+                metadata.create_all(connection)
+                _VERSIONS.create_all(connection)
+                connection.execute(_alembic_version.insert(), {"version_num": HEAD})
+        return
+    # Rarely needed, and slow to import.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    _refuse_newer(found, config)
+    with engine.connect() as connection:
+        connection = connection.execution_options(exemplar_memory_writes=True)
+        # Tables that others refer to are made anew.
+        _pragma(connection, "foreign_keys=OFF")
+        try:
+            with connection.begin():
+                config.attributes.update(connection=connection, store=store)
+                if not sa.inspect(connection).has_table("alembic_version"):
+                    command.stamp(config, found)
+                command.upgrade(config, "head")
+        except (ValueError, OSError) as error:
+            raise StorageError(f"the store cannot be brought from schema {found} to {HEAD}: {error}") from error
+        finally:
+            _pragma(connection, "foreign_keys=ON")
+        # What was stored by an older version takes less room now, and may be cut from now on. The size of pages
+        # changes outside of WAL only.
+        _pragma(connection, "journal_mode=DELETE")
+        _pragma(connection, "page_size=1024")
+        _pragma(connection, "auto_vacuum=INCREMENTAL")
+        _execute(connection, "VACUUM")
+        _pragma(connection, "journal_mode=WAL")
+
+
+def expect_up_to_date(engine: sa.Engine) -> None:
+    """Raises:
+    StorageError: the index has another schema than this version's.
+    """
+    found = _current(engine)
+    if found != HEAD:
+        raise StorageError(
+            f"the index has schema {found or 'none'}, this program knows {HEAD}; starting the service on the "
+            "store brings an older one up to date"
+        )
+
+
+def _current(engine: sa.Engine) -> str | None:
+    with engine.connect() as connection, connection.begin():
+        tables = sa.inspect(connection).get_table_names()
+        if "alembic_version" in tables:
+            found: str = connection.execute(sa.select(_alembic_version.c.version_num)).scalar_one()
+            return found
+        if "meta" in tables:
+            # Written by schema 1, before Alembic kept count.
+            return f"{connection.execute(sa.text('SELECT schema_version FROM meta')).scalar_one():04d}"
+        return None
+
+
+def _refuse_newer(found: str, config: object) -> None:
+    from alembic.script import ScriptDirectory
+
+    known = {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}  # type: ignore[arg-type]
+    if found not in known:
+        raise StorageError(
+            f"the index has schema {found}, this program knows {HEAD}; "
+            "a newer version of the service made it: use that one",
+            found=found,
+            known=HEAD,
+        )
+
+
+def _pragma(connection: sa.Connection, setting: str) -> None:
+    _execute(connection, f"PRAGMA {setting}")
+
+
+def _execute(connection: sa.Connection, statement: str) -> None:
+    """Outside of any transaction."""
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    driver.execute(statement).close()

@@ -1,0 +1,294 @@
+"""Pushes: several that wait at the same time are judged one after another and written in one go.
+
+One thread at a time holds the buffer's lock. Whoever gets it takes all pushes that have gathered meanwhile, so
+a disk that takes a millisecond to confirm a write confirms many pushes in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_format import BudgetError, ExemplarMemoryError
+from memory_service.store import eviction
+from memory_service.store.columns import COLUMN_DTYPES, Arrays, Columns, charge_of, concatenated
+from memory_service.store.commits import Answer, Change, Commits
+from memory_service.store.contents import Contents
+from memory_service.store.model import BufferConfig, PushAnswer, PushResult
+
+MAX_GROUP_BYTES = 64 * 1024 * 1024
+"""Bodies that are written in one go: bounds the memory of a group, and the pause of its last push."""
+
+
+@dataclass
+class Pending:
+    """A push that waits, and then its answer or error."""
+
+    rows: Arrays
+    bodies: Sequence[memoryview]
+    key: str | None = None
+    digest: bytes = b""
+    answer: PushAnswer | None = None
+    error: BaseException | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.answer is not None or self.error is not None
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self.rows["length"].sum())
+
+
+def digest_of(rows: Arrays, learner_ids: Sequence[str]) -> bytes:
+    """What tells one push from another: its headers, in which every body has its CRC."""
+    digest = hashlib.blake2b("\n".join(learner_ids).encode(), digest_size=16)
+    for name in sorted(rows):
+        if name not in ("learner", "segment", "offset", "exemplar_id"):
+            digest.update(rows[name].tobytes())
+    return digest.digest()
+
+
+class PushQueue:
+    """Pushes on their way into one buffer.
+
+    Args:
+        lock: the buffer's; held while a group is judged and written.
+        check_alive: raises where the buffer was deleted meanwhile.
+    """
+
+    def __init__(
+        self, lock: threading.Lock, commits: Commits, contents: Contents, check_alive: Callable[[], None]
+    ) -> None:
+        self._lock = lock
+        self._check_alive = check_alive
+        self._commits = commits
+        self._contents = contents
+        self._waiting: deque[Pending] = deque()
+
+    def submit(self, push: Pending) -> None:
+        """Wait until a push is answered."""
+        self._waiting.append(push)
+        with self._lock:
+            while not push.done:
+                self._run(self._take())
+
+    def _take(self) -> list[Pending]:
+        """The pushes that go together; of one idempotency key, the first only."""
+        group: list[Pending] = []
+        num_bytes = 0
+        keys: set[str] = set()
+        while self._waiting and (not group or num_bytes + self._waiting[0].num_bytes <= MAX_GROUP_BYTES):
+            if self._waiting[0].key in keys:
+                break
+            group.append(self._waiting.popleft())
+            num_bytes += group[-1].num_bytes
+            if group[-1].key is not None:
+                keys.add(group[-1].key)
+        return group
+
+    def _run(self, group: list[Pending]) -> None:
+        try:
+            self._write(group)
+        except BudgetError as error:
+            if len(group) == 1:
+                group[0].error = error
+                return
+            # One of them may be what does not fit: each by itself then.
+            for push in group:
+                push.answer = push.error = None
+                self._run([push])
+        except ExemplarMemoryError as error:
+            # Not tried again: where it cannot be told what was committed, that would be the second time.
+            for push in group:
+                push.error = error
+        except BaseException as error:
+            for push in group:
+                push.error = error
+            raise
+
+    def _write(self, group: list[Pending]) -> None:
+        self._check_alive()
+        self._commits.settle()
+        plan = GroupPlan(self._contents, self._commits.config, self._commits.next_id)
+        for push in group:
+            try:
+                known = None if push.key is None else self._commits.known_answer(push.key, push.digest)
+                push.answer = known or plan.take_in(push)
+            except ExemplarMemoryError as error:
+                push.error = error
+        if plan.needs_commit:
+            self._commits.commit(plan.change())
+            if plan.pushed_bytes:
+                self._commits.tidy(plan.pushed_bytes)
+
+
+class GroupPlan:
+    """What a buffer becomes push by push; nothing of it happens before :meth:`change` is committed."""
+
+    def __init__(self, contents: Contents, config: BufferConfig, next_id: int) -> None:
+        self._contents = contents
+        self._old = contents.columns
+        self._config = config
+        self._next_id = next_id
+        self._first_new_id = next_id
+        self._version = self._old.version
+        self._bytes_used = self._old.bytes_used
+        self._died = np.zeros(0, np.uint64)
+        """The version at which each stored record dies, 0 = it stays; empty while all do."""
+        self._new: list[Arrays] = []
+        self._new_bodies: list[memoryview] = []
+        self._new_stays = np.zeros(0, bool)
+        self._classes: set[int] = set()
+        self._answers: list[Answer] = []
+        self.pushed_bytes = 0
+
+    @property
+    def needs_commit(self) -> bool:
+        """Whether anything is to be written: ids count too, of what a policy draws by."""
+        drawn = self._config.eviction == "reservoir" and self._next_id > self._first_new_id
+        return self._version > self._old.version or bool(self._answers or self._classes or drawn)
+
+    def take_in(self, push: Pending) -> PushAnswer:
+        """Judge a push after all that were judged before.
+
+        Raises:
+            BudgetError: see :func:`memory_service.store.eviction.plan`; the plan is as before.
+        """
+        incoming = dict(push.rows)
+        num = len(incoming["exemplar_id"])
+        # Every record offered takes an id, kept or not.
+        incoming["exemplar_id"] = np.arange(self._next_id, self._next_id + num, dtype=np.uint64)
+        seen = set(np.unique(incoming["class_id"]).tolist()) - self._contents.classes - self._classes
+        num_seen = len(self._contents.classes) + len(self._classes) + len(seen)
+        budget = self._config.budget_bytes
+        if self._config.budget.grows:
+            budget = max(budget, self._config.budget_for(num_seen))
+
+        charge = charge_of(incoming["length"])
+        evicted: list[int] = []
+        accepted = np.ones(num, dtype=bool)
+        stays, new_stays = self._lives(), self._new_stays
+        if self._bytes_used + int(charge.sum()) > budget:
+            stays, new_stays, accepted = self._judge(incoming, budget)
+            evicted = self._old["exemplar_id"][self._lives() & ~stays].tolist()
+            evicted += [int(id_) for id_ in self._new_ids()[self._new_stays & ~new_stays]]
+        changed = bool(accepted.any() or evicted)
+        self._version += changed
+        if evicted:
+            if not len(self._died):
+                self._died = np.zeros(self._old.num_records, np.uint64)
+            self._died[(self._died == 0) & ~stays] = self._version
+            self._new_stays &= new_stays
+        kept = {name: values[accepted] for name, values in incoming.items()}
+        self._new.append(kept)
+        self._new_bodies += [push.bodies[place] for place in np.flatnonzero(accepted).tolist()]
+        self._new_stays = np.concatenate([self._new_stays, np.ones(int(accepted.sum()), bool)])
+        self._bytes_used = self._stored_bytes()
+        self._next_id += num
+        self._classes |= seen
+        self.pushed_bytes += int(charge[accepted].sum())
+        self._config = _with_budget(self._config, budget)
+        result = PushResult(
+            exemplar_ids=[
+                id_ if is_kept else None
+                for id_, is_kept in zip(incoming["exemplar_id"].tolist(), accepted.tolist(), strict=True)
+            ],
+            kept=int(accepted.sum()),
+            rejected=num - int(accepted.sum()),
+            evicted=sorted(evicted),
+            bytes_used=self._bytes_used,
+            budget_bytes=budget,
+            version=self._version,
+        )
+        document = json.dumps(asdict(result), separators=(",", ":"))
+        if push.key is not None:
+            self._answers.append(Answer(push.key, push.digest, zlib.compress(document.encode())))
+        return PushAnswer(document)
+
+    def change(self) -> Change:
+        """All of it as one change."""
+        dead = np.flatnonzero(self._died)
+        new = concatenated(self._new)
+        bodies = self._new_bodies
+        if not self._new_stays.all():
+            new = {name: values[self._new_stays] for name, values in new.items()}
+            bodies = [body for body, stays in zip(bodies, self._new_stays.tolist(), strict=True) if stays]
+        return Change(
+            version=self._version,
+            next_id=self._next_id,
+            config=self._config,
+            new=new,
+            bodies=bodies,
+            dead=dead,
+            died=self._died[dead],
+            classes=self._classes,
+            answers=self._answers,
+        )
+
+    def _judge(self, incoming: Arrays, budget: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which of the stored, the newly taken in and the incoming records stay."""
+        lives = np.flatnonzero(self._lives())
+        new = np.flatnonzero(self._new_stays)
+        parts: list[Arrays] = [self._old.take(lives) if len(self._died) else _all_of(self._old)]
+        if len(new):
+            parts.append({name: values[new] for name, values in concatenated(self._new).items()})
+        parts.append(incoming)
+        keep = eviction.plan(
+            self._config.eviction,
+            candidates(parts, self._config),
+            len(lives) + len(new),
+            budget,
+        )
+        stays = np.zeros(self._old.num_records, dtype=bool)
+        stays[lives] = keep[: len(lives)]
+        new_stays = np.zeros(len(self._new_stays), dtype=bool)
+        new_stays[new] = keep[len(lives) : len(lives) + len(new)]
+        return stays, new_stays, keep[len(lives) + len(new) :]
+
+    def _lives(self) -> NDArray[np.bool_]:
+        return self._died == 0 if len(self._died) else np.ones(self._old.num_records, dtype=bool)
+
+    def _new_ids(self) -> NDArray[np.uint64]:
+        return np.concatenate([np.zeros(0, np.uint64), *(part["exemplar_id"] for part in self._new)])
+
+    def _stored_bytes(self) -> int:
+        total = self._old.bytes_used
+        if len(self._died):
+            total -= int(self._old.charge[self._died > 0].sum())
+        lengths = np.concatenate([np.zeros(0, np.uint32), *(part["length"] for part in self._new)])
+        return total + int(charge_of(lengths[self._new_stays]).sum())
+
+
+def candidates(parts: Sequence[Arrays], config: BufferConfig) -> eviction.Candidates:
+    """Rows, oldest first, as what a policy chooses from."""
+
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([part[name] for part in parts])
+
+    ids = joined("exemplar_id").astype(np.uint64)
+    return eviction.Candidates(
+        class_id=joined("class_id"),
+        rank=joined("rank"),
+        score=joined("score").astype(np.float32),
+        charge=charge_of(joined("length")),
+        order=np.arange(len(ids)),
+        key=eviction.reservoir_keys(config.name, ids) if config.eviction == "reservoir" else None,
+    )
+
+
+def _all_of(columns: Columns) -> Arrays:
+    return {name: columns[name] for name in COLUMN_DTYPES}
+
+
+def _with_budget(config: BufferConfig, budget_bytes: int) -> BufferConfig:
+    return config if config.budget_bytes == budget_bytes else replace(config, budget_bytes=budget_bytes)

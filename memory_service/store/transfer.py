@@ -1,0 +1,296 @@
+"""A buffer as one file, and back: a Zarr store in a ZIP, like a segment, that says all there is to know.
+
+The same records make the same bytes. docs/format.md describes the file.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from memory_format import BudgetError, FormatError
+from memory_format.record import HEADER_DTYPE
+from memory_format.wire import Batch, check_batch
+from memory_service.store import index, rows
+from memory_service.store.columns import Columns, charge_of, headers_of_rows
+from memory_service.store.eviction import EvictionPolicy
+from memory_service.store.files import storage_error
+from memory_service.store.layout import SegmentContents, read_contents, zarr_documents
+from memory_service.store.ledger import IndexRows
+from memory_service.store.model import Budget, BufferConfig, Snapshot
+from memory_service.store.segments import Part, SegmentFiles
+
+PIECE_BYTES: Final = 4 * 1024 * 1024
+"""Bodies read, checked and written at a time."""
+
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+class BufferDescription(BaseModel):
+    """What an export says of its buffer, in the attribute ``exemplar_memory_buffer``."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    name: str
+    budget_bytes: int
+    full_samples_per_class: int | None
+    full_sample_bytes: int | None
+    num_classes: int | None
+    disk_limit_bytes: int | None
+    eviction: EvictionPolicy
+    retain_snapshots: int | None
+    description: str
+    created_at: float
+    version: int
+    next_exemplar_id: int
+    classes_seen: list[int]
+
+    def config(self, name: str) -> BufferConfig:
+        """The settings of a buffer that is made of it.
+
+        Raises:
+            FormatError: ``invalid_budget``.
+        """
+        in_samples = self.full_samples_per_class is not None
+        budget = Budget(
+            None if in_samples else self.budget_bytes,
+            self.full_samples_per_class,
+            self.full_sample_bytes,
+            self.num_classes,
+        )
+        return BufferConfig(
+            id=0,
+            name=name,
+            budget=budget,
+            budget_bytes=budget.bytes_for(len(self.classes_seen)),
+            eviction=self.eviction,
+            description=self.description,
+            created_at=self.created_at,
+            given_disk_limit=self.disk_limit_bytes,
+            retain_snapshots=self.retain_snapshots,
+        )
+
+
+def describe(config: BufferConfig, version: int, mark: Snapshot, classes: Iterable[int]) -> BufferDescription:
+    """A buffer as it is at ``mark``."""
+    budget = asdict(config.budget) | {"budget_bytes": config.budget_bytes}
+    return BufferDescription(
+        **budget,
+        name=config.name,
+        disk_limit_bytes=config.given_disk_limit,
+        eviction=config.eviction,
+        retain_snapshots=config.retain_snapshots,
+        description=config.description,
+        created_at=config.created_at,
+        version=version,
+        next_exemplar_id=mark.next_exemplar_id,
+        classes_seen=sorted(classes),
+    )
+
+
+def export_pieces(
+    view: Columns,
+    learner_ids: list[str],
+    description: BufferDescription,
+    read: Callable[[NDArray[np.int64]], bytearray],
+) -> Generator[bytes, None, None]:
+    """The file, piece by piece.
+
+    Args:
+        view: the records.
+        learner_ids: what ``view["learner"]`` points into.
+        read: positions in the view -> their bodies end to end.
+    """
+    codes, first_use = np.unique(view["learner"], return_index=True)
+    # In the order in which they come: it does not depend on what else the buffer has held.
+    codes = codes[np.argsort(first_use)]
+    columns: dict[str, NDArray[Any]] = {}
+    headers = headers_of_rows(view.take(np.arange(view.num_records)))
+    for name in HEADER_DTYPE.names or ():
+        columns[name] = np.ascontiguousarray(headers[name])
+    lengths = view["length"].astype(np.uint64)
+    columns["offset"] = np.cumsum(lengths) - lengths
+    place = np.zeros(int(codes.max(initial=0)) + 1, dtype=np.uint16)
+    place[codes] = np.arange(len(codes))
+    columns["learner"] = place[view["learner"]]
+    kinds = {name: (values.dtype.str, len(values)) for name, values in columns.items()}
+    kinds["body"] = ("|u1", int(lengths.sum()))
+    attributes = {"exemplar_memory_buffer": description.model_dump()}
+    documents = zarr_documents(kinds, [learner_ids[code] for code in codes.tolist()], attributes)
+
+    sink = _Pieces()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
+        for path, data in documents.items():
+            archive.writestr(zipfile.ZipInfo(path, _DATE), data)
+        for name, values in columns.items():
+            archive.writestr(zipfile.ZipInfo(f"{name}/c/0", _DATE), values.tobytes())
+        yield sink.taken()
+        with archive.open(zipfile.ZipInfo("body/c/0", _DATE), "w", force_zip64=True) as entry:
+            for first, last in pieces(lengths.astype(np.int64)):
+                entry.write(read(np.arange(first, last)))
+                yield sink.taken()
+    yield sink.taken()
+
+
+def pieces(lengths: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Runs of records of about :data:`PIECE_BYTES`, at least one record each."""
+    ends = np.cumsum(lengths)
+    first = 0
+    while first < len(lengths):
+        before = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + PIECE_BYTES, side="right")))
+        yield first, last
+        first = last
+
+
+class _Pieces:
+    """A file that is only written, and handed on as it grows."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def taken(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
+
+
+class Import:
+    """An exported buffer on its way into a store: read and checked, then written.
+
+    Raises:
+        FormatError: ``invalid_export``, or a record's own code.
+        StorageError: the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise storage_error(f"read {path}", error) from error
+        try:
+            self._contents = read_contents(self._file)
+            self.description = _description(self._contents)
+        except (ValueError, OSError, MemoryError) as error:
+            self._file.close()
+            raise FormatError(f"{path.name} is not an exported buffer: {error}", code="invalid_export") from error
+        except BaseException:
+            self._file.close()
+            raise
+
+    def config(self, name: str) -> BufferConfig:
+        """The settings of the buffer to make.
+
+        Raises:
+            BudgetError: ``budget_exceeded``: the records are over the budget that the file states.
+        """
+        config = self.description.config(name)
+        used = self._bytes_used()
+        if used > config.budget_bytes:
+            raise BudgetError(
+                f"the file's records take {used} bytes, its budget is {config.budget_bytes}",
+                requested_bytes=used,
+                budget_bytes=config.budget_bytes,
+            )
+        return config
+
+    def write(self, segments: SegmentFiles, segment_bytes: int) -> list[Part]:
+        """Write all records to new segments, durably; raises what makes them unusable, and then leaves nothing."""
+        parts: list[Part] = []
+        open_ = None
+        try:
+            for first, last in pieces(self._contents.lengths):
+                batch = self._batch(first, last)
+                check_batch(batch)
+                parts += segments.append(
+                    open_, batch.headers, batch.learner_ids, batch.bodies, segment_bytes=segment_bytes
+                )
+                open_ = None if parts[-1].full else parts[-1].after
+        except BaseException:
+            segments.undo(reversed(parts))
+            raise
+        return parts
+
+    def note(self, connection: sa.Connection, config: BufferConfig, parts: list[Part]) -> sa.Row[Any]:
+        """Make the rows of the buffer; returns its own."""
+        row = rows.insert_buffer(
+            connection,
+            config,
+            version=self.description.version,
+            bytes_used=self._bytes_used(),
+            num_records=len(self._contents.headers),
+            next_exemplar_id=self.description.next_exemplar_id,
+        )
+        rows.write_parts(connection, row.id, parts)
+        seen = [{"buffer_id": row.id, "class_id": class_id} for class_id in self.description.classes_seen]
+        if seen:
+            connection.execute(index.classes.insert(), seen)
+        return row
+
+    def disk_bytes(self, parts: list[Part]) -> int:
+        """What the buffer takes on disk once the parts are noted."""
+        last = {part.after.stem: part for part in parts}
+        open_bytes = sum(rows.part_open_bytes(part) for part in parts if not last[part.after.stem].sealed)
+        small = IndexRows(
+            classes=len(self.description.classes_seen), description_bytes=len(self.description.description.encode())
+        )
+        files = sum(part.file_bytes for part in last.values())
+        return files + open_bytes + small.num_bytes(segments=len(last), dead=0)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _bytes_used(self) -> int:
+        return int(charge_of(self._contents.lengths).sum())
+
+    def _batch(self, first: int, last: int) -> Batch:
+        stored = self._contents.headers[first:last]
+        lengths = self._contents.lengths[first:last]
+        start, total = int(stored["offset"][0]), int(lengths.sum())
+        data = memoryview(os.pread(self._file.fileno(), total, start))
+        if len(data) != total:
+            raise FormatError("the file is cut short", code="invalid_export")
+        ends = np.cumsum(lengths)
+        bodies = [data[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
+        headers = np.zeros(last - first, HEADER_DTYPE)
+        for name in HEADER_DTYPE.names or ():
+            if name not in ("offset", "learner"):
+                headers[name] = stored[name]
+        learners = self._contents.learners
+        return Batch(headers, [learners[code] for code in stored["learner"].tolist()], bodies)
+
+
+def _description(contents: SegmentContents) -> BufferDescription:
+    stated = contents.attributes.get("exemplar_memory_buffer")
+    if stated is None:
+        raise ValueError("it does not say of what buffer it is; is it a segment?")
+    try:
+        description = BufferDescription.model_validate(stated)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    ids = contents.headers["exemplar_id"]
+    if len(ids) and (int(ids[0]) < 1 or (ids[1:] <= ids[:-1]).any()):
+        raise ValueError("its exemplar ids do not ascend from 1")
+    last = int(ids[-1]) if len(ids) else 0
+    if not last < description.next_exemplar_id < 2**63 or not 0 <= description.version < 2**63:
+        raise ValueError("its version or next_exemplar_id cannot be")
+    missing = set(np.unique(contents.headers["class_id"]).tolist()) - set(description.classes_seen)
+    if missing or any(not 0 <= class_id < 2**32 for class_id in description.classes_seen):
+        raise ValueError("its classes_seen do not cover its records")
+    return description

@@ -1,0 +1,408 @@
+"""Is a store what it says it is, and what to do where it is not.
+
+Both work on a store that nobody serves. :func:`verify` changes nothing and reads everything: every CRC, every
+counter, every file. :func:`repair` moves damaged files to ``quarantine/``, carries over what is sound in them, sets
+the counters right, and says what was lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from memory_format import FormatError, StorageError
+from memory_format.record import HEADER_DTYPE, check_row
+from memory_service.store import index, rows
+from memory_service.store.compaction import SegmentState
+from memory_service.store.contents import Contents
+from memory_service.store.layout import BODY_AT, READ_DTYPE, read_contents
+from memory_service.store.segments import OPEN, SEALED, SegmentFiles
+from memory_service.store.store import take_lock
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, what there is to do, and what is looked at."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as it should be."""
+
+    kind: str
+    where: str
+    words: str
+
+
+@dataclass
+class Report:
+    """What was found."""
+
+    segments: int = 0
+    records: int = 0
+    """In all segments, dead ones too."""
+    bytes_checked: int = 0
+    buffers: dict[str, int] = field(default_factory=dict)
+    """Name -> live records."""
+    problems: list[Problem] = field(default_factory=list)
+    lost: dict[str, list[int]] = field(default_factory=dict)
+    """Buffer -> ids of live records that cannot be read."""
+    lost_in_snapshots: dict[str, list[int]] = field(default_factory=dict)
+    """Buffer -> ids of records that only snapshots hold and that cannot be read."""
+    unknown_records: int = 0
+    """Records of segments so damaged that not even their ids can be read."""
+    quarantined: list[str] = field(default_factory=list)
+    """Files that a repair has moved."""
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems
+
+    def note(self, kind: str, where: str, words: str) -> None:
+        self.problems.append(Problem(kind, where, words))
+
+
+@dataclass
+class _Segment:
+    """What of a segment can be read."""
+
+    id: int
+    stem: str
+    headers: NDArray[np.void]
+    """Of the records that are sound."""
+    learner_ids: list[str]
+    places: list[tuple[int, int]]
+    """Offset in the file and length of their bodies."""
+    bad_ids: list[int]
+    """Ids of the others."""
+    damaged: bool
+
+
+class _Store:
+    """A store that is looked at and not served."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.directory = data / "segments"
+        self.index = index.Index(data / "index.sqlite", migrate=False)
+        self.files = SegmentFiles(self.directory)
+
+    def rows_of_segments(self) -> list[SegmentState]:
+        with self.index.read() as connection:
+            found = connection.execute(sa.select(index.segments).order_by(index.segments.c.id))
+            return [SegmentState(row.id, row.stem, row.file_bytes, row.num_records, row.sealed) for row in found]
+
+    def read(self, state: SegmentState, report: Report) -> _Segment:
+        """Check every record of a segment."""
+        path = self.files.path(state.stem)
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            report.note("missing_segment", state.stem, f"its file cannot be looked at: {error.strerror}")
+            if state.sealed:
+                report.unknown_records += state.num_records
+                return self._unreadable(state)
+            headers, _, _ = self._headers(state, path)
+            return replace(self._unreadable(state), bad_ids=headers["exemplar_id"].tolist())
+        try:
+            headers, learners, lengths = self._headers(state, path)
+        except (ValueError, OSError) as error:
+            report.note("damaged_segment", state.stem, f"its headers cannot be read: {error}")
+            report.unknown_records += state.num_records
+            return self._unreadable(state)
+        damaged = False
+        if size < state.file_bytes or (state.sealed and size != state.file_bytes):
+            damaged = True
+            report.note("damaged_segment", state.stem, f"its file has {size} bytes, the index says {state.file_bytes}")
+        elif size > state.file_bytes:
+            extra = size - state.file_bytes
+            report.note(
+                "loose_end", state.stem, f"{extra} bytes that no change has committed; the next start cuts them"
+            )
+        if len(headers) != state.num_records:
+            damaged = True
+            report.note("damaged_segment", state.stem, f"{len(headers)} records, the index says {state.num_records}")
+        report.records += len(headers)
+        good: list[int] = []
+        bad: list[int] = []
+        with path.open("rb") as file:
+            for place, (header, length) in enumerate(zip(headers, lengths.tolist(), strict=True)):
+                body = os.pread(file.fileno(), length, int(header["offset"]))
+                report.bytes_checked += len(body)
+                words = _fault(header, learners[int(header["learner"])], body, length)
+                if words is None:
+                    good.append(place)
+                else:
+                    bad.append(int(header["exemplar_id"]))
+                    report.note("damaged_record", state.stem, f"exemplar {bad[-1]}: {words}")
+        return _Segment(
+            state.id,
+            state.stem,
+            headers[good],
+            [learners[code] for code in headers["learner"][good].tolist()],
+            [(int(headers["offset"][place]), int(lengths[place])) for place in good],
+            bad,
+            damaged or bool(bad),
+        )
+
+    def _headers(self, state: SegmentState, path: Path) -> tuple[NDArray[np.void], list[str], NDArray[np.int64]]:
+        if state.sealed:
+            contents = read_contents(path)
+            return contents.headers, contents.learners, contents.lengths
+        with self.index.read() as connection:
+            segment = rows.open_segment(connection, state)
+        stored = segment.headers()
+        lengths = np.diff(np.append(stored["offset"].astype(np.int64) + BODY_AT, segment.end))
+        headers = np.zeros(len(stored), READ_DTYPE)
+        for name in HEADER_DTYPE.names or ():
+            headers[name] = stored[name]
+        headers["offset"] += np.uint64(BODY_AT)
+        return headers, list(segment.learners), lengths
+
+    def _unreadable(self, state: SegmentState) -> _Segment:
+        return _Segment(state.id, state.stem, np.zeros(0, HEADER_DTYPE), [], [], [], True)
+
+    def close(self) -> None:
+        self.files.close()
+        self.index.close()
+
+
+def verify(data: Path, *, progress: Progress | None = None) -> Report:
+    """Check a store, and change nothing.
+
+    Raises:
+        StorageError: ``store_locked`` where a service holds it; ``storage_failed`` where its index cannot be read
+            at all, or is of another version.
+    """
+    with _opened(data) as store:
+        report, _ = _examine(store, progress)
+        return report
+
+
+def repair(data: Path, *, progress: Progress | None = None) -> Report:
+    """Make a store usable again; what was damaged lies in ``quarantine/`` afterwards.
+
+    Records that cannot be read are dropped from their buffers, whose versions move on. Nothing else is lost: sound
+    records of a damaged file are carried over into a new one.
+
+    Returns:
+        what was found before.
+
+    Raises:
+        StorageError: as :func:`verify`; or the index itself is damaged, which cannot be repaired.
+    """
+    with _opened(data) as store:
+        report, read = _examine(store, progress)
+        if any(problem.kind == "damaged_index" for problem in report.problems):
+            raise StorageError(
+                f"the index of the store in {data} is damaged, and it alone knows what is live: restore it from a "
+                "backup, or import exported buffers into a new store"
+            )
+        for segment in read:
+            if segment.damaged:
+                _carry_over(store, segment, report)
+        _quarantine(store, [problem.where for problem in report.problems if problem.kind == "orphan"], report)
+        _recount(store)
+        return report
+
+
+@contextmanager
+def _opened(data: Path) -> Iterator[_Store]:
+    if not (data / "index.sqlite").exists():
+        raise StorageError(f"there is no store in {data}")
+    lock = take_lock(data / "lock")
+    try:
+        store = _Store(data)
+        try:
+            yield store
+        finally:
+            store.close()
+    finally:
+        os.close(lock)
+
+
+def _examine(store: _Store, progress: Progress | None) -> tuple[Report, list[_Segment]]:
+    report = Report()
+    with store.index.read() as connection:
+        for pragma in ("integrity_check", "foreign_key_check"):
+            found = connection.exec_driver_sql(f"PRAGMA {pragma}").all()
+            if found and found != [("ok",)]:
+                report.note("damaged_index", "index.sqlite", f"{pragma}: {found[0]}")
+    states = store.rows_of_segments()
+    report.segments = len(states)
+    read = []
+    for number, state in enumerate(states):
+        if progress is not None:
+            progress(number, len(states), state.stem)
+        read.append(store.read(state, report))
+    if progress is not None:
+        progress(len(states), len(states), "")
+    known = {state.stem for state in states}
+    for entry in sorted(os.listdir(store.directory)):
+        if entry.removesuffix(SEALED).removesuffix(OPEN) not in known:
+            report.note("orphan", entry, "no row of the index speaks of this file")
+    damaged = {segment.id: segment for segment in read if segment.damaged}
+    with store.index.read() as connection:
+        for row in connection.execute(sa.select(index.buffers)).all():
+            _examine_buffer(store, connection, row, damaged, report)
+    return report, read
+
+
+def _examine_buffer(
+    store: _Store, connection: sa.Connection, row: sa.Row[Any], damaged: dict[int, _Segment], report: Report
+) -> None:
+    states = rows.segments_of(connection, row.id)
+    deaths = rows.deaths_of(connection, row.id)
+    lost: list[int] = []
+    lost_in_snapshots: list[int] = []
+    hidden = False
+    for state in states:
+        segment = damaged.get(state.id)
+        if segment is None:
+            continue
+        dead = set(deaths.get(state.id, (np.zeros(0, np.uint64),))[0].tolist())
+        lost += [id_ for id_ in segment.bad_ids if id_ not in dead]
+        lost_in_snapshots += [id_ for id_ in segment.bad_ids if id_ in dead]
+        hidden |= len(segment.headers) + len(segment.bad_ids) < state.num_records
+    if lost:
+        report.lost[row.name] = sorted(lost)
+    if lost_in_snapshots:
+        report.lost_in_snapshots[row.name] = sorted(lost_in_snapshots)
+    if hidden:
+        # Its contents cannot be loaded: which of its records are live is not known.
+        report.buffers[row.name] = row.num_records
+        return
+    contents = Contents(row.id, store.files)
+    contents.load(connection, row.version)
+    columns = contents.columns
+    report.buffers[row.name] = columns.num_records
+    config = rows.read_config(row)
+    for name, stated, real in (
+        ("bytes_used", row.bytes_used, columns.bytes_used),
+        ("num_records", row.num_records, columns.num_records),
+    ):
+        if stated != real:
+            report.note("wrong_counter", row.name, f"{name} is {stated}, its records make {real}")
+    ids = columns["exemplar_id"]
+    if len(np.unique(ids)) != len(ids):
+        report.note("wrong_rows", row.name, "an exemplar id is live in two segments")
+    if len(ids) and int(ids[-1]) >= row.next_exemplar_id:
+        report.note("wrong_counter", row.name, f"next_exemplar_id is {row.next_exemplar_id}, {ids[-1]} is in use")
+    if columns.bytes_used > config.budget_bytes:
+        report.note("over_budget", row.name, f"{columns.bytes_used} bytes, the budget is {config.budget_bytes}")
+    if contents.disk_bytes > config.disk_limit_bytes:
+        report.note("over_disk_limit", row.name, f"{contents.disk_bytes} bytes, the limit is {config.disk_limit_bytes}")
+    for snapshot in contents.snapshots.values():
+        view = contents.view_at(snapshot, rows.latest_scores(connection, row.id, snapshot.version))
+        if (view.num_records, view.bytes_used) != (snapshot.num_records, snapshot.bytes_used):
+            report.note(
+                "wrong_snapshot",
+                f"{row.name}/{snapshot.name}",
+                f"it shows {view.num_records} records of {view.bytes_used} bytes, and says {snapshot.num_records} of "
+                f"{snapshot.bytes_used}",
+            )
+
+
+def _fault(header: np.void, learner_id: str, body: bytes, length: int) -> str | None:
+    """What is wrong with a stored record, None where nothing is."""
+    if len(body) != length:
+        return f"{len(body)} of its {length} bytes are there"
+    found = zlib.crc32(body)
+    if found != int(header["crc32"]):
+        return f"its CRC-32 is {found:#010x}, its header says {int(header['crc32']):#010x}"
+    row = np.zeros((), HEADER_DTYPE)
+    for name in HEADER_DTYPE.names or ():
+        if name not in ("offset", "learner"):
+            row[name] = header[name]
+    try:
+        check_row(tuple(row.tolist()), learner_id, body, set())
+    except FormatError as error:
+        return error.message
+    return None
+
+
+def _carry_over(store: _Store, segment: _Segment, report: Report) -> None:
+    """Put the sound records of a damaged segment into a new one, and the damaged file aside."""
+    path = store.files.path(segment.stem)
+    parts = []
+    if len(segment.headers):
+        with path.open("rb") as file:
+            bodies = [os.pread(file.fileno(), length, offset) for offset, length in segment.places]
+        headers = np.zeros(len(segment.headers), HEADER_DTYPE)
+        for name in HEADER_DTYPE.names or ():
+            if name not in ("offset", "learner"):
+                headers[name] = segment.headers[name]
+        # One segment whatever its size: the rows of the old one move to it.
+        (part,) = store.files.append(None, headers, segment.learner_ids, bodies, segment_bytes=2**62)
+        parts = [store.files.seal(part.after)]
+    s, b, d, o = index.segments.c, index.buffer_segments.c, index.deaths.c, index.open_rows.c
+    try:
+        with store.index.write() as connection:
+            if parts:
+                after = parts[0].after
+                values = {"file_bytes": parts[0].file_bytes, "num_records": after.num_records, "sealed": True}
+                inserted = connection.execute(index.segments.insert().values(stem=after.stem, **values))
+                assert inserted.inserted_primary_key is not None
+                new_id = int(inserted.inserted_primary_key[0])
+                owners = connection.execute(sa.select(b.buffer_id).where(b.segment_id == segment.id)).scalars().all()
+                for owner in owners:
+                    connection.execute(index.buffer_segments.insert(), {"buffer_id": owner, "segment_id": new_id})
+                # Deaths of lost records go with the old segment.
+                if segment.bad_ids:
+                    for bad in segment.bad_ids:
+                        connection.execute(
+                            index.deaths.delete().where(d.segment_id == segment.id, d.exemplar_id == bad)
+                        )
+                connection.execute(index.deaths.update().where(d.segment_id == segment.id).values(segment_id=new_id))
+            for table, column in ((index.deaths, d), (index.buffer_segments, b), (index.open_rows, o)):
+                connection.execute(table.delete().where(column.segment_id == segment.id))
+            connection.execute(index.segments.delete().where(s.id == segment.id))
+    except BaseException:
+        store.files.delete([part.after.stem for part in parts])
+        raise
+    if path.exists():
+        _quarantine(store, [path.name], report)
+
+
+def _quarantine(store: _Store, names: list[str], report: Report) -> None:
+    for name in names:
+        target = store.data / "quarantine" / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.move(store.directory / name, target)
+        report.quarantined.append(str(target))
+
+
+def _recount(store: _Store) -> None:
+    """Set counters of buffers and snapshots to what their records make."""
+    with store.index.write() as connection:
+        for row in connection.execute(sa.select(index.buffers)).all():
+            contents = Contents(row.id, store.files)
+            contents.load(connection, row.version)
+            columns = contents.columns
+            last = int(columns["exemplar_id"][-1]) if columns.num_records else 0
+            next_id = max(row.next_exemplar_id, last + 1)
+            for snapshot in contents.snapshots.values():
+                view = contents.view_at(snapshot, rows.latest_scores(connection, row.id, snapshot.version))
+                c = index.snapshots.c
+                this = index.snapshots.update().where(c.buffer_id == row.id, c.name == snapshot.name)
+                connection.execute(this.values(num_records=view.num_records, bytes_used=view.bytes_used))
+            if (columns.bytes_used, columns.num_records, next_id) == (
+                row.bytes_used,
+                row.num_records,
+                row.next_exemplar_id,
+            ):
+                continue
+            # What it holds is not what it held: samples of the old version must not seem to be repeatable.
+            version = row.version + (columns.num_records != row.num_records)
+            rows.update_buffer(connection, row.id, row.version, replace(columns, version=version), next_id)

@@ -1,0 +1,228 @@
+"""Settings, scores and deletions after the fact."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from client import Buffer, BufferInfo, MemoryClient, ServiceTimeoutError, ServiceUnavailableError
+from memory_format import BudgetError, ConflictError, FormatError, NotFoundError
+from tests.client.samples import make, make_many
+from tests.client.script import LOST, Script, client_of, problem
+
+
+@pytest.mark.parametrize("eviction", ["class_balanced", "lowest_score", "fifo", "reservoir", "reject"])
+def test_every_eviction_can_be_asked_for(memory: MemoryClient, eviction: Any) -> None:
+    settings: dict[str, Any] = {"budget_bytes": 3000, "disk_limit_bytes": 500_000, "eviction": eviction}
+    buffer = memory.create_buffer(f"evicts-{eviction}", **settings, retain_snapshots=2, description="d")
+    assert memory.create_buffer(f"evicts-{eviction}", **settings, retain_snapshots=2, description="d") == buffer
+    info = buffer.info()
+    assert (info.eviction, info.disk_limit_bytes, info.retain_snapshots) == (eviction, 500_000, 2)
+    assert (info.budget_bytes, info.full_samples_per_class, info.description) == (3000, None, "d")
+    if eviction == "reject":
+        with pytest.raises(BudgetError):
+            buffer.push(make_many(40))
+    else:
+        assert 0 < buffer.push(make_many(40)).kept < 40
+
+
+def test_a_budget_of_full_samples_grows_with_the_classes(memory: MemoryClient) -> None:
+    buffer = memory.create_buffer("grows", full_samples_per_class=2, full_sample_bytes=10_000)
+    info = buffer.info()
+    assert (info.budget_bytes, info.full_samples_per_class, info.full_sample_bytes) == (20_000, 2, 10_000)
+    assert info.num_classes is None
+    assert buffer.push(make_many(8)).budget_bytes == 80_000
+    stats = buffer.stats()
+    assert (stats.budget_bytes, stats.num_classes, stats.num_classes_seen) == (80_000, 4, 4)
+    fixed = memory.create_buffer("fixed", full_samples_per_class=2, full_sample_bytes=10_000, num_classes=7)
+    assert (fixed.info().budget_bytes, fixed.info().num_classes) == (140_000, 7)
+    for settings in ({}, {"full_samples_per_class": 2}, {"budget_bytes": 5, "num_classes": 2}):
+        with pytest.raises(FormatError) as caught:
+            memory.create_buffer("neither", **settings)
+        assert caught.value.code == "invalid_budget"
+
+
+def test_settings_change_one_by_one(buffer: Buffer) -> None:
+    buffer.push(make_many(10))
+    before = buffer.info()
+    assert buffer.configure().evicted == ()
+    assert buffer.info() == before
+    changed = buffer.configure(description="other", eviction="fifo", retain_snapshots=3, disk_limit_bytes=3_000_000)
+    assert (changed.description, changed.eviction, changed.retain_snapshots) == ("other", "fifo", 3)
+    assert (changed.disk_limit_bytes, changed.budget_bytes, changed.evicted) == (3_000_000, before.budget_bytes, ())
+    default = buffer.configure(disk_limit_bytes=None, retain_snapshots=None)
+    assert (default.disk_limit_bytes, default.retain_snapshots) == (before.disk_limit_bytes, None)
+    assert default.description == "other"
+    assert default == type(default)(**vars(buffer.info()), evicted=())
+
+
+def test_a_smaller_budget_evicts(buffer: Buffer) -> None:
+    ids = buffer.push(make_many(10)).exemplar_ids
+    buffer.configure(eviction="fifo")
+    held = buffer.info().bytes_used
+    changed = buffer.configure(budget_bytes=held // 2)
+    assert isinstance(changed, BufferInfo)
+    assert 0 < len(changed.evicted) < 10
+    assert changed.evicted == ids[: len(changed.evicted)]
+    assert changed.num_records == 10 - len(changed.evicted)
+    grown = buffer.configure(full_samples_per_class=5, full_sample_bytes=50_000)
+    assert (grown.budget_bytes, grown.full_samples_per_class, grown.evicted) == (4 * 250_000, 5, ())
+    buffer.configure(eviction="reject")
+    with pytest.raises(BudgetError) as caught:
+        buffer.configure(budget_bytes=10)
+    assert caught.value.code == "budget_exceeded"
+    with pytest.raises(FormatError):
+        buffer.configure(budget_bytes=0)
+    with pytest.raises(TypeError):
+        buffer.configure(budget=10)  # type: ignore[call-arg]
+
+
+def test_only_what_is_given_is_sent() -> None:
+    script = Script(problem(422, "invalid_request"))
+    with client_of(script) as memory:
+        for changes in ({}, {"retain_snapshots": None}, {"budget_bytes": 7, "description": ""}):
+            with pytest.raises(FormatError):
+                Buffer(memory, "b").configure(**changes)
+            assert script.asked[-1].method == "PATCH"
+            assert json.loads(script.asked[-1].content) == changes
+
+
+def test_scores_and_ranks_change(buffer: Buffer) -> None:
+    ids = np.array(buffer.push(make_many(6)).exemplar_ids)
+    version = buffer.info().version
+    result = buffer.update_scores(ids[:3], scores=np.float32([0.5, 0.25, -1]), ranks=[7, 8, 9])
+    assert (result.updated, result.missing, result.version) == (3, (), version + 1)
+    found = {item.exemplar_id: (item.score, item.rank) for item in buffer.query()}
+    assert [found[id_] for id_ in ids[:3].tolist()] == [(0.5, 7), (0.25, 8), (-1.0, 9)]
+    assert found[int(ids[4])] == (pytest.approx(0.04), 4)
+    assert buffer.get(int(ids[0])).score == 0.5
+
+    gone = int(ids[-1]) + 100
+    result = buffer.update_scores([gone, int(ids[0])], ranks=np.array([1, 1], dtype=np.uint32))
+    assert (result.updated, result.missing) == (1, (gone,))
+    assert buffer.get(int(ids[0])).rank == 1
+
+    now = buffer.info().version
+    assert buffer.update_scores(ids[:1], [0.75], if_version=now).version == now + 1
+    with pytest.raises(ConflictError) as caught:
+        buffer.update_scores(ids[:1], [0.5], if_version=now)
+    assert caught.value.code == "stale_version"
+    assert caught.value.details["version"] == now + 1
+    assert buffer.update_scores([], []).version == now + 1
+
+
+@pytest.mark.parametrize(
+    ("ids", "values"),
+    [
+        ([1, 2], {}),
+        ([1, 2], {"scores": [1.0]}),
+        ([1, 2], {"scores": [1.0, 2.0], "ranks": [1]}),
+        ([1, 1], {"scores": [1.0, 2.0]}),
+        ([1, None], {"scores": [1.0, 2.0]}),
+        ([1.0, 2.0], {"scores": [1.0, 2.0]}),
+        ([[1], [2]], {"scores": [1.0, 2.0]}),
+        (1, {"scores": 1.0}),
+        ([1, 2], {"scores": [1.0, float("nan")]}),
+        ([1, 2], {"ranks": [1.0, 2.0]}),
+        (np.arange(1, 100_002), {"ranks": np.arange(100_001), "if_version": 1}),
+    ],
+)
+def test_scores_that_are_none_are_refused_before_anything_is_sent(ids: Any, values: Any) -> None:
+    script = Script(httpx.Response(200))
+    with client_of(script) as memory, pytest.raises(ValueError, match=r"needed|twice|finite|if_version"):
+        Buffer(memory, "b").update_scores(ids, **values)
+    assert script.asked == []
+
+
+def test_many_scores_go_in_several_requests(buffer: Buffer) -> None:
+    ids = np.array(buffer.push(make_many(3)).exemplar_ids)
+    others = np.arange(2**62, 2**62 + 40_000)
+    many = np.concatenate([ids[:1], others, ids[1:]])
+    result = buffer.update_scores(
+        many, scores=np.linspace(-1 / 3, 1e-30, len(many)), ranks=np.arange(len(many)) + 2**31
+    )
+    assert result.updated == 3
+    assert result.missing == tuple(others.tolist())
+    assert [item.rank - 2**31 for item in buffer.query()] == [0, 40_001, 40_002]
+    with pytest.raises(FormatError) as caught:
+        buffer.update_scores(np.arange(1, 20_001), ranks=np.arange(20_000) * 2**20)
+    assert caught.value.details["ids_acknowledged"] == 0
+    updated = {"updated": 16_000, "missing": [], "version": 4}
+    script = Script(httpx.Response(200, json=updated), httpx.ReadTimeout("late"))
+    with client_of(script) as memory, pytest.raises(ServiceTimeoutError) as late:
+        Buffer(memory, "b").update_scores(np.arange(1, 20_001), ranks=np.arange(20_000))
+    assert late.value.details["ids_acknowledged"] == 16_000
+    assert all(len(request.content) < 2**20 for request in script.asked)
+
+
+def test_what_is_guarded_by_a_version_is_sent_once() -> None:
+    updated = httpx.Response(200, json={"updated": 1, "missing": [], "version": 4})
+    script = Script(LOST[1], updated)
+    with client_of(script) as memory:
+        assert Buffer(memory, "b").update_scores([1], [0.5]).version == 4
+    script = Script(LOST[1], updated)
+    with client_of(script) as memory, pytest.raises(ServiceUnavailableError):
+        Buffer(memory, "b").update_scores([1], [0.5], if_version=3)
+    assert len(script.asked) == 1
+
+
+def test_exemplars_are_deleted_by_id(buffer: Buffer) -> None:
+    ids = [id_ for id_ in buffer.push(make_many(6)).exemplar_ids if id_ is not None]
+    result = buffer.delete(ids[0])
+    assert (result.deleted, result.missing) == ((ids[0],), ())
+    assert (result.bytes_used, result.version) == (buffer.info().bytes_used, buffer.info().version)
+    result = buffer.delete(np.array(ids[:3]))
+    assert (result.deleted, result.missing) == ((ids[1], ids[2]), (ids[0],))
+    assert (result.bytes_used, result.version) == (buffer.info().bytes_used, buffer.info().version)
+    result = buffer.delete([ids[0]])
+    assert (result.deleted, result.missing, result.version) == ((), (ids[0],), buffer.info().version)
+    assert [item.exemplar_id for item in buffer.query()] == ids[3:]
+    assert buffer.delete([]).deleted == ()
+    with pytest.raises(NotFoundError) as caught:
+        buffer.get(ids[0])
+    assert caught.value.code == "unknown_exemplar"
+    with pytest.raises(NotFoundError) as caught:
+        Buffer(buffer.client, "nowhere").delete([1])
+    assert caught.value.code == "unknown_buffer"
+
+
+def test_exemplars_are_deleted_by_condition(buffer: Buffer) -> None:
+    ids = buffer.push(make_many(20)).exemplar_ids
+    result = buffer.delete(class_id=[1, 2], phase=np.int64(0))
+    assert result.deleted == tuple(ids[number] for number in (1, 2, 5, 6, 9))
+    assert result.bytes_used == sum(item.charge for item in buffer.query())
+    assert buffer.delete(learner_id="learner-1").deleted == tuple(ids[number] for number in (3, 7, *range(11, 20, 2)))
+    assert buffer.delete(class_id=99).deleted == ()
+    for arguments in ({}, {"exemplar_ids": [1], "phase": 0}, {"class_id": []}):
+        with pytest.raises(ValueError, match=r"needed|empty list"):
+            buffer.delete(**arguments)
+    assert buffer.info().num_records == 8
+
+
+def test_a_deletion_that_went_through_before_its_answer_was_lost() -> None:
+    info = dict.fromkeys(("budget_bytes", "disk_limit_bytes", "created_at", "bytes_used", "num_records"), 0)
+    info |= dict.fromkeys(("full_samples_per_class", "full_sample_bytes", "num_classes", "retain_snapshots"))
+    buffer = httpx.Response(200, json={**info, "name": "b", "eviction": "fifo", "description": "", "version": 5})
+    gone = problem(404, "unknown_exemplar")
+    with client_of(Script(LOST[1], gone, buffer)) as memory:
+        result = Buffer(memory, "b").delete([7])
+    assert (result.deleted, result.missing, result.version) == ((7,), (), 5)
+    with client_of(Script(gone, buffer)) as memory:
+        assert Buffer(memory, "b").delete([7]).missing == (7,)
+
+
+def test_draws_by_score(buffer: Buffer) -> None:
+    ids = buffer.push([make(0, score=0.0), make(1, score=1.0), make(2, score=3.0)]).exemplar_ids
+    drawn = buffer.sample(400, strategy="score_weighted").exemplar_id
+    counts = [int((drawn == id_).sum()) for id_ in ids]
+    assert counts[0] == 0
+    assert 240 < counts[2] < 360
+    version = buffer.info().version
+    assert len(buffer.sample(2, version=version)) == 2
+    with pytest.raises(ConflictError) as caught:
+        buffer.sample(2, version=version + 1)
+    assert caught.value.code == "stale_version"

@@ -1,0 +1,311 @@
+"""A buffer as one file and back: in the store, over HTTP, from the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import zarr
+
+from memory_format import ConflictError, FormatError, NotFoundError, encode_batch
+from memory_service.store import Store
+from memory_service.store.model import Options
+from memory_service.store.sampler import SampleRequest
+from memory_service.store.transfer import PIECE_BYTES
+from tests.memory_service.conftest import running
+from tests.memory_service.helpers import Server, all_records, assert_problem, contents, make_exemplar, push, put_buffer
+
+ZIP = {"Content-Type": "application/zip"}
+
+
+def fill(client: httpx.Client) -> None:
+    """Phases that evict, snapshots, and scores that were changed."""
+    put_buffer(client, 6000, description="a tëst", retain_snapshots=5)
+    for phase in range(4):
+        batch = [
+            make_exemplar(phase, rank, phase=phase, learner_id=f"l{phase % 2}", pad=30 * rank, codec="webp")
+            for rank in range(8)
+        ]
+        push(client, batch)
+        assert client.put(f"/v1/buffers/b/snapshots/phase-{phase}").status_code == 201
+    listed = client.get("/v1/buffers/b/exemplars").json()["exemplars"]
+    ids = [exemplar["exemplar_id"] for exemplar in listed[:3]]
+    client.patch("/v1/buffers/b/exemplars", json={"exemplar_ids": ids, "scores": [0.5, 0.25, 0.125]}).raise_for_status()
+
+
+def exported(client: httpx.Client, **params: Any) -> bytes:
+    response = client.get("/v1/buffers/b/export", params=params)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/zip"
+    return response.content
+
+
+def test_there_and_back_is_byte_exact(client: httpx.Client, data: Path) -> None:
+    fill(client)
+    file = exported(client)
+    before = client.get("/v1/buffers/b").json()
+    records = all_records(client)
+    drawn = client.post("/v1/buffers/b/sample", json={"batch_size": 16, "seed": 4}).content
+
+    response = client.post("/v1/buffers/copy/import", content=file, headers=ZIP)
+    assert response.status_code == 201, response.text
+    assert response.json() == before | {"name": "copy"}
+    assert contents(all_records(client, buffer="copy")) == contents(records)
+    scores = [record.score for record in all_records(client, buffer="copy")]
+    assert scores == [record.score for record in records]
+
+    # Under the same name it is the same buffer: its export, and its draws, to the byte.
+    assert client.delete("/v1/buffers/b").status_code == 204
+    assert client.post("/v1/buffers/b/import", content=file, headers=ZIP).status_code == 201
+    assert exported(client) == file
+    assert client.post("/v1/buffers/b/sample", json={"batch_size": 16, "seed": 4}).content == drawn
+    # Ids go on where they were.
+    pushed = push(client, [make_exemplar(0, 0)])
+    assert pushed["exemplar_ids"][0] is None or pushed["exemplar_ids"][0] > max(r.exemplar_id for r in records)
+    assert list((data / "incoming").iterdir()) == []
+
+
+def test_what_was_imported_survives_a_crash(data: Path) -> None:
+    with Server(data) as server, server.client() as client:
+        fill(client)
+        records = contents(all_records(client))
+        client.post("/v1/buffers/copy/import", content=exported(client), headers=ZIP).raise_for_status()
+        server.kill()
+    with Server(data) as server, server.client() as client:
+        assert contents(all_records(client, buffer="copy")) == records
+
+
+def test_plain_zarr_reads_it(client: httpx.Client, tmp_path: Path) -> None:
+    fill(client)
+    records = all_records(client)
+    path = tmp_path / "b.zarr.zip"
+    path.write_bytes(exported(client))
+    with zarr.storage.ZipStore(path, mode="r") as store:
+        group = zarr.open(store, mode="r")
+        assert isinstance(group, zarr.Group)
+        described = group.attrs.asdict()["exemplar_memory_buffer"]
+        column = {name: np.asarray(array[:]) for name, array in group.arrays()}
+        learners = group.attrs.asdict()["learners"]
+    assert described["name"] == "b"
+    assert described["description"] == "a tëst"
+    assert column["exemplar_id"].tolist() == [record.exemplar_id for record in records]
+    assert column["score"].tolist() == [np.float32(record.score) for record in records]
+    assert [learners[code] for code in column["learner"]] == [record.learner_id for record in records]
+    ends = [*column["offset"].tolist(), len(column["body"])]
+    bodies = [column["body"][start:end].tobytes() for start, end in pairwise(ends)]
+    assert bodies == [record.body for record in records]
+
+
+def test_a_snapshot_is_exported_as_it_was(client: httpx.Client) -> None:
+    put_buffer(client, 3000, eviction="fifo")
+    push(client, [make_exemplar(0, rank) for rank in range(8)])
+    client.put("/v1/buffers/b/snapshots/first").raise_for_status()
+    file = exported(client)
+    push(client, [make_exemplar(0, rank, seed=99) for rank in range(8)])
+    assert exported(client, snapshot="first") == file
+    assert exported(client) != file
+    assert_problem(client.get("/v1/buffers/b/export", params={"snapshot": "none"}), "unknown_snapshot")
+
+
+def test_an_empty_buffer(client: httpx.Client) -> None:
+    put_buffer(client)
+    client.post("/v1/buffers/copy/import", content=exported(client), headers=ZIP).raise_for_status()
+    assert all_records(client, buffer="copy") == []
+
+
+def test_what_is_evicted_while_it_is_exported_is_in_it(tmp_path: Path) -> None:
+    with Store(tmp_path, Options(segment_bytes=PIECE_BYTES)) as store:
+        num_bytes = 60_000
+        buffer, _ = store.create_buffer("b", budget_bytes=200 * num_bytes, eviction="fifo")
+        first = [make_exemplar(0, rank, pad=num_bytes - 1000) for rank in range(160)]
+        buffer.push(encode_batch(first))
+        pieces = buffer.export()
+        got = [next(pieces), next(pieces)]
+        held = buffer.stats()
+        buffer.push(encode_batch([make_exemplar(1, rank, pad=num_bytes - 1000) for rank in range(100)]))
+        pinned = buffer.stats()
+        assert pinned.pinned_bytes > 0
+        assert pinned.disk_bytes <= pinned.disk_limit_bytes
+        got += list(pieces)
+        path = tmp_path / "out"
+        path.write_bytes(b"".join(got))
+        copy = store.import_buffer("copy", path)
+        assert copy.stats().num_records == held.num_records == 160
+        # What was kept for the export is let go, and comes off the disk.
+        assert buffer.stats().pinned_bytes == 0
+        buffer.push(encode_batch([make_exemplar(2, 0, pad=num_bytes - 1000)]))
+
+
+def test_an_export_that_is_not_read_to_its_end_lets_go(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=4000, eviction="fifo")
+        buffer.push(encode_batch([make_exemplar(0, rank) for rank in range(8)]))
+        pieces = buffer.export()
+        next(pieces)
+        buffer.push(encode_batch([make_exemplar(1, rank) for rank in range(12)]))
+        assert buffer.stats().pinned_bytes > 0
+        pieces.close()
+        assert buffer.stats().pinned_bytes == 0
+        assert buffer.snapshots() == []
+
+
+def test_a_client_that_goes_away_lets_go(data: Path) -> None:
+    with Server(data) as server, server.client() as client:
+        put_buffer(client, 64 * 2**20, eviction="fifo")
+        for part in range(6):
+            push(client, [make_exemplar(part, rank, pad=900_000) for rank in range(8)])
+        with client.stream("GET", "/v1/buffers/b/export") as response:
+            next(response.iter_raw())
+        push(client, [make_exemplar(9, rank, pad=900_000) for rank in range(20)])
+
+        def let_go() -> bool:
+            return bool(client.get("/v1/buffers/b/stats").json()["pinned_bytes"] == 0)
+
+        deadline = threading.Event()
+        for _ in range(100):
+            if let_go():
+                break
+            deadline.wait(0.1)
+        assert let_go()
+
+
+def changed(file: bytes, path: str, change: Any) -> bytes:
+    """The file with one of its entries changed."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(file)) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, change(data) if name == path else data)
+    return out.getvalue()
+
+
+def described(**values: Any) -> Any:
+    def change(data: bytes) -> bytes:
+        document = json.loads(data)
+        document["attributes"]["exemplar_memory_buffer"] |= values
+        return json.dumps(document).encode()
+
+    return change
+
+
+def test_garbage_is_refused_and_leaves_nothing(client: httpx.Client, data: Path) -> None:
+    fill(client)
+    file = exported(client)
+    before = sorted(path.name for path in (data / "segments").iterdir())
+    body = zipfile.ZipFile(io.BytesIO(file)).read("body/c/0")
+    cases: list[tuple[bytes, str]] = [
+        (b"", "invalid_export"),
+        (b"PK\x03\x04 and so on", "invalid_export"),
+        (file[: len(file) // 2], "invalid_export"),
+        (changed(file, "class_id/c/0", lambda column: column[:-1]), "invalid_export"),
+        (changed(file, "class_id/c/0", lambda column: column[:-4]), "invalid_export"),
+        (changed(file, "exemplar_id/c/0", lambda column: bytes(len(column))), "invalid_export"),
+        (changed(file, "offset/c/0", lambda column: column[::-1]), "invalid_export"),
+        (changed(file, "learner/c/0", lambda column: b"\xff" * len(column)), "invalid_export"),
+        (changed(file, "body/c/0", lambda _: body[:-1]), "invalid_record"),
+        (changed(file, "body/c/0", lambda _: bytes([body[0] ^ 1]) + body[1:]), "invalid_record"),
+        (changed(file, "grid_h/c/0", lambda column: bytes(len(column))), "invalid_record"),
+        (changed(file, "zarr.json", described(next_exemplar_id=1)), "invalid_export"),
+        (changed(file, "zarr.json", described(version=-1)), "invalid_export"),
+        (changed(file, "zarr.json", described(classes_seen=[])), "invalid_export"),
+        (changed(file, "zarr.json", described(eviction="whim")), "invalid_export"),
+        (changed(file, "zarr.json", described(budget_bytes="much")), "invalid_export"),
+        (changed(file, "zarr.json", described(budget_bytes=0)), "invalid_budget"),
+        (changed(file, "zarr.json", described(budget_bytes=100)), "budget_exceeded"),
+        (changed(file, "zarr.json", described(disk_limit_bytes=6001)), "disk_limit_exceeded"),
+        (changed(file, "zarr.json", lambda _: b"{}"), "invalid_export"),
+        (changed(file, "zarr.json", lambda _: b"[1"), "invalid_export"),
+    ]
+    for content, code in cases:
+        response = client.post("/v1/buffers/copy/import", content=content, headers=ZIP)
+        document = response.json()
+        assert document["code"] in (code, "mask_mismatch", "invalid_payload"), (code, document)
+        assert "Traceback" not in response.text
+    segment = next(path for path in (data / "segments").iterdir())
+    assert_problem(client.post("/v1/buffers/copy/import", content=segment.read_bytes(), headers=ZIP), "invalid_export")
+    assert sorted(path.name for path in (data / "segments").iterdir()) == before
+    assert list((data / "incoming").iterdir()) == []
+    assert [entry["name"] for entry in client.get("/v1/buffers").json()["buffers"]] == ["b"]
+    assert_problem(client.post("/v1/buffers/b/import", content=file, headers=ZIP), "buffer_exists")
+    assert_problem(client.post("/v1/buffers/C!/import", content=file, headers=ZIP), "invalid_request")
+    assert_problem(client.post("/v1/buffers/c/import", content=file), "invalid_request", status=415)
+
+
+def test_a_compressed_body_is_refused(client: httpx.Client) -> None:
+    """What it unpacks to is not bounded by what arrives."""
+    fill(client)
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(exported(client))) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    response = client.post("/v1/buffers/copy/import", content=out.getvalue(), headers=ZIP)
+    assert_problem(response, "invalid_export")
+
+
+def test_an_import_that_is_too_large(data: Path) -> None:
+    with running(data, max_import_bytes=1000) as client:
+        response = client.post("/v1/buffers/copy/import", content=bytes(2000), headers=ZIP)
+        assert_problem(response, "batch_too_large", limit=1000)
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "memory_service", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MEMORY_SERVICE")},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_commands(data: Path, tmp_path: Path) -> None:
+    with running(data) as client:
+        fill(client)
+        file = exported(client)
+        records = contents(all_records(client))
+    out = tmp_path / "out.zarr.zip"
+    code, said, _ = command("export", "b", str(out), "--data", str(data))
+    assert code == 0
+    assert f"buffer b, {len(records)} records: {len(file)} bytes" in said
+    assert out.read_bytes() == file
+    code, _, error = command("export", "b", str(out), "--data", str(data))
+    assert (code, "exists already" in error) == (2, True)
+    code, _, error = command("export", "nobody", str(tmp_path / "x"), "--data", str(data))
+    assert (code, "no buffer 'nobody'" in error) == (2, True)
+    code, _, error = command("export", "b", str(tmp_path / "x"), "--data", str(tmp_path / "nowhere"))
+    assert (code, "no store" in error) == (2, True)
+    assert not (tmp_path / "nowhere").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.zarr.zip", "store"]
+    code, said, _ = command("import", "copy", str(out), "--data", str(data))
+    assert code == 0
+    assert f"buffer copy: {len(records)} records" in said
+    with running(data) as client:
+        assert contents(all_records(client, buffer="copy")) == records
+
+
+def test_errors_of_the_store(tmp_path: Path) -> None:
+    with Store(tmp_path / "store") as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=4000)
+        with pytest.raises(NotFoundError):
+            next(buffer.export("none"))
+        path = tmp_path / "b"
+        path.write_bytes(b"".join(buffer.export()))
+        with pytest.raises(ConflictError):
+            store.import_buffer("b", path)
+        with pytest.raises(FormatError):
+            store.import_buffer("c", tmp_path / "store" / "lock")
+        copy = store.import_buffer("c", path)
+        with pytest.raises(NotFoundError):
+            copy.sample(SampleRequest(1))
