@@ -1,0 +1,212 @@
+"""This project's store and service, as contestants: the one place that knows how to call them.
+
+When the store's interface changes, :class:`InProcess`, :class:`Service` and :func:`_encoded` are what to adapt.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+
+from benchmarks.storage_peers import Peer, Read
+from benchmarks.storage_records import Batch
+from benchmarks.storage_rounds import timed
+from benchmarks.storage_system import ChildProcess, python_module
+from client import ReplayBatch
+from memory_format import MEDIA_TYPE, Record, decode_batch, encode_batch
+from memory_service.store import Store
+from memory_service.store.model import Options
+from memory_service.store.sampler import SampleRequest, Strategy
+
+BUFFER = "records"
+STRATEGIES: tuple[Strategy, ...] = ("uniform", "class_balanced")
+DISK_LIMIT_FACTOR = 1.5
+"""Of the budget, where a buffer does not state its ``disk_limit_bytes``."""
+
+AHEAD = "ours, HTTP, fetched ahead"
+DECODED = "ours, HTTP, decoded"
+
+_ROOMY = 2**40
+_IN_FLIGHT = 2
+_AHEAD_BATCHES = 6
+_READY = re.compile(r"memory-service listening on (http://\S+)")
+# A step draws its batch once: the same one again would find everything in the processor's cache.
+_steps = itertools.count()
+
+
+def open_store(directory: Path) -> Store:
+    """Open or make a store."""
+    return Store(directory, Options())
+
+
+class InProcess(Peer):
+    """``memory_service.store`` called from this process."""
+
+    name = "ours, in-process"
+    note = "checked, indexed, evictable; sample = the encoded Arrow answer"
+
+    def __init__(self, directory: Path, *, capacity: int, max_body: int) -> None:
+        super().__init__(directory, capacity=capacity, max_body=max_body)
+        self.reopen()
+
+    def push(self, batch: Batch) -> None:
+        self._buffer.push(batch.arrow)
+
+    def time_push(self, batch: Batch) -> float:
+        body = batch.arrow
+        return timed(lambda: self._buffer.push(body))
+
+    def push_to(self, name: str, batch: Batch) -> None:
+        """Store a batch in another buffer of the same store."""
+        buffer, _ = self._store.create_buffer(name, budget_bytes=_ROOMY)
+        buffer.push(batch.arrow)
+
+    def sample(self, count: int) -> object:
+        return self.sample_from(BUFFER, count)
+
+    def sample_from(self, name: str, count: int, strategy: Strategy = "uniform") -> object:
+        """An encoded batch from a buffer."""
+        request = SampleRequest(batch_size=count, seed=0, step=next(_steps), strategy=strategy)
+        return _encoded(self._store.buffer(name).sample(request))
+
+    def contents_of(self, sampled: object) -> list[bytes]:
+        return [record.body for record in decode_batch(bytes(cast(bytes, sampled)))]
+
+    def reopen(self) -> None:
+        """Open the store again after :meth:`close`."""
+        self._store = open_store(self.directory)
+        self._buffer, _ = self._store.create_buffer(BUFFER, budget_bytes=_ROOMY)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def _encoded(answer: Any) -> Any:
+    """What a sample of the store gives, as the bytes that would be sent."""
+    content = answer[0] if isinstance(answer, tuple) else answer
+    if isinstance(content, list) and (not content or isinstance(content[0], Record)):
+        return encode_batch(content)
+    return content
+
+
+class Service(ChildProcess):
+    """``memory-service serve`` in a process of its own, and an HTTP connection to it."""
+
+    def __init__(self, data: Path) -> None:
+        data.parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(
+            python_module("memory_service", "serve", "--data", str(data), "--port", "0"),
+            data.parent / f"{data.name}.log",
+            {"MEMORY_SERVICE_LOG_LEVEL": "warning"},
+        )
+        found = _READY.match(self.first_line)
+        if found is None:
+            self.stop()
+            raise RuntimeError(f"the service did not start: {self.first_line!r}")
+        self.data = data
+        self._http = httpx.Client(base_url=found[1], timeout=300.0, trust_env=False)
+
+    def create_buffer(self, name: str, budget_bytes: int) -> int:
+        """Make a buffer; gives its disk limit."""
+        self._checked(self._http.put(f"/v1/buffers/{name}", json={"budget_bytes": budget_bytes}))
+        document = self._checked(self._http.get(f"/v1/buffers/{name}")).json()
+        return int(document.get("disk_limit_bytes") or DISK_LIMIT_FACTOR * budget_bytes)
+
+    def push(self, name: str, body: bytes, key: str | None = None) -> dict[str, Any]:
+        """Push an encoded batch; gives the service's answer."""
+        headers = {"Content-Type": MEDIA_TYPE} | ({} if key is None else {"Idempotency-Key": key})
+        answer = self._checked(self._http.post(f"/v1/buffers/{name}/exemplars", content=body, headers=headers))
+        return cast(dict[str, Any], answer.json())
+
+    def sample(self, name: str, count: int, strategy: Strategy = "uniform") -> bytes:
+        """The body of a sample's answer."""
+        wanted = {"batch_size": count, "seed": 0, "step": next(_steps), "strategy": strategy}
+        return self._checked(self._http.post(f"/v1/buffers/{name}/sample", json=wanted)).content
+
+    def stop(self) -> None:
+        if hasattr(self, "_http"):
+            self._http.close()
+        super().stop()
+
+    @staticmethod
+    def _checked(response: httpx.Response) -> httpx.Response:
+        if response.is_error:
+            raise RuntimeError(f"{response.request.method} {response.request.url}: {response.text[:500]}")
+        return response
+
+
+class OverHttp(Peer):
+    """The service, asked with a plain HTTP client. Starts on whatever store lies in ``directory / "store"``."""
+
+    name = "ours, HTTP"
+    note = "a server in another process; the answer's bytes, not decoded"
+
+    def __init__(self, directory: Path, *, capacity: int, max_body: int) -> None:
+        super().__init__(directory, capacity=capacity, max_body=max_body)
+        self.data = directory / "store"
+        self.service = Service(self.data)
+        self.service.create_buffer(BUFFER, _ROOMY)
+
+    def push(self, batch: Batch) -> None:
+        self.service.push(BUFFER, batch.arrow)
+
+    def time_push(self, batch: Batch) -> float:
+        body = batch.arrow
+        return timed(lambda: self.service.push(BUFFER, body))
+
+    def sample(self, count: int) -> bytes:
+        return self.service.sample(BUFFER, count)
+
+    def contents_of(self, sampled: object) -> list[bytes]:
+        return [record.body for record in decode_batch(cast(bytes, sampled))]
+
+    def reads(self) -> dict[str, Read]:
+        return {
+            self.name: lambda count: timed(lambda: self.sample(count)),
+            "ours, HTTP, records": lambda count: timed(lambda: decode_batch(self.sample(count))),
+            AHEAD: self._fetched_ahead,
+            DECODED: lambda count: timed(lambda: ReplayBatch.from_records(decode_batch(self.sample(count)))),
+        }
+
+    def _fetched_ahead(self, count: int) -> float:
+        """Seconds a batch while the next is on its way, as the client's data set fetches."""
+        with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+            waiting = collections.deque(pool.submit(self.sample, count) for _ in range(_IN_FLIGHT))
+            waiting.popleft().result()
+
+            def fetch() -> None:
+                for _ in range(_AHEAD_BATCHES):
+                    waiting.append(pool.submit(self.sample, count))
+                    waiting.popleft().result()
+
+            return timed(fetch) / _AHEAD_BATCHES
+
+    def close(self) -> None:
+        self.service.stop()
+
+
+class BareServer:
+    """:mod:`benchmarks.storage_bare` in a process of its own: as many bytes, from memory."""
+
+    name = "bare uvicorn"
+    note = "the limit over HTTP: no framework, no store, equal bytes from memory"
+
+    def __init__(self, log: Path, num_bytes: int) -> None:
+        self._process = ChildProcess(python_module("benchmarks.storage_bare"), log)
+        self._http = httpx.Client(base_url=self._process.first_line, timeout=60.0, trust_env=False)
+        self._path = f"/{num_bytes}"
+
+    def read(self, count: int) -> float:
+        """Seconds to fetch the bytes of a batch."""
+        wanted = {"batch_size": count, "seed": 0, "step": next(_steps), "strategy": "uniform"}
+        return timed(lambda: self._http.post(self._path, json=wanted).content)
+
+    def close(self) -> None:
+        self._http.close()
+        self._process.stop()
