@@ -1,4 +1,5 @@
-"""How much is taken in at once. Beyond it, a push is told to come again, instead of waiting in a growing queue."""
+"""How much is taken in at once. Beyond it, a push or import is told to come again, instead of waiting in a growing
+queue."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ T = TypeVar("T")
 
 
 class Admission:
-    """Bounds on pushes under way in one process. For use in one event loop.
+    """Bounds on pushes and imports under way in one process. For use in one event loop.
 
     Args:
         max_pushes: pushes whose body is being read, or that wait to be written. A client that sends slowly takes
@@ -23,14 +24,18 @@ class Admission:
         max_bytes: bytes of their bodies that have arrived. One push alone may have more.
         max_threads: pushes that are checked and written at a time, apart from the threads that answer reads: so a
             slow disk does not hold up who samples.
+        max_imports: imports whose file is being received or taken over, in threads of their own.
     """
 
-    def __init__(self, *, max_pushes: int, max_bytes: int, max_threads: int) -> None:
+    def __init__(self, *, max_pushes: int, max_bytes: int, max_threads: int, max_imports: int) -> None:
         self._max_pushes = max_pushes
         self._max_bytes = max_bytes
         self._pushes = 0
         self._bytes = 0
         self._threads = anyio.CapacityLimiter(max_threads)
+        self._max_imports = max_imports
+        self._imports = 0
+        self._import_threads = anyio.CapacityLimiter(max_imports)
 
     @contextmanager
     def push(self) -> Iterator[Admitted]:
@@ -54,6 +59,27 @@ class Admission:
     async def run(self, push: Callable[[], T]) -> T:
         """Run ``push`` in a thread. It runs to its end also where its client has gone."""
         return await anyio.to_thread.run_sync(push, limiter=self._threads)
+
+    @contextmanager
+    def incoming(self) -> Iterator[None]:
+        """Around receiving an import and taking it over.
+
+        Raises:
+            BusyError: too many are under way.
+        """
+        if self._imports >= self._max_imports:
+            raise BusyError(
+                f"{self._max_imports} imports are under way; send it again a little later", limit=self._max_imports
+            )
+        self._imports += 1
+        try:
+            yield
+        finally:
+            self._imports -= 1
+
+    async def run_import(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in a thread of the imports' own. It runs to its end also where its client has gone."""
+        return await anyio.to_thread.run_sync(work, limiter=self._import_threads)
 
     def _take(self, admitted: Admitted, num_bytes: int) -> None:
         if self._bytes + num_bytes > self._max_bytes and self._pushes > 1:

@@ -66,7 +66,10 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     )
     app.state.store = store
     app.state.admission = Admission(
-        max_pushes=settings.max_pushes, max_bytes=settings.max_pending_bytes, max_threads=PUSH_THREADS
+        max_pushes=settings.max_pushes,
+        max_bytes=settings.max_pending_bytes,
+        max_threads=PUSH_THREADS,
+        max_imports=settings.max_imports,
     )
     app.add_middleware(
         BodyLimit,

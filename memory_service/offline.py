@@ -141,6 +141,8 @@ def _show(report: Report, data: Path, as_json: bool) -> None:
             print(f"buffer {name}: {len(ids)} {what} lost: {', '.join(map(str, ids[:SHOWN]))}{more}")
     if report.unknown_records:
         print(f"{report.unknown_records} records lost whose ids cannot be read")
+    if report.foreign:
+        print(f"left alone, none of the store's: {', '.join(sorted(report.foreign)[:SHOWN])}")
     for name in report.quarantined:
         print(f"put aside: {name}")
     live = ", ".join(f"{name} {count}" for name, count in sorted(report.buffers.items())) or "none"

@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     max_pending_bytes: int = Field(
         1024 * MIB, ge=1, description="Bytes of their bodies held at once; beyond it, the same."
     )
+    max_imports: int = Field(2, ge=1, description="Imports under way at once; beyond it, the same.")
     body_seconds: float = Field(60.0, gt=0, description="Longest pause between two pieces of a request's body.")
     segment_bytes: int = Field(
         16 * MIB,

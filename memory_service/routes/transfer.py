@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator, Generator
+from functools import partial
 from typing import Annotated, Any, Final
 
 import anyio
@@ -13,6 +13,7 @@ from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
+from memory_service.admission import Admission
 from memory_service.body import EXPORT_MEDIA_TYPE
 from memory_service.routes.common import BufferDep, StoreDep
 from memory_service.schemas import BufferInfo
@@ -58,13 +59,15 @@ async def import_buffer(name: str, request: Request, store: StoreDep) -> BufferI
         raise HTTPException(415, f"an export is {EXPORT_MEDIA_TYPE}, not {content_type or 'without a Content-Type'}")
     # Before a large body is read.
     store.expect_free(name)
-    path = store.incoming / uuid.uuid4().hex
-    try:
-        async with await anyio.open_file(path, "wb") as file:
+    announced = request.headers.get("content-length", "")
+    admission: Admission = request.app.state.admission
+    with admission.incoming():
+        incoming = store.receive(int(announced) if announced.isdigit() else 0)
+        try:
             async for piece in request.stream():
-                await file.write(piece)
-        buffer = await run_in_threadpool(store.import_buffer, name, path)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(lambda: path.unlink(missing_ok=True))
+                await admission.run_import(partial(incoming.write, piece))
+            buffer = await admission.run_import(partial(store.import_buffer, name, incoming.path))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await admission.run_import(incoming.discard)
     return BufferInfo.of(buffer)

@@ -12,7 +12,6 @@ import os
 import re
 import threading
 import uuid
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format import StorageError
+from memory_format import StorageError, checksum
 from memory_format.record import HEADER_DTYPE
 from memory_service.store import files
 from memory_service.store.checksums import crc32_of_all
@@ -40,7 +39,7 @@ SMALLEST_SEALED: Final = 256 * 1024
 
 SEALED: Final = ".zarr.zip"
 OPEN: Final = ".open"
-_OWN_NAME = re.compile(r"([0-9a-f]{32})(\.zarr\.zip|\.open)")
+OWN_NAME = re.compile(r"([0-9a-f]{32})(\.zarr\.zip|\.open)")
 
 
 class SegmentGoneError(Exception):
@@ -252,7 +251,7 @@ class SegmentFiles:
                     found = files.read_into(descriptor, body, offset)
                 except OSError as error:
                     raise storage_error(f"read segment {stem}", error) from error
-                if found != length or zlib.crc32(body) != crc32:
+                if found != length or checksum.crc32(body) != crc32:
                     raise StorageError(
                         f"the record at byte {offset} of segment {stem} is damaged: its CRC-32 differs; stop the "
                         "service and run `memory-service repair` on its store",
@@ -319,7 +318,7 @@ class SegmentFiles:
         removed = []
         damaged = set(known)
         for entry in list(os.scandir(self._directory)):
-            name = _OWN_NAME.fullmatch(entry.name)
+            name = OWN_NAME.fullmatch(entry.name)
             if name is None:
                 logger.warning("%s is none of the store's files; left alone", entry.path)
             elif name[1] not in known:

@@ -26,7 +26,7 @@ from memory_service.store.eviction import EVICTION_POLICIES, EvictionPolicy
 from memory_service.store.model import Budget, BufferConfig, Options, check_settings
 from memory_service.store.segments import SegmentFiles
 from memory_service.store.snapshots import check_name
-from memory_service.store.transfer import Import
+from memory_service.store.transfer import Import, Incoming
 
 logger = logging.getLogger(__name__)
 
@@ -215,6 +215,27 @@ class Store:
                 self._segments.delete({part.after.stem for part in parts})
                 raise
             return self._add(row)
+
+    def receive(self, announced_bytes: int) -> Incoming:
+        """Somewhere for a file to arrive that is to be imported.
+
+        Args:
+            announced_bytes: how long it will be, as far as that is known.
+
+        Raises:
+            BudgetError: ``disk_limit_exceeded``: the disk has no room for it and for the segments made of it.
+            StorageError: it cannot be written.
+        """
+        free = shutil.disk_usage(self.incoming).free
+        if 2 * announced_bytes > free:
+            raise BudgetError(
+                f"a file of {announced_bytes} bytes takes twice as many while it is imported, {free} are free on the "
+                "disk",
+                code="disk_limit_exceeded",
+                requested_bytes=2 * announced_bytes,
+                free_bytes=free,
+            )
+        return Incoming(self.incoming)
 
     def expect_free(self, name: str) -> None:
         """Raises:

@@ -6,6 +6,7 @@ The same records make the same bytes. docs/format.md describes the file.
 from __future__ import annotations
 
 import os
+import uuid
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from memory_format import BudgetError, FormatError
 from memory_format.record import HEADER_DTYPE
 from memory_format.wire import Batch, check_batch
-from memory_service.store import index, rows
+from memory_service.store import files, index, rows
 from memory_service.store.columns import Columns, charge_of, headers_of_rows
 from memory_service.store.eviction import EvictionPolicy
 from memory_service.store.files import storage_error
@@ -101,7 +102,7 @@ def export_pieces(
     view: Columns,
     learner_ids: list[str],
     description: BufferDescription,
-    read: Callable[[NDArray[np.int64]], bytearray],
+    read: Callable[[NDArray[np.int64]], memoryview],
 ) -> Generator[bytes, None, None]:
     """The file, piece by piece.
 
@@ -168,6 +169,36 @@ class _Pieces:
     def taken(self) -> bytes:
         parts, self._parts = self._parts, []
         return b"".join(parts)
+
+
+class Incoming:
+    """A file that arrives piece by piece, to be imported once it is whole.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / uuid.uuid4().hex
+        try:
+            self._descriptor = files.create(self.path)
+        except OSError as error:
+            raise storage_error(f"write {self.path}", error) from error
+        self._end = 0
+
+    def write(self, piece: bytes) -> None:
+        """Raises:
+        StorageError: the disk does not take it.
+        """
+        try:
+            self._end = files.write_at(self._descriptor, [piece], self._end)
+        except OSError as error:
+            raise storage_error(f"write {self.path}", error) from error
+
+    def discard(self) -> None:
+        """It is not needed any more."""
+        os.close(self._descriptor)
+        self.path.unlink(missing_ok=True)
 
 
 class Import:

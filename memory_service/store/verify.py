@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,13 +20,13 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from memory_format import FormatError, StorageError
+from memory_format import FormatError, StorageError, checksum
 from memory_format.record import HEADER_DTYPE, check_row
 from memory_service.store import index, rows
 from memory_service.store.compaction import SegmentState
 from memory_service.store.contents import Contents
 from memory_service.store.layout import BODY_AT, READ_DTYPE, read_contents
-from memory_service.store.segments import OPEN, SEALED, SegmentFiles
+from memory_service.store.segments import OWN_NAME, SegmentFiles
 from memory_service.store.store import take_lock
 
 logger = logging.getLogger(__name__)
@@ -62,6 +61,8 @@ class Report:
     """Buffer -> ids of records that only snapshots hold and that cannot be read."""
     unknown_records: int = 0
     """Records of segments so damaged that not even their ids can be read."""
+    foreign: list[str] = field(default_factory=list)
+    """Names in the directory of segments that are none of the store's: left alone, and no problem."""
     quarantined: list[str] = field(default_factory=list)
     """Files that a repair has moved."""
 
@@ -250,7 +251,10 @@ def _examine(store: _Store, progress: Progress | None) -> tuple[Report, list[_Se
         progress(len(states), len(states), "")
     known = {state.stem for state in states}
     for entry in sorted(os.listdir(store.directory)):
-        if entry.removesuffix(SEALED).removesuffix(OPEN) not in known:
+        name = OWN_NAME.fullmatch(entry)
+        if name is None:
+            report.foreign.append(entry)
+        elif name[1] not in known:
             report.note("orphan", entry, "no row of the index speaks of this file")
     damaged = {segment.id: segment for segment in read if segment.damaged}
     with store.index.read() as connection:
@@ -318,7 +322,7 @@ def _fault(header: np.void, learner_id: str, body: bytes, length: int) -> str | 
     """What is wrong with a stored record, None where nothing is."""
     if len(body) != length:
         return f"{len(body)} of its {length} bytes are there"
-    found = zlib.crc32(body)
+    found = checksum.crc32(body)
     if found != int(header["crc32"]):
         return f"its CRC-32 is {found:#010x}, its header says {int(header['crc32']):#010x}"
     row = np.zeros((), HEADER_DTYPE)

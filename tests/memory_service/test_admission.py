@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
 import time
@@ -28,6 +29,7 @@ from tests.memory_service.helpers import (
 )
 
 URL = "/v1/buffers/b/exemplars"
+ZIP = {"Content-Type": "application/zip"}
 PROMPT = 2.0
 """Seconds that an answer may take which waits for nobody; with room for a busy machine."""
 
@@ -234,3 +236,40 @@ def test_bodies_held_at_once_are_bounded_too(data: Path, monkeypatch: pytest.Mon
         for _ in range(3):
             assert client.post(URL, content=of(100_000), headers=ARROW).status_code == 200
         assert_consistent(client, data)
+
+
+def test_imports_are_bounded_and_hold_nobody_up(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(data, monkeypatch, max_imports=1) as client, ExitStack() as stack:
+        file = client.get("/v1/buffers/b/export").content
+        slow = stack.enter_context(Upload(client, file, path="/v1/buffers/copy/import", content_type="application/zip"))
+        slow.send(1000)
+        with promptly():
+            refused = client.post("/v1/buffers/other/import", content=file, headers=ZIP)
+            assert_problem(refused, "too_busy", limit=1)
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert post(client).status_code == 200
+            assert len(sample(client, batch_size=16)) == 16
+        slow.send(len(file))
+        assert slow.answer().json()["name"] == "copy"
+        assert client.post("/v1/buffers/other/import", content=file, headers=ZIP).status_code == 201
+        # One that goes away half-way leaves nothing, and its place is free.
+        with Upload(client, file, path="/v1/buffers/third/import", content_type="application/zip") as gone:
+            gone.send(1000)
+            wait_until(lambda: len(list((data / "incoming").iterdir())) == 1)
+        wait_until(lambda: not list((data / "incoming").iterdir()))
+        assert client.post("/v1/buffers/third/import", content=file, headers=ZIP).status_code == 201
+        assert len(all_records(client, buffer="third")) == 4
+
+
+def test_an_import_that_the_disk_cannot_take_is_refused_before_it_is_sent(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(data, monkeypatch) as client:
+        announced = shutil.disk_usage(data).free // 2 + 2**33
+        with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as connection:
+            head = "POST /v1/buffers/copy/import HTTP/1.1\r\nHost: x\r\nContent-Type: application/zip\r\n"
+            connection.sendall(f"{head}Content-Length: {announced}\r\nConnection: close\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        assert answer.startswith("HTTP/1.1 507 ")
+        assert "disk_limit_exceeded" in answer
+        assert not list((data / "incoming").iterdir())

@@ -178,6 +178,18 @@ def test_an_orphan_is_put_aside(store: Path) -> None:
     assert [Path(name).read_bytes() for name in report.quarantined] == [b"whatever"]
 
 
+def test_what_is_not_the_store_s_is_left_alone(store: Path) -> None:
+    foreign = store / "segments" / ".DS_Store"
+    foreign.write_bytes(b"whatever")
+    report = verify(store)
+    assert report.sound
+    assert report.foreign == [".DS_Store"]
+    assert repair(store).quarantined == []
+    assert foreign.read_bytes() == b"whatever"
+    Store(store, OPTIONS).close()
+    assert foreign.exists()
+
+
 def test_bytes_that_no_change_committed_are_no_damage(store: Path) -> None:
     before = contents(records_of(store, "b"))
     with file_of(store, sealed=False).open("ab") as file:
