@@ -62,6 +62,7 @@ nightly: setup
 bench: setup
 	@$(BIN)/python benchmarks/read_layout.py
 	@$(BIN)/python benchmarks/layout.py
+	@$(BIN)/python benchmarks/checksum.py
 
 # The last line of its stdout is one JSON object.
 bench-storage: setup

@@ -14,7 +14,16 @@ from memory_format.errors import (
 )
 from memory_format.masks import Layout, image_to_patches, patches_to_image
 from memory_format.record import HEADER_BYTES, Record, check_record, make_record
-from memory_format.wire import MEDIA_TYPE, Batch, check_batch, decode_batch, encode_batch, read_batch, write_batch
+from memory_format.wire import (
+    MEDIA_TYPE,
+    Batch,
+    check_batch,
+    decode_batch,
+    encode_batch,
+    frame_batch,
+    read_batch,
+    write_batch,
+)
 
 __all__ = [
     "CODECS",
@@ -46,5 +55,6 @@ __all__ = [
     "make_record",
     "patches_to_image",
     "read_batch",
+    "frame_batch",
     "write_batch",
 ]

@@ -11,7 +11,6 @@ string, read with one ``pread``::
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_format import checksum
 from memory_format.codecs import MAX_SIDE_PX, PatchCodec, codec_by_number, codec_class
 from memory_format.errors import FormatError
 from memory_format.extras import decode_extras, encode_extras
@@ -149,7 +149,7 @@ class Record:
 
     @property
     def crc32(self) -> int:
-        return zlib.crc32(self.body)
+        return checksum.crc32(self.body)
 
     @property
     def codec(self) -> type[PatchCodec]:

@@ -8,7 +8,6 @@ between a stream and a file it is copied, never taken apart.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+from memory_format import checksum
 from memory_format.errors import FormatError
 from memory_format.record import HEADER_DTYPE, Record, at_index, check_row, headers_of, split_row
 
@@ -50,7 +50,7 @@ _HEADER_COLUMNS: Final = tuple(name for name in SCHEMA.names if name in (HEADER_
 _CRC: Final = list(HEADER_DTYPE.names or ()).index("crc32")
 _MAX_BATCHES = 1024
 _MAX_BODIES_BYTES = 2**31 - 1  # Arrow's binary columns count in int32
-_SCHEMA_BYTES = SCHEMA.serialize().size
+_ARROW_ALIGNMENT = 8  # of buffers in a stream (pyarrow.ipc.IpcWriteOptions writes no other)
 _END_OF_STREAM_BYTES = 8
 
 
@@ -107,7 +107,7 @@ def check_batch(batch: Batch) -> None:
     rows = batch.headers.tolist()
     for index, (row, learner_id, body) in enumerate(zip(rows, batch.learner_ids, batch.bodies, strict=True)):
         # First, though it is judged last: it brings the body into the processor's cache.
-        found = zlib.crc32(body)
+        found = checksum.crc32(body)
         try:
             check_row(row, learner_id, body, known_learners)
             if found != row[_CRC]:
@@ -116,19 +116,19 @@ def check_batch(batch: Batch) -> None:
             raise at_index(error, index) from None
 
 
-def write_batch(
-    headers: NDArray[np.void], learner_ids: Sequence[str], body: bytes | memoryview, lengths: ArrayLike
-) -> memoryview:
-    """Records -> one Arrow IPC stream with one batch. ``body`` is copied once.
+def frame_batch(
+    headers: NDArray[np.void], learner_ids: Sequence[str], lengths: ArrayLike
+) -> tuple[memoryview, memoryview]:
+    """An Arrow IPC stream with one batch whose bodies are still to be written, by whoever has them, into their place.
 
     Args:
         headers: ``(N,)`` of ``HEADER_DTYPE``; ``offset`` and ``learner`` do not matter.
         learner_ids: N learner ids.
-        body: all bodies end to end, contiguous; anything with the buffer protocol.
         lengths: ``(N,)`` integers, bytes of each body.
 
     Returns:
-        the stream, as a flat view of bytes.
+        the stream, as a flat view of bytes, and the part of it where the bodies go, end to end: memory of who knows
+        what until then.
 
     Raises:
         FormatError: ``batch_too_large``: 2 GiB of bodies do not fit one Arrow batch.
@@ -136,29 +136,83 @@ def write_batch(
     """
     count = len(headers)
     sizes = np.asarray(lengths, dtype=np.int64)
-    contents = pa.py_buffer(body)
-    if not len(sizes) == len(learner_ids) == count or (sizes < 0).any() or sizes.sum() != contents.size:
-        raise ValueError(
-            f"{count} headers, {len(learner_ids)} learner ids, {len(sizes)} lengths with {sizes.sum()} bytes in all, "
-            f"and {contents.size} bytes of bodies"
-        )
-    if contents.size > _MAX_BODIES_BYTES:
-        raise FormatError(f"bodies of {contents.size} bytes in one batch; send fewer at once", code="batch_too_large")
+    if not len(sizes) == len(learner_ids) == count or (sizes < 0).any():
+        raise ValueError(f"{count} headers, {len(learner_ids)} learner ids, {len(sizes)} lengths")
+    total = int(sizes.sum())
+    if total > _MAX_BODIES_BYTES:
+        raise FormatError(f"bodies of {total} bytes in one batch; send fewer at once", code="batch_too_large")
     offsets = np.zeros(count + 1, dtype=np.int32)
     np.cumsum(sizes, out=offsets[1:])
+    # Takes no memory, as nobody touches it: only its length goes into the stream.
+    unwritten = pa.allocate_buffer(total)
     columns = {
         "learner_id": pa.array(learner_ids, type=pa.string()),
-        "body": pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), contents]),
+        "body": pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), unwritten]),
         **{name: pa.array(np.ascontiguousarray(headers[name])) for name in _HEADER_COLUMNS},
     }
     batch = pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
-    # Of the right size from the start: a sink that grows copies what it holds, again and again.
-    out = pa.allocate_buffer(_SCHEMA_BYTES + pa.ipc.get_record_batch_size(batch) + _END_OF_STREAM_BYTES)
-    sink = pa.FixedSizeBufferWriter(out)
-    with pa.ipc.new_stream(sink, SCHEMA) as writer:
+    pieces: list[bytes | pa.Buffer] = []
+    with pa.ipc.new_stream(pa.PythonFile(_Pieces(pieces), mode="w"), SCHEMA) as writer:
         writer.write_batch(batch)
-    # Cut where it ends, should pyarrow need less than it said: the rest is memory of who knows what.
-    return memoryview(out).cast("B")[: sink.tell()]
+    # The bodies are the last buffer of the last column: behind them comes their padding, and the end of the stream.
+    num_behind = -total % _ARROW_ALIGNMENT + _END_OF_STREAM_BYTES
+    num_before = sum(map(len, pieces)) - total - num_behind
+    before, behind = _outer(pieces, num_before, num_behind)
+    stream = memoryview(pa.allocate_buffer(num_before + total + num_behind)).cast("B")
+    bodies = stream[num_before : num_before + total]
+    stream[:num_before] = before
+    stream[num_before + total :] = behind
+    return stream, bodies
+
+
+class _Pieces:
+    """A file that keeps what is written to it as it is given."""
+
+    closed = False
+
+    def __init__(self, pieces: list[bytes | pa.Buffer]) -> None:
+        self._pieces = pieces
+
+    def write(self, piece: bytes | pa.Buffer) -> int:
+        self._pieces.append(piece)
+        return len(piece)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _outer(pieces: list[bytes | pa.Buffer], num_before: int, num_behind: int) -> tuple[bytes, bytes]:
+    """The first and the last bytes of pieces, joined; what lies between is not read."""
+    before, behind = bytearray(), bytearray()
+    for piece in pieces:
+        if len(before) == num_before:
+            break
+        before += memoryview(piece)[: num_before - len(before)]
+    for piece in reversed(pieces):
+        if len(behind) == num_behind:
+            break
+        part = memoryview(piece)
+        behind[:0] = part[max(0, len(part) - (num_behind - len(behind))) :]
+    return bytes(before), bytes(behind)
+
+
+def write_batch(
+    headers: NDArray[np.void], learner_ids: Sequence[str], body: bytes | memoryview, lengths: ArrayLike
+) -> memoryview:
+    """Records -> one Arrow IPC stream with one batch: :func:`frame_batch`, filled. ``body`` is copied once.
+
+    Args:
+        body: all bodies end to end, contiguous; anything with the buffer protocol.
+
+    Raises:
+        FormatError, ValueError: as :func:`frame_batch`.
+    """
+    stream, bodies = frame_batch(headers, learner_ids, lengths)
+    if len(bodies) != len(body):
+        raise ValueError(f"the lengths make {len(bodies)} bytes, there are {len(body)} bytes of bodies")
+    bodies[:] = body
+    return stream
 
 
 def encode_batch(records: Iterable[Record]) -> bytes:
@@ -169,18 +223,14 @@ def encode_batch(records: Iterable[Record]) -> bytes:
             ``batch_too_large``, as :func:`write_batch`.
     """
     rows = list(records)
-    lengths = [record.body_bytes for record in rows]
-    # Each body is copied and summed while it is in the processor's cache, and gone before the next.
-    bodies = memoryview(pa.allocate_buffer(sum(lengths))).cast("B")
-    crcs: list[int] = []
+    bodies = [record.body for record in rows]
+    headers = headers_of(rows, map(checksum.crc32, bodies))
+    stream, target = frame_batch(headers, [record.learner_id for record in rows], [len(body) for body in bodies])
     place = 0
-    for record in rows:
-        body = record.body
-        bodies[place : place + len(body)] = body
-        crcs.append(zlib.crc32(body))
+    for body in bodies:
+        target[place : place + len(body)] = body
         place += len(body)
-    learner_ids = [record.learner_id for record in rows]
-    return bytes(write_batch(headers_of(rows, crcs), learner_ids, bodies, lengths))
+    return bytes(stream)
 
 
 def decode_batch(data: bytes, *, max_records: int = 100_000, check: bool = True) -> list[Record]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,9 +18,9 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from memory_format import BudgetError, ConflictError, FormatError, NotFoundError, Record, StorageError
+from memory_format import BudgetError, ConflictError, FormatError, NotFoundError, Record, StorageError, checksum
 from memory_format.record import count_parts, split_body, swap_text
-from memory_format.wire import check_batch, read_batch, write_batch
+from memory_format.wire import check_batch, frame_batch, read_batch, write_batch
 from memory_service.store import eviction, index, rows, sampler, transfer
 from memory_service.store import query as queries
 from memory_service.store import snapshots as marks
@@ -415,8 +414,7 @@ class Buffer:
 
     def _copy(self, taken: Arrays, num_bytes: int) -> list[Part]:
         """Records in new segments, which no row speaks of yet."""
-        body, starts = self.contents.read_bodies(taken)
-        view = memoryview(body)
+        view, starts = self.contents.read_bodies(taken)
         ends = (starts + taken["length"]).tolist()
         bodies = [view[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
         learner_ids = self.contents.learner_ids(taken)
@@ -438,7 +436,7 @@ class Buffer:
                 view, config = self._view(lease.name), self.config
                 described = transfer.describe(config, view.version, lease, self.contents.classes)
 
-            def read(positions: NDArray[np.int64]) -> bytearray:
+            def read(positions: NDArray[np.int64]) -> memoryview:
                 # The view of the lease, for compaction may have moved what it shows.
                 return self._steadily(lease.name, lambda columns: self.contents.read_bodies(columns.take(positions))[0])
 
@@ -515,8 +513,7 @@ class Buffer:
         def read(columns: Columns) -> tuple[memoryview, str | None, int]:
             page = self._page(columns, query, self._options.max_response_bytes)
             taken = columns.take(page.positions)
-            body, _ = self.contents.read_bodies(taken)
-            return self._encode(taken, body, taken["length"]), page.next_cursor, columns.version
+            return self._encoded(taken), page.next_cursor, columns.version
 
         return self._steadily(snapshot, read)
 
@@ -548,8 +545,7 @@ class Buffer:
     def records_at(self, columns: Columns, positions: NDArray[np.int64]) -> list[Record]:
         """Whole records at positions. Raises as :meth:`~memory_service.store.contents.Contents.read_bodies`."""
         taken = columns.take(positions)
-        body, starts = self.contents.read_bodies(taken)
-        view = memoryview(body)
+        view, starts = self.contents.read_bodies(taken)
         ends = starts + taken["length"]
         parts = zip(
             headers_of_rows(taken), starts.tolist(), ends.tolist(), self.contents.learner_ids(taken), strict=True
@@ -560,8 +556,11 @@ class Buffer:
         codes = self.contents.learners.known_codes(query.where.learner_id or ())
         return queries.run(columns, query, codes, max_bytes=max_bytes)
 
-    def _encode(self, taken: Arrays, body: bytes | bytearray, lengths: NDArray[Any]) -> memoryview:
-        return write_batch(headers_of_rows(taken), self.contents.learner_ids(taken), memoryview(body), lengths)
+    def _encoded(self, taken: Arrays) -> memoryview:
+        """Rows as an Arrow stream, into which their bodies are read where they lie."""
+        stream, bodies = frame_batch(headers_of_rows(taken), self.contents.learner_ids(taken), taken["length"])
+        self.contents.read_bodies(taken, bodies)
+        return stream
 
     def _sample_from(self, columns: Columns, request: sampler.SampleRequest) -> memoryview:
         self._expect_version(request.version, columns)
@@ -577,35 +576,26 @@ class Buffer:
                 requested_bytes=num_bytes,
                 limit=limit,
             )
-        body, starts = self.contents.read_bodies(taken)
         swapped = np.flatnonzero(drawn.text_from != drawn.positions)
         if not len(swapped):
-            return self._encode(taken, body, taken["length"])
-        return self._encode_swapped(taken, body, starts, swapped, columns.take(drawn.text_from[swapped]))
+            return self._encoded(taken)
+        return self._encoded_swapped(taken, swapped, columns.take(drawn.text_from[swapped]))
 
-    def _encode_swapped(
-        self,
-        taken: dict[str, NDArray[Any]],
-        body: bytearray,
-        starts: NDArray[np.int64],
-        swapped: NDArray[np.int64],
-        donors: Arrays,
-    ) -> memoryview:
-        """Records of which some carry another one's text."""
-        view = memoryview(body)
+    def _encoded_swapped(self, taken: Arrays, swapped: NDArray[np.int64], donors: Arrays) -> memoryview:
+        """Rows as an Arrow stream, some of them with another record's text."""
+        view, starts = self.contents.read_bodies(taken)
         bodies: list[bytes | memoryview] = [
             view[start:end] for start, end in zip(starts.tolist(), (starts + taken["length"]).tolist(), strict=True)
         ]
         headers, donor_headers = headers_of_rows(taken), headers_of_rows(donors)
-        donor_body, donor_starts = self.contents.read_bodies(donors)
-        donor_view = memoryview(donor_body)
+        donor_view, donor_starts = self.contents.read_bodies(donors)
         for number, place in enumerate(swapped.tolist()):
             start = int(donor_starts[number])
             text = donor_view[start : start + int(donors["length"][number])]
             length, changed = swap_text(headers[place], bodies[place], donor_headers[number], text)
             bodies[place] = changed
             headers["text_length"][place] = length
-            headers["crc32"][place] = zlib.crc32(changed)
+            headers["crc32"][place] = checksum.crc32(changed)
         lengths = np.array([len(part) for part in bodies], dtype=np.int64)
         return write_batch(headers, self.contents.learner_ids(taken), b"".join(bodies), lengths)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,9 +14,10 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from memory_format import BudgetError, ConflictError, StorageError
+from memory_format import BudgetError, ConflictError, StorageError, checksum
 from memory_format.record import HEADER_DTYPE
 from memory_service.store import compaction, files, index, ledger, rows
+from memory_service.store.answers import Answer, read_answer
 from memory_service.store.columns import Arrays, charge_of, empty_rows, headers_of_rows
 from memory_service.store.compaction import SegmentState
 from memory_service.store.contents import Contents, Growing, Purpose, shown_by
@@ -38,21 +38,6 @@ _ANSWERS_KEPT = 100
 """Answers to pushes that are kept also where the disk limit is short."""
 _NEW_FILE = BODY_AT + ledger.SEGMENT_ROW + ledger.OPEN_ROW
 _NOTHING = np.zeros(0, dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a push with an idempotency key is told when it comes again."""
-
-    idempotency_key: str
-    digest: bytes
-    answer: bytes
-    """Deflated JSON."""
-
-    @property
-    def num_bytes(self) -> int:
-        """What the ledger counts."""
-        return ledger.answer_bytes(len(self.idempotency_key), len(self.answer))
 
 
 @dataclass
@@ -133,7 +118,7 @@ class Commits:
                 f"the idempotency key {key!r} was used for another body; new records take a new key",
                 code="idempotency_key_reused",
             )
-        return PushAnswer(zlib.decompress(found.answer).decode(), replayed=True)
+        return PushAnswer(read_answer(found.answer), replayed=True)
 
     # Disk
 
@@ -235,10 +220,9 @@ class Commits:
         moved = {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
         died = contents.pinned.died[pinned]
         try:
-            body, starts = contents.read_bodies(moved)
+            view, starts = contents.read_bodies(moved)
         except SegmentGoneError as error:
             raise StorageError(f"segment {error} is missing from the store") from error
-        view = memoryview(body)
         ends = starts + moved["length"]
         bodies = [view[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         # A segment that is rewritten is not one to go on with.
@@ -262,17 +246,17 @@ class Commits:
                 setattr(contents.states[id_], records, getattr(contents.states[id_], records) + count)
                 setattr(contents.states[id_], num_bytes, getattr(contents.states[id_], num_bytes) + total)
         self._forget([state], orphaned)
-        return max(len(body), 1)
+        return max(len(view), 1)
 
     def _forget_old_answers(self) -> bool:
         """Answers to pushes go before records have to: all but the newest."""
         counts = self._contents.index_rows
         if counts.answers <= _ANSWERS_KEPT:
             return False
+        counts = replace(counts)
         with self._index.write() as connection:
-            number, num_bytes = rows.forget_answers(connection, self.config.id, but_newest=_ANSWERS_KEPT)
-        counts.answers -= number
-        counts.answer_bytes -= num_bytes
+            _forget_answers(connection, self.config.id, counts, but_newest=_ANSWERS_KEPT)
+        self._contents.index_rows = counts
         return True
 
     # The transaction
@@ -322,7 +306,8 @@ class Commits:
                 grows = change.config.budget_bytes > self.config.budget_bytes
                 if grows:
                     rows.update_settings(connection, change.config)
-                rows.update_buffer(connection, self.config.id, old.version, columns, change.next_id)
+                if (change.version, change.next_id) != (old.version, self.next_id):
+                    rows.update_buffer(connection, self.config.id, old.version, columns, change.next_id)
                 if not grows and change.config != self.config:
                     rows.update_settings(connection, change.config)
             writing.committed = True
@@ -442,9 +427,13 @@ class Commits:
             # All answers are looked at for it, so not with every push.
             if now - self._answers_looked_at > min(60.0, kept_for):
                 self._answers_looked_at = now
-                number, num_bytes = rows.forget_answers(connection, buffer_id, older_than=now - kept_for)
-                counts.answers -= number
-                counts.answer_bytes -= num_bytes
+                _forget_answers(connection, buffer_id, counts, older_than=now - kept_for)
+            # What answers take is missing where garbage lies before it is worth moving records for it.
+            share = self.headroom // 8
+            if counts.answer_bytes > share and counts.answers > _ANSWERS_KEPT:
+                # By half, as forgetting looks at all of them.
+                fitting = counts.answers * share // (2 * counts.answer_bytes)
+                _forget_answers(connection, buffer_id, counts, but_newest=max(_ANSWERS_KEPT, fitting))
         return counts
 
     def _write_scores(self, connection: sa.Connection, change: Change, snapshot_versions: list[int]) -> int:
@@ -481,7 +470,7 @@ class Commits:
             # Nothing is moved for it: an open segment serves as well, and a frame is not worth another's room.
             if self._taken(limit) + needed + self._moving_room() > limit:
                 continue
-            open_ = replace(open_, crc32=zlib.crc32(self._segments.bodies_of(open_)))
+            open_ = replace(open_, crc32=checksum.crc32(self._segments.bodies_of(open_)))
             part = self._segments.seal(open_)
             try:
                 with self._index.write() as connection:
@@ -558,6 +547,19 @@ class Commits:
             self.settle()
         except (StorageError, SegmentGoneError, sa.exc.SQLAlchemyError):
             logger.exception("cannot tell whether a change of buffer %s was committed", self.config.name)
+
+
+def _forget_answers(
+    connection: sa.Connection,
+    buffer_id: int,
+    counts: ledger.IndexRows,
+    *,
+    older_than: float | None = None,
+    but_newest: int | None = None,
+) -> None:
+    number, num_bytes = rows.forget_answers(connection, buffer_id, older_than=older_than, but_newest=but_newest)
+    counts.answers -= number
+    counts.answer_bytes -= num_bytes
 
 
 class _Writing:

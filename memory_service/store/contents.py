@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from memory_format import NotFoundError, StorageError
+from memory_format import NotFoundError, StorageError, checksum
 from memory_format.record import prefix_bytes
 from memory_service.store import ledger, rows, sampler
 from memory_service.store.columns import (
@@ -200,7 +199,7 @@ class Contents:
     def _find_crc(self) -> None:
         """The CRC of an open segment's bodies is not in the index: it follows from the file."""
         for purpose, (id_, segment) in self.growing.items():
-            crc32 = zlib.crc32(self._segments.bodies_of(segment))
+            crc32 = checksum.crc32(self._segments.bodies_of(segment))
             self.growing[purpose] = Growing(id_, replace(segment, crc32=crc32))
 
     def _rescore(self, changed: Arrays) -> None:
@@ -239,8 +238,11 @@ class Contents:
 
     # Reading
 
-    def read_bodies(self, taken: Arrays) -> tuple[bytearray, NDArray[np.int64]]:
+    def read_bodies(self, taken: Arrays, into: memoryview | None = None) -> tuple[memoryview, NDArray[np.int64]]:
         """Bodies of rows end to end, in their order, and where each begins.
+
+        Args:
+            into: where to put them, of just that size; default memory of their own.
 
         Raises:
             SegmentGoneError: a segment was rewritten or removed since the rows were current.
@@ -248,15 +250,14 @@ class Contents:
         """
         lengths = taken["length"].astype(np.int64)
         starts = np.cumsum(lengths) - lengths
-        out = bytearray(int(lengths.sum()))
-        target = memoryview(out)
+        target = memoryview(bytearray(int(lengths.sum()))) if into is None else into
         order = np.argsort(taken["segment"], kind="stable")
         ids, firsts = np.unique(taken["segment"][order], return_index=True)
         for segment_id, places in zip(ids.tolist(), np.split(order, firsts[1:]) if len(ids) else [], strict=True):
             state = self._state(segment_id)
             columns = (taken["offset"], taken["length"], taken["crc32"], starts)
             self._segments.read(state.stem, zip(*(column[places].tolist() for column in columns), strict=True), target)
-        return out, starts
+        return target, starts
 
     def read_prefixes(self, taken: Arrays) -> list[bytes]:
         """The keep mask and token mask of rows, unchecked. Raises as :meth:`read_bodies`."""

@@ -144,7 +144,7 @@ pushes = sa.Table(
     sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
     sa.Column("idempotency_key", sa.String(128), primary_key=True),
     sa.Column("digest", sa.LargeBinary, nullable=False),
-    # The JSON of the answer, deflated: consecutive ids shrink to about a byte each.
+    # See answers.py.
     sa.Column("answer", sa.LargeBinary, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
     sqlite_with_rowid=False,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format import CODECS
+from memory_format import CODECS, checksum
 from memory_format.record import HEADER_DTYPE
 
 FORMAT_VERSION: Final = 1
@@ -55,7 +54,7 @@ def seal_frame(
     entries = [(_BODY_ENTRY, body_bytes, body_crc32, 0)]
     tail = bytearray()
     for name, data in _small_entries(headers, learners, body_bytes):
-        crc32 = zlib.crc32(data)
+        crc32 = checksum.crc32(data)
         entries.append((name, len(data), crc32, BODY_AT + body_bytes + len(tail)))
         tail += _local_header(name, len(data), crc32) + data
     directory_at = BODY_AT + body_bytes + len(tail)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,8 +19,9 @@ from numpy.typing import NDArray
 
 from memory_format import BudgetError, ExemplarMemoryError
 from memory_service.store import eviction
+from memory_service.store.answers import Answer
 from memory_service.store.columns import COLUMN_DTYPES, Arrays, Columns, charge_of, concatenated
-from memory_service.store.commits import Answer, Change, Commits
+from memory_service.store.commits import Change, Commits
 from memory_service.store.contents import Contents
 from memory_service.store.model import BufferConfig, PushAnswer, PushResult
 
@@ -166,7 +166,7 @@ class GroupPlan:
         """
         incoming = dict(push.rows)
         num = len(incoming["exemplar_id"])
-        # Every record offered takes an id, kept or not.
+        # Every record of a push that changes anything takes an id, kept or not.
         incoming["exemplar_id"] = np.arange(self._next_id, self._next_id + num, dtype=np.uint64)
         seen = set(np.unique(incoming["class_id"]).tolist()) - self._contents.classes - self._classes
         num_seen = len(self._contents.classes) + len(self._classes) + len(seen)
@@ -194,7 +194,9 @@ class GroupPlan:
         self._new_bodies += [push.bodies[place] for place in np.flatnonzero(accepted).tolist()]
         self._new_stays = np.concatenate([self._new_stays, np.ones(int(accepted.sum()), bool)])
         self._bytes_used = self._stored_bytes()
-        self._next_id += num
+        if changed or seen or self._config.eviction == "reservoir":
+            # A push of which nothing is left takes no ids, so that there is nothing of it to write but its answer.
+            self._next_id += num
         self._classes |= seen
         self.pushed_bytes += int(charge[accepted].sum())
         self._config = _with_budget(self._config, budget)
@@ -212,7 +214,7 @@ class GroupPlan:
         )
         document = json.dumps(asdict(result), separators=(",", ":"))
         if push.key is not None:
-            self._answers.append(Answer(push.key, push.digest, zlib.compress(document.encode())))
+            self._answers.append(Answer.of(push.key, push.digest, document))
         return PushAnswer(document)
 
     def change(self) -> Change:

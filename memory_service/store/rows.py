@@ -175,14 +175,9 @@ def totals_by_segment(segment: NDArray[Any], charge: NDArray[np.int64]) -> dict[
 def write_part(connection: sa.Connection, buffer_id: int, segment_id: int | None, part: Part) -> int:
     """Note what was written to a segment; returns the segment's id."""
     after = part.after
-    values = {
-        "stem": after.stem,
-        "file_bytes": part.file_bytes,
-        "num_records": after.num_records,
-        "sealed": part.sealed,
-    }
+    values = {"file_bytes": part.file_bytes, "num_records": after.num_records, "sealed": part.sealed}
     if segment_id is None:
-        inserted = connection.execute(index.segments.insert().values(values)).inserted_primary_key
+        inserted = connection.execute(index.segments.insert().values(stem=after.stem, **values)).inserted_primary_key
         assert inserted is not None
         segment_id = int(inserted[0])
         connection.execute(index.buffer_segments.insert(), {"buffer_id": buffer_id, "segment_id": segment_id})

@@ -94,6 +94,7 @@ def test_conditions_are_passed_on(filled: Buffer) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")  # on one core
 def test_worker_processes_share_the_steps(filled: Buffer, workers: int) -> None:
     dataset = ReplayDataset(filled, 4, start_step=1, num_steps=5)
     batches = list(DataLoader(dataset, batch_size=None, num_workers=workers))

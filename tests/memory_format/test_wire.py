@@ -123,7 +123,7 @@ def test_a_stream_is_exactly_as_long_as_it_says() -> None:
 def test_arguments_that_contradict_each_other_are_refused(
     num_headers: int, learner_ids: list[str], lengths: list[int]
 ) -> None:
-    with pytest.raises(ValueError, match="5 bytes of bodies"):
+    with pytest.raises(ValueError, match=r"\d learner ids, \d lengths|there are 5 bytes of bodies"):
         write_batch(np.zeros(num_headers, HEADER_DTYPE), learner_ids, b"12345", lengths)
 
 

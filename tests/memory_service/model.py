@@ -92,14 +92,14 @@ class ModelBuffer:
             "version": self.version + bool(num_kept or evicted),
         }
 
-    def push(self, batch: Sequence[Record], *, keyed: bool = False) -> dict[str, Any]:
+    def push(self, batch: Sequence[Record]) -> dict[str, Any]:
         """Raises:
         BudgetError: it is refused; nothing has changed.
         """
         answer = self.plan_push(batch)
         seen = {record.class_id for record in batch} - self.classes
         # What leaves no trace takes no ids either, but for the policy that draws by them.
-        if answer["version"] > self.version or seen or keyed or self.policy == "reservoir":
+        if answer["version"] > self.version or seen or self.policy == "reservoir":
             self.next_id += len(batch)
         for exemplar_id in answer["evicted"]:
             del self.records[exemplar_id]

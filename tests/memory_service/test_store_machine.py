@@ -151,7 +151,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert not answer.replayed
         assert tried is None or tried == answer.document
         assert json.loads(answer.document) == expected
-        model.push(batch, keyed=key is not None)
+        model.push(batch)
         if key is not None:
             self.answers[model.name, key] = batch, answer.document
         event(f"evicted: {bool(expected['evicted'])}")

@@ -259,13 +259,13 @@ def test_readers_of_a_rewritten_segment_read_on(data: Path, monkeypatch: pytest.
         real = Contents.read_bodies
         calls = []
 
-        def read_late(self: Contents, taken: Any) -> Any:
+        def read_late(self: Contents, taken: Any, *into: Any) -> Any:
             calls.append(taken)
             if len(calls) == 1:
                 # Reads the bodies too.
                 (state,) = buffer.contents.states.values()
                 buffer._commits._rewrite(state)
-            return real(self, taken)
+            return real(self, taken, *into)
 
         monkeypatch.setattr(Contents, "read_bodies", read_late)
         assert buffer.get(1).body == make_exemplar(0, 0).body
