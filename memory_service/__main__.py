@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+import pyarrow as pa
 import uvicorn
 from pydantic import ValidationError
 
@@ -20,6 +21,7 @@ from memory_service.app import create_app, open_store
 from memory_service.offline import OFFLINE, add_offline_commands
 from memory_service.settings import Settings
 
+_DECAY_MS = 1000
 EXIT_REFUSED = 2
 """Exit status where nothing was done: bad settings, or a store that is locked or damaged."""
 
@@ -71,6 +73,7 @@ def serve(settings: Settings) -> int:
             access_log=settings.access_log,
             timeout_graceful_shutdown=10,
         )
+        _keep_answers_memory()
         server = _Server(config, f"memory-service listening on http://{shown}:{port} (data: {settings.data})")
 
         def stop(_number: int, _frame: FrameType | None) -> None:
@@ -82,6 +85,20 @@ def serve(settings: Settings) -> int:
             signal.signal(number, stop)
         server.run(sockets=[listener])
     return 0
+
+
+def _keep_answers_memory() -> None:
+    """Let the memory of one answer serve for the next.
+
+    Answers are megabytes. Arrow's usual allocator gives them back to the system within milliseconds, and has them
+    mapped in again page by page, which takes as long as reading the records does (docs/decisions/0010).
+    """
+    try:
+        pool = pa.jemalloc_memory_pool()
+    except NotImplementedError:  # not on every platform
+        return
+    pa.jemalloc_set_decay_ms(_DECAY_MS)
+    pa.set_memory_pool(pool)
 
 
 class _Server(uvicorn.Server):

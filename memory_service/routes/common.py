@@ -16,7 +16,8 @@ ARROW_ANSWER: Final[dict[str, Any]] = {"content": {MEDIA_TYPE: {"schema": {"type
 """For the OpenAPI document."""
 
 
-def get_store(request: Request) -> Store:
+# Coroutines: what is none is run in a thread of its own, which takes longer than the look-up.
+async def get_store(request: Request) -> Store:
     store = request.app.state.store
     assert isinstance(store, Store), "the application's lifespan has not begun"
     return store
@@ -25,7 +26,7 @@ def get_store(request: Request) -> Store:
 StoreDep = Annotated[Store, Depends(get_store)]
 
 
-def get_buffer(name: str, store: StoreDep) -> Buffer:
+async def get_buffer(name: str, store: StoreDep) -> Buffer:
     """The buffer in the path; unknown names become ``unknown_buffer``."""
     return store.buffer(name)
 

@@ -308,6 +308,26 @@ def test_the_disk_limit_holds_while_twenty_budgets_are_pushed(data: Path, kind: 
         assert gauge.written / kept <= churn.most_written
 
 
+def test_answers_take_an_eighth_of_the_room_over_the_budget(data: Path) -> None:
+    keys = [f"{number:032x}" for number in range(400)]
+    good, worse = encode_batch([make_exemplar(0, 0, pad=8000)]), encode_batch([make_exemplar(0, 5, pad=8000)])
+    with Store(data) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=10_000)
+        headroom = buffer.config.disk_limit_bytes - buffer.config.budget_bytes
+        empty = buffer.stats().index_bytes
+        first = json.loads(buffer.push(good, idempotency_key=keys[0]).document)
+        version = buffer.stats().version
+        for key in keys[1:]:
+            # Nothing of it is kept: it takes no id, and leaves nothing but its answer.
+            assert json.loads(buffer.push(worse, idempotency_key=key).document)["exemplar_ids"] == [None]
+            assert buffer.stats().index_bytes - empty <= headroom // 8 + 2048
+        assert buffer.stats().version == version
+        assert all(buffer.push(worse, idempotency_key=key).replayed for key in keys[-100:])
+        assert not buffer.push(worse, idempotency_key=keys[1]).replayed
+        better = json.loads(buffer.push(encode_batch([make_exemplar(1, 0, pad=500)])).document)
+        assert better["exemplar_ids"] == [first["exemplar_ids"][0] + 1]
+
+
 @contextmanager
 def smallest_sealed(num_bytes: int) -> Iterator[None]:
     with (
