@@ -53,26 +53,43 @@ def drop_modality(tokens: Tokens, probability: float, generator: torch.Generator
 def fill(masked: Tokens, donors: Tokens, generator: torch.Generator) -> Tokens:
     """Put patches of other pictures where masked samples have none: every place of the grid is filled again.
 
+    Where a donor's grid is another one, each place takes the patch that is nearest to it when both are laid on top of
+    each other.
+
     Args:
         masked: samples with some patches each.
-        donors: full samples of the same grid and patch size; one is drawn for each masked sample.
+        donors: full samples of the same patch size, patches in row-major order; one is drawn for each masked sample.
 
     Raises:
-        ValueError: the grids or patch sizes differ.
+        ValueError: the patch sizes differ.
     """
-    if donors.patch_px != masked.patch_px or not torch.equal(donors.grid[:1].expand_as(masked.grid), masked.grid):
-        raise ValueError("filling needs donors of the same grid and patch size")
+    if donors.patch_px != masked.patch_px:
+        raise ValueError("filling needs donors of the same patch size")
     chosen = torch.randint(len(donors), (len(masked),), generator=generator).to(donors.patches.device)
-    # Donor patches lie in row-major order, so a patch's place is its index; padding goes to a place past the end.
     background = donors[chosen]
-    count = background.patches.shape[1]
-    place = masked.patch_positions.masked_fill(~masked.patch_valid, count)
-    canvas = torch.cat([background.patches, torch.zeros_like(background.patches[:, :1])], dim=1)
+    places, valid = _places(masked.grid)
+    nearest = _nearest(places, masked.grid, background.grid)
+    index = nearest[:, :, None, None, None].expand(-1, -1, *background.patches.shape[2:])
+    canvas = background.patches.gather(1, index)
+    # Padding goes to a place past the end.
+    place = masked.patch_positions.masked_fill(~masked.patch_valid, places.shape[1])
+    canvas = torch.cat([canvas, torch.zeros_like(canvas[:, :1])], dim=1)
     index = place[:, :, None, None, None].expand_as(masked.patches)
-    canvas = canvas.scatter(1, index, masked.patches)[:, :count]
-    return replace(
-        masked,
-        patches=canvas,
-        patch_positions=background.patch_positions,
-        patch_valid=background.patch_valid,
-    )
+    canvas = canvas.scatter(1, index, masked.patches)[:, :-1]
+    return replace(masked, patches=canvas, patch_positions=places * valid, patch_valid=valid)
+
+
+def _places(grid: Tensor) -> tuple[Tensor, Tensor]:
+    """``(B, K)`` places 0..K-1 of the largest grid, and which of them each sample's own grid ``(B, 2)`` has."""
+    count = grid.prod(1)
+    places = torch.arange(int(count.max()) if len(grid) else 1, device=grid.device).expand(len(grid), -1)
+    return places, places < count[:, None]
+
+
+def _nearest(places: Tensor, grid: Tensor, other: Tensor) -> Tensor:
+    """``(B, K)`` places in grids ``other`` ``(B, 2)`` that lie under ``places`` of ``grid``."""
+    h, w = grid[:, :1], grid[:, 1:]
+    row = (2 * (places // w) + 1) * other[:, :1] // (2 * h)
+    column = (2 * (places % w) + 1) * other[:, 1:] // (2 * w)
+    # Places behind a sample's own grid are padding: any will do.
+    return (row * other[:, 1:] + column).clamp(max=other.prod(1, keepdim=True) - 1)

@@ -1,4 +1,4 @@
-"""``learner``: run the phases against a memory service and write the report."""
+"""``learner``: run the phases against a memory service and write the report; write captions of pictures."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from rich.console import Console
 from client import MemoryClient, ServiceError
 from learner.checkpoint import write_atomically
 from learner.config import METHODS, LearnerConfig, Method
-from learner.data.emoji import load_emoji
+from learner.data.base import DataError
 from learner.data.fetch import FetchError
-from learner.data.tokenised import tokenise
-from learner.phases import PhaseMetrics, Problem, Run, RunError, class_phases
+from learner.data.pictures import PictureError
+from learner.phases import PhaseMetrics, Run, RunError
+from learner.problem import load_problem
 from learner.summary import final_table, phase_line, seconds_spent, summary_json, verdict
 from memory_format import ExemplarMemoryError
 
@@ -35,17 +36,19 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # docker stop and a supervising process send SIGTERM: leave the same way as after Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        config = _config(arguments)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
     console = Console(soft_wrap=True)
     try:
+        if arguments.command == "caption":
+            return _caption(arguments, console)
+        try:
+            config = _config(arguments)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
         return _run(config, arguments, console)
     except KeyboardInterrupt:
-        console.print("\ninterrupted; finished phases are kept: the same command goes on from there")
+        console.print("\ninterrupted; what is finished is kept: the same command goes on from there")
         return INTERRUPTED
-    except (ExemplarMemoryError, ServiceError, FetchError, RunError) as error:
+    except (ExemplarMemoryError, ServiceError, FetchError, RunError, DataError, PictureError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         return 1
 
@@ -55,8 +58,11 @@ def _run(config: LearnerConfig, arguments: argparse.Namespace, console: Console)
     client = MemoryClient(arguments.url)
     with client:
         client.info()
-        console.print(f"data: MM-Emoji-R, {config.data.num_classes} classes at {config.data.image_size} px ...")
-        problem, class_names = load_problem(config, arguments.data)
+        data = config.data
+        console.print(
+            f"data: {data.title}, {data.num_classes or 'all'} classes at {data.image_size} px ...", markup=False
+        )
+        problem = load_problem(config, arguments.data)
         phases = " + ".join(str(len(classes)) for classes in problem.phases)
         console.print(
             f"{len(problem.train)} samples to train on, {sum(map(len, problem.tests.values()))} to test on "
@@ -77,35 +83,28 @@ def _run(config: LearnerConfig, arguments: argparse.Namespace, console: Console)
 
     summary = summary_json(config, results, seconds_spent(results))
     write_atomically(arguments.out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    write_report(arguments.out, config, results, class_names, directory=arguments.data)
+    write_report(arguments.out, config, results, problem.class_names, directory=arguments.data)
     console.print(f"wrote {arguments.out / 'summary.json'} and {arguments.out / 'report.html'}")
     return 0
 
 
-def load_problem(config: LearnerConfig, directory: Path | None) -> tuple[Problem, list[str]]:
-    """The data of a configuration, tokenised and cut into phases, and the names of its classes."""
-    from learner.backbones.weights import wordpiece_tokenizer
+def _caption(arguments: argparse.Namespace, console: Console) -> int:
+    from learner.captioning import Captioner, caption_folder
 
-    data = load_emoji(
-        size=config.data.image_size,
-        num_classes=config.data.num_classes,
-        train_per_class=config.data.train_per_class,
-        test_per_class=config.data.test_per_class,
-        directory=directory,
-    )
-    tokenizer = wordpiece_tokenizer(directory)
-    settings = {"patch_px": config.backbone.patch_px, "max_text_tokens": config.data.max_text_tokens}
-    problem = Problem(
-        train=tokenise(data.train, tokenizer, **settings),
-        tests={name: tokenise(split, tokenizer, **settings) for name, split in data.test.items()},
-        phases=class_phases(
-            data.num_classes,
-            config.data.base_classes,
-            config.data.classes_per_phase,
-            config.data.class_order_seed,
-        ),
-    )
-    return problem, data.class_names
+    def model() -> Captioner:
+        console.print(f"loading {arguments.model} ...", markup=False)
+        return Captioner(
+            arguments.model,
+            prompt=arguments.prompt,
+            max_new_tokens=arguments.max_new_tokens,
+            device=arguments.device,
+        )
+
+    found, written, bad = caption_folder(arguments.images, arguments.out, model, batch_size=arguments.batch_size)
+    console.print(f"{arguments.out}: {written} captions written, {found} were there", markup=False)
+    for reason in bad:
+        console.print(f"no caption: {reason}", markup=False)
+    return 1 if bad else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,7 +123,28 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="one setting, as in --set train.base_epochs=2",
     )
+    caption = commands.add_parser("caption", help="write a text for each picture of a folder, for MM-ImageNet-R")
+    caption.add_argument("--images", type=Path, required=True, help="folder of pictures, in folders of any depth")
+    caption.add_argument(
+        "--out", type=Path, required=True, help="captions file, .csv or .jsonl; one that is there grows"
+    )
+    caption.add_argument(
+        "--model",
+        default="Salesforce/instructblip-vicuna-7b",
+        help="an image-text-to-text model of transformers, hub id or folder (default: %(default)s)",
+    )
+    caption.add_argument("--prompt", default="Write a short description of the image.", help="default: %(default)s")
+    caption.add_argument("--batch-size", type=_positive, default=8, help="default: %(default)s")
+    caption.add_argument("--max-new-tokens", type=_positive, default=40, help="longest caption (default: %(default)s)")
+    caption.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return number
 
 
 def _methods(text: str) -> list[Method]:

@@ -17,22 +17,68 @@ METHODS: tuple[Method, ...] = ("none", "full", "masked")
 BackboneKind = Literal["parts", "small", "pretrained"]
 
 
+DataName = Literal["emoji", "imagenet-r", "food101", "folder", "hub"]
+
+
 @dataclass(frozen=True)
-class DataConfig:
-    """Which part of MM-Emoji-R, and how it is cut into phases.
+class Columns:
+    """Which column holds what, in the table of ``folder`` and in a data set of ``hub``.
 
     Attributes:
-        num_classes, train_per_class, test_per_class: size of the subset; the last counts for each test split.
-        image_size: side of the pictures in pixels.
+        split: may be missing from the table; the split is then drawn.
+    """
+
+    image: str = "image"
+    text: str = "text"
+    label: str = "label"
+    split: str = "split"
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """Which part of a Hugging Face data set.
+
+    Attributes:
+        subset: its configuration, for data sets that have several.
+        train_split, test_split: names of its splits; without a ``test_split`` a share of ``train_split`` is tested on.
+    """
+
+    subset: str = ""
+    train_split: str = "train"
+    test_split: str = "test"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data, how much of it, and how it is cut into phases.
+
+    Attributes:
+        name: ``emoji``: MM-Emoji-R; ``imagenet-r``: MM-ImageNet-R; ``food101``: UPMC Food-101; ``folder``: a table of
+            pictures, texts and classes; ``hub``: a data set of Hugging Face's ``datasets``. See docs/learner.md.
+        path: the data set's folder, ``folder``'s table, or ``hub``'s name or folder.
+        captions: the captions file of ``imagenet-r``; empty = ``captions.csv`` in its folder.
+        num_classes, train_per_class, test_per_class: size of the subset; the last counts for each test split. 0 = all.
+        test_share: of each class, where the data has no test split of its own.
+        split_seed: draws that split, and the samples of a subset.
+        bad_pictures: missing and damaged ones end the run before it starts, or are left out.
+        image_size: short side of the pictures in pixels.
         base_classes: classes of phase 0.
         classes_per_phase: classes of every later phase.
-        max_text_tokens: longer captions are cut.
+        max_text_tokens: longer texts are cut.
         class_order_seed: shuffles the classes.
     """
 
+    name: DataName = "emoji"
+    path: str = ""
+    captions: str = ""
+    columns: Columns = field(default_factory=Columns)
+    hub: HubConfig = field(default_factory=HubConfig)
     num_classes: int = 18
     train_per_class: int = 32
     test_per_class: int = 10
+    test_share: float = 0.2
+    split_seed: int = 0
+    bad_pictures: Literal["error", "skip"] = "error"
     image_size: int = 112
     base_classes: int = 6
     classes_per_phase: int = 3
@@ -40,8 +86,21 @@ class DataConfig:
     class_order_seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.base_classes <= self.num_classes or self.classes_per_phase < 1:
+        if self.base_classes < 1 or self.classes_per_phase < 1 or 0 < self.num_classes < self.base_classes:
             raise ValueError("base_classes must lie in 1..num_classes and classes_per_phase be at least 1")
+        for name in ("num_classes", "train_per_class", "test_per_class", "split_seed", "class_order_seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.test_share < 1:
+            raise ValueError(f"test_share must lie between 0 and 1, got {self.test_share}")
+        if self.max_text_tokens < 2:
+            raise ValueError(f"max_text_tokens must leave room for [CLS] and [SEP], got {self.max_text_tokens}")
+
+    @property
+    def title(self) -> str:
+        """What people call the data set."""
+        titles = {"emoji": "MM-Emoji-R", "imagenet-r": "MM-ImageNet-R", "food101": "UPMC Food-101"}
+        return titles.get(self.name, self.path)
 
 
 @dataclass(frozen=True)

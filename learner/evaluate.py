@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner.data.tokenised import TokenisedSplit
+from learner.data.tokenised import Samples
 from learner.train import Classifier
 
 
 @torch.no_grad()
-def correct(model: Classifier, split: TokenisedSplit, batch_size: int = 128) -> NDArray[np.bool_]:
+def correct(model: Classifier, split: Samples, batch_size: int = 128) -> NDArray[np.bool_]:
     """``(N,)`` bool: which samples the model names rightly among all classes it has seen."""
     model.eval()
     parts = []
-    for start in range(0, len(split), batch_size):
-        logits = model.logits(split.tokens[start : start + batch_size])
-        targets = model.targets(split.class_ids[start : start + batch_size])
+    for part in split.batches(batch_size):
+        logits = model.logits(part.tokens)
+        targets = model.targets(part.class_ids)
         parts.append((logits.argmax(1) == targets).cpu().numpy())
     return np.concatenate(parts)
 

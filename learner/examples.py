@@ -53,13 +53,14 @@ def save_examples(
     index = torch.from_numpy(chosen)
     part = TokenisedSplit(new.tokens[index], new.class_ids[chosen])
     attended = mask_split(model, part, with_text_mask(config), torch.Generator().manual_seed(0))
-    grid = tuple(part.tokens.grid[0].tolist())
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
-        images=np.stack([patches_to_image(patches, grid) for patches in part.tokens.patches.numpy()]),
-        keep_masks=masked.keep_patches[index].numpy().reshape(-1, *grid),
-        attention=masked.patch_attention[index].numpy().reshape(-1, *grid),
+        # Grids differ between pictures: as long as the largest, cut to their own when they are read.
+        grids=part.tokens.grid.numpy(),
+        patches=part.tokens.patches.numpy(),
+        keep_masks=masked.keep_patches[index].numpy(),
+        attention=masked.patch_attention[index].numpy(),
         token_ids=part.tokens.token_ids.numpy(),
         token_valid=part.tokens.token_valid.numpy(),
         stored_tokens=masked.keep_tokens[index].numpy(),
@@ -76,11 +77,12 @@ def load_examples(path: Path) -> list[Example]:
     examples = []
     for row in range(len(columns["class_ids"])):
         valid = columns["token_valid"][row]
+        h, w = columns["grids"][row].tolist()
         examples.append(
             Example(
-                image=columns["images"][row],
-                keep_mask=columns["keep_masks"][row],
-                attention=columns["attention"][row],
+                image=patches_to_image(columns["patches"][row, : h * w], (h, w)),
+                keep_mask=columns["keep_masks"][row, : h * w].reshape(h, w),
+                attention=columns["attention"][row, : h * w].reshape(h, w),
                 token_ids=columns["token_ids"][row][valid],
                 stored_tokens=columns["stored_tokens"][row][valid],
                 attended_tokens=columns["attended_tokens"][row][valid],

@@ -99,7 +99,7 @@ def _record(tokens: Tokens, sample: int, keep_patches: Tensor, keep_tokens: Tens
     h, w = tokens.grid[sample].tolist()
     return make_record(
         patches=tokens.patches[sample][keep_patches].numpy(),
-        keep_mask=keep_patches.numpy().reshape(h, w),
+        keep_mask=keep_patches[: h * w].numpy().reshape(h, w),  # behind it is padding up to the largest grid
         token_ids=tokens.token_ids[sample][keep_tokens].numpy(),
         token_positions=np.flatnonzero(keep_tokens.numpy()),
         text_length=int(tokens.token_valid[sample].sum()),

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from learner import checkpoint, ssf
 from learner.backbones.parts import vilt_from_parts
 from learner.backbones.vilt import ViltBackbone, pretrained_vilt, small_vilt
 from learner.config import BackboneConfig, LearnerConfig, Method
-from learner.data.tokenised import TokenisedSplit
+from learner.data.base import DataError
+from learner.data.tokenised import Samples, TokenisedSplit
 from learner.evaluate import accuracy_by_phase, correct
 from learner.examples import save_examples
 from learner.exemplars import make_exemplars, mask_split, to_replay
@@ -64,11 +65,53 @@ class PhaseMetrics:
 
 @dataclass(frozen=True)
 class Problem:
-    """The data of a run: what to train on and, by name, what to test on, cut into phases."""
+    """The data of a run: what to train on and, by name, what to test on, cut into phases.
 
-    train: TokenisedSplit
-    tests: dict[str, TokenisedSplit]
+    Attributes:
+        phases: class ids of each; a class belongs to one phase.
+        class_names: by class id, where they have names.
+
+    Raises:
+        DataError: a phase is empty, or there is nothing to train or to test on.
+    """
+
+    train: Samples
+    tests: Mapping[str, Samples]
     phases: list[list[int]]
+    class_names: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        seen: set[int] = set()
+        trained = set(self.train.class_ids.tolist())
+        tested = {name: set(split.class_ids.tolist()) for name, split in self.tests.items()}
+        for number, classes in enumerate(self.phases, start=1):
+            if not classes:
+                raise DataError(f"phase {number} is empty: every phase needs a class")
+            for class_id in classes:
+                if class_id in seen:
+                    raise DataError(f"class {self._named(class_id)} is in two phases")
+                if class_id not in trained:
+                    raise DataError(f"class {self._named(class_id)} of phase {number} has no sample to train on")
+            seen.update(classes)
+            if not any(classes_tested & set(classes) for classes_tested in tested.values()):
+                named = ", ".join(map(self._named, classes))
+                raise DataError(
+                    f"no class of phase {number} ({named}) has a sample to test on: add some, or make phases larger"
+                )
+            for name, classes_tested in tested.items():
+                if not classes_tested & seen:
+                    raise DataError(
+                        f"split {name!r} tests none of the classes of phase 1: enlarge data.base_classes, or choose "
+                        f"another data.class_order_seed"
+                    )
+        untested = sorted(seen.difference(*tested.values()))
+        if untested:
+            log.warning(
+                "nothing to test on of %s: accuracy is that of the others", ", ".join(map(self._named, untested))
+            )
+
+    def _named(self, class_id: int) -> str:
+        return repr(self.class_names[class_id]) if 0 <= class_id < len(self.class_names) else str(class_id)
 
     def seen(self, phase: int) -> list[int]:
         """Class ids of all phases up to this one."""
@@ -164,7 +207,7 @@ class Run:
         done: list[PhaseMetrics],
     ) -> PhaseMetrics:
         classes = self.problem.phases[phase]
-        new = self.problem.train.of_classes(classes)
+        new = self.problem.train.of_classes(classes).load()
         if phase == 0:
             timings: dict[str, Any] = {"train_seconds": self.base_seconds, "pull_seconds": 0.0, "mask_seconds": 0.0}
         elif trained:
@@ -302,7 +345,7 @@ class Run:
     def _train_base(self, model: Classifier) -> float:
         """Train phase 0 and return the seconds it took."""
         started = time.perf_counter()
-        new = self.problem.train.of_classes(self.problem.phases[0])
+        new = self.problem.train.of_classes(self.problem.phases[0]).load()
         model.add_classes(new)
         keep = mask_split(model, new, self.config.mask, self._generator(0, 2)).keep_patches
         train_phase(

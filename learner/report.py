@@ -59,7 +59,7 @@ def write_report(
     ]
     page = _PAGE.substitute(
         verdict=html.escape(verdict(results)),
-        data=html.escape(_setting(config)),
+        data=html.escape(_setting(config, len(class_names))),
         table=_table(results),
         accuracy=_accuracy_chart(results),
         memory=_memory_chart(results, config.memory.budget_bytes),
@@ -72,14 +72,15 @@ def write_report(
     return path
 
 
-def _setting(config: LearnerConfig) -> str:
+def _setting(config: LearnerConfig, num_classes: int) -> str:
     data, memory = config.data, config.memory
     codec = ", ".join(f"{name} {value}" for name, value in memory.codec.items())
+    tested = ", on unseen renditions and unseen emoji together" if data.name == "emoji" else ""
     return (
-        f"{data.num_classes} classes of MM-Emoji-R at {data.image_size} px, {data.base_classes} in the first "
+        f"{num_classes} classes of {data.title} at {data.image_size} px, {data.base_classes} in the first "
         f"phase and {data.classes_per_phase} in each later one. Every method has {memory.budget_bytes:,} bytes "
-        f"({codec}) and the same trainer; selection by {memory.selection}. Accuracy is over all classes seen, "
-        f"on unseen renditions and unseen emoji together. One seed."
+        f"({codec}) and the same trainer; selection by {memory.selection}. Accuracy is over all classes seen"
+        f"{tested}. One seed."
     )
 
 

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MultimodalData", "Split"]
+from learner.data.pictures import LazyPictures
+
+__all__ = ["DataError", "MultimodalData", "Split"]
+
+
+class DataError(ValueError):
+    """A data set cannot be used as it is: the message says which file and line, and what would be right."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +22,7 @@ class Split:
     """Samples that belong together: N pictures, N texts, N classes.
 
     Attributes:
-        images: (N, S, S, 3) uint8 RGB.
+        images: (N, S, S, 3) uint8 RGB, or pictures of many sizes that are decoded when they are indexed.
         texts: N captions.
         class_ids: (N,) int64, positions in :attr:`MultimodalData.class_names`.
         object_masks: (N, S, S) bool, True where the object covers the background; for analysis only (no
@@ -28,16 +34,18 @@ class Split:
         ValueError: the arrays do not fit each other.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | LazyPictures
     texts: list[str]
     class_ids: NDArray[np.int64]
     object_masks: NDArray[np.bool_] | None = None
     sources: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        shape = self.images.shape
-        if self.images.dtype != np.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
-            raise ValueError(f"images must be (N, S, S, 3) uint8, not {shape} {self.images.dtype}")
+        shape: tuple[int, ...] = (len(self.images),)
+        if isinstance(self.images, np.ndarray):
+            shape = self.images.shape
+            if self.images.dtype != np.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
+                raise ValueError(f"images must be (N, S, S, 3) uint8, not {shape} {self.images.dtype}")
         if self.class_ids.dtype != np.int64 or self.class_ids.shape != shape[:1]:
             raise ValueError(
                 f"class_ids must be ({shape[0]},) int64, not {self.class_ids.shape} {self.class_ids.dtype}"
@@ -58,7 +66,7 @@ class Split:
     def take(self, indices: NDArray[np.int64]) -> Split:
         """The samples at ``indices`` (M,), in that order, as copies."""
         return Split(
-            images=self.images[indices],
+            images=self.images[indices] if isinstance(self.images, np.ndarray) else self.images.take(indices),
             texts=[self.texts[i] for i in indices],
             class_ids=self.class_ids[indices],
             object_masks=None if self.object_masks is None else self.object_masks[indices],
@@ -75,7 +83,7 @@ class MultimodalData:
     """A data set: its classes, what to train on and, by name, what to test on.
 
     Raises:
-        ValueError: a sample's class has no name, or the pictures differ in size between splits.
+        ValueError: a sample's class has no name, or arrays of pictures differ in size between splits.
     """
 
     name: str
@@ -90,10 +98,11 @@ class MultimodalData:
                     f"{self.name}/{split_name}: class id {int(split.class_ids.max())} has no name "
                     f"({len(self.class_names)} classes)"
                 )
-            if split.images.shape[1:] != self.train.images.shape[1:]:
+            train, images = self.train.images, split.images
+            if isinstance(images, np.ndarray) and isinstance(train, np.ndarray) and images.shape[1:] != train.shape[1:]:
                 raise ValueError(
-                    f"{self.name}/{split_name}: pictures are {split.images.shape[1:]}, those of the training "
-                    f"split {self.train.images.shape[1:]}"
+                    f"{self.name}/{split_name}: pictures are {images.shape[1:]}, those of the training "
+                    f"split {train.shape[1:]}"
                 )
 
     @property
@@ -102,8 +111,9 @@ class MultimodalData:
 
     @property
     def image_size(self) -> int:
-        """Side of every picture, in pixels."""
-        return int(self.train.images.shape[1])
+        """Side of every picture in pixels; the short side where they are not square."""
+        images = self.train.images
+        return int(images.shape[1]) if isinstance(images, np.ndarray) else images.short_side
 
     def subset(self, classes: Iterable[int]) -> MultimodalData:
         """Every split restricted to ``classes``; ids and names stay what they are.

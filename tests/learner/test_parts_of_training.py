@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from learner.backbones.vilt import small_vilt
 from learner.evaluate import accuracy_by_phase, forgetting
 from learner.head import GrowingHead
 from learner.selection import selection_order
+from learner.tokens import concatenate
 from tests.learner.builders import PATCH_PX, make_tokens
 
 
@@ -101,8 +104,23 @@ def test_fill_puts_the_kept_patches_back_in_their_places() -> None:
         assert torch.equal(filled.patches[row][keep[row]], masked.patches[row][keep[row]])
         others = filled.patches[row][~keep[row]]
         assert any(torch.equal(others, donor[~keep[row]]) for donor in donors.patches)
-    with pytest.raises(ValueError, match="same grid"):
-        augment.fill(masked, make_tokens(grid=(2, 2)), torch.Generator())
+    with pytest.raises(ValueError, match="same patch size"):
+        augment.fill(masked, replace(donors, patches=donors.patches[:, :, :4, :4]), torch.Generator())
+
+
+def test_fill_takes_the_nearest_place_of_a_donor_with_another_grid() -> None:
+    masked = concatenate([make_tokens(num=1, grid=(2, 4)), make_tokens(num=1, grid=(1, 2), seed=1)])
+    keep = torch.zeros_like(masked.patch_valid)
+    keep[0, 5] = keep[1, 0] = True
+    donor = make_tokens(num=1, grid=(4, 2), seed=9)
+    filled = augment.fill(masked.keep_patches(keep), donor, torch.Generator().manual_seed(0))
+    assert filled.patch_valid.tolist() == [[True] * 8, [True] * 2 + [False] * 6]
+    # Two rows of four over four rows of two: the middles of rows 0, 1 lie in rows 1, 3; each column is seen twice.
+    expected = donor.patches[0][[2, 2, 3, 3, 6, 6, 7, 7]]
+    expected[5] = masked.patches[0, 5]
+    assert torch.equal(filled.patches[0], expected)
+    assert torch.equal(filled.patches[1, 0], masked.patches[1, 0])
+    assert torch.equal(filled.patches[1, 1], donor.patches[0, 5])
 
 
 def test_modality_dropout_takes_one_or_the_other() -> None:

@@ -35,7 +35,7 @@ def _split(texts: list[str]) -> Split:
 
 def test_samples_become_tokens() -> None:
     split = _split(["ab", "a" * 5_000])
-    tokenised = tokenise(split, Numbered(), patch_px=8, max_text_tokens=6)
+    tokenised = tokenise(split, Numbered(), patch_px=8, max_text_tokens=6).load()
     tokens = tokenised.tokens
     assert tokens.token_ids.tolist() == [[1, 97, 98, 2, 0, 0], [1, 97, 97, 97, 97, 2]]
     assert tokens.token_valid.sum(1).tolist() == [4, 6]
@@ -46,9 +46,9 @@ def test_samples_become_tokens() -> None:
 
 def test_what_cannot_become_tokens_is_said() -> None:
     with pytest.raises(FormatError, match="does not divide"):
-        tokenise(_split(["a"]), Numbered(), patch_px=7)
+        tokenise(_split(["a"]), Numbered(), patch_px=7).load()
     with pytest.raises(ValueError, match="no sample"):
-        tokenise(_split(["a"]).subset([5]), Numbered(), patch_px=8)
+        tokenise(_split(["a"]).subset([5]), Numbered(), patch_px=8).load()
 
 
 def test_keeping_some_moves_them_to_the_front() -> None:
@@ -100,7 +100,7 @@ def test_vilt_from_parts_is_dinov2_where_there_is_no_text() -> None:
     reference.load_state_dict(load_dinov2_small())
     pixels = torch.randint(0, 256, (2, 56, 56, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     split = Split(images=pixels.numpy(), texts=["", ""], class_ids=np.zeros(2, dtype=np.int64))
-    tokens = tokenise(split, Numbered(), patch_px=14).tokens
+    tokens = tokenise(split, Numbered(), patch_px=14).load().tokens
     tokens = type(tokens)(**{**vars(tokens), "token_valid": tokens.token_valid & False})
     normalised = (pixels.float() - backbone.pixel_mean) / backbone.pixel_std
     with torch.no_grad():

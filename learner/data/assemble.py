@@ -1,0 +1,246 @@
+"""From a list of samples to a data set: checked, split, cut to size, and classes numbered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from learner.checkpoint import write_atomically
+from learner.data.base import DataError, MultimodalData, Split
+from learner.data.fetch import data_dir
+from learner.data.pictures import LazyPictures, Picture, PictureError, read_picture
+
+__all__ = ["BadPictures", "Listing", "Sample", "assemble"]
+
+log = logging.getLogger(__name__)
+
+BadPictures = Literal["error", "skip"]
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture, its text and its class, as a data set lists them.
+
+    Attributes:
+        key: tells pictures apart: the same key is the same picture.
+        where: file and line, for errors.
+        split: ``train``, the name of a split to test on, or empty where the data set has no split of its own.
+    """
+
+    picture: Picture
+    key: str
+    text: str
+    label: str
+    where: str
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a data set holds, before anything is decoded.
+
+    Attributes:
+        name: of the data set.
+        class_names: what to call a label where the label itself says nothing (``n01443537`` -> ``goldfish``).
+    """
+
+    name: str
+    samples: Sequence[Sample]
+    class_names: Mapping[str, str] = field(default_factory=dict)
+
+
+def assemble(
+    listing: Listing,
+    *,
+    short_side: int,
+    patch_px: int,
+    num_classes: int = 0,
+    train_per_class: int = 0,
+    test_per_class: int = 0,
+    test_share: float = 0.2,
+    seed: int = 0,
+    bad_pictures: BadPictures = "error",
+    directory: Path | str | None = None,
+) -> MultimodalData:
+    """The data set that a listing stands for. Pictures stay in their files until they are needed.
+
+    Args:
+        short_side, patch_px: see :class:`~learner.data.pictures.LazyPictures`.
+        num_classes: the classes with the most samples; 0 = all.
+        train_per_class, test_per_class: at most so many samples of a class in each split, drawn at random; 0 = all.
+        test_share: of each class, where the listing has no split of its own.
+        seed: of both draws.
+        bad_pictures: what to do with missing and damaged ones: say so and stop, or leave them out.
+        directory: where is kept which pictures were looked at, see :func:`learner.data.fetch.data_dir`.
+
+    Raises:
+        DataError: the listing contradicts itself, a class has nothing to train on, or a picture is bad.
+    """
+    samples = _split(_distinct(listing.samples), test_share, seed)
+    labels = _labels(samples, num_classes, listing.name)
+    chosen = _drawn(samples, labels, train_per_class, test_per_class, seed)
+    chosen = _readable(chosen, bad_pictures, listing.name, directory)
+    place = {label: class_id for class_id, label in enumerate(labels)}
+    splits: dict[str, list[Sample]] = {"train": []}
+    for sample in chosen:
+        splits.setdefault(sample.split, []).append(sample)
+    trained = {sample.label for sample in splits["train"]}
+    bare = [label for label in labels if label not in trained]
+    if bare:
+        raise DataError(
+            f"{listing.name}: no sample to train on of {_some(map(repr, bare))}; every class needs one at least"
+        )
+
+    def make(part: Sequence[Sample]) -> Split:
+        return Split(
+            images=LazyPictures([s.picture for s in part], short_side=short_side, patch_px=patch_px),
+            texts=[s.text for s in part],
+            class_ids=np.array([place[s.label] for s in part], dtype=np.int64),
+            sources=[s.key for s in part],
+        )
+
+    names = [listing.class_names.get(label, label) for label in labels]
+    tests = {name: make(part) for name, part in sorted(splits.items()) if name != "train"}
+    return MultimodalData(listing.name, names, make(splits["train"]), tests)
+
+
+def _distinct(samples: Sequence[Sample]) -> list[Sample]:
+    """Without repeated rows; rows that contradict each other are an error.
+
+    A picture may have several texts, but only one class, and it must not be both trained and tested on.
+    """
+    first: dict[str, Sample] = {}
+    seen: set[tuple[str, str, str, str]] = set()
+    kept: list[Sample] = []
+    repeated: list[Sample] = []
+    for sample in samples:
+        if not sample.label:
+            raise DataError(f"{sample.where}: no class is given")
+        earlier = first.setdefault(sample.key, sample)
+        if earlier.label != sample.label:
+            raise DataError(
+                f"{sample.where}: {sample.key} is of class {sample.label!r}, but {earlier.where} says {earlier.label!r}; "
+                f"a picture has one class"
+            )
+        if earlier.split != sample.split:
+            raise DataError(
+                f"{sample.where}: {sample.key} is in {sample.split!r}, but {earlier.where} puts it in "
+                f"{earlier.split!r}; a picture belongs to one split"
+            )
+        row = (sample.key, sample.text, sample.label, sample.split)
+        (repeated if row in seen else kept).append(sample)
+        seen.add(row)
+    if repeated:
+        log.warning("%d repeated rows are left out (the first: %s)", len(repeated), repeated[0].where)
+    return kept
+
+
+def _split(samples: list[Sample], test_share: float, seed: int) -> list[Sample]:
+    """Samples without a split get one: ``test_share`` of each class's pictures, at random, but never all of them."""
+    by_label: dict[str, list[str]] = {}
+    for sample in samples:
+        if not sample.split:
+            by_label.setdefault(sample.label, []).append(sample.key)
+    tested: set[str] = set()
+    for label, keys in by_label.items():
+        pictures = sorted(set(keys))
+        count = min(len(pictures) - 1, max(1, round(test_share * len(pictures))))
+        tested.update(pictures[i] for i in _generator(seed, "split", label).permutation(len(pictures))[:count])
+    return [s if s.split else replace(s, split="test" if s.key in tested else "train") for s in samples]
+
+
+def _labels(samples: Sequence[Sample], num_classes: int, name: str) -> list[str]:
+    """The labels in alphabetical order, of all classes or of those with the most samples."""
+    count = Counter(sample.label for sample in samples)
+    if not count:
+        raise DataError(f"{name} has no samples")
+    if num_classes > len(count):
+        raise DataError(f"{name} has {len(count)} classes, so num_classes cannot be {num_classes} (0 takes all)")
+    order = sorted(count, key=lambda label: (-count[label], label))
+    return sorted(order[:num_classes] if num_classes else order)
+
+
+def _drawn(samples: Sequence[Sample], labels: Sequence[str], train: int, test: int, seed: int) -> list[Sample]:
+    """By split and class, each in the listing's order, at most so many of each."""
+    groups: dict[tuple[str, str], list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault((sample.split, sample.label), []).append(sample)
+    drawn = []
+    for split in sorted({split for split, _ in groups}):
+        limit = train if split == "train" else test
+        for label in labels:
+            group = groups.get((split, label), [])
+            if limit and len(group) > limit:
+                chosen = _generator(seed, "draw", split, label).permutation(len(group))[:limit]
+                group = [group[i] for i in sorted(chosen)]
+            drawn += group
+    return drawn
+
+
+def _readable(
+    samples: list[Sample], bad_pictures: BadPictures, name: str, directory: Path | str | None
+) -> list[Sample]:
+    """The samples whose pictures can be read. All are decoded once, so that no run stops at one after hours; what was
+    found is kept, as long as no file changes."""
+    pictures: dict[str, Picture] = {}
+    for sample in samples:
+        pictures.setdefault(sample.key, sample.picture)
+    bad = _bad(pictures, name, directory)
+    if not bad:
+        return samples
+    shown = _some((f"{pictures[key].name}: {reason}" for key, reason in bad.items()), separator="; ")
+    message = f"{len(bad)} of {len(pictures)} pictures cannot be used: {shown}"
+    if bad_pictures == "error":
+        raise DataError(f"{message}. Mend them, or leave them out with --set data.bad_pictures=skip")
+    log.warning("%s. They are left out", message)
+    return [sample for sample in samples if sample.key not in bad]
+
+
+def _bad(pictures: Mapping[str, Picture], name: str, directory: Path | str | None) -> dict[str, str]:
+    """By key, what is wrong with each picture that cannot be read."""
+    stamps = {key: picture.stamp() for key, picture in pictures.items()}
+    digest = hashlib.sha256("\0".join(sorted(stamps.values())).encode()).hexdigest()[:16]
+    path = data_dir(directory) / "built" / f"pictures-{digest}.json"
+    if path.exists():
+        known: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        return {key: known[stamp] for key, stamp in stamps.items() if stamp in known}
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        # disable=None: no bar where the output is not a terminal.
+        bar = tqdm(pool.map(_reason, pictures.values()), total=len(pictures), unit="picture", desc=name, disable=None)
+        reasons = {key: reason for key, reason in zip(pictures, bar, strict=True) if reason}
+    write_atomically(path, json.dumps({stamps[key]: reason for key, reason in reasons.items()}).encode())
+    return reasons
+
+
+def _reason(picture: Picture) -> str | None:
+    try:
+        read_picture(picture, about=1)
+    except PictureError as error:
+        return str(error).removeprefix(f"{picture.name}: ")
+    return None
+
+
+def _generator(seed: int, *names: str) -> np.random.Generator:
+    """A generator of its own for each purpose and class, so that one class's samples do not shift another's."""
+    digest = hashlib.sha256("/".join(names).encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
+
+
+def _some(items: Iterable[str], separator: str = ", ") -> str:
+    """The first few, and how many more there are."""
+    listed = list(items)
+    more = f"{separator}and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return separator.join(listed[:_SHOWN]) + more

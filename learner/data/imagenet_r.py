@@ -1,0 +1,77 @@
+"""MM-ImageNet-R: ImageNet-R (Hendrycks et al., arXiv 2006.16241) with a caption for each picture.
+
+The captions of the paper were never released; ``learner caption`` writes some with the same model.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from learner.captions_file import read_captions
+from learner.config import DataConfig
+from learner.data.assemble import Listing, Sample
+from learner.data.base import DataError
+from learner.data.pictures import PICTURE_SUFFIXES, PictureFile
+
+__all__ = ["list_imagenet_r"]
+
+_GET = (
+    "get https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar (2 GB, 200 classes, 30,000 pictures), unpack it, and "
+    "set data.path to its folder, which holds imagenet-r/<WordNet id>/<picture>.jpg"
+)
+_WNID = re.compile(r"n\d{8}")
+
+
+def list_imagenet_r(config: DataConfig) -> Listing:
+    """Every picture below ``<path>/<wnid>/`` with its caption; train and test are drawn by class, as the literature
+    does (80 / 20).
+
+    Raises:
+        DataError: the folder or the captions file is not there or of another shape, or pictures have no caption.
+    """
+    if not config.path:
+        raise DataError(f"data.path is not set: {_GET}")
+    root = Path(config.path).expanduser()
+    root = root / "imagenet-r" if (root / "imagenet-r").is_dir() else root
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and _WNID.fullmatch(p.name)) if root.is_dir() else []
+    if not folders:
+        raise DataError(f"{root} is not ImageNet-R, it has no folders named by WordNet ids: {_GET}")
+    pictures = [
+        (folder.name, file)
+        for folder in folders
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in PICTURE_SUFFIXES
+    ]
+    file = Path(config.captions).expanduser() if config.captions else root / "captions.csv"
+    write = f"`learner caption --images {root} --out {file}` writes it, or the rest of it"
+    if not file.is_file():
+        raise DataError(f"there is no captions file {file} (data.captions): {write}")
+    # Some were written from the folder above.
+    captions = {key.removeprefix("imagenet-r/"): text for key, text in read_captions(file).items()}
+    keys = [f"{wnid}/{path.name}" for wnid, path in pictures]
+    missing = [key for key in keys if key not in captions]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(keys)} pictures have no caption in {file} (the first: {missing[0]}): {write}"
+        )
+    samples = [
+        Sample(
+            picture=PictureFile(path, str(path)),
+            key=key,
+            text=captions[key],
+            label=wnid,
+            where=str(path),
+        )
+        for key, (wnid, path) in zip(keys, pictures, strict=True)
+    ]
+    return Listing("MM-ImageNet-R", samples, _names(root / "README.txt"))
+
+
+def _names(readme: Path) -> dict[str, str]:
+    """Names of the classes, from ImageNet-R's own README where it is there: lines such as ``n01443537 goldfish``."""
+    if not readme.is_file():
+        return {}
+    lines = readme.read_text(encoding="utf-8", errors="replace").splitlines()
+    found = (re.fullmatch(rf"({_WNID.pattern})\s+(\S.*)", line.strip()) for line in lines)
+    return {match[1]: match[2].replace("_", " ") for match in found if match}

@@ -1,0 +1,62 @@
+"""The data set that a configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from learner.config import DataConfig, DataName
+from learner.data.assemble import Listing, assemble
+from learner.data.base import DataError, MultimodalData
+from learner.data.emoji import load_emoji
+from learner.data.folder import list_folder
+from learner.data.food101 import list_food101
+from learner.data.hub import list_hub
+from learner.data.imagenet_r import list_imagenet_r
+
+__all__ = ["LISTINGS", "load_data"]
+
+LISTINGS: Mapping[DataName, Callable[[DataConfig], Listing]] = {
+    "imagenet-r": list_imagenet_r,
+    "food101": list_food101,
+    "folder": list_folder,
+    "hub": list_hub,
+}
+"""Data sets of pictures in files: each says what it holds, and :func:`~learner.data.assemble.assemble` does the rest."""
+
+
+def load_data(config: DataConfig, *, patch_px: int, directory: Path | str | None = None) -> MultimodalData:
+    """The data set of a configuration; pictures in files stay there until they are needed.
+
+    Raises:
+        DataError: it is not there or cannot be used; the message says where to get it, or which file and line is wrong.
+        FetchError: a package that MM-Emoji-R is built from cannot be fetched.
+    """
+    if config.image_size < patch_px or config.image_size % patch_px:
+        raise DataError(
+            f"data.image_size must be a multiple of the patches' side (backbone.patch_px), {config.image_size} px are no "
+            f"multiple of {patch_px} px"
+        )
+    if config.name == "emoji":
+        try:
+            return load_emoji(
+                size=config.image_size,
+                num_classes=config.num_classes or None,
+                train_per_class=config.train_per_class or None,
+                test_per_class=config.test_per_class or None,
+                directory=directory,
+            )
+        except ValueError as error:
+            raise DataError(str(error)) from error
+    return assemble(
+        LISTINGS[config.name](config),
+        short_side=config.image_size,
+        patch_px=patch_px,
+        num_classes=config.num_classes,
+        train_per_class=config.train_per_class,
+        test_per_class=config.test_per_class,
+        test_share=config.test_share,
+        seed=config.split_seed,
+        bad_pictures=config.bad_pictures,
+        directory=directory,
+    )

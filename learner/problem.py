@@ -1,0 +1,80 @@
+"""From a configuration to what a run trains and tests on: the data set, tokenised and cut into phases."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from transformers import ViltConfig
+
+from learner.backbones.weights import wordpiece_tokenizer
+from learner.config import BackboneConfig, LearnerConfig
+from learner.data.base import DataError
+from learner.data.load import load_data
+from learner.data.tokenised import PictureSplit, tokenise
+from learner.phases import Problem, class_phases
+
+__all__ = ["load_problem", "text_positions"]
+
+log = logging.getLogger(__name__)
+
+
+def load_problem(config: LearnerConfig, directory: Path | None) -> Problem:
+    """The data of a configuration, tokenised and cut into phases.
+
+    Raises:
+        DataError: the data cannot be used, or does not go with the settings; the message says what would.
+        FetchError: a package that data or tokenizer come from cannot be fetched.
+    """
+    positions = text_positions(config.backbone)
+    data = load_data(config.data, patch_px=config.backbone.patch_px, directory=directory)
+    if config.data.base_classes > data.num_classes:
+        raise DataError(
+            f"data.base_classes is {config.data.base_classes}, but {data.name} has {data.num_classes} classes"
+        )
+    tokenizer = wordpiece_tokenizer(directory)
+    longest = min(config.data.max_text_tokens, positions)
+    splits = {
+        name: tokenise(split, tokenizer, patch_px=config.backbone.patch_px, max_text_tokens=longest)
+        for name, split in {"train": data.train, **data.test}.items()
+    }
+    _say_what_is_cut(list(splits.values()), longest, positions)
+    return Problem(
+        train=splits.pop("train"),
+        tests=dict(splits),
+        phases=class_phases(
+            data.num_classes,
+            config.data.base_classes,
+            config.data.classes_per_phase,
+            config.data.class_order_seed,
+        ),
+        class_names=data.class_names,
+    )
+
+
+def text_positions(config: BackboneConfig) -> int:
+    """How many text tokens a backbone has position embeddings for.
+
+    Raises:
+        DataError: there is no such pretrained backbone.
+    """
+    if config.kind == "parts":
+        return 512  # MiniLM's
+    if config.kind == "small":
+        return 128
+    try:
+        return int(ViltConfig.from_pretrained(config.name).max_position_embeddings)
+    except OSError as error:
+        raise DataError(
+            f"backbone.name: no ViLT at {config.name!r}, neither a folder nor on the hub ({error})"
+        ) from error
+
+
+def _say_what_is_cut(splits: list[PictureSplit], longest: int, positions: int) -> None:
+    cut, total = sum(split.num_cut for split in splits), sum(map(len, splits))
+    if cut:
+        why = "the backbone has no more positions" if longest == positions else "data.max_text_tokens"
+        log.warning(
+            "%d of %d texts are longer than %d tokens (%s) and lose their end; the longest has %d",
+            *(cut, total, longest, why, max(split.longest for split in splits)),
+        )

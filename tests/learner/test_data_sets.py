@@ -1,0 +1,367 @@
+"""Data sets in files: what their published layouts become, and what is said where they are not as they should be."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from learner.config import Columns, DataConfig, DataName, HubConfig
+from learner.data.base import DataError, MultimodalData
+from learner.data.load import LISTINGS, load_data
+from tests.learner import trees
+
+SMALL = {"num_classes": 0, "train_per_class": 0, "test_per_class": 0, "image_size": 16, "base_classes": 1}
+
+
+@pytest.fixture
+def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., MultimodalData]:
+    """Loads small sets; what was found out about their pictures is kept in a folder of its own."""
+    directory = tmp_path_factory.mktemp("data")
+
+    def load(name: str, path: Path | str, **changes: object) -> MultimodalData:
+        config = DataConfig(name=name, path=str(path), **{**SMALL, **changes})  # type: ignore[arg-type]
+        return load_data(config, patch_px=8, directory=directory)
+
+    return load
+
+
+def _colours(data: MultimodalData, split: str) -> list[tuple[int, ...]]:
+    part = data.train if split == "train" else data.test[split]
+    return [tuple(int(value > 127) for value in part.images[i].mean((0, 1))) for i in range(len(part))]
+
+
+class TestFolder:
+    def test_a_table_becomes_a_data_set(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        data = load("folder", trees.folder_set(tmp_path / "birds"))
+        assert data.name == "birds"
+        assert data.class_names == [f"class {c}" for c in range(4)]
+        # 8 of each class: a fifth, rounded, is tested on.
+        assert np.bincount(data.train.class_ids).tolist() == [6] * 4
+        assert np.bincount(data.test["test"].class_ids).tolist() == [2] * 4
+        assert not set(data.train.sources) & set(data.test["test"].sources)
+        expected = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0)]
+        for split in ("train", "test"):
+            part = data.train if split == "train" else data.test[split]
+            assert _colours(data, split) == [expected[c] for c in part.class_ids]
+        assert {data.train.images[i].shape for i in range(len(data.train))} == {(16, 16, 3), (16, 24, 3), (24, 16, 3)}
+
+    def test_the_split_is_drawn_by_its_seed(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        table = trees.folder_set(tmp_path)
+        one, again, other = (load("folder", table, split_seed=seed) for seed in (0, 0, 1))
+        assert one.train.sources == again.train.sources != other.train.sources
+
+    def test_its_own_split_is_taken(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        rows = [["split", "file", "caption", "bird"]]
+        for i, split in enumerate(["train", "Train", "test", "test_sketch", "val"]):
+            trees.picture(tmp_path / f"{i}.png")
+            rows.append([split, f"{i}.png", "seen", "jay"])
+        columns = Columns(image="file", text="caption", label="bird")
+        data = load("folder", trees.write_table(tmp_path / "birds.tsv.csv", rows), columns=columns)
+        assert data.train.sources == ["0.png", "1.png"]
+        assert {name: split.sources for name, split in data.test.items()} == {
+            "test": ["2.png"],
+            "test-sketch": ["3.png"],
+        }
+
+    def test_other_tables_are_read_too(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        for i in range(4):
+            trees.picture(tmp_path / f"{i}.png")
+        rows = "".join(f'{i}.png\t"a, b ""c"""\tx\n' for i in range(4))
+        (tmp_path / "a.tsv").write_text("image\ttext\tlabel\n" + rows)
+        (tmp_path / "a.jsonl").write_text(
+            "\n".join(f'{{"image": "{i}.png", "text": "a, b \\"c\\"", "label": "x"}}' for i in range(4))
+        )
+        one, other = (load("folder", tmp_path / name) for name in ("a.tsv", "a.jsonl"))
+        assert one.train.texts == other.train.texts == ['a, b "c"'] * 3
+
+    def test_parts_of_it_are_drawn(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        table = trees.folder_set(tmp_path)
+        more = [trees.picture(tmp_path / f"more{i}.png", "blue").name for i in range(3)]
+        table.write_text(table.read_text() + "".join(f"{name},more,class 2\n" for name in more))
+        data = load("folder", table, num_classes=2, train_per_class=3, test_per_class=1)
+        # The one with the most samples, and of those with as many the first by name.
+        assert data.class_names == ["class 0", "class 2"]
+        assert np.bincount(data.train.class_ids).tolist() == [3, 3]
+        assert np.bincount(data.test["test"].class_ids).tolist() == [1, 1]
+
+    def test_a_picture_with_several_texts_stays_in_one_split(
+        self, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        rows = [["image", "text", "label"]]
+        for i in range(6):
+            trees.picture(tmp_path / f"{i}.png")
+            rows += [[f"{i}.png", f"text {j}", "x"] for j in range(3)]
+        data = load("folder", trees.write_table(tmp_path / "labels.csv", rows), test_share=0.5)
+        assert (len(data.train), len(data.test["test"])) == (9, 9)
+        assert not set(data.train.sources) & set(data.test["test"].sources)
+
+    def test_a_class_of_one_sample_is_trained_on(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        table = trees.folder_set(tmp_path)
+        trees.picture(tmp_path / "rare.png")
+        table.write_text(table.read_text() + "rare.png,rare,a rare one\n")
+        data = load("folder", table)
+        rare = data.class_names.index("a rare one")
+        assert (data.train.class_ids == rare).sum() == 1
+        assert not (data.test["test"].class_ids == rare).any()
+
+    def test_repeated_rows_count_once(
+        self, load: Callable[..., MultimodalData], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        table = trees.folder_set(tmp_path)
+        lines = table.read_text().splitlines()
+        table.write_text("\n".join([*lines, lines[3], lines[9]]) + "\n")
+        data = load("folder", table)
+        assert len(data.train) + len(data.test["test"]) == 32
+        assert "2 repeated rows are left out (the first: labels.csv line 34)" in caplog.text
+
+    def test_a_text_may_be_missing(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        rows = [["image", "text", "label"], *([trees.picture(tmp_path / f"{i}.png").name, "", "x"] for i in range(3))]
+        assert load("folder", trees.write_table(tmp_path / "labels.csv", rows)).train.texts == ["", ""]
+
+    def test_bad_pictures_stop_it_or_are_left_out(
+        self, load: Callable[..., MultimodalData], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        table = trees.folder_set(tmp_path, classes=2)
+        (tmp_path / "pictures/0/1.png").unlink()
+        damaged = tmp_path / "pictures/1/2.png"
+        whole = damaged.read_bytes()
+        damaged.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DataError) as error:
+            load("folder", table)
+        assert "2 of 16 pictures cannot be used: labels.csv line 3: pictures/0/1.png: there is no such file" in str(
+            error.value
+        )
+        assert "labels.csv line 12: pictures/1/2.png: is damaged" in str(error.value)
+        assert "data.bad_pictures=skip" in str(error.value)
+        data = load("folder", table, bad_pictures="skip")
+        assert len(data.train) + len(data.test["test"]) == 14
+        assert "They are left out" in caplog.text
+        table.write_text(table.read_text() + "pictures/0/1.png,another text,class 0\n")
+        data = load("folder", table, bad_pictures="skip")
+        assert len(data.train) + len(data.test["test"]) == 14
+        # Mended files are looked at again.
+        trees.picture(tmp_path / "pictures/0/1.png")
+        damaged.write_bytes(whole)
+        data = load("folder", table)
+        assert len(data.train) + len(data.test["test"]) == 17
+
+    def test_pictures_are_looked_at_once(
+        self, load: Callable[..., MultimodalData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        table = trees.folder_set(tmp_path, classes=1)
+        load("folder", table)
+        opened: list[object] = []
+        monkeypatch.setattr(Image, "open", opened.append)
+        load("folder", table, split_seed=3)
+        assert opened == []
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (b"", "has no rows"),
+            (b"image,text,label\n", "has no rows"),
+            (b"image,caption,label\na.png,x,y\n", "line 1 has no column 'text'; it has image, caption, label"),
+            (b"image,text,label\na.png,caf\xe9,x\n", r"line 2 is not UTF-8 \(byte 0xe9"),
+            (b"image,text,label\na.png,one, two,x\n", "line 2 has 4 fields where the columns are image, text, label"),
+            (b'image,text,label\na.png,"one,x\n', "is not CSV"),
+            (b"image,text,label\na.png,one\0two,x\na.png,one,\n", "line 3: no class is given"),
+            (b"image,text,label\na.png,one,\n", "line 2: no class is given"),
+            (b"image,text,label\n,one,x\n", "line 2: no picture is named in column 'image'"),
+            (b"image,text,label\na.png,one,x\n\na.png,two,y\n", "line 4: a.png is of class 'y', but .*line 2 says 'x'"),
+            (b"image,text,label,split\na.png,one,x,trian\n", "line 2: the split must be train, test, .* not 'trian'"),
+            (b"image,text,label,split\na.png,one,x,train\n./a.png,one,x,test\n", "a.png is in 'test', but .* 'train'"),
+            (b"image,text,label,split\na.png,one,x,test\n", "no sample to train on of 'x'"),
+            (b"image,text,label,split\na.png,one,x,val\n", "all 1 rows are of a validation split"),
+            (b'image,text,label\na.png,"two\nlines",x\na.png,b\n', "line 4 has 2 fields"),
+        ],
+    )
+    def test_what_is_wrong_with_a_table_is_said(
+        self, content: bytes, words: str, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        trees.picture(tmp_path / "a.png")
+        (tmp_path / "labels.csv").write_bytes(content)
+        with pytest.raises(DataError, match=words):
+            load("folder", tmp_path)
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            ('{"image": "a.png", "text": "x", "label": "y"}\n{"image": \n', "line 2 is not JSON"),
+            ("[1]\n", "line 1 must be an object"),
+            ('{"image": "a.png", "label": "y"}\n', "line 1 has no column 'text'"),
+        ],
+    )
+    def test_what_is_wrong_with_json_lines_is_said(
+        self, content: str, words: str, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        (tmp_path / "labels.jsonl").write_text(content)
+        with pytest.raises(DataError, match=words):
+            load("folder", tmp_path / "labels.jsonl")
+
+
+class TestImageNetR:
+    def test_its_layout_is_read(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        trees.imagenet_r(tmp_path)
+        data = load("imagenet-r", tmp_path)
+        assert data.name == "MM-ImageNet-R"
+        assert data.class_names == ["goldfish", "great white shark", "n01440002"]
+        assert np.bincount(data.train.class_ids).tolist() == [4, 4, 4]
+        assert np.bincount(data.test["test"].class_ids).tolist() == [1, 1, 1]
+        assert [text.split()[-1] for text in data.train.texts[::4]] == ["red", "lime", "blue"]
+        assert _colours(data, "train")[::4] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+
+    def test_captions_may_lie_elsewhere_and_start_higher(
+        self, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        base = trees.imagenet_r(tmp_path)
+        rows = [line.split(",") for line in (base / "captions.csv").read_text().splitlines()[1:]]
+        (base / "captions.csv").unlink()
+        file = tmp_path / "texts.jsonl"
+        file.write_text("".join(f'{{"image": "imagenet-r/{name}", "text": "{text}"}}\n' for name, text in rows))
+        assert len(load("imagenet-r", base, captions=str(file)).train) == 12
+
+    def test_missing_captions_are_said(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        base = trees.imagenet_r(tmp_path)
+        lines = (base / "captions.csv").read_text().splitlines()
+        (base / "captions.csv").write_text("\n".join(lines[:-2]) + "\n")
+        with pytest.raises(
+            DataError, match=r"2 of 15 pictures have no caption .*art_3\.jpg.*`learner caption --images"
+        ):
+            load("imagenet-r", tmp_path)
+        (base / "captions.csv").write_text("\n".join([*lines, lines[1] + " and more"]) + "\n")
+        with pytest.raises(
+            DataError, match=r"line 17: n01440000/art_0\.jpg has another text than in captions\.csv line 2"
+        ):
+            load("imagenet-r", tmp_path)
+        (base / "captions.csv").unlink()
+        with pytest.raises(DataError, match=r"no captions file .*`learner caption --images"):
+            load("imagenet-r", tmp_path)
+
+    def test_where_to_get_it_is_said(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        for path in ("", tmp_path, tmp_path / "nowhere"):
+            with pytest.raises(DataError, match=r"hendrycks/imagenet-r\.tar .*imagenet-r/<WordNet id>/<picture>\.jpg"):
+                load("imagenet-r", path)
+
+
+class TestFood101:
+    @pytest.mark.parametrize("header", [False, True])
+    def test_its_layout_is_read(self, header: bool, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        data = load("food101", trees.food101(tmp_path, header=header))
+        assert data.name == "UPMC Food-101"
+        assert data.class_names == ["apple pie", "ramen"]
+        assert np.bincount(data.train.class_ids).tolist() == [4, 4]
+        assert np.bincount(data.test["test"].class_ids).tolist() == [2, 2]
+        assert data.train.texts[0] == 'The best "apple_pie", easy | blog'
+        assert _colours(data, "test") == [(1, 0, 0)] * 2 + [(0, 1, 0)] * 2
+
+    def test_pictures_that_its_tables_promise_may_be_missing(
+        self, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        root = trees.food101(tmp_path)
+        (root / "images/train/ramen/ramen_2.jpg").unlink()
+        with pytest.raises(
+            DataError, match=r"train_titles\.csv line 7: train/ramen/ramen_2\.jpg: there is no such file"
+        ):
+            load("food101", root)
+        assert len(load("food101", root, bad_pictures="skip").train) == 7
+
+    def test_where_to_get_it_is_said(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        root = trees.food101(tmp_path / "food")
+        (root / "texts/test_titles.csv").unlink()
+        for path in ("", tmp_path, root):
+            with pytest.raises(
+                DataError, match=r"visiir\.isir\.upmc\.fr.*images/train/<class>/\*\.jpg.*test_titles\.csv"
+            ):
+                load("food101", path)
+
+
+class TestHub:
+    @pytest.fixture
+    def parquet(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A local folder in Parquet, as data sets lie on the hub."""
+        datasets = pytest.importorskip("datasets", reason="the optional package `datasets` is not installed")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        datasets.disable_progress_bars()
+        features = datasets.Features(
+            {
+                "photo": datasets.Image(),
+                "caption": datasets.Value("string"),
+                "species": datasets.ClassLabel(names=["wren", "jay"]),
+            }
+        )
+        folder = tmp_path / "birds"
+        folder.mkdir()
+        for split, count in (("train", 4), ("test", 2)):
+            rows = [
+                {
+                    "photo": str(trees.picture(tmp_path / f"{split}{i}{c}.png", trees.COLOURS[c], seed=i)),
+                    "caption": None if i == 1 else f"bird {i}",
+                    "species": c,
+                }
+                for c in range(2)
+                for i in range(count)
+            ]
+            datasets.Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}.parquet")
+        return folder
+
+    COLUMNS = Columns(image="photo", text="caption", label="species")
+
+    def test_a_data_set_is_read(self, parquet: Path, load: Callable[..., MultimodalData]) -> None:
+        data = load("hub", parquet, columns=self.COLUMNS)
+        assert data.class_names == ["jay", "wren"]
+        assert np.bincount(data.train.class_ids).tolist() == [4, 4]
+        assert data.train.texts == ["bird 0", "", "bird 2", "bird 3"] * 2
+        assert _colours(data, "train") == [(0, 1, 0)] * 4 + [(1, 0, 0)] * 4
+        assert len(data.test["test"]) == 4
+
+    def test_without_a_test_split_some_are_held_out(self, parquet: Path, load: Callable[..., MultimodalData]) -> None:
+        data = load("hub", parquet, columns=self.COLUMNS, hub=HubConfig(test_split=""), test_share=0.25)
+        assert (len(data.train), len(data.test["test"])) == (6, 2)
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({}, "no column 'image'; it has photo, caption, species. Set data.columns.image"),
+            ({"columns": Columns(image="caption", text="caption", label="species")}, "'caption' .* holds no pictures"),
+            ({"columns": COLUMNS, "hub": HubConfig(test_split="dev")}, "no split 'dev'; it has .*data.hub.test_split"),
+            ({"columns": COLUMNS, "hub": HubConfig(subset="fr")}, "cannot load"),
+        ],
+    )
+    def test_what_does_not_fit_is_said(
+        self, changes: dict[str, object], words: str, parquet: Path, load: Callable[..., MultimodalData]
+    ) -> None:
+        with pytest.raises(DataError, match=words):
+            load("hub", parquet, **changes)
+
+    def test_what_is_not_there_is_said(self, parquet: Path, load: Callable[..., MultimodalData]) -> None:
+        with pytest.raises(DataError, match=r"cannot load .*nowhere.*download it first"):
+            load("hub", parquet.parent / "nowhere")
+        with pytest.raises(DataError, match=r"data\.path is not set"):
+            load("hub", "")
+
+    def test_the_package_that_it_needs_is_named(
+        self, load: Callable[..., MultimodalData], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "datasets", None)
+        with pytest.raises(DataError, match=r"pip install 'exemplar-memory\[hub\]'"):
+            load("hub", "user/birds")
+
+
+def test_settings_that_do_not_go_with_the_data_are_named(load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+    table = trees.folder_set(tmp_path, classes=2)
+    with pytest.raises(DataError, match=r"has 2 classes, so num_classes cannot be 5 \(0 takes all\)"):
+        load("folder", table, num_classes=5)
+    with pytest.raises(DataError, match=r"20 px are no multiple of 8 px"):
+        load("folder", table, image_size=20)
+    with pytest.raises(DataError, match="num_classes cannot be 60"):
+        load_data(DataConfig(num_classes=60), patch_px=16)
+
+
+def test_every_name_has_a_loader() -> None:
+    assert set(LISTINGS) | {"emoji"} == set(get_args(DataName))
