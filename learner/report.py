@@ -140,7 +140,8 @@ def _memory_chart(results: Results, budget: int) -> str:
     for axes in (left, right):
         axes.set_xlabel("phase")
         axes.grid(alpha=0.3)
-    right.legend(frameon=False)
+    if right.lines:
+        right.legend(frameon=False)
     return _svg(figure)
 
 

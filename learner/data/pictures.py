@@ -88,7 +88,7 @@ class LazyPictures:
             PictureError: it is missing, damaged, or of a kind that cannot be shown.
         """
         upright = read_picture(self.pictures[index], about=self.short_side)
-        return np.asarray(fit(upright, short_side=self.short_side, patch_px=self.patch_px))
+        return np.array(fit(upright, short_side=self.short_side, patch_px=self.patch_px))
 
     @property
     def most_patches(self) -> int:
