@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -12,16 +13,15 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from learner.data.base import Split
-from learner.tokens import Tokens, concatenate
+from learner.data.pictures import LazyPictures
+from learner.tokens import Tokens
 from memory_format import image_to_patches
 
 # Batches that are decoded ahead while one is in use.
 _AHEAD = 2
-_LOADED_AT_ONCE = 64
 # Loading less than this is over before anybody looks at a progress bar.
 _MANY = 200
 
@@ -132,77 +132,77 @@ class PictureSplit:
         """All of them; see :class:`Samples`."""
         if not len(self):
             raise ValueError("there is no sample to tokenise")
-        images = self.split.images
-        lazy = not isinstance(images, np.ndarray)
-        # Pages of a numpy array of zeros take memory when they are first written to: padding is free.
-        shape = (len(self), self._most_patches(), self.patch_px, self.patch_px, 3)
-        patches, row, rest = torch.from_numpy(np.zeros(shape, np.uint8)), 0, []
-        hidden = None if lazy and len(self) >= _MANY else True
-        with tqdm(total=len(self), desc="reading pictures", unit="picture", leave=False, disable=hidden) as bar:
-            for part in self.batches(_LOADED_AT_ONCE):
-                values = part.tokens.patches
-                patches[row : row + len(part), : values.shape[1]] = values
-                rest.append(replace(part.tokens, patches=values[..., :0]))
-                row += len(part)
-                bar.update(len(part))
-        tokens = concatenate(rest)
-        return TokenisedSplit(replace(tokens, patches=patches[:, : tokens.patches.shape[1]]), self.class_ids)
+        hidden = None if len(self) >= _MANY and not isinstance(self.split.images, np.ndarray) else True
+        with (
+            tqdm(total=len(self), desc="reading pictures", unit="picture", leave=False, disable=hidden) as bar,
+            contextlib.closing(self._stream(len(self), bar.update)) as batches,
+        ):
+            return next(batches)
 
     def batches(self, batch_size: int) -> Iterator[TokenisedSplit]:
         """A batch at a time; see :class:`Samples`."""
-        starts = range(0, len(self), batch_size)
-        chosen = [range(start, min(start + batch_size, len(self))) for start in starts]
-        if isinstance(self.split.images, np.ndarray):
-            yield from (self._batch(index, list(map(self._patches, index))) for index in chosen)
-            return
-        pending: deque[tuple[range, list[Future[tuple[Tensor, tuple[int, int]]]]]] = deque()
+        return self._stream(batch_size, lambda: None)
+
+    def _stream(self, batch_size: int, done: Callable[[], object]) -> Generator[TokenisedSplit]:
+        """Batches, the next ones on their way while one is in use; ``done`` is called after each picture."""
+        pending: deque[_Batch] = deque()
         pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="pictures")
         try:
-            for index in chosen:
-                pending.append((index, [pool.submit(self._patches, i) for i in index]))
+            for start in range(0, len(self), batch_size):
+                pending.append(self._begin(range(start, min(start + batch_size, len(self))), pool))
                 if len(pending) > _AHEAD:
-                    index, jobs = pending.popleft()
-                    yield self._batch(index, [job.result() for job in jobs])
-            for index, jobs in pending:
-                yield self._batch(index, [job.result() for job in jobs])
+                    yield self._finish(pending.popleft(), done)
+            while pending:
+                yield self._finish(pending.popleft(), done)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _most_patches(self) -> int:
+    def _begin(self, index: range, pool: ThreadPoolExecutor) -> _Batch:
         images = self.split.images
-        if isinstance(images, np.ndarray):
-            return int(images.shape[1] // self.patch_px) ** 2
-        return images.most_patches
+        most = images.most_patches if isinstance(images, LazyPictures) else (images.shape[1] // self.patch_px) ** 2
+        # Pages of zeros take no memory before they are written to: room for pictures of any shape is free.
+        patches = np.zeros((len(index), most, self.patch_px, self.patch_px, 3), np.uint8)
+        jobs = [pool.submit(self._cut, i, patches[row]) for row, i in enumerate(index)]
+        return _Batch(index, patches, jobs)
 
-    def _patches(self, index: int) -> tuple[Tensor, tuple[int, int]]:
-        """One picture's patches ``(K, P, P, 3)`` and its grid."""
+    def _cut(self, index: int, out: NDArray[np.uint8]) -> tuple[int, int]:
+        """Write one picture's patches to the front of ``out`` ``(K, P, P, 3)``, and return its grid."""
         image = self.split.images[index]
-        height, width = image.shape[:2]
-        grid = height // self.patch_px, width // self.patch_px
-        return torch.from_numpy(image_to_patches(image, self.patch_px)), grid
+        patches = image_to_patches(image, self.patch_px)
+        out[: len(patches)] = patches
+        return image.shape[0] // self.patch_px, image.shape[1] // self.patch_px
 
-    def _batch(self, index: range, pictures: list[tuple[Tensor, tuple[int, int]]]) -> TokenisedSplit:
-        number = len(index)
-        count = torch.tensor([len(patches) for patches, _ in pictures])
+    def _finish(self, batch: _Batch, done: Callable[[], object]) -> TokenisedSplit:
+        grids = []
+        for job in batch.jobs:
+            grids.append(job.result())
+            done()
+        grid = torch.tensor(grids)
+        count = grid.prod(1)
         most = int(count.max())
-        patches = torch.zeros((number, most, self.patch_px, self.patch_px, 3), dtype=torch.uint8)
-        for row, (values, _) in enumerate(pictures):
-            patches[row, : len(values)] = values
         patch_valid = torch.arange(most) < count[:, None]
-        texts = [torch.from_numpy(self.token_ids[i]) for i in index]
+        texts = [torch.from_numpy(self.token_ids[i]) for i in batch.index]
         length = torch.tensor([len(ids) for ids in texts])
         longest = int(length.max())
-        token_valid = torch.arange(longest) < length[:, None]
         tokens = Tokens(
-            patches=patches,
+            patches=torch.from_numpy(batch.patches)[:, :most],
             patch_positions=torch.arange(most) * patch_valid,
             patch_valid=patch_valid,
-            grid=torch.tensor([grid for _, grid in pictures]),
+            grid=grid,
             token_ids=torch.nn.utils.rnn.pad_sequence(texts, batch_first=True),
-            token_positions=torch.arange(longest).expand(number, longest).contiguous(),
-            token_valid=token_valid,
+            token_positions=torch.arange(longest).expand(len(texts), longest).contiguous(),
+            token_valid=torch.arange(longest) < length[:, None],
         )
-        return TokenisedSplit(tokens, self.class_ids[index.start : index.stop])
+        return TokenisedSplit(tokens, self.class_ids[batch.index.start : batch.index.stop])
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Samples whose pictures are being cut into ``patches`` ``(B, K, P, P, 3)``; each job gives a grid."""
+
+    index: range
+    patches: NDArray[np.uint8]
+    jobs: list[Future[tuple[int, int]]]
 
 
 def tokenise(split: Split, tokenizer: Tokenizer, *, patch_px: int, max_text_tokens: int = 40) -> PictureSplit:
@@ -215,12 +215,12 @@ def tokenise(split: Split, tokenizer: Tokenizer, *, patch_px: int, max_text_toke
     encoded = [encoding.ids for encoding in tokenizer.encode_batch(split.texts)]
     return PictureSplit(
         split,
-        [np.array(_cut(ids, max_text_tokens), dtype=np.int64) for ids in encoded],
+        [np.array(_shortened(ids, max_text_tokens), dtype=np.int64) for ids in encoded],
         patch_px,
         num_cut=sum(len(ids) > max_text_tokens for ids in encoded),
         longest=max(map(len, encoded), default=0),
     )
 
 
-def _cut(ids: list[int], most: int) -> list[int]:
+def _shortened(ids: list[int], most: int) -> list[int]:
     return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
