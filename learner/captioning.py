@@ -59,6 +59,9 @@ class Captioner:
                 "image-text-to-text model, such as Salesforce/instructblip-vicuna-7b or "
                 "Salesforce/blip-image-captioning-base; without a network, copy its folder here"
             ) from error
+        if not model.config.is_encoder_decoder and getattr(self._processor, "tokenizer", None):
+            # What a decoder goes on from must be the end of the text, also where pictures take more or fewer tokens.
+            self._processor.tokenizer.padding_side = "left"
         self._model: Any = model.to(self.device).eval()
         self._dtype = dtype
         self._prompt = prompt

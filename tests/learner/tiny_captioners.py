@@ -14,11 +14,17 @@ from transformers import (
     BlipProcessor,
     BlipTextConfig,
     BlipVisionConfig,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
     InstructBlipProcessor,
     InstructBlipQFormerConfig,
     InstructBlipVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
     OPTConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -28,6 +34,10 @@ PROMPT = "describe the image"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "</s>", "<unk>", "<image>"]
 VOCABULARY = {word: i for i, word in enumerate([*SPECIAL, *PROMPT.split(), *(f"w{i}" for i in range(60))])}
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+CHAT = (
+    "{% for message in messages %}w1 {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }}{% endif %}{% endfor %} w2 {% endfor %}"
+)
 IMAGES = BlipImageProcessor(size={"height": 16, "width": 16})
 
 
@@ -90,7 +100,36 @@ def blip(folder: Path) -> Path:
     return folder
 
 
-def _tokenizer(**special: str) -> PreTrainedTokenizerFast:
+def llava(folder: Path) -> Path:
+    """LLaVA: CLIP and Llama, asked in a chat; it repeats what it was asked before it answers."""
+    vision = CLIPVisionConfig(**SMALL, num_hidden_layers=2, image_size=16, patch_size=8, projection_dim=16)
+    text = LlamaConfig(
+        **SMALL,
+        num_hidden_layers=1,
+        num_key_value_heads=2,
+        vocab_size=len(VOCABULARY),
+        max_position_embeddings=64,
+        pad_token_id=VOCABULARY["<pad>"],
+        bos_token_id=VOCABULARY["</s>"],
+        eos_token_id=VOCABULARY["</s>"],
+    )
+    config = LlavaConfig(
+        vision_config=vision.to_dict(), text_config=text.to_dict(), image_token_index=VOCABULARY["<image>"]
+    )
+    processor = LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+        _tokenizer(pad_token="<pad>", eos_token="</s>", unk_token="<unk>", additional_special_tokens=["<image>"]),
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT,
+    )
+    _loud(LlavaForConditionalGeneration, config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(**special: str | list[str]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
@@ -99,7 +138,7 @@ def _tokenizer(**special: str) -> PreTrainedTokenizerFast:
 def _loud(kind: type[PreTrainedModel], config: object) -> PreTrainedModel:
     """A model whose weights are large enough for its words to depend on the picture."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(2)
         model = kind(config)
         for parameter in model.parameters():
             if parameter.dim() > 1:
