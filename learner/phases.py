@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import time
@@ -110,6 +111,14 @@ class Problem:
                 "nothing to test on of %s: accuracy is that of the others", ", ".join(map(self._named, untested))
             )
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes when samples or classes are added or taken away: what was trained before is then of other data."""
+        digest = hashlib.sha256(repr((self.phases, list(self.class_names))).encode())
+        for name, split in sorted({"train": self.train, **self.tests}.items()):
+            digest.update(name.encode() + split.class_ids.tobytes())
+        return digest.hexdigest()[:16]
+
     def _named(self, class_id: int) -> str:
         return repr(self.class_names[class_id]) if 0 <= class_id < len(self.class_names) else str(class_id)
 
@@ -171,7 +180,7 @@ class Run:
         self.directory = directory
         self.report = report
         self.device = best_device()
-        self.key = checkpoint.config_key(config.to_dict())
+        self.key = checkpoint.config_key(config.to_dict() | {"data": problem.fingerprint})
 
     def run(self, method: Method) -> list[PhaseMetrics]:
         """All phases of one method, going on after the last stage that an earlier run finished."""

@@ -96,6 +96,25 @@ def test_a_folder_of_odd_pictures_runs_to_its_report(
     assert all(height % 8 == width % 8 == 0 for height, width, _ in shapes)
 
 
+def test_a_run_on_other_data_starts_anew(
+    run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A class that comes first shifts the numbers of all others: nothing of the run before may be gone on from."""
+    table = trees.folder_set(tmp_path / "set", classes=3, per_class=3)
+    lines = []
+    for name in ("class 3", "a new class"):
+        assert run(table, "changed") == 0
+        lines.append((tmp_path / "changed/masked/metrics.jsonl").read_text())
+        rows = "".join(f"{trees.picture(tmp_path / 'set' / f'{name}{i}.png').name},new,{name}\n" for i in range(3))
+        table.write_text(table.read_text() + rows)
+    assert "buffer changed-masked is left from another run" in caplog.text
+    assert json.loads(lines[1].splitlines()[-1])["classes_seen"] == 4
+    assert run(table, "changed") == 0
+    again = (tmp_path / "changed/masked/metrics.jsonl").read_text()
+    assert run(table, "changed") == 0
+    assert (tmp_path / "changed/masked/metrics.jsonl").read_text() == again != lines[1]
+
+
 def test_imagenet_r_runs_from_its_folder(run: Callable[..., int], tmp_path: Path) -> None:
     trees.imagenet_r(tmp_path / "set", classes=4)
     assert run(tmp_path / "set", "paintings", data__name="imagenet-r") == 0
