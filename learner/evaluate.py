@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from learner.augment import without_picture, without_words
 from learner.data.tokenised import TokenisedSplit
+from learner.tokens import Tokens
 from learner.train import Classifier
+
+MODALITIES: dict[str, Callable[[Tokens], Tokens]] = {"picture": without_words, "text": without_picture}
+"""What a model is shown of a sample to see what it knows from one modality alone."""
 
 
 @torch.no_grad()
-def correct(model: Classifier, split: TokenisedSplit, batch_size: int = 128) -> NDArray[np.bool_]:
-    """``(N,)`` bool: which samples the model names rightly among all classes it has seen."""
+def correct(
+    model: Classifier,
+    split: TokenisedSplit,
+    batch_size: int = 128,
+    show: Callable[[Tokens], Tokens] = lambda tokens: tokens,
+) -> NDArray[np.bool_]:
+    """``(N,)`` bool: which samples the model names rightly among all classes it has seen.
+
+    Args:
+        show: what it sees of them, as in :data:`MODALITIES`.
+    """
     model.eval()
     parts = []
     for start in range(0, len(split), batch_size):
-        logits = model.logits(split.tokens[start : start + batch_size])
+        logits = model.logits(show(split.tokens[start : start + batch_size]))
         targets = model.targets(split.class_ids[start : start + batch_size])
         parts.append((logits.argmax(1) == targets).cpu().numpy())
     return np.concatenate(parts)

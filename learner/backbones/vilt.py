@@ -6,6 +6,7 @@ pictures only, so the tokens are embedded here.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,16 @@ from torch import Tensor, nn
 from transformers import ViltConfig, ViltModel
 from transformers.models.vilt.modeling_vilt import ViltSelfAttention
 
-from learner.attention import AttentionRead, InputRecorder, read_attention, split_heads
+from learner.attention import (
+    AttentionRead,
+    HeadReduction,
+    InputRecorder,
+    LayerInput,
+    Layers,
+    mean_rows,
+    rollout_rows,
+    split_heads,
+)
 from learner.tokens import Tokens
 
 ClassToken = Literal["text", "image"]
@@ -33,7 +43,8 @@ class FusedSelfAttention(ViltSelfAttention):
     ) -> tuple[Tensor]:
         if output_attentions:
             raise ValueError("fused attention forms no attention matrix; use ViltBackbone.read instead")
-        if hidden_states.device.type == "cpu" and torch.is_grad_enabled():
+        trains = hidden_states.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        if trains and torch.is_grad_enabled() and hidden_states.device.type == "cpu":
             # The fused kernel's backward pass is slow on CPUs at a hundred tokens: docs/decisions/0002.
             context: Tensor = super().forward(hidden_states, attention_mask)[0]  # type: ignore[no-untyped-call]
             return (context,)
@@ -89,23 +100,56 @@ class ViltBackbone(nn.Module):
         hidden = self._encode(hidden, additive_mask)
         return self.layernorm(hidden[:, self._class_index(tokens)])  # type: ignore[no-any-return]
 
-    def read(self, tokens: Tokens) -> tuple[Tensor, AttentionRead]:
-        """Features ``(B, D)`` and the last layer's attention (see :mod:`learner.attention`)."""
+    def read(
+        self,
+        tokens: Tokens,
+        *,
+        layers: Layers = "last",
+        last_layers: int = 4,
+        heads: HeadReduction = "mean",
+        text: bool = True,
+    ) -> tuple[Tensor, AttentionRead]:
+        """Features ``(B, D)`` and attention (see :mod:`learner.attention`).
+
+        Args:
+            layers: which layers' attention.
+            last_layers: over how many ``mean`` goes.
+            heads: how ``rollout`` combines them; otherwise they stay apart.
+            text: read the patches' rows onto the text too.
+
+        Raises:
+            ValueError: there are not so many layers.
+        """
+        number = {"last": 1, "mean": last_layers, "rollout": len(self.encoder.layer)}[layers]
+        if not 1 <= number <= len(self.encoder.layer):
+            raise ValueError(f"last_layers must lie in 1..{len(self.encoder.layer)}, got {number}")
         hidden, additive_mask = self._embed(tokens)
-        last = self.encoder.layer[-1]
-        with InputRecorder(last) as recorder:
+        chosen = list(self.encoder.layer)[-number:]
+        with contextlib.ExitStack() as stack:
+            recorders = [stack.enter_context(InputRecorder(layer)) for layer in chosen]
             hidden = self._encode(hidden, additive_mask)
+        inputs = [
+            LayerInput(
+                hidden=layer.layernorm_before(recorder.value()),
+                query=layer.attention.attention.query,
+                key=layer.attention.attention.key,
+                num_heads=layer.attention.attention.num_attention_heads,
+            )
+            for layer, recorder in zip(chosen, recorders, strict=True)
+        ]
         num_text = tokens.token_ids.shape[1]
-        attention = last.attention.attention
-        read = read_attention(
-            hidden=last.layernorm_before(recorder.value()),
-            query=attention.query,
-            key=attention.key,
-            num_heads=attention.num_attention_heads,
-            additive_mask=additive_mask,
-            class_index=self._class_index(tokens),
-            text_slice=slice(0, num_text),
-            image_slice=slice(num_text + 1, None),
+        first_patch = num_text + 1
+        rows = torch.tensor([self._class_index(tokens)], device=hidden.device)
+        if text:
+            rows = torch.cat([rows, torch.arange(first_patch, hidden.shape[1], device=hidden.device)])
+        if layers == "rollout":
+            attention = rollout_rows(inputs, rows, additive_mask, heads)
+        else:
+            attention = mean_rows(inputs, rows, additive_mask)
+        read = AttentionRead(
+            class_to_image=attention[:, :, 0, first_patch:],
+            image_to_text=attention[:, :, 1:, :num_text] if text else None,
+            patch_norms=hidden[:, first_patch:].float().norm(dim=-1),
         )
         return self.layernorm(hidden[:, self._class_index(tokens)]), read
 

@@ -45,7 +45,16 @@ def test_a_wrong_setting_is_named(setting: str, words: str, capsys: pytest.Captu
 def test_wrong_methods_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(_arguments("--methods", "masked,magic"))
-    assert "none, full, masked" in capsys.readouterr().err
+    assert "methods are none, full, masked" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(_arguments("--methods", "masked+magic"))
+    assert "parts are lossless, text" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(_arguments("--methods", "masked,full,masked"))
+    assert "twice" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(_arguments("--methods", "masked+wa", "--set", "train.head=cosine"))
+    assert "weight_align needs head = linear" in capsys.readouterr().err
 
 
 def test_a_service_that_is_not_there_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
