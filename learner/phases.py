@@ -51,6 +51,8 @@ class Run:
     Args:
         out: ``base.pt``, and for each method ``<method>/metrics.jsonl`` and ``<method>/checkpoint.pt``.
         client: the memory. Buffers are named ``<out's name>-<method>``.
+        directory: where data and weights are kept.
+        base: the base phase's file, default ``out/base.pt``. Runs that differ only in ``memory`` may share it.
         report: called with each phase's metrics as they come (also those of phases done by an earlier run).
     """
 
@@ -62,6 +64,7 @@ class Run:
         out: Path,
         *,
         directory: Path | None = None,
+        base: Path | None = None,
         report: Callable[[PhaseMetrics], None] = lambda metrics: None,
     ) -> None:
         self.config = config
@@ -71,7 +74,7 @@ class Run:
         self.directory = directory
         self.report = report
         self.device = best_device()
-        self.key = checkpoint.config_key(config.to_dict())
+        self.base_path = base or out / "base.pt"
 
     def run(self, method: Method) -> list[PhaseMetrics]:
         """All phases of one method, going on after the last stage that an earlier run finished."""
@@ -111,8 +114,9 @@ class Run:
         tune_all = config.train.base_tunes == "backbone"
         if not tune_all:
             self._inject(model)
-        path = self.out / "base.pt"
-        saved = checkpoint.load(path, self.key)
+        # Nothing is stored before the base phase has ended: it does not depend on the memory.
+        key = checkpoint.config_key({name: value for name, value in config.to_dict().items() if name != "memory"})
+        saved = checkpoint.load(self.base_path, key)
         if saved:
             checkpoint.restore_head(model, saved)
             model.backbone.load_state_dict(saved["backbone"], strict=tune_all)
@@ -121,8 +125,8 @@ class Run:
             seconds = self._train_base(model)
             trained = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
             weights = {n: v for n, v in model.backbone.state_dict().items() if tune_all or n in trained}
-            state = {"key": self.key, "backbone": weights, "seconds": seconds}
-            checkpoint.save(path, state | checkpoint.head_state(model))
+            state = {"key": key, "backbone": weights, "seconds": seconds}
+            checkpoint.save(self.base_path, state | checkpoint.head_state(model))
         if tune_all:
             self._inject(model)
         return model, seconds
