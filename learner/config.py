@@ -133,6 +133,36 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class WarmupConfig:
+    """The vision-language warm-up before the base phase (:mod:`learner.warmup`).
+
+    Attributes:
+        epochs: passes over the base phase's data; 0 = no warm-up.
+        lr: highest learning rate of the backbone, ``text_lr_factor`` times that for the text's projection and layer
+            norm, which have the longest way to go; ``head_lr`` for the heads of the two objectives.
+        word_mask: share of words that are masked.
+        modality_drop: share of samples without a picture, and the same share without words.
+        mask_token_id: ``[MASK]`` of the vocabulary; BERT's by default.
+    """
+
+    epochs: int = 0
+    lr: float = 1e-4
+    text_lr_factor: float = 10.0
+    head_lr: float = 1e-3
+    word_mask: float = 0.3
+    modality_drop: float = 0.15
+    batch_size: int = 24
+    mask_token_id: int = 103
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or not 0 < self.word_mask < 1 or not 0 <= self.modality_drop <= 0.5:
+            raise ValueError(
+                f"a warm-up takes epochs from 0, word_mask between 0 and 1 and modality_drop in 0..0.5, got "
+                f"{self.epochs}, {self.word_mask} and {self.modality_drop}"
+            )
+
+
+@dataclass(frozen=True)
 class MemoryConfig:
     """What is stored.
 
@@ -184,6 +214,7 @@ class LearnerConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     mask: MaskConfig = field(default_factory=lambda: MaskConfig(text=False))
     memory: MemoryConfig = field(default_factory=MemoryConfig)

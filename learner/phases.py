@@ -22,6 +22,7 @@ from learner.method_run import MethodRun
 from learner.methods import Method
 from learner.metrics import PhaseMetrics
 from learner.train import Classifier, best_device, train_phase
+from learner.warmup import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -112,27 +113,32 @@ class Run:
         backbone = make_backbone(config.backbone, config.data.image_size, config.seed, self.directory)
         model = Classifier(backbone, config.train, self.device)
         tune_all = config.train.base_tunes == "backbone"
-        if not tune_all:
-            self._inject(model)
+        keep_all = tune_all or config.warmup.epochs > 0
         # Nothing is stored before the base phase has ended: it does not depend on the memory.
         key = checkpoint.config_key({name: value for name, value in config.to_dict().items() if name != "memory"})
         saved = checkpoint.load(self.base_path, key)
+        started = time.perf_counter()
+        if not saved and config.warmup.epochs:
+            first = self.problem.train.of_classes(self.problem.phases[0])
+            warm_up(model, first, config.warmup, self.generator(0, 4), "warm-up (shared)")
+        if not tune_all:
+            self._inject(model)
         if saved:
             checkpoint.restore_head(model, saved)
-            model.backbone.load_state_dict(saved["backbone"], strict=tune_all)
+            model.backbone.load_state_dict(saved["backbone"], strict=keep_all)
             seconds = float(saved["seconds"])
         else:
-            seconds = self._train_base(model)
+            self._train_base(model)
+            seconds = time.perf_counter() - started
             trained = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
-            weights = {n: v for n, v in model.backbone.state_dict().items() if tune_all or n in trained}
+            weights = {n: v for n, v in model.backbone.state_dict().items() if keep_all or n in trained}
             state = {"key": key, "backbone": weights, "seconds": seconds}
             checkpoint.save(self.base_path, state | checkpoint.head_state(model))
         if tune_all:
             self._inject(model)
         return model, seconds
 
-    def _train_base(self, model: Classifier) -> float:
-        started = time.perf_counter()
+    def _train_base(self, model: Classifier) -> None:
         new = self.problem.train.of_classes(self.problem.phases[0])
         model.add_classes(new)
         train_phase(
@@ -145,7 +151,6 @@ class Run:
             generator=self.generator(0, 3),
             progress="base phase (shared)",
         )
-        return time.perf_counter() - started
 
     def _inject(self, model: Classifier) -> None:
         number, pattern = self.config.train.ssf_layers, ssf.DEFAULT_PATTERN

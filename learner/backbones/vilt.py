@@ -7,6 +7,7 @@ pictures only, so the tokens are embedded here.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -67,10 +68,17 @@ class ViltBackbone(nn.Module):
         class_token: whose feature stands for the sample and whose attention masks the image: ViLT's pooled text
             ``[CLS]``, or the image's own class token (the right one when the blocks come from an image model).
         mean_std: pixel normalisation that the patch embedding was trained with.
+        project_text: put a linear map, the identity at first, between the word embeddings and the blocks: for words
+            that come from another model than the blocks.
     """
 
     def __init__(
-        self, model: ViltModel, *, class_token: ClassToken = "text", mean_std: MeanStd = VILT_MEAN_STD
+        self,
+        model: ViltModel,
+        *,
+        class_token: ClassToken = "text",
+        mean_std: MeanStd = VILT_MEAN_STD,
+        project_text: bool = False,
     ) -> None:
         super().__init__()
         # transformers' modules are looser in their types than strict checking can follow.
@@ -79,6 +87,11 @@ class ViltBackbone(nn.Module):
         self.layernorm: Any = model.layernorm
         self.config: Any = model.config
         self.class_token = class_token
+        self.text_projection: nn.Linear | None = None
+        if project_text:
+            self.text_projection = nn.Linear(self.dim, self.dim)
+            nn.init.eye_(self.text_projection.weight)
+            nn.init.zeros_(self.text_projection.bias)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         mean, std = (torch.tensor(values).mul(255) for values in mean_std)
@@ -98,7 +111,17 @@ class ViltBackbone(nn.Module):
         """Features ``(B, D)`` of the class token."""
         hidden, additive_mask = self._embed(tokens)
         hidden = self._encode(hidden, additive_mask)
-        return self.layernorm(hidden[:, self._class_index(tokens)])  # type: ignore[no-any-return]
+        return self.layernorm(hidden[:, self.class_index(tokens)])  # type: ignore[no-any-return]
+
+    def hidden(self, tokens: Tokens) -> Tensor:
+        """Last hidden states ``(B, T + 1 + K, D)``: text, the image's class token, patches."""
+        return self.layernorm(self._encode(*self._embed(tokens)))  # type: ignore[no-any-return]
+
+    def text_parameters(self) -> Iterator[nn.Parameter]:
+        """What fits the text to the blocks: its layer norm and, where there is one, its projection."""
+        yield from self.embeddings.text_embeddings.LayerNorm.parameters()
+        if self.text_projection is not None:
+            yield from self.text_projection.parameters()
 
     def read(
         self,
@@ -139,7 +162,7 @@ class ViltBackbone(nn.Module):
         ]
         num_text = tokens.token_ids.shape[1]
         first_patch = num_text + 1
-        rows = torch.tensor([self._class_index(tokens)], device=hidden.device)
+        rows = torch.tensor([self.class_index(tokens)], device=hidden.device)
         if text:
             rows = torch.cat([rows, torch.arange(first_patch, hidden.shape[1], device=hidden.device)])
         if layers == "rollout":
@@ -151,9 +174,10 @@ class ViltBackbone(nn.Module):
             image_to_text=attention[:, :, 1:, :num_text] if text else None,
             patch_norms=hidden[:, first_patch:].float().norm(dim=-1),
         )
-        return self.layernorm(hidden[:, self._class_index(tokens)]), read
+        return self.layernorm(hidden[:, self.class_index(tokens)]), read
 
-    def _class_index(self, tokens: Tokens) -> int:
+    def class_index(self, tokens: Tokens) -> int:
+        """Place of the class token in the sequence."""
         # The sequence is text, image class token, patches: ViLT's order.
         return 0 if self.class_token == "text" else tokens.token_ids.shape[1]
 
@@ -166,7 +190,12 @@ class ViltBackbone(nn.Module):
         """Embedded sequence ``(B, T + 1 + K, D)`` and its additive mask ``(B, 1, 1, T + 1 + K)``."""
         embeddings = self.embeddings
         kinds = embeddings.token_type_embeddings.weight
-        text = embeddings.text_embeddings(input_ids=tokens.token_ids, position_ids=tokens.token_positions) + kinds[0]
+        text = embeddings.text_embeddings(input_ids=tokens.token_ids, position_ids=tokens.token_positions)
+        if self.text_projection is not None:
+            # In float32 as all that enters the first block: the residual stream begins here.
+            with torch.autocast(text.device.type, enabled=False):
+                text = self.text_projection(text.float())
+        text = text + kinds[0]
         positions = self._patch_positions(tokens)
         image = self._project(tokens.patches) + positions + kinds[1]
         class_token = embeddings.cls_token + embeddings.position_embeddings[:, :1] + kinds[1]

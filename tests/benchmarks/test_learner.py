@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import learner_plan
+from benchmarks import learner_cost, learner_plan
 from benchmarks.learner_plan import TRIALS, Job
 from benchmarks.learner_report import Row, best_full, paired, summary, verdicts
 from learner.data.fetch import data_dir
@@ -127,3 +127,15 @@ def test_the_quick_benchmark_runs_everything_and_a_second_time_nothing(tmp_path:
     second, _ = _quick(tmp_path)
     assert second == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")} == before
+
+
+def test_the_cost_benchmark_measures_each_kind_of_mask_and_both_kinds_of_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    figures = learner_cost.measure(learner_plan.quick(), tmp_path, None, rounds=1)
+    assert set(figures["mask_over_forward"]) == set(learner_cost.MASKS)
+    assert all(value > 0 for value in figures["mask_over_forward"].values())
+    assert figures["step_service_over_tensors"] > 0
+    assert 0 <= figures["replay_wait_share"] < 1
+    assert figures["step_samples_per_second"] > 0
