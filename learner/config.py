@@ -239,6 +239,9 @@ def with_settings(config: C, settings: Mapping[str, Any], where: str = "") -> C:
         present = known[name]
         if is_dataclass(present):
             value = with_settings(present, value, f"{where}{name}.")
+        elif isinstance(present, dict) and isinstance(value, dict):
+            # A codec by its id is another one; without, it is the present one with other options.
+            value = value if "id" in value else {**present, **value}
         elif isinstance(present, tuple):
             value = tuple(value)
         elif isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool):

@@ -158,7 +158,7 @@ def _part(name: str, text: str) -> Part:
     if name in PARTS:
         return PARTS[name]
     if found := _QUALITY.fullmatch(name):
-        return Part(name, {"memory": {"codec": {"id": "em_webp", "quality": int(found[1])}}})
+        return Part(name, {"memory": {"codec": {"quality": int(found[1])}}})
     if found := _KEEP.fullmatch(name):
         amount = int(found[1]) / 100
         return Part(f"{amount:.0%} kept", {"mask": {"image_threshold": "quantile", "image_amount": amount}})

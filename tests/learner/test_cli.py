@@ -24,6 +24,11 @@ def test_settings_come_from_a_file_and_from_the_command_line(tmp_path: Path) -> 
     )
 
 
+def test_one_option_of_the_codec_can_be_set() -> None:
+    config = _config(_parser().parse_args(_arguments("--set", "memory.codec.quality=71")))
+    assert config.memory.codec == {"id": "em_webp", "quality": 71}
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

@@ -50,7 +50,10 @@ def test_every_base_and_part_changes_what_it_says_and_nothing_else() -> None:
         expected = config.to_dict()
         for settings in method.settings:
             for table, fields in settings.items():
+                codec = expected["memory"]["codec"]
                 expected[table] |= fields
+                if "id" not in expected["memory"]["codec"]:
+                    expected["memory"]["codec"] = codec | expected["memory"]["codec"]
         assert changed.to_dict() == expected
         assert method.slug == f"{base}.{part}"
         assert method.stores == BASES[base].stores
@@ -64,7 +67,7 @@ def test_every_base_and_part_changes_what_it_says_and_nothing_else() -> None:
 def test_later_parts_win() -> None:
     method = parse_method("masked+q10+keep25+q60")
     config = method.configure(LearnerConfig())
-    assert config.memory.codec == {"id": "em_webp", "quality": 60}
+    assert config.memory.codec == LearnerConfig().memory.codec | {"quality": 60}
     assert (config.mask.image_threshold, config.mask.image_amount) == ("quantile", 0.25)
     assert method.label == "masked exemplars, q10, 25% kept, q60"
     long = [parse_method("masked+" + "+".join(["q10"] * 12 + [part])).slug for part in ("q11", "q12")]
