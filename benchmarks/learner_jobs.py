@@ -53,51 +53,65 @@ def run_all(
         tick: called as jobs are done.
     """
     jobs = plan.jobs()
-    # Base phases first: a method that finds none would train it, once for each worker.
-    bases = list({job.base_path(out): job for job in jobs}.values())
     threads = max(1, (os.cpu_count() or 1) // workers) if workers else torch.get_num_threads()
     tasks = {job: Task(plan, job, full_sample_bytes, url, out, directory, threads) for job in jobs}
     results: dict[Job, list[PhaseMetrics]] = {}
-    if not workers:
-        for job in jobs:
-            results[job] = run_job(tasks[job])
+    for job, task in tasks.items():
+        # Read without loading data and model: a benchmark that goes on should not spend minutes on what is done.
+        lines = _finished(task)
+        if lines is not None:
+            results[job] = lines
             tick(job)
-        return results
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare, initargs=(threads,)) as pool:
-        try:
-            for _ in _done(pool, train_base, [tasks[job] for job in bases]):
-                pass
-            for task, lines in _done(pool, run_job, [tasks[job] for job in jobs]):
-                results[task.job] = lines
-                tick(task.job)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    left = [tasks[job] for job in jobs if job not in results]
+    if not workers:
+        for task in left:
+            results[task.job] = run_job(task)
+            tick(task.job)
+    elif left:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare, initargs=(threads,)) as pool:
+            try:
+                # Base phases first: a method that finds none would train it, once for each worker.
+                for _ in _done(pool, train_base, list({task.job.base_path(out): task for task in left}.values())):
+                    pass
+                for task, lines in _done(pool, run_job, left):
+                    results[task.job] = lines
+                    tick(task.job)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     return {job: results[job] for job in jobs}
 
 
 def run_job(task: Task) -> list[PhaseMetrics]:
     """One method's phases."""
-    finished = task.job.folder(task.out) / parse_method(task.job.method).slug / "finished.json"
-    key = json.dumps({"config": task.job.config(task.plan, task.full_sample_bytes).to_dict(), "job": asdict(task.job)})
-    if finished.exists():
-        # Read without loading data and model: a benchmark that goes on should not spend minutes on what is done.
-        said = json.loads(finished.read_text())
-        if said["key"] == key:
-            return [PhaseMetrics(**line) for line in said["metrics"]]
     with MemoryClient(task.url) as client:
         lines = _run(task, client).run(parse_method(task.job.method))
-    document = {"key": key, "metrics": [asdict(line) for line in lines]}
-    write_atomically(finished, json.dumps(document).encode())
+    document = {"key": _key(task), "metrics": [asdict(line) for line in lines]}
+    write_atomically(_finished_path(task), json.dumps(document).encode())
     return lines
 
 
 def train_base(task: Task) -> None:
-    """The base phase that the jobs of a seed share."""
-    if not task.job.base_path(task.out).exists():
-        with MemoryClient(task.url) as client:
-            _run(task, client).base()
+    """The base phase that the jobs of a seed share, where it is not there yet."""
+    with MemoryClient(task.url) as client:
+        _run(task, client).base()
+
+
+def _finished(task: Task) -> list[PhaseMetrics] | None:
+    path = _finished_path(task)
+    said = json.loads(path.read_text()) if path.exists() else {"key": None}
+    return [PhaseMetrics(**line) for line in said["metrics"]] if said["key"] == _key(task) else None
+
+
+def _finished_path(task: Task) -> Path:
+    return task.job.folder(task.out) / parse_method(task.job.method).slug / "finished.json"
+
+
+def _key(task: Task) -> str:
+    """What the figures depend on."""
+    method = parse_method(task.job.method).configure(task.job.config(task.plan, task.full_sample_bytes))
+    return json.dumps({"first_class": task.plan.first_class, "job": asdict(task.job), "config": method.to_dict()})
 
 
 def _run(task: Task, client: MemoryClient) -> Run:
