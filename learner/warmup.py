@@ -8,6 +8,7 @@ so that words are also told from words, and pictures need not lean on a text.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,7 @@ def warm_up(
     heads = WarmupHeads(backbone.dim).to(device)
     text = {id(parameter) for parameter in backbone.text_parameters()}
     rest = [p for p in backbone.parameters() if p.requires_grad and id(p) not in text]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": rest, "lr": config.lr},
         {"params": list(backbone.text_parameters()), "lr": config.lr * config.text_lr_factor},
         {"params": list(heads.parameters()), "lr": config.head_lr},
@@ -70,7 +71,7 @@ def warm_up(
     optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
     num_steps = config.epochs * -(-len(split) // config.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [float(group["lr"]) for group in groups], total_steps=num_steps + 1, pct_start=0.2
+        optimizer, [group["lr"] for group in groups], total_steps=num_steps + 1, pct_start=0.2
     )
     model.train()
     with tqdm(total=num_steps, desc=progress, unit="step", leave=False, dynamic_ncols=True) as bar:
