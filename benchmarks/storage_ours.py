@@ -110,7 +110,8 @@ class Service(ChildProcess):
             self.stop()
             raise RuntimeError(f"the service did not start: {self.first_line!r}")
         self.data = data
-        self._http = httpx.Client(base_url=found[1], timeout=300.0, trust_env=False)
+        self.url = found[1]
+        self._http = httpx.Client(base_url=self.url, timeout=300.0, trust_env=False)
 
     def create_buffer(self, name: str, budget_bytes: int) -> int:
         """Make a buffer; gives its disk limit."""

@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from client._params import Many
 from client.batch import ReplayBatch
 from client.buffer import Buffer, Strategy
+from memory_format import FormatError
 
 TensorBatch: TypeAlias = dict[str, torch.Tensor]
 
@@ -39,16 +42,43 @@ ARRAYS = (
 """The arrays of :class:`~client.batch.ReplayBatch` that become tensors, under their own names."""
 
 
+ARRAYS_PREFIX = "arrays."
+"""What stands before the names of the user's own arrays."""
+
+
 def to_tensors(batch: ReplayBatch) -> TensorBatch:
-    """The arrays of a batch as tensors that share its memory; see :class:`~client.batch.ReplayBatch`."""
-    return {name: torch.from_numpy(getattr(batch, name)) for name in ARRAYS}
+    """The arrays of a batch as tensors that share its memory; see :class:`~client.batch.ReplayBatch`.
+
+    The user's own arrays come too, as ``arrays.NAME``: float32 ``(B, ...)``, padded with NaN to the largest, all of it
+    NaN where a record has none of that name.
+
+    Raises:
+        FormatError: arrays of one name have different numbers of axes.
+    """
+    tensors = {name: torch.from_numpy(getattr(batch, name)) for name in ARRAYS}
+    found = [record.arrays() if record.extras else {} for record in batch.records]
+    for name in sorted({name for arrays in found for name in arrays}):
+        tensors[ARRAYS_PREFIX + name] = torch.from_numpy(_padded(name, [arrays.get(name) for arrays in found]))
+    return tensors
+
+
+def _padded(name: str, rows: list[NDArray[np.float16] | None]) -> NDArray[np.float32]:
+    shapes = [row.shape for row in rows if row is not None]
+    if len({len(shape) for shape in shapes}) > 1:
+        raise FormatError(f"array {name!r} has {sorted(map(len, shapes))} axes in records of one batch")
+    padded = np.full((len(rows), *np.max(shapes, axis=0).tolist()), np.nan, dtype=np.float32)
+    for place, row in enumerate(rows):
+        if row is not None:
+            corner = tuple(slice(length) for length in row.shape)
+            padded[place][corner] = row
+    return padded
 
 
 class ReplayDataset(IterableDataset[TensorBatch]):
     """Batches of a buffer, drawn by the service from ``(seed, step)`` and fetched by a thread ahead of their
     use.
 
-    Yields a dict of tensors (:data:`ARRAYS`, and ``step``, a scalar) for each step. As long as the buffer
+    Yields a dict of tensors (:func:`to_tensors`, and ``step``, a scalar) for each step. As long as the buffer
     does not change, and of a snapshot always, the same seed and step give the same batch, whatever
     ``prefetch``, ``threads`` and the number of workers are.
 

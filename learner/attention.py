@@ -1,30 +1,68 @@
-"""Reading the two attentions that the masks need, from the last layer alone.
+"""Reading the two attentions that the masks need, beside a forward pass that forms no attention matrix.
 
-The forward pass keeps fused attention, which never forms the attention matrix. The rows that masking needs are
-computed once more from the input of the last layer: the class token's row (A_CLS->I) and the image tokens' rows onto
-the text (A_I->T).
+Fused kernels keep the matrix to themselves. The rows that masking needs are computed once more from the inputs of the
+layers that are read: the class token's row (A_CLS->I) and, where the text is masked too, the image tokens' rows onto
+the text (A_I->T). By default that is one row of the last layer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+Layers = Literal["last", "mean", "rollout"]
+"""``last``: the last layer. ``mean``: the mean of the last few. ``rollout``: all layers, multiplied with their residual
+connections (Abnar and Zuidema, ACL 2020)."""
+
+HeadReduction = Literal["mean", "max"]
+
 
 @dataclass(frozen=True)
 class AttentionRead:
-    """Attention probabilities of the last layer, per head.
+    """Attention probabilities, per head (after rollout there is but one).
 
     Attributes:
         class_to_image: ``(B, H, K)``, the class token's row at the patches.
-        image_to_text: ``(B, H, K, T)``, each patch's row at the text tokens.
+        image_to_text: ``(B, H, K, T)``, each patch's row at the text tokens; None where it was not asked for.
+        patch_norms: ``(B, K)``, lengths of the patches' last hidden states.
     """
 
     class_to_image: Tensor
-    image_to_text: Tensor
+    image_to_text: Tensor | None
+    patch_norms: Tensor
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """What one layer's attention is computed from.
+
+    Attributes:
+        hidden: ``(B, N, D)``, what the layer's query and key projections see.
+        query, key: the projections, ``D -> D``.
+        num_heads: H.
+    """
+
+    hidden: Tensor
+    query: nn.Module
+    key: nn.Module
+    num_heads: int
+
+    def rows(self, rows: Tensor | None, additive_mask: Tensor) -> Tensor:
+        """Rows of the attention matrix, ``(B, H, R, N)`` float32.
+
+        Args:
+            rows: ``(R,)`` which; None = all N.
+            additive_mask: ``(B, 1, 1, N)``, 0 at valid tokens and very negative at padding.
+        """
+        asked = self.hidden if rows is None else self.hidden[:, rows]
+        queries, keys = (split_heads(values, self.num_heads) for values in (self.query(asked), self.key(self.hidden)))
+        scores = (queries @ keys.transpose(-1, -2)).float() / (self.hidden.shape[-1] // self.num_heads) ** 0.5
+        probabilities: Tensor = (scores + additive_mask).softmax(-1)
+        return probabilities
 
 
 class InputRecorder:
@@ -61,35 +99,30 @@ def split_heads(values: Tensor, num_heads: int) -> Tensor:
     return values.reshape(*values.shape[:-1], num_heads, -1).transpose(1, 2)
 
 
-def read_attention(
-    *,
-    hidden: Tensor,
-    query: nn.Module,
-    key: nn.Module,
-    num_heads: int,
-    additive_mask: Tensor,
-    class_index: int,
-    text_slice: slice,
-    image_slice: slice,
-) -> AttentionRead:
-    """Attention rows of one layer from its normalised input.
+def mean_rows(layers: Iterable[LayerInput], rows: Tensor, additive_mask: Tensor) -> Tensor:
+    """Rows ``(B, H, R, N)`` averaged over layers; of one layer, its own."""
+    read = [layer.rows(rows, additive_mask) for layer in layers]
+    return read[0] if len(read) == 1 else torch.stack(read).mean(0)
+
+
+def rollout_rows(layers: Iterable[LayerInput], rows: Tensor, additive_mask: Tensor, heads: HeadReduction) -> Tensor:
+    """Rows ``(B, 1, R, N)`` of the attention rollout: the product over all layers, the last one leftmost, of
+    ``(A + 1) / 2``, A with its heads combined and its rows summing to one.
 
     Args:
-        hidden: ``(B, N, D)``, what the layer's query and key projections see.
-        query, key: the projections, ``D -> D``.
-        additive_mask: ``(B, 1, 1, N)``, 0 at valid tokens and very negative at padding.
-        class_index: place of the class token in the sequence.
-        text_slice, image_slice: where the text tokens and the patches are in it.
+        layers: all, first to last.
     """
-
-    def heads(values: Tensor) -> Tensor:
-        return split_heads(values, num_heads)
-
-    rows = torch.cat([hidden[:, class_index : class_index + 1], hidden[:, image_slice]], dim=1)
-    scores = heads(query(rows)) @ heads(key(hidden)).transpose(-1, -2)
-    scores = scores.float() / (hidden.shape[-1] // num_heads) ** 0.5 + additive_mask
-    probabilities = scores.softmax(-1)
-    return AttentionRead(
-        class_to_image=probabilities[:, :, 0, image_slice],
-        image_to_text=probabilities[:, :, 1:, text_slice],
-    )
+    product: Tensor | None = None
+    for layer in reversed(list(layers)):
+        # From the end, so that only the asked rows are carried along; the last layer needs no others.
+        attention = layer.rows(rows if product is None else None, additive_mask)
+        attention = attention.mean(1) if heads == "mean" else attention.amax(1)
+        attention = attention / attention.sum(-1, keepdim=True)
+        if product is None:
+            identity = torch.eye(attention.shape[-1], device=attention.device)[rows]
+            product = (attention + identity) / 2
+        else:
+            product = (product @ attention + product) / 2
+    if product is None:
+        raise ValueError("a rollout needs at least one layer")
+    return product[:, None]

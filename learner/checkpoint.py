@@ -10,6 +10,10 @@ from typing import Any
 
 import torch
 
+from learner import ssf
+from learner.head import GrowingHead
+from learner.train import Classifier
+
 
 def config_key(config: dict[str, Any]) -> str:
     """Short name of a configuration: runs with equal keys may share checkpoints."""
@@ -41,3 +45,31 @@ def load(path: Path, key: str) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state if state.get("key") == key else None
+
+
+def head_state(model: Classifier) -> dict[str, Any]:
+    """The head and the classes that it knows, for a checkpoint."""
+    head = {name: value.detach().cpu() for name, value in model.head.state_dict().items()}
+    return {"head": head, "classes_seen": list(model.classes_seen)}
+
+
+def restore_head(model: Classifier, saved: dict[str, Any]) -> None:
+    """Inverse of :func:`head_state`."""
+    head = GrowingHead(model.backbone.dim, kind=model.head.kind)
+    head.grow(torch.zeros(len(saved["classes_seen"]), model.backbone.dim))
+    head.load_state_dict(saved["head"])
+    model.head = head.to(model.device)
+    model.classes_seen = list(saved["classes_seen"])
+
+
+def model_state(model: Classifier) -> dict[str, Any]:
+    """All that training changes after the base phase."""
+    tuned = [parameter.detach().cpu() for parameter in ssf.scale_shift_parameters(model.backbone)]
+    return head_state(model) | {"ssf": tuned}
+
+
+def restore_model(model: Classifier, saved: dict[str, Any]) -> None:
+    """Inverse of :func:`model_state`."""
+    restore_head(model, saved)
+    for parameter, value in zip(ssf.scale_shift_parameters(model.backbone), saved["ssf"], strict=True):
+        parameter.data.copy_(value)

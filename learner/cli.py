@@ -8,21 +8,23 @@ import logging
 import signal
 import sys
 import tomllib
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from rich.console import Console
 
 from client import MemoryClient, ServiceError
 from learner.checkpoint import write_atomically
-from learner.config import METHODS, LearnerConfig, Method
+from learner.config import LearnerConfig, with_settings
 from learner.data.base import DataError
 from learner.data.fetch import FetchError
 from learner.data.pictures import PictureError
-from learner.phases import PhaseMetrics, Run, RunError
+from learner.method_run import RunError
+from learner.methods import BASES, DEFAULT, PARTS, Method, parse_method
+from learner.metrics import PhaseMetrics
+from learner.phases import Run
 from learner.problem import load_problem
-from learner.summary import final_table, phase_line, seconds_spent, summary_json, verdict
+from learner.summary import budget_words, final_table, phase_line, seconds_spent, summary_json, verdict
 from memory_format import ExemplarMemoryError
 
 INTERRUPTED = 130
@@ -42,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
             return _caption(arguments, console)
         try:
             config = _config(arguments)
+            for method in arguments.methods:
+                method.configure(config)  # parts that do not go with the settings are said before anything starts
         except (ValueError, OSError) as error:
             parser.error(str(error))
         return _run(config, arguments, console)
@@ -67,14 +71,14 @@ def _run(config: LearnerConfig, arguments: argparse.Namespace, console: Console)
         console.print(
             f"{len(problem.train)} samples to train on, {sum(map(len, problem.tests.values()))} to test on "
             f"(unseen: {', '.join(problem.tests)}); phases of {phases} classes; "
-            f"budget {config.memory.budget_bytes:,} bytes"
+            f"budget {budget_words(config.memory)}"
         )
 
         def report(metrics: PhaseMetrics) -> None:
             console.print(phase_line(metrics, len(problem.phases)), markup=False, highlight=False)
 
         run = Run(config, problem, client, arguments.out, directory=arguments.data, report=report)
-        results = {method: run.run(method) for method in arguments.methods}
+        results = {method.name: run.run(method) for method in arguments.methods}
     console.print()
     console.print(final_table(config, results))
     console.print(verdict(results), highlight=False)
@@ -114,7 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--url", required=True, help="the memory service, http://HOST:PORT")
     run.add_argument("--out", type=Path, required=True, help="folder for checkpoints, metrics and the report")
     run.add_argument("--data", type=Path, default=None, help="folder of data and weights (default: ./data)")
-    run.add_argument("--methods", type=_methods, default=list(METHODS), help="default: none,full,masked")
+    run.add_argument(
+        "--methods",
+        type=_methods,
+        default=_methods(",".join(DEFAULT)),
+        help=f"BASE[+PART...] with commas between, default {','.join(DEFAULT)}; bases: {', '.join(BASES)}; "
+        f"parts: {', '.join(PARTS)}, qNN (quality), keepNN (percent of the patches kept)",
+    )
     run.add_argument("--config", type=Path, help="TOML file with tables like those of the printed configuration")
     run.add_argument(
         "--set",
@@ -148,11 +158,13 @@ def _positive(text: str) -> int:
 
 
 def _methods(text: str) -> list[Method]:
-    chosen = text.split(",")
-    known = [method for method in METHODS if method in chosen]
-    if len(known) != len(chosen):
-        raise argparse.ArgumentTypeError(f"methods are {', '.join(METHODS)}; got {text!r}")
-    return known
+    try:
+        methods = [parse_method(name) for name in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if len({method.name for method in methods}) != len(methods):
+        raise argparse.ArgumentTypeError(f"a method comes twice in {text!r}")
+    return methods
 
 
 def _config(arguments: argparse.Namespace) -> LearnerConfig:
@@ -173,8 +185,7 @@ def _config(arguments: argparse.Namespace) -> LearnerConfig:
         for part in path:
             table = table.setdefault(part, {})
         table[name] = _value(value)
-    config: LearnerConfig = _apply(LearnerConfig(), settings, "")
-    return config
+    return with_settings(LearnerConfig(), settings)
 
 
 def _value(text: str) -> Any:
@@ -182,28 +193,6 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _apply(config: Any, settings: dict[str, Any], where: str) -> Any:
-    known = {field.name: getattr(config, field.name) for field in fields(config)}
-    hints = get_type_hints(type(config))
-    changes = {}
-    for name, value in settings.items():
-        if name not in known:
-            raise ValueError(f"unknown setting {where}{name}; known: {', '.join(known)}")
-        present = known[name]
-        if is_dataclass(present):
-            value = _apply(present, value, f"{where}{name}.")
-        elif isinstance(present, tuple):
-            value = tuple(value)
-        elif isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        elif type(value) is not type(present):
-            raise ValueError(f"{where}{name} must be {type(present).__name__}, got {value!r}")
-        elif get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
-            raise ValueError(f"{where}{name} must be one of {', '.join(get_args(hints[name]))}, got {value!r}")
-        changes[name] = value
-    return replace(config, **changes)
 
 
 def _interrupt(number: int, frame: object) -> None:

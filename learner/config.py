@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from learner.head import HeadKind
 from learner.masks import MaskConfig
 from learner.selection import Selection
+from learner.techniques.fill import FillSource
 
-Method = Literal["none", "full", "masked"]
-"""``none``: no replay. ``full``: whole pictures and texts as exemplars. ``masked``: what attention kept."""
-
-METHODS: tuple[Method, ...] = ("none", "full", "masked")
+C = TypeVar("C")
 
 BackboneKind = Literal["parts", "small", "pretrained"]
 
@@ -128,6 +127,8 @@ class TrainConfig:
 
     Attributes:
         base_tunes: what phase 0 trains beside the head: ``ssf`` alone, as all later phases, or the whole ``backbone``.
+        ssf_layers: how many of the last layers SSF tunes; 0 = all. The others stay as they are and need no backward
+            pass.
         base_epochs, ssf_epochs: passes over the new data in phase 0 and in each later phase.
         base_lr, ssf_lr, head_lr: highest learning rates of the whole backbone, of SSF and of the head.
         head: the classifier.
@@ -136,13 +137,23 @@ class TrainConfig:
         masked_views: share of the new (and of full replayed) samples shown as their masked view, so that few tokens
             do not come to mean an old class.
         patch_drop, word_drop: random drop of kept tokens of replayed exemplars and of words.
-        fill: share of masked exemplars whose dropped places are filled from a new picture.
+        fill: share of masked exemplars whose dropped places are filled.
+        fill_from: with what (:mod:`learner.techniques.fill`).
         repair_text: share of replayed exemplars that get the text of another of their class (done by the service).
+        flip: share of all samples that are mirrored.
+        colour: how far brightness, contrast and saturation of a sample move at most, as a share; 0 = not at all.
+        distill: weight of the loss that keeps old classes' logits where the previous phase's model had them
+            (:mod:`learner.techniques.distill`); 0 = off, as for the next.
+        stored_logits: weight of the loss that keeps replayed exemplars' logits where they were when stored
+            (:mod:`learner.techniques.stored_logits`).
+        weight_align: rescale the new classes' weights after each phase (:mod:`learner.techniques.weight_align`); for
+            the linear head.
         modality_drop: share of base-phase samples without a picture, and the same share without words.
         bf16: ``auto``: bfloat16 where the hardware has it.
     """
 
     base_tunes: Literal["ssf", "backbone"] = "ssf"
+    ssf_layers: int = 0
     base_epochs: int = 8
     base_lr: float = 1e-4
     ssf_epochs: int = 3
@@ -156,9 +167,58 @@ class TrainConfig:
     patch_drop: float = 0.15
     word_drop: float = 0.1
     fill: float = 0.5
+    fill_from: FillSource = "new"
     repair_text: float = 0.25
+    flip: float = 0.0
+    colour: float = 0.0
+    distill: float = 0.0
+    stored_logits: float = 0.0
+    weight_align: bool = False
     modality_drop: float = 0.15
     bf16: Literal["auto", "on", "off"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("masked_views", "patch_drop", "word_drop", "fill", "repair_text", "flip", "colour"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share and must lie in 0..1, got {getattr(self, name)}")
+        if not 0 <= self.modality_drop <= 0.5:
+            raise ValueError(f"modality_drop counts for each of two modalities: 0..0.5, got {self.modality_drop}")
+        if self.distill < 0 or self.stored_logits < 0:
+            raise ValueError(f"weights of losses cannot be negative, got {self.distill} and {self.stored_logits}")
+        if self.weight_align and self.head != "linear":
+            raise ValueError("weight_align needs head = linear: a cosine head does not look at lengths")
+        if self.ssf_layers < 0:
+            raise ValueError(f"ssf_layers counts layers, got {self.ssf_layers}")
+
+
+@dataclass(frozen=True)
+class WarmupConfig:
+    """The vision-language warm-up before the base phase (:mod:`learner.warmup`).
+
+    Attributes:
+        epochs: passes over the base phase's data; 0 = no warm-up.
+        lr: highest learning rate of the backbone, ``text_lr_factor`` times that for the text's projection and layer
+            norm, which have the longest way to go; ``head_lr`` for the heads of the two objectives.
+        word_mask: share of words that are masked.
+        modality_drop: share of samples without a picture, and the same share without words.
+        mask_token_id: ``[MASK]`` of the vocabulary; BERT's by default.
+    """
+
+    epochs: int = 0
+    lr: float = 1e-4
+    text_lr_factor: float = 10.0
+    head_lr: float = 1e-3
+    word_mask: float = 0.3
+    modality_drop: float = 0.15
+    batch_size: int = 24
+    mask_token_id: int = 103
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or not 0 < self.word_mask < 1 or not 0 <= self.modality_drop <= 0.5:
+            raise ValueError(
+                f"a warm-up takes epochs from 0, word_mask between 0 and 1 and modality_drop in 0..0.5, got "
+                f"{self.epochs}, {self.word_mask} and {self.modality_drop}"
+            )
 
 
 @dataclass(frozen=True)
@@ -167,21 +227,44 @@ class MemoryConfig:
 
     Attributes:
         budget_bytes: of the buffer, for all classes.
+        full_samples_per_class: where not 0, the budget is instead so many full samples for each class seen, and
+            grows with them.
+        full_sample_bytes: what one full sample is taken to cost in that case.
         codec: numcodecs configuration of the patch codec; full and masked exemplars use the same.
         selection: order within a class.
+        rerank: put the exemplars held into a new order by each phase's model, before its new classes make the room
+            smaller.
         snapshots: take a snapshot of the memory after each phase, ``phase-0``, ``phase-1`` and so on: what was
             held then can be listed and drawn from later. What they keep of evicted exemplars is on the disk of the
             service, and not in the budget.
     """
 
     budget_bytes: int = 50_000
+    full_samples_per_class: int = 0
+    full_sample_bytes: int = 0
     codec: dict[str, Any] = field(default_factory=lambda: {"id": "em_webp", "quality": 30})
     selection: Selection = "herding"
+    rerank: bool = False
     snapshots: bool = True
 
-    def disk_limit_bytes(self, num_phases: int) -> int | None:
-        """What the buffer may take on disk: room for what every snapshot may keep; None = the service's default."""
-        return (num_phases + 1) * self.budget_bytes + 2**20 if self.snapshots else None
+    def __post_init__(self) -> None:
+        if self.full_samples_per_class < 0 or (self.full_samples_per_class > 0) != (self.full_sample_bytes > 0):
+            raise ValueError("full_samples_per_class and full_sample_bytes go together: both positive, or both 0")
+
+    @property
+    def grows(self) -> bool:
+        """Whether the budget grows with the classes seen."""
+        return self.full_samples_per_class > 0
+
+    def disk_limit_bytes(self, num_classes: int, num_phases: int) -> int | None:
+        """What the buffer may take on disk: room for what every snapshot may keep; None = the service's default.
+
+        Args:
+            num_classes: in all phases.
+            num_phases: each of which leaves a snapshot.
+        """
+        largest = self.full_samples_per_class * self.full_sample_bytes * num_classes or self.budget_bytes
+        return (num_phases + 1) * largest + 2**20 if self.snapshots else None
 
 
 @dataclass(frozen=True)
@@ -190,6 +273,7 @@ class LearnerConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     mask: MaskConfig = field(default_factory=lambda: MaskConfig(text=False))
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -197,3 +281,33 @@ class LearnerConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def with_settings(config: C, settings: Mapping[str, Any], where: str = "") -> C:
+    """A configuration with some of its fields changed, tables within tables.
+
+    Raises:
+        ValueError: an unknown key, or a value of the wrong kind.
+    """
+    known = {entry.name: getattr(config, entry.name) for entry in fields(config)}  # type: ignore[arg-type]
+    hints = get_type_hints(type(config))
+    changes = {}
+    for name, value in settings.items():
+        if name not in known:
+            raise ValueError(f"unknown setting {where}{name}; known: {', '.join(known)}")
+        present = known[name]
+        if is_dataclass(present):
+            value = with_settings(present, value, f"{where}{name}.")
+        elif isinstance(present, dict) and isinstance(value, dict):
+            # A codec by its id is another one; without, it is the present one with other options.
+            value = value if "id" in value else {**present, **value}
+        elif isinstance(present, tuple):
+            value = tuple(value)
+        elif isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        elif type(value) is not type(present):
+            raise ValueError(f"{where}{name} must be {type(present).__name__}, got {value!r}")
+        elif get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
+            raise ValueError(f"{where}{name} must be one of {', '.join(get_args(hints[name]))}, got {value!r}")
+        changes[name] = value
+    return replace(config, **changes)  # type: ignore[type-var]

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from learner.augment import without_picture, without_words
 from learner.data.tokenised import Samples
+from learner.tokens import Tokens
 from learner.train import Classifier
+
+MODALITIES: dict[str, Callable[[Tokens], Tokens]] = {"picture": without_words, "text": without_picture}
+"""What a model is shown of a sample to see what it knows from one modality alone."""
 
 
 @torch.no_grad()
-def correct(model: Classifier, split: Samples, batch_size: int = 128) -> NDArray[np.bool_]:
-    """``(N,)`` bool: which samples the model names rightly among all classes it has seen."""
+def correct(
+    model: Classifier,
+    split: Samples,
+    batch_size: int = 128,
+    show: Callable[[Tokens], Tokens] = lambda tokens: tokens,
+) -> NDArray[np.bool_]:
+    """``(N,)`` bool: which samples the model names rightly among all classes it has seen.
+
+    Args:
+        show: what it sees of them, as in :data:`MODALITIES`.
+    """
     model.eval()
     parts = []
     for part in split.batches(batch_size):
-        logits = model.logits(part.tokens)
+        logits = model.logits(show(part.tokens))
         targets = model.targets(part.class_ids)
         parts.append((logits.argmax(1) == targets).cpu().numpy())
     return np.concatenate(parts)

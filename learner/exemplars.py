@@ -7,13 +7,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from client.dataset import TensorBatch
-from learner.config import MemoryConfig, Method
+from client import Buffer, ReplayBatch
+from client.dataset import ARRAYS_PREFIX, TensorBatch, to_tensors
+from learner.baselines import cim
+from learner.config import MemoryConfig
 from learner.data.tokenised import TokenisedSplit
 from learner.masks import MaskConfig, compute_masks
-from learner.selection import cosine_scores, selection_order
+from learner.methods import Stores
+from learner.selection import Selection, cosine_scores, selection_order
+from learner.techniques import stored_logits
 from learner.tokens import Tokens
 from learner.train import Classifier, Replay
 from memory_format import Record, make_codec, make_record
@@ -36,10 +41,30 @@ class MaskedSplit:
     features: Tensor
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What of a phase's data a method stores.
+
+    Attributes:
+        tokens: the samples, their pixels as they are to be stored.
+        keep_patches: ``(N, K)`` bool.
+        keep_tokens: ``(N, T)`` bool.
+    """
+
+    tokens: Tokens
+    keep_patches: Tensor
+    keep_tokens: Tensor
+
+    @property
+    def kept(self) -> Tokens:
+        """The samples as replay will show them, but for the codec's loss."""
+        return self.tokens.keep_patches(self.keep_patches).keep_tokens(self.keep_tokens)
+
+
 def mask_split(model: Classifier, split: TokenisedSplit, config: MaskConfig, generator: torch.Generator) -> MaskedSplit:
     """Masks of every sample of a split, by the model as it is."""
     parts = []
-    for tokens, features, read in model.read(split.tokens):
+    for tokens, features, read in model.read(split.tokens, config):
         masks = compute_masks(read, tokens, config, generator)
         parts.append((masks.keep_patches, masks.keep_tokens, masks.patch_attention, features))
     return MaskedSplit(
@@ -50,13 +75,30 @@ def mask_split(model: Classifier, split: TokenisedSplit, config: MaskConfig, gen
     )
 
 
+def what_to_store(model: Classifier, new: TokenisedSplit, masked: MaskedSplit, stores: Stores) -> Stored:
+    """The samples of a split as a method stores them.
+
+    Raises:
+        ValueError: it stores nothing.
+    """
+    if stores == "masked":
+        return Stored(new.tokens, masked.keep_patches, masked.keep_tokens)
+    if stores == "full":
+        return Stored(new.tokens, new.tokens.patch_valid, new.tokens.token_valid)
+    if stores == "cim":
+        boxed = cim.compress(model, new.tokens, model.targets(new.class_ids))
+        return Stored(boxed, boxed.patch_valid, boxed.token_valid)
+    raise ValueError(f"a method that stores {stores} has no exemplars")
+
+
 def make_exemplars(
     model: Classifier,
-    new: TokenisedSplit,
-    masked: MaskedSplit,
+    class_ids: NDArray[np.int64],
+    stored: Stored,
+    class_features: Tensor,
     *,
-    method: Method,
     memory: MemoryConfig,
+    with_logits: bool,
     phase: int,
     learner_id: str,
     rng: np.random.Generator,
@@ -64,38 +106,38 @@ def make_exemplars(
     """The phase's samples as records, class by class, each class in its order of preference.
 
     Selection orders and the memory truncates, so every sample is offered: how many stay is a matter of the budget.
-    Full exemplars are selected by the feature of the full sample, masked ones by that of the masked sample, against the
-    same class mean of full samples.
+    Each sample is selected by the feature of what is stored of it, against the class mean of full samples.
+
+    Args:
+        class_ids: ``(N,)``.
+        class_features: ``(N, D)`` features of the full samples.
+        with_logits: store the model's logits too (:mod:`learner.techniques.stored_logits`).
     """
-    keep_patches, keep_tokens = masked.keep_patches, masked.keep_tokens
-    features = masked.features
-    if method == "full":
-        keep_patches, keep_tokens = new.tokens.patch_valid, new.tokens.token_valid
-    else:
-        features = model.features(new.tokens.keep_patches(keep_patches).keep_tokens(keep_tokens))
+    features = model.features(stored.kept)
+    logits = model.head_logits(features).numpy() if with_logits else None
     codec = make_codec(memory.codec)
-    for class_id in dict.fromkeys(new.class_ids.tolist()):
-        members = np.flatnonzero(new.class_ids == class_id)
-        mean = masked.features[members].mean(0).numpy()
+    for class_id in dict.fromkeys(class_ids.tolist()):
+        members = np.flatnonzero(class_ids == class_id)
+        mean = class_features[members].mean(0).numpy()
         of_class = features[members].numpy()
         scores = cosine_scores(of_class, mean)
         for rank, place in enumerate(selection_order(of_class, mean, memory.selection, rng)):
             sample = int(members[place])
             yield _record(
-                new.tokens,
+                stored,
                 sample,
-                keep_patches[sample],
-                keep_tokens[sample],
                 class_id=class_id,
                 phase=phase,
                 learner_id=learner_id,
                 score=float(scores[place]),
                 rank=rank,
                 codec=codec,
+                arrays=None if logits is None else {stored_logits.ARRAY: logits[sample]},
             )
 
 
-def _record(tokens: Tokens, sample: int, keep_patches: Tensor, keep_tokens: Tensor, **fields: object) -> Record:
+def _record(stored: Stored, sample: int, **fields: object) -> Record:
+    tokens, keep_patches, keep_tokens = stored.tokens, stored.keep_patches[sample], stored.keep_tokens[sample]
     h, w = tokens.grid[sample].tolist()
     return make_record(
         patches=tokens.patches[sample][keep_patches].numpy(),
@@ -107,8 +149,41 @@ def _record(tokens: Tokens, sample: int, keep_patches: Tensor, keep_tokens: Tens
     )
 
 
+def rerank(model: Classifier, buffer: Buffer, selection: Selection, rng: np.random.Generator) -> int:
+    """Put what a buffer holds of each class into the order that the model would choose now.
+
+    The class mean is that of the exemplars held: the full samples are gone. Doing it again changes nothing.
+
+    Returns:
+        How many exemplars have another rank than before.
+    """
+    records = sorted(buffer.records(), key=lambda record: (record.class_id, record.exemplar_id))
+    if not records:
+        return 0
+    features = torch.cat(
+        [
+            model.features(to_replay(to_tensors(ReplayBatch.from_records(records[start : start + 128]))).tokens)
+            for start in range(0, len(records), 128)
+        ]
+    ).numpy()
+    class_ids = np.array([record.class_id for record in records])
+    changed: dict[int, tuple[int, float]] = {}
+    for class_id in np.unique(class_ids):
+        members = np.flatnonzero(class_ids == class_id)
+        mean = features[members].mean(0)
+        scores = cosine_scores(features[members], mean)
+        for rank, place in enumerate(selection_order(features[members], mean, selection, rng)):
+            record = records[members[place]]
+            if record.rank != rank:
+                changed[record.exemplar_id] = (rank, float(scores[place]))
+    if changed:
+        ranks, scores_now = zip(*changed.values(), strict=True)
+        buffer.update_scores(list(changed), scores_now, ranks)
+    return len(changed)
+
+
 def to_replay(batch: TensorBatch) -> Replay:
-    """A batch of the client's data set -> tokens and class ids."""
+    """A batch of the client's data set -> tokens, class ids and what else the records carry."""
     tokens = Tokens(
         patches=batch["patches"],
         patch_positions=batch["patch_positions"],
@@ -119,7 +194,7 @@ def to_replay(batch: TensorBatch) -> Replay:
         token_valid=batch["token_valid"],
     )
     complete = bool((tokens.patch_valid.sum(1) == tokens.grid.prod(1)).all())
-    return Replay(tokens, batch["class_id"].numpy(), complete)
+    return Replay(tokens, batch["class_id"].numpy(), complete, batch.get(ARRAYS_PREFIX + stored_logits.ARRAY))
 
 
 def with_text_mask(config: MaskConfig) -> MaskConfig:

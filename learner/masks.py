@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from learner.attention import AttentionRead
+from learner.attention import AttentionRead, HeadReduction, Layers
+from learner.augment import special_tokens
 from learner.tokens import Tokens
 
-HeadReduction = Literal["mean", "max"]
 Threshold = Literal["mean", "quantile", "mass"]
 
 
@@ -26,25 +26,33 @@ class MaskConfig:
     Attributes:
         image: mask the image at all.
         text: mask the text at all.
-        heads: how the heads of the last layer are combined.
+        layers: which layers' attention is read; ``last_layers``: over how many ``mean`` goes.
+        heads: how the heads of a layer are combined.
         image_threshold, text_threshold: ``mean``: above the sample's own mean; ``quantile``: the top
             ``*_amount`` share of the tokens; ``mass``: the fewest tokens that hold ``*_amount`` of the attention.
+        drop_sinks: leave out patches whose last hidden state is an outlier in length: "registers" that gather
+            attention whatever the picture shows there (Darcet et al., ICLR 2024).
         random: same number of patches as attention would keep, drawn at random: the control.
     """
 
     image: bool = True
     text: bool = True
+    layers: Layers = "last"
+    last_layers: int = 4
     heads: HeadReduction = "mean"
     image_threshold: Threshold = "mean"
     image_amount: float = 0.4
     text_threshold: Threshold = "mean"
     text_amount: float = 0.4
+    drop_sinks: bool = False
     random: bool = False
 
     def __post_init__(self) -> None:
         for name in ("image_amount", "text_amount"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
+        if self.last_layers < 1:
+            raise ValueError(f"last_layers counts layers from 1, got {self.last_layers}")
 
 
 @dataclass(frozen=True)
@@ -68,12 +76,16 @@ def compute_masks(
     """Masks of a batch of full samples. At least one patch of each sample is kept; so are ``[CLS]`` and ``[SEP]``.
 
     Raises:
-        ValueError: ``config.random`` without a generator.
+        ValueError: ``config.random`` without a generator, or ``config.text`` without the attention for it.
     """
     attention = _combine(read.class_to_image, config.heads).masked_fill(~tokens.patch_valid, 0.0)
     keep_patches = tokens.patch_valid
     if config.image:
-        keep_patches = _above(attention, tokens.patch_valid, config.image_threshold, config.image_amount)
+        candidates = tokens.patch_valid
+        if config.drop_sinks:
+            candidates = candidates & ~sink_patches(read.patch_norms, tokens.patch_valid)
+        attended = attention.masked_fill(~candidates, 0.0)
+        keep_patches = _above(attended, candidates, config.image_threshold, config.image_amount)
         if config.random:
             if generator is None:
                 raise ValueError("random masks need a generator")
@@ -81,23 +93,35 @@ def compute_masks(
             keep_patches = _top(noise, tokens.patch_valid, keep_patches.sum(1))
     keep_tokens = tokens.token_valid
     if config.text:
-        keep_tokens = _text_mask(read, tokens, keep_patches, config)
+        if read.image_to_text is None:
+            raise ValueError("the text mask needs the patches' attention to the text: read it with text=True")
+        keep_tokens = _text_mask(read.image_to_text, tokens, keep_patches, config)
     return Masks(keep_patches, keep_tokens, attention)
 
 
-def _text_mask(read: AttentionRead, tokens: Tokens, keep_patches: Tensor, config: MaskConfig) -> Tensor:
+SINK_DEVIATIONS = 6.0
+"""How many median absolute deviations above the median a sink's length lies."""
+
+
+def sink_patches(norms: Tensor, valid: Tensor) -> Tensor:
+    """``(B, K)`` bool: patches whose length is an outlier among the sample's; never more than half of them."""
+    lengths = norms.masked_fill(~valid, torch.nan)
+    median = lengths.nanmedian(1, keepdim=True).values
+    deviation = (lengths - median).abs().nanmedian(1, keepdim=True).values
+    return (lengths > median + SINK_DEVIATIONS * deviation.clamp(min=1e-6)) & valid
+
+
+def _text_mask(image_to_text: Tensor, tokens: Tokens, keep_patches: Tensor, config: MaskConfig) -> Tensor:
     discarded = (tokens.patch_valid & ~keep_patches).float()
-    rows = _combine(read.image_to_text, config.heads)
+    rows = _combine(image_to_text, config.heads)
     attention = (rows * discarded[:, :, None]).sum(1)
-    last = tokens.token_valid.sum(1, keepdim=True) - 1
-    places = torch.arange(tokens.token_ids.shape[1], device=rows.device)
-    special = (places == 0) | (places == last)
+    special = special_tokens(tokens)
     # [CLS] and [SEP] stay in any case and draw much attention; in the mean they would crowd out the words.
     words = tokens.token_valid & ~special
     keep = _above(attention.masked_fill(~words, 0.0), words, config.text_threshold, config.text_amount)
     # Nothing was discarded: the text has nothing to stand in for, and no attention to judge it by.
     keep = keep | (words & (discarded.sum(1, keepdim=True) == 0))
-    return keep | (special & tokens.token_valid)
+    return keep | special
 
 
 def _combine(probabilities: Tensor, heads: HeadReduction) -> Tensor:

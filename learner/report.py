@@ -18,16 +18,24 @@ from PIL import Image
 
 from learner.backbones.weights import wordpiece_tokenizer
 from learner.checkpoint import write_atomically
-from learner.config import LearnerConfig, Method
+from learner.config import LearnerConfig
 from learner.examples import Example, load_examples
-from learner.phases import PhaseMetrics
-from learner.summary import LABELS, summarise, verdict
+from learner.methods import parse_method
+from learner.metrics import PhaseMetrics
+from learner.summary import budget_words, label, summarise, verdict
 
 COLOURS: dict[str, str] = {"none": "#8a8f98", "full": "#c4622d", "masked": "#1f6feb"}
+"""Of the demo's methods; others take matplotlib's in turn."""
 SCALE = 2
 """Pictures are shown this many times their size."""
 
-Results = Mapping[Method, Sequence[PhaseMetrics]]
+Results = Mapping[str, Sequence[PhaseMetrics]]
+
+
+def colour(method: str, results: Results) -> str:
+    """The colour of a method's lines."""
+    others = [name for name in results if name not in COLOURS]
+    return COLOURS[method] if method in COLOURS else f"C{others.index(method) % 10}"
 
 
 class Vocabulary(Protocol):
@@ -52,9 +60,11 @@ def write_report(
         vocabulary: turns token ids into words; default MiniLM's.
     """
     words = vocabulary or wordpiece_tokenizer(directory)
+    masked = [parse_method(method).slug for method in results if parse_method(method).stores == "masked"]
     examples = [
         example
-        for path in sorted((out / "masked").glob("examples-*.npz"), key=lambda path: int(path.stem.split("-")[1]))
+        for folder in masked[:1]
+        for path in sorted((out / folder).glob("examples-*.npz"), key=lambda path: int(path.stem.split("-")[1]))
         for example in load_examples(path)
     ]
     page = _PAGE.substitute(
@@ -62,7 +72,7 @@ def write_report(
         data=html.escape(_setting(config, len(class_names))),
         table=_table(results),
         accuracy=_accuracy_chart(results),
-        memory=_memory_chart(results, config.memory.budget_bytes),
+        memory=_memory_chart(results),
         examples="\n".join(_example(example, class_names, words) for example in examples)
         or "<p>No masked exemplars in this run.</p>",
         note=html.escape(_text_note(config)),
@@ -78,7 +88,7 @@ def _setting(config: LearnerConfig, num_classes: int) -> str:
     tested = ", on unseen renditions and unseen emoji together" if data.name == "emoji" else ""
     return (
         f"{num_classes} classes of {data.title} at {data.image_size} px, {data.base_classes} in the first "
-        f"phase and {data.classes_per_phase} in each later one. Every method has {memory.budget_bytes:,} bytes "
+        f"phase and {data.classes_per_phase} in each later one. Every method has {budget_words(memory)} "
         f"({codec}) and the same trainer; selection by {memory.selection}. Accuracy is over all classes seen"
         f"{tested}. One seed."
     )
@@ -103,7 +113,7 @@ def _table(results: Results) -> str:
             else ("-", "-", "-")
         )
         cells = (f"{figures.last:.3f}", f"{figures.average:.3f}", f"{figures.forgetting:.3f}", *memory)
-        rows.append(f"<tr><th>{LABELS[method]}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        rows.append(f"<tr><th>{label(method)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return "\n".join(rows)
 
 
@@ -112,9 +122,11 @@ def _accuracy_chart(results: Results) -> str:
     axes = figure.subplots()
     for method, lines in results.items():
         seen = [line.classes_seen for line in lines]
-        axes.plot(seen, [100 * line.accuracy for line in lines], "o-", color=COLOURS[method], label=LABELS[method])
+        axes.plot(
+            seen, [100 * line.accuracy for line in lines], "o-", color=colour(method, results), label=label(method)
+        )
         old = [(line.classes_seen, 100 * line.accuracy_old) for line in lines if line.accuracy_old is not None]
-        axes.plot(*zip(*old, strict=True), ":", color=COLOURS[method]) if old else None
+        axes.plot(*zip(*old, strict=True), ":", color=colour(method, results)) if old else None
     axes.set_xlabel("classes seen")
     axes.set_ylabel("accuracy, %  (dotted: old classes)")
     axes.set_ylim(0, 100)
@@ -123,18 +135,19 @@ def _accuracy_chart(results: Results) -> str:
     return _svg(figure)
 
 
-def _memory_chart(results: Results, budget: int) -> str:
+def _memory_chart(results: Results) -> str:
     figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for method, lines in results.items():
         if not lines[-1].exemplars:
             continue
         phases = [line.phase + 1 for line in lines]
-        left.plot(phases, [line.bytes_used / 1000 for line in lines], "o-", color=COLOURS[method])
-        right.plot(phases, [line.exemplars for line in lines], "o-", color=COLOURS[method], label=LABELS[method])
-    left.axhline(budget / 1000, color="black", linestyle="--", linewidth=1)
+        left.plot(phases, [line.bytes_used / 1000 for line in lines], "o-", color=colour(method, results))
+        right.plot(phases, [line.exemplars for line in lines], "o-", color=colour(method, results), label=label(method))
+    budgets = max(([line.budget_bytes for line in lines] for lines in results.values()), key=max)
+    left.step(range(1, len(budgets) + 1), [b / 1000 for b in budgets], "k--", where="mid", linewidth=1)
     left.set_ylabel("kB used  (dashed: budget)")
-    left.set_ylim(0, budget / 1000 * 1.1)
+    left.set_ylim(0, max(max(budgets), 1) / 1000 * 1.1)  # no budget at all where nothing is stored
     right.set_ylabel("exemplars held")
     right.set_ylim(0)
     for axes in (left, right):

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Selection = Literal["cosine", "herding", "random"]
+Selection = Literal["cosine", "herding", "coverage", "random"]
 
 FloatArray = NDArray[np.floating]
 
@@ -28,7 +28,8 @@ def selection_order(
         mean: ``(D,)`` mean feature of the full samples.
         selection: ``cosine``: by similarity to the mean (the paper); ``herding``: greedily, so that the mean of each
             prefix stays close to ``mean`` (Rebuffi et al., iCaRL, algorithm 4), which avoids near-duplicates;
-            ``random``.
+            ``coverage``: greedily, so that every sample has one like it in each prefix (facility location,
+            Mirzasoleiman et al., CRAIG, ICML 2020); ``random``.
         rng: for ``random``.
     """
     if selection == "cosine":
@@ -36,6 +37,8 @@ def selection_order(
     if selection == "random":
         return rng.permutation(len(features)).astype(np.int64)
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    if selection == "coverage":
+        return _coverage_order(unit)
     target = mean / max(float(np.linalg.norm(mean)), 1e-12)
     order: list[int] = []
     total = np.zeros_like(target)
@@ -47,4 +50,20 @@ def selection_order(
         order.append(best)
         free[best] = False
         total = total + unit[best]
+    return np.asarray(order, dtype=np.int64)
+
+
+def _coverage_order(unit: FloatArray) -> NDArray[np.int64]:
+    """Each next one raises the sum over all samples of the cosine to their nearest chosen one the most."""
+    similarity = unit @ unit.T
+    nearest = np.full(len(unit), -1.0)
+    free = np.ones(len(unit), dtype=bool)
+    order: list[int] = []
+    for _ in range(len(unit)):
+        gain = np.maximum(similarity - nearest, 0.0).sum(1)
+        gain[~free] = -np.inf
+        best = int(gain.argmax())
+        order.append(best)
+        free[best] = False
+        nearest = np.maximum(nearest, similarity[best])
     return np.asarray(order, dtype=np.int64)

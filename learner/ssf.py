@@ -36,6 +36,18 @@ class ScaleShift(nn.Module):
         return torch.addcmul(self.beta.to(y.dtype), y, self.gamma.to(y.dtype))
 
 
+def last_layers_pattern(num_layers: int, number: int) -> str:
+    """The pattern of the last ``number`` of an encoder's ``num_layers`` layers, and of its final layer norm.
+
+    Raises:
+        ValueError: it has not so many.
+    """
+    if not 1 <= number <= num_layers:
+        raise ValueError(f"SSF can tune 1..{num_layers} of the last layers, not {number}")
+    chosen = "|".join(str(layer) for layer in range(num_layers - number, num_layers))
+    return rf"encoder\.layer\.({chosen})\..*|layernorm"
+
+
 def inject(model: nn.Module, pattern: str = DEFAULT_PATTERN) -> int:
     """Freeze ``model`` and put a :class:`ScaleShift` around every linear layer and layer norm whose name matches.
 

@@ -10,15 +10,10 @@ import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
 
-from learner.config import LearnerConfig, Method
+from learner.config import LearnerConfig, MemoryConfig
 from learner.evaluate import forgetting
-from learner.phases import PhaseMetrics
-
-LABELS: dict[str, str] = {
-    "none": "no replay",
-    "full": "full images",
-    "masked": "masked exemplars",
-}
+from learner.methods import parse_method
+from learner.metrics import PhaseMetrics
 
 
 @dataclass(frozen=True)
@@ -47,21 +42,21 @@ def summarise(lines: Sequence[PhaseMetrics]) -> MethodSummary:
 
 
 def summary_json(
-    config: LearnerConfig, results: Mapping[Method, Sequence[PhaseMetrics]], seconds: float
+    config: LearnerConfig, results: Mapping[str, Sequence[PhaseMetrics]], seconds: float
 ) -> dict[str, Any]:
     """What ``summary.json`` holds. ``seconds``: training, masking, pushing and evaluating, over all invocations."""
     phases = max(len(lines) for lines in results.values())
     methods: dict[str, Any] = {method: asdict(summarise(lines)) for method, lines in results.items()}
     return {
         "phases": phases,
-        "budget_bytes": config.memory.budget_bytes,
+        "budget_bytes": max(lines[-1].budget_bytes for lines in results.values()),
         "seconds": round(seconds, 1),
         **methods,
         "config": config.to_dict(),
     }
 
 
-def seconds_spent(results: Mapping[Method, Sequence[PhaseMetrics]]) -> float:
+def seconds_spent(results: Mapping[str, Sequence[PhaseMetrics]]) -> float:
     """Seconds of work in all phases; the base phase, which the methods share, is counted once."""
     total = 0.0
     base = 0.0
@@ -76,11 +71,23 @@ def seconds_spent(results: Mapping[Method, Sequence[PhaseMetrics]]) -> float:
     return total + base
 
 
-def final_table(config: LearnerConfig, results: Mapping[Method, Sequence[PhaseMetrics]]) -> Table:
+def label(method: str) -> str:
+    """A method's name in words."""
+    return parse_method(method).label
+
+
+def budget_words(memory: MemoryConfig) -> str:
+    """The budget of a configuration in words."""
+    if memory.grows:
+        return f"{memory.full_samples_per_class} full samples of {memory.full_sample_bytes:,} bytes for each class seen"
+    return f"{memory.budget_bytes:,} bytes"
+
+
+def final_table(config: LearnerConfig, results: Mapping[str, Sequence[PhaseMetrics]]) -> Table:
     """Methods side by side at the same byte budget."""
     codec = ", ".join(f"{name} {value}" for name, value in config.memory.codec.items() if name != "id")
     table = Table(
-        title=f"Same budget for all: {config.memory.budget_bytes:,} bytes, {config.memory.codec['id']} {codec}",
+        title=f"Same budget for all: {budget_words(config.memory)}, {config.memory.codec['id']} {codec}",
         title_justify="left",
         box=SIMPLE,
     )
@@ -91,7 +98,7 @@ def final_table(config: LearnerConfig, results: Mapping[Method, Sequence[PhaseMe
     for method, lines in results.items():
         figures = summarise(lines)
         row = [
-            LABELS[method],
+            label(method),
             f"{figures.last:.3f}",
             f"{figures.average:.3f}",
             f"{figures.forgetting:.3f}",
@@ -103,7 +110,7 @@ def final_table(config: LearnerConfig, results: Mapping[Method, Sequence[PhaseMe
     return table
 
 
-def verdict(results: Mapping[Method, Sequence[PhaseMetrics]]) -> str:
+def verdict(results: Mapping[str, Sequence[PhaseMetrics]]) -> str:
     """In words whether masking paid, losses included."""
     if "full" not in results or "masked" not in results:
         return ""
@@ -117,7 +124,7 @@ def verdict(results: Mapping[Method, Sequence[PhaseMetrics]]) -> str:
 def phase_line(metrics: PhaseMetrics, num_phases: int) -> str:
     """One phase in one line."""
     old = "  -  " if metrics.accuracy_old is None else f"{metrics.accuracy_old:.3f}"
-    share = metrics.bytes_used / metrics.budget_bytes
+    share = metrics.bytes_used / max(metrics.budget_bytes, 1)
     memory = (
         f"{metrics.exemplars:4d} exemplars, {metrics.bytes_used:,} of {metrics.budget_bytes:,} bytes ({share:.0%}), "
         f"{metrics.bytes_per_exemplar:,.0f} each"
@@ -125,7 +132,7 @@ def phase_line(metrics: PhaseMetrics, num_phases: int) -> str:
         else "no exemplars"
     )
     return (
-        f"{LABELS[metrics.method]:>16} phase {metrics.phase + 1}/{num_phases}: accuracy {metrics.accuracy:.3f} "
+        f"{label(metrics.method):>16} phase {metrics.phase + 1}/{num_phases}: accuracy {metrics.accuracy:.3f} "
         f"(new {metrics.accuracy_new:.3f}, old {old}) | {memory} | seconds: train {metrics.train_seconds:.1f}, "
         f"mask {metrics.mask_seconds:.1f}, push {metrics.push_seconds:.2f}, pull {metrics.pull_seconds:.2f}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,30 @@ from learner.backbones.vilt import ViltBackbone
 from learner.config import TrainConfig
 from learner.data.tokenised import TokenisedSplit
 from learner.head import GrowingHead
+from learner.masks import MaskConfig
+from learner.techniques.colour import jitter
+from learner.techniques.distill import distillation_loss
+from learner.techniques.fill import fill
+from learner.techniques.flip import flip
+from learner.techniques.stored_logits import stored_logits_loss
 from learner.tokens import Tokens, concatenate
 
 
 @dataclass(frozen=True)
 class Replay:
-    """One replay batch. ``complete``: its pictures have all their patches (the ``full`` method)."""
+    """One replay batch.
+
+    Attributes:
+        tokens: ``(B, ...)``.
+        class_ids: ``(B,)``.
+        complete: its pictures have all their patches (whole pictures were stored).
+        logits: ``(B, C)`` as they were when the exemplars were stored, NaN where there are none; None: none at all.
+    """
 
     tokens: Tokens
     class_ids: NDArray[np.int64]
     complete: bool
+    logits: Tensor | None = None
 
 
 def best_device() -> torch.device:
@@ -72,6 +86,11 @@ class Classifier(nn.Module):
         return self.head(features.float())  # type: ignore[no-any-return]
 
     @torch.no_grad()
+    def head_logits(self, features: Tensor) -> Tensor:
+        """Logits of features that are there already, on the CPU."""
+        return self.head(features.to(self.device)).cpu()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
     def features(self, tokens: Tokens, batch_size: int = 128) -> Tensor:
         """Features ``(N, D)`` float32 on the CPU, without gradients."""
         self.eval()
@@ -82,13 +101,17 @@ class Classifier(nn.Module):
         return torch.cat(parts)
 
     @torch.no_grad()
-    def read(self, tokens: Tokens, batch_size: int = 128) -> Iterator[tuple[Tokens, Tensor, AttentionRead]]:
-        """Batches of tokens, features ``(B, D)`` and attention, without gradients."""
+    def read(
+        self, tokens: Tokens, mask: MaskConfig, batch_size: int = 128
+    ) -> Iterator[tuple[Tokens, Tensor, AttentionRead]]:
+        """Batches of tokens, features ``(B, D)`` and what attention ``mask`` needs, without gradients."""
         self.eval()
         for start in range(0, len(tokens), batch_size):
             batch = tokens[start : start + batch_size].to(self.device)
             with self.autocast():
-                features, read = self.backbone.read(batch)
+                features, read = self.backbone.read(
+                    batch, layers=mask.layers, last_layers=mask.last_layers, heads=mask.heads, text=mask.text
+                )
             yield batch, features.float(), read
 
     def add_classes(self, new: TokenisedSplit) -> None:
@@ -114,6 +137,7 @@ def train_phase(
     phase: int,
     config: TrainConfig,
     generator: torch.Generator,
+    teacher: Classifier | None = None,
     progress: str = "",
 ) -> None:
     """Train on the new classes, with as many replayed exemplars a step as there are new samples.
@@ -124,6 +148,7 @@ def train_phase(
         replay: endless replay batches of ``config.batch_size``; None = no replay.
         phase: 0 trains the whole backbone; later phases SSF and the head.
         generator: all randomness of the phase.
+        teacher: the model before the phase, for ``config.distill``.
         progress: label of the progress bar.
     """
     tuned = list(ssf.scale_shift_parameters(model.backbone))
@@ -146,10 +171,13 @@ def train_phase(
         for _ in range(epochs):
             order = torch.randperm(len(new), generator=generator)
             for index in order.split(config.batch_size):
-                batches = _new_views(new, new_keep, index, phase, config, generator)
+                views = _new_views(new, new_keep, index, phase, config, generator)
                 if replay is not None:
-                    batches += _replay_views(next(replay), new.tokens[index], config, generator)
-                loss = _loss(model, batches)
+                    views += _replay_views(
+                        next(replay), new.tokens[index], ~new_keep[index], config=config, generator=generator
+                    )
+                views = [_augmented(view, config, generator) for view in views if len(view.class_ids)]
+                loss = _loss(model, teacher, views, config)
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -159,7 +187,13 @@ def train_phase(
                 bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
 
-_Batch = tuple[Tokens, NDArray[np.int64]]
+@dataclass(frozen=True)
+class _View:
+    """Some samples of a step as the model sees them; ``logits`` as in :class:`Replay`."""
+
+    tokens: Tokens
+    class_ids: NDArray[np.int64]
+    logits: Tensor | None = None
 
 
 def _new_views(
@@ -169,7 +203,7 @@ def _new_views(
     phase: int,
     config: TrainConfig,
     generator: torch.Generator,
-) -> list[_Batch]:
+) -> list[_View]:
     """The step's new samples: some whole, some as their masked view."""
     tokens, class_ids = new.tokens[index], new.class_ids[index.numpy()]
     tokens = augment.drop_words(tokens, config.word_drop, generator)
@@ -177,12 +211,14 @@ def _new_views(
         tokens = augment.drop_modality(tokens, config.modality_drop, generator)
     masked = torch.rand(len(index), generator=generator) < config.masked_views
     view = tokens[masked].keep_patches(keep[index][masked])
-    return [(tokens[~masked], class_ids[~masked.numpy()]), (view, class_ids[masked.numpy()])]
+    return [_View(tokens[~masked], class_ids[~masked.numpy()]), _View(view, class_ids[masked.numpy()])]
 
 
-def _replay_views(replay: Replay, new: Tokens, config: TrainConfig, generator: torch.Generator) -> list[_Batch]:
-    """The step's exemplars. Masked ones: kept tokens only, or filled from new pictures. Whole ones: as they are, or a
-    random part of their patches, so that both methods train on views of the same kinds."""
+def _replay_views(
+    replay: Replay, new: Tokens, new_background: Tensor, *, config: TrainConfig, generator: torch.Generator
+) -> list[_View]:
+    """The step's exemplars. Masked ones: kept tokens only, or filled. Whole ones: as they are, or a random part of
+    their patches, so that both methods train on views of the same kinds."""
     tokens = augment.drop_words(replay.tokens, config.word_drop, generator)
     chosen = torch.rand(len(tokens), generator=generator)
     if replay.complete:
@@ -195,29 +231,52 @@ def _replay_views(replay: Replay, new: Tokens, config: TrainConfig, generator: t
         whole, part = chosen < config.fill, chosen >= config.fill
         view = tokens[part]
         view = view.keep_patches(augment.random_keep(view.patch_valid, config.patch_drop, generator))
-        long = augment.fill(tokens[whole], new, generator)
-    class_ids = replay.class_ids
-    return [(long, class_ids[whole.numpy()]), (view, class_ids[part.numpy()])]
+        long = fill(tokens[whole], config.fill_from, new, new_background, generator)
+    return [
+        _View(shown, replay.class_ids[rows.numpy()], None if replay.logits is None else replay.logits[rows])
+        for shown, rows in ((long, whole), (view, part))
+    ]
 
 
-def _loss(model: Classifier, batches: list[_Batch]) -> Tensor:
-    """Mean cross-entropy over all samples of the step.
+def _augmented(view: _View, config: TrainConfig, generator: torch.Generator) -> _View:
+    tokens = flip(view.tokens, config.flip, generator)
+    return replace(view, tokens=jitter(tokens, config.colour, generator))
+
+
+def _loss(model: Classifier, teacher: Classifier | None, views: list[_View], config: TrainConfig) -> Tensor:
+    """Mean loss over all samples of the step.
 
     Samples of similar length share a forward pass: padding few kept tokens to a whole picture would cost what
     masking saves.
     """
-    filled = [batch for batch in batches if len(batch[1])]
-    num_full = max(batch[0].patches.shape[1] for batch in filled)
+    longest = max(view.tokens.patches.shape[1] for view in views)
     groups = [
-        [batch for batch in filled if batch[0].patches.shape[1] == num_full],
-        [batch for batch in filled if batch[0].patches.shape[1] < num_full],
+        [view for view in views if view.tokens.patches.shape[1] > 0.75 * longest],
+        [view for view in views if view.tokens.patches.shape[1] <= 0.75 * longest],
     ]
     total, count = torch.zeros((), device=model.device), 0
     for group in groups:
         if not group:
             continue
-        targets = model.targets(np.concatenate([class_ids for _, class_ids in group]))
-        logits = model.logits(concatenate([tokens for tokens, _ in group]))
+        tokens = concatenate([view.tokens for view in group])
+        targets = model.targets(np.concatenate([view.class_ids for view in group]))
+        logits = model.logits(tokens)
         total = total + F.cross_entropy(logits, targets, reduction="sum")
+        if teacher is not None:
+            with torch.no_grad():
+                said = teacher.logits(tokens)
+            total = total + config.distill * distillation_loss(logits, said)
+        if config.stored_logits and any(view.logits is not None for view in group):
+            total = total + config.stored_logits * stored_logits_loss(logits, _stored_logits(group).to(model.device))
         count += len(targets)
     return total / count
+
+
+def _stored_logits(views: list[_View]) -> Tensor:
+    """``(B, C)`` of all samples of the views, NaN where there are none."""
+    width = max(view.logits.shape[1] for view in views if view.logits is not None)
+    rows = []
+    for view in views:
+        known = torch.zeros((len(view.class_ids), 0)) if view.logits is None else view.logits
+        rows.append(F.pad(known, (0, width - known.shape[1]), value=torch.nan))
+    return torch.cat(rows)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from learner.data.fetch import data_dir
-from learner.summary import LABELS
+from learner.methods import DEFAULT
+from learner.summary import label
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -70,7 +71,7 @@ def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     seen = []
     for line in first.stdout:
         seen.append(line)
-        if f"{LABELS['full']} phase 1/2" in line:
+        if f"{label('full')} phase 1/2" in line:
             break
     first.send_signal(signal.SIGINT)
     # As a terminal does: Ctrl-C reaches every process of the foreground group.
@@ -95,8 +96,8 @@ def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     assert second.returncode == 0, output
     assert _left_over(tmp_path) == []
     assert output.count("phase 2/2") == 3
-    for label in LABELS.values():
-        assert f"\n  {label} " in output
+    for name in DEFAULT:
+        assert f"\n  {label(name)} " in output
     out = tmp_path / "runs" / "demo"
     summary = json.loads((out / "summary.json").read_text())
     assert summary["phases"] == 2
@@ -104,7 +105,7 @@ def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     assert summary["seconds"] > 0
     assert summary["masked"]["exemplars"] > summary["full"]["exemplars"] > 0
     assert summary["none"]["exemplars"] == 0
-    for method in LABELS:
+    for method in DEFAULT:
         assert 0 <= summary[method]["last"] <= 1
         assert summary[method]["bytes_used"] <= 6000
     assert "<svg" in (out / "report.html").read_text()

@@ -6,6 +6,8 @@ pictures only, so the tokens are embedded here.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -14,7 +16,16 @@ from torch import Tensor, nn
 from transformers import ViltConfig, ViltModel
 from transformers.models.vilt.modeling_vilt import ViltSelfAttention
 
-from learner.attention import AttentionRead, InputRecorder, read_attention, split_heads
+from learner.attention import (
+    AttentionRead,
+    HeadReduction,
+    InputRecorder,
+    LayerInput,
+    Layers,
+    mean_rows,
+    rollout_rows,
+    split_heads,
+)
 from learner.tokens import Tokens
 
 ClassToken = Literal["text", "image"]
@@ -33,7 +44,8 @@ class FusedSelfAttention(ViltSelfAttention):
     ) -> tuple[Tensor]:
         if output_attentions:
             raise ValueError("fused attention forms no attention matrix; use ViltBackbone.read instead")
-        if hidden_states.device.type == "cpu" and torch.is_grad_enabled():
+        trains = hidden_states.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        if trains and torch.is_grad_enabled() and hidden_states.device.type == "cpu":
             # The fused kernel's backward pass is slow on CPUs at a hundred tokens: docs/decisions/0002.
             context: Tensor = super().forward(hidden_states, attention_mask)[0]  # type: ignore[no-untyped-call]
             return (context,)
@@ -56,10 +68,17 @@ class ViltBackbone(nn.Module):
         class_token: whose feature stands for the sample and whose attention masks the image: ViLT's pooled text
             ``[CLS]``, or the image's own class token (the right one when the blocks come from an image model).
         mean_std: pixel normalisation that the patch embedding was trained with.
+        project_text: put a linear map, the identity at first, between the word embeddings and the blocks: for words
+            that come from another model than the blocks.
     """
 
     def __init__(
-        self, model: ViltModel, *, class_token: ClassToken = "text", mean_std: MeanStd = VILT_MEAN_STD
+        self,
+        model: ViltModel,
+        *,
+        class_token: ClassToken = "text",
+        mean_std: MeanStd = VILT_MEAN_STD,
+        project_text: bool = False,
     ) -> None:
         super().__init__()
         # transformers' modules are looser in their types than strict checking can follow.
@@ -68,6 +87,11 @@ class ViltBackbone(nn.Module):
         self.layernorm: Any = model.layernorm
         self.config: Any = model.config
         self.class_token = class_token
+        self.text_projection: nn.Linear | None = None
+        if project_text:
+            self.text_projection = nn.Linear(self.dim, self.dim)
+            nn.init.eye_(self.text_projection.weight)
+            nn.init.zeros_(self.text_projection.bias)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         mean, std = (torch.tensor(values).mul(255) for values in mean_std)
@@ -87,29 +111,73 @@ class ViltBackbone(nn.Module):
         """Features ``(B, D)`` of the class token."""
         hidden, additive_mask = self._embed(tokens)
         hidden = self._encode(hidden, additive_mask)
-        return self.layernorm(hidden[:, self._class_index(tokens)])  # type: ignore[no-any-return]
+        return self.layernorm(hidden[:, self.class_index(tokens)])  # type: ignore[no-any-return]
 
-    def read(self, tokens: Tokens) -> tuple[Tensor, AttentionRead]:
-        """Features ``(B, D)`` and the last layer's attention (see :mod:`learner.attention`)."""
+    def hidden(self, tokens: Tokens) -> Tensor:
+        """Last hidden states ``(B, T + 1 + K, D)``: text, the image's class token, patches."""
+        return self.layernorm(self._encode(*self._embed(tokens)))  # type: ignore[no-any-return]
+
+    def text_parameters(self) -> Iterator[nn.Parameter]:
+        """What fits the text to the blocks: its layer norm and, where there is one, its projection."""
+        yield from self.embeddings.text_embeddings.LayerNorm.parameters()
+        if self.text_projection is not None:
+            yield from self.text_projection.parameters()
+
+    def read(
+        self,
+        tokens: Tokens,
+        *,
+        layers: Layers = "last",
+        last_layers: int = 4,
+        heads: HeadReduction = "mean",
+        text: bool = True,
+    ) -> tuple[Tensor, AttentionRead]:
+        """Features ``(B, D)`` and attention (see :mod:`learner.attention`).
+
+        Args:
+            layers: which layers' attention.
+            last_layers: over how many ``mean`` goes.
+            heads: how ``rollout`` combines them; otherwise they stay apart.
+            text: read the patches' rows onto the text too.
+
+        Raises:
+            ValueError: there are not so many layers.
+        """
+        number = {"last": 1, "mean": last_layers, "rollout": len(self.encoder.layer)}[layers]
+        if not 1 <= number <= len(self.encoder.layer):
+            raise ValueError(f"last_layers must lie in 1..{len(self.encoder.layer)}, got {number}")
         hidden, additive_mask = self._embed(tokens)
-        last = self.encoder.layer[-1]
-        with InputRecorder(last) as recorder:
+        chosen = list(self.encoder.layer)[-number:]
+        with contextlib.ExitStack() as stack:
+            recorders = [stack.enter_context(InputRecorder(layer)) for layer in chosen]
             hidden = self._encode(hidden, additive_mask)
+        inputs = [
+            LayerInput(
+                hidden=layer.layernorm_before(recorder.value()),
+                query=layer.attention.attention.query,
+                key=layer.attention.attention.key,
+                num_heads=layer.attention.attention.num_attention_heads,
+            )
+            for layer, recorder in zip(chosen, recorders, strict=True)
+        ]
         num_text = tokens.token_ids.shape[1]
-        attention = last.attention.attention
-        read = read_attention(
-            hidden=last.layernorm_before(recorder.value()),
-            query=attention.query,
-            key=attention.key,
-            num_heads=attention.num_attention_heads,
-            additive_mask=additive_mask,
-            class_index=self._class_index(tokens),
-            text_slice=slice(0, num_text),
-            image_slice=slice(num_text + 1, None),
+        first_patch = num_text + 1
+        rows = torch.tensor([self.class_index(tokens)], device=hidden.device)
+        if text:
+            rows = torch.cat([rows, torch.arange(first_patch, hidden.shape[1], device=hidden.device)])
+        if layers == "rollout":
+            attention = rollout_rows(inputs, rows, additive_mask, heads)
+        else:
+            attention = mean_rows(inputs, rows, additive_mask)
+        read = AttentionRead(
+            class_to_image=attention[:, :, 0, first_patch:],
+            image_to_text=attention[:, :, 1:, :num_text] if text else None,
+            patch_norms=hidden[:, first_patch:].float().norm(dim=-1),
         )
-        return self.layernorm(hidden[:, self._class_index(tokens)]), read
+        return self.layernorm(hidden[:, self.class_index(tokens)]), read
 
-    def _class_index(self, tokens: Tokens) -> int:
+    def class_index(self, tokens: Tokens) -> int:
+        """Place of the class token in the sequence."""
         # The sequence is text, image class token, patches: ViLT's order.
         return 0 if self.class_token == "text" else tokens.token_ids.shape[1]
 
@@ -122,7 +190,12 @@ class ViltBackbone(nn.Module):
         """Embedded sequence ``(B, T + 1 + K, D)`` and its additive mask ``(B, 1, 1, T + 1 + K)``."""
         embeddings = self.embeddings
         kinds = embeddings.token_type_embeddings.weight
-        text = embeddings.text_embeddings(input_ids=tokens.token_ids, position_ids=tokens.token_positions) + kinds[0]
+        text = embeddings.text_embeddings(input_ids=tokens.token_ids, position_ids=tokens.token_positions)
+        if self.text_projection is not None:
+            # In float32 as all that enters the first block: the residual stream begins here.
+            with torch.autocast(text.device.type, enabled=False):
+                text = self.text_projection(text.float())
+        text = text + kinds[0]
         positions = self._patch_positions(tokens)
         image = self._project(tokens.patches) + positions + kinds[1]
         class_token = embeddings.cls_token + embeddings.position_embeddings[:, :1] + kinds[1]

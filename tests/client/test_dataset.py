@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from client import Buffer, MemoryClient, ReplayBatch, ServiceUnavailableError
 from client.dataset import ARRAYS, ReplayDataset, TensorBatch
-from memory_format import NotFoundError
-from tests.client.samples import make_many
+from memory_format import FormatError, NotFoundError
+from tests.client.samples import make, make_many
 
 
 @pytest.fixture
@@ -45,6 +45,20 @@ def assert_same(left: TensorBatch, right: TensorBatch) -> None:
     assert left.keys() == right.keys()
     for name, values in left.items():
         torch.testing.assert_close(values, right[name], rtol=0, atol=0)
+
+
+def test_the_users_arrays_come_padded_with_nan(buffer: Buffer) -> None:
+    values = {number: np.arange(2 + number, dtype=np.float16) for number in range(3)}
+    buffer.push([make(number, arrays={"logits": values[number]}) for number in values] + [make(3)])
+    batch = next(iter(ReplayDataset(buffer, 4, num_steps=1, replace=False)))
+    assert batch["arrays.logits"].shape == (4, 4)
+    for exemplar_id, row in zip(batch["exemplar_id"].tolist(), batch["arrays.logits"], strict=True):
+        stored = values.get(exemplar_id - 1, np.zeros(0))
+        np.testing.assert_array_equal(row[: len(stored)].numpy(), stored)
+        assert row[len(stored) :].isnan().all()
+    buffer.push([make(4, arrays={"logits": np.zeros((2, 2))})])
+    with pytest.raises(FormatError, match="axes"):
+        next(iter(ReplayDataset(buffer, 5, num_steps=1, replace=False)))
 
 
 def test_batches_are_the_samples_as_tensors(filled: Buffer) -> None:

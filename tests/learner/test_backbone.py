@@ -3,7 +3,9 @@ that eager attention forms."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +71,54 @@ def test_features_and_attention_equal_those_of_transformers(class_token: str) ->
     last = attentions[-1]
     expected = last[:, :, place, 7:].sort(-1).values
     assert torch.allclose(read.class_to_image.sort(-1).values, expected, atol=1e-6)
+    assert read.image_to_text is not None
     assert torch.allclose(read.image_to_text.sum(2), last[:, :, 7:, :6].sum(2), atol=1e-5)
+
+
+def _matrices(model: ViltModel, tokens: Tokens) -> list[torch.Tensor]:
+    """Every layer's attention ``(B, H, N, N)`` as transformers' own eager encoder forms it."""
+    eager = copy.deepcopy(model)
+    hidden, additive_mask = ViltBackbone(model).eval()._embed(tokens)
+    return list(eager.encoder(hidden, attention_mask=additive_mask, output_attentions=True).attentions)
+
+
+@pytest.mark.parametrize("class_token", ["text", "image"])
+@pytest.mark.parametrize(
+    ("layers", "heads"), [("last", "mean"), ("mean", "mean"), ("rollout", "mean"), ("rollout", "max")]
+)
+def test_every_attention_read_equals_that_of_eager_attention(class_token: str, layers: str, heads: str) -> None:
+    model = _eager()
+    tokens = make_tokens(text=6)
+    matrices = _matrices(model, tokens)
+    backbone = ViltBackbone(model, class_token=class_token).eval()  # type: ignore[arg-type]
+    options: dict[str, Any] = {"layers": layers, "last_layers": 2, "heads": heads}
+    features, read = backbone.read(tokens, **options)
+    if layers == "last":
+        expected = matrices[-1]
+    elif layers == "mean":
+        expected = (matrices[-1] + matrices[-2]) / 2
+    else:
+        product = torch.eye(matrices[0].shape[-1])
+        for matrix in matrices:
+            combined = matrix.mean(1) if heads == "mean" else matrix.amax(1)
+            combined = combined / combined.sum(-1, keepdim=True)
+            product = (combined + torch.eye(combined.shape[-1])) / 2 @ product
+        expected = product[:, None]
+    place = 0 if class_token == "text" else 6
+    assert torch.allclose(read.class_to_image, expected[:, :, place, 7:], atol=1e-6)
+    assert read.image_to_text is not None
+    assert torch.allclose(read.image_to_text, expected[:, :, 7:, :6], atol=1e-6)
+    assert torch.allclose(backbone(tokens), features, atol=1e-6)
+
+    # Without the text, the same class row and nothing else is read.
+    class_only = backbone.read(tokens, **options, text=False)[1]
+    assert class_only.image_to_text is None
+    assert torch.allclose(class_only.class_to_image, read.class_to_image, atol=1e-6)
+
+
+def test_more_layers_than_there_are_cannot_be_read() -> None:
+    with pytest.raises(ValueError, match=r"1\.\.3"):
+        ViltBackbone(_eager()).read(make_tokens(), layers="mean", last_layers=4)
 
 
 def test_padding_changes_nothing() -> None:

@@ -24,6 +24,11 @@ def test_settings_come_from_a_file_and_from_the_command_line(tmp_path: Path) -> 
     )
 
 
+def test_one_option_of_the_codec_can_be_set() -> None:
+    config = _config(_parser().parse_args(_arguments("--set", "memory.codec.quality=71")))
+    assert config.memory.codec == {"id": "em_webp", "quality": 71}
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -45,7 +50,16 @@ def test_a_wrong_setting_is_named(setting: str, words: str, capsys: pytest.Captu
 def test_wrong_methods_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(_arguments("--methods", "masked,magic"))
-    assert "none, full, masked" in capsys.readouterr().err
+    assert "methods are none, full, masked" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(_arguments("--methods", "masked+magic"))
+    assert "parts are lossless, text" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(_arguments("--methods", "masked,full,masked"))
+    assert "twice" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(_arguments("--methods", "masked+wa", "--set", "train.head=cosine"))
+    assert "weight_align needs head = linear" in capsys.readouterr().err
 
 
 def test_a_service_that_is_not_there_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:

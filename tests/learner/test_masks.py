@@ -19,6 +19,7 @@ def _read(tokens: Tokens, seed: int, heads: int = 2) -> AttentionRead:
     return AttentionRead(
         class_to_image=torch.rand((num, heads, patches), generator=generator),
         image_to_text=torch.rand((num, heads, patches, text), generator=generator),
+        patch_norms=torch.ones((num, patches)),
     )
 
 
@@ -33,7 +34,7 @@ def test_defaults_are_the_papers() -> None:
     to_text[:, :, 1, 2] = 0.9  # patch 1 is discarded: its attention counts
     to_text[:, :, 0, 3] = 0.9  # patch 0 is kept: its does not
     to_text[:, :, 2, 5] = 5.0  # [SEP] draws much, and must not crowd out the words
-    masks = compute_masks(AttentionRead(attention, to_text), tokens, MaskConfig())
+    masks = compute_masks(AttentionRead(attention, to_text, torch.ones(1, 9)), tokens, MaskConfig())
     # means of the heads: .7 .1 .1 .1 .7 .1 .1 .1 .4; their mean is .267
     assert masks.keep_patches[0].nonzero().flatten().tolist() == [0, 4, 8]
     assert masks.keep_tokens[0].nonzero().flatten().tolist() == [0, 2, 5]
@@ -57,6 +58,7 @@ def test_heads_and_thresholds() -> None:
     read = AttentionRead(
         torch.tensor([[[0.0, 0.9, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], [0.6, 0.0, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]]]),
         torch.zeros(1, 2, 9, 7),
+        torch.ones(1, 9),
     )
 
     def kept(**settings: object) -> list[int]:
@@ -86,7 +88,8 @@ def test_masks_keep_something_and_only_what_is_there(
     tokens = replace(tokens, patch_valid=tokens.patch_valid | (torch.arange(tokens.patches.shape[1]) == 0))
     read = _read(tokens, seed)
     if flat:
-        read = AttentionRead(torch.full_like(read.class_to_image, 0.1), torch.full_like(read.image_to_text, 0.1))
+        flat_text = torch.full((3, 2, 9, 7), 0.1)[:, :, : tokens.patches.shape[1]]
+        read = AttentionRead(torch.full_like(read.class_to_image, 0.1), flat_text, read.patch_norms)
     config = MaskConfig(image_threshold=threshold, image_amount=amount, heads=heads)  # type: ignore[arg-type]
     masks = compute_masks(read, tokens, config)
     assert (masks.keep_patches.sum(1) >= 1).all()
@@ -115,3 +118,28 @@ def test_amounts_outside_0_1_are_refused() -> None:
         MaskConfig(image_amount=0)
     with pytest.raises(ValueError, match="text_amount"):
         MaskConfig(text_amount=1.2)
+
+
+def test_sinks_can_be_left_out_and_nothing_else() -> None:
+    tokens = make_tokens(num=2)
+    read = _read(tokens, 5)
+    attention = read.class_to_image.clone()
+    attention[:, :, 4] = 9.0  # the corner that draws it all
+    norms = 1 + 0.1 * torch.rand((2, 9), generator=torch.Generator().manual_seed(0))
+    norms[0, 4] = 8.0
+    read = replace(read, class_to_image=attention, patch_norms=norms)
+    config = MaskConfig(text=False, image_threshold="quantile", image_amount=1 / 9)
+    with_sinks = compute_masks(read, tokens, config).keep_patches
+    without = compute_masks(read, tokens, replace(config, drop_sinks=True)).keep_patches
+    assert with_sinks[:, 4].all()
+    # In the second sample patch 4 is as long as any other: no sink, whatever it attracts.
+    assert without[:, 4].tolist() == [False, True]
+    assert without.sum(1).tolist() == [1, 1]
+
+
+def test_a_text_mask_without_its_attention_is_refused() -> None:
+    tokens = make_tokens()
+    read = replace(_read(tokens, 3), image_to_text=None)
+    assert compute_masks(read, tokens, MaskConfig(text=False)).keep_tokens.equal(tokens.token_valid)
+    with pytest.raises(ValueError, match="text=True"):
+        compute_masks(read, tokens, MaskConfig())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,6 @@ from learner.backbones.vilt import small_vilt
 from learner.evaluate import accuracy_by_phase, forgetting
 from learner.head import GrowingHead
 from learner.selection import selection_order
-from learner.tokens import concatenate
 from tests.learner.builders import PATCH_PX, make_tokens
 
 
@@ -60,7 +57,7 @@ def test_a_grown_head_answers_for_old_classes_as_before(kind: str) -> None:
     assert torch.allclose(head(features)[:, :3], before, atol=1e-6)
 
 
-@given(st.integers(1, 12), st.integers(0, 1000), st.sampled_from(["cosine", "herding", "random"]))
+@given(st.integers(1, 12), st.integers(0, 1000), st.sampled_from(["cosine", "herding", "coverage", "random"]))
 @settings(max_examples=60, deadline=None)
 def test_selection_is_an_ordering(number: int, seed: int, selection: str) -> None:
     rng = np.random.default_rng(seed)
@@ -75,6 +72,25 @@ def test_cosine_ranks_by_similarity_and_herding_avoids_duplicates() -> None:
     rng = np.random.default_rng(0)
     assert selection_order(features, mean, "cosine", rng).tolist()[:2] == [1, 0]
     assert set(selection_order(features, mean, "herding", rng).tolist()[:2]) == {1, 2}
+
+
+def test_coverage_takes_one_of_each_group_before_a_second_of_any() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.eye(4), 5, axis=0) + rng.normal(scale=0.05, size=(20, 4))
+    order = selection_order(groups, groups.mean(0), "coverage", rng)
+    assert sorted(place // 5 for place in order[:4].tolist()) == [0, 1, 2, 3]
+
+
+def test_ssf_can_be_limited_to_the_last_layers() -> None:
+    backbone = _backbone()
+    ssf.inject(backbone, ssf.last_layers_pattern(2, 1))
+    trained = {name for name, value in backbone.named_parameters() if value.requires_grad}
+    assert trained
+    assert all(name.startswith(("encoder.layer.1.", "layernorm.")) for name in trained)
+    backbone(make_tokens()).sum().backward()
+    for number in (0, 3):
+        with pytest.raises(ValueError, match=r"1\.\.2"):
+            ssf.last_layers_pattern(2, number)
 
 
 def test_dropping_words_keeps_cls_and_sep() -> None:
@@ -93,34 +109,6 @@ def test_random_keep_never_leaves_a_sample_empty() -> None:
     assert (keep.sum(1) >= 1).all()
     assert not keep[:, 4:].any()
     assert keep.sum() < 260
-
-
-def test_fill_puts_the_kept_patches_back_in_their_places() -> None:
-    masked, donors = make_tokens(num=3), make_tokens(num=5, seed=9)
-    keep = torch.tensor([[1, 0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1]]).bool()
-    filled = augment.fill(masked.keep_patches(keep), donors, torch.Generator().manual_seed(0))
-    assert filled.patch_valid.all()
-    for row in range(3):
-        assert torch.equal(filled.patches[row][keep[row]], masked.patches[row][keep[row]])
-        others = filled.patches[row][~keep[row]]
-        assert any(torch.equal(others, donor[~keep[row]]) for donor in donors.patches)
-    with pytest.raises(ValueError, match="same patch size"):
-        augment.fill(masked, replace(donors, patches=donors.patches[:, :, :4, :4]), torch.Generator())
-
-
-def test_fill_takes_the_nearest_place_of_a_donor_with_another_grid() -> None:
-    masked = concatenate([make_tokens(num=1, grid=(2, 4)), make_tokens(num=1, grid=(1, 2), seed=1)])
-    keep = torch.zeros_like(masked.patch_valid)
-    keep[0, 5] = keep[1, 0] = True
-    donor = make_tokens(num=1, grid=(4, 2), seed=9)
-    filled = augment.fill(masked.keep_patches(keep), donor, torch.Generator().manual_seed(0))
-    assert filled.patch_valid.tolist() == [[True] * 8, [True] * 2 + [False] * 6]
-    # Two rows of four over four rows of two: the middles of rows 0, 1 lie in rows 1, 3; each column is seen twice.
-    expected = donor.patches[0][[2, 2, 3, 3, 6, 6, 7, 7]]
-    expected[5] = masked.patches[0, 5]
-    assert torch.equal(filled.patches[0], expected)
-    assert torch.equal(filled.patches[1, 0], masked.patches[1, 0])
-    assert torch.equal(filled.patches[1, 1], donor.patches[0, 5])
 
 
 def test_modality_dropout_takes_one_or_the_other() -> None:

@@ -15,19 +15,14 @@ import torch
 import zarr
 
 from client import MemoryClient
-from learner import phases
-from learner.config import (
-    METHODS,
-    BackboneConfig,
-    DataConfig,
-    LearnerConfig,
-    MemoryConfig,
-    Method,
-    TrainConfig,
-)
+from learner import method_run, phases
+from learner.config import BackboneConfig, DataConfig, LearnerConfig, MemoryConfig, TrainConfig
 from learner.examples import load_examples
 from learner.masks import MaskConfig
-from learner.phases import PhaseMetrics, Run, RunError, class_phases
+from learner.method_run import MethodRun, RunError
+from learner.methods import DEFAULT, parse_method
+from learner.metrics import PhaseMetrics
+from learner.phases import Run, class_phases
 from learner.report import write_report
 from learner.summary import final_table, summary_json, verdict
 from tests.conftest import Service
@@ -54,14 +49,14 @@ class Words:
 
 
 def _run(
-    method: Method,
+    method: str,
     out: Path,
     service: Service,
     report: Callable[[PhaseMetrics], None] = lambda metrics: None,
     **changes: Any,
 ) -> list[PhaseMetrics]:
     with MemoryClient(service.url) as client:
-        return Run(replace(CONFIG, **changes), PROBLEM, client, out, report=report).run(method)
+        return Run(replace(CONFIG, **changes), PROBLEM, client, out, report=report).run(parse_method(method))
 
 
 def _bytes_in_segments(store: Path, live: set[int]) -> int:
@@ -84,7 +79,7 @@ def _bytes_in_segments(store: Path, live: set[int]) -> int:
 def test_a_run_of_all_methods(start_service: Any, tmp_path: Path) -> None:
     service = start_service()
     out = tmp_path / "runs-a"
-    results = {method: _run(method, out, service) for method in METHODS}
+    results = {method: _run(method, out, service) for method in DEFAULT}
 
     for method, lines in results.items():
         assert [line.phase for line in lines] == [0, 1, 2]
@@ -92,8 +87,9 @@ def test_a_run_of_all_methods(start_service: Any, tmp_path: Path) -> None:
         assert lines[0].accuracy_old is None
         for line in lines:
             assert len(line.by_phase) == line.phase + 1
-            assert line.bytes_used <= line.budget_bytes == 6_000
+            assert line.bytes_used <= line.budget_bytes == (0 if method == "none" else 6_000)
             assert set(line.by_split) == {"near", "far"}
+            assert set(line.by_modality) == (set() if line.phase == 1 else {"both", "picture", "text"})
         on_disk = [json.loads(line) for line in (out / method / "metrics.jsonl").read_text().splitlines()]
         assert on_disk == [asdict(line) for line in lines]
     assert all(line.exemplars == 0 for line in results["none"])
@@ -163,9 +159,9 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
         raise PowerCutError
 
     cut_in = {
-        "train": (phases, "train_phase"),
-        "push": (phases, "save_examples"),  # right after the push
-        "evaluate": (phases.Run, "_evaluate"),
+        "train": (method_run, "train_phase"),
+        "push": (method_run, "save_examples"),  # right after the push
+        "evaluate": (MethodRun, "_evaluate"),
     }[where]
     original = getattr(*cut_in)
     calls = 0
@@ -195,6 +191,7 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
 def test_a_finished_run_is_not_run_again(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = _run("full", tmp_path / "again", service)
     monkeypatch.setattr(phases, "train_phase", None)
+    monkeypatch.setattr(method_run, "train_phase", None)
     assert _run("full", tmp_path / "again", service) == first
 
 

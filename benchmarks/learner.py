@@ -1,0 +1,213 @@
+"""Methods at equal bytes: who remembers most?
+
+    python -m benchmarks.learner                 the table on a CPU: 15 methods, 3 seeds, 5 full samples a class
+    python -m benchmarks.learner --full          the grid for a GPU: 5 memory sizes, 5 seeds, 5, 10 and 20 phases
+    python -m benchmarks.learner --tune          trials on the validation classes, as many for each kind of exemplar
+    python -m benchmarks.learner --quick         everything once on almost nothing: does it work?
+
+Interrupted, the same command goes on at the phase that it was in. benchmarks/README.md says what is compared and how.
+Tables and progress go to stderr and to files; the last line of stdout is one JSON object, figures by method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import learner_plan
+from benchmarks.learner_chart import chart
+from benchmarks.learner_jobs import run_all
+from benchmarks.learner_plan import REFERENCE_MEMORY, Job, Plan
+from benchmarks.learner_report import Results, markdown, rows, summary
+from benchmarks.storage_ours import Service
+from benchmarks.storage_system import machine, stop_remaining, versions
+from learner.methods import parse_method
+from learner.report import write_report
+from learner.train import best_device
+
+RESULTS = Path(__file__).with_name("results")
+_PACKAGES = ("exemplar-memory", "numpy", "pillow", "torch", "transformers")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    plan = _plan(options)
+    out = (options.out or Path("runs") / f"bench-learner{f'-{options.kind}' if options.kind else ''}").absolute()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    # Workers would draw their progress bars over each other; and weights lie in folders: no hub is to be asked.
+    os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+    started = time.monotonic()
+    try:
+        unit = learner_plan.full_sample_bytes(plan, options.data)
+        jobs = plan.jobs()
+        _say(f"{len(jobs)} runs; a full sample is {unit:,} bytes; folder {out}")
+        with (
+            Service(out / "memory") as service,
+            tqdm(total=len(jobs), unit="run", disable=False, file=sys.stderr, mininterval=5) as bar,
+        ):
+
+            def tick(job: Job) -> None:
+                bar.set_postfix_str(f"{job.method}, seed {job.seed}, memory {job.memory}", refresh=False)
+                bar.update()
+
+            results = run_all(
+                plan,
+                full_sample_bytes=unit,
+                url=service.url,
+                out=out,
+                directory=options.data,
+                workers=options.workers,
+                tick=tick,
+            )
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on from here")
+        return 130
+    finally:
+        stop_remaining()
+    setting = _setting(plan, unit, time.monotonic() - started)
+    pages = [
+        markdown(rows(results, num_phases=phases, memory=memory), _title(phases, memory, len(plan.seeds)))
+        for phases in plan.num_phases
+        for memory in plan.memories
+    ]
+    _say("\n".join(pages))
+    _pictures(plan, results, unit, out, options.data)
+    folder = options.results or (out if options.kind in ("quick", "tune") else RESULTS)
+    _save(
+        setting, results, plan, pages, folder / f"learner{f'-{options.kind}' if options.kind else ''}-{setting['date']}"
+    )
+    memory = REFERENCE_MEMORY if REFERENCE_MEMORY in plan.memories else plan.memories[0]
+    print(json.dumps(summary(rows(results, num_phases=plan.num_phases[0], memory=memory))), flush=True)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    plan: Plan = getattr(learner_plan, options.kind or "default")()
+    if options.seeds is not None:
+        plan = replace(plan, seeds=tuple(range(options.seeds)))
+    if options.methods:
+        plan = replace(plan, methods=options.methods, charted=options.methods)
+    if options.memories:
+        plan = replace(plan, memories=options.memories)
+    return plan
+
+
+def _title(phases: int, memory: int, seeds: int) -> str:
+    return (
+        f"{phases} phases, {memory} full samples a class, {seeds} seed{'s' if seeds > 1 else ''} (mean ± deviation, %)"
+    )
+
+
+def _setting(plan: Plan, unit: int, seconds: float) -> dict[str, Any]:
+    device = best_device()
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "machine": machine(),
+        "versions": versions(_PACKAGES),
+        "full_sample_bytes": unit,
+        "seconds_of_this_call": round(seconds),
+        "seeds": list(plan.seeds),
+        "classes": [plan.first_class, plan.first_class + plan.num_classes],
+        "config": plan.config.to_dict(),
+    }
+
+
+def _pictures(plan: Plan, results: Results, unit: int, out: Path, directory: Path | None) -> None:
+    """A report of the first seed's runs, with their masked exemplars."""
+    first = next(job for job in results if job.memory in (REFERENCE_MEMORY, plan.memories[0]))
+    chosen = {
+        job.method: lines
+        for job, lines in results.items()
+        if job.folder(out) == first.folder(out) and "+" not in job.method
+    }
+    if chosen:
+        names = learner_plan.load_data(plan, directory).class_names
+        page = write_report(first.folder(out), first.config(plan, unit), chosen, names, directory=directory)
+        _say(f"masked exemplars of seed {first.seed}: {page}")
+
+
+def _save(setting: dict[str, Any], results: Results, plan: Plan, pages: list[str], stem: Path) -> None:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "setting": setting,
+        "tables": [
+            {"phases": phases, "memory": memory, "methods": summary(rows(results, num_phases=phases, memory=memory))}
+            for phases in plan.num_phases
+            for memory in plan.memories
+        ],
+        "runs": [
+            {
+                "phases": job.num_phases,
+                "memory": job.memory,
+                "seed": job.seed,
+                "method": job.method,
+                "accuracy": [line.accuracy for line in lines],
+                "by_modality": lines[-1].by_modality,
+            }
+            for job, lines in results.items()
+        ],
+    }
+    where = setting["machine"]
+    head = f"{setting['date']}, {setting['device']}, {where['processor']}, {where['cores']} cores"
+    stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+    stem.with_suffix(".md").write_text("\n".join([head, "", *pages]))
+    chart(results, stem.with_suffix(".png"))
+    _say(f"written: {stem}.json, .md, .png")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(parse_method(name).name for name in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _memories(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(size) for size in text.split(","))
+    if min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"memory sizes are at least 1 full sample a class, got {text}")
+    return sizes
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_mutually_exclusive_group()
+    for kind in ("full", "tune", "quick"):
+        kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind)
+    parser.add_argument("--seeds", type=int, help="how many, from 0")
+    parser.add_argument("--methods", type=_methods, help="with commas between, instead of the table's")
+    parser.add_argument("--memories", type=_memories, help="full samples a class, with commas between")
+    parser.add_argument(
+        "--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes; 0 = this one alone"
+    )
+    parser.add_argument("--out", type=Path, help="checkpoints and the store (default: runs/bench-learner...)")
+    parser.add_argument("--results", type=Path, help="tables, JSON and chart (default: benchmarks/results, or --out)")
+    parser.add_argument("--data", type=Path, help="data and weights (default: ./data)")
+    return parser
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""Figures of a learner benchmark: means and deviations over seeds, paired differences, tables and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.learner_plan import Job
+from learner.methods import parse_method
+from learner.metrics import PhaseMetrics
+from learner.summary import summarise
+
+Results = Mapping[Job, Sequence[PhaseMetrics]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one memory size and number of phases, over seeds.
+
+    Attributes:
+        last, average, forgetting: ``(S,)``, a value a seed, shares in [0, 1].
+        exemplars_per_class, bytes_per_exemplar: after the last phase, means over seeds.
+        modality: last accuracy with the picture or the text alone, means over seeds.
+        seconds: of all runs.
+    """
+
+    method: str
+    last: np.ndarray[Any, np.dtype[np.float64]]
+    average: np.ndarray[Any, np.dtype[np.float64]]
+    forgetting: np.ndarray[Any, np.dtype[np.float64]]
+    exemplars_per_class: float
+    bytes_per_exemplar: float
+    modality: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A mean difference over seeds and its 95 % interval by Student's t; None with fewer than two seeds."""
+
+    mean: float
+    interval: tuple[float, float] | None
+
+    def document(self) -> dict[str, Any]:
+        return {"mean": self.mean, "interval": None if self.interval is None else list(self.interval)}
+
+
+def paired(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> Paired:
+    """``left - right``, seed by seed."""
+    gaps = np.asarray(left) - np.asarray(right)
+    mean = float(gaps.mean())
+    if len(gaps) < 2:
+        return Paired(mean, None)
+    half = float(stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
+    return Paired(mean, (mean - half, mean + half))
+
+
+def rows(results: Results, *, num_phases: int, memory: int) -> list[Row]:
+    """The rows of one table, in the order of the jobs."""
+    chosen = [job for job in results if job.num_phases == num_phases and job.memory == memory]
+    table = []
+    for method in dict.fromkeys(job.method for job in chosen):
+        lines = [results[job] for job in chosen if job.method == method]
+        figures = [summarise(line) for line in lines]
+        table.append(
+            Row(
+                method=method,
+                last=np.array([figure.last for figure in figures]),
+                average=np.array([figure.average for figure in figures]),
+                forgetting=np.array([figure.forgetting for figure in figures]),
+                exemplars_per_class=float(np.mean([line[-1].exemplars / line[-1].classes_seen for line in lines])),
+                bytes_per_exemplar=float(np.mean([figure.bytes_per_exemplar for figure in figures])),
+                modality={
+                    name: float(np.mean([line[-1].by_modality[name] for line in lines]))
+                    for name in lines[0][-1].by_modality
+                },
+                seconds=sum(_seconds(line) for line in lines),
+            )
+        )
+    return table
+
+
+def best_full(table: Sequence[Row]) -> Row | None:
+    """The whole-picture baseline with the best mean last accuracy: the one to beat, chosen on the test itself."""
+    full = [row for row in table if parse_method(row.method).stores == "full"]
+    return max(full, key=lambda row: float(row.last.mean()), default=None)
+
+
+def summary(table: Sequence[Row]) -> dict[str, Any]:
+    """The last line of the output: figures by method."""
+    reference = best_full(table)
+    return {
+        row.method: {
+            "last": _spread(row.last),
+            "average": _spread(row.average),
+            "forgetting": _spread(row.forgetting),
+            "exemplars_per_class": row.exemplars_per_class,
+            "bytes_per_exemplar": row.bytes_per_exemplar,
+            "paired_vs_best_full": None if reference is None else paired(row.last, reference.last).document(),
+        }
+        for row in table
+    }
+
+
+def markdown(table: Sequence[Row], title: str) -> str:
+    """A table with its heading and, below it, whether masking paid."""
+    reference = best_full(table)
+    against = f"last, against {reference.method}" if reference else "last, paired"
+    lines = [
+        f"### {title}",
+        "",
+        f"| method | last | average | forgetting | a class | bytes each | {against} | picture / text alone |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in table:
+        stored = row.bytes_per_exemplar > 0
+        lines.append(
+            f"| `{row.method}` | {_points(row.last)} | {_points(row.average)} | {_points(row.forgetting)} "
+            f"| {f'{row.exemplars_per_class:.1f}' if stored else '-'} "
+            f"| {f'{row.bytes_per_exemplar:,.0f}' if stored else '-'} "
+            f"| {'' if reference is None else _gap(paired(row.last, reference.last))} "
+            f"| {100 * row.modality['picture']:.1f} / {100 * row.modality['text']:.1f} |"
+        )
+    return "\n".join([*lines, "", *verdicts(table)]) + "\n"
+
+
+def verdicts(table: Sequence[Row]) -> list[str]:
+    """``masked`` against each of its rivals in words; a loss is called one."""
+    by_name = {row.method: row for row in table}
+    masked, full = by_name.get("masked"), best_full(table)
+    if masked is None:
+        return []
+    rivals = {
+        "the best full images": full,
+        "class-activation boxes": by_name.get("cim"),
+        "random masks": by_name.get("random"),
+    }
+    said = []
+    for name, rival in rivals.items():
+        if rival is None:
+            continue
+        gap = paired(masked.last, rival.last)
+        word = "ahead of" if gap.mean > 0 else "behind" if gap.mean < 0 else "level with"
+        sure = gap.interval is not None and (gap.interval[0] > 0 or gap.interval[1] < 0)
+        ending = "" if sure else ("; one seed" if gap.interval is None else "; the interval holds zero")
+        said.append(
+            f"- Masked exemplars are {word} {name} (`{rival.method}`): {_gap(gap)} points of last accuracy{ending}."
+        )
+    return said
+
+
+def _seconds(lines: Sequence[PhaseMetrics]) -> float:
+    return sum(
+        line.mask_seconds + line.push_seconds + line.evaluate_seconds + (line.train_seconds if line.phase else 0.0)
+        for line in lines
+    )
+
+
+def _spread(values: np.ndarray[Any, Any]) -> dict[str, float | None]:
+    return {"mean": float(values.mean()), "std": float(values.std(ddof=1)) if len(values) > 1 else None}
+
+
+def _points(values: np.ndarray[Any, Any]) -> str:
+    spread = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{100 * values.mean():.1f}{spread}"
+
+
+def _gap(gap: Paired) -> str:
+    interval = "" if gap.interval is None else f" [{100 * gap.interval[0]:+.1f}, {100 * gap.interval[1]:+.1f}]"
+    return f"{100 * gap.mean:+.1f}{interval}"

@@ -1,0 +1,233 @@
+"""One method's phases: train, mask, push, evaluate."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from client import Buffer
+from client.dataset import ReplayDataset
+from learner import checkpoint
+from learner.data.tokenised import TokenisedSplit
+from learner.evaluate import MODALITIES, accuracy_by_phase, correct
+from learner.examples import save_examples
+from learner.exemplars import make_exemplars, mask_split, rerank, to_replay, what_to_store
+from learner.methods import Method
+from learner.metrics import PhaseMetrics
+from learner.techniques.weight_align import align_weights
+from learner.train import Classifier, Replay, train_phase
+from memory_format import ConflictError
+
+if TYPE_CHECKING:
+    from learner.phases import Run
+
+log = logging.getLogger(__name__)
+
+
+class RunError(RuntimeError):
+    """A run cannot go on; the message says what to do."""
+
+
+class MethodRun:
+    """One method's way through the phases. :class:`learner.phases.Run` drives it."""
+
+    model: Classifier
+    base_seconds: float
+
+    def __init__(self, run: Run, method: Method) -> None:
+        self.run = run
+        self.method = method
+        self.problem = run.problem
+        self.config = method.configure(run.config)
+        self.folder = run.out / method.slug
+        self.key = checkpoint.config_key(
+            {"run": run.config.to_dict(), "method": self.config.to_dict(), "data": run.problem.fingerprint}
+        )
+        self.done: list[PhaseMetrics] = []
+        self.buffer: Buffer | None = None
+
+    def open_buffer(self, *, fresh: bool) -> None:
+        """Get the method's buffer; an empty one where the method has not run before (``fresh``).
+
+        Raises:
+            RunError: the buffer is another one than the checkpoints tell of.
+        """
+        client, memory = self.run.client, self.config.memory
+        name = f"{self.run.out.name}-{self.method.slug}".lower()
+        if fresh and any(info.name == name for info in client.buffers()):
+            # Exemplars of a run whose checkpoints are gone would be counted as this run's.
+            log.warning("buffer %s is left from another run: deleted", name)
+            client.delete_buffer(name)
+        try:
+            buffer = client.create_buffer(
+                name,
+                budget_bytes=None if memory.grows else memory.budget_bytes,
+                full_samples_per_class=memory.full_samples_per_class if memory.grows else None,
+                full_sample_bytes=memory.full_sample_bytes if memory.grows else None,
+                disk_limit_bytes=memory.disk_limit_bytes(
+                    sum(map(len, self.problem.phases)), num_phases=len(self.problem.phases)
+                ),
+            )
+        except ConflictError as error:
+            raise RunError(f"{error.message}; give the run another --out or delete the buffer") from error
+        if self.done and self.done[-1].exemplars and not buffer.info().num_records:
+            raise RunError(
+                f"{self.run.out} says that buffer {name} holds {self.done[-1].exemplars} exemplars, but it is empty: "
+                f"is this the right service? To start over, delete {self.run.out}"
+            )
+        self.buffer = buffer
+
+    def phase(self, phase: int, timings: dict[str, Any] | None) -> PhaseMetrics:
+        """One phase, from the end of its training on where ``timings`` of that are there already."""
+        new = self.problem.train.of_classes(self.problem.phases[phase]).load()
+        if phase == 0:
+            timings = {"train_seconds": self.base_seconds, "pull_seconds": 0.0, "mask_seconds": 0.0}
+        elif timings is None:
+            timings = self._train(phase, new)
+            # Saved before the push: a run that dies in between must not train this phase again on a memory
+            # that already holds it.
+            self.save(phase, trained=True, timings=timings)
+        keep_ratio, push_seconds = 0.0, 0.0
+        if self.buffer is not None:
+            keep_ratio, mask_seconds, push_seconds = self._store(self.buffer, phase, new)
+            timings = {**timings, "mask_seconds": timings["mask_seconds"] + mask_seconds}
+        started = time.perf_counter()
+        scores = self._evaluate(phase)
+        stats = self.buffer.stats() if self.buffer else None
+        if stats and stats.bytes_used > stats.budget_bytes:
+            raise RunError(f"the memory holds {stats.bytes_used} bytes, over its budget of {stats.budget_bytes}")
+        return PhaseMetrics(
+            method=self.method.name,
+            phase=phase,
+            classes_seen=len(self.problem.seen(phase)),
+            **scores,
+            exemplars=stats.num_records if stats else 0,
+            bytes_used=stats.bytes_used if stats else 0,
+            budget_bytes=stats.budget_bytes if stats else 0,
+            bytes_per_exemplar=stats.bytes_used / stats.num_records if stats and stats.num_records else 0.0,
+            keep_ratio=keep_ratio,
+            push_seconds=push_seconds,
+            evaluate_seconds=time.perf_counter() - started,
+            **timings,
+        )
+
+    def _train(self, phase: int, new: TokenisedSplit) -> dict[str, float]:
+        config, model, run = self.config.train, self.model, self.run
+        teacher = copy.deepcopy(model).eval() if config.distill else None
+        num_old = len(model.classes_seen)
+        model.add_classes(new)
+        if self.method.all_data:
+            new = self.problem.train.of_classes(self.problem.seen(phase)).load()
+        started = time.perf_counter()
+        keep = mask_split(model, new, self.config.mask, run.generator(phase, 2)).keep_patches
+        mask_seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            replay, dataset = None, None
+            if self.buffer is not None:
+                dataset = ReplayDataset(
+                    self.buffer,
+                    config.batch_size,
+                    seed=self.config.seed,
+                    start_step=phase * 1_000_000,  # no step of one phase is a step of another
+                    strategy="class_balanced",
+                    repair_text=config.repair_text,
+                )
+                batches = iter(dataset)
+                stack.callback(batches.close)
+                replay = _replays(batches)
+            train_phase(
+                model,
+                new,
+                keep,
+                replay,
+                phase=phase,
+                config=config,
+                generator=run.generator(phase, 3),
+                teacher=teacher,
+                progress=f"{self.method.name} phase {phase}",
+            )
+        if config.weight_align:
+            log.info("new classes' weights times %.3f", align_weights(model.head, num_old))
+        return {
+            "train_seconds": time.perf_counter() - started,
+            "pull_seconds": dataset.wait_seconds if dataset else 0.0,
+            "mask_seconds": mask_seconds,
+        }
+
+    def _store(self, buffer: Buffer, phase: int, new: TokenisedSplit) -> tuple[float, float, float]:
+        """Mask, select and push; returns the kept share of patches and the seconds of masking and of pushing."""
+        started = time.perf_counter()
+        model, memory = self.model, self.config.memory
+        masked = mask_split(model, new, self.config.mask, self.run.generator(phase, 1))
+        stored = what_to_store(model, new, masked, self.method.stores)
+        records = list(
+            make_exemplars(
+                model,
+                new.class_ids,
+                stored,
+                masked.features,
+                memory=memory,
+                with_logits=self.config.train.stored_logits > 0,
+                phase=phase,
+                learner_id=self.method.slug,
+                rng=np.random.default_rng([self.config.seed, phase]),
+            )
+        )
+        mask_seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        # Not again after an interrupted push, which evicted by these ranks: on what is left they would be others.
+        if memory.rerank and not any(buffer.query(phase=phase, limit=1)):
+            changed = rerank(model, buffer, memory.selection, np.random.default_rng([self.config.seed, phase, 1]))
+            log.info("re-ranked: %d exemplars have another rank", changed)
+        buffer.push(records, idempotency_key=f"{self.key}-{phase}")
+        push_seconds = time.perf_counter() - started
+        if memory.snapshots:
+            buffer.take_snapshot(f"phase-{phase}")
+        if self.method.stores == "masked":
+            save_examples(self.folder / f"examples-{phase}.npz", model, new, masked, self.config.mask)
+        return float(np.mean([record.keep_mask.mean() for record in records])), mask_seconds, push_seconds
+
+    def _evaluate(self, phase: int) -> dict[str, Any]:
+        seen = self.problem.seen(phase)
+        tests = {name: split.of_classes(seen) for name, split in self.problem.tests.items()}
+        hits = {name: correct(self.model, split) for name, split in tests.items()}
+        all_hits = np.concatenate(list(hits.values()))
+        all_ids = np.concatenate([split.class_ids for split in tests.values()])
+        is_new = np.isin(all_ids, self.problem.phases[phase])
+        by_modality = {}
+        if phase in (0, len(self.problem.phases) - 1):
+            by_modality["both"] = float(all_hits.mean())
+            for name, show in MODALITIES.items():
+                alone = [correct(self.model, split, show=show) for split in tests.values()]
+                by_modality[name] = float(np.concatenate(alone).mean())
+        return {
+            "accuracy": float(all_hits.mean()),
+            "accuracy_new": float(all_hits[is_new].mean()),
+            "accuracy_old": float(all_hits[~is_new].mean()) if phase else None,
+            "by_phase": accuracy_by_phase(all_hits, all_ids, self.problem.phases[: phase + 1]),
+            "by_split": {name: float(values.mean()) for name, values in hits.items()},
+            "by_modality": by_modality,
+        }
+
+    def save(self, phase: int, *, trained: bool, timings: dict[str, float]) -> None:
+        """Where to go on: after the training of a phase (``trained``), or after all of it."""
+        state = {
+            "key": self.key,
+            "trained_phase": phase if trained else -1,
+            "timings": timings,
+            "metrics": [asdict(metrics) for metrics in self.done],
+        }
+        checkpoint.save(self.folder / "checkpoint.pt", state | checkpoint.model_state(self.model))
+
+
+def _replays(batches: Iterator[Any]) -> Iterator[Replay]:
+    for batch in batches:
+        yield to_replay(batch)

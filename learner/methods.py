@@ -1,0 +1,165 @@
+"""The methods that a run compares: what each stores, how it replays that, and how it trains, all as data.
+
+A method is written ``BASE[+PART...]``. The base says what is stored; every part changes some settings of the run:
+``masked`` is exemplar masking with the run's own settings, ``masked+text+q50`` masks the caption too and stores at
+quality 50, ``full+lossless`` stores whole pictures exactly. Later parts win. Whatever a method stores goes through the
+same service under the same budget, and is trained with by the same trainer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from learner.config import LearnerConfig, with_settings
+
+Stores = Literal["nothing", "full", "masked", "cim"]
+"""``full``: whole pictures. ``masked``: the patches and words that the mask keeps. ``cim``: whole pictures, downsampled
+outside their class-activation box (:mod:`learner.baselines.cim`). Texts are whole but for a text mask."""
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Tables of :class:`~learner.config.LearnerConfig` and the fields in them that change."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a method stores.
+
+    Attributes:
+        label: for tables.
+        stores: what becomes of the phase's samples.
+        all_data: train on the data of all phases so far, not only the new one's: no memory would do that.
+        settings: changes to the run's configuration.
+    """
+
+    label: str
+    stores: Stores
+    all_data: bool = False
+    settings: Settings = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A change of settings with a name."""
+
+    label: str
+    settings: Settings
+
+
+BASES: dict[str, Base] = {
+    "none": Base("no replay", "nothing"),
+    "full": Base("full images", "full"),
+    "masked": Base("masked exemplars", "masked"),
+    "random": Base("random masks", "masked", settings={"mask": {"random": True}}),
+    "cim": Base("class-activation box", "cim"),
+    "joint": Base("all data (ceiling)", "nothing", all_data=True),
+}
+
+PARTS: dict[str, Part] = {
+    # What is stored.
+    "lossless": Part("lossless", {"memory": {"codec": {"id": "em_webp_lossless"}}}),
+    "text": Part("text mask", {"mask": {"text": True}}),
+    "mean4": Part("mean of 4 layers", {"mask": {"layers": "mean", "last_layers": 4}}),
+    "rollout": Part("rollout", {"mask": {"layers": "rollout"}}),
+    "max-heads": Part("max of heads", {"mask": {"heads": "max"}}),
+    "no-sinks": Part("no sinks", {"mask": {"drop_sinks": True}}),
+    # Which of it is kept.
+    "cosine": Part("cosine ranking", {"memory": {"selection": "cosine"}}),
+    "herding": Part("herding", {"memory": {"selection": "herding"}}),
+    "coverage": Part("coverage", {"memory": {"selection": "coverage"}}),
+    "any-order": Part("random order", {"memory": {"selection": "random"}}),
+    "rerank": Part("re-ranked", {"memory": {"rerank": True}}),
+    # How it is replayed.
+    "no-views": Part("no masked views", {"train": {"masked_views": 0.0}}),
+    "no-fill": Part("no fill", {"train": {"fill": 0.0}}),
+    "no-drop": Part("no drop", {"train": {"patch_drop": 0.0, "word_drop": 0.0}}),
+    "no-repair": Part("no re-pairing", {"train": {"repair_text": 0.0}}),
+    "fill-background": Part("background fill", {"train": {"fill_from": "background"}}),
+    "fill-batch": Part("batch fill", {"train": {"fill_from": "batch"}}),
+    "fill-mean": Part("mean fill", {"train": {"fill_from": "mean"}}),
+    "flip": Part("flips", {"train": {"flip": 0.5}}),
+    "colour": Part("colour", {"train": {"colour": 0.3}}),
+    # How the model is trained.
+    "kd": Part("distillation", {"train": {"distill": 1.0}}),
+    "der": Part("stored logits", {"train": {"stored_logits": 0.1}}),
+    "wa": Part("weight aligning", {"train": {"weight_align": True}}),
+}
+
+_QUALITY = re.compile(r"q(\d{1,3})")
+_LONGEST_SLUG = 40
+_KEEP = re.compile(r"keep(\d{1,3})")
+
+DEFAULT = ("none", "full", "masked")
+"""What the demo compares."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to spend a budget. Get it from :func:`parse_method`.
+
+    Attributes:
+        name: as it was written.
+        label: for tables.
+        stores, all_data: as in :class:`Base`.
+        settings: all changes, in order.
+    """
+
+    name: str
+    label: str
+    stores: Stores
+    all_data: bool
+    settings: tuple[Settings, ...]
+
+    @property
+    def slug(self) -> str:
+        """The name as buffers, learner ids and folders can bear it: long ones are cut, and end in a hash."""
+        name = self.name.replace("+", ".")
+        if len(name) <= _LONGEST_SLUG:
+            return name
+        digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+        return f"{name[: _LONGEST_SLUG - 9]}-{digest}"
+
+    def configure(self, config: LearnerConfig) -> LearnerConfig:
+        """The run's configuration as this method has it.
+
+        Raises:
+            ValueError: the parts do not go with the configuration.
+        """
+        for settings in self.settings:
+            config = with_settings(config, settings)
+        return config
+
+
+def parse_method(text: str) -> Method:
+    """A method from ``BASE[+PART...]``; beside :data:`PARTS`, ``q30`` is a quality of the run's codec and ``keep40`` a
+    share of patches, in percent, that masks keep.
+
+    Raises:
+        ValueError: there is no such base or part.
+    """
+    name, *parts = text.split("+")
+    if name not in BASES:
+        raise ValueError(f"methods are {', '.join(BASES)}, each with parts after a +; got {text!r}")
+    base = BASES[name]
+    chosen = [_part(part, text) for part in parts]
+    return Method(
+        name=text,
+        label=", ".join([base.label, *(part.label for part in chosen)]),
+        stores=base.stores,
+        all_data=base.all_data,
+        settings=(base.settings, *(part.settings for part in chosen)),
+    )
+
+
+def _part(name: str, text: str) -> Part:
+    if name in PARTS:
+        return PARTS[name]
+    if found := _QUALITY.fullmatch(name):
+        return Part(name, {"memory": {"codec": {"quality": int(found[1])}}})
+    if found := _KEEP.fullmatch(name):
+        amount = int(found[1]) / 100
+        return Part(f"{amount:.0%} kept", {"mask": {"image_threshold": "quantile", "image_amount": amount}})
+    raise ValueError(f"parts are {', '.join(PARTS)}, qNN and keepNN; got {name!r} in {text!r}")

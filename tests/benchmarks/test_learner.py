@@ -1,0 +1,141 @@
+"""The learner benchmark: fair plans, right statistics, and a quick mode that runs everything, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import learner_cost, learner_plan
+from benchmarks.learner_plan import TRIALS, Job
+from benchmarks.learner_report import Row, best_full, paired, summary, verdicts
+from learner.data.fetch import data_dir
+from learner.methods import parse_method
+from learner.phases import class_phases
+
+ROOT = Path(__file__).parents[2]
+
+
+def _row(method: str, last: list[float]) -> Row:
+    values = np.array(last)
+    return Row(method, values, values + 0.1, values * 0, 3.0, 400.0, {"picture": 0.2, "text": 0.1}, 1.0)
+
+
+def test_intervals_are_students_over_the_seeds_own_differences() -> None:
+    gap = paired(np.array([0.5, 0.6, 0.9]), np.array([0.4, 0.4, 0.6]))
+    # Differences .1, .2, .3: mean .2, deviation .1, t(2 degrees, 97.5 %) = 4.3027 (any table).
+    assert gap.mean == pytest.approx(0.2)
+    assert gap.interval == pytest.approx((0.2 - 4.3027 * 0.1 / 3**0.5, 0.2 + 4.3027 * 0.1 / 3**0.5), abs=1e-5)
+    assert paired(np.array([0.5]), np.array([0.4])).interval is None
+
+
+def test_the_reference_is_the_best_full_baseline_and_losses_are_said() -> None:
+    table = [
+        _row("none", [0.1, 0.1]),
+        _row("full", [0.3, 0.3]),
+        _row("full+q60", [0.4, 0.42]),
+        _row("cim", [0.2, 0.3]),
+        _row("random", [0.35, 0.35]),
+        _row("masked", [0.35, 0.35]),
+    ]
+    best = best_full(table)
+    assert best is not None
+    assert best.method == "full+q60"
+    words = verdicts(table)
+    assert words[0].startswith("- Masked exemplars are behind the best full images (`full+q60`): -6.0")
+    assert "ahead of class-activation boxes" in words[1]
+    assert "holds zero" in words[1]
+    assert "level with random masks" in words[2]
+    told = summary(table)
+    assert told["masked"]["paired_vs_best_full"]["mean"] == pytest.approx(-0.06)
+    assert told["full+q60"]["paired_vs_best_full"] == {"mean": 0.0, "interval": [0.0, 0.0]}
+    assert told["full"]["last"] == {"mean": pytest.approx(0.3), "std": 0.0}
+
+
+@pytest.mark.parametrize("kind", ["default", "full", "tune", "quick"])
+def test_plans_are_made_of_methods_that_go_with_their_settings(kind: str) -> None:
+    plan = getattr(learner_plan, kind)()
+    jobs = plan.jobs()
+    assert len(set(jobs)) == len(jobs)
+    for job in jobs:
+        parse_method(job.method).configure(job.config(plan, 1000))
+    for number in plan.num_phases:
+        orders = []
+        for seed in plan.seeds:
+            config = Job(number, seed, 5, "masked").config(plan, 1000).data
+            phases = class_phases(plan.num_classes, config.base_classes, config.classes_per_phase, seed)
+            assert len(phases) == number
+            orders.append(phases)
+        assert len({str(order) for order in orders}) == len(plan.seeds)
+
+
+def test_tuning_is_as_long_for_each_kind_and_on_other_classes() -> None:
+    assert len({len(names) for names in TRIALS.values()}) == 1
+    assert all(parse_method(name).stores == parse_method(kind).stores for kind in TRIALS for name in TRIALS[kind])
+    table, tuning = learner_plan.default(), learner_plan.tune()
+    assert tuning.first_class >= table.first_class + table.num_classes
+    assert replace(tuning, first_class=0, methods=table.methods, seeds=table.seeds) == table
+
+
+def test_memory_sizes_share_a_base_phase_and_seeds_do_not(tmp_path: Path) -> None:
+    jobs = learner_plan.full().jobs()
+    assert len({job.base_path(tmp_path) for job in jobs}) == 3 * 5
+    assert len({job.folder(tmp_path) for job in jobs}) == 3 * 5 * 5
+
+
+def _quick(out: Path) -> tuple[dict[str, dict[str, object]], str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.learner", "--quick", "--workers", "0", "--out", str(out)],
+        cwd=ROOT,
+        env=os.environ | {"EXEMPLAR_MEMORY_DATA": str(data_dir().resolve()), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    last: dict[str, dict[str, object]] = json.loads(done.stdout.splitlines()[-1])
+    return last, done.stderr
+
+
+@pytest.mark.slow
+def test_the_quick_benchmark_runs_everything_and_a_second_time_nothing(tmp_path: Path) -> None:
+    first, said = _quick(tmp_path)
+    assert list(first) == list(learner_plan.quick().methods)
+    for method, figures in first.items():
+        assert set(figures) == {
+            *("last", "average", "forgetting", "exemplars_per_class", "bytes_per_exemplar", "paired_vs_best_full")
+        }
+        for name in ("last", "average", "forgetting"):
+            assert set(figures[name]) == {"mean", "std"}  # type: ignore[call-overload]
+        stores = parse_method(method).stores != "nothing"
+        assert (figures["exemplars_per_class"] > 0) == stores  # type: ignore[operator]
+    assert first["masked"]["bytes_per_exemplar"] < first["full"]["bytes_per_exemplar"]  # type: ignore[operator]
+    assert first["masked"]["exemplars_per_class"] > first["full"]["exemplars_per_class"]  # type: ignore[operator]
+    assert "2 phases, 5 full samples a class" in said
+    written = {path.suffix for path in tmp_path.glob("learner-quick-*")}
+    assert written == {".json", ".md", ".png"}
+    assert list(tmp_path.glob("p2-s0-*/report.html"))
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
+    assert len([path for path in before if path.name.startswith("base-")]) == 2
+    second, _ = _quick(tmp_path)
+    assert second == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")} == before
+
+
+def test_the_cost_benchmark_measures_each_kind_of_mask_and_both_kinds_of_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    figures = learner_cost.measure(learner_plan.quick(), tmp_path, None, rounds=1)
+    assert set(figures["mask_over_forward"]) == set(learner_cost.MASKS)
+    assert all(value > 0 for value in figures["mask_over_forward"].values())
+    assert figures["step_service_over_tensors"] > 0
+    assert 0 <= figures["replay_wait_share"] < 1
+    assert figures["step_samples_per_second"] > 0

@@ -1,0 +1,246 @@
+"""Methods as data, and the exemplars that each of them stores."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from client import MemoryClient
+from learner import method_run
+from learner.backbones.vilt import small_vilt
+from learner.baselines import cim
+from learner.config import LearnerConfig, TrainConfig
+from learner.exemplars import rerank
+from learner.method_run import MethodRun
+from learner.methods import BASES, PARTS, parse_method
+from learner.metrics import PhaseMetrics
+from learner.phases import Run
+from learner.tokens import Tokens
+from learner.train import Classifier
+from memory_format import WebP, make_record
+from tests.conftest import Service
+from tests.learner.builders import PATCH_PX, make_split, make_tokens
+from tests.learner.test_phases import CONFIG, PROBLEM, PowerCutError
+
+SHORT = replace(CONFIG, train=replace(CONFIG.train, base_epochs=1, ssf_epochs=1))
+
+
+def _model(num_layers: int = 2) -> Classifier:
+    torch.manual_seed(0)
+    backbone = small_vilt(
+        image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=num_layers, num_heads=1, vocab_size=200
+    )
+    model = Classifier(backbone, TrainConfig(bf16="off"), torch.device("cpu"))
+    model.add_classes(make_split([7, 3], 4))
+    torch.nn.init.normal_(model.head.weight, std=0.05)
+    return model.eval()
+
+
+def test_every_base_and_part_changes_what_it_says_and_nothing_else() -> None:
+    config = LearnerConfig()
+    for base, part in itertools.product(BASES, [*PARTS, "q77", "keep40"]):
+        method = parse_method(f"{base}+{part}")
+        changed = method.configure(config)
+        expected = config.to_dict()
+        for settings in method.settings:
+            for table, fields in settings.items():
+                codec = expected["memory"]["codec"]
+                expected[table] |= fields
+                if "id" not in expected["memory"]["codec"]:
+                    expected["memory"]["codec"] = codec | expected["memory"]["codec"]
+        assert changed.to_dict() == expected
+        assert method.slug == f"{base}.{part}"
+        assert method.stores == BASES[base].stores
+    # No part is another one's double, or the default under another name (but those that name defaults).
+    tables = [str(part.settings) for part in PARTS.values()]
+    assert len(set(tables)) == len(tables)
+    idle = {name for name in PARTS if parse_method(f"full+{name}").configure(config) == config}
+    assert idle == {"herding"}
+
+
+def test_later_parts_win() -> None:
+    method = parse_method("masked+q10+keep25+q60")
+    config = method.configure(LearnerConfig())
+    assert config.memory.codec == LearnerConfig().memory.codec | {"quality": 60}
+    assert (config.mask.image_threshold, config.mask.image_amount) == ("quantile", 0.25)
+    assert method.label == "masked exemplars, q10, 25% kept, q60"
+    long = [parse_method("masked+" + "+".join(["q10"] * 12 + [part])).slug for part in ("q11", "q12")]
+    assert long[0] != long[1]
+    assert [len(slug) for slug in long] == [40, 40]
+
+
+@pytest.mark.parametrize("name", ["", "magic", "masked+", "masked+magic", "masked text", "full+q1000"])
+def test_unknown_methods_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match=r"(methods|parts) are (none|lossless), "):
+        parse_method(name)
+
+
+def _run(name: str, out: Path, service: Service, config: LearnerConfig = SHORT) -> list[PhaseMetrics]:
+    with MemoryClient(service.url) as client:
+        return Run(config, PROBLEM, client, out).run(parse_method(name))
+
+
+def test_every_method_keeps_its_budget_and_stores_what_it_says(service: Service, tmp_path: Path) -> None:
+    out = tmp_path / "kinds"
+    names = ["full+lossless", "full+q5", "cim", "random", "masked+text", "masked+der", "joint"]
+    config = replace(SHORT, memory=replace(CONFIG.memory, budget_bytes=15_000))
+    last = {name: _run(name, out, service, config)[-1] for name in names}
+    assert all(metrics.bytes_used <= 15_000 for metrics in last.values())
+    assert last["joint"].exemplars == 0
+    assert last["joint"].accuracy_old is not None
+    assert last["full+lossless"].bytes_per_exemplar > last["full+q5"].bytes_per_exemplar
+    held = {}
+    with MemoryClient(service.url) as client:
+        for name in names[:-1]:
+            buffer = client.buffer(f"kinds-{parse_method(name).slug}")
+            held[name] = list(buffer.records())
+            assert sum(record.charge for record in held[name]) == last[name].bytes_used
+            assert {record.class_id for record in held[name]} == set(range(6))
+    for name in ("full+lossless", "full+q5", "cim"):
+        assert all(record.keep_mask.all() for record in held[name])
+        assert all(len(record.token_ids) == record.text_length for record in held[name])
+    assert {record.codec_id for record in held["full+lossless"]} == {"em_webp_lossless"}
+    assert any(len(record.token_ids) < record.text_length for record in held["masked+text"])
+    assert not any(record.extras for record in held["masked+text"])
+    # Logits of the classes known when each was stored.
+    classes_then = {0: 2, 1: 4, 2: 6}
+    for record in held["masked+der"]:
+        assert record.arrays()["logits"].shape == (classes_then[record.phase],)
+    # As many patches as attention would keep, and not the same.
+    assert {record.num_kept for record in held["random"]} <= set(range(1, 9))
+
+
+def test_a_growing_budget_is_so_many_full_samples_for_each_class_seen(service: Service, tmp_path: Path) -> None:
+    memory = replace(CONFIG.memory, full_samples_per_class=2, full_sample_bytes=700)
+    lines = _run("full", tmp_path / "growing", service, replace(SHORT, memory=memory))
+    assert [line.budget_bytes for line in lines] == [2 * 1400, 4 * 1400, 6 * 1400]
+    assert all(line.bytes_used <= line.budget_bytes for line in lines)
+
+
+def test_all_techniques_together_resume_to_the_same_results(
+    start_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "masked+der+kd+wa+rerank+flip+colour+fill-background+coverage+rollout"
+    services = {part: start_service(tmp_path / f"store-{part}") for part in ("whole", "cut")}
+    whole = _run(name, tmp_path / "whole" / "run", services["whole"])
+    original, calls = MethodRun._evaluate, 0
+
+    def second_time(self: MethodRun, phase: int) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # after the push, whose evictions went by the new ranks
+            raise PowerCutError
+        return original(self, phase)
+
+    monkeypatch.setattr(method_run.MethodRun, "_evaluate", second_time)
+    with pytest.raises(PowerCutError):
+        _run(name, tmp_path / "cut" / "run", services["cut"])
+    resumed = _run(name, tmp_path / "cut" / "run", services["cut"])
+
+    def figures(lines: list[PhaseMetrics]) -> list[dict[str, Any]]:
+        return [{k: v for k, v in asdict(line).items() if "seconds" not in k} for line in lines]
+
+    assert figures(resumed) == figures(whole)
+    held = []
+    for service in services.values():
+        with MemoryClient(service.url) as client:
+            held.append(list(client.buffer(f"run-{parse_method(name).slug}").records()))
+    assert held[0] == held[1]
+
+
+def test_reranking_follows_the_model_and_settles(service: Service) -> None:
+    model = _model()
+    split = make_split([3, 7], 5)
+    records = [
+        make_record(
+            class_id=int(split.class_ids[row]),
+            patches=split.tokens.patches[row].numpy(),
+            keep_mask=np.ones((3, 3), dtype=bool),
+            codec=WebP(quality=90),
+            token_ids=split.tokens.token_ids[row][split.tokens.token_valid[row]].numpy(),
+            rank=100 + row,
+        )
+        for row in range(10)
+    ]
+    with MemoryClient(service.url) as client:
+        buffer = client.create_buffer("reranked", budget_bytes=100_000)
+        buffer.push(records)
+        assert rerank(model, buffer, "herding", np.random.default_rng(0)) == 10
+        version = buffer.info().version
+        by_class = {c: sorted(info.rank for info in buffer.query(class_id=c)) for c in (3, 7)}
+        assert by_class == {3: [0, 1, 2, 3, 4], 7: [0, 1, 2, 3, 4]}
+        assert rerank(model, buffer, "herding", np.random.default_rng(0)) == 0
+        assert buffer.info().version == version
+        empty = client.create_buffer("nothing-to-rerank", budget_bytes=100_000)
+        assert rerank(model, empty, "herding", np.random.default_rng(0)) == 0
+
+
+def test_the_class_activation_box_is_the_smallest_around_the_active_patches() -> None:
+    tokens = make_tokens(num=3, grid=(3, 4))
+    activation = torch.zeros(3, 12)
+    activation[0, [1, 6]] = torch.tensor([1.0, 0.7])  # row 0 column 1, row 1 column 2
+    activation[0, 11] = 0.5  # below the threshold
+    activation[1, 5] = 2.0
+    box = cim.activation_box(activation, tokens)
+    assert box[0].nonzero().flatten().tolist() == [1, 2, 5, 6]
+    assert box[1].nonzero().flatten().tolist() == [5]
+    assert box[2].all()  # active nowhere: all is kept
+
+
+def test_grad_cam_is_what_finite_differences_say() -> None:
+    """The weights are the mean gradient of the class's logit over the patches entering the last block."""
+    model = _model()
+    tokens, targets = make_tokens(num=2), torch.tensor([0, 1])
+    activation = cim.class_activation(model, tokens, targets)
+    model.double()
+    last = model.backbone.encoder.layer[-1]
+    first_patch = tokens.token_ids.shape[1] + 1
+    seen: list[torch.Tensor] = []
+    shift = torch.zeros(64, dtype=torch.double)
+
+    def enter(module: object, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden = args[0].clone()
+        seen.append(hidden[:, first_patch:].clone())
+        hidden[:, first_patch:] += shift
+        return (hidden, *args[1:])
+
+    handle = last.register_forward_pre_hook(enter)
+
+    @torch.no_grad()
+    def score() -> torch.Tensor:
+        hidden, mask = model.backbone._embed(tokens)
+        features = model.backbone.layernorm(model.backbone._encode(hidden.double(), mask.double())[:, 0])
+        return model.head(features).gather(1, targets[:, None])[:, 0]
+
+    start = score()
+    weights = torch.zeros(2, 64, dtype=torch.double)
+    for channel in range(64):
+        shift[channel] = 1e-5
+        weights[:, channel] = (score() - start) / 1e-5 / 9
+        shift[channel] = 0.0
+    handle.remove()
+    expected = (seen[0] * weights[:, None]).sum(-1).relu()
+    assert torch.allclose(activation.double(), expected, atol=1e-3 * float(expected.max()))
+    assert expected.max() > 0
+
+
+def test_outside_the_box_cells_are_flat_and_inside_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = make_tokens(num=2)
+    activation = torch.zeros(2, 9)
+    activation[:, 4] = 1.0
+    monkeypatch.setattr(cim, "class_activation", lambda model, tokens, targets: activation)
+    boxed: Tokens = cim.compress(_model(), tokens, torch.tensor([0, 1]))
+    assert torch.equal(boxed.patches[:, 4], tokens.patches[:, 4])
+    cells = boxed.patches[:, 0].reshape(2, 2, 4, 2, 4, 3)
+    assert (cells == cells[:, :, :1, :, :1]).all()
+    assert torch.allclose(
+        cells[:, :, 0, :, 0].float(), tokens.patches[:, 0].reshape(2, 2, 4, 2, 4, 3).float().mean((2, 4)), atol=0.51
+    )
+    with pytest.raises(ValueError, match="cells of 3 px"):
+        cim.averaged(tokens.patches, 3)

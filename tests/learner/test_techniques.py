@@ -1,0 +1,213 @@
+"""Each training technique by itself: what it computes, and what it must leave alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learner.backbones.vilt import small_vilt
+from learner.config import TrainConfig
+from learner.head import GrowingHead
+from learner.techniques.colour import jitter
+from learner.techniques.distill import distillation_loss
+from learner.techniques.fill import fill, to_canvas
+from learner.techniques.flip import flip
+from learner.techniques.stored_logits import stored_logits_loss
+from learner.techniques.weight_align import align_weights
+from learner.tokens import Tokens, concatenate
+from learner.train import Classifier, _loss, _View
+from memory_format import patches_to_image
+from tests.learner.builders import PATCH_PX, make_split, make_tokens
+
+KEEP = torch.tensor([[1, 0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1]]).bool()
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("source", ["new", "background", "batch", "mean"])
+def test_fill_leaves_the_kept_patches_in_their_places(source: str) -> None:
+    masked, donors = make_tokens(num=3), make_tokens(num=5, seed=9)
+    background = torch.arange(9).expand(5, 9) >= 3
+    filled = fill(masked.keep_patches(KEEP), source, donors, background, _generator())  # type: ignore[arg-type]
+    canvas, valid = to_canvas(filled)
+    for row in range(3):
+        assert torch.equal(canvas[row][KEEP[row]], masked.patches[row][KEEP[row]])
+        others = canvas[row][~KEEP[row]]
+        if source == "new":
+            assert valid[row].all()
+            assert any(torch.equal(others, donor[~KEEP[row]]) for donor in donors.patches)
+        if source == "background":
+            assert torch.equal(valid[row], KEEP[row] | (torch.arange(9) >= 3))
+        if source == "mean":
+            mean = masked.patches[row][KEEP[row]].float().mean((0, 1, 2)).round()
+            assert torch.equal(others.float(), mean.expand_as(others))
+    if source == "batch":
+        # Every place comes from an exemplar that kept it, and the first two have different donors.
+        for row in range(3):
+            for place in torch.nonzero(valid[row] & ~KEEP[row]).flatten().tolist():
+                assert any(
+                    torch.equal(canvas[row, place], masked.patches[other, place])
+                    for other in range(3)
+                    if KEEP[other, place]
+                )
+        assert (valid.sum(1) >= KEEP.sum(1)).all()
+        assert valid.sum() > KEEP.sum()
+
+
+def test_fill_needs_donors_that_fit() -> None:
+    masked, donors = make_tokens(num=3).keep_patches(KEEP), make_tokens()
+    donors = replace(donors, patches=donors.patches[:, :, :4, :4])
+    with pytest.raises(ValueError, match="same patch size"):
+        fill(masked, "new", donors, donors.patch_valid, _generator())
+
+
+def _of_two_grids() -> Tokens:
+    """One of 2 x 4 patches with place 5 kept, one of 1 x 2 with place 0 kept."""
+    tokens = concatenate([make_tokens(num=1, grid=(2, 4)), make_tokens(num=1, grid=(1, 2), seed=1)])
+    keep = torch.zeros_like(tokens.patch_valid)
+    keep[0, 5] = keep[1, 0] = True
+    return tokens.keep_patches(keep)
+
+
+def test_fill_takes_the_nearest_place_of_a_donor_with_another_grid() -> None:
+    masked, donor = _of_two_grids(), make_tokens(num=1, grid=(4, 2), seed=9)
+    filled = fill(masked, "new", donor, donor.patch_valid, _generator())
+    assert filled.patch_valid.tolist() == [[True] * 8, [True] * 2 + [False] * 6]
+    # Two rows of four over four rows of two: the middles of rows 0, 1 lie in rows 1, 3; each column is seen twice.
+    expected = donor.patches[0][[2, 2, 3, 3, 6, 6, 7, 7]]
+    expected[5] = masked.patches[0, 0]
+    assert torch.equal(filled.patches[0], expected)
+    assert torch.equal(filled.patches[1, 0], masked.patches[1, 0])
+    assert torch.equal(filled.patches[1, 1], donor.patches[0, 5])
+    assert filled.patch_positions[1, :2].tolist() == [0, 1]
+
+
+def test_fill_from_the_batch_goes_across_grids() -> None:
+    masked = _of_two_grids()
+    donor = make_tokens()
+    filled = fill(masked, "batch", donor, donor.patch_valid, _generator())
+    # The kept place of the second, its left half, lies over all left places of the first; place 5 of the first, in its
+    # second row, lies under none of the second.
+    assert filled.patch_positions[0].tolist() == [0, 1, 4, 5]
+    assert filled.patch_valid.tolist() == [[True] * 4, [True] + [False] * 3]
+    assert torch.equal(filled.patches[0, 3], masked.patches[0, 0])
+    assert all(torch.equal(filled.patches[0, i], masked.patches[1, 0]) for i in range(3))
+
+
+def test_fill_by_the_mean_stays_within_each_grid() -> None:
+    donor = make_tokens()
+    filled = fill(_of_two_grids(), "mean", donor, donor.patch_valid, _generator())
+    assert filled.patch_valid.sum(1).tolist() == [8, 2]
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_a_mirrored_sample_is_its_mirrored_picture_and_mirrored_mask(seed: int) -> None:
+    tokens = make_tokens(num=3, grid=(2, 4), seed=seed)
+    keep = torch.rand((3, 8), generator=_generator(seed)) < 0.5
+    keep[:, 0] = True
+    mirrored = flip(tokens.keep_patches(keep), 1.0, _generator())
+    canvas, valid = to_canvas(mirrored)
+    for row in range(3):
+        image = patches_to_image(tokens.patches[row].numpy() * keep[row, :, None, None, None].numpy(), (2, 4))
+        assert np.array_equal(patches_to_image(canvas[row].numpy(), (2, 4)), image[:, ::-1])
+        assert torch.equal(valid[row].reshape(2, 4), keep[row].reshape(2, 4).flip(1))
+    half = flip(make_tokens(num=400), 0.5, _generator())
+    moved = (half.patch_positions[:, 0] != 0).float().mean()
+    assert 0.35 < moved < 0.65
+
+
+def test_colour_moves_all_patches_of_a_sample_together() -> None:
+    tokens = make_tokens(num=6)
+    flat = replace(tokens, patches=torch.full_like(tokens.patches, 100))
+    changed = jitter(flat, 0.3, _generator())
+    for row in changed.patches:
+        assert len(row.unique()) == 1  # grey, and the mean of the sample: brightness alone can move it
+        assert 70 <= int(row[0, 0, 0, 0]) <= 130
+    assert len({int(row[0, 0, 0, 0]) for row in changed.patches}) > 1
+    assert torch.equal(jitter(tokens, 0.0, _generator()).patches, tokens.patches)
+    empty = tokens.keep_patches(torch.zeros_like(tokens.patch_valid))
+    assert len(jitter(empty, 0.3, _generator())) == 6
+
+
+def test_distillation_is_the_divergence_and_vanishes_for_the_teacher() -> None:
+    logits, teacher = torch.randn(5, 7, generator=_generator()), torch.randn(5, 4, generator=_generator(1))
+    p, q = (teacher / 2).softmax(1), (logits[:, :4] / 2).softmax(1)
+    expected = 4 * (p * (p.log() - q.log())).sum()
+    assert torch.allclose(distillation_loss(logits, teacher), expected, atol=1e-5)
+    assert distillation_loss(logits, logits[:, :4]).abs() < 1e-5
+
+
+def test_stored_logits_count_only_the_classes_known_then() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0, 9.0], [1.0, 1.0, 1.0, 1.0], [5.0, 5.0, 5.0, 5.0]], requires_grad=True)
+    nan = float("nan")
+    stored = torch.tensor([[0.0, 0.0, nan], [1.0, 3.0, 1.0], [nan, nan, nan]])
+    loss = stored_logits_loss(logits, stored)
+    assert loss.item() == pytest.approx((1 + 4) / 2 + 4 / 3)
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.equal(logits.grad[2], torch.zeros(4))
+    assert logits.grad.isfinite().all()
+
+
+def test_aligned_weights_are_as_long_as_the_old_ones_and_point_where_they_did() -> None:
+    head = GrowingHead(6, kind="linear")
+    head.grow(torch.randn(3, 6, generator=_generator()))
+    head.grow(5 * torch.randn(2, 6, generator=_generator(1)))
+    before = head.weight.detach().clone()
+    factor = align_weights(head, 3)
+    assert torch.equal(head.weight[:3], before[:3])
+    assert torch.allclose(head.weight[3:], before[3:] * factor)
+    assert head.weight[3:].norm(dim=1).mean().item() == pytest.approx(float(before[:3].norm(dim=1).mean()), rel=1e-5)
+    with pytest.raises(ValueError, match="old and new"):
+        align_weights(head, 5)
+    with pytest.raises(ValueError, match="linear"):
+        align_weights(GrowingHead(6, kind="cosine"), 0)
+
+
+def _model() -> Classifier:
+    torch.manual_seed(0)
+    backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=1, num_heads=1, vocab_size=200)
+    model = Classifier(backbone, TrainConfig(bf16="off"), torch.device("cpu"))
+    model.add_classes(make_split([7, 3], 4))
+    torch.nn.init.normal_(model.head.weight, std=0.05)
+    return model.eval()
+
+
+def test_the_loss_of_a_step_is_the_sum_of_its_parts_over_its_samples() -> None:
+    model = _model()
+    split = make_split([3, 7], 3)
+    short = split.tokens.keep_patches(torch.arange(9).expand(6, 9) < 4)
+    stored = torch.full((6, 2), 0.5)
+    views = [_View(split.tokens, split.class_ids), _View(short, split.class_ids, stored)]
+    targets = model.targets(split.class_ids)
+    long_logits, short_logits = model.logits(split.tokens), model.logits(short)
+    cross = F.cross_entropy(torch.cat([long_logits, short_logits]), targets.repeat(2))
+    assert torch.allclose(_loss(model, None, views, TrainConfig()), cross, atol=1e-5)
+    der = (short_logits - 0.5).square().mean(1).sum() / 12
+    assert torch.allclose(_loss(model, None, views, TrainConfig(stored_logits=0.3)), cross + 0.3 * der, atol=1e-5)
+    # Its own teacher has nothing to add.
+    assert torch.allclose(_loss(model, model, views, TrainConfig(distill=1.0)), cross, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"fill": 1.5}, "fill is a share"),
+        ({"modality_drop": 0.6}, "modality_drop"),
+        ({"distill": -1.0}, "negative"),
+        ({"weight_align": True, "head": "cosine"}, "head = linear"),
+        ({"ssf_layers": -1}, "ssf_layers"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(setting: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TrainConfig(**setting)  # type: ignore[arg-type]
