@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -50,6 +50,10 @@ TRIALS: dict[str, tuple[str, ...]] = {
 """What `--tune` tries on the validation classes: as many trials for each kind of exemplar."""
 
 
+RECIPE = LearnerConfig(train=TrainConfig(base_epochs=12, modality_drop=0.3, batch_size=8, ssf_lr=1e-3))
+"""Chosen on the validation classes by the base phase alone, before any method was compared: docs/decisions/0008."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """One benchmark.
@@ -70,7 +74,7 @@ class Plan:
     num_classes: int = 18
     train_per_class: int | None = 32
     test_per_class: int | None = 12
-    config: LearnerConfig = field(default_factory=LearnerConfig)
+    config: LearnerConfig = RECIPE
 
     def jobs(self) -> list[Job]:
         """All runs, those of one base phase side by side."""
