@@ -1,6 +1,20 @@
 """The exemplar record: what the service and its clients must agree on. No I/O."""
 
-from memory_format.codecs import CODECS, PatchCodec, RawZstd, WebP, WebPLossless, codec_class, make_codec
+from memory_format.codecs import (
+    AVIF,
+    CODECS,
+    JPEG,
+    JPEGXL,
+    JPEGXLLossless,
+    PatchCodec,
+    RawZstd,
+    WebP,
+    WebPLossless,
+    codec_available,
+    codec_class,
+    make_codec,
+    require_codec,
+)
 from memory_format.errors import (
     ERROR_CODES,
     BudgetError,
@@ -9,6 +23,7 @@ from memory_format.errors import (
     ErrorCode,
     ExemplarMemoryError,
     FormatError,
+    MissingLibraryError,
     NotFoundError,
     StorageError,
 )
@@ -26,9 +41,12 @@ from memory_format.wire import (
 )
 
 __all__ = [
+    "AVIF",
     "CODECS",
     "ERROR_CODES",
     "HEADER_BYTES",
+    "JPEG",
+    "JPEGXL",
     "MEDIA_TYPE",
     "Batch",
     "BudgetError",
@@ -37,7 +55,9 @@ __all__ = [
     "ErrorCode",
     "ExemplarMemoryError",
     "FormatError",
+    "JPEGXLLossless",
     "Layout",
+    "MissingLibraryError",
     "NotFoundError",
     "PatchCodec",
     "RawZstd",
@@ -47,6 +67,7 @@ __all__ = [
     "WebPLossless",
     "check_batch",
     "check_record",
+    "codec_available",
     "codec_class",
     "decode_batch",
     "encode_batch",
@@ -56,5 +77,6 @@ __all__ = [
     "patches_to_image",
     "read_batch",
     "frame_batch",
+    "require_codec",
     "write_batch",
 ]

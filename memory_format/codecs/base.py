@@ -10,7 +10,7 @@ from numcodecs.abc import Codec
 from numcodecs.compat import ensure_bytes, ndarray_copy
 from numpy.typing import NDArray
 
-from memory_format.errors import FormatError
+from memory_format.errors import FormatError, MissingLibraryError
 from memory_format.masks import ByteArray, Layout
 
 MAX_SIDE_PX = 4096
@@ -23,6 +23,9 @@ MAX_DECODED_BYTES = MAX_SIDE_PX * MAX_SIDE_PX * 3
 class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type information
     """An image codec usable as a ``numcodecs`` filter and as the coder of a record's kept patches.
 
+    Payloads have no container: whatever is the same in every payload of a codec is left out, and put back
+    before a library sees it.
+
     Subclasses set ``codec_id`` (numcodecs' name), ``number`` (the byte written in segments; append-only),
     ``layout`` (the one that compresses best with this codec) and ``lossless``.
     """
@@ -31,6 +34,25 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
     number: ClassVar[int]
     layout: ClassVar[Layout]
     lossless: ClassVar[bool]
+
+    @classmethod
+    def missing_library(cls) -> str | None:
+        """What must be installed before this codec encodes or decodes; None where nothing is missing.
+
+        Sizes are read and checked without any library.
+        """
+        return None
+
+    @classmethod
+    def require(cls) -> None:
+        """Find out now, not in the middle of a training run, whether this codec works here.
+
+        Raises:
+            MissingLibraryError: it needs a library that is not installed; the message says which.
+        """
+        missing = cls.missing_library()
+        if missing:
+            raise MissingLibraryError(f"codec {cls.codec_id} needs {missing}", codec=cls.codec_id)
 
     @abstractmethod
     def encode_image(self, image: ByteArray) -> bytes:
@@ -68,7 +90,12 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
 
     @classmethod
     def read_checked(cls, payload: bytes, expected: tuple[int, int]) -> ByteArray:
-        """Decode after :meth:`check_size`: what is allocated is bounded by ``expected``."""
+        """Decode after :meth:`check_size`: what is allocated is bounded by ``expected``.
+
+        Raises:
+            FormatError: the payload is damaged, or of another size.
+            MissingLibraryError: as :meth:`require`.
+        """
         cls.check_size(payload, expected)
         image = cls.decode_image(payload)
         if image.shape != (*expected, 3):

@@ -112,9 +112,9 @@ def lying_webp(lossless: bool) -> bytes:
     image = np.zeros((7, 7, 3), dtype=np.uint8)
     payload = bytearray((WebPLossless() if lossless else WebP()).encode(image))
     if lossless:
-        payload[21:25] = (16382 << 14 | 16382).to_bytes(4, "little")
+        payload[1:5] = (16382 << 14 | 16382).to_bytes(4, "little")
     else:
-        payload[26:30] = (16383).to_bytes(2, "little") * 2
+        payload[6:10] = (16383).to_bytes(2, "little") * 2
     return bytes(payload)
 
 

@@ -7,10 +7,21 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from memory_format import PatchCodec, RawZstd, Record, WebP, WebPLossless, make_record
+from memory_format import (
+    AVIF,
+    JPEG,
+    JPEGXL,
+    JPEGXLLossless,
+    PatchCodec,
+    RawZstd,
+    Record,
+    WebP,
+    WebPLossless,
+    make_record,
+)
 
-LOSSLESS: tuple[PatchCodec, ...] = (RawZstd(), WebPLossless())
-ALL_CODECS: tuple[PatchCodec, ...] = (*LOSSLESS, WebP())
+LOSSLESS: tuple[PatchCodec, ...] = (RawZstd(), WebPLossless(), JPEGXLLossless())
+ALL_CODECS: tuple[PatchCodec, ...] = (*LOSSLESS, WebP(), AVIF(speed=8), JPEG(), JPEG(subsampling="4:4:4"), JPEGXL())
 
 names = st.text("abcXYZ019._-", min_size=1, max_size=64)
 plain_json = st.dictionaries(

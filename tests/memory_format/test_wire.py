@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_format import (
+    AVIF,
     FormatError,
     RawZstd,
     Record,
@@ -30,6 +31,7 @@ from memory_format import (
     read_batch,
     write_batch,
 )
+from memory_format.codecs.webp import _file_of as webp_file
 from memory_format.record import HEADER_DTYPE, header_of
 from memory_format.wire import SCHEMA, WIRE_VERSION
 from tests.memory_format import hostile
@@ -187,11 +189,12 @@ def with_column(name: str, values: pa.Array) -> bytes:
     return stream([pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)])
 
 
-def with_body(change: Callable[[Record], bytes]) -> bytes:
+def with_body(change: Callable[[Record], bytes], codec: int = 2) -> bytes:
     """The second record with another body and the CRC that belongs to it."""
     first, second = two_records()
     header, bodies = read_batch(VALID).headers, [first.body, change(second)]
     header["crc32"][1] = zlib.crc32(bodies[1])
+    header["codec"][1] = codec
     return bytes(write_batch(header, ["default"] * 2, b"".join(bodies), [len(body) for body in bodies]))
 
 
@@ -274,7 +277,14 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "a body that ends before the extras": (lambda: with_body(lambda r: body_start(r, 3)), "invalid_record"),
     "a body that ends in the extras": (lambda: with_body(lambda r: body_start(r, 4)[:-1]), "invalid_record"),
     "a body without a payload": (lambda: with_body(lambda r: body_start(r, 4)), "invalid_payload"),
-    "a body with more at its end": (lambda: with_body(lambda r: r.body + b"\0"), "invalid_payload"),
+    "a WebP file with more at its end": (
+        lambda: with_body(lambda r: body_start(r, 4) + webp_file(r.payload) + b"\0"),
+        "invalid_payload",
+    ),
+    "an AV1 picture with more at its end": (
+        lambda: with_body(lambda r: body_start(r, 4) + AVIF().encode(noise((16, 24, 3), 0)) + b"\0", codec=4),
+        "invalid_payload",
+    ),
     "extras of a length of 0": (
         lambda: with_body(lambda r: body_start(r, 3) + bytes(4) + r.payload),
         "invalid_record",

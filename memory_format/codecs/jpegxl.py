@@ -1,0 +1,103 @@
+"""JPEG XL, lossy and lossless, as a bare codestream. Through imagecodecs, which is optional."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from memory_format.codecs.base import PatchCodec
+from memory_format.codecs.jxl_header import check_still_picture, jxl_size
+from memory_format.codecs.libraries import HAVE_IMAGECODECS, IMAGECODECS, decode_with, refuse_over_limit
+from memory_format.errors import FormatError
+from memory_format.masks import ByteArray, Layout
+
+# From effort 7 on, libjxl may put repeated details into a frame of their own; payloads hold one frame.
+_MOST_EFFORT = 6
+
+
+class _JPEGXLBase(PatchCodec):
+    @classmethod
+    def missing_library(cls) -> str | None:
+        return None if HAVE_IMAGECODECS else IMAGECODECS
+
+    @classmethod
+    def read_size(cls, payload: bytes) -> tuple[int, int]:
+        return jxl_size(payload)
+
+    @classmethod
+    def decode_image(cls, payload: bytes) -> ByteArray:
+        check_still_picture(payload)
+        refuse_over_limit(jxl_size(payload))
+        cls.require()
+        import imagecodecs
+
+        image = decode_with("JPEG XL", imagecodecs.jpegxl_decode, payload, numthreads=1)
+        if image.ndim != 3 or image.dtype != np.uint8:
+            raise FormatError(f"the JPEG XL payload holds {image.dtype} {image.shape}", code="invalid_payload")
+        return image
+
+
+class JPEGXL(_JPEGXLBase):
+    """Lossy JPEG XL.
+
+    Args:
+        quality: 0..99; libjxl's map of JPEG's scale to its own distance.
+        effort: 1..6.
+    """
+
+    codec_id = "em_jpegxl"
+    number: ClassVar[int] = 6
+    layout: ClassVar[Layout] = "in_place"
+    lossless: ClassVar[bool] = False
+
+    def __init__(self, quality: int = 60, effort: int = 6) -> None:
+        if not (0 <= quality <= 99 and 1 <= effort <= _MOST_EFFORT):
+            raise FormatError(f"JPEG XL takes quality 0..99 and effort 1..{_MOST_EFFORT}, got {quality} and {effort}")
+        self.require()
+        self.quality = quality
+        self.effort = effort
+
+    def encode_image(self, image: ByteArray) -> bytes:
+        import imagecodecs
+
+        return bytes(
+            imagecodecs.jpegxl_encode(image, distance=_distance(self.quality), effort=self.effort, numthreads=1)
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {"id": self.codec_id, "quality": self.quality, "effort": self.effort}
+
+
+class JPEGXLLossless(_JPEGXLBase):
+    """Lossless JPEG XL on a mosaic: the smallest of the exact codecs.
+
+    Args:
+        effort: 1..6.
+    """
+
+    codec_id = "em_jpegxl_lossless"
+    number: ClassVar[int] = 7
+    layout: ClassVar[Layout] = "mosaic"
+    lossless: ClassVar[bool] = True
+
+    def __init__(self, effort: int = 3) -> None:
+        if not 1 <= effort <= _MOST_EFFORT:
+            raise FormatError(f"JPEG XL takes effort 1..{_MOST_EFFORT}, got {effort}")
+        self.require()
+        self.effort = effort
+
+    def encode_image(self, image: ByteArray) -> bytes:
+        import imagecodecs
+
+        return bytes(imagecodecs.jpegxl_encode(image, lossless=True, effort=self.effort, numthreads=1))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"id": self.codec_id, "effort": self.effort}
+
+
+def _distance(quality: int) -> float:
+    """libjxl's ``JxlEncoderDistanceFromQuality``, for quality below 100."""
+    if quality >= 30:
+        return 0.1 + (100 - quality) * 0.09
+    return 53 / 3000 * quality**2 - 23 / 20 * quality + 25
