@@ -28,6 +28,7 @@ from memory_format.errors import (
     StorageError,
 )
 from memory_format.masks import Layout, image_to_patches, patches_to_image
+from memory_format.quality import TargetBytes, TargetPSNR, kept_psnr
 from memory_format.record import HEADER_BYTES, Record, check_record, make_record
 from memory_format.wire import (
     MEDIA_TYPE,
@@ -63,6 +64,8 @@ __all__ = [
     "RawZstd",
     "Record",
     "StorageError",
+    "TargetBytes",
+    "TargetPSNR",
     "WebP",
     "WebPLossless",
     "check_batch",
@@ -72,6 +75,7 @@ __all__ = [
     "decode_batch",
     "encode_batch",
     "image_to_patches",
+    "kept_psnr",
     "make_codec",
     "make_record",
     "patches_to_image",

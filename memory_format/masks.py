@@ -6,6 +6,7 @@ the most significant bit of the first byte (``numpy.packbits``), the unused bits
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -13,12 +14,16 @@ from numpy.typing import NDArray
 
 from memory_format.errors import FormatError
 
+MAX_SIDE_PX = 4096
+"""Largest side of a coded image. It bounds what any payload can make a decoder allocate."""
+
 BoolArray = NDArray[np.bool_]
 ByteArray = NDArray[np.uint8]
 
-Layout = Literal["mosaic", "in_place"]
+Layout = Literal["mosaic", "in_place", "strip"]
 """``mosaic``: kept patches packed into the smallest near-square grid. ``in_place``: the whole picture, its
-dropped patches painted flat. Which is smaller depends on the image codec (docs/decisions/0003-webp-in-place.md)."""
+discarded patches painted. ``strip``: side by side in one row, or as few rows as the widest image allows. Which is
+smallest depends on the codec (docs/decisions/0006-codecs-and-headers.md)."""
 
 
 def num_mask_bytes(num_cells: int) -> int:
@@ -75,12 +80,13 @@ def mask_from_indices(keep_indices: NDArray[np.integer], num_cells: int) -> Bool
     return mask
 
 
-def canvas_grid(num_kept: int, grid: tuple[int, int], layout: Layout) -> tuple[int, int]:
+def canvas_grid(num_kept: int, grid: tuple[int, int], layout: Layout, patch_px: int) -> tuple[int, int]:
     """Rows and columns (in patches) of the coded image."""
     if layout == "in_place":
         return grid
-    columns = max(1, int(np.ceil(np.sqrt(num_kept))))
-    return max(1, -(-num_kept // columns)), columns
+    num_cells = max(1, num_kept)
+    columns = math.isqrt(num_cells - 1) + 1 if layout == "mosaic" else min(num_cells, MAX_SIDE_PX // patch_px)
+    return -(-num_cells // columns), columns
 
 
 def image_to_patches(image: ByteArray, patch_px: int) -> ByteArray:
@@ -103,28 +109,3 @@ def patches_to_image(patches: ByteArray, grid: tuple[int, int]) -> ByteArray:
     patch_px, channels = patches.shape[1], patches.shape[3]
     image = patches.reshape(h, w, patch_px, patch_px, channels).swapaxes(1, 2)
     return np.ascontiguousarray(image.reshape(h * patch_px, w * patch_px, channels))
-
-
-def lay_out(patches: ByteArray, keep_mask: BoolArray, grid: tuple[int, int], layout: Layout) -> ByteArray:
-    """Kept patches ``(K, P, P, 3)`` -> the image that the codec sees.
-
-    Cells that hold no patch are painted with the mean colour of the kept ones: flat areas cost next to
-    nothing, and a colour near the content's keeps the transform from ringing into kept blocks.
-    """
-    rows, columns = canvas_grid(len(patches), grid, layout)
-    # Rounded, so that a canvas of identical patches has no seam.
-    fill = np.rint(patches.mean(axis=(0, 1, 2))).astype(np.uint8)
-    canvas = np.empty((rows * columns, *patches.shape[1:]), dtype=np.uint8)
-    canvas[:] = fill
-    if layout == "in_place":
-        canvas[mask_to_indices(keep_mask)] = patches
-    else:
-        canvas[: len(patches)] = patches
-    return patches_to_image(canvas, (rows, columns))
-
-
-def take_out(canvas: ByteArray, keep_mask: BoolArray, patch_px: int, layout: Layout) -> ByteArray:
-    """Inverse of :func:`lay_out`: the kept patches ``(K, P, P, 3)`` of a decoded canvas."""
-    cells = image_to_patches(canvas, patch_px)
-    indices = mask_to_indices(keep_mask)
-    return cells[indices] if layout == "in_place" else cells[: len(indices)]

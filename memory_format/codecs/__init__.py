@@ -11,12 +11,13 @@ from typing import Any
 import numcodecs.registry
 
 from memory_format.codecs.avif import AVIF
-from memory_format.codecs.base import MAX_DECODED_BYTES, MAX_SIDE_PX, PatchCodec
+from memory_format.codecs.base import MAX_DECODED_BYTES, PatchCodec
 from memory_format.codecs.jpeg import JPEG
 from memory_format.codecs.jpegxl import JPEGXL, JPEGXLLossless
 from memory_format.codecs.raw_zstd import RawZstd
 from memory_format.codecs.webp import WebP, WebPLossless
 from memory_format.errors import FormatError
+from memory_format.masks import MAX_SIDE_PX
 
 CODECS: tuple[type[PatchCodec], ...] = (RawZstd, WebP, WebPLossless, AVIF, JPEG, JPEGXL, JPEGXLLossless)
 

@@ -11,11 +11,7 @@ from numcodecs.compat import ensure_bytes, ndarray_copy
 from numpy.typing import NDArray
 
 from memory_format.errors import FormatError, MissingLibraryError
-from memory_format.masks import ByteArray, Layout
-
-MAX_SIDE_PX = 4096
-"""Largest side of a coded image. With it, no payload can make a decoder allocate more than
-``MAX_DECODED_BYTES`` for its pixels."""
+from memory_format.masks import MAX_SIDE_PX, ByteArray, Layout
 
 MAX_DECODED_BYTES = MAX_SIDE_PX * MAX_SIDE_PX * 3
 
@@ -104,12 +100,7 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
 
     # The numcodecs interface: so that any Zarr user can decode a payload by the codec id alone.
     def encode(self, buf: Any) -> bytes:
-        image = np.asarray(buf)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise FormatError(f"expected a (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
-        if not (0 < image.shape[0] <= MAX_SIDE_PX and 0 < image.shape[1] <= MAX_SIDE_PX):
-            raise FormatError(f"image sides must be 1..{MAX_SIDE_PX} px, got {image.shape[0]}x{image.shape[1]}")
-        return self.encode_image(np.ascontiguousarray(image))
+        return self.encode_image(check_image(np.asarray(buf)))
 
     def decode(self, buf: Any, out: Any = None) -> NDArray[Any]:
         payload = ensure_bytes(buf)
@@ -120,3 +111,16 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
             )
         image = self.read_checked(payload, (height, width))
         return image if out is None else ndarray_copy(image, out)
+
+
+def check_image(image: NDArray[Any]) -> ByteArray:
+    """What every codec takes: ``(H, W, 3)`` uint8, sides of 1 to ``MAX_SIDE_PX``; contiguous afterwards.
+
+    Raises:
+        FormatError: it is something else.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise FormatError(f"expected a (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
+    if not (0 < image.shape[0] <= MAX_SIDE_PX and 0 < image.shape[1] <= MAX_SIDE_PX):
+        raise FormatError(f"image sides must be 1..{MAX_SIDE_PX} px, got {image.shape[0]}x{image.shape[1]}")
+    return np.ascontiguousarray(image)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 from PIL import features
 
 from memory_format.codecs.avif import Subsampling
-from memory_format.codecs.base import PatchCodec
 from memory_format.codecs.jpeg_tables import HUFFMAN_TABLES, ZIGZAG, quantisation_tables, segment
 from memory_format.codecs.libraries import (
     HAVE_IMAGECODECS,
@@ -18,8 +17,10 @@ from memory_format.codecs.libraries import (
     encode_with_pillow,
     refuse_over_limit,
 )
+from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
 from memory_format.masks import ByteArray, Layout
+from memory_format.quality import QualityLike, parse_quality, quality_config
 
 _HEAD_BYTES = 6
 _SUBSAMPLED = 1  # flags: 4:2:0, else 4:4:4
@@ -28,35 +29,33 @@ _SCAN = segment(0xDA, b"\3\1\0\2\x11\3\x11\0\x3f\0")
 _MARKER = re.compile(rb"\xff[^\0]")
 
 
-class JPEG(PatchCodec):
-    """Baseline JPEG on a mosaic: the fastest to decode, and what GPUs decode in hardware.
+class JPEG(LossyCodec):
+    """Baseline JPEG: the fastest to decode, and what GPUs decode in hardware.
 
     A payload is height and width (uint16 each), quality, flags, and the entropy-coded scan.
 
     Args:
-        quality: 1..100, the Independent JPEG Group's scale.
+        quality: 1..100, the Independent JPEG Group's scale, or a target.
         subsampling: of the colours.
     """
 
     codec_id = "em_jpeg"
     number: ClassVar[int] = 5
-    layout: ClassVar[Layout] = "mosaic"
-    lossless: ClassVar[bool] = False
+    layout: ClassVar[Layout] = "strip"
+    lowest: ClassVar[int] = 1
 
-    def __init__(self, quality: int = 60, subsampling: Subsampling = "4:2:0") -> None:
-        if not 1 <= quality <= 100 or subsampling not in ("4:2:0", "4:4:4"):
-            raise FormatError(
-                f"JPEG takes quality 1..100 and subsampling 4:2:0 or 4:4:4, got {quality} and {subsampling!r}"
-            )
+    def __init__(self, quality: QualityLike = 60, subsampling: Subsampling = "4:2:0") -> None:
+        if subsampling not in ("4:2:0", "4:4:4"):
+            raise FormatError(f"JPEG takes subsampling 4:2:0 or 4:4:4, got {subsampling!r}")
         self.require()
-        self.quality = quality
+        self.quality = parse_quality(quality, self.lowest, self.highest)
         self.subsampling = subsampling
 
     @classmethod
     def missing_library(cls) -> str | None:
         return None if features.check("jpg") else "a Pillow that was built with JPEG"
 
-    def encode_image(self, image: ByteArray) -> bytes:
+    def encode_at(self, image: ByteArray, quality: int) -> bytes:
         height, width, _ = image.shape
         subsampled = self.subsampling == "4:2:0"
         size = height.to_bytes(2, "little") + width.to_bytes(2, "little")
@@ -66,13 +65,13 @@ class JPEG(PatchCodec):
             file = encode_with_pillow(
                 "JPEG",
                 image,
-                qtables=list(quantisation_tables(self.quality)),
+                qtables=list(quantisation_tables(quality)),
                 subsampling=self.subsampling,
                 optimize=own_tables,
             )
             tables, scan = _take_apart(file, own_tables)
             flags = (_SUBSAMPLED if subsampled else 0) | (_OWN_TABLES if own_tables else 0)
-            payloads.append(size + bytes((self.quality, flags)) + tables + scan)
+            payloads.append(size + bytes((quality, flags)) + tables + scan)
         return min(payloads, key=len)
 
     @classmethod
@@ -97,7 +96,7 @@ class JPEG(PatchCodec):
         return decode_with_pillow("JPEG", file)
 
     def get_config(self) -> dict[str, Any]:
-        return {"id": self.codec_id, "quality": self.quality, "subsampling": self.subsampling}
+        return {"id": self.codec_id, "quality": quality_config(self.quality), "subsampling": self.subsampling}
 
 
 def _take_apart(file: bytes, own_tables: bool) -> tuple[bytes, bytes]:

@@ -9,8 +9,10 @@ import numpy as np
 from memory_format.codecs.base import PatchCodec
 from memory_format.codecs.jxl_header import check_still_picture, jxl_size
 from memory_format.codecs.libraries import HAVE_IMAGECODECS, IMAGECODECS, decode_with, refuse_over_limit
+from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
 from memory_format.masks import ByteArray, Layout
+from memory_format.quality import QualityLike, parse_quality, quality_config
 
 # From effort 7 on, libjxl may put repeated details into a frame of their own; payloads hold one frame.
 _MOST_EFFORT = 6
@@ -38,39 +40,37 @@ class _JPEGXLBase(PatchCodec):
         return image
 
 
-class JPEGXL(_JPEGXLBase):
+class JPEGXL(_JPEGXLBase, LossyCodec):
     """Lossy JPEG XL.
 
     Args:
-        quality: 0..99; libjxl's map of JPEG's scale to its own distance.
+        quality: 0..99; libjxl's map of JPEG's scale to its own distance; or a target.
         effort: 1..6.
     """
 
     codec_id = "em_jpegxl"
     number: ClassVar[int] = 6
-    layout: ClassVar[Layout] = "in_place"
-    lossless: ClassVar[bool] = False
+    layout: ClassVar[Layout] = "strip"
+    highest: ClassVar[int] = 99
 
-    def __init__(self, quality: int = 60, effort: int = 6) -> None:
-        if not (0 <= quality <= 99 and 1 <= effort <= _MOST_EFFORT):
-            raise FormatError(f"JPEG XL takes quality 0..99 and effort 1..{_MOST_EFFORT}, got {quality} and {effort}")
+    def __init__(self, quality: QualityLike = 60, effort: int = 6) -> None:
+        if not 1 <= effort <= _MOST_EFFORT:
+            raise FormatError(f"JPEG XL takes effort 1..{_MOST_EFFORT}, got {effort}")
         self.require()
-        self.quality = quality
+        self.quality = parse_quality(quality, self.lowest, self.highest)
         self.effort = effort
 
-    def encode_image(self, image: ByteArray) -> bytes:
+    def encode_at(self, image: ByteArray, quality: int) -> bytes:
         import imagecodecs
 
-        return bytes(
-            imagecodecs.jpegxl_encode(image, distance=_distance(self.quality), effort=self.effort, numthreads=1)
-        )
+        return bytes(imagecodecs.jpegxl_encode(image, distance=_distance(quality), effort=self.effort, numthreads=1))
 
     def get_config(self) -> dict[str, Any]:
-        return {"id": self.codec_id, "quality": self.quality, "effort": self.effort}
+        return {"id": self.codec_id, "quality": quality_config(self.quality), "effort": self.effort}
 
 
 class JPEGXLLossless(_JPEGXLBase):
-    """Lossless JPEG XL on a mosaic: the smallest of the exact codecs.
+    """Lossless JPEG XL: the smallest of the exact codecs.
 
     Args:
         effort: 1..6.

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from memory_format.codecs.base import MAX_SIDE_PX
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray
+from memory_format.masks import MAX_SIDE_PX, ByteArray
 
 HAVE_IMAGECODECS = find_spec("imagecodecs") is not None
 IMAGECODECS = "the package imagecodecs: pip install 'exemplar-memory[codecs]'"

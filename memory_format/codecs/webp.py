@@ -14,8 +14,10 @@ from memory_format.codecs.libraries import (
     encode_with_pillow,
     refuse_over_limit,
 )
+from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
 from memory_format.masks import ByteArray, Layout
+from memory_format.quality import QualityLike, parse_quality, quality_config
 
 _FRAME_AT = 20  # RIFF, size, WEBP, kind of the chunk, its size
 
@@ -89,35 +91,34 @@ def _encode(image: ByteArray, **options: Any) -> bytes:
     return file[_FRAME_AT : _FRAME_AT + int.from_bytes(file[16:20], "little")]
 
 
-class WebP(_WebPBase):
-    """Lossy WebP: the default. In place, because flat areas cost it less than a mosaic's seams.
+class WebP(_WebPBase, LossyCodec):
+    """Lossy WebP: the default, and fast.
 
     Args:
-        quality: 0..100, libwebp's scale.
+        quality: 0..100, libwebp's scale, or a target.
         method: 0..6, effort.
     """
 
     codec_id = "em_webp"
     number: ClassVar[int] = 2
-    layout: ClassVar[Layout] = "in_place"
-    lossless: ClassVar[bool] = False
+    layout: ClassVar[Layout] = "strip"
 
-    def __init__(self, quality: int = 30, method: int = 4) -> None:
-        if not (0 <= quality <= 100 and 0 <= method <= 6):
-            raise FormatError(f"WebP takes quality 0..100 and method 0..6, got {quality} and {method}")
+    def __init__(self, quality: QualityLike = 30, method: int = 4) -> None:
+        if not 0 <= method <= 6:
+            raise FormatError(f"WebP takes method 0..6, got {method}")
         self.require()
-        self.quality = quality
+        self.quality = parse_quality(quality, self.lowest, self.highest)
         self.method = method
 
-    def encode_image(self, image: ByteArray) -> bytes:
-        return _encode(image, quality=self.quality, method=self.method)
+    def encode_at(self, image: ByteArray, quality: int) -> bytes:
+        return _encode(image, quality=quality, method=self.method)
 
     def get_config(self) -> dict[str, Any]:
-        return {"id": self.codec_id, "quality": self.quality, "method": self.method}
+        return {"id": self.codec_id, "quality": quality_config(self.quality), "method": self.method}
 
 
 class WebPLossless(_WebPBase):
-    """Lossless WebP on a mosaic.
+    """Lossless WebP.
 
     Args:
         method: 0..6, effort; 0 is four times faster than 4 for 3 % more bytes.

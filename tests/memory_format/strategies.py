@@ -85,7 +85,7 @@ def records(draw: st.DrawFn, codecs: tuple[PatchCodec, ...] = ALL_CODECS) -> tup
         "learner_id": draw(names),
         "score": draw(st.floats(width=32, allow_nan=False, allow_infinity=False)),
         "rank": draw(st.integers(0, 2**32 - 1)),
-        "layout": draw(st.sampled_from(["mosaic", "in_place", None])),
+        "layout": draw(st.sampled_from(["mosaic", "in_place", "strip", None])),
         "user_json": draw(plain_json),
         "arrays": {
             name: np.array(values, dtype=np.float16)

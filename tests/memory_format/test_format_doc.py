@@ -18,7 +18,7 @@ from client import MemoryClient
 from memory_format import CODECS, HEADER_BYTES, WebP, image_to_patches, make_record
 from memory_format.codecs import MAX_SIDE_PX
 from memory_format.extras import MAX_JSON_DEPTH
-from memory_format.record import FLAG_EXTRAS, FLAG_IN_PLACE, HEADER_DTYPE, MAX_BODY_BYTES, MAX_EXTRAS_BYTES
+from memory_format.record import FLAG_EXTRAS, FLAG_IN_PLACE, FLAG_STRIP, HEADER_DTYPE, MAX_BODY_BYTES, MAX_EXTRAS_BYTES
 from memory_format.wire import _MAX_BATCHES, MEDIA_TYPE, SCHEMA, WIRE_VERSION
 from memory_service.store.layout import BODY_AT
 from tests.conftest import Service
@@ -46,7 +46,7 @@ def test_the_headers_columns_are_listed_in_order() -> None:
         for name in columns.split(",")
     ]
     assert listed == [(name, names[HEADER_DTYPE[name].str[1:]]) for name in HEADER_DTYPE.names or ()]
-    assert (FLAG_IN_PLACE, FLAG_EXTRAS) == (1, 2)
+    assert (FLAG_IN_PLACE, FLAG_EXTRAS, FLAG_STRIP) == (1, 2, 4)
 
 
 def test_the_wire_columns_are_listed_in_order() -> None:

@@ -259,7 +259,8 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "an unknown codec": (lambda: with_column("codec", pa.array([1, 9], pa.uint8())), "unknown_codec"),
     "codec 0": (lambda: with_column("codec", pa.array([1, 0], pa.uint8())), "unknown_codec"),
     "another codec": (lambda: with_column("codec", pa.array([1, 1], pa.uint8())), "invalid_payload"),
-    "unknown flags": (lambda: with_column("flags", pa.array([2, 4], pa.uint8())), "invalid_record"),
+    "unknown flags": (lambda: with_column("flags", pa.array([2, 128], pa.uint8())), "invalid_record"),
+    "two layouts": (lambda: with_column("flags", pa.array([2, 7], pa.uint8())), "invalid_record"),
     "the other layout": (lambda: with_column("flags", pa.array([2, 2], pa.uint8())), "payload_mismatch"),
     "extras not announced": (lambda: with_column("flags", pa.array([0, 1], pa.uint8())), "invalid_payload"),
     "no rows in the grid": (lambda: with_column("grid_h", pa.array([2, 0], pa.uint8())), "invalid_record"),
@@ -458,8 +459,11 @@ def test_what_no_header_and_body_can_say_is_not_sent(changes: dict[str, Any], co
     assert caught.value.code == code
 
 
+CUT_IN_EXTRAS = "a body that ends in the extras"
+
+
 def test_unchecked_records_still_must_be_readable() -> None:
-    for name in ("unknown flags", "an unknown codec", "bodies of nothing", "a body that ends in the extras"):
+    for name in ("unknown flags", "two layouts", "an unknown codec", "bodies of nothing", CUT_IN_EXTRAS):
         with pytest.raises(FormatError) as caught:
             decode_batch(REFUSED[name][0](), check=False)
         assert caught.value.details["index"] in (0, 1)

@@ -40,8 +40,8 @@ def decode(path: str, i: int) -> tuple[np.ndarray, np.ndarray]:
     frame = rest[-(-length // 8) + 2 * int(np.unpackbits(rest[: -(-length // 8)]).sum()) :].tobytes()
     riff = struct.pack("<4sI8sI", b"RIFF", len(frame) + 13 & -2, b"WEBPVP8 ", len(frame))
     image = np.asarray(Image.open(io.BytesIO(riff + frame + b"\0")))
-    patches = image.reshape(h, p, w, p, 3).swapaxes(1, 2).reshape(h * w, p, p, 3)
-    return patches[keep], np.flatnonzero(keep)
+    patches = image.reshape(len(image) // p, p, -1, p, 3).swapaxes(1, 2).reshape(-1, p, p, 3)
+    return patches[: keep.sum()], np.flatnonzero(keep)
 
 
 def sealed_segment(data: Path, records: list[Record], **settings: Any) -> Path:
