@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memory_format.masks import (
     BoolArray,
@@ -19,8 +18,8 @@ from memory_format.masks import (
 def lay_out(patches: ByteArray, keep_mask: BoolArray, grid: tuple[int, int], layout: Layout) -> ByteArray:
     """Kept patches ``(K, P, P, 3)`` -> the image that the codec sees, its other cells painted flat.
 
-    Readers ignore those cells; their colour only decides what they cost. In place it is that of the kept pixels
-    next to the cell, which spares the codec a step at each edge; else the mean of the kept patches.
+    Readers ignore those cells; their colour only decides what they cost. The mean of the kept patches costs next to
+    nothing; colours drawn from the patches around a cell saved no more (docs/decisions/0006-codecs-and-headers.md).
     """
     rows, columns = canvas_grid(len(patches), grid, layout, patches.shape[1])
     cells = np.empty((rows * columns, *patches.shape[1:]), dtype=np.uint8)
@@ -28,9 +27,6 @@ def lay_out(patches: ByteArray, keep_mask: BoolArray, grid: tuple[int, int], lay
     cells[:] = np.rint(patches.mean(axis=(0, 1, 2)))
     if layout == "in_place":
         cells[mask_to_indices(keep_mask)] = patches
-        if not keep_mask.all():
-            discarded = ~keep_mask.reshape(-1)
-            cells[discarded] = _colours_beside(patches, keep_mask).reshape(-1, 1, 1, 3)[discarded]
     else:
         cells[: len(patches)] = patches
     return patches_to_image(cells, (rows, columns))
@@ -51,35 +47,3 @@ def take_out(canvas: ByteArray, keep_mask: BoolArray, patch_px: int, layout: Lay
     cells = image_to_patches(canvas, patch_px)
     indices = mask_to_indices(keep_mask)
     return cells[indices] if layout == "in_place" else cells[: len(indices)]
-
-
-def _colours_beside(patches: ByteArray, keep_mask: BoolArray) -> NDArray[np.uint8]:
-    """A colour for every cell of the grid: the mean of what borders it, spreading from the kept cells outwards.
-
-    Returns:
-        ``(h, w, 3)``.
-    """
-    h, w = keep_mask.shape
-    # What a kept cell shows on each side, in a frame of empty cells: down, up, right, left.
-    edges = np.zeros((4, h + 2, w + 2, 3))
-    weight = np.zeros((h + 2, w + 2, 1))
-    inside = (slice(1, -1), slice(1, -1))
-    weight[inside][keep_mask] = 1
-    for side, line in enumerate((patches[:, -1], patches[:, 0], patches[:, :, -1], patches[:, :, 0])):
-        edges[side][inside][keep_mask] = line.mean(axis=1)
-    while True:
-        parts = (
-            (edges[0][:-2, 1:-1], weight[:-2, 1:-1]),
-            (edges[1][2:, 1:-1], weight[2:, 1:-1]),
-            (edges[2][1:-1, :-2], weight[1:-1, :-2]),
-            (edges[3][1:-1, 2:], weight[1:-1, 2:]),
-        )
-        count = sum(weights for _, weights in parts)
-        reached = (weight[inside] == 0) & (count > 0)
-        if not reached.any():
-            colours: NDArray[np.uint8] = np.rint(edges[0][inside]).astype(np.uint8)
-            return colours
-        means = sum(values * weights for values, weights in parts) / np.maximum(count, 1)
-        for side in range(4):
-            edges[side][inside] = np.where(reached, means, edges[side][inside])
-        weight[inside][reached] = 1

@@ -22,8 +22,8 @@ ByteArray = NDArray[np.uint8]
 
 Layout = Literal["mosaic", "in_place", "strip"]
 """``mosaic``: kept patches packed into the smallest near-square grid. ``in_place``: the whole picture, its
-discarded patches painted. ``strip``: side by side in one row, or as few rows as the widest image allows. Which is
-smallest depends on the codec (docs/decisions/0006-codecs-and-headers.md)."""
+discarded patches painted. ``strip``: side by side in one row, or as few rows as the widest image allows. See
+:func:`default_layout`."""
 
 
 def num_mask_bytes(num_cells: int) -> int:
@@ -87,6 +87,16 @@ def canvas_grid(num_kept: int, grid: tuple[int, int], layout: Layout, patch_px: 
     num_cells = max(1, num_kept)
     columns = math.isqrt(num_cells - 1) + 1 if layout == "mosaic" else min(num_cells, MAX_SIDE_PX // patch_px)
     return -(-num_cells // columns), columns
+
+
+def default_layout(keep_mask: BoolArray) -> Layout:
+    """The layout that codes such a mask in the fewest bytes, with every codec: ``strip`` where at most half of the
+    cells are kept, else ``in_place`` (docs/decisions/0006-codecs-and-headers.md).
+
+    A strip spends nothing on discarded cells, and cuts what lay one above the other: a cut that a whole picture
+    pays for everywhere.
+    """
+    return "strip" if 2 * int(keep_mask.sum()) <= keep_mask.size else "in_place"
 
 
 def image_to_patches(image: ByteArray, patch_px: int) -> ByteArray:

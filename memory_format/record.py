@@ -31,6 +31,7 @@ from memory_format.masks import (
     Layout,
     canvas_grid,
     count_kept,
+    default_layout,
     mask_from_bytes,
     mask_to_bytes,
     mask_to_indices,
@@ -210,7 +211,7 @@ def make_record(
         text_length: tokens of the whole text; default T.
         score: cosine to the class mean, for ranking and eviction.
         rank: place in the class's selection order, 0 = first to keep.
-        layout: default the codec's own.
+        layout: default :func:`~memory_format.masks.default_layout`.
         user_json: small JSON object of the user's.
         arrays: named arrays, stored as float16 (logits, features).
 
@@ -245,7 +246,7 @@ def make_record(
         # Rounded here, so that a record equals itself after a round trip through its float32 column.
         rounded_score = float(np.float32(score))
     h, w = keep_mask.shape
-    used_layout: Layout = codec.layout if layout is None else layout
+    used_layout: Layout = default_layout(keep_mask) if layout is None else layout
     keep_mask_bytes, token_mask_bytes = mask_to_bytes(keep_mask), mask_to_bytes(token_mask)
     token_ids_bytes, extras = ids.astype("<u2").tobytes(), encode_extras(user_json, arrays)
     canvas = lay_out(patches, keep_mask, (h, w), used_layout)

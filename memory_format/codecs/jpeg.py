@@ -19,7 +19,7 @@ from memory_format.codecs.libraries import (
 )
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray, Layout
+from memory_format.masks import ByteArray
 from memory_format.quality import QualityLike, parse_quality, quality_config
 
 _HEAD_BYTES = 6
@@ -41,7 +41,6 @@ class JPEG(LossyCodec):
 
     codec_id = "em_jpeg"
     number: ClassVar[int] = 5
-    layout: ClassVar[Layout] = "strip"
     lowest: ClassVar[int] = 1
 
     def __init__(self, quality: QualityLike = 60, subsampling: Subsampling = "4:2:0") -> None:

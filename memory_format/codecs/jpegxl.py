@@ -11,7 +11,7 @@ from memory_format.codecs.jxl_header import check_still_picture, jxl_size
 from memory_format.codecs.libraries import HAVE_IMAGECODECS, IMAGECODECS, decode_with, refuse_over_limit
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray, Layout
+from memory_format.masks import ByteArray
 from memory_format.quality import QualityLike, parse_quality, quality_config
 
 # From effort 7 on, libjxl may put repeated details into a frame of their own; payloads hold one frame.
@@ -50,7 +50,6 @@ class JPEGXL(_JPEGXLBase, LossyCodec):
 
     codec_id = "em_jpegxl"
     number: ClassVar[int] = 6
-    layout: ClassVar[Layout] = "strip"
     highest: ClassVar[int] = 99
 
     def __init__(self, quality: QualityLike = 60, effort: int = 6) -> None:
@@ -78,7 +77,6 @@ class JPEGXLLossless(_JPEGXLBase):
 
     codec_id = "em_jpegxl_lossless"
     number: ClassVar[int] = 7
-    layout: ClassVar[Layout] = "mosaic"
     lossless: ClassVar[bool] = True
 
     def __init__(self, effort: int = 3) -> None:

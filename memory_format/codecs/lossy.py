@@ -1,4 +1,4 @@
-"""What lossy codecs share: a quality that may be a target, and discarded cells that cost next to nothing."""
+"""What lossy codecs share: a quality that may be a target."""
 
 from __future__ import annotations
 
@@ -22,14 +22,12 @@ class _Attempt:
 class LossyCodec(PatchCodec):
     """A codec with a quality.
 
-    Subclasses set ``lowest`` and ``highest``, the ends of their scale, and ``passes``, how often discarded cells
-    are coded, decoded and coded again (docs/decisions/0006-codecs-and-headers.md says what that saves).
+    Subclasses set ``lowest`` and ``highest``, the ends of their scale.
     """
 
     lossless: ClassVar[bool] = False
     lowest: ClassVar[int] = 0
     highest: ClassVar[int] = 100
-    passes: ClassVar[int] = 0
 
     quality: Quality
 
@@ -54,12 +52,12 @@ class LossyCodec(PatchCodec):
         canvas = check_image(canvas)
         quality = self.quality
         if isinstance(quality, int):
-            return self._encode(canvas, kept, quality)
+            return self.encode_at(canvas, quality)
         attempts: dict[int, _Attempt] = {}
 
         def attempt(number: int) -> _Attempt:
             if number not in attempts:
-                payload = self._encode(canvas, kept, number)
+                payload = self.encode_at(canvas, number)
                 psnr = kept_psnr(canvas, self.decode_image(payload), kept) if isinstance(quality, TargetPSNR) else 0.0
                 attempts[number] = _Attempt(payload, psnr)
             return attempts[number]
@@ -71,13 +69,3 @@ class LossyCodec(PatchCodec):
             least = quality.psnr_db
             found = search(lambda n: attempt(n).psnr_db >= least, self.lowest, self.highest, smallest=True)
         return attempt(found).payload
-
-    def _encode(self, canvas: ByteArray, kept: BoolArray, quality: int) -> bytes:
-        payload = self.encode_at(canvas, quality)
-        if kept.all():
-            return payload
-        for _ in range(self.passes):
-            # What the codec made of discarded cells is what it codes cheapest there, and next to the kept ones.
-            canvas = np.where(kept[..., None], canvas, self.decode_image(payload))
-            payload = self.encode_at(canvas, quality)
-        return payload

@@ -9,7 +9,7 @@ from numcodecs.zstd import Zstd
 
 from memory_format.codecs.base import MAX_DECODED_BYTES, PatchCodec
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray, Layout
+from memory_format.masks import ByteArray
 
 _SIZE_BYTES = 4  # height and width, uint16 little-endian each
 
@@ -23,7 +23,6 @@ class RawZstd(PatchCodec):
 
     codec_id = "em_zstd"
     number: ClassVar[int] = 1
-    layout: ClassVar[Layout] = "mosaic"
     lossless: ClassVar[bool] = True
 
     def __init__(self, level: int = 3) -> None:

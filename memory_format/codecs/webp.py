@@ -16,7 +16,7 @@ from memory_format.codecs.libraries import (
 )
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray, Layout
+from memory_format.masks import ByteArray
 from memory_format.quality import QualityLike, parse_quality, quality_config
 
 _FRAME_AT = 20  # RIFF, size, WEBP, kind of the chunk, its size
@@ -101,7 +101,6 @@ class WebP(_WebPBase, LossyCodec):
 
     codec_id = "em_webp"
     number: ClassVar[int] = 2
-    layout: ClassVar[Layout] = "strip"
 
     def __init__(self, quality: QualityLike = 30, method: int = 4) -> None:
         if not 0 <= method <= 6:
@@ -126,7 +125,6 @@ class WebPLossless(_WebPBase):
 
     codec_id = "em_webp_lossless"
     number: ClassVar[int] = 3
-    layout: ClassVar[Layout] = "mosaic"
     lossless: ClassVar[bool] = True
 
     def __init__(self, method: int = 0) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_format import Layout, image_to_patches
+from memory_format import Layout
 from memory_format.canvas import kept_pixels, lay_out, take_out
 from memory_format.masks import canvas_grid
 from tests.memory_format.strategies import keep_masks, noise
@@ -31,16 +31,6 @@ def test_kept_pixels_are_those_that_hold_patches(layout: Layout, keep_mask: np.n
     assert kept.shape == canvas.shape[:2]
     assert kept.sum() == len(patches) * patch_px**2
     assert (take_out(np.where(kept[..., None], canvas, 0), keep_mask, patch_px, layout) == 7).all()
-
-
-def test_discarded_cells_take_the_colour_beside_them() -> None:
-    """Kept: the left column of cells, each black but for its right edge, which is 80 in one and 120 in the other."""
-    keep_mask = np.array([[1, 0, 0], [1, 0, 0]], dtype=bool)
-    patches = np.zeros((2, 4, 4, 3), dtype=np.uint8)
-    patches[0, :, 3], patches[1, :, 3] = 80, 120
-    cells = image_to_patches(lay_out(patches, keep_mask, (2, 3), "in_place"), 4).reshape(2, 3, 4, 4, 3)
-    assert [np.unique(cells[y, 1]).tolist() for y in range(2)] == [[80], [120]]
-    assert [np.unique(cells[y, 2]).tolist() for y in range(2)] == [[80], [120]]
 
 
 @given(keep_mask=keep_masks(), colour=st.tuples(*[st.integers(0, 255)] * 3))

@@ -84,9 +84,9 @@ def test_a_body_is_taken_apart_as_the_document_says(user_json: dict[str, Any] | 
 
 
 def test_the_codecs_are_listed() -> None:
-    assert [
-        (int(number), name.strip("`"), exact, layout.strip("`")) for number, name, _, exact, layout in rows("Codecs")
-    ] == [(codec.number, codec.codec_id, "yes" if codec.lossless else "no", codec.layout) for codec in CODECS]
+    assert [(int(number), name.strip("`"), exact) for number, name, _, exact in rows("Codecs")] == [
+        (codec.number, codec.codec_id, "yes" if codec.lossless else "no") for codec in CODECS
+    ]
 
 
 def test_the_limits_are_the_codes() -> None:
@@ -129,7 +129,7 @@ def test_the_code_of_the_document_decodes_what_the_service_wrote(
     service = start_service()
     made = []
     for number in range(6):
-        keep_mask = np.random.default_rng(number).random((4 + number, 5)) < 0.5
+        keep_mask = np.random.default_rng(number).random((4 + number, 5)) < 0.3
         keep_mask[0, 0] = True
         image = smooth((keep_mask.shape[0] * 16, 80), number)
         made.append(

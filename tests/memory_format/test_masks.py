@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_format import FormatError, image_to_patches, patches_to_image
+from memory_format import FormatError, RawZstd, image_to_patches, make_record, patches_to_image
 from memory_format.masks import (
     MAX_SIDE_PX,
     canvas_grid,
     count_kept,
+    default_layout,
     mask_from_bytes,
     mask_from_indices,
     mask_to_bytes,
@@ -67,6 +68,14 @@ def test_a_strip_is_one_row_as_far_as_an_image_may_be_wide(num_kept: int, patch_
     assert columns * patch_px <= MAX_SIDE_PX
     assert num_kept <= rows * columns < num_kept + columns
     assert (rows == 1) == (num_kept * patch_px <= MAX_SIDE_PX - MAX_SIDE_PX % patch_px)
+
+
+@pytest.mark.parametrize(("num_kept", "layout"), [(1, "strip"), (8, "strip"), (9, "in_place"), (16, "in_place")])
+def test_few_patches_make_a_strip_and_many_stay_in_place(num_kept: int, layout: str) -> None:
+    keep_mask = (np.arange(16) < num_kept).reshape(4, 4)
+    assert default_layout(keep_mask) == layout
+    record = make_record(class_id=0, patches=noise((num_kept, 8, 8, 3), 0), keep_mask=keep_mask, codec=RawZstd())
+    assert record.layout == layout
 
 
 @given(h=st.integers(1, 6), w=st.integers(1, 6), patch_px=st.integers(1, 6), seed=st.integers(0, 1000))

@@ -32,6 +32,7 @@ def simple(**changes: Any) -> Record:
         "patches": noise((4, 8, 8, 3), 0),
         "keep_mask": np.array([[1, 0, 1], [0, 1, 1]], dtype=bool),
         "codec": RawZstd(),
+        "layout": "strip",
         "token_ids": np.array([101, 7, 102]),
         "token_positions": np.array([0, 4, 9]),
         "text_length": 10,

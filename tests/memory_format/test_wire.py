@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from memory_format import (
     AVIF,
     FormatError,
+    Layout,
+    PatchCodec,
     RawZstd,
     Record,
     WebP,
@@ -40,6 +42,9 @@ from tests.memory_format.strategies import mutate, mutations, noise, records
 some_records = st.lists(records().map(lambda made: made[0]), max_size=4)
 
 
+LAYOUTS: list[tuple[PatchCodec, Layout]] = [(RawZstd(), "mosaic"), (WebP(), "in_place")]
+
+
 def two_records() -> list[Record]:
     keep_mask = np.array([[1, 0, 1], [0, 1, 1]], dtype=bool)
     return [
@@ -53,8 +58,9 @@ def two_records() -> list[Record]:
             text_length=10,
             user_json={"source": index},
             arrays={"logits": np.arange(4)},
+            layout=layout,
         )
-        for index, codec in enumerate((RawZstd(), WebP()))
+        for index, (codec, layout) in enumerate(LAYOUTS)
     ]
 
 
