@@ -1,31 +1,23 @@
-"""AV1 still pictures, bare and in an AVIF file.
+"""AV1 still pictures: out of an AVIF file, and back into one.
 
-An AVIF file of one picture is some 280 bytes of boxes around two OBUs (open bitstream units): the sequence header,
-which says the size and the kind of pixels, and the frame. All that the boxes say follows from the sequence header,
-so a payload holds the OBUs alone.
+An AVIF file of one picture is some 280 bytes of boxes around two OBUs (open bitstream units): a sequence header, which
+says the size and the kind of pixels, and a frame. The boxes repeat what the sequence header says, which is the same for
+every picture but for its size. So a payload is
+
+    height, width (uint16 each) | the sequence header's choices (uint16) | the content of the frame OBU
 
 Sources: AV1 Bitstream & Decoding Process Specification, sections 5.3-5.5; AVIF 1.1; ISO/IEC 14496-12 and 23008-12.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from memory_format.errors import FormatError
 
+_HEAD_BYTES = 6
 _SEQUENCE_HEADER = 0x0A  # OBU header: type 1, with a size field
 _FRAME = 0x32  # type 6, with a size field
-_MOST_SEQUENCE_BYTES = 32
-
-
-@dataclass(frozen=True)
-class _Sequence:
-    height: int
-    width: int
-    profile: int
-    level: int
-    subsampled: bool
-    chroma_sample_position: int
+_TEMPORAL_DELIMITER = b"\x12\x00"
+_BT601 = (2, 5, 6)  # matrix coefficients: unspecified, which decoders take for it, and its two names
 
 
 class _Bits:
@@ -43,88 +35,53 @@ class _Bits:
 
 
 def av1_size(payload: bytes) -> tuple[int, int]:
-    """``(H, W)`` of a still picture's OBUs.
+    """``(H, W)`` of a payload.
 
     Raises:
-        FormatError: the payload is not a sequence header with ``reduced_still_picture_header`` and one frame.
+        FormatError: it is none.
     """
-    # On the path of every push, so only as far as the size; the rest is looked at when the picture is decoded.
-    _frame_at(payload)
-    bits = int.from_bytes(payload[2:10], "big")
-    width_bits, height_bits = (bits >> 50 & 15) + 1, (bits >> 46 & 15) + 1
-    if bits >> 59 & 3 != 3:
-        raise _no_picture("it is not a reduced still picture")
-    width = (bits >> (46 - width_bits)) & ((1 << width_bits) - 1)
-    height = (bits >> (46 - width_bits - height_bits)) & ((1 << height_bits) - 1)
-    return height + 1, width + 1
+    if len(payload) <= _HEAD_BYTES:
+        raise _no_picture("it is too short")
+    height, width = int.from_bytes(payload[0:2], "little"), int.from_bytes(payload[2:4], "little")
+    if not (height and width):
+        raise _no_picture(f"it says {height}x{width} px")
+    return height, width
 
 
-def _frame_at(payload: bytes) -> int:
-    """Where the frame OBU begins, which must fill the payload to its end."""
-    if len(payload) < 12 or payload[0] != _SEQUENCE_HEADER or not 5 <= payload[1] <= _MOST_SEQUENCE_BYTES:
-        raise _no_picture("it does not begin with a sequence header")
-    frame_at = 2 + payload[1]
-    size, place = 0, frame_at + 1
-    for shift in (0, 7, 14, 21):
-        if place >= len(payload):
-            break
-        size |= (payload[place] & 0x7F) << shift
-        place += 1
-        if payload[place - 1] < 0x80:
-            if payload[frame_at] == _FRAME and place + size == len(payload):
-                return frame_at
-            break
-    raise _no_picture("one whole frame must follow the sequence header")
+def payload_of_avif(file: bytes) -> bytes:
+    """The payload of an AVIF file of one picture, as libavif writes it.
 
-
-def _sequence(payload: bytes) -> _Sequence:
-    """The facts that boxes repeat (section 5.5.1, with ``reduced_still_picture_header``; 5.5.2)."""
-    bits = _Bits(payload[2 : _frame_at(payload)])
-    profile, still, reduced, level = bits.take(3), bits.take(1), bits.take(1), bits.take(5)
-    if not (still and reduced and profile in (0, 1)):
-        raise _no_picture("it is not a still picture of profile 0 or 1")
-    width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
-    width, height = bits.take(width_bits) + 1, bits.take(height_bits) + 1
-    bits.take(6)  # tools: superblock size, intra filters, superres, cdef, restoration
-    if bits.take(1) or (profile == 0 and bits.take(1)):
-        raise _no_picture("only 8 bits a channel in colour are taken")
-    if bits.take(1) and (bits.take(24) & 0xFF) == 0:
-        raise _no_picture("only pixels in YCbCr are taken")
-    bits.take(1)  # full or limited range: decoders see it for themselves
-    position = bits.take(2) if profile == 0 else 0
-    return _Sequence(height, width, profile, level, profile == 0, position)
-
-
-def obus_of_avif(file: bytes) -> bytes:
-    """The OBUs in an AVIF file of one picture, as libavif writes it."""
+    Raises:
+        FormatError: the picture is not a reduced still picture of 8-bit YCbCr at 4:2:0 or 4:4:4.
+    """
     at = file.index(b"mdat")
-    obus = file[at + 4 : at - 4 + int.from_bytes(file[at - 4 : at], "big")]
-    if obus[:2] == b"\x12\x00":  # a temporal delimiter, which says nothing
-        obus = obus[2:]
-    _sequence(obus)
-    return obus
+    obus = file[at + 4 : at - 4 + int.from_bytes(file[at - 4 : at], "big")].removeprefix(_TEMPORAL_DELIMITER)
+    sequence, obus = _take_obu(obus, _SEQUENCE_HEADER)
+    frame, rest = _take_obu(obus, _FRAME)
+    if rest:
+        raise _no_picture("it has more than one frame")
+    return _head_of(sequence) + frame
 
 
-def avif_of_obus(payload: bytes) -> bytes:
-    """An AVIF file around a still picture's OBUs.
+def avif_of_payload(payload: bytes) -> bytes:
+    """The AVIF file of a payload.
 
     Raises:
-        FormatError: as :func:`av1_size`, or it is not 8 bits a channel in colour.
+        FormatError: as :func:`av1_size`.
     """
-    sequence = _sequence(payload)
-    kind = bytes(
-        (
-            0x81,
-            sequence.profile << 5 | sequence.level,
-            (0x0C if sequence.subsampled else 0) | sequence.chroma_sample_position,
-            0,
-        )
+    height, width = av1_size(payload)
+    choices = int.from_bytes(payload[4:6], "little")
+    full_colour, level, position = choices & 1, choices >> 1 & 31, choices >> 12 & 3
+    profile = full_colour  # 0 holds 4:2:0, 1 holds 4:4:4
+    obus = b"".join(
+        (_obu(_SEQUENCE_HEADER, _sequence_header(height, width, choices)), _obu(_FRAME, payload[_HEAD_BYTES:]))
     )
-    size = sequence.width.to_bytes(4, "big") + sequence.height.to_bytes(4, "big")
+    kind = bytes((0x81, profile << 5 | level, 0 if full_colour else 0x0C | position, 0))
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
     properties = _box(b"ispe", bytes(4), size) + _box(b"pixi", bytes(4), b"\3\x08\x08\x08") + _box(b"av1C", kind)
     places = _box(b"ipma", bytes(4), b"\0\0\0\1\0\1\3\1\2\x83")
     start = len(_FTYP) + _META_BYTES + 8
-    location = b"\x44\0\0\1\0\1\0\0\0\1" + start.to_bytes(4, "big") + len(payload).to_bytes(4, "big")
+    location = b"\x44\0\0\1\0\1\0\0\0\1" + start.to_bytes(4, "big") + len(obus).to_bytes(4, "big")
     meta = _box(
         b"meta",
         bytes(4),
@@ -133,7 +90,78 @@ def avif_of_obus(payload: bytes) -> bytes:
         _ITEMS,
         _box(b"iprp", _box(b"ipco", properties), places),
     )
-    return b"".join((_FTYP, meta, _box(b"mdat", payload)))
+    return b"".join((_FTYP, meta, _box(b"mdat", obus)))
+
+
+def _head_of(sequence: bytes) -> bytes:
+    """Size and choices of a sequence header (section 5.5.1 with ``reduced_still_picture_header``, and 5.5.2)."""
+    bits = _Bits(sequence)
+    profile, still, reduced, level = bits.take(3), bits.take(1), bits.take(1), bits.take(5)
+    if not (still and reduced and profile in (0, 1)):
+        raise _no_picture("it is not a still picture of profile 0 or 1")
+    width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
+    width, height = bits.take(width_bits) + 1, bits.take(height_bits) + 1
+    tools = bits.take(6)
+    if bits.take(1) or (profile == 0 and bits.take(1)):
+        raise _no_picture("only 8 bits a channel in colour are taken")
+    if bits.take(1) and bits.take(24) & 0xFF not in _BT601:
+        raise _no_picture("only BT.601 YCbCr is taken")
+    full_range = bits.take(1)
+    position = bits.take(2) if profile == 0 else 0
+    separate_chroma, film_grain = bits.take(1), bits.take(1)
+    if film_grain:
+        raise _no_picture("film grain is not taken")
+    choices = profile | level << 1 | tools << 6 | position << 12 | full_range << 14 | separate_chroma << 15
+    return b"".join(number.to_bytes(2, "little") for number in (height, width, choices))
+
+
+def _sequence_header(height: int, width: int, choices: int) -> bytes:
+    """Inverse of :func:`_head_of`."""
+    full_colour = choices & 1
+    fields = [
+        (full_colour, 3),
+        (3, 2),  # a still picture with a reduced header
+        (choices >> 1 & 31, 5),
+        (15, 4),
+        (15, 4),
+        (width - 1, 16),
+        (height - 1, 16),
+        (choices >> 6 & 63, 6),
+        (0, 1 if full_colour else 2),  # 8 bits, not monochrome
+        (0, 1),  # colours not described
+        (choices >> 14 & 1, 1),
+        (choices >> 12 & 3, 0 if full_colour else 2),
+        (choices >> 15, 1),
+        (0, 1),  # no film grain
+        (1, 1),  # the end
+    ]
+    value, num_bits = 0, 0
+    for number, count in fields:
+        value, num_bits = value << count | (number if count else 0), num_bits + count
+    num_bytes = (num_bits + 7) // 8
+    return (value << (8 * num_bytes - num_bits)).to_bytes(num_bytes, "big")
+
+
+def _take_obu(data: bytes, header: int) -> tuple[bytes, bytes]:
+    """Content of the first OBU, which must begin with ``header``, and what follows it."""
+    size, place = 0, 1
+    for shift in range(0, 28, 7):
+        if place >= len(data) or data[0] != header:
+            break
+        size |= (data[place] & 0x7F) << shift
+        place += 1
+        if data[place - 1] < 0x80:
+            return data[place : place + size], data[place + size :]
+    raise _no_picture("a sequence header and one frame are expected")
+
+
+def _obu(header: int, content: bytes) -> bytes:
+    size, out = len(content), bytearray((header,))
+    while size > 0x7F:
+        out.append(size & 0x7F | 0x80)
+        size >>= 7
+    out.append(size)
+    return bytes(out) + content
 
 
 def _box(kind: bytes, *parts: bytes) -> bytes:

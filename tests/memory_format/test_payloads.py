@@ -13,7 +13,7 @@ from PIL import Image
 
 from memory_format import AVIF, JPEG, JPEGXL, FormatError, JPEGXLLossless, PatchCodec, WebP, WebPLossless, make_record
 from memory_format.codecs import avif, jpeg, webp
-from memory_format.codecs.av1 import avif_of_obus, obus_of_avif
+from memory_format.codecs.av1 import avif_of_payload, payload_of_avif
 from memory_format.codecs.jpeg_tables import ZIGZAG, quantisation_tables
 from tests.memory_format.strategies import noise, smooth
 
@@ -61,9 +61,9 @@ def test_webp_files_are_checked_as_they_were() -> None:
 def test_avif_boxes_come_back_as_they_were(size: tuple[int, int], seed: int, quality: int, subsampling: str) -> None:
     """The file that is rebuilt decodes to the pixels that the encoder's own file decodes to."""
     file = file_of(smooth(size, seed), "AVIF", quality=quality, speed=9, subsampling=subsampling, codec="aom")
-    payload = obus_of_avif(file)
+    payload = payload_of_avif(file)
     assert len(file) - len(payload) >= 270
-    np.testing.assert_array_equal(pixels(avif_of_obus(payload)), pixels(file))
+    np.testing.assert_array_equal(pixels(avif_of_payload(payload)), pixels(file))
     assert AVIF.read_size(payload) == size
 
 
@@ -76,7 +76,7 @@ def test_avif_boxes_come_back_as_they_were(size: tuple[int, int], seed: int, qua
 )
 def test_other_kinds_of_avif_are_refused(options: dict[str, str], words: str) -> None:
     with pytest.raises(FormatError, match=words):
-        obus_of_avif(file_of(smooth((16, 16), 0), "AVIF", codec="aom", **options))
+        payload_of_avif(file_of(smooth((16, 16), 0), "AVIF", codec="aom", **options))
 
 
 @settings(max_examples=50)

@@ -288,9 +288,9 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: with_body(lambda r: body_start(r, 4) + webp_file(r.payload) + b"\0"),
         "invalid_payload",
     ),
-    "an AV1 picture with more at its end": (
-        lambda: with_body(lambda r: body_start(r, 4) + AVIF().encode(noise((16, 24, 3), 0)) + b"\0", codec=4),
-        "invalid_payload",
+    "an AV1 picture of another size": (
+        lambda: with_body(lambda r: body_start(r, 4) + AVIF().encode(noise((16, 25, 3), 0)), codec=4),
+        "payload_mismatch",
     ),
     "extras of a length of 0": (
         lambda: with_body(lambda r: body_start(r, 3) + bytes(4) + r.payload),
