@@ -12,10 +12,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format.errors import FormatError
+from memory_format.errors import ErrorCode, FormatError
 
 MAX_SIDE_PX = 4096
-"""Largest side of a coded image. It bounds what any payload can make a decoder allocate."""
+"""Largest side of a coded image."""
+
+MAX_PIXELS = 2048 * 2048
+"""Most pixels of a coded image. They bound what any payload can make a decoder allocate (docs/format.md)."""
 
 BoolArray = NDArray[np.bool_]
 ByteArray = NDArray[np.uint8]
@@ -24,6 +27,17 @@ Layout = Literal["mosaic", "in_place", "strip"]
 """``mosaic``: kept patches packed into the smallest near-square grid. ``in_place``: the whole picture, its
 discarded patches painted. ``strip``: side by side in one row, or as few rows as the widest image allows. See
 :func:`default_layout`."""
+
+
+def size_is_allowed(height: int, width: int) -> bool:
+    """Whether a coded image may be of that size."""
+    return 0 < height <= MAX_SIDE_PX and 0 < width <= MAX_SIDE_PX and height * width <= MAX_PIXELS
+
+
+def bad_size(height: int, width: int, code: ErrorCode) -> FormatError:
+    return FormatError(
+        f"a coded image of {height}x{width} px; sides are at most {MAX_SIDE_PX}, pixels {MAX_PIXELS}", code=code
+    )
 
 
 def num_mask_bytes(num_cells: int) -> int:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from memory_format import checksum
 from memory_format.canvas import kept_pixels, lay_out, take_out
-from memory_format.codecs import MAX_SIDE_PX, PatchCodec, codec_by_number, codec_class
+from memory_format.codecs import PatchCodec, codec_by_number, codec_class
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
 from memory_format.extras import decode_extras, encode_extras
@@ -29,6 +29,7 @@ from memory_format.masks import (
     BoolArray,
     ByteArray,
     Layout,
+    bad_size,
     canvas_grid,
     count_kept,
     default_layout,
@@ -36,6 +37,7 @@ from memory_format.masks import (
     mask_to_bytes,
     mask_to_indices,
     num_mask_bytes,
+    size_is_allowed,
 )
 
 HEADER_DTYPE = np.dtype(
@@ -333,8 +335,8 @@ def check_row(row: HeaderRow, learner_id: str, body: bytes | memoryview, known_l
         raise FormatError(f"a record of {len(body)} bytes; at most {MAX_BODY_BYTES} are taken")
     rows, columns = canvas_grid(num_kept, (h, w), layout_of(flags), patch_px)
     height, width = rows * patch_px, columns * patch_px
-    if height > MAX_SIDE_PX or width > MAX_SIDE_PX:
-        raise FormatError(f"a coded image of {height}x{width} px; sides are at most {MAX_SIDE_PX}")
+    if not size_is_allowed(height, width):
+        raise bad_size(height, width, "invalid_record")
     # Codecs read a header alike from bytes and from a view of them.
     codec_by_number(codec_number).check_size(cast("bytes", body[payload_at:]), (height, width))
 

@@ -17,7 +17,7 @@ from memory_format.codecs.jpegxl import JPEGXL, JPEGXLLossless
 from memory_format.codecs.raw_zstd import RawZstd
 from memory_format.codecs.webp import WebP, WebPLossless
 from memory_format.errors import FormatError
-from memory_format.masks import MAX_SIDE_PX
+from memory_format.masks import MAX_PIXELS, MAX_SIDE_PX
 
 CODECS: tuple[type[PatchCodec], ...] = (RawZstd, WebP, WebPLossless, AVIF, JPEG, JPEGXL, JPEGXLLossless)
 
@@ -95,6 +95,7 @@ __all__ = [
     "JPEGXL",
     "JPEGXLLossless",
     "MAX_DECODED_BYTES",
+    "MAX_PIXELS",
     "MAX_SIDE_PX",
     "PatchCodec",
     "RawZstd",

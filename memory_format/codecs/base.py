@@ -11,9 +11,9 @@ from numcodecs.compat import ensure_bytes, ndarray_copy
 from numpy.typing import NDArray
 
 from memory_format.errors import FormatError, MissingLibraryError
-from memory_format.masks import MAX_SIDE_PX, ByteArray
+from memory_format.masks import MAX_PIXELS, ByteArray, bad_size, size_is_allowed
 
-MAX_DECODED_BYTES = MAX_SIDE_PX * MAX_SIDE_PX * 3
+MAX_DECODED_BYTES = MAX_PIXELS * 3
 
 
 class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type information
@@ -104,22 +104,21 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
     def decode(self, buf: Any, out: Any = None) -> NDArray[Any]:
         payload = ensure_bytes(buf)
         height, width = self.read_size(payload)
-        if not (0 < height <= MAX_SIDE_PX and 0 < width <= MAX_SIDE_PX):
-            raise FormatError(
-                f"a payload of {height}x{width} px is over the limit of {MAX_SIDE_PX}", code="invalid_payload"
-            )
+        if not size_is_allowed(height, width):
+            raise bad_size(height, width, "invalid_payload")
         image = self.read_checked(payload, (height, width))
         return image if out is None else ndarray_copy(image, out)
 
 
 def check_image(image: NDArray[Any]) -> ByteArray:
-    """What every codec takes: ``(H, W, 3)`` uint8, sides of 1 to ``MAX_SIDE_PX``; contiguous afterwards.
+    """What every codec takes, contiguous: ``(H, W, 3)`` uint8, sides of 1 to ``MAX_SIDE_PX``, at most ``MAX_PIXELS``.
 
     Raises:
         FormatError: it is something else.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise FormatError(f"expected a (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
-    if not (0 < image.shape[0] <= MAX_SIDE_PX and 0 < image.shape[1] <= MAX_SIDE_PX):
-        raise FormatError(f"image sides must be 1..{MAX_SIDE_PX} px, got {image.shape[0]}x{image.shape[1]}")
+    height, width, _ = image.shape
+    if not size_is_allowed(height, width):
+        raise bad_size(height, width, "invalid_record")
     return np.ascontiguousarray(image)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from memory_format.errors import FormatError
-from memory_format.masks import MAX_SIDE_PX, ByteArray
+from memory_format.masks import ByteArray, bad_size, size_is_allowed
 
 HAVE_IMAGECODECS = find_spec("imagecodecs") is not None
 IMAGECODECS = "the package imagecodecs: pip install 'exemplar-memory[codecs]'"
@@ -26,10 +26,8 @@ _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, MemoryError
 
 def refuse_over_limit(size: tuple[int, int]) -> None:
     """Before a library sees a payload: opening alone sets up buffers of the size that its header states."""
-    if not (0 < size[0] <= MAX_SIDE_PX and 0 < size[1] <= MAX_SIDE_PX):
-        raise FormatError(
-            f"a payload of {size[0]}x{size[1]} px is over the limit of {MAX_SIDE_PX}", code="invalid_payload"
-        )
+    if not size_is_allowed(*size):
+        raise bad_size(*size, "invalid_payload")
 
 
 def decode_with(name: str, decode: Callable[..., ByteArray], *arguments: Any, **options: Any) -> ByteArray:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numcodecs.zstd import Zstd
 
-from memory_format.codecs.base import MAX_DECODED_BYTES, PatchCodec
+from memory_format.codecs.base import PatchCodec
+from memory_format.codecs.libraries import refuse_over_limit
 from memory_format.errors import FormatError
 from memory_format.masks import ByteArray
 
@@ -45,8 +46,7 @@ class RawZstd(PatchCodec):
     def decode_image(cls, payload: bytes) -> ByteArray:
         height, width = cls.read_size(payload)
         num_bytes = height * width * 3
-        if not 0 < num_bytes <= MAX_DECODED_BYTES:
-            raise FormatError(f"a payload of {height}x{width} px is over the limit", code="invalid_payload")
+        refuse_over_limit((height, width))
         frame = payload[_SIZE_BYTES:]
         if _content_size(frame) != num_bytes:
             raise FormatError(f"the Zstandard frame does not hold {height}x{width} RGB pixels", code="payload_mismatch")

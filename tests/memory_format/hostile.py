@@ -8,13 +8,20 @@ import struct
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
+import imagecodecs
 import numpy as np
 import pyarrow as pa
 from numcodecs.zstd import Zstd
 
 from memory_format import (
+    AVIF,
+    JPEG,
+    JPEGXL,
     FormatError,
+    JPEGXLLossless,
+    PatchCodec,
     RawZstd,
     Record,
     WebP,
@@ -25,6 +32,7 @@ from memory_format import (
     read_batch,
     write_batch,
 )
+from memory_format.codecs import avif, jpeg, webp
 from memory_format.record import HEADER_DTYPE, MAX_EXTRAS_BYTES
 from memory_format.wire import SCHEMA, _field
 
@@ -140,6 +148,26 @@ def lying_body_length(data: bytes, length: int) -> bytes:
     return bytes(out)
 
 
+def lying_jpeg_xl() -> bytes:
+    """A codestream of 7x7 px whose header says 16384x16384."""
+    honest = JPEGXL().encode(np.zeros((8, 8, 3), dtype=np.uint8))
+    bits = int.from_bytes(honest[2:], "little")
+    assert bits & 0x1FF == 1 | 1 << 6, "small, 8 px high, square"
+    # Not small; 18 bits more for the height; square.
+    head = 0 | 2 << 1 | 16383 << 3 | 1 << 21
+    rest = bits >> 9
+    return honest[:2] + (head | rest << 24).to_bytes(len(honest) + 2, "little")
+
+
+IMAGE_CODECS: tuple[type[PatchCodec], ...] = (WebP, WebPLossless, AVIF, JPEG, JPEGXL, JPEGXLLossless)
+
+
+def read_with(kind: type[PatchCodec], library: str, data: bytes, size: tuple[int, int] = (1024, 1024)) -> object:
+    for module in (avif, jpeg, webp):
+        module.HAVE_IMAGECODECS = not library
+    return kind.read_checked(data, size)
+
+
 # How each input is read; "honest" ones must be taken, all others refused.
 READERS: dict[str, Callable[[bytes], object]] = {
     "old compression, 1 TiB": decode_batch,
@@ -157,9 +185,18 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "WebP of 16383x16383 unchecked": WebP.decode_image,
     "zstd frame of 64 MiB": lambda data: RawZstd.read_checked(data, (7, 7)),
     "zstd of 65535x65535": lambda data: RawZstd().decode(data),
-    "honest, lossy WebP of 1024x1024": lambda data: WebP.read_checked(data, (1024, 1024)),
-    "honest, lossless WebP of 1024x1024": lambda data: WebPLossless.read_checked(data, (1024, 1024)),
+    "AVIF of 16383x16383 unchecked": AVIF.decode_image,
+    "JPEG of 65535x65535 unchecked": JPEG.decode_image,
+    "JPEG XL of 16384x16384": lambda data: JPEGXL.read_checked(data, (7, 7)),
+    "JPEG XL of 16384x16384 unchecked": JPEGXL.decode_image,
+    "JPEG XL of many frames": lambda data: JPEGXL.read_checked(data, (256, 256)),
     "honest, zstd of 1024x1024": lambda data: RawZstd.read_checked(data, (1024, 1024)),
+    **{
+        f"honest, {kind.codec_id} of 1024x1024, {content}{library}": partial(read_with, kind, library)
+        for kind in IMAGE_CODECS
+        for content in ("flat", "noise")
+        for library in ("", " by Pillow")
+    },
     "honest, tiny": decode_batch,
     "honest, extras and noise": decode_batch,
     "honest, wide masks": decode_batch,
@@ -196,9 +233,18 @@ def make_inputs() -> dict[str, tuple[bytes, int]]:
         # Before those that leave more free memory behind.
         "honest, noise, only read": (noisy, 1500),
         "honest, tiny, only read": (encode_batch([tiny()] * 20_000), 20_000),
-        "honest, lossy WebP of 1024x1024": (WebP().encode(flat), 0),
-        "honest, lossless WebP of 1024x1024": (WebPLossless().encode(flat), 0),
+        "AVIF of 16383x16383 unchecked": (b"\xff\x3f\xff\x3f" + AVIF().encode(flat[:7, :7])[4:], 0),
+        "JPEG of 65535x65535 unchecked": (b"\xff\xff\xff\xff" + JPEG().encode(flat[:7, :7])[4:], 0),
+        "JPEG XL of 16384x16384": (lying_jpeg_xl(), 0),
+        "JPEG XL of 16384x16384 unchecked": (lying_jpeg_xl(), 0),
+        "JPEG XL of many frames": (bytes(imagecodecs.jpegxl_encode(np.zeros((64, 256, 256, 3), dtype=np.uint8))), 0),
         "honest, zstd of 1024x1024": (RawZstd().encode(flat), 0),
+        **{
+            f"honest, {kind.codec_id} of 1024x1024, {content}{library}": (kind().encode(image), 0)
+            for kind in IMAGE_CODECS
+            for content, image in (("flat", flat), ("noise", np.tile(patches.reshape(-1, 8, 3), (7, 128, 1))[:1024]))
+            for library in ("", " by Pillow")
+        },
         "honest, tiny": (encode_batch([tiny()] * 20_000), 20_000),
         "honest, extras and noise": (noisy, 1500),
         "honest, wide masks": (encode_batch([tiny(keep_mask=wide_mask, text_length=65_535)] * 1500), 1500),
@@ -213,7 +259,10 @@ def main() -> None:
     reader takes.
     """
     inputs: dict[str, tuple[bytes, int]] = pickle.load(sys.stdin.buffer)
-    decode_batch(encode_batch([tiny(), tiny(codec=WebP()), tiny(codec=WebPLossless())]))
+    decode_batch(encode_batch([tiny()]))
+    for kind in IMAGE_CODECS:
+        for library in ("", " by Pillow"):
+            read_with(kind, library, kind().encode(np.zeros((1024, 1024, 3), dtype=np.uint8)[:9]), size=(9, 1024))
     results = {}
     for name, (data, num_records) in inputs.items():
         with open("/proc/self/clear_refs", "w") as clear:
@@ -239,7 +288,8 @@ def bound_bytes(name: str, data: bytes, num_records: int) -> int:
     if "brackets" in name:
         return 4 * len(data) + 2048 * num_records + 48 * MIB
     decoded = 1024 * 1024 * 3 if "1024x1024" in name else 0
-    return 4 * len(data) + 2048 * num_records + (2 if "zstd" in name else 8) * decoded
+    times = 2 if "zstd" in name else 8 if "Pillow" in name else 4
+    return 4 * len(data) + 2048 * num_records + times * decoded
 
 
 def peak_bytes() -> int:

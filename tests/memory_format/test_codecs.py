@@ -173,6 +173,7 @@ def test_unknown_codecs_and_settings_are_refused(config: dict[str, object]) -> N
         lambda: WebP().encode(np.zeros((4, 4, 3))),
         lambda: RawZstd().encode(np.zeros((0, 4, 3), dtype=np.uint8)),
         lambda: RawZstd().encode(np.zeros((1, MAX_SIDE_PX + 1, 3), dtype=np.uint8)),
+        lambda: RawZstd().encode(np.zeros((2049, 2048, 3), dtype=np.uint8)),
     ],
 )
 def test_settings_and_images_out_of_range_are_refused(make: object) -> None:

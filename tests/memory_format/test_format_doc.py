@@ -16,7 +16,7 @@ import zarr
 
 from client import MemoryClient
 from memory_format import CODECS, HEADER_BYTES, WebP, image_to_patches, make_record
-from memory_format.codecs import MAX_SIDE_PX
+from memory_format.codecs import MAX_PIXELS, MAX_SIDE_PX
 from memory_format.extras import MAX_JSON_DEPTH
 from memory_format.record import FLAG_EXTRAS, FLAG_IN_PLACE, FLAG_STRIP, HEADER_DTYPE, MAX_BODY_BYTES, MAX_EXTRAS_BYTES
 from memory_format.wire import _MAX_BATCHES, MEDIA_TYPE, SCHEMA, WIRE_VERSION
@@ -91,7 +91,8 @@ def test_the_codecs_are_listed() -> None:
 
 def test_the_limits_are_the_codes() -> None:
     limits = section("Limits")
-    for number in (f"{MAX_SIDE_PX:,} px", f"{MAX_BODY_BYTES >> 20} MiB", f"{MAX_EXTRAS_BYTES >> 20} MiB"):
+    assert f"{MAX_SIDE_PX:,} px; {MAX_PIXELS:,} pixels" in limits
+    for number in (f"{MAX_BODY_BYTES >> 20} MiB", f"{MAX_EXTRAS_BYTES >> 20} MiB"):
         assert number in limits
     assert f"at most {MAX_JSON_DEPTH} levels" in limits
     assert f"{_MAX_BATCHES:,}" in limits
