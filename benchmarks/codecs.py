@@ -42,7 +42,7 @@ from memory_format import (
     make_record,
 )
 from memory_format.canvas import kept_pixels, lay_out
-from memory_format.codecs import avif, jpeg, webp
+from memory_format.codecs import libraries
 from memory_format.codecs.av1 import payload_of_avif
 from memory_format.codecs.libraries import encode_with_pillow
 
@@ -215,8 +215,7 @@ def speed() -> None:
             payloads = [record_of(case, codec)[0].payload for case in of] * 40
             cells = []
             for library in ("Pillow", "imagecodecs"):
-                for module in (avif, jpeg, webp):
-                    module.HAVE_IMAGECODECS = library == "imagecodecs"
+                libraries.HAVE_IMAGECODECS = library == "imagecodecs"
                 for threads in (1, 2):
                     known = library == "imagecodecs" or not isinstance(codec, JPEGXL | JPEGXLLossless)
                     cells.append(f"{decoded_per_second(codec, payloads, threads):,.0f}" if known else "-")

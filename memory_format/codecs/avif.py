@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from PIL import features
 
+from memory_format.codecs import libraries
 from memory_format.codecs.av1 import av1_size, avif_of_payload, payload_of_avif
 from memory_format.codecs.libraries import (
-    HAVE_IMAGECODECS,
     decode_with,
     decode_with_pillow,
     encode_with_pillow,
@@ -68,7 +68,7 @@ class AVIF(LossyCodec):
     def decode_image(cls, payload: bytes) -> ByteArray:
         refuse_over_limit(av1_size(payload))
         file = avif_of_payload(payload)
-        if HAVE_IMAGECODECS:
+        if libraries.HAVE_IMAGECODECS:
             import imagecodecs
 
             return decode_with("AVIF", imagecodecs.avif_decode, file, numthreads=1)

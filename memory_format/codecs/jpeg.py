@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from PIL import features
 
+from memory_format.codecs import libraries
 from memory_format.codecs.avif import Subsampling
 from memory_format.codecs.jpeg_tables import HUFFMAN_TABLES, ZIGZAG, quantisation_tables, segment
 from memory_format.codecs.libraries import (
-    HAVE_IMAGECODECS,
     decode_with,
     decode_with_pillow,
     encode_with_pillow,
@@ -87,7 +87,7 @@ class JPEG(LossyCodec):
         height, width = cls.read_size(payload)
         refuse_over_limit((height, width))
         file = _put_together(height, width, payload[4], payload[5], bytes(payload[_HEAD_BYTES:]))
-        if HAVE_IMAGECODECS:
+        if libraries.HAVE_IMAGECODECS:
             import imagecodecs
 
             return decode_with("JPEG", imagecodecs.jpeg8_decode, file)

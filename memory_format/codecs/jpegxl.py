@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from memory_format.codecs import libraries
 from memory_format.codecs.base import PatchCodec
 from memory_format.codecs.jxl_header import check_still_picture, jxl_size
-from memory_format.codecs.libraries import HAVE_IMAGECODECS, IMAGECODECS, decode_with, refuse_over_limit
+from memory_format.codecs.libraries import IMAGECODECS, decode_with, refuse_over_limit
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
 from memory_format.masks import ByteArray
@@ -21,7 +22,7 @@ _MOST_EFFORT = 6
 class _JPEGXLBase(PatchCodec):
     @classmethod
     def missing_library(cls) -> str | None:
-        return None if HAVE_IMAGECODECS else IMAGECODECS
+        return None if libraries.HAVE_IMAGECODECS else IMAGECODECS
 
     @classmethod
     def read_size(cls, payload: bytes) -> tuple[int, int]:

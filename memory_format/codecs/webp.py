@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from PIL import features
 
+from memory_format.codecs import libraries
 from memory_format.codecs.base import PatchCodec
 from memory_format.codecs.libraries import (
-    HAVE_IMAGECODECS,
     decode_with,
     decode_with_pillow,
     encode_with_pillow,
@@ -41,7 +41,7 @@ class _WebPBase(PatchCodec):
     def decode_image(cls, payload: bytes) -> ByteArray:
         refuse_over_limit(cls.read_size(payload))
         file = payload if payload[:1] == b"R" else _file_of(payload)
-        if HAVE_IMAGECODECS:
+        if libraries.HAVE_IMAGECODECS:
             import imagecodecs
 
             return decode_with("WebP", imagecodecs.webp_decode, file, hasalpha=False)

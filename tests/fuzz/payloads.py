@@ -20,7 +20,7 @@ with atheris.instrument_imports(include=["memory_format"]):
     import numpy as np
 
     from memory_format import CODECS, FormatError, PatchCodec
-    from memory_format.codecs import avif, codec_by_number, jpeg, webp
+    from memory_format.codecs import codec_by_number, libraries
     from memory_format.record import check_row, split_row
 
 SLACK_BYTES = 4 * 1024 * 1024
@@ -58,8 +58,7 @@ def read(data: bytes) -> None:
     if len(data) < HEAD_BYTES:
         return
     kind = codec_by_number(data[0] % len(CODECS) + 1)
-    for module in (avif, jpeg, webp):
-        module.HAVE_IMAGECODECS = bool(data[1] & 1)
+    libraries.HAVE_IMAGECODECS = bool(data[1] & 1)
     columns, px = data[2] % 8 + 1, SIDES[data[3] % len(SIDES)]
     payload = data[HEAD_BYTES:]
     body = np.packbits(np.ones(columns, dtype=bool)).tobytes() + payload

@@ -32,7 +32,7 @@ from memory_format import (
     read_batch,
     write_batch,
 )
-from memory_format.codecs import avif, jpeg, webp
+from memory_format.codecs import libraries
 from memory_format.record import HEADER_DTYPE, MAX_EXTRAS_BYTES
 from memory_format.wire import SCHEMA, _field
 
@@ -163,8 +163,7 @@ IMAGE_CODECS: tuple[type[PatchCodec], ...] = (WebP, WebPLossless, AVIF, JPEG, JP
 
 
 def read_with(kind: type[PatchCodec], library: str, data: bytes, size: tuple[int, int] = (1024, 1024)) -> object:
-    for module in (avif, jpeg, webp):
-        module.HAVE_IMAGECODECS = not library
+    libraries.HAVE_IMAGECODECS = not library
     return kind.read_checked(data, size)
 
 
