@@ -1,6 +1,6 @@
 """How good a lossy payload is to be: a fixed quality, or a target that the quality is searched for.
 
-A search is a bisection over the codec's own scale: at most 7 encodings a record, of which the last is not repeated.
+A search is a bisection over the codec's own scale: at most 8 encodings a record.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ _FRAME_AT = 20  # RIFF, size, WEBP, kind of the chunk, its size
 class _WebPBase(PatchCodec):
     """Writes bare VP8 and VP8L frames; reads them, and the WebP files that were written before.
 
-    The two cannot be taken for each other: the fourth byte of a VP8 frame is 0x9D and the first of a VP8L frame
-    0x2F, where a file has the letters of RIFF.
+    The two cannot be taken for each other: a file begins with RIFF, while the fourth byte of a VP8 frame is 0x9D and
+    the first of a VP8L frame 0x2F.
     """
 
     @classmethod
@@ -35,12 +35,12 @@ class _WebPBase(PatchCodec):
 
     @classmethod
     def read_size(cls, payload: bytes) -> tuple[int, int]:
-        return _frame_size(payload if payload[:1] != b"R" else _frame_of(payload))
+        return _frame_size(_frame_of(payload) if payload[:4] == b"RIFF" else payload)
 
     @classmethod
     def decode_image(cls, payload: bytes) -> ByteArray:
         refuse_over_limit(cls.read_size(payload))
-        file = payload if payload[:1] == b"R" else _file_of(payload)
+        file = payload if payload[:4] == b"RIFF" else _file_of(payload)
         if libraries.HAVE_IMAGECODECS:
             import imagecodecs
 
@@ -69,7 +69,7 @@ def _frame_of(file: bytes) -> bytes:
     Extended files (animation, alpha, metadata) are refused: an exemplar needs none of them, and their canvas
     size need not be the image's.
     """
-    if len(file) < 30 or file[:4] != b"RIFF" or file[8:12] != b"WEBP":
+    if len(file) < 30 or file[8:12] != b"WEBP":
         raise FormatError("the payload is not a WebP image (no RIFF/WEBP header)", code="invalid_payload")
     if int.from_bytes(file[4:8], "little") + 8 != len(file):
         raise FormatError("the WebP payload is cut short or has bytes after its end", code="invalid_payload")
