@@ -56,8 +56,8 @@ Make = Callable[[int], Any]
 LOSSY: dict[str, tuple[Make, tuple[int, int]]] = {
     "AVIF 4:4:4, speed 6": (lambda q: AVIF(quality=q, speed=6), (40, 60)),
     "WebP": (lambda q: WebP(quality=q), (60, 85)),
-    "JPEG 4:2:0": (lambda q: JPEG(quality=q), (60, 85)),
-    "JPEG 4:4:4": (lambda q: JPEG(quality=q, subsampling="4:4:4"), (60, 85)),
+    "JPEG 4:2:0": (lambda q: JPEG(quality=q, subsampling="4:2:0"), (60, 85)),
+    "JPEG 4:4:4": (lambda q: JPEG(quality=q), (60, 85)),
     "JPEG XL": (lambda q: JPEGXL(quality=q), (70, 88)),
 }
 
@@ -121,7 +121,7 @@ def headers() -> None:
         (WebP(), "WEBP", {"quality": 30}),
         (WebPLossless(), "WEBP", {"lossless": True, "quality": 20, "method": 0}),
         (AVIF(), "AVIF", {"quality": 40, "speed": 4, "subsampling": "4:4:4", "advanced": {"tune": "psnr"}}),
-        (JPEG(), "JPEG", {"quality": 60, "subsampling": "4:2:0"}),
+        (JPEG(), "JPEG", {"quality": 60, "subsampling": "4:4:4"}),
     ]
     for codec, kind, options in files:
         record, patches = record_of(case, codec)

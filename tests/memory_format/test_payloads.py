@@ -106,7 +106,16 @@ def test_quantisation_tables_are_libjpegs(quality: int) -> None:
 
 def test_a_picture_gets_huffman_tables_of_its_own_where_they_pay() -> None:
     flags = [JPEG(quality=90).encode(noise((side, side, 3), 0))[5] for side in (8, 256)]
-    assert flags == [1, 3]
+    assert flags == [0, 2]
+
+
+@pytest.mark.parametrize("length", [0, 417, 65_534, 65_535])
+def test_huffman_tables_of_no_such_length_are_refused(length: int) -> None:
+    payload = JPEG(quality=90).encode(noise((256, 256, 3), 0))
+    assert payload[5] & 2
+    assert 0 < int.from_bytes(payload[6:8], "little") <= 416
+    with pytest.raises(FormatError, match="tables"):
+        JPEG.decode_image(payload[:6] + length.to_bytes(2, "little") + payload[8:] + bytes(70_000))
 
 
 @pytest.mark.parametrize(
