@@ -159,12 +159,30 @@ def lying_jpeg_xl() -> bytes:
     return honest[:2] + (head | rest << 24).to_bytes(len(honest) + 2, "little")
 
 
-IMAGE_CODECS: tuple[type[PatchCodec], ...] = (WebP, WebPLossless, AVIF, JPEG, JPEGXL, JPEGXLLossless)
+IMAGE_CODECS: tuple[PatchCodec, ...] = (
+    WebP(method=0),
+    WebPLossless(),
+    AVIF(speed=10),
+    JPEG(),
+    JPEGXL(effort=1),
+    JPEGXLLossless(effort=1),
+)
 
 
-def read_with(kind: type[PatchCodec], library: str, data: bytes, size: tuple[int, int] = (1024, 1024)) -> object:
-    libraries.HAVE_IMAGECODECS = not library
-    return kind.read_checked(data, size)
+def large_pictures() -> dict[str, bytes]:
+    """Codec and content -> payload of 1024x1024 px."""
+    flat = np.zeros((1024, 1024, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, flat.shape, dtype=np.uint8)
+    return {
+        f"{codec.codec_id} of 1024x1024, {content}": codec.encode(image)
+        for codec in IMAGE_CODECS
+        for content, image in (("flat", flat), ("noise", noise))
+    }
+
+
+def read_with(codec: PatchCodec, library: str, data: bytes, size: tuple[int, int] = (1024, 1024)) -> object:
+    libraries.HAVE_IMAGECODECS = not library or isinstance(codec, JPEGXL | JPEGXLLossless)
+    return codec.read_checked(data, size)
 
 
 # How each input is read; "honest" ones must be taken, all others refused.
@@ -191,8 +209,8 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "JPEG XL of many frames": lambda data: JPEGXL.read_checked(data, (256, 256)),
     "honest, zstd of 1024x1024": lambda data: RawZstd.read_checked(data, (1024, 1024)),
     **{
-        f"honest, {kind.codec_id} of 1024x1024, {content}{library}": partial(read_with, kind, library)
-        for kind in IMAGE_CODECS
+        f"honest, {codec.codec_id} of 1024x1024, {content}{library}": partial(read_with, codec, library)
+        for codec in IMAGE_CODECS
         for content in ("flat", "noise")
         for library in ("", " by Pillow")
     },
@@ -239,9 +257,8 @@ def make_inputs() -> dict[str, tuple[bytes, int]]:
         "JPEG XL of many frames": (bytes(imagecodecs.jpegxl_encode(np.zeros((64, 256, 256, 3), dtype=np.uint8))), 0),
         "honest, zstd of 1024x1024": (RawZstd().encode(flat), 0),
         **{
-            f"honest, {kind.codec_id} of 1024x1024, {content}{library}": (kind().encode(image), 0)
-            for kind in IMAGE_CODECS
-            for content, image in (("flat", flat), ("noise", np.tile(patches.reshape(-1, 8, 3), (7, 128, 1))[:1024]))
+            f"honest, {name}{library}": (payload, 0)
+            for name, payload in large_pictures().items()
             for library in ("", " by Pillow")
         },
         "honest, tiny": (encode_batch([tiny()] * 20_000), 20_000),
@@ -259,9 +276,9 @@ def main() -> None:
     """
     inputs: dict[str, tuple[bytes, int]] = pickle.load(sys.stdin.buffer)
     decode_batch(encode_batch([tiny()]))
-    for kind in IMAGE_CODECS:
+    for codec in IMAGE_CODECS:
         for library in ("", " by Pillow"):
-            read_with(kind, library, kind().encode(np.zeros((1024, 1024, 3), dtype=np.uint8)[:9]), size=(9, 1024))
+            read_with(codec, library, codec.encode(np.zeros((9, 1024, 3), dtype=np.uint8)), size=(9, 1024))
     results = {}
     for name, (data, num_records) in inputs.items():
         with open("/proc/self/clear_refs", "w") as clear:
