@@ -212,7 +212,7 @@ def speed() -> None:
     for side, patch_px, ratio in ((112, 16, 0.27), (384, 32, 0.27)):
         of = cases(ratio, short_side=side, patch_px=patch_px)
         for codec in (WebP(), WebPLossless(), AVIF(), JPEG(), JPEGXL(), JPEGXLLossless()):
-            payloads = [record_of(case, codec)[0].payload for case in of] * 40
+            payloads = [record_of(case, codec)[0].payload for case in of] * 20
             cells = []
             for library in ("Pillow", "imagecodecs"):
                 libraries.HAVE_IMAGECODECS = library == "imagecodecs"
@@ -225,7 +225,7 @@ def speed() -> None:
 def decoded_per_second(codec: PatchCodec, payloads: list[bytes], threads: int) -> float:
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:
-        for _ in range(4):
+        for _ in range(3):
             start = time.perf_counter()
             parts = [payloads[first::threads] for first in range(threads)]
             list(pool.map(lambda part: [codec.decode_image(payload) for payload in part], parts))
