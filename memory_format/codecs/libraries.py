@@ -1,7 +1,7 @@
 """The libraries that do the work: Pillow, which is always there, and imagecodecs, which may be.
 
-imagecodecs decodes from bytes to an array without the interpreter's lock, in a half to a fifth of Pillow's time
-for small images (docs/decisions/0006-codecs-and-headers.md), so it is preferred where it is installed.
+imagecodecs decodes from bytes to an array without the interpreter's lock, in a half to a quarter of Pillow's
+time for small images (docs/decisions/0006-codecs-and-headers.md), so it is preferred where it is installed.
 """
 
 from __future__ import annotations
