@@ -15,8 +15,9 @@ from memory_format.errors import FormatError
 from memory_format.masks import ByteArray
 from memory_format.quality import QualityLike, parse_quality, quality_config
 
-# From effort 7 on, libjxl may put repeated details into a frame of their own; payloads hold one frame.
-_MOST_EFFORT = 6
+_MOST_EFFORT = 9
+# With more, libjxl may put repeated details, of text for example, into a frame of their own.
+_ONE_FRAME_EFFORT = 3
 
 
 class _JPEGXLBase(PatchCodec):
@@ -41,12 +42,24 @@ class _JPEGXLBase(PatchCodec):
         return image
 
 
+def _encode(image: ByteArray, effort: int, **options: Any) -> bytes:
+    """One frame, as payloads must have: where libjxl made several, once more with less effort."""
+    import imagecodecs
+
+    payload = bytes(imagecodecs.jpegxl_encode(image, effort=effort, numthreads=1, **options))
+    try:
+        check_still_picture(payload)
+    except FormatError:
+        payload = bytes(imagecodecs.jpegxl_encode(image, effort=_ONE_FRAME_EFFORT, numthreads=1, **options))
+    return payload
+
+
 class JPEGXL(_JPEGXLBase, LossyCodec):
     """Lossy JPEG XL.
 
     Args:
         quality: 0..99; libjxl's map of JPEG's scale to its own distance; or a target.
-        effort: 1..6.
+        effort: 1..9.
     """
 
     codec_id = "em_jpegxl"
@@ -61,9 +74,7 @@ class JPEGXL(_JPEGXLBase, LossyCodec):
         self.effort = effort
 
     def encode_at(self, image: ByteArray, quality: int) -> bytes:
-        import imagecodecs
-
-        return bytes(imagecodecs.jpegxl_encode(image, distance=_distance(quality), effort=self.effort, numthreads=1))
+        return _encode(image, self.effort, distance=_distance(quality))
 
     def get_config(self) -> dict[str, Any]:
         return {"id": self.codec_id, "quality": quality_config(self.quality), "effort": self.effort}
@@ -73,7 +84,7 @@ class JPEGXLLossless(_JPEGXLBase):
     """Lossless JPEG XL: the smallest of the exact codecs.
 
     Args:
-        effort: 1..6.
+        effort: 1..9.
     """
 
     codec_id = "em_jpegxl_lossless"
@@ -87,9 +98,7 @@ class JPEGXLLossless(_JPEGXLBase):
         self.effort = effort
 
     def encode_image(self, image: ByteArray) -> bytes:
-        import imagecodecs
-
-        return bytes(imagecodecs.jpegxl_encode(image, lossless=True, effort=self.effort, numthreads=1))
+        return _encode(image, self.effort, lossless=True)
 
     def get_config(self) -> dict[str, Any]:
         return {"id": self.codec_id, "effort": self.effort}

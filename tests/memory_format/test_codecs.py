@@ -167,7 +167,7 @@ def test_unknown_codecs_and_settings_are_refused(config: dict[str, object]) -> N
         lambda: JPEG(quality=0),
         lambda: JPEG(subsampling="4:2:2"),  # type: ignore[arg-type]
         lambda: JPEGXL(quality=100),
-        lambda: JPEGXL(effort=7),
+        lambda: JPEGXL(effort=10),
         lambda: JPEGXLLossless(effort=0),
         lambda: WebP().encode(np.zeros((4, 4), dtype=np.uint8)),
         lambda: WebP().encode(np.zeros((4, 4, 3))),

@@ -157,6 +157,30 @@ def test_jpeg_xl_payloads_are_single_frames(codec: PatchCodec, size: tuple[int, 
         np.testing.assert_array_equal(decoded, image)
 
 
+def text(side: int) -> np.ndarray:
+    """Rows of four letters on white, what libjxl is quickest to put into frames of their own."""
+    rng = np.random.default_rng(0)
+    letters = np.where(rng.random((4, 9, 6, 1)) < 0.5, 0, 255).astype(np.uint8)
+    page = np.full((side, side, 3), 255, dtype=np.uint8)
+    for y in range(4, side - 12, 14):
+        for x in range(4, side - 8, 9):
+            page[y : y + 9, x : x + 6] = letters[rng.integers(4)]
+    return page
+
+
+@pytest.mark.parametrize("codec", [JPEGXLLossless(), JPEGXLLossless(effort=6), JPEGXL(), JPEGXL(effort=7)], ids=repr)
+def test_repeated_letters_do_not_get_a_frame_of_their_own(codec: PatchCodec) -> None:
+    import imagecodecs
+
+    page = text(128)
+    several = imagecodecs.jpegxl_encode(page, lossless=True, effort=6)
+    with pytest.raises(FormatError, match="not regular"):
+        JPEGXLLossless.decode_image(several)
+    decoded = codec.decode(codec.encode(page))
+    assert decoded.shape == page.shape
+    assert not codec.lossless or (decoded == page).all()
+
+
 def other_jpeg_xl() -> dict[str, bytes]:
     import imagecodecs
 
