@@ -55,7 +55,7 @@ class AVIF(LossyCodec):
             subsampling=self.subsampling,
             codec="aom",
             max_threads=1,
-            # The default tunes for looks, at 5 to 10 % more bytes for the same error.
+            # The default tunes for looks, at more bytes for the same error.
             advanced={"tune": "psnr"},
         )
         return payload_of_avif(file)

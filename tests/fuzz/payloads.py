@@ -10,6 +10,7 @@ another exception, another shape, memory over the bound of docs/format.md, a cra
 
 from __future__ import annotations
 
+import random
 import sys
 import tempfile
 from pathlib import Path
@@ -82,12 +83,24 @@ def read(data: bytes) -> None:
 
 
 def main() -> None:
+    valid = seeds()
+
+    def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+        """Half of the time from a valid input: the libraries are not instrumented, so libFuzzer forgets long ones."""
+        rng = random.Random(seed)
+        if rng.random() < 0.5:
+            data = rng.choice(valid)
+        for _ in range(rng.randint(1, 4)):
+            data = atheris.Mutate(data, max_size)
+        return data
+
     with tempfile.TemporaryDirectory() as directory:
-        for number, data in enumerate(seeds()):
+        for number, data in enumerate(valid):
             # Once beforehand: what a library sets up at its first use is not the payload's affair.
             read(data)
             (Path(directory) / str(number)).write_bytes(data)
-        atheris.Setup([*sys.argv, directory, "-timeout=10"], read)
+        options = ["-timeout=10", "-max_len=8192", "-len_control=0"]
+        atheris.Setup([sys.argv[0], *options, *sys.argv[1:], directory], read, custom_mutator=mutate)
         atheris.Fuzz()
 
 
