@@ -100,7 +100,9 @@ def main() -> None:
             read(data)
             (Path(directory) / str(number)).write_bytes(data)
         options = ["-timeout=10", "-max_len=8192", "-len_control=0"]
-        atheris.Setup([sys.argv[0], *options, *sys.argv[1:], directory], read, custom_mutator=mutate)
+        # Files among the arguments are findings to be read again, and nothing else.
+        corpus = [] if any(Path(argument).is_file() for argument in sys.argv[1:]) else [directory]
+        atheris.Setup([sys.argv[0], *options, *sys.argv[1:], *corpus], read, custom_mutator=mutate)
         atheris.Fuzz()
 
 
