@@ -90,7 +90,7 @@ def test_a_row_says_the_same_as_the_record(client: httpx.Client, records: list[R
         "grid": [3, 4],
         "patch_px": 4,
         "codec": "em_zstd",
-        "layout": "strip",
+        "layout": "mosaic",
         "has_extras": False,
         "text_length": 10,
         "num_tokens": 4,
