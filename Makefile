@@ -61,8 +61,10 @@ nightly: setup
 	@KILL_ROUNDS=30 $(BIN)/python -m pytest -s tests/memory_service/test_crash.py
 
 bench: setup
+	@$(BIN)/python -c 'import sklearn' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@$(BIN)/python benchmarks/read_layout.py
-	@$(BIN)/python benchmarks/layout.py
+	@$(BIN)/python -m benchmarks.codecs
 	@$(BIN)/python benchmarks/checksum.py
 
 # The last line of its stdout is one JSON object.

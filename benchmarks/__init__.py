@@ -1,1 +1,1 @@
-"""Measurements. `layout.py` and `read_layout.py` back docs/decisions/; `storage.py` compares the store with others."""
+"""Measurements. `codecs.py` and `read_layout.py` back docs/decisions/; `storage.py` compares the store with others."""

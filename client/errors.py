@@ -6,7 +6,7 @@
     `-- ProtocolError              something answered that does not speak this protocol
 
 What the service refuses arrives as ``FormatError``, ``BudgetError``, ``NotFoundError``, ``ConflictError``,
-``BusyError`` or ``StorageError``, with the service's ``code``, its words and its ``details``.
+``BusyError``, ``MissingLibraryError`` or ``StorageError``, with the service's ``code``, its words and its ``details``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from memory_format.errors import (
     ErrorCode,
     ExemplarMemoryError,
     FormatError,
+    MissingLibraryError,
     NotFoundError,
     StorageError,
     error_class,
@@ -94,6 +95,7 @@ def _class_of_status(status: int) -> type[ExemplarMemoryError]:
         404: NotFoundError,
         409: ConflictError,
         429: BusyError,
+        501: MissingLibraryError,
         507: BudgetError,
     }
     return known.get(status, FormatError if status < 500 else StorageError)

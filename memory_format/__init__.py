@@ -1,6 +1,20 @@
 """The exemplar record: what the service and its clients must agree on. No I/O."""
 
-from memory_format.codecs import CODECS, PatchCodec, RawZstd, WebP, WebPLossless, codec_class, make_codec
+from memory_format.codecs import (
+    AVIF,
+    CODECS,
+    JPEG,
+    JPEGXL,
+    JPEGXLLossless,
+    PatchCodec,
+    RawZstd,
+    WebP,
+    WebPLossless,
+    codec_available,
+    codec_class,
+    make_codec,
+    require_codec,
+)
 from memory_format.errors import (
     ERROR_CODES,
     BudgetError,
@@ -9,10 +23,12 @@ from memory_format.errors import (
     ErrorCode,
     ExemplarMemoryError,
     FormatError,
+    MissingLibraryError,
     NotFoundError,
     StorageError,
 )
 from memory_format.masks import Layout, image_to_patches, patches_to_image
+from memory_format.quality import TargetBytes, TargetPSNR, kept_psnr
 from memory_format.record import HEADER_BYTES, Record, check_record, make_record
 from memory_format.wire import (
     MEDIA_TYPE,
@@ -26,9 +42,12 @@ from memory_format.wire import (
 )
 
 __all__ = [
+    "AVIF",
     "CODECS",
     "ERROR_CODES",
     "HEADER_BYTES",
+    "JPEG",
+    "JPEGXL",
     "MEDIA_TYPE",
     "Batch",
     "BudgetError",
@@ -37,24 +56,31 @@ __all__ = [
     "ErrorCode",
     "ExemplarMemoryError",
     "FormatError",
+    "JPEGXLLossless",
     "Layout",
+    "MissingLibraryError",
     "NotFoundError",
     "PatchCodec",
     "RawZstd",
     "Record",
     "StorageError",
+    "TargetBytes",
+    "TargetPSNR",
     "WebP",
     "WebPLossless",
     "check_batch",
     "check_record",
+    "codec_available",
     "codec_class",
     "decode_batch",
     "encode_batch",
     "image_to_patches",
+    "kept_psnr",
     "make_codec",
     "make_record",
     "patches_to_image",
     "read_batch",
     "frame_batch",
+    "require_codec",
     "write_batch",
 ]

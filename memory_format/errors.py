@@ -6,6 +6,7 @@
     |-- NotFoundError              the named thing does not exist
     |-- ConflictError              it exists, and differs from what was asked
     |-- BusyError                  not now: send it again a little later
+    |-- MissingLibraryError        a codec needs a library that is not installed here: install it
     `-- StorageError               the memory itself is damaged or cannot write
 
 ``code`` is append-only: a code that was once sent keeps its meaning for ever (a test holds the list). The
@@ -47,6 +48,8 @@ ErrorCode = Literal[
     "stale_version",
     # BusyError
     "too_busy",
+    # MissingLibraryError
+    "codec_unavailable",
     # StorageError
     "corrupt_record",
     "store_locked",
@@ -103,6 +106,12 @@ class BusyError(ExemplarMemoryError):
     default_code: ErrorCode = "too_busy"
 
 
+class MissingLibraryError(ExemplarMemoryError):
+    """An optional library that a codec needs is not installed."""
+
+    default_code: ErrorCode = "codec_unavailable"
+
+
 class StorageError(ExemplarMemoryError):
     """The memory is damaged, held by another process, or cannot write."""
 
@@ -120,6 +129,7 @@ _CODES_BY_CLASS: dict[type[ExemplarMemoryError], tuple[ErrorCode, ...]] = {
     ),
     ConflictError: ("buffer_exists", "idempotency_key_reused", "snapshot_exists", "stale_version"),
     BusyError: ("too_busy",),
+    MissingLibraryError: ("codec_unavailable",),
     StorageError: ("corrupt_record", "store_locked", "storage_failed", "internal_error"),
 }
 

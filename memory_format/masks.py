@@ -6,19 +6,38 @@ the most significant bit of the first byte (``numpy.packbits``), the unused bits
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format.errors import FormatError
+from memory_format.errors import ErrorCode, FormatError
+
+MAX_SIDE_PX = 4096
+"""Largest side of a coded image."""
+
+MAX_PIXELS = 2048 * 2048
+"""Most pixels of a coded image. They bound what any payload can make a decoder allocate (docs/format.md)."""
 
 BoolArray = NDArray[np.bool_]
 ByteArray = NDArray[np.uint8]
 
-Layout = Literal["mosaic", "in_place"]
+Layout = Literal["mosaic", "in_place", "strip"]
 """``mosaic``: kept patches packed into the smallest near-square grid. ``in_place``: the whole picture, its
-dropped patches painted flat. Which is smaller depends on the image codec (docs/decisions/0003-webp-in-place.md)."""
+discarded patches painted. ``strip``: side by side in one row, or as few rows as the widest image allows. See
+:func:`default_layout`."""
+
+
+def size_is_allowed(height: int, width: int) -> bool:
+    """Whether a coded image may be of that size."""
+    return 0 < height <= MAX_SIDE_PX and 0 < width <= MAX_SIDE_PX and height * width <= MAX_PIXELS
+
+
+def bad_size(height: int, width: int, code: ErrorCode) -> FormatError:
+    return FormatError(
+        f"a coded image of {height}x{width} px; sides are at most {MAX_SIDE_PX}, pixels {MAX_PIXELS}", code=code
+    )
 
 
 def num_mask_bytes(num_cells: int) -> int:
@@ -75,12 +94,23 @@ def mask_from_indices(keep_indices: NDArray[np.integer], num_cells: int) -> Bool
     return mask
 
 
-def canvas_grid(num_kept: int, grid: tuple[int, int], layout: Layout) -> tuple[int, int]:
+def canvas_grid(num_kept: int, grid: tuple[int, int], layout: Layout, patch_px: int) -> tuple[int, int]:
     """Rows and columns (in patches) of the coded image."""
     if layout == "in_place":
         return grid
-    columns = max(1, int(np.ceil(np.sqrt(num_kept))))
-    return max(1, -(-num_kept // columns)), columns
+    num_cells = max(1, num_kept)
+    columns = math.isqrt(num_cells - 1) + 1 if layout == "mosaic" else min(num_cells, MAX_SIDE_PX // patch_px)
+    return -(-num_cells // columns), columns
+
+
+def default_layout(keep_mask: BoolArray) -> Layout:
+    """The layout that codes such a mask in the fewest bytes, with every codec: ``strip`` where at most half of the
+    cells are kept, else ``in_place`` (docs/decisions/0006-codecs-and-headers.md).
+
+    A strip spends nothing on discarded cells, and cuts what lay one above the other: a cut that a whole picture
+    pays for everywhere.
+    """
+    return "strip" if 2 * int(keep_mask.sum()) <= keep_mask.size else "in_place"
 
 
 def image_to_patches(image: ByteArray, patch_px: int) -> ByteArray:
@@ -103,28 +133,3 @@ def patches_to_image(patches: ByteArray, grid: tuple[int, int]) -> ByteArray:
     patch_px, channels = patches.shape[1], patches.shape[3]
     image = patches.reshape(h, w, patch_px, patch_px, channels).swapaxes(1, 2)
     return np.ascontiguousarray(image.reshape(h * patch_px, w * patch_px, channels))
-
-
-def lay_out(patches: ByteArray, keep_mask: BoolArray, grid: tuple[int, int], layout: Layout) -> ByteArray:
-    """Kept patches ``(K, P, P, 3)`` -> the image that the codec sees.
-
-    Cells that hold no patch are painted with the mean colour of the kept ones: flat areas cost next to
-    nothing, and a colour near the content's keeps the transform from ringing into kept blocks.
-    """
-    rows, columns = canvas_grid(len(patches), grid, layout)
-    # Rounded, so that a canvas of identical patches has no seam.
-    fill = np.rint(patches.mean(axis=(0, 1, 2))).astype(np.uint8)
-    canvas = np.empty((rows * columns, *patches.shape[1:]), dtype=np.uint8)
-    canvas[:] = fill
-    if layout == "in_place":
-        canvas[mask_to_indices(keep_mask)] = patches
-    else:
-        canvas[: len(patches)] = patches
-    return patches_to_image(canvas, (rows, columns))
-
-
-def take_out(canvas: ByteArray, keep_mask: BoolArray, patch_px: int, layout: Layout) -> ByteArray:
-    """Inverse of :func:`lay_out`: the kept patches ``(K, P, P, 3)`` of a decoded canvas."""
-    cells = image_to_patches(canvas, patch_px)
-    indices = mask_to_indices(keep_mask)
-    return cells[indices] if layout == "in_place" else cells[: len(indices)]

@@ -20,21 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import checksum
-from memory_format.codecs import MAX_SIDE_PX, PatchCodec, codec_by_number, codec_class
+from memory_format.canvas import kept_pixels, lay_out, take_out
+from memory_format.codecs import PatchCodec, codec_by_number, codec_class
+from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
 from memory_format.extras import decode_extras, encode_extras
 from memory_format.masks import (
     BoolArray,
     ByteArray,
     Layout,
+    bad_size,
     canvas_grid,
     count_kept,
-    lay_out,
+    default_layout,
     mask_from_bytes,
     mask_to_bytes,
     mask_to_indices,
     num_mask_bytes,
-    take_out,
+    size_is_allowed,
 )
 
 HEADER_DTYPE = np.dtype(
@@ -62,7 +65,10 @@ HEADER_BYTES = HEADER_DTYPE.itemsize
 
 FLAG_IN_PLACE = 1
 FLAG_EXTRAS = 2
-KNOWN_FLAGS = FLAG_IN_PLACE | FLAG_EXTRAS
+FLAG_STRIP = 4
+KNOWN_FLAGS = FLAG_IN_PLACE | FLAG_EXTRAS | FLAG_STRIP
+LAYOUT_FLAGS: dict[Layout, int] = {"mosaic": 0, "in_place": FLAG_IN_PLACE, "strip": FLAG_STRIP}
+_LAYOUTS = {flags: layout for layout, flags in LAYOUT_FLAGS.items()}
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_EXTRAS_BYTES = 1024 * 1024
@@ -145,7 +151,7 @@ class Record:
 
     @property
     def flags(self) -> int:
-        return (FLAG_IN_PLACE if self.layout == "in_place" else 0) | (FLAG_EXTRAS if self.extras else 0)
+        return LAYOUT_FLAGS[self.layout] | (FLAG_EXTRAS if self.extras else 0)
 
     @property
     def crc32(self) -> int:
@@ -158,7 +164,7 @@ class Record:
     @property
     def canvas_size(self) -> tuple[int, int]:
         """``(H, W)`` in pixels of the coded image."""
-        rows, columns = canvas_grid(self.num_kept, self.grid, self.layout)
+        rows, columns = canvas_grid(self.num_kept, self.grid, self.layout, self.patch_px)
         return rows * self.patch_px, columns * self.patch_px
 
     def patches(self) -> ByteArray:
@@ -207,7 +213,7 @@ def make_record(
         text_length: tokens of the whole text; default T.
         score: cosine to the class mean, for ranking and eviction.
         rank: place in the class's selection order, 0 = first to keep.
-        layout: default the codec's own.
+        layout: default :func:`~memory_format.masks.default_layout`.
         user_json: small JSON object of the user's.
         arrays: named arrays, stored as float16 (logits, features).
 
@@ -242,7 +248,19 @@ def make_record(
         # Rounded here, so that a record equals itself after a round trip through its float32 column.
         rounded_score = float(np.float32(score))
     h, w = keep_mask.shape
-    used_layout: Layout = codec.layout if layout is None else layout
+    used_layout: Layout = default_layout(keep_mask) if layout is None else layout
+    keep_mask_bytes, token_mask_bytes = mask_to_bytes(keep_mask), mask_to_bytes(token_mask)
+    token_ids_bytes, extras = ids.astype("<u2").tobytes(), encode_extras(user_json, arrays)
+    canvas = lay_out(patches, keep_mask, (h, w), used_layout)
+    if isinstance(codec, LossyCodec):
+        other_bytes = HEADER_BYTES + len(keep_mask_bytes) + len(token_mask_bytes) + len(token_ids_bytes)
+        payload = codec.encode_canvas(
+            canvas,
+            kept_pixels(keep_mask, patches.shape[1], used_layout),
+            other_bytes=other_bytes + (4 + len(extras) if extras else 0),
+        )
+    else:
+        payload = codec.encode(canvas)
     record = Record(
         class_id=class_id,
         phase=phase,
@@ -251,14 +269,14 @@ def make_record(
         rank=rank,
         grid=(h, w),
         patch_px=patches.shape[1],
-        keep_mask_bytes=mask_to_bytes(keep_mask),
+        keep_mask_bytes=keep_mask_bytes,
         codec_id=codec.codec_id,
         layout=used_layout,
-        payload=codec.encode(lay_out(patches, keep_mask, (h, w), used_layout)),
+        payload=payload,
         text_length=length,
-        token_mask_bytes=mask_to_bytes(token_mask),
-        token_ids_bytes=ids.astype("<u2").tobytes(),
-        extras=encode_extras(user_json, arrays),
+        token_mask_bytes=token_mask_bytes,
+        token_ids_bytes=token_ids_bytes,
+        extras=extras,
     )
     check_record(record)
     return record
@@ -315,10 +333,10 @@ def check_row(row: HeaderRow, learner_id: str, body: bytes | memoryview, known_l
         _check_extras(body, extras_at, payload_at)
     if len(body) > MAX_BODY_BYTES:
         raise FormatError(f"a record of {len(body)} bytes; at most {MAX_BODY_BYTES} are taken")
-    rows, columns = (h, w) if flags & FLAG_IN_PLACE else canvas_grid(num_kept, (h, w), "mosaic")
+    rows, columns = canvas_grid(num_kept, (h, w), layout_of(flags), patch_px)
     height, width = rows * patch_px, columns * patch_px
-    if height > MAX_SIDE_PX or width > MAX_SIDE_PX:
-        raise FormatError(f"a coded image of {height}x{width} px; sides are at most {MAX_SIDE_PX}")
+    if not size_is_allowed(height, width):
+        raise bad_size(height, width, "invalid_record")
     # Codecs read a header alike from bytes and from a view of them.
     codec_by_number(codec_number).check_size(cast("bytes", body[payload_at:]), (height, width))
 
@@ -381,8 +399,8 @@ def _row_of(record: Record, crc32: int) -> HeaderRow:
         raise FormatError(f"exemplar_id must lie in 0..2**64-1, got {record.exemplar_id}")
     if not 0 <= length < 2**16:
         raise FormatError(f"text_length must lie in 0..65535, got {length}")
-    if record.layout not in ("mosaic", "in_place"):
-        raise FormatError(f"layout must be 'mosaic' or 'in_place', got {record.layout!r}")
+    if record.layout not in LAYOUT_FLAGS:
+        raise FormatError(f"layout must be one of {', '.join(LAYOUT_FLAGS)}, got {record.layout!r}")
     for bitmask, num_cells in ((record.keep_mask_bytes, h * w), (record.token_mask_bytes, length)):
         if len(bitmask) != num_mask_bytes(num_cells):
             raise FormatError(
@@ -446,7 +464,7 @@ def split_row(row: HeaderRow, body: bytes | memoryview, learner_id: str) -> Reco
         patch_px=patch_px,
         keep_mask_bytes=small[:tokens_at],
         codec_id=codec_by_number(codec_number).codec_id,
-        layout="in_place" if flags & FLAG_IN_PLACE else "mosaic",
+        layout=layout_of(flags),
         payload=bytes(body[payload_at:]),
         text_length=length,
         token_mask_bytes=small[tokens_at:ids_at],
@@ -524,6 +542,18 @@ def _places_of(header: np.void, body: bytes | memoryview) -> tuple[int, int, int
     if places[-1] > len(body):
         raise _cut_short(body)
     return places
+
+
+def layout_of(flags: int) -> Layout:
+    """The layout that a header's flags say.
+
+    Raises:
+        FormatError: they say two.
+    """
+    try:
+        return _LAYOUTS[flags & (FLAG_IN_PLACE | FLAG_STRIP)]
+    except KeyError:
+        raise FormatError(f"record flags {flags:#x} say two layouts") from None
 
 
 def _bad_sides(grid: tuple[int, int], patch_px: int) -> FormatError:

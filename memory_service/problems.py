@@ -44,6 +44,7 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "snapshot_exists": (409, "The snapshot exists and shows something else"),
     "stale_version": (409, "The buffer has changed since"),
     "too_busy": (429, "More is under way than is taken at once"),
+    "codec_unavailable": (501, "A codec's library is not installed here"),
     "corrupt_record": (500, "A stored record is damaged"),
     "store_locked": (503, "The store is held by another process"),
     "storage_failed": (503, "The store cannot read or write"),

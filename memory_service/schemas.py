@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from memory_format import FormatError, Record
 from memory_format.codecs import codec_by_number
 from memory_format.masks import Layout
-from memory_format.record import FLAG_EXTRAS, FLAG_IN_PLACE
+from memory_format.record import FLAG_EXTRAS, layout_of
 from memory_service.store.buffer import Buffer, Row
 from memory_service.store.eviction import EvictionPolicy
 from memory_service.store.model import Budget, BufferConfig, Snapshot
@@ -290,7 +290,7 @@ class ExemplarInfo(BaseModel):
             grid=(h, w),
             patch_px=int(header["patch_px"]),
             codec=codec_by_number(int(header["codec"])).codec_id,
-            layout="in_place" if flags & FLAG_IN_PLACE else "mosaic",
+            layout=layout_of(flags),
             has_extras=bool(flags & FLAG_EXTRAS),
             text_length=int(header["text_length"]),
             num_tokens=row.num_tokens,

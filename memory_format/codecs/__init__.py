@@ -10,12 +10,16 @@ from typing import Any
 
 import numcodecs.registry
 
-from memory_format.codecs.base import MAX_DECODED_BYTES, MAX_SIDE_PX, PatchCodec
-from memory_format.codecs.lossless import RawZstd
+from memory_format.codecs.avif import AVIF
+from memory_format.codecs.base import MAX_DECODED_BYTES, PatchCodec
+from memory_format.codecs.jpeg import JPEG
+from memory_format.codecs.jpegxl import JPEGXL, JPEGXLLossless
+from memory_format.codecs.raw_zstd import RawZstd
 from memory_format.codecs.webp import WebP, WebPLossless
 from memory_format.errors import FormatError
+from memory_format.masks import MAX_PIXELS, MAX_SIDE_PX
 
-CODECS: tuple[type[PatchCodec], ...] = (RawZstd, WebP, WebPLossless)
+CODECS: tuple[type[PatchCodec], ...] = (RawZstd, WebP, WebPLossless, AVIF, JPEG, JPEGXL, JPEGXLLossless)
 
 _BY_ID = {codec.codec_id: codec for codec in CODECS}
 _BY_NUMBER = {codec.number: codec for codec in CODECS}
@@ -50,11 +54,31 @@ def codec_by_number(number: int) -> type[PatchCodec]:
         raise FormatError(f"unknown codec number {number}; written by a newer version?", code="unknown_codec") from None
 
 
+def codec_available(codec_id: str) -> bool:
+    """Whether the libraries that a codec needs are installed here.
+
+    Raises:
+        FormatError: no codec has that id.
+    """
+    return codec_class(codec_id).missing_library() is None
+
+
+def require_codec(codec_id: str) -> None:
+    """Refuse a codec that cannot work here. Call it before a batch is decoded, or a run begins.
+
+    Raises:
+        FormatError: no codec has that id.
+        MissingLibraryError: it needs a library that is not installed; the message says which.
+    """
+    codec_class(codec_id).require()
+
+
 def make_codec(config: dict[str, Any]) -> PatchCodec:
     """A codec from its numcodecs configuration, ``{"id": "em_webp", "quality": 30}``.
 
     Raises:
         FormatError: unknown id, or a setting that the codec does not take.
+        MissingLibraryError: as :func:`require_codec`.
     """
     settings = dict(config)
     codec = codec_class(str(settings.pop("id", "")))
@@ -65,14 +89,21 @@ def make_codec(config: dict[str, Any]) -> PatchCodec:
 
 
 __all__ = [
+    "AVIF",
     "CODECS",
+    "JPEG",
+    "JPEGXL",
+    "JPEGXLLossless",
     "MAX_DECODED_BYTES",
+    "MAX_PIXELS",
     "MAX_SIDE_PX",
     "PatchCodec",
     "RawZstd",
     "WebP",
     "WebPLossless",
+    "codec_available",
     "codec_by_number",
     "codec_class",
     "make_codec",
+    "require_codec",
 ]

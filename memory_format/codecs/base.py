@@ -10,27 +10,44 @@ from numcodecs.abc import Codec
 from numcodecs.compat import ensure_bytes, ndarray_copy
 from numpy.typing import NDArray
 
-from memory_format.errors import FormatError
-from memory_format.masks import ByteArray, Layout
+from memory_format.errors import FormatError, MissingLibraryError
+from memory_format.masks import MAX_PIXELS, ByteArray, bad_size, size_is_allowed
 
-MAX_SIDE_PX = 4096
-"""Largest side of a coded image. With it, no payload can make a decoder allocate more than
-``MAX_DECODED_BYTES`` for its pixels."""
-
-MAX_DECODED_BYTES = MAX_SIDE_PX * MAX_SIDE_PX * 3
+MAX_DECODED_BYTES = MAX_PIXELS * 3
 
 
 class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type information
     """An image codec usable as a ``numcodecs`` filter and as the coder of a record's kept patches.
 
-    Subclasses set ``codec_id`` (numcodecs' name), ``number`` (the byte written in segments; append-only),
-    ``layout`` (the one that compresses best with this codec) and ``lossless``.
+    Payloads have no container: whatever is the same in every payload of a codec is left out, and put back
+    before a library sees it.
+
+    Subclasses set ``codec_id`` (numcodecs' name), ``number`` (the byte written in segments; append-only) and
+    ``lossless``.
     """
 
     codec_id: ClassVar[str]
     number: ClassVar[int]
-    layout: ClassVar[Layout]
     lossless: ClassVar[bool]
+
+    @classmethod
+    def missing_library(cls) -> str | None:
+        """What must be installed before this codec encodes or decodes; None where nothing is missing.
+
+        Sizes are read and checked without any library.
+        """
+        return None
+
+    @classmethod
+    def require(cls) -> None:
+        """Find out now, not in the middle of a training run, whether this codec works here.
+
+        Raises:
+            MissingLibraryError: it needs a library that is not installed; the message says which.
+        """
+        missing = cls.missing_library()
+        if missing:
+            raise MissingLibraryError(f"codec {cls.codec_id} needs {missing}", codec=cls.codec_id)
 
     @abstractmethod
     def encode_image(self, image: ByteArray) -> bytes:
@@ -68,7 +85,12 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
 
     @classmethod
     def read_checked(cls, payload: bytes, expected: tuple[int, int]) -> ByteArray:
-        """Decode after :meth:`check_size`: what is allocated is bounded by ``expected``."""
+        """Decode after :meth:`check_size`: what is allocated is bounded by ``expected``.
+
+        Raises:
+            FormatError: the payload is damaged, or of another size.
+            MissingLibraryError: as :meth:`require`.
+        """
         cls.check_size(payload, expected)
         image = cls.decode_image(payload)
         if image.shape != (*expected, 3):
@@ -77,19 +99,26 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
 
     # The numcodecs interface: so that any Zarr user can decode a payload by the codec id alone.
     def encode(self, buf: Any) -> bytes:
-        image = np.asarray(buf)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise FormatError(f"expected a (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
-        if not (0 < image.shape[0] <= MAX_SIDE_PX and 0 < image.shape[1] <= MAX_SIDE_PX):
-            raise FormatError(f"image sides must be 1..{MAX_SIDE_PX} px, got {image.shape[0]}x{image.shape[1]}")
-        return self.encode_image(np.ascontiguousarray(image))
+        return self.encode_image(check_image(np.asarray(buf)))
 
     def decode(self, buf: Any, out: Any = None) -> NDArray[Any]:
         payload = ensure_bytes(buf)
         height, width = self.read_size(payload)
-        if not (0 < height <= MAX_SIDE_PX and 0 < width <= MAX_SIDE_PX):
-            raise FormatError(
-                f"a payload of {height}x{width} px is over the limit of {MAX_SIDE_PX}", code="invalid_payload"
-            )
+        if not size_is_allowed(height, width):
+            raise bad_size(height, width, "invalid_payload")
         image = self.read_checked(payload, (height, width))
         return image if out is None else ndarray_copy(image, out)
+
+
+def check_image(image: NDArray[Any]) -> ByteArray:
+    """What every codec takes, contiguous: ``(H, W, 3)`` uint8, sides of 1 to ``MAX_SIDE_PX``, at most ``MAX_PIXELS``.
+
+    Raises:
+        FormatError: it is something else.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise FormatError(f"expected a (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
+    height, width, _ = image.shape
+    if not size_is_allowed(height, width):
+        raise bad_size(height, width, "invalid_record")
+    return np.ascontiguousarray(image)

@@ -1,95 +1,123 @@
-"""WebP through Pillow, lossy and lossless."""
+"""WebP, lossy and lossless, without the 20 bytes of RIFF around its frame."""
 
 from __future__ import annotations
 
-import io
 from typing import Any, ClassVar
 
-import numpy as np
-from PIL import Image
+from PIL import features
 
-from memory_format.codecs.base import MAX_SIDE_PX, PatchCodec
+from memory_format.codecs import libraries
+from memory_format.codecs.base import PatchCodec
+from memory_format.codecs.libraries import (
+    decode_with,
+    decode_with_pillow,
+    encode_with_pillow,
+    refuse_over_limit,
+)
+from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray, Layout
+from memory_format.masks import ByteArray
+from memory_format.quality import QualityLike, parse_quality, quality_config
 
-
-def _open(payload: bytes) -> Image.Image:
-    """Open without decoding. Pillow reports damage as any of OSError, ValueError, SyntaxError."""
-    # Opening sets up a decoder with buffers of the size that the header states. Within the limit, Pillow's
-    # own warning of decompression bombs (89 million pixels) cannot fire.
-    if max(_webp_size(payload)) > MAX_SIDE_PX:
-        raise FormatError(f"WebP sides are at most {MAX_SIDE_PX} px", code="invalid_payload")
-    try:
-        return Image.open(io.BytesIO(payload), formats=["WEBP"])
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, MemoryError) as error:
-        raise FormatError(f"the payload is not a readable WebP image: {error}", code="invalid_payload") from error
+_FRAME_AT = 20  # RIFF, size, WEBP, kind of the chunk, its size
 
 
 class _WebPBase(PatchCodec):
+    """Writes bare VP8 and VP8L frames; reads them, and the WebP files that were written before.
+
+    The two cannot be taken for each other: a file begins with RIFF, while the fourth byte of a VP8 frame is 0x9D and
+    the first of a VP8L frame 0x2F.
+    """
+
+    @classmethod
+    def missing_library(cls) -> str | None:
+        return None if features.check("webp") else "a Pillow that was built with WebP"
+
     @classmethod
     def read_size(cls, payload: bytes) -> tuple[int, int]:
-        width, height = _webp_size(payload)
-        return height, width
+        return _frame_size(_frame_of(payload) if payload[:4] == b"RIFF" else payload)
 
     @classmethod
     def decode_image(cls, payload: bytes) -> ByteArray:
-        with _open(payload) as image:
-            try:
-                return np.asarray(image.convert("RGB"))
-            except (OSError, ValueError, SyntaxError, EOFError) as error:
-                raise FormatError(f"the WebP payload is damaged: {error}", code="invalid_payload") from error
+        refuse_over_limit(cls.read_size(payload))
+        file = payload if payload[:4] == b"RIFF" else _file_of(payload)
+        if libraries.HAVE_IMAGECODECS:
+            import imagecodecs
+
+            return decode_with("WebP", imagecodecs.webp_decode, file, hasalpha=False)
+        cls.require()
+        return decode_with_pillow("WEBP", file)
 
 
-def _webp_size(payload: bytes) -> tuple[int, int]:
-    """``(width, height)`` from the bitstream's own header (RFC 9649, sections 2.5-2.7).
+def _frame_size(frame: bytes) -> tuple[int, int]:
+    """``(H, W)`` from the bitstream's own header (RFC 9649, sections 2.5 and 2.6; RFC 6386, 9.1).
 
     Read by hand because opening with Pillow copies the payload and sets up a decoder: 25 times slower, on the
-    path of every push. Extended files (animation, alpha, metadata) are refused: an exemplar needs none of
-    them, and their canvas size need not be the image's.
+    path of every push.
     """
-    if len(payload) < 30 or payload[:4] != b"RIFF" or payload[8:12] != b"WEBP":
-        raise FormatError("the payload is not a WebP image (no RIFF/WEBP header)", code="invalid_payload")
-    if int.from_bytes(payload[4:8], "little") + 8 != len(payload):
-        raise FormatError("the WebP payload is cut short or has bytes after its end", code="invalid_payload")
-    kind, frame = payload[12:16], payload[20:30]
-    if kind == b"VP8 " and frame[3:6] == b"\x9d\x01\x2a":
-        return int.from_bytes(frame[6:8], "little") & 0x3FFF, int.from_bytes(frame[8:10], "little") & 0x3FFF
-    if kind == b"VP8L" and frame[0] == 0x2F:
+    if len(frame) >= 10 and frame[3:6] == b"\x9d\x01\x2a" and not frame[0] & 1:
+        return int.from_bytes(frame[8:10], "little") & 0x3FFF, int.from_bytes(frame[6:8], "little") & 0x3FFF
+    if len(frame) >= 10 and frame[0] == 0x2F:
         bits = int.from_bytes(frame[1:5], "little")
-        return (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
+        return ((bits >> 14) & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    raise FormatError("the payload is not a VP8 or VP8L frame, nor a simple WebP file of one", code="invalid_payload")
+
+
+def _frame_of(file: bytes) -> bytes:
+    """The frame in a simple WebP file.
+
+    Extended files (animation, alpha, metadata) are refused: an exemplar needs none of them, and their canvas
+    size need not be the image's.
+    """
+    if len(file) < 30 or file[8:12] != b"WEBP":
+        raise FormatError("the payload is not a WebP image (no RIFF/WEBP header)", code="invalid_payload")
+    if int.from_bytes(file[4:8], "little") + 8 != len(file):
+        raise FormatError("the WebP payload is cut short or has bytes after its end", code="invalid_payload")
+    kind, frame = file[12:16], file[_FRAME_AT:]
+    if kind == (b"VP8L" if frame[0] == 0x2F else b"VP8 "):
+        return frame
     raise FormatError("the payload is not a simple WebP image (VP8 or VP8L)", code="invalid_payload")
 
 
-class WebP(_WebPBase):
-    """Lossy WebP: the default. In place, because flat areas cost it less than a mosaic's seams.
+def _file_of(frame: bytes) -> bytes:
+    kind = b"VP8L" if frame[0] == 0x2F else b"VP8 "
+    padded = frame + b"\0" * (len(frame) & 1)
+    sizes = (len(padded) + 12).to_bytes(4, "little"), len(frame).to_bytes(4, "little")
+    return b"".join((b"RIFF", sizes[0], b"WEBP", kind, sizes[1], padded))
+
+
+def _encode(image: ByteArray, **options: Any) -> bytes:
+    file = encode_with_pillow("WEBP", image, **options)
+    return file[_FRAME_AT : _FRAME_AT + int.from_bytes(file[16:20], "little")]
+
+
+class WebP(_WebPBase, LossyCodec):
+    """Lossy WebP: the default, and fast.
 
     Args:
-        quality: 0..100, libwebp's scale.
+        quality: 0..100, libwebp's scale, or a target.
         method: 0..6, effort.
     """
 
     codec_id = "em_webp"
     number: ClassVar[int] = 2
-    layout: ClassVar[Layout] = "in_place"
-    lossless: ClassVar[bool] = False
 
-    def __init__(self, quality: int = 30, method: int = 4) -> None:
-        if not (0 <= quality <= 100 and 0 <= method <= 6):
-            raise FormatError(f"WebP takes quality 0..100 and method 0..6, got {quality} and {method}")
-        self.quality = quality
+    def __init__(self, quality: QualityLike = 30, method: int = 4) -> None:
+        if not 0 <= method <= 6:
+            raise FormatError(f"WebP takes method 0..6, got {method}")
+        self.require()
+        self.quality = parse_quality(quality, self.lowest, self.highest)
         self.method = method
 
-    def encode_image(self, image: ByteArray) -> bytes:
-        out = io.BytesIO()
-        Image.fromarray(image).save(out, "WEBP", quality=self.quality, method=self.method)
-        return out.getvalue()
+    def encode_at(self, image: ByteArray, quality: int) -> bytes:
+        return _encode(image, quality=quality, method=self.method)
 
     def get_config(self) -> dict[str, Any]:
-        return {"id": self.codec_id, "quality": self.quality, "method": self.method}
+        return {"id": self.codec_id, "quality": quality_config(self.quality), "method": self.method}
 
 
 class WebPLossless(_WebPBase):
-    """Lossless WebP on a mosaic.
+    """Lossless WebP.
 
     Args:
         method: 0..6, effort; 0 is four times faster than 4 for 3 % more bytes.
@@ -97,18 +125,16 @@ class WebPLossless(_WebPBase):
 
     codec_id = "em_webp_lossless"
     number: ClassVar[int] = 3
-    layout: ClassVar[Layout] = "mosaic"
     lossless: ClassVar[bool] = True
 
     def __init__(self, method: int = 0) -> None:
         if not 0 <= method <= 6:
             raise FormatError(f"WebP takes method 0..6, got {method}")
+        self.require()
         self.method = method
 
     def encode_image(self, image: ByteArray) -> bytes:
-        out = io.BytesIO()
-        Image.fromarray(image).save(out, "WEBP", lossless=True, quality=20, method=self.method)
-        return out.getvalue()
+        return _encode(image, lossless=True, quality=20, method=self.method)
 
     def get_config(self) -> dict[str, Any]:
         return {"id": self.codec_id, "method": self.method}

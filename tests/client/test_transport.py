@@ -29,6 +29,7 @@ from memory_format import (
     ConflictError,
     ExemplarMemoryError,
     FormatError,
+    MissingLibraryError,
     NotFoundError,
     StorageError,
     encode_batch,
@@ -172,7 +173,7 @@ def test_timeouts_make_sense(numbers: dict[str, float]) -> None:
         Retries(tries=0)
 
 
-CLASSES = [FormatError, BudgetError, NotFoundError, ConflictError, BusyError, StorageError]
+CLASSES = [FormatError, BudgetError, NotFoundError, ConflictError, BusyError, MissingLibraryError, StorageError]
 
 
 @pytest.mark.parametrize("code", ERROR_CODES)

@@ -1,4 +1,4 @@
-"""Made tests/golden/schema2 and schema2-expected.json: ``python -m tests.golden.make_schema2``.
+"""Made tests/golden/schema2, schema2-expected.json and the pushes beside them: ``python -m tests.golden.make_schema2``.
 
 Never run it again for a schema that was released: what it would make then is a store of another version.
 """

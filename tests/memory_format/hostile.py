@@ -8,13 +8,20 @@ import struct
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
+import imagecodecs
 import numpy as np
 import pyarrow as pa
 from numcodecs.zstd import Zstd
 
 from memory_format import (
+    AVIF,
+    JPEG,
+    JPEGXL,
     FormatError,
+    JPEGXLLossless,
+    PatchCodec,
     RawZstd,
     Record,
     WebP,
@@ -25,6 +32,7 @@ from memory_format import (
     read_batch,
     write_batch,
 )
+from memory_format.codecs import libraries
 from memory_format.record import HEADER_DTYPE, MAX_EXTRAS_BYTES
 from memory_format.wire import SCHEMA, _field
 
@@ -112,9 +120,9 @@ def lying_webp(lossless: bool) -> bytes:
     image = np.zeros((7, 7, 3), dtype=np.uint8)
     payload = bytearray((WebPLossless() if lossless else WebP()).encode(image))
     if lossless:
-        payload[21:25] = (16382 << 14 | 16382).to_bytes(4, "little")
+        payload[1:5] = (16382 << 14 | 16382).to_bytes(4, "little")
     else:
-        payload[26:30] = (16383).to_bytes(2, "little") * 2
+        payload[6:10] = (16383).to_bytes(2, "little") * 2
     return bytes(payload)
 
 
@@ -140,6 +148,43 @@ def lying_body_length(data: bytes, length: int) -> bytes:
     return bytes(out)
 
 
+def lying_jpeg_xl() -> bytes:
+    """A codestream of 7x7 px whose header says 16384x16384."""
+    honest = JPEGXL().encode(np.zeros((8, 8, 3), dtype=np.uint8))
+    bits = int.from_bytes(honest[2:], "little")
+    assert bits & 0x1FF == 1 | 1 << 6, "small, 8 px high, square"
+    # Not small; 18 bits more for the height; square.
+    head = 0 | 2 << 1 | 16383 << 3 | 1 << 21
+    rest = bits >> 9
+    return honest[:2] + (head | rest << 24).to_bytes(len(honest) + 2, "little")
+
+
+IMAGE_CODECS: tuple[PatchCodec, ...] = (
+    WebP(method=0),
+    WebPLossless(),
+    AVIF(speed=10),
+    JPEG(),
+    JPEGXL(effort=1),
+    JPEGXLLossless(effort=1),
+)
+
+
+def large_pictures() -> dict[str, bytes]:
+    """Codec and content -> payload of 1024x1024 px."""
+    flat = np.zeros((1024, 1024, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, flat.shape, dtype=np.uint8)
+    return {
+        f"{codec.codec_id} of 1024x1024, {content}": codec.encode(image)
+        for codec in IMAGE_CODECS
+        for content, image in (("flat", flat), ("noise", noise))
+    }
+
+
+def read_with(codec: PatchCodec, library: str, data: bytes, size: tuple[int, int] = (1024, 1024)) -> object:
+    libraries.HAVE_IMAGECODECS = not library or isinstance(codec, JPEGXL | JPEGXLLossless)
+    return codec.read_checked(data, size)
+
+
 # How each input is read; "honest" ones must be taken, all others refused.
 READERS: dict[str, Callable[[bytes], object]] = {
     "old compression, 1 TiB": decode_batch,
@@ -157,9 +202,18 @@ READERS: dict[str, Callable[[bytes], object]] = {
     "WebP of 16383x16383 unchecked": WebP.decode_image,
     "zstd frame of 64 MiB": lambda data: RawZstd.read_checked(data, (7, 7)),
     "zstd of 65535x65535": lambda data: RawZstd().decode(data),
-    "honest, lossy WebP of 1024x1024": lambda data: WebP.read_checked(data, (1024, 1024)),
-    "honest, lossless WebP of 1024x1024": lambda data: WebPLossless.read_checked(data, (1024, 1024)),
+    "AVIF of 16383x16383 unchecked": AVIF.decode_image,
+    "JPEG of 65535x65535 unchecked": JPEG.decode_image,
+    "JPEG XL of 16384x16384": lambda data: JPEGXL.read_checked(data, (7, 7)),
+    "JPEG XL of 16384x16384 unchecked": JPEGXL.decode_image,
+    "JPEG XL of many frames": lambda data: JPEGXL.read_checked(data, (256, 256)),
     "honest, zstd of 1024x1024": lambda data: RawZstd.read_checked(data, (1024, 1024)),
+    **{
+        f"honest, {codec.codec_id} of 1024x1024, {content}{library}": partial(read_with, codec, library)
+        for codec in IMAGE_CODECS
+        for content in ("flat", "noise")
+        for library in ("", " by Pillow")
+    },
     "honest, tiny": decode_batch,
     "honest, extras and noise": decode_batch,
     "honest, wide masks": decode_batch,
@@ -196,9 +250,17 @@ def make_inputs() -> dict[str, tuple[bytes, int]]:
         # Before those that leave more free memory behind.
         "honest, noise, only read": (noisy, 1500),
         "honest, tiny, only read": (encode_batch([tiny()] * 20_000), 20_000),
-        "honest, lossy WebP of 1024x1024": (WebP().encode(flat), 0),
-        "honest, lossless WebP of 1024x1024": (WebPLossless().encode(flat), 0),
+        "AVIF of 16383x16383 unchecked": (b"\xff\x3f\xff\x3f" + AVIF().encode(flat[:7, :7])[4:], 0),
+        "JPEG of 65535x65535 unchecked": (b"\xff\xff\xff\xff" + JPEG().encode(flat[:7, :7])[4:], 0),
+        "JPEG XL of 16384x16384": (lying_jpeg_xl(), 0),
+        "JPEG XL of 16384x16384 unchecked": (lying_jpeg_xl(), 0),
+        "JPEG XL of many frames": (bytes(imagecodecs.jpegxl_encode(np.zeros((64, 256, 256, 3), dtype=np.uint8))), 0),
         "honest, zstd of 1024x1024": (RawZstd().encode(flat), 0),
+        **{
+            f"honest, {name}{library}": (payload, 0)
+            for name, payload in large_pictures().items()
+            for library in ("", " by Pillow")
+        },
         "honest, tiny": (encode_batch([tiny()] * 20_000), 20_000),
         "honest, extras and noise": (noisy, 1500),
         "honest, wide masks": (encode_batch([tiny(keep_mask=wide_mask, text_length=65_535)] * 1500), 1500),
@@ -213,7 +275,10 @@ def main() -> None:
     reader takes.
     """
     inputs: dict[str, tuple[bytes, int]] = pickle.load(sys.stdin.buffer)
-    decode_batch(encode_batch([tiny(), tiny(codec=WebP()), tiny(codec=WebPLossless())]))
+    decode_batch(encode_batch([tiny()]))
+    for codec in IMAGE_CODECS:
+        for library in ("", " by Pillow"):
+            read_with(codec, library, codec.encode(np.zeros((9, 1024, 3), dtype=np.uint8)), size=(9, 1024))
     results = {}
     for name, (data, num_records) in inputs.items():
         with open("/proc/self/clear_refs", "w") as clear:
@@ -239,7 +304,8 @@ def bound_bytes(name: str, data: bytes, num_records: int) -> int:
     if "brackets" in name:
         return 4 * len(data) + 2048 * num_records + 48 * MIB
     decoded = 1024 * 1024 * 3 if "1024x1024" in name else 0
-    return 4 * len(data) + 2048 * num_records + (2 if "zstd" in name else 8) * decoded
+    times = 2 if "zstd" in name else 8 if "Pillow" in name else 4
+    return 4 * len(data) + 2048 * num_records + times * decoded
 
 
 def peak_bytes() -> int:

@@ -7,10 +7,21 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from memory_format import PatchCodec, RawZstd, Record, WebP, WebPLossless, make_record
+from memory_format import (
+    AVIF,
+    JPEG,
+    JPEGXL,
+    JPEGXLLossless,
+    PatchCodec,
+    RawZstd,
+    Record,
+    WebP,
+    WebPLossless,
+    make_record,
+)
 
-LOSSLESS: tuple[PatchCodec, ...] = (RawZstd(), WebPLossless())
-ALL_CODECS: tuple[PatchCodec, ...] = (*LOSSLESS, WebP())
+LOSSLESS: tuple[PatchCodec, ...] = (RawZstd(), WebPLossless(), JPEGXLLossless())
+ALL_CODECS: tuple[PatchCodec, ...] = (*LOSSLESS, WebP(), AVIF(speed=8), JPEG(), JPEG(subsampling="4:2:0"), JPEGXL())
 
 names = st.text("abcXYZ019._-", min_size=1, max_size=64)
 plain_json = st.dictionaries(
@@ -74,7 +85,7 @@ def records(draw: st.DrawFn, codecs: tuple[PatchCodec, ...] = ALL_CODECS) -> tup
         "learner_id": draw(names),
         "score": draw(st.floats(width=32, allow_nan=False, allow_infinity=False)),
         "rank": draw(st.integers(0, 2**32 - 1)),
-        "layout": draw(st.sampled_from(["mosaic", "in_place", None])),
+        "layout": draw(st.sampled_from(["mosaic", "in_place", "strip", None])),
         "user_json": draw(plain_json),
         "arrays": {
             name: np.array(values, dtype=np.float16)

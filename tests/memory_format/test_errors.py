@@ -3,7 +3,16 @@ from __future__ import annotations
 import pytest
 
 import memory_format
-from memory_format import ERROR_CODES, BudgetError, BusyError, ConflictError, FormatError, NotFoundError, StorageError
+from memory_format import (
+    ERROR_CODES,
+    BudgetError,
+    BusyError,
+    ConflictError,
+    FormatError,
+    MissingLibraryError,
+    NotFoundError,
+    StorageError,
+)
 from memory_format.errors import error_class
 
 # A code that was once sent keeps its meaning for ever: lines may be added at the end of their group, none
@@ -34,6 +43,7 @@ GOLDEN = {
     "snapshot_exists": ConflictError,
     "stale_version": ConflictError,
     "too_busy": BusyError,
+    "codec_unavailable": MissingLibraryError,
     "corrupt_record": StorageError,
     "store_locked": StorageError,
     "storage_failed": StorageError,
@@ -56,7 +66,7 @@ def test_a_code_has_one_class(code: str) -> None:
 
 
 def test_default_codes_belong_to_their_class() -> None:
-    for kind in (FormatError, BudgetError, NotFoundError, ConflictError, BusyError, StorageError):
+    for kind in (FormatError, BudgetError, NotFoundError, ConflictError, BusyError, MissingLibraryError, StorageError):
         assert error_class(kind("words").code) is kind
 
 

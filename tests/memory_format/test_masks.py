@@ -5,18 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_format import FormatError, image_to_patches, patches_to_image
+from memory_format import FormatError, RawZstd, image_to_patches, make_record, patches_to_image
 from memory_format.masks import (
-    Layout,
+    MAX_SIDE_PX,
     canvas_grid,
     count_kept,
-    lay_out,
+    default_layout,
     mask_from_bytes,
     mask_from_indices,
     mask_to_bytes,
     mask_to_indices,
     num_mask_bytes,
-    take_out,
 )
 from tests.memory_format.strategies import keep_masks, noise
 
@@ -56,22 +55,27 @@ def test_indices_outside_or_twice_are_refused(indices: list[int]) -> None:
     assert caught.value.code == "mask_mismatch"
 
 
-@pytest.mark.parametrize("layout", ["mosaic", "in_place"])
-@given(keep_mask=keep_masks(), patch_px=st.integers(1, 5), seed=st.integers(0, 1000))
-def test_take_out_inverts_lay_out(layout: Layout, keep_mask: np.ndarray, patch_px: int, seed: int) -> None:
-    h, w = keep_mask.shape
-    patches = noise((int(keep_mask.sum()), patch_px, patch_px, 3), seed)
-    canvas = lay_out(patches, keep_mask, (h, w), layout)
-    rows, columns = canvas_grid(len(patches), (h, w), layout)
-    assert canvas.shape == (rows * patch_px, columns * patch_px, 3)
-    np.testing.assert_array_equal(take_out(canvas, keep_mask, patch_px, layout), patches)
-
-
 @given(num_kept=st.integers(1, 500))
 def test_a_mosaic_is_near_square_and_wastes_less_than_a_row(num_kept: int) -> None:
-    rows, columns = canvas_grid(num_kept, (255, 255), "mosaic")
+    rows, columns = canvas_grid(num_kept, (255, 255), "mosaic", 8)
     assert 0 <= columns - rows <= 1
     assert num_kept <= rows * columns < num_kept + columns
+
+
+@given(num_kept=st.integers(1, 65_025), patch_px=st.integers(1, 255))
+def test_a_strip_is_one_row_as_far_as_an_image_may_be_wide(num_kept: int, patch_px: int) -> None:
+    rows, columns = canvas_grid(num_kept, (255, 255), "strip", patch_px)
+    assert columns * patch_px <= MAX_SIDE_PX
+    assert num_kept <= rows * columns < num_kept + columns
+    assert (rows == 1) == (num_kept * patch_px <= MAX_SIDE_PX - MAX_SIDE_PX % patch_px)
+
+
+@pytest.mark.parametrize(("num_kept", "layout"), [(1, "strip"), (8, "strip"), (9, "in_place"), (16, "in_place")])
+def test_few_patches_make_a_strip_and_many_stay_in_place(num_kept: int, layout: str) -> None:
+    keep_mask = (np.arange(16) < num_kept).reshape(4, 4)
+    assert default_layout(keep_mask) == layout
+    record = make_record(class_id=0, patches=noise((num_kept, 8, 8, 3), 0), keep_mask=keep_mask, codec=RawZstd())
+    assert record.layout == layout
 
 
 @given(h=st.integers(1, 6), w=st.integers(1, 6), patch_px=st.integers(1, 6), seed=st.integers(0, 1000))

@@ -32,6 +32,7 @@ def simple(**changes: Any) -> Record:
         "patches": noise((4, 8, 8, 3), 0),
         "keep_mask": np.array([[1, 0, 1], [0, 1, 1]], dtype=bool),
         "codec": RawZstd(),
+        "layout": "strip",
         "token_ids": np.array([101, 7, 102]),
         "token_positions": np.array([0, 4, 9]),
         "text_length": 10,
@@ -128,7 +129,7 @@ def test_what_went_in_comes_out(made: tuple[Record, dict[str, Any]]) -> None:
         np.testing.assert_array_equal(arrays[name], values)
 
 
-@pytest.mark.parametrize("layout", ["mosaic", "in_place"])
+@pytest.mark.parametrize("layout", ["mosaic", "in_place", "strip"])
 @given(seed=st.integers(0, 500), quality=st.integers(80, 100))
 def test_lossy_records_keep_their_psnr(layout: Any, seed: int, quality: int) -> None:
     """Half of a smooth picture, in patches of 16 px: the seams of a mosaic cost up to 8 dB."""

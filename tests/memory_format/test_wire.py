@@ -18,7 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_format import (
+    AVIF,
     FormatError,
+    Layout,
+    PatchCodec,
     RawZstd,
     Record,
     WebP,
@@ -30,12 +33,16 @@ from memory_format import (
     read_batch,
     write_batch,
 )
+from memory_format.codecs.webp import _file_of as webp_file
 from memory_format.record import HEADER_DTYPE, header_of
 from memory_format.wire import SCHEMA, WIRE_VERSION
 from tests.memory_format import hostile
 from tests.memory_format.strategies import mutate, mutations, noise, records
 
 some_records = st.lists(records().map(lambda made: made[0]), max_size=4)
+
+
+LAYOUTS: list[tuple[PatchCodec, Layout]] = [(RawZstd(), "mosaic"), (WebP(), "in_place")]
 
 
 def two_records() -> list[Record]:
@@ -51,8 +58,9 @@ def two_records() -> list[Record]:
             text_length=10,
             user_json={"source": index},
             arrays={"logits": np.arange(4)},
+            layout=layout,
         )
-        for index, codec in enumerate((RawZstd(), WebP()))
+        for index, (codec, layout) in enumerate(LAYOUTS)
     ]
 
 
@@ -187,11 +195,12 @@ def with_column(name: str, values: pa.Array) -> bytes:
     return stream([pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)])
 
 
-def with_body(change: Callable[[Record], bytes]) -> bytes:
+def with_body(change: Callable[[Record], bytes], codec: int = 2) -> bytes:
     """The second record with another body and the CRC that belongs to it."""
     first, second = two_records()
     header, bodies = read_batch(VALID).headers, [first.body, change(second)]
     header["crc32"][1] = zlib.crc32(bodies[1])
+    header["codec"][1] = codec
     return bytes(write_batch(header, ["default"] * 2, b"".join(bodies), [len(body) for body in bodies]))
 
 
@@ -256,7 +265,8 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "an unknown codec": (lambda: with_column("codec", pa.array([1, 9], pa.uint8())), "unknown_codec"),
     "codec 0": (lambda: with_column("codec", pa.array([1, 0], pa.uint8())), "unknown_codec"),
     "another codec": (lambda: with_column("codec", pa.array([1, 1], pa.uint8())), "invalid_payload"),
-    "unknown flags": (lambda: with_column("flags", pa.array([2, 4], pa.uint8())), "invalid_record"),
+    "unknown flags": (lambda: with_column("flags", pa.array([2, 128], pa.uint8())), "invalid_record"),
+    "two layouts": (lambda: with_column("flags", pa.array([2, 7], pa.uint8())), "invalid_record"),
     "the other layout": (lambda: with_column("flags", pa.array([2, 2], pa.uint8())), "payload_mismatch"),
     "extras not announced": (lambda: with_column("flags", pa.array([0, 1], pa.uint8())), "invalid_payload"),
     "no rows in the grid": (lambda: with_column("grid_h", pa.array([2, 0], pa.uint8())), "invalid_record"),
@@ -274,7 +284,14 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "a body that ends before the extras": (lambda: with_body(lambda r: body_start(r, 3)), "invalid_record"),
     "a body that ends in the extras": (lambda: with_body(lambda r: body_start(r, 4)[:-1]), "invalid_record"),
     "a body without a payload": (lambda: with_body(lambda r: body_start(r, 4)), "invalid_payload"),
-    "a body with more at its end": (lambda: with_body(lambda r: r.body + b"\0"), "invalid_payload"),
+    "a WebP file with more at its end": (
+        lambda: with_body(lambda r: body_start(r, 4) + webp_file(r.payload) + b"\0"),
+        "invalid_payload",
+    ),
+    "an AV1 picture of another size": (
+        lambda: with_body(lambda r: body_start(r, 4) + AVIF().encode(noise((16, 25, 3), 0)), codec=4),
+        "payload_mismatch",
+    ),
     "extras of a length of 0": (
         lambda: with_body(lambda r: body_start(r, 3) + bytes(4) + r.payload),
         "invalid_record",
@@ -448,8 +465,11 @@ def test_what_no_header_and_body_can_say_is_not_sent(changes: dict[str, Any], co
     assert caught.value.code == code
 
 
+CUT_IN_EXTRAS = "a body that ends in the extras"
+
+
 def test_unchecked_records_still_must_be_readable() -> None:
-    for name in ("unknown flags", "an unknown codec", "bodies of nothing", "a body that ends in the extras"):
+    for name in ("unknown flags", "two layouts", "an unknown codec", "bodies of nothing", CUT_IN_EXTRAS):
         with pytest.raises(FormatError) as caught:
             decode_batch(REFUSED[name][0](), check=False)
         assert caught.value.details["index"] in (0, 1)

@@ -71,6 +71,8 @@ def make_exemplar(
         text_length=10,
         **{
             "score": float(rng.uniform(-1, 1)),
+            # Tests count on its size.
+            "layout": "mosaic" if codec == "raw" else "in_place",
             "user_json": {"pad": "x" * pad} if pad else None,
             **fields,
         },

@@ -91,7 +91,7 @@ def with_mask(mask: bytes) -> bytes:
         (changed(GOOD, codec=0), "unknown_codec"),
         (changed(GOOD, grid_h=0), "invalid_record"),
         (changed(GOOD, patch_px=0), "invalid_record"),
-        (changed(GOOD, flags=4), "invalid_record"),
+        (changed(GOOD, flags=128), "invalid_record"),
         (changed(GOOD, score=float("nan")), "invalid_record"),
         (changed(GOOD, score=float("-inf")), "invalid_record"),
         (changed(GOOD, learner_id="no spaces please"), "invalid_record"),

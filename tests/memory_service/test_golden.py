@@ -133,10 +133,9 @@ def test_a_store_of_schema_2_holds_what_it_held(golden: Callable[[int], Path]) -
 def test_answers_of_schema_2_are_replayed(golden: Callable[[int], Path]) -> None:
     with Store(golden(2)) as store:
         before = described(store.buffer("kept"))
-        for key, sent in (
-            ("first", batch(0, 14, learner_id="learner-0")),
-            ("second", batch(20, 8, learner_id="learner-1", phase=1)),
-        ):
+        # What was sent then: today's codecs make other payloads of the same pictures.
+        for key in ("first", "second"):
+            sent = (GOLDEN / f"schema2-{key}.arrow").read_bytes()
             assert store.buffer("kept").push(sent, idempotency_key=key).replayed
         assert described(store.buffer("kept")) == before
 

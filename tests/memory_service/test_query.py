@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memory_format import MEDIA_TYPE, RawZstd, Record, decode_batch, make_record, patches_to_image
+from memory_format import MEDIA_TYPE, JPEGXLLossless, RawZstd, Record, decode_batch, make_record, patches_to_image
 from memory_service.store.query import SORTS
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import all_records, assert_problem, make_exemplar, push, put_buffer
@@ -220,6 +220,20 @@ def test_the_picture_has_the_kept_patches_in_place(client: httpx.Client, codec: 
     np.testing.assert_array_equal(np.asarray(image)[..., 3] == 255, kept)
     image = Image.open(io.BytesIO(client.get(url, params={"scale": scale, "dropped": "black"}).content))
     assert not np.asarray(image)[~kept].any()
+
+
+def test_a_picture_needs_its_codecs_library_and_the_record_does_not(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_buffer(client)
+    keep_mask = np.eye(4, dtype=bool)
+    record = make_record(
+        class_id=0, patches=np.zeros((4, 8, 8, 3), np.uint8), keep_mask=keep_mask, codec=JPEGXLLossless()
+    )
+    monkeypatch.setattr("memory_format.codecs.libraries.HAVE_IMAGECODECS", False)
+    (exemplar_id,) = push(client, [record])["exemplar_ids"]
+    assert client.get(f"{URL}/{exemplar_id}").json()["codec"] == "em_jpegxl_lossless"
+    assert_problem(client.get(f"{URL}/{exemplar_id}/image.png"), "codec_unavailable", codec="em_jpegxl_lossless")
 
 
 def test_pictures_that_will_not_do(client: httpx.Client) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -36,10 +37,11 @@ def decode(path: str, i: int) -> tuple[np.ndarray, np.ndarray]:
     ends = [*segment["offset"][:], segment["body"].shape[0]]
     body = segment["body"][ends[i] : ends[i + 1]]
     keep, rest = np.unpackbits(body[: -(-h * w // 8)])[: h * w] == 1, body[-(-h * w // 8) :]
-    num_tokens = int(np.unpackbits(rest[: -(-length // 8)]).sum())
-    image = np.asarray(Image.open(io.BytesIO(rest[-(-length // 8) + 2 * num_tokens :])))
-    patches = image.reshape(h, p, w, p, 3).swapaxes(1, 2).reshape(h * w, p, p, 3)
-    return patches[keep], np.flatnonzero(keep)
+    frame = rest[-(-length // 8) + 2 * int(np.unpackbits(rest[: -(-length // 8)]).sum()) :].tobytes()
+    riff = struct.pack("<4sI8sI", b"RIFF", len(frame) + 13 & -2, b"WEBPVP8 ", len(frame))
+    image = np.asarray(Image.open(io.BytesIO(riff + frame + b"\0")))
+    patches = image.reshape(len(image) // p, p, -1, p, 3).swapaxes(1, 2).reshape(-1, p, p, 3)
+    return patches[: keep.sum()], np.flatnonzero(keep)
 
 
 def sealed_segment(data: Path, records: list[Record], **settings: Any) -> Path:

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numcodecs.zstd import Zstd
 
-from memory_format.codecs.base import MAX_DECODED_BYTES, PatchCodec
+from memory_format.codecs.base import PatchCodec
+from memory_format.codecs.libraries import refuse_over_limit
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray, Layout
+from memory_format.masks import ByteArray
 
 _SIZE_BYTES = 4  # height and width, uint16 little-endian each
 
@@ -23,7 +24,6 @@ class RawZstd(PatchCodec):
 
     codec_id = "em_zstd"
     number: ClassVar[int] = 1
-    layout: ClassVar[Layout] = "mosaic"
     lossless: ClassVar[bool] = True
 
     def __init__(self, level: int = 3) -> None:
@@ -46,8 +46,7 @@ class RawZstd(PatchCodec):
     def decode_image(cls, payload: bytes) -> ByteArray:
         height, width = cls.read_size(payload)
         num_bytes = height * width * 3
-        if not 0 < num_bytes <= MAX_DECODED_BYTES:
-            raise FormatError(f"a payload of {height}x{width} px is over the limit", code="invalid_payload")
+        refuse_over_limit((height, width))
         frame = payload[_SIZE_BYTES:]
         if _content_size(frame) != num_bytes:
             raise FormatError(f"the Zstandard frame does not hold {height}x{width} RGB pixels", code="payload_mismatch")
