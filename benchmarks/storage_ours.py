@@ -110,6 +110,7 @@ class Service(ChildProcess):
             self.stop()
             raise RuntimeError(f"the service did not start: {self.first_line!r}")
         self.data = data
+        self.url = found[1]
         self._http = httpx.Client(base_url=found[1], timeout=300.0, trust_env=False)
 
     def create_buffer(self, name: str, budget_bytes: int) -> int:

@@ -128,7 +128,10 @@ class Run:
         self.directory = directory
         self.report = report
         self.device = best_device()
-        self.key = checkpoint.config_key(config.to_dict())
+        settings = config.to_dict()
+        self.key = checkpoint.config_key(settings)
+        # What is stored has no say in the base phase: runs that differ in nothing else may share it.
+        self.base_key = checkpoint.config_key({name: settings[name] for name in settings if name != "memory"})
 
     def run(self, method: Method) -> list[PhaseMetrics]:
         """All phases of one method, going on after the last stage that an earlier run finished."""
@@ -284,7 +287,7 @@ class Run:
         if not tune_all:
             _inject(model)
         path = self.out / "base.pt"
-        saved = checkpoint.load(path, self.key)
+        saved = checkpoint.load(path, self.base_key)
         if saved:
             _restore_head(model, saved)
             model.backbone.load_state_dict(saved["backbone"], strict=tune_all)
@@ -293,7 +296,7 @@ class Run:
             self.base_seconds = self._train_base(model)
             trained = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
             weights = {n: v for n, v in model.backbone.state_dict().items() if tune_all or n in trained}
-            state = {"key": self.key, "backbone": weights, "seconds": self.base_seconds}
+            state = {"key": self.base_key, "backbone": weights, "seconds": self.base_seconds}
             checkpoint.save(path, state | _head_state(model))
         if tune_all:
             _inject(model)
