@@ -38,7 +38,7 @@ OUT = Path("runs/codec-accuracy")
 
 CODECS: dict[str, dict[str, Any]] = {
     **{f"webp-q{quality}": {"id": "em_webp", "quality": quality} for quality in (5, 15, 30, 60)},
-    **{f"avif-q{quality}": {"id": "em_avif", "quality": quality} for quality in (15, 30, 45)},
+    **{f"avif-q{quality}": {"id": "em_avif", "quality": quality} for quality in (20, 35, 50)},
     "jpeg-q25": {"id": "em_jpeg", "quality": 25},
 }
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from benchmarks.density_measure import Result
-from benchmarks.density_report import PAPERS_RATIO, TARGET_PSNR_DB, Run, headline
+from benchmarks.density_plan import TARGET_PSNR_DB
+from benchmarks.density_report import PAPERS_RATIO, Run, headline
 
 
 def chart(run: Run, path: Path) -> None:

@@ -18,7 +18,9 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from benchmarks.density_pictures import Sample
-from memory_format import Record, image_to_patches, make_codec, make_record
+from memory_format import Record, codec_class, image_to_patches, make_codec, make_record
+from memory_format.codecs.lossy import LossyCodec
+from memory_format.quality import search
 
 MOST_PSNR_DB = 60.0
 """A picture that comes back exactly counts as this: infinity would drown the others in the mean."""
@@ -33,6 +35,7 @@ class Setting:
     family: str
     knob: str
     codec: dict[str, Any] = field(hash=False)
+    """``quality`` may be a target, in which case each record has a quality of its own."""
 
     @property
     def label(self) -> str:
@@ -131,31 +134,55 @@ def measure(samples: Sequence[Sample], settings: Sequence[Setting], tick: Callab
 
 
 def exemplar(sample: Sample, keep_mask: NDArray[np.bool_], codec: dict[str, Any]) -> Record:
-    """The record of a sample with the patches that a mask keeps."""
+    """The record of a sample with the patches that a mask keeps. A whole picture is coded as the picture it is."""
     picture = sample.picture
-    patches = image_to_patches(picture.image, picture.patch_px)[keep_mask.reshape(-1)]
     return make_record(
-        class_id=0, patches=patches, keep_mask=keep_mask, codec=make_codec(codec), token_ids=sample.token_ids
+        class_id=0,
+        patches=image_to_patches(picture.image, picture.patch_px)[keep_mask.reshape(-1)],
+        keep_mask=keep_mask,
+        codec=make_codec(codec),
+        token_ids=sample.token_ids,
+        layout="in_place" if keep_mask.all() else None,
     )
 
 
-def _measure_one(sample: Sample, settings: Sequence[Setting]) -> dict[tuple[int, float], Score]:
+def full_bytes(sample: Sample, record: Record, codec: dict[str, Any]) -> int:
+    """The charge of the whole sample in the codec and at the quality of a record of it.
+
+    Where the quality was a target, that is the number that was found for the record: the same target for the whole
+    picture would be another quality.
+    """
     everything = np.ones(sample.picture.grid, dtype=bool)
+    if isinstance(codec.get("quality"), dict):
+        kind = codec_class(record.codec_id)
+        assert issubclass(kind, LossyCodec)
+
+        def reaches(number: int) -> bool:
+            same = exemplar(sample, record.keep_mask, {**codec, "quality": number})
+            return len(same.payload) >= len(record.payload)
+
+        codec = {**codec, "quality": search(reaches, kind.lowest, kind.highest, smallest=True)}
+    return exemplar(sample, everything, codec).charge
+
+
+def _measure_one(sample: Sample, settings: Sequence[Setting]) -> dict[tuple[int, float], Score]:
     jpeg_bytes = len(_jpeg(sample.picture.image)) + len(sample.picture.caption.encode())
     found = {}
     for number, setting in enumerate(settings):
-        full_bytes = exemplar(sample, everything, setting.codec).charge
+        whole = None
         for ratio, keep_mask in sample.keep_masks.items():
             started = time.perf_counter()
             record = exemplar(sample, keep_mask, setting.codec)
             encoded = time.perf_counter()
             decoded = record.patches()
             ended = time.perf_counter()
+            if whole is None or isinstance(setting.codec.get("quality"), dict):
+                whole = full_bytes(sample, record, setting.codec)
             kept = image_to_patches(sample.picture.image, sample.picture.patch_px)[keep_mask.reshape(-1)]
             found[number, ratio] = Score(
                 record_bytes=record.charge,
                 payload_bytes=len(record.payload),
-                full_bytes=full_bytes,
+                full_bytes=whole,
                 jpeg_bytes=jpeg_bytes,
                 psnr_db=psnr(kept, decoded),
                 ssim=ssim(kept, decoded),

@@ -8,10 +8,9 @@ from typing import Any
 
 from benchmarks.density_decode import BATCH, Speed
 from benchmarks.density_measure import MOST_PSNR_DB, Result, Setting
-from benchmarks.density_plan import KEEP_RATIOS
+from benchmarks.density_plan import KEEP_RATIOS, TARGET_PSNR_DB
 from benchmarks.tables import table
 
-TARGET_PSNR_DB = 35.0
 PAPERS_RATIO = KEEP_RATIOS[0]
 
 _WANTED = {
