@@ -7,7 +7,7 @@ STAMP := .venv/.setup-done
 CODE := memory_format memory_service client learner tests $(wildcard scripts benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check nightly bench bench-storage format clean
+.PHONY: help setup demo serve test check nightly bench bench-storage bench-density format clean
 
 help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
@@ -17,6 +17,7 @@ help:
 	@echo "make nightly the store's long tests: 500 runs of the state machine, 30 rounds of kill -9 (about half an hour)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
+	@echo "make bench-density  exemplars in the bytes of one full sample, for every codec and quality (8 minutes)"
 	@echo "make format  put the code into shape"
 	@echo "make setup   .venv with everything (the others do it by themselves)"
 	@echo "make clean   remove .venv, runs/ and caches; downloaded data/ stays"
@@ -71,6 +72,12 @@ bench-storage: setup
 	@$(BIN)/python -c 'import lmdb, torchrl' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@$(BIN)/python -m benchmarks.storage
+
+# The last line of its stdout is one JSON object.
+bench-density: setup
+	@$(BIN)/python -c 'import imagecodecs, sklearn' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@$(BIN)/python -m benchmarks.density
 
 format: setup
 	$(BIN)/ruff check --fix $(CODE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import multiprocessing
 import os
 import time
@@ -18,7 +17,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from benchmarks.density_pictures import Sample
-from memory_format import Record, codec_class, image_to_patches, make_codec, make_record
+from memory_format import Record, codec_class, image_to_patches, kept_psnr, make_codec, make_record
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.quality import search
 
@@ -134,7 +133,7 @@ def measure(samples: Sequence[Sample], settings: Sequence[Setting], tick: Callab
 
 
 def exemplar(sample: Sample, keep_mask: NDArray[np.bool_], codec: dict[str, Any]) -> Record:
-    """The record of a sample with the patches that a mask keeps. A whole picture is coded as the picture it is."""
+    """The record of a sample with the patches that a mask keeps."""
     picture = sample.picture
     return make_record(
         class_id=0,
@@ -142,7 +141,6 @@ def exemplar(sample: Sample, keep_mask: NDArray[np.bool_], codec: dict[str, Any]
         keep_mask=keep_mask,
         codec=make_codec(codec),
         token_ids=sample.token_ids,
-        layout="in_place" if keep_mask.all() else None,
     )
 
 
@@ -195,8 +193,7 @@ def _measure_one(sample: Sample, settings: Sequence[Setting]) -> dict[tuple[int,
 
 def psnr(kept: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float:
     """PSNR in dB over all values of two arrays of one shape, at most :data:`MOST_PSNR_DB`."""
-    error = float(np.mean((kept.astype(np.int32) - decoded.astype(np.int32)) ** 2))
-    return min(MOST_PSNR_DB, 10 * math.log10(255**2 / error)) if error else MOST_PSNR_DB
+    return min(MOST_PSNR_DB, kept_psnr(kept, decoded))
 
 
 def ssim(kept: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float:
