@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from benchmarks import density_chart, density_report
 from benchmarks.density_decode import decode_speed
-from benchmarks.density_masks import masked
+from benchmarks.density_masks import at_random, masked
 from benchmarks.density_measure import Setting, measure
 from benchmarks.density_pictures import Picture, PicturesMissingError, Sample, emoji, folder, photographs
 from benchmarks.density_plan import KEEP_RATIOS, Plan, settings
@@ -79,6 +79,8 @@ def _run(plan: Plan, options: argparse.Namespace) -> Run:
     run = Run(_setting(), _told(pictures, options.images), skipped=skipped)
     photo_samples = _masked("photographs", pictures, options.data)
     run.photos = _measured("photographs", photo_samples, wanted)
+    on_random = [setting for setting in wanted if setting.family == "AVIF"]
+    run.control = _measured("photographs, random masks", at_random(photo_samples, PAPERS_RATIO), on_random)
     if not options.images:
         default = LearnerConfig().memory.codec
         run.default = Setting("the learner's default", _in_words(default), default)

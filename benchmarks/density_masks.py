@@ -8,10 +8,12 @@ only blur it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 
 from benchmarks.density_pictures import Picture, Sample
 from learner.attention import AttentionRead
@@ -20,6 +22,8 @@ from learner.backbones.weights import wordpiece_tokenizer
 from learner.masks import MaskConfig, compute_masks
 from learner.tokens import Tokens
 from memory_format import image_to_patches
+
+_SMOOTH_CELLS = 1.2  # makes shapes of a few patches
 
 
 def masked(
@@ -49,6 +53,21 @@ def masked(
         )
         tick()
     return samples
+
+
+def at_random(samples: Sequence[Sample], keep_ratio: float) -> list[Sample]:
+    """The same pictures with masks that know nothing of them: as many patches, smooth random shapes.
+
+    A control: attention keeps the patches where most happens, which are the dearest to code.
+    """
+    rng = np.random.default_rng(0)
+    found = []
+    for sample in samples:
+        noise = gaussian_filter(rng.normal(size=sample.picture.grid), _SMOOTH_CELLS).reshape(-1)
+        keep = np.zeros(noise.size, dtype=bool)
+        keep[np.argsort(-noise)[: int(sample.keep_masks[keep_ratio].sum())]] = True
+        found.append(replace(sample, keep_masks={keep_ratio: keep.reshape(sample.picture.grid)}))
+    return found
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from skimage.metrics import structural_similarity
 
 from benchmarks import codec_accuracy, density_pictures, density_stamps
 from benchmarks.density_decode import decode_speed
-from benchmarks.density_masks import masked
+from benchmarks.density_masks import at_random, masked
 from benchmarks.density_measure import MOST_PSNR_DB, Result, Setting, exemplar, full_bytes, measure, psnr, ssim
 from benchmarks.density_pictures import Picture, PicturesMissingError, Sample, fitted, folder, photographs
 from benchmarks.density_plan import KEEP_RATIOS, Plan, settings
@@ -207,6 +207,18 @@ def test_masks_keep_what_the_picture_is_of() -> None:
         assert keep.sum() == round(ratio * 144)
     on_disc = disc.reshape(12, 32, 12, 32).any((1, 3))
     assert found.keep_masks[0.27][on_disc].mean() > 2 * found.keep_masks[0.27].mean()
+
+
+def test_random_masks_keep_as_many_patches_elsewhere(sample: Sample) -> None:
+    (found,) = at_random([sample], KEEP_RATIOS[0])
+    ((ratio, keep),) = found.keep_masks.items()
+    assert ratio == KEEP_RATIOS[0]
+    assert keep.sum() == sample.keep_masks[ratio].sum()
+    assert (keep != sample.keep_masks[ratio]).any()
+    # In shapes of several patches: most kept ones have a kept neighbour.
+    beside = np.pad(keep, 1)
+    near = beside[2:, 1:-1] | beside[:-2, 1:-1] | beside[1:-1, 2:] | beside[1:-1, :-2]
+    assert near[keep].mean() > 0.8
 
 
 def test_codecs_without_their_library_are_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
