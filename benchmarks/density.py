@@ -23,15 +23,13 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from benchmarks import density_chart, density_report
+from benchmarks import density_report
 from benchmarks.density_decode import decode_speed
-from benchmarks.density_masks import at_random, masked
 from benchmarks.density_measure import Setting, measure
 from benchmarks.density_pictures import Picture, PicturesMissingError, Sample, emoji, folder, photographs
-from benchmarks.density_plan import KEEP_RATIOS, Plan, settings
+from benchmarks.density_plan import DENSEST, KEEP_RATIOS, Plan, settings
 from benchmarks.density_report import PAPERS_RATIO, Run
 from benchmarks.storage_system import machine, versions
-from learner.config import LearnerConfig
 from learner.data.fetch import FetchError
 
 RESULTS = Path(__file__).with_name("results")
@@ -62,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(plan: Plan, options: argparse.Namespace) -> Run:
+    # Imported here and below: the processes that measure import this module too, and would wait seconds for torch.
+    from benchmarks.density_masks import at_random
+    from learner.config import LearnerConfig
+
     started = time.monotonic()
     skipped: list[str] = []
 
@@ -79,7 +81,7 @@ def _run(plan: Plan, options: argparse.Namespace) -> Run:
     run = Run(_setting(), _told(pictures, options.images), skipped=skipped)
     photo_samples = _masked("photographs", pictures, options.data)
     run.photos = _measured("photographs", photo_samples, wanted)
-    on_random = [setting for setting in wanted if setting.family == "AVIF"]
+    on_random = [setting for setting in wanted if setting.family == DENSEST][:2]
     run.control = _measured("photographs, random masks", at_random(photo_samples, PAPERS_RATIO), on_random)
     if not options.images:
         default = LearnerConfig().memory.codec
@@ -94,10 +96,12 @@ def _run(plan: Plan, options: argparse.Namespace) -> Run:
 
 
 _FAST = ("em_webp", "em_jpeg", "em_avif")
-_USUAL = ("quality 30", "quality 55", "quality 60")
+_USUAL = ("quality 30",)
 
 
 def _masked(what: str, pictures: Sequence[Picture], data: Path | None) -> list[Sample]:
+    from benchmarks.density_masks import masked
+
     with tqdm(total=len(pictures), desc=f"masks of {what}", unit="picture", file=sys.stderr) as bar:
         return masked(pictures, KEEP_RATIOS, data, bar.update)
 
@@ -131,6 +135,8 @@ def _setting() -> dict[str, object]:
 
 
 def _save(run: Run, results: Path) -> None:
+    from benchmarks import density_chart
+
     results.mkdir(parents=True, exist_ok=True)
     stem = results / f"density-{run.setting['date']}"
     stem.with_suffix(".json").write_text(json.dumps(density_report.document(run), indent=1) + "\n")

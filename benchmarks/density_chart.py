@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -21,8 +21,11 @@ def chart(run: Run, path: Path) -> None:
     drawn = [(title, results) for title, results in panels if results]
     canvas = Canvas(figsize=(6.2 * len(drawn), 5), layout="constrained")
     FigureCanvasAgg(canvas)
+    # A family has one colour in all panels.
+    families = dict.fromkeys(r.setting.family for _, results in drawn for r in results if not r.exact)
+    colours = {family: f"C{number}" for number, family in enumerate(families)}
     for axes, (title, results) in zip(canvas.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
-        _curves(axes, [r for r in results if r.keep_ratio == PAPERS_RATIO and not r.exact])
+        _curves(axes, [r for r in results if r.keep_ratio == PAPERS_RATIO and not r.exact], colours)
         axes.set_title(f"{title}, {PAPERS_RATIO:.0%} of the patches kept", loc="left", fontsize=10)
         axes.set_xlabel("bytes of an exemplar: header, masks, tokens, payload")
         axes.set_ylabel("PSNR of kept patches, dB")
@@ -44,10 +47,12 @@ def chart(run: Run, path: Path) -> None:
     canvas.savefig(path, dpi=110)
 
 
-def _curves(axes: Axes, results: Sequence[Result]) -> None:
+def _curves(axes: Axes, results: Sequence[Result], colours: Mapping[str, str]) -> None:
     for family in dict.fromkeys(result.setting.family for result in results):
         points = sorted((r.mean("record_bytes"), r.mean("psnr_db")) for r in results if r.setting.family == family)
-        axes.plot(*zip(*points, strict=True), marker="o" if len(points) > 1 else "*", markersize=4, label=family)
+        alone = len(points) == 1 or "target" in family
+        look = {"marker": "*", "markersize": 9, "linestyle": "none"} if alone else {"marker": "o", "markersize": 4}
+        axes.plot(*zip(*points, strict=True), color=colours[family], label=family, **look)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FormatStrFormatter("%d"))

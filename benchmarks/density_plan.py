@@ -13,15 +13,17 @@ KEEP_RATIOS = (0.27, 0.40)
 """The paper's keep ratio, at which everything promised is judged, and a milder one."""
 
 TARGET_PSNR_DB = 35.0
-TARGET_BYTES = 5000
+TARGET_BYTES = 5500
+DENSEST = "AVIF"
+"""The family whose figures with random masks are the control."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """Sizes of one run."""
 
-    num_stamps: int = 46
-    num_emoji: int = 96
+    num_stamps: int = 36
+    num_emoji: int = 64
     most_pictures: int = 64
     """Of a folder of one's own."""
     decode_rounds: int = 9
@@ -44,20 +46,21 @@ def settings(plan: Plan, note: Callable[[str], object]) -> list[Setting]:
     at_target, in_bytes = {"psnr_db": TARGET_PSNR_DB}, {"record_bytes": TARGET_BYTES}
     wanted = [
         *_curve("WebP", "em_webp", (30, 50, 65, 80, 90)),
-        *_curve("AVIF 4:2:0", "em_avif", (25, 40, 55, 70), subsampling="4:2:0"),
-        *_curve("AVIF", "em_avif", (20, 30, 40, 48, 56, 66)),
-        *_curve("AVIF, speed 3", "em_avif", (42, 46, 50), speed=3),
+        *_curve(DENSEST, "em_avif", (30, 42, 46, 50, 62)),
+        *_curve("AVIF, speed 6", "em_avif", (30, 48, 62), speed=6),
+        *_curve("AVIF 4:2:0, speed 6", "em_avif", (30, 48, 62), subsampling="4:2:0", speed=6),
         *_curve("JPEG", "em_jpeg", (30, 60, 80, 90)),
         *_curve("JPEG 4:4:4", "em_jpeg", (30, 60, 80, 90), subsampling="4:4:4"),
         *_curve("JPEG XL", "em_jpegxl", (30, 60, 80, 90)),
-        Setting("AVIF, target", f"{TARGET_PSNR_DB:g} dB each", {"id": "em_avif", "quality": at_target}),
-        Setting("AVIF, target", f"{TARGET_BYTES:,} bytes each", {"id": "em_avif", "quality": in_bytes}),
+        # A search is a dozen encodings, so not at the slow speed that is AVIF's default.
+        Setting("AVIF, speed 6, target", f"{TARGET_PSNR_DB:g} dB", {"id": "em_avif", "quality": at_target, "speed": 6}),
+        Setting("AVIF, speed 6, target", f"{TARGET_BYTES:,} B", {"id": "em_avif", "quality": in_bytes, "speed": 6}),
         Setting("WebP lossless", "", {"id": "em_webp_lossless"}),
         Setting("JPEG XL lossless", "", {"id": "em_jpegxl_lossless"}),
         Setting("raw + Zstandard", "", {"id": "em_zstd"}),
     ]
     if plan.quick:
-        few = ("quality 30", "quality 56", "quality 90", f"{TARGET_PSNR_DB:g} dB each", "")
+        few = ("quality 30", "quality 90", f"{TARGET_PSNR_DB:g} dB", "")
         wanted = [setting for setting in wanted if setting.knob in few]
     found = []
     missing = {}

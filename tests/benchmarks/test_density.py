@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 from skimage.metrics import structural_similarity
@@ -84,7 +85,7 @@ def test_scores_count_every_byte_and_both_full_samples(sample: Sample) -> None:
     Image.fromarray(picture).save(file, "JPEG", quality=95)
     assert score.jpeg_bytes == len(file.getvalue()) + len("a texture")
     assert first.per_jpeg == pytest.approx(score.jpeg_bytes / record.charge)
-    assert 30 < score.psnr_db < MOST_PSNR_DB
+    assert 25 < score.psnr_db < MOST_PSNR_DB
     assert 0.5 < score.ssim < 1
     assert not first.exact
     assert all(result.exact and result.scores[0].ssim == pytest.approx(1) for result in results[2:])
@@ -198,15 +199,14 @@ def test_stamps_are_the_photographs_among_a_packages_files(monkeypatch: pytest.M
 
 
 def test_masks_keep_what_the_picture_is_of() -> None:
-    background = _texture(384) // 3 + 80
-    disc = np.hypot(*np.mgrid[-1:1:384j, -1:1:384j]) < 0.35
-    background[disc] = (230, 30, 30)
-    (found,) = masked([Picture("disc", background, "A red disc.", 32)], KEEP_RATIOS, None, lambda: None)
+    picture = np.array(Image.fromarray(skimage.data.gravel()).convert("RGB").resize((384, 384)))
+    cat = Image.fromarray(skimage.data.chelsea()[20:276, 100:356])
+    picture[128:288, 64:224] = np.asarray(cat.resize((160, 160)))
+    (found,) = masked([Picture("cat", picture, "A cat.", 32)], KEEP_RATIOS, None, lambda: None)
     assert found.token_ids[[0, -1]].tolist() == [101, 102]
     for ratio, keep in found.keep_masks.items():
         assert keep.sum() == round(ratio * 144)
-    on_disc = disc.reshape(12, 32, 12, 32).any((1, 3))
-    assert found.keep_masks[0.27][on_disc].mean() > 2 * found.keep_masks[0.27].mean()
+        assert keep[4:9, 2:7].mean() > 0.9
 
 
 def test_random_masks_keep_as_many_patches_elsewhere(sample: Sample) -> None:
@@ -234,7 +234,7 @@ def test_codecs_without_their_library_are_left_out_and_named(monkeypatch: pytest
 
 
 def test_the_headline_is_the_densest_that_is_good_enough(sample: Sample) -> None:
-    wanted = [Setting("WebP", f"quality {q}", {"id": "em_webp", "quality": q}) for q in (1, 80, 95)]
+    wanted = [Setting("WebP", f"quality {q}", {"id": "em_webp", "quality": q}) for q in (1, 90, 100)]
     wanted.append(Setting("raw", "", {"id": "em_zstd"}))
     run = Run({}, "", photos=measure([sample], wanted, lambda: None))
     good = [r for r in run.photos if r.keep_ratio == KEEP_RATIOS[0] and r.mean("psnr_db") >= 35 and not r.exact]
