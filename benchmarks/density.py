@@ -85,9 +85,11 @@ def _run(plan: Plan, options: argparse.Namespace) -> Run:
     run.control = _measured("photographs, random masks", at_random(photo_samples, PAPERS_RATIO), on_random)
     if not options.images:
         default = LearnerConfig().memory.codec
-        run.default = Setting("the learner's default", _in_words(default), default)
+        learners = Setting("the learner's default", _in_words(default), default)
         emoji_samples = _masked("emoji", emoji(plan.num_emoji, options.data), options.data)
-        run.emoji = _measured("emoji", emoji_samples, [run.default, *wanted])
+        # The targets in bytes are of the size of photographs.
+        small = [setting for setting in wanted if "record_bytes" not in str(setting.codec)]
+        run.emoji = _measured("emoji", emoji_samples, [learners, *small])
         for size, samples in (("demo", emoji_samples), ("vilt", photo_samples)):
             fast = [setting for setting in wanted if setting.codec["id"] in _FAST and setting.knob in _USUAL]
             run.speeds[size] = [decode_speed(samples, setting, PAPERS_RATIO, plan.decode_rounds) for setting in fast]

@@ -31,7 +31,7 @@ def chart(run: Run, path: Path) -> None:
         axes.set_ylabel("PSNR of kept patches, dB")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    best = headline(run)
+    best = headline(run.photos)
     if best:
         axes = canvas.axes[0]
         axes.axhline(TARGET_PSNR_DB, color="grey", linewidth=0.8, linestyle=":")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,18 +114,15 @@ def measure(samples: Sequence[Sample], settings: Sequence[Setting], tick: Callab
     Args:
         tick: called after each sample.
     """
-    scores: list[dict[tuple[int, float], Score]] = [{} for _ in samples]
-    # Spawned, because a fork would copy torch's threads in whatever state they are.
+    scores: list[dict[tuple[int, float], Score]] = []
+    # Spawned, because a fork would copy torch's threads in whatever state they are. An interruption is the parent's
+    # affair: leaving the pool ends its processes.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(len(samples), os.cpu_count() or 1), context) as pool:
-        jobs = {pool.submit(_measure_one, sample, settings): place for place, sample in enumerate(samples)}
-        try:
-            for job in as_completed(jobs):
-                scores[jobs[job]] = job.result()
-                tick()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    processes = min(len(samples), os.cpu_count() or 1)
+    with context.Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        for found in pool.imap(partial(_measure_one, settings=settings), samples):
+            scores.append(found)
+            tick()
     return [
         Result(setting, ratio, tuple(found[number, ratio] for found in scores))
         for number, setting in enumerate(settings)
