@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import shutil
+import signal
 import statistics
 import sys
 import time
@@ -60,6 +61,8 @@ class Outcome:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    # As after Ctrl-C: the service must not outlive this process.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.set_num_threads(options.threads or torch.get_num_threads())
     options.out.mkdir(parents=True, exist_ok=True)
     data = replace(DataConfig(), test_per_class=options.test_per_class)
