@@ -7,7 +7,7 @@ STAMP := .venv/.setup-done
 CODE := memory_format memory_service client learner tests $(wildcard scripts benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check nightly bench bench-storage bench-learner format clean
+.PHONY: help setup demo serve test check nightly bench bench-storage bench-learner bench-density format clean
 
 help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
 	@echo "make bench-learner  methods at equal bytes: the table of accuracies (about 40 minutes on two cores; goes on after Ctrl-C)"
+	@echo "make bench-density  exemplars in the bytes of one full sample, for every codec and quality (6 minutes)"
 	@echo "make format  put the code into shape"
 	@echo "make setup   .venv with everything (the others do it by themselves)"
 	@echo "make clean   remove .venv, runs/ and caches; downloaded data/ stays"
@@ -76,6 +77,12 @@ bench-storage: setup
 # The last line of its stdout is one JSON object. Other modes and options: ARGS="--full", ARGS="--tune --seeds 2".
 bench-learner: setup
 	@$(BIN)/python -m benchmarks.learner $(ARGS)
+
+# The last line of its stdout is one JSON object.
+bench-density: setup
+	@$(BIN)/python -c 'import imagecodecs, sklearn' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@$(BIN)/python -m benchmarks.density
 
 format: setup
 	$(BIN)/ruff check --fix $(CODE)

@@ -13,6 +13,7 @@ from benchmarks.storage_peers import RawFile
 from benchmarks.storage_rounds import Figure, ratio
 from benchmarks.storage_scale import Scale, open_median
 from benchmarks.storage_stages import SampleStage
+from benchmarks.tables import table
 
 # Who is measured against which of ours: a pipeline that fetches ahead against one that does so too.
 # The same exemplars, each system holding them as it is made to: tensors of pixels there, encoded bytes here.
@@ -176,7 +177,7 @@ def markdown(run: Run) -> str:
     if MEDIUM in run.notes:
         parts.append(run.notes[MEDIUM])
     found = summary(run)
-    parts += ["## What is promised", _table(["figure", "found", "wanted"], _promises(found))]
+    parts += ["## What is promised", table(["figure", "found", "wanted"], _promises(found))]
     sizes = list(run.push)
     rows = [
         [name, *(_spread(run.push[size][name]) for size in sizes), run.notes.get(name, "")]
@@ -185,7 +186,7 @@ def markdown(run: Run) -> str:
     parts += [
         "## Push, milliseconds",
         "Median and quartiles. On disk when it returns, except where the note says otherwise.",
-        _table(["", *(f"{size} records" for size in sizes), ""], rows),
+        table(["", *(f"{size} records" for size in sizes), ""], rows),
     ]
     for stage in run.stages:
         parts += [f"## Sample of {run.setting['batch']} from {stage.label}", _stage_text(stage), _stage_table(stage)]
@@ -239,7 +240,7 @@ def _stage_table(stage: SampleStage) -> str:
                 "-" if disk is None else f"{disk:.2f}",
             ]
         )
-    return _table(["", "warm", "cold", f"warm / {OverHttp.name}", "bytes a record", "disk / live bytes"], rows)
+    return table(["", "warm", "cold", f"warm / {OverHttp.name}", "bytes a record", "disk / live bytes"], rows)
 
 
 def _scale_table(scale: Scale) -> str:
@@ -261,7 +262,7 @@ def _scale_table(scale: Scale) -> str:
         ["index bytes a record, opened", f"{scale.index_bytes_per_record:.0f}"],
         ["index bytes a record, sampled", f"{scale.index_bytes_per_record_sampled:.0f}"],
     ]
-    return _table(["", ""], rows)
+    return table(["", ""], rows)
 
 
 def _churn_table(churns: Sequence[ChurnResult]) -> str:
@@ -294,7 +295,7 @@ def _churn_table(churns: Sequence[ChurnResult]) -> str:
         "ms a push",
         "resident memory, MiB",
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _spread(figure: Figure) -> str:
@@ -305,13 +306,3 @@ def _spread(figure: Figure) -> str:
 def _short(seconds: float) -> str:
     ms = seconds * 1e3
     return f"{ms:.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in [head, *rows]
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format import FormatError, Record
+from memory_format import FormatError, Record, require_codec
 
 IntArray = NDArray[np.int64]
 
-# Below this size of a coded image a record decodes in under 0.3 ms, most of it under the interpreter's lock,
-# and threads cost more than they bring: 256 records of 112x112 px took 54 ms alone and 61 ms in two threads;
-# of 384x384 px 715 ms alone and 389 ms in two (2 cores, WebP).
-_THREADS_FROM_PIXELS = 256 * 256
+# Below this size of a coded image a record decodes in 0.1 ms or less, most of it under the interpreter's lock, and
+# threads cost more than they bring. 256 records on 2 cores, one thread and two, 27 % kept: of 112x112 px (3,328 coded)
+# WebP 11.6 and 12.2 ms, JPEG 7.7 and 9.0 ms; of 384x384 px (39,936 coded) WebP 65 and 43 ms, AVIF 98 and 59 ms,
+# JPEG 25 and 29 ms.
+_THREADS_FROM_PIXELS = 128 * 128
 _MOST_THREADS = 8
 
 
@@ -71,6 +72,8 @@ class ReplayBatch:
 
         Raises:
             ValueError: there are no records.
+            MissingLibraryError: a record's codec needs a library that is not installed here. Said before anything is
+                decoded.
             FormatError: the records have different patch sizes, or a payload is damaged.
         """
         rows = tuple(records)
@@ -82,6 +85,8 @@ class ReplayBatch:
                 f"one batch holds patches of one size, these records have {sizes} px; sample by learner_id or phase",
                 patch_px=sizes,
             )
+        for codec_id in {record.codec_id for record in rows}:
+            require_codec(codec_id)
         patch_px = sizes[0]
         num_patches = [record.num_kept for record in rows]
         num_tokens = [len(record.token_ids_bytes) // 2 for record in rows]

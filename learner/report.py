@@ -26,8 +26,8 @@ from learner.summary import budget_words, label, summarise, verdict
 
 COLOURS: dict[str, str] = {"none": "#8a8f98", "full": "#c4622d", "masked": "#1f6feb"}
 """Of the demo's methods; others take matplotlib's in turn."""
-SCALE = 2
-"""Pictures are shown this many times their size."""
+SHOWN_PX = 256
+"""The longer side of the pictures in the report: a page of hundreds must stay one that a browser opens."""
 
 Results = Mapping[str, Sequence[PhaseMetrics]]
 
@@ -173,7 +173,7 @@ def _example(example: Example, class_names: Sequence[str], words: Vocabulary) ->
         f"{class_names[example.class_id]}: {kept} of {example.keep_mask.size} patches, {held:.0%} of the attention"
     )
     pictures = (example.image, _greyed(example), _heat(example))
-    images = "".join(f'<img alt="" src="{_png(picture)}">' for picture in pictures)
+    images = "".join(f'<img alt="" src="{_data_url(picture)}">' for picture in pictures)
     text = html.escape(caption)
     return f"<figure>{images}<figcaption><b>{text}</b><br>{_sentence(example, words)}</figcaption></figure>"
 
@@ -211,11 +211,17 @@ def _sentence(example: Example, words: Vocabulary) -> str:
     return "".join(parts).strip()
 
 
-def _png(picture: NDArray[np.uint8]) -> str:
+def _data_url(picture: NDArray[np.uint8]) -> str:
+    """The picture in the page: small ones enlarged by whole factors, large ones made smaller."""
+    image, longest = Image.fromarray(picture), max(picture.shape[:2])
+    if longest > SHOWN_PX:
+        image.thumbnail((SHOWN_PX, SHOWN_PX), Image.Resampling.LANCZOS)
+    else:
+        factor = SHOWN_PX // longest
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
-    side = picture.shape[0] * SCALE
-    Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, "WEBP", quality=90)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 _PAGE = Template("""<!doctype html>

@@ -132,8 +132,8 @@ def _distinct(samples: Sequence[Sample]) -> list[Sample]:
         earlier = first.setdefault(sample.key, sample)
         if earlier.label != sample.label:
             raise DataError(
-                f"{sample.where}: {sample.key} is of class {sample.label!r}, but {earlier.where} says {earlier.label!r}; "
-                f"a picture has one class"
+                f"{sample.where}: {sample.key} is of class {sample.label!r}, but {earlier.where} says "
+                f"{earlier.label!r}; a picture has one class"
             )
         if earlier.split != sample.split:
             raise DataError(

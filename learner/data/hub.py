@@ -55,8 +55,8 @@ def list_hub(config: DataConfig) -> Listing:
     # Whatever the library, the network or a data set's own files raise.
     except Exception as error:
         raise DataError(
-            f"`datasets` cannot load {config.path!r} ({type(error).__name__}: {error}). {_HOW}; for one without a network, "
-            "download it first where there is one"
+            f"`datasets` cannot load {config.path!r} ({type(error).__name__}: {error}). {_HOW}; for one without a "
+            "network, download it first where there is one"
         ) from error
     splits = {"train": config.hub.train_split, "test": config.hub.test_split}
     if not config.hub.test_split:

@@ -17,8 +17,8 @@ from learner.data.pictures import PICTURE_SUFFIXES, PictureFile
 __all__ = ["list_imagenet_r"]
 
 _GET = (
-    "get https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar (2 GB, 200 classes, 30,000 pictures), unpack it, and "
-    "set data.path to its folder, which holds imagenet-r/<WordNet id>/<picture>.jpg"
+    "get https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar (2 GB, 200 classes, 30,000 pictures), unpack it, "
+    "and set data.path to its folder, which holds imagenet-r/<WordNet id>/<picture>.jpg"
 )
 _WNID = re.compile(r"n\d{8}")
 

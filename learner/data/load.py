@@ -22,7 +22,7 @@ LISTINGS: Mapping[DataName, Callable[[DataConfig], Listing]] = {
     "folder": list_folder,
     "hub": list_hub,
 }
-"""Data sets of pictures in files: each says what it holds, and :func:`~learner.data.assemble.assemble` does the rest."""
+"""Data sets of pictures in files: each says what it holds, :func:`~learner.data.assemble.assemble` does the rest."""
 
 
 def load_data(config: DataConfig, *, patch_px: int, directory: Path | str | None = None) -> MultimodalData:
@@ -34,8 +34,8 @@ def load_data(config: DataConfig, *, patch_px: int, directory: Path | str | None
     """
     if config.image_size < patch_px or config.image_size % patch_px:
         raise DataError(
-            f"data.image_size must be a multiple of the patches' side (backbone.patch_px), {config.image_size} px are no "
-            f"multiple of {patch_px} px"
+            f"data.image_size must be a multiple of the patches' side (backbone.patch_px), {config.image_size} px are "
+            f"no multiple of {patch_px} px"
         )
     if config.name == "emoji":
         try:

@@ -58,8 +58,8 @@ def parse_table(path: Path, data: bytes, *, columns: Sequence[str], header: bool
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(
-            f"{path.name} line {line} is not UTF-8 (byte {error.object[error.start]:#04x} in {path}); if it is Latin-1, "
-            f"`iconv -f latin1 -t utf-8 {path.name} > converted{path.suffix}` mends it"
+            f"{path.name} line {line} is not UTF-8 (byte {error.object[error.start]:#04x} in {path}); if it is "
+            f"Latin-1, `iconv -f latin1 -t utf-8 {path.name} > converted{path.suffix}` mends it"
         ) from error
     if path.suffix == ".jsonl":
         return list(_json_rows(path, text, columns))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from client import ReplayBatch
 from client.batch import _threads_for
-from memory_format import FormatError, Record, WebP, make_record
+from memory_format import JPEG, FormatError, MissingLibraryError, Record, WebP, make_record
 from tests.client.samples import make, make_many
 
 
@@ -70,6 +70,16 @@ def test_patches_of_several_sizes_are_refused_in_words() -> None:
     with pytest.raises(FormatError, match=r"these records have \[4, 8\] px") as caught:
         ReplayBatch.from_records([make(0), make(1, patches=small), make(2)])
     assert caught.value.details == {"patch_px": [4, 8]}
+
+
+def test_a_codec_without_its_library_is_refused_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = replace(make(0), payload=b"")
+    jpeg = make(1, codec=JPEG())
+    monkeypatch.setattr(JPEG, "missing_library", classmethod(lambda cls: "a library: pip install it"))
+    with pytest.raises(MissingLibraryError, match="codec em_jpeg needs a library: pip install it") as caught:
+        ReplayBatch.from_records([damaged, jpeg])
+    assert caught.value.code == "codec_unavailable"
+    assert caught.value.details == {"codec": "em_jpeg"}
 
 
 def test_no_records_are_no_batch() -> None:

@@ -76,6 +76,22 @@ def _bytes_in_segments(store: Path, live: set[int]) -> int:
     return total
 
 
+def test_runs_that_store_in_different_ways_share_a_base_phase(start_service: Any, tmp_path: Path) -> None:
+    service = start_service()
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    _run("none", first, service)
+    for out in (second, third):
+        out.mkdir()
+        (out / "base.pt").write_bytes((first / "base.pt").read_bytes())
+    base = torch.load(first / "base.pt", weights_only=True)
+
+    lossless = MemoryConfig(budget_bytes=30_000, codec={"id": "em_zstd"})
+    assert _run("masked", second, service, memory=lossless)[0].train_seconds == base["seconds"]
+    # With other training it is another base phase.
+    _run("none", third, service, train=replace(CONFIG.train, base_epochs=1))
+    assert torch.load(third / "base.pt", weights_only=True)["key"] != base["key"]
+
+
 def test_a_run_of_all_methods(start_service: Any, tmp_path: Path) -> None:
     service = start_service()
     out = tmp_path / "runs-a"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +97,9 @@ def test_a_folder_of_odd_pictures_runs_to_its_report(
     assert all((record.keep_mask.any() and not record.keep_mask.all()) or record.keep_mask.size < 8 for record in kept)
     shapes = {e.image.shape for phase in range(3) for e in load_examples(out / "masked" / f"examples-{phase}.npz")}
     assert all(height % 8 == width % 8 == 0 for height, width, _ in shapes)
+    shown = [Image.open(io.BytesIO(base64.b64decode(data))).size for data in re.findall(r'webp;base64,([^"]+)', page)]
+    assert len(shown) == 3 * 5
+    assert {width / height for width, height in shown} == {width / height for height, width, _ in shapes}
 
 
 def test_a_run_on_other_data_starts_anew(
