@@ -55,7 +55,7 @@ def sealed_segment(data: Path, records: list[Record], **settings: Any) -> Path:
 
 
 def test_a_record_is_decoded_with_zarr_numpy_and_pillow(data: Path) -> None:
-    records = [make_exemplar(class_id, rank, codec="webp") for class_id in range(3) for rank in range(4)]
+    records = [make_exemplar(class_id, rank, codec="webp", layout=None) for class_id in range(3) for rank in range(4)]
     path = sealed_segment(data, records)
     for place, record in enumerate(records):
         patches, places = decode(str(path), place)
