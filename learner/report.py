@@ -13,6 +13,7 @@ from typing import Protocol
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,7 +26,8 @@ from learner.metrics import PhaseMetrics
 from learner.summary import budget_words, label, summarise, verdict
 
 COLOURS: dict[str, str] = {"none": "#8a8f98", "full": "#c4622d", "masked": "#1f6feb"}
-"""Of the demo's methods; others take matplotlib's in turn."""
+OTHER_COLOURS = ("#2e9e5b", "#8250df", "#bf8700", "#cf3a6b", "#0a9396", "#7a5c3e")
+"""Of the demo's methods, and what others take in turn."""
 SHOWN_PX = 256
 """The longer side of the pictures in the report: a page of hundreds must stay one that a browser opens."""
 
@@ -35,7 +37,7 @@ Results = Mapping[str, Sequence[PhaseMetrics]]
 def colour(method: str, results: Results) -> str:
     """The colour of a method's lines."""
     others = [name for name in results if name not in COLOURS]
-    return COLOURS[method] if method in COLOURS else f"C{others.index(method) % 10}"
+    return COLOURS[method] if method in COLOURS else OTHER_COLOURS[others.index(method) % len(OTHER_COLOURS)]
 
 
 class Vocabulary(Protocol):
@@ -128,10 +130,11 @@ def _accuracy_chart(results: Results) -> str:
         old = [(line.classes_seen, 100 * line.accuracy_old) for line in lines if line.accuracy_old is not None]
         axes.plot(*zip(*old, strict=True), ":", color=colour(method, results)) if old else None
     axes.set_xlabel("classes seen")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("accuracy, %  (dotted: old classes)")
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    _legend(figure, len(results))
     return _svg(figure)
 
 
@@ -152,10 +155,17 @@ def _memory_chart(results: Results) -> str:
     right.set_ylim(0)
     for axes in (left, right):
         axes.set_xlabel("phase")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     if right.lines:
-        right.legend(frameon=False)
+        _legend(figure, len(right.lines))
     return _svg(figure)
+
+
+def _legend(figure: Figure, lines: int) -> None:
+    """Below the axes, which names of many parts would cover; two side by side, and the figure as much taller."""
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-lines // 2))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
 
 
 def _svg(figure: Figure) -> str:

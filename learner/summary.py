@@ -91,7 +91,8 @@ def final_table(config: LearnerConfig, results: Mapping[str, Sequence[PhaseMetri
         title_justify="left",
         box=SIMPLE,
     )
-    table.add_column("method", no_wrap=True)
+    # Names of many parts wrap: cut off in a narrow terminal would be the figures otherwise.
+    table.add_column("method", overflow="fold")
     for name in ("last", "average", "forgetting", "exemplars", "bytes", "each"):
         table.add_column(name, justify="right", no_wrap=True)
     best = max(summarise(lines).last for lines in results.values())
