@@ -138,8 +138,18 @@ class Contents:
 
     # Loading
 
-    def load(self, connection: sa.Connection, version: int, cache: SegmentCache | None = None) -> None:
+    def load(
+        self,
+        connection: sa.Connection,
+        version: int,
+        cache: SegmentCache | None = None,
+        *,
+        to_write: bool = True,
+    ) -> None:
         """Take over what the index and the segments say.
+
+        Args:
+            to_write: go on with open segments. Otherwise they are not read, and may be missing.
 
         Raises:
             StorageError: a segment is damaged.
@@ -164,7 +174,10 @@ class Contents:
             shown = shown_by(gone["exemplar_id"], gone_at, self.marks)
             pinned.append({name: values[shown] for name, values in gone.items()})
             died.append(gone_at[shown])
-        self._find_crc()
+        if to_write:
+            self._find_crc()
+        else:
+            self.growing.clear()
         self.columns = Columns.of_rows(version, concatenated(live))
         self.pinned = Pinned.of_rows(concatenated(pinned), np.concatenate(died))
         self.states = {state.id: state for state in states}
