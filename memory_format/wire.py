@@ -116,9 +116,7 @@ def check_batch(batch: Batch) -> None:
             raise at_index(error, index) from None
 
 
-def frame_batch(
-    headers: NDArray[np.void], learner_ids: Sequence[str], lengths: ArrayLike
-) -> tuple[memoryview, memoryview]:
+def frame_batch(headers: NDArray[np.void], learner_ids: Sequence[str], lengths: ArrayLike) -> tuple[memoryview, int]:
     """An Arrow IPC stream with one batch whose bodies are still to be written, by whoever has them, into their place.
 
     Args:
@@ -127,8 +125,8 @@ def frame_batch(
         lengths: ``(N,)`` integers, bytes of each body.
 
     Returns:
-        the stream, as a flat view of bytes, and the part of it where the bodies go, end to end: memory of who knows
-        what until then.
+        the stream, as a flat view of bytes, and the offset in it from which on the bodies go, end to end: memory of
+        who knows what until then.
 
     Raises:
         FormatError: ``batch_too_large``: 2 GiB of bodies do not fit one Arrow batch.
@@ -159,10 +157,9 @@ def frame_batch(
     num_before = sum(map(len, pieces)) - total - num_behind
     before, behind = _outer(pieces, num_before, num_behind)
     stream = memoryview(pa.allocate_buffer(num_before + total + num_behind)).cast("B")
-    bodies = stream[num_before : num_before + total]
     stream[:num_before] = before
     stream[num_before + total :] = behind
-    return stream, bodies
+    return stream, num_before
 
 
 class _Pieces:
@@ -208,10 +205,11 @@ def write_batch(
     Raises:
         FormatError, ValueError: as :func:`frame_batch`.
     """
-    stream, bodies = frame_batch(headers, learner_ids, lengths)
-    if len(bodies) != len(body):
-        raise ValueError(f"the lengths make {len(bodies)} bytes, there are {len(body)} bytes of bodies")
-    bodies[:] = body
+    stream, start = frame_batch(headers, learner_ids, lengths)
+    total = int(np.sum(lengths, dtype=np.int64))
+    if total != len(body):
+        raise ValueError(f"the lengths make {total} bytes, there are {len(body)} bytes of bodies")
+    stream[start : start + total] = body
     return stream
 
 
@@ -225,10 +223,9 @@ def encode_batch(records: Iterable[Record]) -> bytes:
     rows = list(records)
     bodies = [record.body for record in rows]
     headers = headers_of(rows, map(checksum.crc32, bodies))
-    stream, target = frame_batch(headers, [record.learner_id for record in rows], [len(body) for body in bodies])
-    place = 0
+    stream, place = frame_batch(headers, [record.learner_id for record in rows], [len(body) for body in bodies])
     for body in bodies:
-        target[place : place + len(body)] = body
+        stream[place : place + len(body)] = body
         place += len(body)
     return bytes(stream)
 

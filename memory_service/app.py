@@ -78,6 +78,6 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         seconds=settings.body_seconds,
     )
     problems.install(app)
-    for module in (health, buffers, exemplars, sample, snapshots, transfer):
+    for module in (sample, health, buffers, exemplars, snapshots, transfer):
         app.include_router(module.router)
     return app

@@ -34,8 +34,12 @@ async def get_buffer(name: str, store: StoreDep) -> Buffer:
 BufferDep = Annotated[Buffer, Depends(get_buffer)]
 
 
-def arrow_response(data: memoryview, next_cursor: str | None, version: int) -> Response:
+def arrow_headers(next_cursor: str | None, version: int) -> dict[str, str]:
     headers = {VERSION_HEADER: str(version)}
     if next_cursor is not None:
         headers[CURSOR_HEADER] = next_cursor
-    return Response(data, media_type=MEDIA_TYPE, headers=headers)
+    return headers
+
+
+def arrow_response(data: memoryview, next_cursor: str | None, version: int) -> Response:
+    return Response(data, media_type=MEDIA_TYPE, headers=arrow_headers(next_cursor, version))

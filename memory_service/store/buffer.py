@@ -34,6 +34,7 @@ from memory_service.store.columns import (
 )
 from memory_service.store.commits import Commits, segment_bytes
 from memory_service.store.contents import Contents, SegmentCache
+from memory_service.store.drawn import Drawn
 from memory_service.store.model import (
     BufferConfig,
     DeleteResult,
@@ -527,10 +528,18 @@ class Buffer:
                 answer would be.
             StorageError: a record is damaged.
         """
-        batch = self._steadily(request.snapshot, lambda columns: (self._sample_from(columns, request), columns.version))
+        with self.draw(request) as drawn:
+            for _ in drawn.pieces():
+                pass
+        return drawn.stream, drawn.version
+
+    def draw(self, request: sampler.SampleRequest) -> Drawn:
+        """:meth:`sample`, to be sent while it is read. Raises as that does, but for damage not known yet, which the
+        pieces show."""
+        drawn = self._steadily(request.snapshot, lambda columns: self._sample_from(columns, request))
         with self._tally_lock:
             self._samples += 1
-        return batch
+        return drawn
 
     def stats(self) -> BufferStats:
         with self._changing():
@@ -558,11 +567,11 @@ class Buffer:
 
     def _encoded(self, taken: Arrays) -> memoryview:
         """Rows as an Arrow stream, into which their bodies are read where they lie."""
-        stream, bodies = frame_batch(headers_of_rows(taken), self.contents.learner_ids(taken), taken["length"])
-        self.contents.read_bodies(taken, bodies)
+        stream, start = frame_batch(headers_of_rows(taken), self.contents.learner_ids(taken), taken["length"])
+        self.contents.read_bodies(taken, stream[start:])
         return stream
 
-    def _sample_from(self, columns: Columns, request: sampler.SampleRequest) -> memoryview:
+    def _sample_from(self, columns: Columns, request: sampler.SampleRequest) -> Drawn:
         self._expect_version(request.version, columns)
         selection = self.contents.select(columns, request.where)
         drawn = sampler.draw(selection, request, buffer=self.name, version=columns.version)
@@ -577,9 +586,12 @@ class Buffer:
                 limit=limit,
             )
         swapped = np.flatnonzero(drawn.text_from != drawn.positions)
-        if not len(swapped):
-            return self._encoded(taken)
-        return self._encoded_swapped(taken, swapped, columns.take(drawn.text_from[swapped]))
+        if len(swapped):
+            donors = columns.take(drawn.text_from[swapped])
+            return Drawn(columns.version, self._encoded_swapped(taken, swapped, donors))
+        stream, start = frame_batch(headers_of_rows(taken), self.contents.learner_ids(taken), taken["length"])
+        held, places, _ = self.contents.hold_bodies(taken)
+        return Drawn(columns.version, stream, start, held, places)
 
     def _encoded_swapped(self, taken: Arrays, swapped: NDArray[np.int64], donors: Arrays) -> memoryview:
         """Rows as an Arrow stream, some of them with another record's text."""

@@ -27,7 +27,7 @@ from memory_service.store.columns import (
 from memory_service.store.compaction import SegmentState
 from memory_service.store.layout import SegmentContents, read_contents
 from memory_service.store.model import Snapshot
-from memory_service.store.segments import OpenSegment, SegmentFiles, SegmentGoneError
+from memory_service.store.segments import Held, OpenSegment, Place, SegmentFiles, SegmentGoneError
 
 _SELECTIONS_KEPT = 16
 _VIEWS_KEPT = 4
@@ -138,8 +138,18 @@ class Contents:
 
     # Loading
 
-    def load(self, connection: sa.Connection, version: int, cache: SegmentCache | None = None) -> None:
+    def load(
+        self,
+        connection: sa.Connection,
+        version: int,
+        cache: SegmentCache | None = None,
+        *,
+        to_write: bool = True,
+    ) -> None:
         """Take over what the index and the segments say.
+
+        Args:
+            to_write: go on with open segments. Otherwise they are not read, and may be missing.
 
         Raises:
             StorageError: a segment is damaged.
@@ -164,7 +174,10 @@ class Contents:
             shown = shown_by(gone["exemplar_id"], gone_at, self.marks)
             pinned.append({name: values[shown] for name, values in gone.items()})
             died.append(gone_at[shown])
-        self._find_crc()
+        if to_write:
+            self._find_crc()
+        else:
+            self.growing.clear()
         self.columns = Columns.of_rows(version, concatenated(live))
         self.pinned = Pinned.of_rows(concatenated(pinned), np.concatenate(died))
         self.states = {state.id: state for state in states}
@@ -248,16 +261,31 @@ class Contents:
             SegmentGoneError: a segment was rewritten or removed since the rows were current.
             StorageError: a record is damaged.
         """
+        held, places, starts = self.hold_bodies(taken)
+        with held:
+            target = memoryview(bytearray(int(taken["length"].sum(dtype=np.int64)))) if into is None else into
+            held.read(sorted(places), target)
+        return target, starts
+
+    def hold_bodies(self, taken: Arrays) -> tuple[Held, list[Place], NDArray[np.int64]]:
+        """The segments of rows, held to be read, where in them the bodies are, and where each goes, end to end.
+
+        Raises:
+            SegmentGoneError: a segment was rewritten or removed since the rows were current.
+            StorageError: a record is known to be damaged.
+        """
         lengths = taken["length"].astype(np.int64)
         starts = np.cumsum(lengths) - lengths
-        target = memoryview(bytearray(int(lengths.sum()))) if into is None else into
-        order = np.argsort(taken["segment"], kind="stable")
-        ids, firsts = np.unique(taken["segment"][order], return_index=True)
-        for segment_id, places in zip(ids.tolist(), np.split(order, firsts[1:]) if len(ids) else [], strict=True):
-            state = self._state(segment_id)
-            columns = (taken["offset"], taken["length"], taken["crc32"], starts)
-            self._segments.read(state.stem, zip(*(column[places].tolist() for column in columns), strict=True), target)
-        return target, starts
+        ids, which = np.unique(taken["segment"], return_inverse=True)
+        columns = (which, taken["offset"], lengths, taken["crc32"], starts)
+        places = list(zip(*(column.tolist() for column in columns), strict=True))
+        held = self._segments.hold([self._state(segment_id).stem for segment_id in ids.tolist()])
+        try:
+            held.expect_sound(places)
+        except BaseException:
+            held.close()
+            raise
+        return held, places, starts
 
     def read_prefixes(self, taken: Arrays) -> list[bytes]:
         """The keep mask and token mask of rows, unchecked. Raises as :meth:`read_bodies`."""

@@ -13,8 +13,8 @@ import re
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -40,6 +40,10 @@ SMALLEST_SEALED: Final = 256 * 1024
 SEALED: Final = ".zarr.zip"
 OPEN: Final = ".open"
 OWN_NAME = re.compile(r"([0-9a-f]{32})(\.zarr\.zip|\.open)")
+
+
+Place = tuple[int, int, int, int, int]
+"""Where a body is and goes: which of the segments held, its offset there, length and CRC-32, offset in the target."""
 
 
 class SegmentGoneError(Exception):
@@ -100,6 +104,8 @@ class SegmentFiles:
         self._open: OrderedDict[str, _Descriptor] = OrderedDict()
         self.orphans: set[str] = set()
         """Names of files that could not be removed; the next start tries again."""
+        self.damaged: set[tuple[str, int]] = set()
+        """Segment and offset of records found damaged since the store was opened."""
         directory.mkdir(exist_ok=True)
 
     def append(
@@ -229,36 +235,30 @@ class SegmentFiles:
         except OSError:
             logger.exception("segment %s keeps bytes that do not count; the next start cuts them off", stem)
 
-    def read(
-        self,
-        stem: str,
-        places: Iterable[tuple[int, int, int, int]],
-        target: memoryview,
-    ) -> None:
-        """Read bodies of one segment into ``target``, each checked against its CRC.
-
-        Args:
-            places: offset in the file, length, CRC-32, and where in ``target`` the body goes.
+    def hold(self, stems: Sequence[str]) -> Held:
+        """Segments to read from; use it as a context manager. They stay readable until its end, removed or not.
 
         Raises:
-            SegmentGoneError: the file does not exist (any more).
-            StorageError: ``corrupt_record``, or ``storage_failed`` where the file cannot be read.
+            SegmentGoneError: a file does not exist (any more).
+            StorageError: ``storage_failed``.
         """
-        with self._descriptor(stem) as descriptor:
-            for offset, length, crc32, at in places:
-                body = target[at : at + length]
-                try:
-                    found = files.read_into(descriptor, body, offset)
-                except OSError as error:
-                    raise storage_error(f"read segment {stem}", error) from error
-                if found != length or checksum.crc32(body) != crc32:
-                    raise StorageError(
-                        f"the record at byte {offset} of segment {stem} is damaged: its CRC-32 differs; stop the "
-                        "service and run `memory-service repair` on its store",
-                        code="corrupt_record",
-                        segment=stem,
-                        offset=offset,
-                    )
+        # Counted, so that neither the bound nor a deletion closes a descriptor in use: its number could be
+        # given to another file, and the read would return that file's bytes.
+        found: list[_Descriptor] = []
+        with self._lock:
+            try:
+                for stem in stems:
+                    held = self._open.get(stem)
+                    if held is None:
+                        held = self._open[stem] = _Descriptor(self._open_for_reading(stem))
+                    self._open.move_to_end(stem)
+                    held.users += 1
+                    found.append(held)
+            except BaseException:
+                self._let_go(stems, found)
+                raise
+            self._close_surplus()
+        return Held(self, stems, found)
 
     def read_prefixes(self, stem: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
         """The first bytes of bodies, unchecked: ``places`` are offsets in the file and lengths.
@@ -267,9 +267,9 @@ class SegmentFiles:
             SegmentGoneError: the file does not exist (any more).
             StorageError: ``storage_failed``.
         """
-        with self._descriptor(stem) as descriptor:
+        with self.hold([stem]) as held:
             try:
-                return [os.pread(descriptor, length, offset) for offset, length in places]
+                return [os.pread(held.descriptors[0].number, length, offset) for offset, length in places]
             except OSError as error:
                 raise storage_error(f"read segment {stem}", error) from error
 
@@ -280,9 +280,9 @@ class SegmentFiles:
             SegmentGoneError: the file does not exist (any more).
             StorageError: ``storage_failed``.
         """
-        with self._descriptor(segment.stem) as descriptor:
+        with self.hold([segment.stem]) as held:
             try:
-                return os.pread(descriptor, segment.body_bytes, BODY_AT)
+                return os.pread(held.descriptors[0].number, segment.body_bytes, BODY_AT)
             except OSError as error:
                 raise storage_error(f"read segment {segment.stem}", error) from error
 
@@ -377,27 +377,17 @@ class SegmentFiles:
                 raise storage_error(f"open segment {stem}", error) from error
         raise SegmentGoneError(stem)
 
-    @contextmanager
-    def _descriptor(self, stem: str) -> Iterator[int]:
-        # Counted, so that neither the bound nor a deletion closes a descriptor in use: its number could be
-        # given to another file, and the read would return that file's bytes.
+    def release(self, stems: Sequence[str], descriptors: Sequence[_Descriptor]) -> None:
+        """The end of :meth:`hold`."""
         with self._lock:
-            held = self._open.get(stem)
-            if held is None:
-                held = _Descriptor(self._open_for_reading(stem))
-                self._open[stem] = held
-            self._open.move_to_end(stem)
-            held.users += 1
-            self._close_surplus()
-        try:
-            yield held.number
-        finally:
-            with self._lock:
-                held.users -= 1
-                if held.users == 0 and self._open.get(stem) is not held:
-                    os.close(held.number)
-                else:
-                    self._close_surplus()
+            self._let_go(stems, descriptors)
+
+    def _let_go(self, stems: Sequence[str], descriptors: Sequence[_Descriptor]) -> None:
+        for stem, held in zip(stems, descriptors, strict=False):
+            held.users -= 1
+            if held.users == 0 and self._open.get(stem) is not held:
+                os.close(held.number)
+        self._close_surplus()
 
     def _close_surplus(self) -> None:
         surplus = len(self._open) - self._max_open
@@ -411,6 +401,62 @@ class SegmentFiles:
 class _Descriptor:
     number: int
     users: int = 0
+
+
+class Held:
+    """Segments that are read from: see :meth:`SegmentFiles.hold`."""
+
+    def __init__(self, owner: SegmentFiles, stems: Sequence[str], descriptors: Sequence[_Descriptor]) -> None:
+        self._owner = owner
+        self._stems = stems
+        self.descriptors = descriptors
+
+    def read(self, places: Iterable[Place], target: memoryview) -> None:
+        """Read bodies into ``target``, each checked against its CRC.
+
+        Raises:
+            StorageError: ``corrupt_record``, or ``storage_failed`` where a file cannot be read.
+        """
+        numbers = [descriptor.number for descriptor in self.descriptors]
+        for which, offset, length, crc32, at in places:
+            body = target[at : at + length]
+            try:
+                found = files.read_into(numbers[which], body, offset)
+            except OSError as error:
+                raise storage_error(f"read segment {self._stems[which]}", error) from error
+            if found != length or checksum.crc32(body) != crc32:
+                self._owner.damaged.add((self._stems[which], offset))
+                raise _damaged(self._stems[which], offset)
+
+    def expect_sound(self, places: Iterable[Place]) -> None:
+        """Raises:
+        StorageError: ``corrupt_record``: one of these was found damaged before.
+        """
+        if self._owner.damaged:
+            for which, offset, *_ in places:
+                if (self._stems[which], offset) in self._owner.damaged:
+                    raise _damaged(self._stems[which], offset)
+
+    def close(self) -> None:
+        descriptors, self.descriptors = self.descriptors, ()
+        if descriptors:
+            self._owner.release(self._stems, descriptors)
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _damaged(stem: str, offset: int) -> StorageError:
+    return StorageError(
+        f"the record at byte {offset} of segment {stem} is damaged: its CRC-32 differs; stop the service and run "
+        "`memory-service repair` on its store",
+        code="corrupt_record",
+        segment=stem,
+        offset=offset,
+    )
 
 
 def added_bytes(segment: OpenSegment | None, lengths: Sequence[int], learner_bytes: int, segment_bytes: int) -> int:

@@ -288,7 +288,7 @@ def _examine_buffer(
         report.buffers[row.name] = row.num_records
         return
     contents = Contents(row.id, store.files)
-    contents.load(connection, row.version)
+    contents.load(connection, row.version, to_write=False)
     columns = contents.columns
     report.buffers[row.name] = columns.num_records
     config = rows.read_config(row)
@@ -392,7 +392,7 @@ def _recount(store: _Store) -> None:
     with store.index.write() as connection:
         for row in connection.execute(sa.select(index.buffers)).all():
             contents = Contents(row.id, store.files)
-            contents.load(connection, row.version)
+            contents.load(connection, row.version, to_write=False)
             columns = contents.columns
             last = int(columns["exemplar_id"][-1]) if columns.num_records else 0
             next_id = max(row.next_exemplar_id, last + 1)

@@ -169,6 +169,21 @@ def test_wrong_counters(store: Path) -> None:
     Store(store, OPTIONS).close()
 
 
+def test_an_open_segment_that_is_missing_is_said_and_gone_on_without(tmp_path: Path) -> None:
+    data = tmp_path / "store"
+    opened = Store(data, OPTIONS)
+    buffer, _ = opened.create_buffer("b", budget_bytes=100_000)
+    buffer.push(encode_batch([make_exemplar(0, rank) for rank in range(3)]))
+    opened.release()
+    file_of(data, sealed=False).unlink()
+    report = verify(data)
+    assert kinds(report) == {"missing_segment"}
+    assert report.lost == {"b": [1, 2, 3]}
+    repair(data)
+    assert verify(data).sound
+    assert records_of(data, "b") == []
+
+
 def test_an_orphan_is_put_aside(store: Path) -> None:
     orphan = store / "segments" / ("0" * 32 + ".zarr.zip")
     orphan.write_bytes(b"whatever")

@@ -1,0 +1,124 @@
+"""Large samples, which are sent while they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from client import MemoryClient
+from memory_format import StorageError, decode_batch, encode_batch
+from memory_service.store import Store
+from memory_service.store.drawn import PIECE_BYTES
+from memory_service.store.sampler import SampleRequest
+from tests.memory_service.helpers import Server, assert_problem, make_exemplar, push, put_buffer, wait_until
+
+RECORDS = 24
+PAD = PIECE_BYTES // 4
+"""So that a batch of all records is some six pieces."""
+ALL = {"batch_size": RECORDS, "replace": False}
+
+
+def fill(data: Path) -> None:
+    with Store(data) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=64 * 2**20)
+        buffer.push(encode_batch([make_exemplar(rank % 3, rank, pad=PAD) for rank in range(RECORDS)]))
+
+
+def held_files(data: Path, process: int | str = "self") -> list[Path]:
+    """Segment files that a process has open, removed ones too."""
+    links = [link.readlink() for link in Path(f"/proc/{process}/fd").iterdir() if link.is_symlink()]
+    return [link for link in links if link.is_relative_to(data / "segments")]
+
+
+def damage(data: Path, record: int) -> None:
+    content = make_exemplar(record % 3, record, pad=PAD).payload
+    for path in (data / "segments").iterdir():
+        whole = bytearray(path.read_bytes())
+        if (place := whole.find(content)) >= 0:
+            whole[place + 10] ^= 1
+            path.write_bytes(whole)
+            return
+    raise AssertionError("no segment holds the record")
+
+
+def test_pieces_make_the_stream_that_is_read_at_once(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with Store(tmp_path) as store:
+        buffer = store.buffer("b")
+        for size in (1, 5, RECORDS):
+            request = SampleRequest(batch_size=size, seed=size)
+            whole, version = buffer.sample(request)
+            with buffer.draw(request) as drawn:
+                pieces = [bytes(piece) for piece in drawn.pieces()]
+                assert drawn.version == version
+            assert b"".join(pieces) == bytes(whole)
+            assert len(pieces) == max(1, -(-size // 3))
+            assert len(decode_batch(bytes(whole))) == size
+            assert sum(descriptor.users for descriptor in store._segments._open.values()) == 0
+
+
+def test_what_is_rewritten_meanwhile_is_read_to_its_end(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with Store(tmp_path) as store:
+        buffer = store.buffer("b")
+        expected = bytes(buffer.sample(SampleRequest(batch_size=RECORDS))[0])
+        with buffer.draw(SampleRequest(batch_size=RECORDS)) as drawn:
+            pieces = drawn.pieces()
+            got = bytes(next(pieces))
+            store.delete_buffer("b")
+            assert not list((tmp_path / "segments").iterdir())
+            assert got + b"".join(map(bytes, pieces)) == expected
+            assert held_files(tmp_path)
+        assert not held_files(tmp_path)
+
+
+def test_over_http_it_is_the_same(data: Path) -> None:
+    fill(data)
+    with Store(data) as store:
+        expected = bytes(store.buffer("b").sample(SampleRequest(batch_size=RECORDS, replace=False))[0])
+    with Server(data) as server, server.client() as client:
+        answer = client.post("/v1/buffers/b/sample", json=ALL)
+        assert answer.headers["content-length"] == str(len(answer.content))
+        assert answer.headers["Exemplar-Memory-Version"] == "1"
+        assert answer.content == expected
+
+
+def test_damage_that_shows_late_ends_the_answer_and_is_an_error_from_then_on(data: Path) -> None:
+    fill(data)
+    with Store(data) as store:
+        order = decode_batch(bytes(store.buffer("b").sample(SampleRequest(batch_size=RECORDS, replace=False))[0]))
+    damage(data, order[-1].exemplar_id - 1)
+    with Server(data) as server, server.client() as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.post("/v1/buffers/b/sample", json=ALL)
+        document = assert_problem(client.post("/v1/buffers/b/sample", json=ALL), "corrupt_record")
+        assert "memory-service repair" in document["detail"]
+        # What is sound can be drawn.
+        good = client.post("/v1/buffers/b/sample", json={"batch_size": 1, "class_id": [(order[-1].class_id + 1) % 3]})
+        assert len(decode_batch(good.content)) == 1
+
+
+def test_the_client_says_which_it_is(data: Path) -> None:
+    """Its retry of the answer that ended early gets the words."""
+    fill(data)
+    with Store(data) as store:
+        order = decode_batch(bytes(store.buffer("b").sample(SampleRequest(batch_size=RECORDS, replace=False))[0]))
+    damage(data, order[-1].exemplar_id - 1)
+    with Server(data) as server, MemoryClient(server.url) as memory:
+        with pytest.raises(StorageError, match="memory-service repair") as caught:
+            memory.buffer("b").sample(RECORDS, replace=False)
+        assert caught.value.code == "corrupt_record"
+
+
+def test_who_goes_away_in_the_middle_leaves_nothing_held(data: Path) -> None:
+    fill(data)
+    with Server(data) as server, server.client() as client:
+        for _ in range(4):
+            with client.stream("POST", "/v1/buffers/b/sample", json=ALL) as answer:
+                next(answer.iter_raw())
+        assert client.delete("/v1/buffers/b").status_code == 204
+        wait_until(lambda: not held_files(data, server.process.pid))
+        put_buffer(client)
+        push(client, [make_exemplar()])
