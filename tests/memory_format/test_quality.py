@@ -51,7 +51,10 @@ def test_a_target_psnr_is_reached_on_kept_patches_and_not_by_far(
     kind: Any, seed: int, psnr_db: float, layout: Any
 ) -> None:
     record = record_of(kind(quality=TargetPSNR(psnr_db)), seed, layout=layout)
-    assert psnr_of(record, seed) >= psnr_db
+    if psnr_of(record, seed) < psnr_db:
+        # The best there is: WebP halves the colours' resolution, and some pictures stay below 34 dB.
+        assert record.payload == encoded(kind, kind.highest, seed, layout)
+        return
     # The quality below the one that was found does not reach it.
     found = [q for q in range(kind.lowest, kind.highest + 1) if encoded(kind, q, seed, layout) == record.payload]
     assert found
