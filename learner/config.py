@@ -154,7 +154,7 @@ class TrainConfig:
 
     base_tunes: Literal["ssf", "backbone"] = "ssf"
     ssf_layers: int = 0
-    base_epochs: int = 8
+    base_epochs: int = 12
     base_lr: float = 1e-4
     ssf_epochs: int = 3
     ssf_lr: float = 3e-3
