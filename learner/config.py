@@ -81,7 +81,7 @@ class DataConfig:
     image_size: int = 112
     base_classes: int = 6
     classes_per_phase: int = 3
-    max_text_tokens: int = 20
+    max_text_tokens: int = 40
     class_order_seed: int = 0
 
     def __post_init__(self) -> None:
