@@ -50,7 +50,8 @@ class PiecewiseResponse(Response):
             await send({"type": "http.response.body", "body": b""})
         finally:
             # Not before a thread that still makes a piece has ended: the task group waits for it.
-            self._close()
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._close)
 
     async def _send_and_make(self, piece: memoryview, send: Send) -> memoryview:
         """Send a piece; returns the next one."""

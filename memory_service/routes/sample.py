@@ -27,15 +27,16 @@ async def sample(buffer: BufferDep, wanted: SampleBody) -> Response:
     def begin() -> tuple[Drawn, Iterator[memoryview], memoryview]:
         drawn = buffer.draw(wanted.request())
         pieces = drawn.pieces()
+        first = None
         try:
-            return drawn, pieces, next(pieces)
-        except BaseException:
-            drawn.close()
-            raise
+            first = next(pieces)
+            return drawn, pieces, first
+        finally:
+            if first is None or len(first) == len(drawn.stream):
+                drawn.close()
 
     drawn, pieces, first = await run_in_threadpool(begin)
     if len(first) == len(drawn.stream):
-        drawn.close()
         return arrow_response(drawn.stream, None, drawn.version)
     return PiecewiseResponse(
         first,

@@ -62,7 +62,7 @@ async def import_buffer(name: str, request: Request, store: StoreDep) -> BufferI
     announced = request.headers.get("content-length", "")
     admission: Admission = request.app.state.admission
     with admission.incoming():
-        incoming = store.receive(int(announced) if announced.isdigit() else 0)
+        incoming = store.receive(int(announced) if announced.isascii() and announced.isdigit() else 0)
         try:
             async for piece in request.stream():
                 await admission.run_import(partial(incoming.write, piece))

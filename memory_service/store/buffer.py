@@ -590,8 +590,11 @@ class Buffer:
             donors = columns.take(drawn.text_from[swapped])
             return Drawn(columns.version, self._encoded_swapped(taken, swapped, donors))
         stream, start = frame_batch(headers_of_rows(taken), self.contents.learner_ids(taken), taken["length"])
-        held, places, _ = self.contents.hold_bodies(taken)
-        return Drawn(columns.version, stream, start, held, places)
+        held = self.contents.hold_bodies(taken)
+        if held is None:
+            self.contents.read_bodies(taken, stream[start:])
+            return Drawn(columns.version, stream)
+        return Drawn(columns.version, stream, start, *held)
 
     def _encoded_swapped(self, taken: Arrays, swapped: NDArray[np.int64], donors: Arrays) -> memoryview:
         """Rows as an Arrow stream, some of them with another record's text."""

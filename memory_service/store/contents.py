@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ from memory_service.store.layout import SegmentContents, read_contents
 from memory_service.store.model import Snapshot
 from memory_service.store.segments import Held, OpenSegment, Place, SegmentFiles, SegmentGoneError
 
+_HELD_AT_A_TIME = 16
+"""Segments that a thread has open beside those that are kept open anyway."""
 _SELECTIONS_KEPT = 16
 _VIEWS_KEPT = 4
 
@@ -261,31 +264,42 @@ class Contents:
             SegmentGoneError: a segment was rewritten or removed since the rows were current.
             StorageError: a record is damaged.
         """
-        held, places, starts = self.hold_bodies(taken)
-        with held:
-            target = memoryview(bytearray(int(taken["length"].sum(dtype=np.int64)))) if into is None else into
-            held.read(sorted(places), target)
+        stems, places, starts = self._places(taken)
+        target = memoryview(bytearray(int(taken["length"].sum(dtype=np.int64)))) if into is None else into
+        places.sort()
+        for first in range(0, len(stems), _HELD_AT_A_TIME):
+            part = places[bisect_left(places, (first,)) : bisect_left(places, (first + _HELD_AT_A_TIME,))]
+            with self._segments.hold(stems[first : first + _HELD_AT_A_TIME], first) as held:
+                held.read(part, target)
         return target, starts
 
-    def hold_bodies(self, taken: Arrays) -> tuple[Held, list[Place], NDArray[np.int64]]:
-        """The segments of rows, held to be read, where in them the bodies are, and where each goes, end to end.
+    def hold_bodies(self, taken: Arrays) -> tuple[Held, list[Place]] | None:
+        """The segments of rows, held to be read, where in them the bodies are, and where each goes, end to end; None
+        where they are more than can be held at once.
 
         Raises:
             SegmentGoneError: a segment was rewritten or removed since the rows were current.
             StorageError: a record is known to be damaged.
         """
-        lengths = taken["length"].astype(np.int64)
-        starts = np.cumsum(lengths) - lengths
-        ids, which = np.unique(taken["segment"], return_inverse=True)
-        columns = (which, taken["offset"], lengths, taken["crc32"], starts)
-        places = list(zip(*(column.tolist() for column in columns), strict=True))
-        held = self._segments.hold([self._state(segment_id).stem for segment_id in ids.tolist()])
+        stems, places, _ = self._places(taken)
+        if len(stems) > self._segments.room_to_hold():
+            return None
+        held = self._segments.hold(stems)
         try:
             held.expect_sound(places)
         except BaseException:
             held.close()
             raise
-        return held, places, starts
+        return held, places
+
+    def _places(self, taken: Arrays) -> tuple[list[str], list[Place], NDArray[np.int64]]:
+        """The segments of rows, and for each row which of them, its place there, and where it goes, end to end."""
+        lengths = taken["length"].astype(np.int64)
+        starts = np.cumsum(lengths) - lengths
+        ids, which = np.unique(taken["segment"], return_inverse=True)
+        columns = (which, taken["offset"], lengths, taken["crc32"], starts)
+        places = list(zip(*(column.tolist() for column in columns), strict=True))
+        return [self._state(segment_id).stem for segment_id in ids.tolist()], places, starts
 
     def read_prefixes(self, taken: Arrays) -> list[bytes]:
         """The keep mask and token mask of rows, unchecked. Raises as :meth:`read_bodies`."""

@@ -235,8 +235,16 @@ class SegmentFiles:
         except OSError:
             logger.exception("segment %s keeps bytes that do not count; the next start cuts them off", stem)
 
-    def hold(self, stems: Sequence[str]) -> Held:
+    def room_to_hold(self) -> int:
+        """How many segments can be held for long, beside those that are in use now, within ``max_open``."""
+        with self._lock:
+            return self._max_open - sum(held.users > 0 for held in self._open.values())
+
+    def hold(self, stems: Sequence[str], first: int = 0) -> Held:
         """Segments to read from; use it as a context manager. They stay readable until its end, removed or not.
+
+        Args:
+            first: the number by which places name the first of them.
 
         Raises:
             SegmentGoneError: a file does not exist (any more).
@@ -258,7 +266,7 @@ class SegmentFiles:
                 self._let_go(stems, found)
                 raise
             self._close_surplus()
-        return Held(self, stems, found)
+        return Held(self, stems, found, first)
 
     def read_prefixes(self, stem: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
         """The first bytes of bodies, unchecked: ``places`` are offsets in the file and lengths.
@@ -406,8 +414,11 @@ class _Descriptor:
 class Held:
     """Segments that are read from: see :meth:`SegmentFiles.hold`."""
 
-    def __init__(self, owner: SegmentFiles, stems: Sequence[str], descriptors: Sequence[_Descriptor]) -> None:
+    def __init__(
+        self, owner: SegmentFiles, stems: Sequence[str], descriptors: Sequence[_Descriptor], first: int
+    ) -> None:
         self._owner = owner
+        self._first = first
         self._stems = stems
         self.descriptors = descriptors
 
@@ -418,7 +429,8 @@ class Held:
             StorageError: ``corrupt_record``, or ``storage_failed`` where a file cannot be read.
         """
         numbers = [descriptor.number for descriptor in self.descriptors]
-        for which, offset, length, crc32, at in places:
+        for number, offset, length, crc32, at in places:
+            which = number - self._first
             body = target[at : at + length]
             try:
                 found = files.read_into(numbers[which], body, offset)
@@ -433,9 +445,10 @@ class Held:
         StorageError: ``corrupt_record``: one of these was found damaged before.
         """
         if self._owner.damaged:
-            for which, offset, *_ in places:
-                if (self._stems[which], offset) in self._owner.damaged:
-                    raise _damaged(self._stems[which], offset)
+            for number, offset, *_ in places:
+                stem = self._stems[number - self._first]
+                if (stem, offset) in self._owner.damaged:
+                    raise _damaged(stem, offset)
 
     def close(self) -> None:
         descriptors, self.descriptors = self.descriptors, ()

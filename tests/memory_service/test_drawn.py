@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -11,6 +14,7 @@ from client import MemoryClient
 from memory_format import StorageError, decode_batch, encode_batch
 from memory_service.store import Store
 from memory_service.store.drawn import PIECE_BYTES
+from memory_service.store.model import Options
 from memory_service.store.sampler import SampleRequest
 from tests.memory_service.helpers import Server, assert_problem, make_exemplar, push, put_buffer, wait_until
 
@@ -72,6 +76,29 @@ def test_what_is_rewritten_meanwhile_is_read_to_its_end(tmp_path: Path) -> None:
             assert got + b"".join(map(bytes, pieces)) == expected
             assert held_files(tmp_path)
         assert not held_files(tmp_path)
+
+
+def test_a_batch_from_more_segments_than_may_be_held_is_read_at_once(tmp_path: Path) -> None:
+    """However many segments a batch is from, few files are open for it."""
+    few = Options(segment_bytes=40_000, open_segments=4)
+    most = 0
+    real = os.preadv
+
+    def counting(*arguments: Any) -> int:
+        nonlocal most
+        most = max(most, len(held_files(tmp_path)))
+        return real(*arguments)
+
+    with Store(tmp_path, few) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=4 * 2**20)
+        for rank in range(40):
+            buffer.push(encode_batch([make_exemplar(0, rank, pad=40_000)]))
+        assert buffer.stats().segments == 40
+        with mock.patch.object(os, "preadv", counting), buffer.draw(SampleRequest(batch_size=200)) as drawn:
+            assert len(list(drawn.pieces())) == 1
+            stream = bytes(drawn.stream)
+        assert 1 <= most <= 4 + 16
+        assert len(decode_batch(stream)) == 200
 
 
 def test_over_http_it_is_the_same(data: Path) -> None:
