@@ -10,7 +10,7 @@ import numpy as np
 
 from learner.config import BackboneConfig, DataConfig, LearnerConfig, TrainConfig
 from learner.data.base import MultimodalData
-from learner.data.emoji import load_emoji
+from learner.data.emoji import SceneChoice, load_emoji
 from learner.data.tokenised import tokenise
 from learner.methods import parse_method
 from learner.phases import Problem, class_phases
@@ -168,13 +168,23 @@ def quick() -> Plan:
 def load_data(plan: Plan, directory: Path | None) -> MultimodalData:
     """The classes of a plan; ids stay those of the whole set."""
     last = plan.first_class + plan.num_classes
-    data = _emoji(plan.config.data.image_size, last, plan.train_per_class, plan.test_per_class, directory)
+    of = plan.config.data
+    data = _emoji(of.image_size, last, plan.train_per_class, plan.test_per_class, of.scenes, directory)
     return data.subset(range(plan.first_class, last))
 
 
 @cache
-def _emoji(size: int, classes: int, train: int | None, test: int | None, directory: Path | None) -> MultimodalData:
-    return load_emoji(size=size, num_classes=classes, train_per_class=train, test_per_class=test, directory=directory)
+def _emoji(
+    size: int, classes: int, train: int | None, test: int | None, scenes: SceneChoice, directory: Path | None
+) -> MultimodalData:
+    return load_emoji(
+        size=size,
+        num_classes=classes,
+        train_per_class=train,
+        test_per_class=test,
+        scenes=scenes,
+        directory=directory,
+    )
 
 
 def load_problem(plan: Plan, job: Job, directory: Path | None) -> Problem:
