@@ -153,6 +153,7 @@ class TrainConfig:
         balance: how much of a class's share in a phase's steps the loss takes out
             (:mod:`learner.techniques.balance`); 1 = all.
         refit: test with a classifier that is fitted to the exemplars (:mod:`learner.techniques.refit`).
+        two_views: test with the sum of the scores of the whole sample and of its masked view.
         modality_drop: share of base-phase samples without a picture, and the same share without words.
         bf16: ``auto``: bfloat16 where the hardware has it.
     """
@@ -181,6 +182,7 @@ class TrainConfig:
     weight_align: bool = False
     balance: float = 0.0
     refit: bool = False
+    two_views: bool = False
     modality_drop: float = 0.15
     bf16: Literal["auto", "on", "off"] = "auto"
 

@@ -217,7 +217,10 @@ class MethodRun:
     def _evaluate(self, phase: int) -> dict[str, Any]:
         seen = self.problem.seen(phase)
         tests = {name: split.of_classes(seen) for name, split in self.problem.tests.items()}
-        hits = {name: correct(self.model, split) for name, split in tests.items()}
+        views: dict[str, Any] = {}
+        if self.config.train.two_views:
+            views = {"masked": self.config.mask, "generator": self.run.generator(phase, 5)}
+        hits = {name: correct(self.model, split, **views) for name, split in tests.items()}
         all_hits = np.concatenate(list(hits.values()))
         all_ids = np.concatenate([split.class_ids for split in tests.values()])
         is_new = np.isin(all_ids, self.problem.phases[phase])
@@ -225,7 +228,7 @@ class MethodRun:
         if phase in (0, len(self.problem.phases) - 1):
             by_modality["both"] = float(all_hits.mean())
             for name, show in MODALITIES.items():
-                alone = [correct(self.model, split, show=show) for split in tests.values()]
+                alone = [correct(self.model, split, show=show, **views) for split in tests.values()]
                 by_modality[name] = float(np.concatenate(alone).mean())
         return {
             "accuracy": float(all_hits.mean()),

@@ -126,7 +126,7 @@ def test_a_growing_budget_is_so_many_full_samples_for_each_class_seen(service: S
 def test_all_techniques_together_resume_to_the_same_results(
     start_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "masked+der+kd+wa+balance+refit+rerank+flip+colour+fill-background+coverage+rollout"
+    name = "masked+der+kd+wa+balance+refit+two-views+rerank+flip+colour+fill-background+coverage+rollout"
     services = {part: start_service(tmp_path / f"store-{part}") for part in ("whole", "cut")}
     whole = _run(name, tmp_path / "whole" / "run", services["whole"])
     original, calls = MethodRun._evaluate, 0

@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from learner.augment import without_picture
 from learner.backbones.vilt import small_vilt
 from learner.config import TrainConfig
+from learner.evaluate import correct
 from learner.head import GrowingHead
+from learner.masks import MaskConfig, compute_masks
 from learner.techniques.balance import log_shares
 from learner.techniques.colour import jitter
 from learner.techniques.distill import distillation_loss
@@ -229,6 +232,23 @@ def test_the_loss_of_a_step_is_the_sum_of_its_parts_over_its_samples() -> None:
     assert torch.allclose(_loss(model, None, views, even, TrainConfig(stored_logits=0.3)), cross + 0.3 * der, atol=1e-5)
     # Its own teacher has nothing to add.
     assert torch.allclose(_loss(model, model, views, even, TrainConfig(distill=1.0)), cross, atol=1e-5)
+
+
+def test_two_views_add_the_scores_of_the_masked_view() -> None:
+    model, split = _model(), make_split([3, 7], 20)
+    whole = model.logits(split.tokens)
+    config = MaskConfig(text=False, image_threshold="quantile", image_amount=0.2)
+    ((_, _, read),) = model.read(split.tokens, config)
+    keep = compute_masks(read, split.tokens, config).keep_patches
+    total = whole + model.logits(split.tokens.keep_patches(keep))
+    expected = (total.argmax(1) == model.targets(split.class_ids)).numpy()
+    assert np.array_equal(correct(model, split, masked=config), expected)
+    assert np.array_equal(correct(model, split, batch_size=7, masked=config), expected)
+    # Masks that keep everything say the same thing twice; where there is no picture none is made up.
+    everything = MaskConfig(image=False, text=False)
+    assert np.array_equal(correct(model, split, masked=everything), correct(model, split))
+    blind = correct(model, split, show=without_picture, masked=config)
+    assert np.array_equal(blind, correct(model, split, show=without_picture))
 
 
 @pytest.mark.parametrize(
