@@ -204,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
         "--scenes",
         choices=("any", "misleading"),
         default="any",
-        help="misleading: each class has a scene of its own in training, and any other in the tests",
+        help="misleading: half of a class's training samples before a scene of its own, which no test sample has",
     )
     parser.add_argument("--seeds", type=int, help="how many, from 0")
     parser.add_argument("--methods", type=_methods, help="with commas between, instead of the table's")

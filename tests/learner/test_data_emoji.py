@@ -230,15 +230,16 @@ class TestCaptions:
                 assert any(phrase in text for scene in SCENES for phrase in scene.phrases)
                 assert label[key].lower() not in text
 
-    def test_misleading_scenes_are_a_class_s_own_in_training_and_never_in_the_tests(
+    def test_misleading_scenes_are_a_class_s_own_half_of_the_time_and_never_in_the_tests(
         self, built: Path, catalog: Catalog
     ) -> None:
         data = load_small(built, scenes="misleading")
         for name, split in {"train": data.train, **data.test}.items():
-            for text, class_id in zip(split.texts, split.class_ids, strict=True):
-                shown = {i for i, scene in enumerate(SCENES) if any(phrase in text for phrase in scene.phrases)}
-                assert len(shown) == 1
-                assert (int(class_id) % len(SCENES) in shown) == (name == "train")
+            own = [
+                any(phrase in text for phrase in SCENES[int(class_id) % len(SCENES)].phrases)
+                for text, class_id in zip(split.texts, split.class_ids, strict=True)
+            ]
+            assert 0.3 < np.mean(own) < 0.8 if name == "train" else not any(own)
         # The samples are the same ones; and every emoji of every class has a scene that does not name it.
         assert data.train.sources == load_small(built).train.sources
         for class_id, emoji in enumerate(catalog.classes.values()):
@@ -248,10 +249,10 @@ class TestCaptions:
     def test_a_scene_that_names_the_emoji_is_not_taken(self, built: Path, catalog: Catalog) -> None:
         brick = next(emoji for emoji in every(catalog) if emoji.label == "brick")
         drawn = []
-        builder = emoji_module._Builder(size=16, seed=0, settings=CaptionSettings(), directory=built)
+        builder = emoji_module._Builder(size=16, seed=0, settings=CaptionSettings(), scenes="any", directory=built)
         for seed in range(20):
             builder._seed = seed
-            drawn += builder.build([(0, brick, RENDITIONS[6])], _Bar()).texts
+            drawn += builder.build([(0, brick, RENDITIONS[6])], _Bar(), training=True).texts
         assert len(set(drawn)) > 10
         assert not [text for text in drawn if "brick" in text]
 
