@@ -54,7 +54,8 @@ TRIALS: dict[str, tuple[str, ...]] = {
 
 RECIPE = LearnerConfig(train=TrainConfig(base_epochs=12, modality_drop=0.3, batch_size=8, ssf_lr=1e-3, refit=True))
 """Chosen on the validation classes: all but ``refit`` by the base phase alone, before any method was compared
-(docs/decisions/0008); ``refit`` because it raised every method that has a memory (docs/decisions/0011)."""
+(docs/decisions/0008); ``refit`` because it raised the last accuracy of every method tried that has a memory
+(docs/decisions/0011)."""
 
 
 @dataclass(frozen=True)
