@@ -319,5 +319,5 @@ def test_all_in_one_folder_with_methods_that_have_a_memory(service: Any, tmp_pat
     with MemoryClient(service.url) as client:
         run = Run(short, make_problem(phases=[[4, 0], [2]]), client, tmp_path / "beside")
         results = {name: run.run(parse_method(name)) for name in ("ease", "masked", "l2p")}
-        assert [info.name for info in client.buffers()] == ["beside-masked"]
+        assert {i.name for i in client.buffers() if i.name.startswith("beside-")} == {"beside-masked"}
     assert [lines[-1].exemplars > 0 for lines in results.values()] == [False, True, False]
