@@ -1,6 +1,6 @@
 """Methods at equal bytes: who remembers most?
 
-    python -m benchmarks.learner                 the table on a CPU: 15 methods, 3 seeds, 5 full samples a class
+    python -m benchmarks.learner                 the table on a CPU: 17 methods, 3 seeds, 5 full samples a class
     python -m benchmarks.learner --full          the grid for a GPU: 5 memory sizes, 5 seeds, 5, 10 and 20 phases
     python -m benchmarks.learner --tune          trials on the validation classes, as many for each kind of exemplar
     python -m benchmarks.learner --quick         everything once on almost nothing: does it work?
@@ -45,7 +45,7 @@ _PACKAGES = ("exemplar-memory", "numpy", "pillow", "torch", "transformers")
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     plan = _plan(options)
-    out = (options.out or Path("runs") / f"bench-learner{f'-{options.kind}' if options.kind else ''}").absolute()
+    out = (options.out or Path("runs") / f"bench-learner{_suffix(options)}").absolute()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     # Workers would draw their progress bars over each other; and weights lie in folders: no hub is to be asked.
@@ -80,16 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop_remaining()
     setting = _setting(plan, unit, time.monotonic() - started)
     pages = [
-        markdown(rows(results, num_phases=phases, memory=memory), _title(phases, memory, len(plan.seeds)))
+        markdown(rows(results, num_phases=phases, memory=memory), _title(plan, phases, memory))
         for phases in plan.num_phases
         for memory in plan.memories
     ]
     _say("\n".join(pages))
     _pictures(plan, results, unit, out, options.data)
     folder = options.results or (out if options.kind in ("quick", "tune") else RESULTS)
-    _save(
-        setting, results, plan, pages, folder / f"learner{f'-{options.kind}' if options.kind else ''}-{setting['date']}"
-    )
+    _save(setting, results, plan, pages, folder / f"learner{_suffix(options)}-{setting['date']}")
     memory = REFERENCE_MEMORY if REFERENCE_MEMORY in plan.memories else plan.memories[0]
     print(json.dumps(summary(rows(results, num_phases=plan.num_phases[0], memory=memory))), flush=True)
     return 0
@@ -103,12 +101,21 @@ def _plan(options: argparse.Namespace) -> Plan:
         plan = replace(plan, methods=options.methods, charted=options.methods)
     if options.memories:
         plan = replace(plan, memories=options.memories)
-    return plan
+    data = replace(plan.config.data, scenes=options.scenes)
+    return replace(plan, config=replace(plan.config, data=data))
 
 
-def _title(phases: int, memory: int, seeds: int) -> str:
+def _suffix(options: argparse.Namespace) -> str:
+    """What sets the files of one kind of benchmark apart from another's."""
+    names = [options.kind or "", "" if options.scenes == "any" else options.scenes]
+    return "".join(f"-{name}" for name in names if name)
+
+
+def _title(plan: Plan, phases: int, memory: int) -> str:
+    seeds, scenes = len(plan.seeds), plan.config.data.scenes
     return (
-        f"{phases} phases, {memory} full samples a class, {seeds} seed{'s' if seeds > 1 else ''} (mean ± deviation, %)"
+        f"{'' if scenes == 'any' else f'{scenes} scenes, '}{phases} phases, {memory} full samples a class, {seeds} "
+        f"seed{'s' if seeds > 1 else ''} (mean ± deviation, %)"
     )
 
 
@@ -193,6 +200,12 @@ def _parser() -> argparse.ArgumentParser:
     kinds = parser.add_mutually_exclusive_group()
     for kind in ("full", "tune", "quick"):
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind)
+    parser.add_argument(
+        "--scenes",
+        choices=("any", "misleading"),
+        default="any",
+        help="misleading: half of a class's training samples before a scene of its own, which no test sample has",
+    )
     parser.add_argument("--seeds", type=int, help="how many, from 0")
     parser.add_argument("--methods", type=_methods, help="with commas between, instead of the table's")
     parser.add_argument("--memories", type=_memories, help="full samples a class, with commas between")

@@ -61,6 +61,7 @@ class DataConfig:
         split_seed: draws that split, and the samples of a subset.
         bad_pictures: missing and damaged ones end the run before it starts, or are left out.
         image_size: short side of the pictures in pixels.
+        scenes: of ``emoji``: ``any``, or ``misleading`` ones (:data:`~learner.data.emoji.SceneChoice`).
         base_classes: classes of phase 0.
         classes_per_phase: classes of every later phase.
         max_text_tokens: longer texts are cut.
@@ -79,6 +80,7 @@ class DataConfig:
     split_seed: int = 0
     bad_pictures: Literal["error", "skip"] = "error"
     image_size: int = 112
+    scenes: Literal["any", "misleading"] = "any"
     base_classes: int = 6
     classes_per_phase: int = 3
     max_text_tokens: int = 40
@@ -148,6 +150,10 @@ class TrainConfig:
             (:mod:`learner.techniques.stored_logits`).
         weight_align: rescale the new classes' weights after each phase (:mod:`learner.techniques.weight_align`); for
             the linear head.
+        balance: how much of a class's share in a phase's steps the loss takes out
+            (:mod:`learner.techniques.balance`); 1 = all.
+        refit: test with a classifier that is fitted to the exemplars (:mod:`learner.techniques.refit`).
+        two_views: test with the sum of the scores of the whole sample and of its masked view.
         modality_drop: share of base-phase samples without a picture, and the same share without words.
         bf16: ``auto``: bfloat16 where the hardware has it.
     """
@@ -174,6 +180,9 @@ class TrainConfig:
     distill: float = 0.0
     stored_logits: float = 0.0
     weight_align: bool = False
+    balance: float = 0.0
+    refit: bool = False
+    two_views: bool = False
     modality_drop: float = 0.15
     bf16: Literal["auto", "on", "off"] = "auto"
 
@@ -183,8 +192,10 @@ class TrainConfig:
                 raise ValueError(f"{name} is a share and must lie in 0..1, got {getattr(self, name)}")
         if not 0 <= self.modality_drop <= 0.5:
             raise ValueError(f"modality_drop counts for each of two modalities: 0..0.5, got {self.modality_drop}")
-        if self.distill < 0 or self.stored_logits < 0:
-            raise ValueError(f"weights of losses cannot be negative, got {self.distill} and {self.stored_logits}")
+        if min(self.distill, self.stored_logits, self.balance) < 0:
+            raise ValueError(
+                f"weights of losses cannot be negative, got {self.distill}, {self.stored_logits} and {self.balance}"
+            )
         if self.weight_align and self.head != "linear":
             raise ValueError("weight_align needs head = linear: a cosine head does not look at lengths")
         if self.ssf_layers < 0:

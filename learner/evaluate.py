@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from learner.augment import without_picture, without_words
 from learner.data.tokenised import Samples
+from learner.masks import MaskConfig, compute_masks
 from learner.tokens import Tokens
 from learner.train import Classifier
 
@@ -23,19 +24,37 @@ def correct(
     split: Samples,
     batch_size: int = 128,
     show: Callable[[Tokens], Tokens] = lambda tokens: tokens,
+    masked: MaskConfig | None = None,
+    generator: torch.Generator | None = None,
 ) -> NDArray[np.bool_]:
     """``(N,)`` bool: which samples the model names rightly among all classes it has seen.
 
     Args:
         show: what it sees of them, as in :data:`MODALITIES`.
+        masked: it is asked twice, the second time about the view that such masks leave, and the scores are added. A
+            model that has trained on masked exemplars knows old classes by such views.
+        generator: for random masks.
     """
     model.eval()
     parts = []
     for part in split.batches(batch_size):
-        logits = model.logits(show(part.tokens))
+        tokens = show(part.tokens)
+        logits = model.logits(tokens) if masked is None else _of_two_views(model, tokens, masked, generator)
         targets = model.targets(part.class_ids)
         parts.append((logits.argmax(1) == targets).cpu().numpy())
     return np.concatenate(parts)
+
+
+def _of_two_views(
+    model: Classifier, tokens: Tokens, masked: MaskConfig, generator: torch.Generator | None
+) -> torch.Tensor:
+    """Scores ``(B, C)`` of whole samples plus those of their masked views."""
+    parts = []
+    for batch, features, read in model.read(tokens, masked):
+        masks = compute_masks(read, batch, masked, generator)
+        view = batch.keep_patches(masks.keep_patches).keep_tokens(masks.keep_tokens)
+        parts.append(model.head(features) + model.logits(view))
+    return torch.cat(parts)
 
 
 def accuracy_by_phase(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -160,12 +160,7 @@ def rerank(model: Classifier, buffer: Buffer, selection: Selection, rng: np.rand
     records = sorted(buffer.records(), key=lambda record: (record.class_id, record.exemplar_id))
     if not records:
         return 0
-    features = torch.cat(
-        [
-            model.features(to_replay(to_tensors(ReplayBatch.from_records(records[start : start + 128]))).tokens)
-            for start in range(0, len(records), 128)
-        ]
-    ).numpy()
+    features = exemplar_features(model, records).numpy()
     class_ids = np.array([record.class_id for record in records])
     changed: dict[int, tuple[int, float]] = {}
     for class_id in np.unique(class_ids):
@@ -180,6 +175,16 @@ def rerank(model: Classifier, buffer: Buffer, selection: Selection, rng: np.rand
         ranks, scores_now = zip(*changed.values(), strict=True)
         buffer.update_scores(list(changed), scores_now, ranks)
     return len(changed)
+
+
+def exemplar_features(model: Classifier, records: Sequence[Record], batch_size: int = 128) -> Tensor:
+    """Features ``(N, D)`` of at least one exemplar as it is held, on the CPU."""
+    return torch.cat(
+        [
+            model.features(to_replay(to_tensors(ReplayBatch.from_records(records[start : start + batch_size]))).tokens)
+            for start in range(0, len(records), batch_size)
+        ]
+    )
 
 
 def to_replay(batch: TensorBatch) -> Replay:

@@ -18,9 +18,10 @@ from learner import checkpoint
 from learner.data.tokenised import TokenisedSplit
 from learner.evaluate import MODALITIES, accuracy_by_phase, correct
 from learner.examples import save_examples
-from learner.exemplars import make_exemplars, mask_split, rerank, to_replay, what_to_store
+from learner.exemplars import exemplar_features, make_exemplars, mask_split, rerank, to_replay, what_to_store
 from learner.methods import Method
 from learner.metrics import PhaseMetrics
+from learner.techniques.refit import fit_ridge
 from learner.techniques.weight_align import align_weights
 from learner.train import Classifier, Replay, train_phase
 from memory_format import ConflictError
@@ -99,7 +100,8 @@ class MethodRun:
             keep_ratio, mask_seconds, push_seconds = self._store(self.buffer, phase, new)
             timings = {**timings, "mask_seconds": timings["mask_seconds"] + mask_seconds}
         started = time.perf_counter()
-        scores = self._evaluate(phase)
+        with self._test_head():
+            scores = self._evaluate(phase)
         stats = self.buffer.stats() if self.buffer else None
         if stats and stats.bytes_used > stats.budget_bytes:
             raise RunError(f"the memory holds {stats.bytes_used} bytes, over its budget of {stats.budget_bytes}")
@@ -195,10 +197,30 @@ class MethodRun:
             save_examples(self.folder / f"examples-{phase}.npz", model, new, masked, self.config.mask)
         return float(np.mean([record.keep_mask.mean() for record in records])), mask_seconds, push_seconds
 
+    @contextlib.contextmanager
+    def _test_head(self) -> Iterator[None]:
+        """The classifier that is tested: training's own head, or one fitted to the memory."""
+        if not self.config.train.refit or self.buffer is None:
+            yield
+            return
+        model, trained = self.model, self.model.head
+        records = list(self.buffer.records())
+        features = exemplar_features(model, records).to(model.device)
+        targets = model.targets(np.array([record.class_id for record in records]))
+        try:
+            # No growing head, but to be tested is all it is for.
+            model.head = fit_ridge(features, targets, trained.num_classes)  # type: ignore[assignment]
+            yield
+        finally:
+            model.head = trained
+
     def _evaluate(self, phase: int) -> dict[str, Any]:
         seen = self.problem.seen(phase)
         tests = {name: split.of_classes(seen) for name, split in self.problem.tests.items()}
-        hits = {name: correct(self.model, split) for name, split in tests.items()}
+        views: dict[str, Any] = {}
+        if self.config.train.two_views:
+            views = {"masked": self.config.mask, "generator": self.run.generator(phase, 5)}
+        hits = {name: correct(self.model, split, **views) for name, split in tests.items()}
         all_hits = np.concatenate(list(hits.values()))
         all_ids = np.concatenate([split.class_ids for split in tests.values()])
         is_new = np.isin(all_ids, self.problem.phases[phase])
@@ -206,7 +228,7 @@ class MethodRun:
         if phase in (0, len(self.problem.phases) - 1):
             by_modality["both"] = float(all_hits.mean())
             for name, show in MODALITIES.items():
-                alone = [correct(self.model, split, show=show) for split in tests.values()]
+                alone = [correct(self.model, split, show=show, **views) for split in tests.values()]
                 by_modality[name] = float(np.concatenate(alone).mean())
         return {
             "accuracy": float(all_hits.mean()),

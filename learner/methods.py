@@ -85,6 +85,10 @@ PARTS: dict[str, Part] = {
     # How the model is trained.
     "kd": Part("distillation", {"train": {"distill": 1.0}}),
     "der": Part("stored logits", {"train": {"stored_logits": 0.1}}),
+    "balance": Part("balanced loss", {"train": {"balance": 1.0}}),
+    "refit": Part("refitted classifier", {"train": {"refit": True}}),
+    "no-refit": Part("trained head", {"train": {"refit": False}}),
+    "two-views": Part("two views at the test", {"train": {"two_views": True}}),
     "wa": Part("weight aligning", {"train": {"weight_align": True}}),
 }
 

@@ -168,7 +168,7 @@ class Run:
         keep_all = tune_all or config.warmup.epochs > 0
         # Nothing is stored before the base phase has ended: it does not depend on the memory.
         settings = {name: value for name, value in config.to_dict().items() if name != "memory"}
-        key = checkpoint.config_key(settings | {"data": self.problem.fingerprint})
+        key = checkpoint.config_key(settings | {"samples": self.problem.fingerprint})
         saved = checkpoint.load(self.base_path, key)
         started = time.perf_counter()
         if not saved and config.warmup.epochs:

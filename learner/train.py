@@ -21,6 +21,7 @@ from learner.config import TrainConfig
 from learner.data.tokenised import TokenisedSplit
 from learner.head import GrowingHead
 from learner.masks import MaskConfig
+from learner.techniques.balance import log_shares
 from learner.techniques.colour import jitter
 from learner.techniques.distill import distillation_loss
 from learner.techniques.fill import fill
@@ -165,6 +166,7 @@ def train_phase(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [group["lr"] for group in groups], total_steps=num_steps + 1, pct_start=0.2
     )
+    raised = config.balance * log_shares(model.classes_seen, new.class_ids, replayed=replay is not None)
     model.train()
     bar = tqdm(total=num_steps, desc=progress, unit="step", leave=False, dynamic_ncols=True)
     with bar:
@@ -177,7 +179,7 @@ def train_phase(
                         next(replay), new.tokens[index], ~new_keep[index], config=config, generator=generator
                     )
                 views = [_augmented(view, config, generator) for view in views if len(view.class_ids)]
-                loss = _loss(model, teacher, views, config)
+                loss = _loss(model, teacher, views, raised.to(model.device), config)
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -243,8 +245,10 @@ def _augmented(view: _View, config: TrainConfig, generator: torch.Generator) -> 
     return replace(view, tokens=jitter(tokens, config.colour, generator))
 
 
-def _loss(model: Classifier, teacher: Classifier | None, views: list[_View], config: TrainConfig) -> Tensor:
-    """Mean loss over all samples of the step.
+def _loss(
+    model: Classifier, teacher: Classifier | None, views: list[_View], raised: Tensor, config: TrainConfig
+) -> Tensor:
+    """Mean loss over all samples of the step; ``raised`` ``(C,)`` is added to the logits in the cross-entropy.
 
     Samples of similar length share a forward pass: padding few kept tokens to a whole picture would cost what
     masking saves.
@@ -261,7 +265,7 @@ def _loss(model: Classifier, teacher: Classifier | None, views: list[_View], con
         tokens = concatenate([view.tokens for view in group])
         targets = model.targets(np.concatenate([view.class_ids for view in group]))
         logits = model.logits(tokens)
-        total = total + F.cross_entropy(logits, targets, reduction="sum")
+        total = total + F.cross_entropy(logits + raised, targets, reduction="sum")
         if teacher is not None:
             with torch.no_grad():
                 said = teacher.logits(tokens)

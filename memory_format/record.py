@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -333,12 +333,24 @@ def check_row(row: HeaderRow, learner_id: str, body: bytes | memoryview, known_l
         _check_extras(body, extras_at, payload_at)
     if len(body) > MAX_BODY_BYTES:
         raise FormatError(f"a record of {len(body)} bytes; at most {MAX_BODY_BYTES} are taken")
-    rows, columns = canvas_grid(num_kept, (h, w), layout_of(flags), patch_px)
+    size = _canvas_px(num_kept, (h, w), flags, patch_px)
+    # Codecs read a header alike from bytes and from a view of them.
+    codec_by_number(codec_number).check_size(cast("bytes", body[payload_at:]), size)
+
+
+# Records of a batch are mostly of a few sizes.
+@lru_cache(maxsize=4096)
+def _canvas_px(num_kept: int, grid: tuple[int, int], flags: int, patch_px: int) -> tuple[int, int]:
+    """Height and width of what a payload decodes to.
+
+    Raises:
+        FormatError: ``invalid_record``: no picture may be as large.
+    """
+    rows, columns = canvas_grid(num_kept, grid, layout_of(flags), patch_px)
     height, width = rows * patch_px, columns * patch_px
     if not size_is_allowed(height, width):
         raise bad_size(height, width, "invalid_record")
-    # Codecs read a header alike from bytes and from a view of them.
-    codec_by_number(codec_number).check_size(cast("bytes", body[payload_at:]), (height, width))
+    return height, width
 
 
 def _check_extras(body: bytes | memoryview, extras_at: int, payload_at: int) -> None:

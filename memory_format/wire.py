@@ -50,8 +50,7 @@ _HEADER_COLUMNS: Final = tuple(name for name in SCHEMA.names if name in (HEADER_
 _CRC: Final = list(HEADER_DTYPE.names or ()).index("crc32")
 _MAX_BATCHES = 1024
 _MAX_BODIES_BYTES = 2**31 - 1  # Arrow's binary columns count in int32
-_ARROW_ALIGNMENT = 8  # of buffers in a stream (pyarrow.ipc.IpcWriteOptions writes no other)
-_END_OF_STREAM_BYTES = 8
+_WRITE_OPTIONS: Final = pa.ipc.IpcWriteOptions()
 
 
 @dataclass(frozen=True)
@@ -146,20 +145,21 @@ def frame_batch(headers: NDArray[np.void], learner_ids: Sequence[str], lengths: 
     columns = {
         "learner_id": pa.array(learner_ids, type=pa.string()),
         "body": pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), unwritten]),
-        **{name: pa.array(np.ascontiguousarray(headers[name])) for name in _HEADER_COLUMNS},
     }
+    for name in _HEADER_COLUMNS:
+        values = pa.py_buffer(np.ascontiguousarray(headers[name]))
+        columns[name] = pa.Array.from_buffers(SCHEMA.field(name).type, count, [None, values])
     batch = pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
     pieces: list[bytes | pa.Buffer] = []
-    with pa.ipc.new_stream(pa.PythonFile(_Pieces(pieces), mode="w"), SCHEMA) as writer:
+    with pa.ipc.new_stream(pa.PythonFile(_Pieces(pieces), mode="w"), SCHEMA, options=_WRITE_OPTIONS) as writer:
         writer.write_batch(batch)
-    # The bodies are the last buffer of the last column: behind them comes their padding, and the end of the stream.
-    num_behind = -total % _ARROW_ALIGNMENT + _END_OF_STREAM_BYTES
-    num_before = sum(map(len, pieces)) - total - num_behind
-    before, behind = _outer(pieces, num_before, num_behind)
-    stream = memoryview(pa.allocate_buffer(num_before + total + num_behind)).cast("B")
-    stream[:num_before] = before
-    stream[num_before + total :] = behind
-    return stream, num_before
+    # Empty bodies are not written at all.
+    bodies = next((at for at, piece in enumerate(pieces) if _is(piece, unwritten)), len(pieces))
+    before, behind = b"".join(pieces[:bodies]), b"".join(pieces[bodies + 1 :])
+    stream = memoryview(pa.allocate_buffer(len(before) + total + len(behind))).cast("B")
+    stream[: len(before)] = before
+    stream[len(before) + total :] = behind
+    return stream, len(before)
 
 
 class _Pieces:
@@ -179,19 +179,8 @@ class _Pieces:
     def close(self) -> None: ...
 
 
-def _outer(pieces: list[bytes | pa.Buffer], num_before: int, num_behind: int) -> tuple[bytes, bytes]:
-    """The first and the last bytes of pieces, joined; what lies between is not read."""
-    before, behind = bytearray(), bytearray()
-    for piece in pieces:
-        if len(before) == num_before:
-            break
-        before += memoryview(piece)[: num_before - len(before)]
-    for piece in reversed(pieces):
-        if len(behind) == num_behind:
-            break
-        part = memoryview(piece)
-        behind[:0] = part[max(0, len(part) - (num_behind - len(behind))) :]
-    return bytes(before), bytes(behind)
+def _is(piece: bytes | pa.Buffer, buffer: pa.Buffer) -> bool:
+    return isinstance(piece, pa.Buffer) and piece.address == buffer.address and piece.size == buffer.size
 
 
 def write_batch(

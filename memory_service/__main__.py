@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import ipaddress
 import logging
 import signal
@@ -22,6 +23,7 @@ from memory_service.offline import OFFLINE, add_offline_commands
 from memory_service.settings import Settings
 
 _DECAY_MS = 1000
+_OBJECTS_BETWEEN_COLLECTIONS = 20_000
 EXIT_REFUSED = 2
 """Exit status where nothing was done: bad settings, or a store that is locked or damaged."""
 
@@ -74,6 +76,7 @@ def serve(settings: Settings) -> int:
             timeout_graceful_shutdown=10,
         )
         _keep_answers_memory()
+        _collect_seldom()
         server = _Server(config, f"memory-service listening on http://{shown}:{port} (data: {settings.data})")
 
         def stop(_number: int, _frame: FrameType | None) -> None:
@@ -99,6 +102,16 @@ def _keep_answers_memory() -> None:
         return
     pa.jemalloc_set_decay_ms(_DECAY_MS)
     pa.set_memory_pool(pool)
+
+
+def _collect_seldom() -> None:
+    """Let Python look for garbage in cycles every few batches, not several times in each.
+
+    A batch takes some thousand small objects, which reference counts free (docs/decisions/0010).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
 
 
 class _Server(uvicorn.Server):

@@ -20,10 +20,10 @@ import logging
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -33,9 +33,9 @@ from learner.data.captions import CaptionSettings, Lexicon, caption, gives_away
 from learner.data.emoji_catalog import RENDITIONS, Catalog, Emoji, Rendition, load_catalog
 from learner.data.emoji_render import ArtStore, compose
 from learner.data.fetch import EMOJI_ART, EMOJI_TEXTS, data_dir, fetch
-from learner.data.textures import SCENES
+from learner.data.textures import SCENES, Scene
 
-__all__ = ["load_emoji"]
+__all__ = ["SceneChoice", "load_emoji"]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,13 @@ _FORMAT = 2
 _NAME = "MM-Emoji-R"
 
 _Sample = tuple[int, Emoji, Rendition]
+
+SceneChoice = Literal["any", "misleading"]
+"""``any``: every sample stands in front of any scene. ``misleading``: half of a class's training samples stand in front
+of the same scene, which is never behind it in the tests: who goes by the scene takes one class for another there."""
+
+# With all of them, a model learns nothing but scenes, and all methods end below chance.
+_OWN_SCENE_SHARE = 0.5
 
 
 def load_emoji(
@@ -56,6 +63,7 @@ def load_emoji(
     directory: Path | str | None = None,
     validation: bool = False,
     captions: CaptionSettings | None = None,
+    scenes: SceneChoice = "any",
 ) -> MultimodalData:
     """Builds the data set, or reads it where the same one was built before.
 
@@ -70,6 +78,7 @@ def load_emoji(
             ``"rendition"``;
             ``"emoji"`` stays the same.
         captions: how much the texts tell.
+        scenes: which scenes the objects stand in front of. Texts tell of the same ones.
 
     Raises:
         ValueError: a parameter is out of range.
@@ -83,7 +92,7 @@ def load_emoji(
         if limit is not None and limit < 1:
             raise ValueError(f"{name} must be positive, not {limit}")
     settings = captions or CaptionSettings()
-    parameters = {
+    parameters: dict[str, Any] = {
         "format": _FORMAT,
         "size": size,
         "num_classes": num_classes,
@@ -93,6 +102,9 @@ def load_emoji(
         "validation": validation,
         "captions": asdict(settings),
     }
+    if scenes != "any":
+        # Not there by default: what was built before there was a choice keeps its name.
+        parameters["scenes"] = [scenes, _OWN_SCENE_SHARE]
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
     path = data_dir(directory) / "built" / f"emoji-{size}px-{num_classes or 'all'}-{digest}.npz"
     cached = _read(path)
@@ -117,10 +129,10 @@ def load_emoji(
             *([("val", test_per_class)] if validation else []),
         )
     }
-    builder = _Builder(size=size, seed=seed, settings=settings, directory=directory)
+    builder = _Builder(size=size, seed=seed, settings=settings, scenes=scenes, directory=directory)
     # disable=None: no bar where the output is not a terminal.
     with tqdm(total=sum(map(len, plan.values())), unit="picture", desc=_NAME, disable=None) as bar:
-        splits = {split: builder.build(samples, bar) for split, samples in plan.items()}
+        splits = {split: builder.build(samples, bar, training=split == "train") for split, samples in plan.items()}
     data = MultimodalData(_NAME, names, splits.pop("train"), splits)
     _write(path, data)
     return data
@@ -163,20 +175,33 @@ def _generator(seed: int, *names: str) -> np.random.Generator:
 class _Builder:
     """Draws pictures and writes captions."""
 
-    def __init__(self, *, size: int, seed: int, settings: CaptionSettings, directory: Path | str | None) -> None:
-        self._size, self._seed, self._settings = size, seed, settings
+    def __init__(
+        self,
+        *,
+        size: int,
+        seed: int,
+        settings: CaptionSettings,
+        scenes: SceneChoice,
+        directory: Path | str | None,
+    ) -> None:
+        self._size, self._seed, self._settings, self._scenes = size, seed, settings, scenes
         self._art = ArtStore(directory)
         self._lexicon = Lexicon(directory)
 
-    def build(self, samples: list[_Sample], bar: Any) -> Split:
+    def build(self, samples: list[_Sample], bar: Any, *, training: bool) -> Split:
         count = len(samples)
         images = np.empty((count, self._size, self._size, 3), dtype=np.uint8)
         masks = np.empty((count, self._size, self._size), dtype=np.bool_)
         texts, sources = [], []
-        for i, (_, emoji, rendition) in enumerate(samples):
+        for i, (class_id, emoji, rendition) in enumerate(samples):
             rng = _generator(self._seed, "sample", emoji.key, rendition.name)
             # Phrases with a word of this emoji's name ("brick", "grass") are no choice for it.
-            scenes = [(s, phrase) for s in SCENES for phrase in s.phrases if not gives_away(phrase, emoji)]
+            scenes = [
+                (s, phrase)
+                for s in self._behind(class_id, emoji, rendition, training)
+                for phrase in s.phrases
+                if not gives_away(phrase, emoji)
+            ]
             styles = [style for style in rendition.styles if not gives_away(style, emoji)]
             scene, phrase = scenes[int(rng.integers(len(scenes)))]
             style = styles[int(rng.integers(len(styles)))]
@@ -197,6 +222,16 @@ class _Builder:
             bar.update()
         class_ids = np.array([class_id for class_id, _, _ in samples], dtype=np.int64)
         return Split(images, texts, class_ids, masks, sources)
+
+    def _behind(self, class_id: int, emoji: Emoji, rendition: Rendition, training: bool) -> Sequence[Scene]:
+        """The scenes that a sample may stand in front of. Of its class's own one, its name leaves at least a phrase."""
+        if self._scenes == "any":
+            return SCENES
+        own = class_id % len(SCENES)
+        if not training:
+            return [scene for place, scene in enumerate(SCENES) if place != own]
+        lot = _generator(self._seed, "scene", emoji.key, rendition.name).random()
+        return [SCENES[own]] if lot < _OWN_SCENE_SHARE else SCENES
 
 
 def _write(path: Path, data: MultimodalData) -> None:

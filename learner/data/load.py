@@ -44,6 +44,7 @@ def load_data(config: DataConfig, *, patch_px: int, directory: Path | str | None
                 num_classes=config.num_classes or None,
                 train_per_class=config.train_per_class or None,
                 test_per_class=config.test_per_class or None,
+                scenes=config.scenes,
                 directory=directory,
             )
         except ValueError as error:

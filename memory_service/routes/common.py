@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 
 from memory_format import MEDIA_TYPE
 from memory_service.store import Buffer, Store
@@ -32,6 +34,29 @@ async def get_buffer(name: str, store: StoreDep) -> Buffer:
 
 
 BufferDep = Annotated[Buffer, Depends(get_buffer)]
+
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def json_operation(model: type[BaseModel], *path: str) -> dict[str, Any]:
+    """What the OpenAPI document says of a route that reads its request itself: its body and its path's parameters."""
+    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path]
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
+
+
+async def read_json(request: Request, model: type[Body]) -> Body:
+    """A request's body, checked: for routes that answer in the time that FastAPI takes to look at their parameters.
+
+    Raises:
+        RequestValidationError: as FastAPI's own.
+    """
+    try:
+        return model.model_validate_json(await request.body())
+    except ValidationError as error:
+        problems = error.errors(include_context=False, include_url=False)
+        raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in problems]) from error
 
 
 def arrow_headers(next_cursor: str | None, version: int) -> dict[str, str]:

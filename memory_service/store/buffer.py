@@ -50,6 +50,9 @@ from memory_service.store.stats import BufferStats, stats
 
 T = TypeVar("T")
 
+_MOST_AT_HAND = 512
+"""Records of a batch that is drawn without waiting: under a millisecond's work."""
+
 
 def _does_not_fit(held: int, limit: int) -> BudgetError:
     return BudgetError(
@@ -529,14 +532,24 @@ class Buffer:
             StorageError: a record is damaged.
         """
         with self.draw(request) as drawn:
-            for _ in drawn.pieces():
+            while drawn.next_piece():
                 pass
         return drawn.stream, drawn.version
 
-    def draw(self, request: sampler.SampleRequest) -> Drawn:
+    def draw(self, request: sampler.SampleRequest, *, wait: bool = True) -> Drawn:
         """:meth:`sample`, to be sent while it is read. Raises as that does, but for damage not known yet, which the
-        pieces show."""
-        drawn = self._steadily(request.snapshot, lambda columns: self._sample_from(columns, request))
+        pieces show.
+
+        Args:
+            wait: for the disk, for locks and for more than a millisecond or so of work.
+
+        Raises:
+            BlockingIOError: without ``wait``, it takes one of those; nothing was drawn.
+        """
+        if wait:
+            drawn = self._steadily(request.snapshot, lambda columns: self._sample_from(columns, request))
+        else:
+            drawn = self._sample_at_hand(request)
         with self._tally_lock:
             self._samples += 1
         return drawn
@@ -571,7 +584,22 @@ class Buffer:
         self.contents.read_bodies(taken, stream[start:])
         return stream
 
-    def _sample_from(self, columns: Columns, request: sampler.SampleRequest) -> Drawn:
+    def _sample_at_hand(self, request: sampler.SampleRequest) -> Drawn:
+        self._check_alive()
+        columns = self._known_columns(request.snapshot)
+        if (
+            columns is None
+            or request.repair_text > 0
+            or request.batch_size > _MOST_AT_HAND
+            or not self.contents.is_selected(columns, request)
+        ):
+            raise BlockingIOError("the batch is not at hand")
+        try:
+            return self._sample_from(columns, request, wait=False)
+        except SegmentGoneError as error:
+            raise BlockingIOError(f"segment {error} has moved") from error
+
+    def _sample_from(self, columns: Columns, request: sampler.SampleRequest, *, wait: bool = True) -> Drawn:
         self._expect_version(request.version, columns)
         selection = self.contents.select(columns, request.where)
         drawn = sampler.draw(selection, request, buffer=self.name, version=columns.version)
@@ -589,11 +617,16 @@ class Buffer:
         if len(swapped):
             donors = columns.take(drawn.text_from[swapped])
             return Drawn(columns.version, self._encoded_swapped(taken, swapped, donors))
-        stream, start = frame_batch(headers_of_rows(taken), self.contents.learner_ids(taken), taken["length"])
-        held = self.contents.hold_bodies(taken)
+        held = self.contents.hold_bodies(taken, wait=wait)
         if held is None:
-            self.contents.read_bodies(taken, stream[start:])
-            return Drawn(columns.version, stream)
+            if not wait:
+                raise BlockingIOError("the batch is from more segments than can be held")
+            return Drawn(columns.version, self._encoded(taken))
+        try:
+            stream, start = frame_batch(headers_of_rows(taken), self.contents.learner_ids(taken), taken["length"])
+        except BaseException:
+            held[0].close()
+            raise
         return Drawn(columns.version, stream, start, *held)
 
     def _encoded_swapped(self, taken: Arrays, swapped: NDArray[np.int64], donors: Arrays) -> memoryview:
@@ -616,6 +649,10 @@ class Buffer:
 
     # How
 
+    def _known_columns(self, snapshot: str | None) -> Columns | None:
+        """The columns to read, where no lock is needed for them."""
+        return self.contents.columns if snapshot is None else self.contents.known_view(snapshot)
+
     def _view(self, snapshot: str | None) -> Columns:
         """The columns to read. For the holder of the buffer's lock."""
         if snapshot is None:
@@ -629,7 +666,7 @@ class Buffer:
     def _steadily(self, snapshot: str | None, read: Callable[[Columns], T]) -> T:
         """Read without a lock; once more under it where a segment was rewritten or removed meanwhile."""
         self._check_alive()
-        columns = self.contents.columns if snapshot is None else self.contents.known_view(snapshot)
+        columns = self._known_columns(snapshot)
         if columns is not None:
             try:
                 return read(columns)

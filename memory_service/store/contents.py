@@ -273,18 +273,22 @@ class Contents:
                 held.read(part, target)
         return target, starts
 
-    def hold_bodies(self, taken: Arrays) -> tuple[Held, list[Place]] | None:
+    def hold_bodies(self, taken: Arrays, *, wait: bool = True) -> tuple[Held, list[Place]] | None:
         """The segments of rows, held to be read, where in them the bodies are, and where each goes, end to end; None
         where they are more than can be held at once.
 
+        Args:
+            wait: for files to be opened.
+
         Raises:
+            BlockingIOError: without ``wait``, not all of them are open.
             SegmentGoneError: a segment was rewritten or removed since the rows were current.
             StorageError: a record is known to be damaged.
         """
         stems, places, _ = self._places(taken)
         if len(stems) > self._segments.room_to_hold():
             return None
-        held = self._segments.hold(stems)
+        held = self._segments.hold(stems, wait=wait)
         try:
             held.expect_sound(places)
         except BaseException:
@@ -400,6 +404,13 @@ class Contents:
                 # Another thread may have been faster.
                 self._selections.popitem(last=False)
         return found
+
+    def is_selected(self, columns: Columns, request: sampler.SampleRequest) -> bool:
+        """Whether drawing needs no pass over all records, as one was made for an earlier request."""
+        if request.where == sampler.EVERYTHING and request.strategy == "uniform":
+            return True
+        found = self._selections.get((columns.version, request.where))
+        return found is not None and found.is_ready(request.strategy)
 
     def forget_selections(self) -> None:
         """Those of versions that nobody can ask for any more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from memory_service.store.segments import Held, Place
@@ -32,26 +32,31 @@ class Drawn:
         self._start = start
         self._held = held
         self._places = places
+        self._ends = [at + length for _, _, length, _, at in places]
+        self._first = 0
+        self._sent = 0
 
-    def pieces(self) -> Iterator[memoryview]:
-        """The stream in consecutive parts.
+    def next_piece(self, *, wait: bool = True) -> memoryview:
+        """The stream's next part, empty behind its end.
+
+        Args:
+            wait: for the disk.
 
         Raises:
+            BlockingIOError: without ``wait``, not all of it is in the page cache; nothing was taken.
             StorageError: ``corrupt_record``, or ``storage_failed`` where a file cannot be read.
         """
-        ends = [at + length for _, _, length, _, at in self._places]
-        bodies = self.stream[self._start :]
-        first = sent = 0
-        while self._held is not None and first < len(ends):
-            # One record at least, however long it is.
-            last = max(first + 1, bisect_right(ends, self._places[first][4] + PIECE_BYTES))
-            self._held.read(self._places[first:last], bodies)
-            if last < len(ends):
-                end = self._start + ends[last - 1]
-                yield self.stream[sent:end]
-                sent = end
-            first = last
-        yield self.stream[sent:]
+        start = self._sent
+        if self._held is None or self._first == len(self._places):
+            self._sent = len(self.stream)
+            return self.stream[start:]
+        # One record at least, however long it is.
+        last = max(self._first + 1, bisect_right(self._ends, self._places[self._first][4] + PIECE_BYTES))
+        self._held.read(self._places[self._first : last], self.stream[self._start :], wait=wait)
+        self._first = last
+        # What is behind the last body goes with it.
+        self._sent = self._start + self._ends[last - 1] if last < len(self._places) else len(self.stream)
+        return self.stream[start : self._sent]
 
     def close(self) -> None:
         """Let go of the segments."""

@@ -6,12 +6,14 @@ import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from memory_format import StorageError
 
 Buffer = bytes | bytearray | memoryview
 
 # The most pieces that one call takes (limits.h); Linux says 1024 everywhere.
+_IF_CACHED: Final[int] = getattr(os, "RWF_NOWAIT", 0)
 _IOV_MAX = 1024
 
 
@@ -45,15 +47,33 @@ def write_at(descriptor: int, pieces: Sequence[Buffer], offset: int) -> int:
     return offset
 
 
-def read_into(descriptor: int, target: memoryview, offset: int) -> int:
-    """Fill ``target`` from ``offset`` on; returns the bytes read, fewer only at the file's end."""
-    done = os.preadv(descriptor, [target], offset)
-    # Hardly ever: a read that was interrupted, or the end of the file.
-    while 0 < done < len(target):
-        count = os.preadv(descriptor, [target[done:]], offset + done)
-        if count == 0:
-            break
-        done += count
+def read_into(descriptor: int, target: memoryview, offset: int, *, wait: bool = True) -> int:
+    """Fill ``target`` from ``offset`` on; returns the bytes read, fewer only at the file's end.
+
+    Args:
+        wait: for the disk. Otherwise only what is in the page cache is read.
+
+    Raises:
+        BlockingIOError: without ``wait``, it is not all in the page cache, or the system cannot say.
+    """
+    if wait:
+        flags = 0
+    elif _IF_CACHED:
+        flags = _IF_CACHED
+    else:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    try:
+        done = os.preadv(descriptor, [target], offset, flags)
+        # Hardly ever: a read that was interrupted, or the end of the file.
+        while 0 < done < len(target):
+            count = os.preadv(descriptor, [target[done:]], offset + done, flags)
+            if count == 0:
+                break
+            done += count
+    except OSError as error:
+        if not wait and error.errno == errno.EOPNOTSUPP:  # not on every file system
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+        raise
     return done
 
 

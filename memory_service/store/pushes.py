@@ -11,7 +11,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -212,7 +212,7 @@ class GroupPlan:
             budget_bytes=budget,
             version=self._version,
         )
-        document = json.dumps(asdict(result), separators=(",", ":"))
+        document = json.dumps(vars(result), separators=(",", ":"))
         if push.key is not None:
             self._answers.append(Answer.of(push.key, push.digest, document))
         return PushAnswer(document)

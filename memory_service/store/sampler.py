@@ -103,6 +103,11 @@ class Selection:
             raise ValueError("the selection has no scores")
         return Weights.of_scores(self._of_matching(self._score))
 
+    def is_ready(self, strategy: Strategy) -> bool:
+        """Whether what a strategy needs has been worked out."""
+        needed = {"uniform": None, "class_balanced": "groups", "score_weighted": "weights"}[strategy]
+        return needed is None or needed in vars(self)
+
     def at(self, places: Indices) -> Indices:
         """Places within the selection -> positions in the buffer."""
         return places if self._positions is None else self._positions[places]

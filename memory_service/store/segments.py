@@ -102,6 +102,7 @@ class SegmentFiles:
         self._max_open = max_open
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _Descriptor] = OrderedDict()
+        self._num_in_use = 0
         self.orphans: set[str] = set()
         """Names of files that could not be removed; the next start tries again."""
         self.damaged: set[tuple[str, int]] = set()
@@ -238,16 +239,18 @@ class SegmentFiles:
     def room_to_hold(self) -> int:
         """How many segments can be held for long, beside those that are in use now, within ``max_open``."""
         with self._lock:
-            return self._max_open - sum(held.users > 0 for held in self._open.values())
+            return self._max_open - self._num_in_use
 
-    def hold(self, stems: Sequence[str], first: int = 0) -> Held:
+    def hold(self, stems: Sequence[str], first: int = 0, *, wait: bool = True) -> Held:
         """Segments to read from; use it as a context manager. They stay readable until its end, removed or not.
 
         Args:
             first: the number by which places name the first of them.
+            wait: for files to be opened.
 
         Raises:
             SegmentGoneError: a file does not exist (any more).
+            BlockingIOError: without ``wait``, not all of them are open.
             StorageError: ``storage_failed``.
         """
         # Counted, so that neither the bound nor a deletion closes a descriptor in use: its number could be
@@ -258,8 +261,11 @@ class SegmentFiles:
                 for stem in stems:
                     held = self._open.get(stem)
                     if held is None:
+                        if not wait:
+                            raise BlockingIOError(f"segment {stem} is not open")
                         held = self._open[stem] = _Descriptor(self._open_for_reading(stem))
                     self._open.move_to_end(stem)
+                    self._num_in_use += held.users == 0
                     held.users += 1
                     found.append(held)
             except BaseException:
@@ -393,6 +399,7 @@ class SegmentFiles:
     def _let_go(self, stems: Sequence[str], descriptors: Sequence[_Descriptor]) -> None:
         for stem, held in zip(stems, descriptors, strict=False):
             held.users -= 1
+            self._num_in_use -= held.users == 0
             if held.users == 0 and self._open.get(stem) is not held:
                 os.close(held.number)
         self._close_surplus()
@@ -422,10 +429,14 @@ class Held:
         self._stems = stems
         self.descriptors = descriptors
 
-    def read(self, places: Iterable[Place], target: memoryview) -> None:
+    def read(self, places: Iterable[Place], target: memoryview, *, wait: bool = True) -> None:
         """Read bodies into ``target``, each checked against its CRC.
 
+        Args:
+            wait: for the disk.
+
         Raises:
+            BlockingIOError: without ``wait``, not all of them are in the page cache.
             StorageError: ``corrupt_record``, or ``storage_failed`` where a file cannot be read.
         """
         numbers = [descriptor.number for descriptor in self.descriptors]
@@ -433,7 +444,9 @@ class Held:
             which = number - self._first
             body = target[at : at + length]
             try:
-                found = files.read_into(numbers[which], body, offset)
+                found = files.read_into(numbers[which], body, offset, wait=wait)
+            except BlockingIOError:
+                raise
             except OSError as error:
                 raise storage_error(f"read segment {self._stems[which]}", error) from error
             if found != length or checksum.crc32(body) != crc32:

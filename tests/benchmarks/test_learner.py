@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import learner_cost, learner_plan
+from benchmarks import learner, learner_cost, learner_plan
 from benchmarks.learner_plan import TRIALS, Job
 from benchmarks.learner_report import Row, best_full, paired, summary, verdicts
 from learner.data.fetch import data_dir
@@ -81,6 +81,15 @@ def test_tuning_is_as_long_for_each_kind_and_on_other_classes() -> None:
     table, tuning = learner_plan.default(), learner_plan.tune()
     assert tuning.first_class >= table.first_class + table.num_classes
     assert replace(tuning, first_class=0, methods=table.methods, seeds=table.seeds) == table
+
+
+def test_misleading_scenes_are_a_benchmark_of_their_own() -> None:
+    plain, misleading = (learner._parser().parse_args(["--quick", *more]) for more in ([], ["--scenes", "misleading"]))
+    assert [learner._suffix(options) for options in (plain, misleading)] == ["-quick", "-quick-misleading"]
+    plan = learner._plan(misleading)
+    assert plan != learner._plan(plain) == learner_plan.quick()
+    assert {job.config(plan, 1000).data.scenes for job in plan.jobs()} == {"misleading"}
+    assert learner._title(plan, 2, 5).startswith("misleading scenes, 2 phases")
 
 
 def test_memory_sizes_share_a_base_phase_and_seeds_do_not(tmp_path: Path) -> None:

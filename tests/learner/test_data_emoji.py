@@ -13,7 +13,7 @@ import pytest
 
 from learner.data import emoji as emoji_module
 from learner.data.base import MultimodalData, Split
-from learner.data.captions import CaptionSettings, Lexicon, WordNet, caption
+from learner.data.captions import CaptionSettings, Lexicon, WordNet, caption, gives_away
 from learner.data.emoji import load_emoji
 from learner.data.emoji_catalog import RENDITIONS, TYPOGRAPHY, Catalog, Emoji, load_catalog
 from learner.data.emoji_render import SIDE_SHARE, ArtStore, compose
@@ -230,13 +230,29 @@ class TestCaptions:
                 assert any(phrase in text for scene in SCENES for phrase in scene.phrases)
                 assert label[key].lower() not in text
 
+    def test_misleading_scenes_are_a_class_s_own_half_of_the_time_and_never_in_the_tests(
+        self, built: Path, catalog: Catalog
+    ) -> None:
+        data = load_small(built, scenes="misleading")
+        for name, split in {"train": data.train, **data.test}.items():
+            own = [
+                any(phrase in text for phrase in SCENES[int(class_id) % len(SCENES)].phrases)
+                for text, class_id in zip(split.texts, split.class_ids, strict=True)
+            ]
+            assert 0.3 < np.mean(own) < 0.8 if name == "train" else not any(own)
+        # The samples are the same ones; and every emoji of every class has a scene that does not name it.
+        assert data.train.sources == load_small(built).train.sources
+        for class_id, emoji in enumerate(catalog.classes.values()):
+            phrases = SCENES[class_id % len(SCENES)].phrases
+            assert all(any(not gives_away(phrase, one) for phrase in phrases) for one in emoji)
+
     def test_a_scene_that_names_the_emoji_is_not_taken(self, built: Path, catalog: Catalog) -> None:
         brick = next(emoji for emoji in every(catalog) if emoji.label == "brick")
         drawn = []
-        builder = emoji_module._Builder(size=16, seed=0, settings=CaptionSettings(), directory=built)
+        builder = emoji_module._Builder(size=16, seed=0, settings=CaptionSettings(), scenes="any", directory=built)
         for seed in range(20):
             builder._seed = seed
-            drawn += builder.build([(0, brick, RENDITIONS[6])], _Bar()).texts
+            drawn += builder.build([(0, brick, RENDITIONS[6])], _Bar(), training=True).texts
         assert len(set(drawn)) > 10
         assert not [text for text in drawn if "brick" in text]
 

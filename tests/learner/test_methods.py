@@ -61,7 +61,7 @@ def test_every_base_and_part_changes_what_it_says_and_nothing_else() -> None:
     tables = [str(part.settings) for part in PARTS.values()]
     assert len(set(tables)) == len(tables)
     idle = {name for name in PARTS if parse_method(f"full+{name}").configure(config) == config}
-    assert idle == {"herding"}
+    assert idle == {"herding", "no-refit"}
 
 
 def test_later_parts_win() -> None:
@@ -126,7 +126,7 @@ def test_a_growing_budget_is_so_many_full_samples_for_each_class_seen(service: S
 def test_all_techniques_together_resume_to_the_same_results(
     start_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "masked+der+kd+wa+rerank+flip+colour+fill-background+coverage+rollout"
+    name = "masked+der+kd+wa+balance+refit+two-views+rerank+flip+colour+fill-background+coverage+rollout"
     services = {part: start_service(tmp_path / f"store-{part}") for part in ("whole", "cut")}
     whole = _run(name, tmp_path / "whole" / "run", services["whole"])
     original, calls = MethodRun._evaluate, 0
@@ -152,6 +152,20 @@ def test_all_techniques_together_resume_to_the_same_results(
         with MemoryClient(service.url) as client:
             held.append(list(client.buffer(f"run-{parse_method(name).slug}").records()))
     assert held[0] == held[1]
+
+
+def test_a_refitted_classifier_is_tested_and_not_trained_on(start_service: Any, tmp_path: Path) -> None:
+    """Both runs train the same model; only what is asked at the test differs."""
+    results, heads = [], []
+    for refit in (False, True):
+        service, out = start_service(tmp_path / f"store-{refit}"), tmp_path / str(refit) / "run"
+        config = replace(SHORT, train=replace(SHORT.train, refit=refit))
+        results.append([line.by_phase for line in _run("masked", out, service, config)])
+        heads.append(torch.load(out / "masked" / "checkpoint.pt", weights_only=True)["head"]["weight"])
+    assert torch.equal(*heads)
+    assert results[0] != results[1]
+    # Without a memory there is nothing to fit to.
+    assert len(_run("none", tmp_path / "True" / "run", service, config)) == 3
 
 
 def test_reranking_follows_the_model_and_settles(service: Service) -> None:

@@ -87,7 +87,9 @@ def test_runs_that_store_in_different_ways_share_a_base_phase(start_service: Any
 
     lossless = MemoryConfig(budget_bytes=30_000, codec={"id": "em_zstd"})
     assert _run("masked", second, service, memory=lossless)[0].train_seconds == base["seconds"]
-    # With other training it is another base phase.
+    # With other training it is another base phase, and with other pictures of the same classes.
+    _run("none", third, service, data=replace(CONFIG.data, scenes="misleading"))
+    assert torch.load(third / "base.pt", weights_only=True)["key"] != base["key"]
     _run("none", third, service, train=replace(CONFIG.train, base_epochs=1))
     assert torch.load(third / "base.pt", weights_only=True)["key"] != base["key"]
 

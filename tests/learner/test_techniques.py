@@ -11,13 +11,18 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from learner.augment import without_picture
 from learner.backbones.vilt import small_vilt
 from learner.config import TrainConfig
+from learner.evaluate import correct
 from learner.head import GrowingHead
+from learner.masks import MaskConfig, compute_masks
+from learner.techniques.balance import log_shares
 from learner.techniques.colour import jitter
 from learner.techniques.distill import distillation_loss
 from learner.techniques.fill import fill, to_canvas
 from learner.techniques.flip import flip
+from learner.techniques.refit import fit_ridge
 from learner.techniques.stored_logits import stored_logits_loss
 from learner.techniques.weight_align import align_weights
 from learner.tokens import Tokens, concatenate
@@ -173,6 +178,33 @@ def test_aligned_weights_are_as_long_as_the_old_ones_and_point_where_they_did() 
         align_weights(GrowingHead(6, kind="cosine"), 0)
 
 
+def test_shares_are_those_of_half_new_data_and_half_balanced_exemplars() -> None:
+    new = np.array([8, 8, 8, 2])
+    shares = log_shares([5, 6, 7, 8, 2], new, replayed=True).exp()
+    assert torch.allclose(shares, torch.tensor([1 / 6, 1 / 6, 1 / 6, 3 / 8, 1 / 8]))
+    # Nothing is shown of the old ones, or all classes are new.
+    assert torch.allclose(log_shares([5, 8, 2], new, replayed=False).exp(), torch.tensor([1 / 4, 3 / 4, 1 / 4]))
+    assert torch.allclose(log_shares([8, 2], new, replayed=True).exp(), torch.tensor([3 / 4, 1 / 4]))
+
+
+def test_the_fitted_classifier_is_the_ridge_whatever_the_number_of_exemplars() -> None:
+    targets = torch.tensor([0, 0, 1, 1, 2, 2])
+    features = 3 * F.one_hot(targets, 5).float() + 0.1 * torch.randn(6, 5, generator=_generator())
+    head = fit_ridge(features, targets, 3)
+    assert torch.equal(head(7 * features).argmax(1), targets)
+    # Doubling the exemplars of a class changes nothing: a class weighs what a class weighs.
+    more = fit_ridge(torch.cat([features, features[:2]]), torch.cat([targets, targets[:2]]), 3)
+    assert torch.allclose(head.weight, more.weight, atol=1e-5)
+    # The normal equations with equal classes are those of plain ridge regression on centred features.
+    unit = F.normalize(features, dim=1)
+    centred = (unit - unit.mean(0)).double()
+    wanted = F.one_hot(targets, 3).double()
+    plain = torch.linalg.solve(centred.T @ centred / 2 + 0.1 * torch.eye(5), centred.T @ wanted / 2)
+    assert torch.allclose(head.weight.double(), plain, atol=1e-5)
+    with pytest.raises(ValueError, match="no exemplars"):
+        fit_ridge(features[:0], targets[:0], 3)
+
+
 def _model() -> Classifier:
     torch.manual_seed(0)
     backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=1, num_heads=1, vocab_size=200)
@@ -191,11 +223,32 @@ def test_the_loss_of_a_step_is_the_sum_of_its_parts_over_its_samples() -> None:
     targets = model.targets(split.class_ids)
     long_logits, short_logits = model.logits(split.tokens), model.logits(short)
     cross = F.cross_entropy(torch.cat([long_logits, short_logits]), targets.repeat(2))
-    assert torch.allclose(_loss(model, None, views, TrainConfig()), cross, atol=1e-5)
+    even = torch.zeros(2)
+    assert torch.allclose(_loss(model, None, views, even, TrainConfig()), cross, atol=1e-5)
+    raised = torch.tensor([0.0, -2.0])
+    balanced = F.cross_entropy(torch.cat([long_logits, short_logits]) + raised, targets.repeat(2))
+    assert torch.allclose(_loss(model, None, views, raised, TrainConfig()), balanced, atol=1e-5)
     der = (short_logits - 0.5).square().mean(1).sum() / 12
-    assert torch.allclose(_loss(model, None, views, TrainConfig(stored_logits=0.3)), cross + 0.3 * der, atol=1e-5)
+    assert torch.allclose(_loss(model, None, views, even, TrainConfig(stored_logits=0.3)), cross + 0.3 * der, atol=1e-5)
     # Its own teacher has nothing to add.
-    assert torch.allclose(_loss(model, model, views, TrainConfig(distill=1.0)), cross, atol=1e-5)
+    assert torch.allclose(_loss(model, model, views, even, TrainConfig(distill=1.0)), cross, atol=1e-5)
+
+
+def test_two_views_add_the_scores_of_the_masked_view() -> None:
+    model, split = _model(), make_split([3, 7], 20)
+    whole = model.logits(split.tokens)
+    config = MaskConfig(text=False, image_threshold="quantile", image_amount=0.2)
+    ((_, _, read),) = model.read(split.tokens, config)
+    keep = compute_masks(read, split.tokens, config).keep_patches
+    total = whole + model.logits(split.tokens.keep_patches(keep))
+    expected = (total.argmax(1) == model.targets(split.class_ids)).numpy()
+    assert np.array_equal(correct(model, split, masked=config), expected)
+    assert np.array_equal(correct(model, split, batch_size=7, masked=config), expected)
+    # Masks that keep everything say the same thing twice; where there is no picture none is made up.
+    everything = MaskConfig(image=False, text=False)
+    assert np.array_equal(correct(model, split, masked=everything), correct(model, split))
+    blind = correct(model, split, show=without_picture, masked=config)
+    assert np.array_equal(blind, correct(model, split, show=without_picture))
 
 
 @pytest.mark.parametrize(
@@ -204,6 +257,7 @@ def test_the_loss_of_a_step_is_the_sum_of_its_parts_over_its_samples() -> None:
         ({"fill": 1.5}, "fill is a share"),
         ({"modality_drop": 0.6}, "modality_drop"),
         ({"distill": -1.0}, "negative"),
+        ({"balance": -1.0}, "negative"),
         ({"weight_align": True, "head": "cosine"}, "head = linear"),
         ({"ssf_layers": -1}, "ssf_layers"),
     ],

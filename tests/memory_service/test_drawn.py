@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,10 +14,10 @@ import pytest
 
 from client import MemoryClient
 from memory_format import StorageError, decode_batch, encode_batch
-from memory_service.store import Store
-from memory_service.store.drawn import PIECE_BYTES
+from memory_service.store import Store, files
+from memory_service.store.drawn import PIECE_BYTES, Drawn
 from memory_service.store.model import Options
-from memory_service.store.sampler import SampleRequest
+from memory_service.store.sampler import Filter, SampleRequest
 from tests.memory_service.helpers import Server, assert_problem, make_exemplar, push, put_buffer, wait_until
 
 RECORDS = 24
@@ -28,6 +30,12 @@ def fill(data: Path) -> None:
     with Store(data) as store:
         buffer, _ = store.create_buffer("b", budget_bytes=64 * 2**20)
         buffer.push(encode_batch([make_exemplar(rank % 3, rank, pad=PAD) for rank in range(RECORDS)]))
+
+
+def pieces_of(drawn: Drawn) -> Iterator[memoryview]:
+    """All pieces, waited for."""
+    while piece := drawn.next_piece():
+        yield piece
 
 
 def held_files(data: Path, process: int | str = "self") -> list[Path]:
@@ -55,7 +63,7 @@ def test_pieces_make_the_stream_that_is_read_at_once(tmp_path: Path) -> None:
             request = SampleRequest(batch_size=size, seed=size)
             whole, version = buffer.sample(request)
             with buffer.draw(request) as drawn:
-                pieces = [bytes(piece) for piece in drawn.pieces()]
+                pieces = [bytes(piece) for piece in pieces_of(drawn)]
                 assert drawn.version == version
             assert b"".join(pieces) == bytes(whole)
             assert len(pieces) == max(1, -(-size // 3))
@@ -69,7 +77,7 @@ def test_what_is_rewritten_meanwhile_is_read_to_its_end(tmp_path: Path) -> None:
         buffer = store.buffer("b")
         expected = bytes(buffer.sample(SampleRequest(batch_size=RECORDS))[0])
         with buffer.draw(SampleRequest(batch_size=RECORDS)) as drawn:
-            pieces = drawn.pieces()
+            pieces = pieces_of(drawn)
             got = bytes(next(pieces))
             store.delete_buffer("b")
             assert not list((tmp_path / "segments").iterdir())
@@ -95,10 +103,70 @@ def test_a_batch_from_more_segments_than_may_be_held_is_read_at_once(tmp_path: P
             buffer.push(encode_batch([make_exemplar(0, rank, pad=40_000)]))
         assert buffer.stats().segments == 40
         with mock.patch.object(os, "preadv", counting), buffer.draw(SampleRequest(batch_size=200)) as drawn:
-            assert len(list(drawn.pieces())) == 1
+            assert len(list(pieces_of(drawn))) == 1
             stream = bytes(drawn.stream)
         assert 1 <= most <= 4 + 16
         assert len(decode_batch(stream)) == 200
+
+
+NOTHING_CACHED = OSError(errno.EAGAIN, "not in the page cache")
+CANNOT_SAY = OSError(errno.EOPNOTSUPP, "no such flag on this file system")
+
+
+def uncached(error: OSError) -> Callable[..., int]:
+    """``os.preadv`` where nothing is in the page cache."""
+    real = os.preadv
+
+    def read(descriptor: int, targets: list[memoryview], offset: int, flags: int = 0) -> int:
+        if flags:
+            raise OSError(error.errno, error.strerror)
+        return real(descriptor, targets, offset)
+
+    return read
+
+
+@pytest.mark.parametrize("error", [NOTHING_CACHED, CANNOT_SAY], ids=["uncached", "unsupported"])
+def test_what_is_not_at_hand_is_said_and_nothing_lost(tmp_path: Path, error: OSError) -> None:
+    fill(tmp_path)
+    with Store(tmp_path) as store:
+        buffer = store.buffer("b")
+        request = SampleRequest(batch_size=RECORDS, strategy="class_balanced")
+        with pytest.raises(BlockingIOError):
+            buffer.draw(request, wait=False)  # the records are not grouped yet
+        expected = bytes(buffer.sample(request)[0])
+        with buffer.draw(request, wait=False) as drawn:
+            got = bytes(drawn.next_piece(wait=False))
+            with mock.patch.object(os, "preadv", uncached(error)):
+                with pytest.raises(BlockingIOError):
+                    drawn.next_piece(wait=False)
+                got += bytes(drawn.next_piece())
+            with mock.patch.object(files, "_IF_CACHED", 0), pytest.raises(BlockingIOError):
+                drawn.next_piece(wait=False)
+            assert got + b"".join(pieces_of(drawn)) == expected
+
+
+def test_what_takes_more_than_memory_is_not_at_hand(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with Store(tmp_path) as store:
+        buffer = store.buffer("b")
+        cold = SampleRequest(batch_size=2)
+        with pytest.raises(BlockingIOError, match="not open"):
+            buffer.draw(cold, wait=False)
+        buffer.sample(cold)
+        buffer.draw(cold, wait=False).close()
+        buffer.take_snapshot("now")
+        for request in (
+            SampleRequest(batch_size=600),
+            SampleRequest(batch_size=2, repair_text=0.5),
+            SampleRequest(batch_size=2, where=Filter(class_id=(1,))),
+            SampleRequest(batch_size=2, strategy="score_weighted"),
+            SampleRequest(batch_size=2, snapshot="now"),
+        ):
+            with pytest.raises(BlockingIOError):
+                buffer.draw(request, wait=False)
+            buffer.draw(request).close()
+        assert sum(descriptor.users for descriptor in store._segments._open.values()) == 0
+        assert store._segments.room_to_hold() == Options().open_segments
 
 
 def test_over_http_it_is_the_same(data: Path) -> None:
