@@ -72,7 +72,7 @@ def run_all(
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare, initargs=(threads,)) as pool:
             try:
                 # Base phases first: a method that finds none would train it, once for each worker.
-                for _ in _done(pool, train_base, list({task.job.base_path(out): task for task in left}.values())):
+                for _ in _done(pool, train_base, base_phases(left)):
                     pass
                 for task, lines in _done(pool, run_job, left):
                     results[task.job] = lines
@@ -81,6 +81,12 @@ def run_all(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     return {job: results[job] for job in jobs}
+
+
+def base_phases(tasks: Sequence[Task]) -> list[Task]:
+    """One task for each base phase that some of them share."""
+    sharing = [task for task in tasks if parse_method(task.job.method).shares_base]
+    return list({task.job.base_path(task.out): task for task in sharing}.values())
 
 
 def run_job(task: Task) -> list[PhaseMetrics]:

@@ -36,6 +36,9 @@ METHODS: tuple[str, ...] = (
     "masked+no-repair",
     "masked+no-drop",
     "masked+cosine",
+    "l2p",
+    "dualprompt",
+    "ease",
     "joint",
 )
 """Rows of the table. Without a quality, that of the configuration (30)."""
@@ -153,7 +156,7 @@ def tune() -> Plan:
 def quick() -> Plan:
     """Everything once on almost nothing: does it work?"""
     return Plan(
-        methods=("none", "full", "full+q60", "cim", "random", "masked", "joint"),
+        methods=("none", "full", "full+q60", "cim", "random", "masked", "l2p", "dualprompt", "ease", "joint"),
         charted=("full", "masked"),
         seeds=(0, 1),
         memories=(2, REFERENCE_MEMORY),

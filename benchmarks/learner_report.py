@@ -154,10 +154,9 @@ def verdicts(table: Sequence[Row]) -> list[str]:
 
 
 def _seconds(lines: Sequence[PhaseMetrics]) -> float:
-    return sum(
-        line.mask_seconds + line.push_seconds + line.evaluate_seconds + (line.train_seconds if line.phase else 0.0)
-        for line in lines
-    )
+    """Of one run, without the base phase where others share it."""
+    own = [line.train_seconds for line in lines if line.phase or not parse_method(line.method).shares_base]
+    return sum(own) + sum(line.mask_seconds + line.push_seconds + line.evaluate_seconds for line in lines)
 
 
 def _spread(values: np.ndarray[Any, Any]) -> dict[str, float | None]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from learner import ssf
 from learner.head import GrowingHead
 from learner.train import Classifier
 
@@ -63,13 +62,11 @@ def restore_head(model: Classifier, saved: dict[str, Any]) -> None:
 
 
 def model_state(model: Classifier) -> dict[str, Any]:
-    """All that training changes after the base phase."""
-    tuned = [parameter.detach().cpu() for parameter in ssf.scale_shift_parameters(model.backbone)]
-    return head_state(model) | {"ssf": tuned}
+    """All that training changes after the model was made."""
+    return head_state(model) | model.tuned_state()
 
 
 def restore_model(model: Classifier, saved: dict[str, Any]) -> None:
     """Inverse of :func:`model_state`."""
     restore_head(model, saved)
-    for parameter, value in zip(ssf.scale_shift_parameters(model.backbone), saved["ssf"], strict=True):
-        parameter.data.copy_(value)
+    model.restore_tuned(saved)

@@ -40,7 +40,8 @@ class MethodRun:
     """One method's way through the phases. :class:`learner.phases.Run` drives it."""
 
     model: Classifier
-    base_seconds: float
+    base_seconds: float | None
+    """What the shared base phase took; None: the method trains its own."""
 
     def __init__(self, run: Run, method: Method) -> None:
         self.run = run
@@ -88,7 +89,7 @@ class MethodRun:
     def phase(self, phase: int, timings: dict[str, Any] | None) -> PhaseMetrics:
         """One phase, from the end of its training on where ``timings`` of that are there already."""
         new = self.problem.train.of_classes(self.problem.phases[phase]).load()
-        if phase == 0:
+        if phase == 0 and self.base_seconds is not None:
             timings = {"train_seconds": self.base_seconds, "pull_seconds": 0.0, "mask_seconds": 0.0}
         elif timings is None:
             timings = self._train(phase, new)

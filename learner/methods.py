@@ -3,7 +3,8 @@
 A method is written ``BASE[+PART...]``. The base says what is stored; every part changes some settings of the run:
 ``masked`` is exemplar masking with the run's own settings, ``masked+text+q50`` masks the caption too and stores at
 quality 50, ``full+lossless`` stores whole pictures exactly. Later parts win. Whatever a method stores goes through the
-same service under the same budget, and is trained with by the same trainer.
+same service under the same budget, and is trained with by the same trainer. The references that store nothing, ``l2p``,
+``dualprompt`` and ``ease``, have models of their own and are as published: they take no parts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ Stores = Literal["nothing", "full", "masked", "cim"]
 """``full``: whole pictures. ``masked``: the patches and words that the mask keeps. ``cim``: whole pictures, downsampled
 outside their class-activation box (:mod:`learner.baselines.cim`). Texts are whole but for a text mask."""
 
+Model = Literal["ssf", "l2p", "dualprompt", "ease"]
+"""What is trained. ``ssf``: a backbone tuned by SSF, from the base phase on that all such methods share. The others: a
+frozen backbone and what they add to it, from a base phase of their own on (:mod:`learner.baselines.frozen`)."""
+
 Settings = Mapping[str, Mapping[str, Any]]
 """Tables of :class:`~learner.config.LearnerConfig` and the fields in them that change."""
 
@@ -32,12 +37,14 @@ class Base:
         label: for tables.
         stores: what becomes of the phase's samples.
         all_data: train on the data of all phases so far, not only the new one's: no memory would do that.
+        model: what is trained.
         settings: changes to the run's configuration.
     """
 
     label: str
     stores: Stores
     all_data: bool = False
+    model: Model = "ssf"
     settings: Settings = field(default_factory=dict)
 
 
@@ -49,6 +56,24 @@ class Part:
     settings: Settings
 
 
+AS_PUBLISHED: Settings = {
+    "train": {
+        # What is there for the exemplars' sake: there are none.
+        "masked_views": 0.0,
+        "two_views": False,
+        "stored_logits": 0.0,
+        # Techniques that are not the reference's own.
+        "distill": 0.0,
+        "weight_align": False,
+        "balance": 0.0,
+        # As long in every phase, as the papers have it: whose scores are larger goes by how long a phase has trained, and
+        # no exemplars even that out. In the benchmark it is as many steps in all as with its 12 and 3.
+        "base_epochs": 6,
+        "ssf_epochs": 6,
+    }
+}
+"""Of the references without a memory."""
+
 BASES: dict[str, Base] = {
     "none": Base("no replay", "nothing"),
     "full": Base("full images", "full"),
@@ -56,6 +81,9 @@ BASES: dict[str, Base] = {
     "random": Base("random masks", "masked", settings={"mask": {"random": True}}),
     "cim": Base("class-activation box", "cim"),
     "joint": Base("all data (ceiling)", "nothing", all_data=True),
+    "l2p": Base("L2P", "nothing", model="l2p", settings=AS_PUBLISHED),
+    "dualprompt": Base("DualPrompt", "nothing", model="dualprompt", settings=AS_PUBLISHED),
+    "ease": Base("EASE", "nothing", model="ease", settings=AS_PUBLISHED),
 }
 
 PARTS: dict[str, Part] = {
@@ -107,7 +135,7 @@ class Method:
     Attributes:
         name: as it was written.
         label: for tables.
-        stores, all_data: as in :class:`Base`.
+        stores, all_data, model: as in :class:`Base`.
         settings: all changes, in order.
     """
 
@@ -115,7 +143,13 @@ class Method:
     label: str
     stores: Stores
     all_data: bool
+    model: Model
     settings: tuple[Settings, ...]
+
+    @property
+    def shares_base(self) -> bool:
+        """It starts from the base phase that other methods start from too."""
+        return self.model == "ssf"
 
     @property
     def slug(self) -> str:
@@ -142,18 +176,21 @@ def parse_method(text: str) -> Method:
     share of patches, in percent, that masks keep.
 
     Raises:
-        ValueError: there is no such base or part.
+        ValueError: there is no such base or part, or the base takes none.
     """
     name, *parts = text.split("+")
     if name not in BASES:
         raise ValueError(f"methods are {', '.join(BASES)}, each with parts after a +; got {text!r}")
     base = BASES[name]
+    if parts and base.model != "ssf":
+        raise ValueError(f"{name} is a reference as published and takes no parts; got {text!r}")
     chosen = [_part(part, text) for part in parts]
     return Method(
         name=text,
         label=", ".join([base.label, *(part.label for part in chosen)]),
         stores=base.stores,
         all_data=base.all_data,
+        model=base.model,
         settings=(base.settings, *(part.settings for part in chosen)),
     )
 

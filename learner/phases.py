@@ -1,4 +1,4 @@
-"""A class-incremental run: the shared base phase, then each method phase after phase."""
+"""A class-incremental run: the base phase that methods share, then each method phase after phase."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 from client import MemoryClient
 from learner import checkpoint, ssf
 from learner.backbones.choose import make_backbone
+from learner.baselines.choose import REFERENCES
 from learner.config import LearnerConfig
 from learner.data.base import DataError
 from learner.data.tokenised import Samples
@@ -99,7 +100,8 @@ def class_phases(num_classes: int, base: int, step: int, seed: int) -> list[list
 
 
 class Run:
-    """One configuration in one folder: every method starts from the same base phase and has its own buffer.
+    """One configuration in one folder: every method has its own buffer, and those that tune the backbone start from the
+    same base phase.
 
     Args:
         out: ``base.pt``, and for each method ``<method>/metrics.jsonl`` and ``<method>/checkpoint.pt``.
@@ -140,10 +142,10 @@ class Run:
             return work.done
         if method.stores != "nothing":
             work.open_buffer(fresh=saved is None)
-        work.model, work.base_seconds = self.base()
+        work.model, work.base_seconds = self.start(method)
         for phase in range(len(work.done), len(self.problem.phases)):
             trained = saved if saved and saved["trained_phase"] == phase else None
-            if phase > 0 and saved:
+            if saved:
                 checkpoint.restore_model(work.model, saved)
             metrics = work.phase(phase, trained["timings"] if trained else None)
             work.done.append(metrics)
@@ -154,6 +156,16 @@ class Run:
             saved = None
         return work.done
 
+    def start(self, method: Method) -> tuple[Classifier, float | None]:
+        """What a method's phases begin with: the model after the shared base phase and the seconds that this took; or,
+        for a method with a model of its own, that model before any phase, and None."""
+        if method.shares_base:
+            return self.base()
+        model = self._pretrained()
+        self._warm_up(model)
+        train = method.configure(self.config).train
+        return REFERENCES[method.model](model.backbone, train, self.device, self.config.seed), None
+
     def base(self) -> tuple[Classifier, float]:
         """The model after phase 0, with SSF in place for the next phases, and the seconds that its training took.
 
@@ -161,9 +173,7 @@ class Run:
         from phase 1 on.
         """
         config = self.config
-        torch.manual_seed(config.seed)
-        backbone = make_backbone(config.backbone, config.data.image_size, config.seed, self.directory)
-        model = Classifier(backbone, config.train, self.device)
+        model = self._pretrained()
         tune_all = config.train.base_tunes == "backbone"
         keep_all = tune_all or config.warmup.epochs > 0
         # Nothing is stored before the base phase has ended: it does not depend on the memory.
@@ -171,9 +181,8 @@ class Run:
         key = checkpoint.config_key(settings | {"samples": self.problem.fingerprint})
         saved = checkpoint.load(self.base_path, key)
         started = time.perf_counter()
-        if not saved and config.warmup.epochs:
-            first = self.problem.train.of_classes(self.problem.phases[0]).load()
-            warm_up(model, first, config.warmup, self.generator(0, 4), "warm-up (shared)")
+        if not saved:
+            self._warm_up(model)
         if not tune_all:
             self._inject(model)
         if saved:
@@ -190,6 +199,17 @@ class Run:
         if tune_all:
             self._inject(model)
         return model, seconds
+
+    def _pretrained(self) -> Classifier:
+        config = self.config
+        torch.manual_seed(config.seed)
+        backbone = make_backbone(config.backbone, config.data.image_size, config.seed, self.directory)
+        return Classifier(backbone, config.train, self.device)
+
+    def _warm_up(self, model: Classifier) -> None:
+        if self.config.warmup.epochs:
+            first = self.problem.train.of_classes(self.problem.phases[0]).load()
+            warm_up(model, first, self.config.warmup, self.generator(0, 4), "warm-up (shared)")
 
     def _train_base(self, model: Classifier) -> None:
         new = self.problem.train.of_classes(self.problem.phases[0]).load()

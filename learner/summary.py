@@ -57,13 +57,14 @@ def summary_json(
 
 
 def seconds_spent(results: Mapping[str, Sequence[PhaseMetrics]]) -> float:
-    """Seconds of work in all phases; the base phase, which the methods share, is counted once."""
+    """Seconds of work in all phases; the base phase that methods share is counted once."""
     total = 0.0
     base = 0.0
-    for lines in results.values():
+    for method, lines in results.items():
+        shares_base = parse_method(method).shares_base
         for line in lines:
             work = line.mask_seconds + line.push_seconds + line.evaluate_seconds
-            if line.phase == 0:
+            if line.phase == 0 and shares_base:
                 base = line.train_seconds
             else:
                 work += line.train_seconds

@@ -62,7 +62,10 @@ def use_bf16(device: torch.device, setting: str) -> bool:
 
 
 class Classifier(nn.Module):
-    """Backbone and growing head; head index <-> class id in the order the classes came."""
+    """Backbone and growing head; head index <-> class id in the order the classes came.
+
+    It says what a phase trains and how scores come about; :mod:`learner.baselines` has others that answer otherwise.
+    """
 
     def __init__(self, backbone: ViltBackbone, config: TrainConfig, device: torch.device) -> None:
         super().__init__()
@@ -81,10 +84,19 @@ class Classifier(nn.Module):
         place = {class_id: index for index, class_id in enumerate(self.classes_seen)}
         return torch.tensor([place[int(class_id)] for class_id in class_ids], device=self.device)
 
+    def encode(self, tokens: Tokens) -> Tensor:
+        """Features ``(B, D)`` for the head, of tokens on the model's device."""
+        return self.backbone(tokens)  # type: ignore[no-any-return]
+
     def logits(self, tokens: Tokens) -> Tensor:
+        """Scores ``(B, C)`` of the classes seen."""
         with self.autocast():
-            features = self.backbone(tokens.to(self.device))
+            features = self.encode(tokens.to(self.device))
         return self.head(features.float())  # type: ignore[no-any-return]
+
+    def answer(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Logits ``(B, C)`` for the training's loss, and a loss of the model's own, summed over the samples."""
+        return self.logits(tokens), torch.zeros((), device=self.device)
 
     @torch.no_grad()
     def head_logits(self, features: Tensor) -> Tensor:
@@ -98,7 +110,7 @@ class Classifier(nn.Module):
         parts = []
         for start in range(0, len(tokens), batch_size):
             with self.autocast():
-                parts.append(self.backbone(tokens[start : start + batch_size].to(self.device)).float().cpu())
+                parts.append(self.encode(tokens[start : start + batch_size].to(self.device)).float().cpu())
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -128,6 +140,28 @@ class Classifier(nn.Module):
         self.head.grow(start)
         self.classes_seen += fresh
 
+    def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
+        """What a phase trains, for an optimiser: SSF where it is in place, else the whole backbone; and the head."""
+        tuned = list(ssf.scale_shift_parameters(self.backbone))
+        if tuned:
+            backbone = {"params": tuned, "lr": config.ssf_lr, "weight_decay": 0.0}
+        else:
+            whole = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+            backbone = {"params": whole, "lr": config.base_lr}
+        return [backbone, {"params": list(self.head.parameters()), "lr": config.head_lr}]
+
+    def finish_phase(self, new: TokenisedSplit) -> None:
+        """What is left to do with a phase's data once it has been trained on."""
+
+    def tuned_state(self) -> dict[str, Any]:
+        """What phases change beside the head, for a checkpoint."""
+        return {"ssf": [parameter.detach().cpu() for parameter in ssf.scale_shift_parameters(self.backbone)]}
+
+    def restore_tuned(self, saved: dict[str, Any]) -> None:
+        """Inverse of :meth:`tuned_state`, in a model that no phase has changed."""
+        for parameter, value in zip(ssf.scale_shift_parameters(self.backbone), saved["ssf"], strict=True):
+            parameter.data.copy_(value)
+
 
 def train_phase(
     model: Classifier,
@@ -147,18 +181,12 @@ def train_phase(
         new: the phase's data.
         new_keep: ``(N, K)`` bool, the patches that the masked view of each new sample shows.
         replay: endless replay batches of ``config.batch_size``; None = no replay.
-        phase: 0 trains the whole backbone; later phases SSF and the head.
+        phase: 0 is the base phase, with epochs of its own.
         generator: all randomness of the phase.
         teacher: the model before the phase, for ``config.distill``.
         progress: label of the progress bar.
     """
-    tuned = list(ssf.scale_shift_parameters(model.backbone))
-    if tuned:
-        backbone = {"params": tuned, "lr": config.ssf_lr, "weight_decay": 0.0}
-    else:
-        whole = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
-        backbone = {"params": whole, "lr": config.base_lr}
-    groups: list[dict[str, Any]] = [backbone, {"params": list(model.head.parameters()), "lr": config.head_lr}]
+    groups = model.parameter_groups(config)
     epochs = config.ssf_epochs if phase else config.base_epochs
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     steps_per_epoch = -(-len(new) // config.batch_size)
@@ -187,6 +215,7 @@ def train_phase(
                 schedule.step()
                 bar.update()
                 bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    model.finish_phase(new)
 
 
 @dataclass(frozen=True)
@@ -264,8 +293,8 @@ def _loss(
             continue
         tokens = concatenate([view.tokens for view in group])
         targets = model.targets(np.concatenate([view.class_ids for view in group]))
-        logits = model.logits(tokens)
-        total = total + F.cross_entropy(logits + raised, targets, reduction="sum")
+        logits, own_loss = model.answer(tokens)
+        total = total + F.cross_entropy(logits + raised, targets, reduction="sum") + own_loss
         if teacher is not None:
             with torch.no_grad():
                 said = teacher.logits(tokens)

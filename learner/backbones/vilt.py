@@ -26,6 +26,7 @@ from learner.attention import (
     rollout_rows,
     split_heads,
 )
+from learner.backbones.additions import NOTHING, Additions, Prefix, widened
 from learner.tokens import Tokens
 
 ClassToken = Literal["text", "image"]
@@ -37,26 +38,37 @@ MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 class FusedSelfAttention(ViltSelfAttention):
-    """transformers' self-attention with the same weights through PyTorch's fused kernel."""
+    """transformers' self-attention with the same weights through PyTorch's fused kernel; it can take a prefix."""
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        prefix: Prefix | None = None,
     ) -> tuple[Tensor]:
         if output_attentions:
             raise ValueError("fused attention forms no attention matrix; use ViltBackbone.read instead")
-        trains = hidden_states.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
-        if trains and torch.is_grad_enabled() and hidden_states.device.type == "cpu":
-            # The fused kernel's backward pass is slow on CPUs at a hundred tokens: docs/decisions/0002.
-            context: Tensor = super().forward(hidden_states, attention_mask)[0]  # type: ignore[no-untyped-call]
-            return (context,)
-
-        context = F.scaled_dot_product_attention(
-            split_heads(self.query(hidden_states), self.num_attention_heads),
-            split_heads(self.key(hidden_states), self.num_attention_heads),
-            split_heads(self.value(hidden_states), self.num_attention_heads),
-            attn_mask=attention_mask,
-            dropout_p=self.dropout.p if self.training else 0.0,
+        keys, values = self.key(hidden_states), self.value(hidden_states)
+        if prefix is not None:
+            keys, values = (
+                torch.cat([front.to(own.dtype).expand(len(own), -1, -1), own], dim=1)
+                for front, own in ((prefix.keys, keys), (prefix.values, values))
+            )
+            attention_mask = None if attention_mask is None else widened(attention_mask, prefix.keys.shape[1])
+        query, key, value = (
+            split_heads(projected, self.num_attention_heads) for projected in (self.query(hidden_states), keys, values)
         )
+        trains = query.requires_grad or key.requires_grad or value.requires_grad
+        if trains and hidden_states.device.type == "cpu":
+            # The fused kernel's backward pass is slow on CPUs at a hundred tokens: docs/decisions/0002.
+            scores = query @ key.transpose(-1, -2) / self.attention_head_size**0.5
+            scores = scores if attention_mask is None else scores + attention_mask
+            context = self.dropout(scores.softmax(-1)) @ value
+        else:
+            context = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=attention_mask, dropout_p=self.dropout.p if self.training else 0.0
+            )
         return (context.transpose(1, 2).flatten(2),)
 
 
@@ -107,15 +119,16 @@ class ViltBackbone(nn.Module):
     def dim(self) -> int:
         return int(self.config.hidden_size)
 
-    def forward(self, tokens: Tokens) -> Tensor:
+    def forward(self, tokens: Tokens, additions: Additions = NOTHING) -> Tensor:
         """Features ``(B, D)`` of the class token."""
-        hidden, additive_mask = self._embed(tokens)
-        hidden = self._encode(hidden, additive_mask)
-        return self.layernorm(hidden[:, self.class_index(tokens)])  # type: ignore[no-any-return]
+        hidden = self._encode(*additions.prepend(*self._embed(tokens)), additions)
+        place = additions.num_prompts + self.class_index(tokens)
+        return self.layernorm(hidden[:, place])  # type: ignore[no-any-return]
 
-    def hidden(self, tokens: Tokens) -> Tensor:
-        """Last hidden states ``(B, T + 1 + K, D)``: text, the image's class token, patches."""
-        return self.layernorm(self._encode(*self._embed(tokens)))  # type: ignore[no-any-return]
+    def hidden(self, tokens: Tokens, additions: Additions = NOTHING) -> Tensor:
+        """Last hidden states ``(B, P + T + 1 + K, D)``: prompts, text, the image's class token, patches."""
+        hidden = self._encode(*additions.prepend(*self._embed(tokens)), additions)
+        return self.layernorm(hidden)  # type: ignore[no-any-return]
 
     def text_parameters(self) -> Iterator[nn.Parameter]:
         """What fits the text to the blocks: its layer norm and, where there is one, its projection."""
@@ -181,9 +194,9 @@ class ViltBackbone(nn.Module):
         # The sequence is text, image class token, patches: ViLT's order.
         return 0 if self.class_token == "text" else tokens.token_ids.shape[1]
 
-    def _encode(self, hidden: Tensor, additive_mask: Tensor) -> Tensor:
-        for layer in self.encoder.layer:
-            hidden = layer(hidden, additive_mask.to(hidden.dtype))[0]
+    def _encode(self, hidden: Tensor, additive_mask: Tensor, additions: Additions = NOTHING) -> Tensor:
+        for place, layer in enumerate(self.encoder.layer):
+            hidden = additions.through(place, layer, hidden, additive_mask.to(hidden.dtype))
         return hidden
 
     def _embed(self, tokens: Tokens) -> tuple[Tensor, Tensor]:

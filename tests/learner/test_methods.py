@@ -44,7 +44,8 @@ def _model(num_layers: int = 2) -> Classifier:
 
 def test_every_base_and_part_changes_what_it_says_and_nothing_else() -> None:
     config = LearnerConfig()
-    for base, part in itertools.product(BASES, [*PARTS, "q77", "keep40"]):
+    with_parts = [name for name, base in BASES.items() if base.model == "ssf"]
+    for base, part in itertools.product(with_parts, [*PARTS, "q77", "keep40"]):
         method = parse_method(f"{base}+{part}")
         changed = method.configure(config)
         expected = config.to_dict()
