@@ -87,8 +87,9 @@ def _run(plan: Plan, options: argparse.Namespace) -> Run:
         default = LearnerConfig().memory.codec
         learners = Setting("the learner's default", _in_words(default), default)
         emoji_samples = _masked("emoji", emoji(plan.num_emoji, options.data), options.data)
-        # The targets in bytes are of the size of photographs.
-        small = [setting for setting in wanted if "record_bytes" not in str(setting.codec)]
+        # Targets in bytes, and what bytes are to gain, are of the size of photographs.
+        large = ("record_bytes", "db_per_kb")
+        small = [setting for setting in wanted if not any(target in str(setting.codec) for target in large)]
         run.emoji = _measured("emoji", emoji_samples, [learners, *small])
         for size, samples in (("demo", emoji_samples), ("vilt", photo_samples)):
             fast = [setting for setting in wanted if setting.codec["id"] in _FAST and setting.knob in _USUAL]

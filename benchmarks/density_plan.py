@@ -20,6 +20,8 @@ _TARGETS: dict[str, dict[str, float]] = {
     f"{TARGET_PSNR_DB:g} dB": {"psnr_db": TARGET_PSNR_DB},
     "4,450 B": {"record_bytes": 4450},
     "5,000 B": {"record_bytes": 5000},
+    "1.3 dB a kB": {"db_per_kb": 1.3},
+    "1.4 dB a kB": {"db_per_kb": 1.4},
 }
 
 

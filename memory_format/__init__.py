@@ -28,7 +28,7 @@ from memory_format.errors import (
     StorageError,
 )
 from memory_format.masks import Layout, image_to_patches, patches_to_image
-from memory_format.quality import TargetBytes, TargetPSNR, kept_psnr
+from memory_format.quality import TargetBytes, TargetGain, TargetPSNR, kept_psnr
 from memory_format.record import HEADER_BYTES, Record, check_record, make_record
 from memory_format.wire import (
     MEDIA_TYPE,
@@ -65,6 +65,7 @@ __all__ = [
     "Record",
     "StorageError",
     "TargetBytes",
+    "TargetGain",
     "TargetPSNR",
     "WebP",
     "WebPLossless",

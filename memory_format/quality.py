@@ -1,6 +1,6 @@
 """How good a lossy payload is to be: a fixed quality, or a target that the quality is searched for.
 
-A search is a bisection over the codec's own scale: at most 8 encodings a record.
+A search goes over the codec's own scale: at most 8 encodings a record for a level, at most 10 for a gain.
 """
 
 from __future__ import annotations
@@ -46,9 +46,28 @@ class TargetBytes:
             raise FormatError(f"a target is at least one byte, got {self.record_bytes}")
 
 
-Quality = int | TargetPSNR | TargetBytes
-"""What a lossy codec takes as ``quality``. In a configuration a target is a table, ``{"psnr_db": 35}`` or
-``{"record_bytes": 2000}``."""
+@dataclass(frozen=True)
+class TargetGain:
+    """The quality beyond which 1,000 bytes more buy less than ``db_per_kb`` of PSNR of the kept patches.
+
+    That is where ``PSNR - db_per_kb * kB`` peaks, sought as though it had one peak: where PSNR takes off near exactness
+    (JPEG of noise, beyond quality 95) there may be another, which is not looked for.
+
+    Records that share one gain have the highest mean PSNR that their bytes together can buy (Shoham and Gersho, IEEE
+    Trans. ASSP 36, 1988: equal slopes), up to such peaks: bytes go where they add most. It is the mean of decibels that
+    this serves, so PSNR differs much between records.
+    """
+
+    db_per_kb: float
+
+    def __post_init__(self) -> None:
+        if not 0.001 <= self.db_per_kb <= 1000:
+            raise FormatError(f"a target gain lies in 0.001..1000 dB per 1,000 bytes, got {self.db_per_kb}")
+
+
+Quality = int | TargetPSNR | TargetBytes | TargetGain
+"""What a lossy codec takes as ``quality``. In a configuration a target is a table, ``{"psnr_db": 35}``,
+``{"record_bytes": 2000}`` or ``{"db_per_kb": 1.5}``."""
 
 QualityLike = Quality | Mapping[str, float]
 """A quality or a target's table, as a configuration holds it."""
@@ -65,13 +84,15 @@ def parse_quality(value: Any, lowest: int, highest: int) -> Quality:
             return TargetPSNR(float(psnr_db))
         case {"record_bytes": int() as record_bytes} if len(value) == 1:
             return TargetBytes(record_bytes)
-    if isinstance(value, TargetPSNR | TargetBytes):
+        case {"db_per_kb": int() | float() as db_per_kb} if len(value) == 1:
+            return TargetGain(float(db_per_kb))
+    if isinstance(value, TargetPSNR | TargetBytes | TargetGain):
         return value
     if isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest:
         return value
     raise FormatError(
-        f"quality is a whole number in {lowest}..{highest}, TargetPSNR(db) or TargetBytes(n), in a configuration "
-        f'{{"psnr_db": db}} or {{"record_bytes": n}}; got {value!r}'
+        f"quality is a whole number in {lowest}..{highest}, TargetPSNR(db), TargetBytes(n) or TargetGain(db), in a "
+        f'configuration {{"psnr_db": db}}, {{"record_bytes": n}} or {{"db_per_kb": db}}; got {value!r}'
     )
 
 
@@ -109,3 +130,35 @@ def search(reaches: Callable[[int], bool], lowest: int, highest: int, *, smalles
         else:
             low, high = (middle + 1, high) if smallest else (middle, high)
     return low
+
+
+def search_peak(worth: Callable[[int], float], lowest: int, highest: int) -> int:
+    """The quality that is worth most, if worth rises up to it and falls beyond.
+
+    Small ups and downs beside the peak cost little: what is found is the best of all that were asked.
+
+    Args:
+        worth: called at most 10 times on a scale of 101, at most once for a quality.
+    """
+    found: dict[int, float] = {}
+
+    def at(quality: int) -> float:
+        # Beyond the scale: worth less than anything on it, and less the farther out.
+        if quality > highest:
+            return -math.inf
+        if quality not in found:
+            found[quality] = worth(quality)
+        return found[quality]
+
+    # Fibonacci's numbers divide an interval so that one of its two inner points is the next interval's too.
+    smaller, larger = 1, 2
+    while larger < highest - lowest + 2:
+        smaller, larger = larger, smaller + larger
+    low = lowest - 1
+    while larger > 2:
+        left, right = low + larger - smaller, low + smaller
+        if at(left) < at(right):
+            low = left
+        smaller, larger = larger - smaller, smaller
+    at(low + 1)
+    return max(found, key=lambda quality: found[quality])

@@ -10,7 +10,10 @@ import numpy as np
 
 from memory_format.codecs.base import PatchCodec, check_image
 from memory_format.masks import BoolArray, ByteArray
-from memory_format.quality import Quality, TargetBytes, TargetPSNR, kept_psnr, search
+from memory_format.quality import Quality, TargetBytes, TargetGain, kept_psnr, search, search_peak
+
+_EXACT_DB = 60.0
+"""Half of all values off by one is 51 dB."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,21 @@ class LossyCodec(PatchCodec):
         def attempt(number: int) -> _Attempt:
             if number not in attempts:
                 payload = self.encode_at(canvas, number)
-                psnr = kept_psnr(canvas, self.decode_image(payload), kept) if isinstance(quality, TargetPSNR) else 0.0
+                psnr = 0.0 if isinstance(quality, TargetBytes) else kept_psnr(canvas, self.decode_image(payload), kept)
                 attempts[number] = _Attempt(payload, psnr)
             return attempts[number]
 
         if isinstance(quality, TargetBytes):
             most = quality.record_bytes - other_bytes
             found = search(lambda n: len(attempt(n).payload) <= most, self.lowest, self.highest, smallest=False)
+        elif isinstance(quality, TargetGain):
+            # A picture that comes back exactly has no finite PSNR; more bytes than that takes buy nothing.
+            price = quality.db_per_kb / 1000
+            found = search_peak(
+                lambda n: min(attempt(n).psnr_db, _EXACT_DB) - price * len(attempt(n).payload),
+                self.lowest,
+                self.highest,
+            )
         else:
             least = quality.psnr_db
             found = search(lambda n: attempt(n).psnr_db >= least, self.lowest, self.highest, smallest=True)

@@ -15,6 +15,7 @@ from memory_format import (
     FormatError,
     Record,
     TargetBytes,
+    TargetGain,
     TargetPSNR,
     WebP,
     kept_psnr,
@@ -22,7 +23,7 @@ from memory_format import (
     make_record,
 )
 from memory_format.codecs.lossy import LossyCodec
-from memory_format.quality import parse_quality, search
+from memory_format.quality import parse_quality, search, search_peak
 from tests.memory_format.strategies import noise, smooth
 
 KINDS: list[Any] = [WebP, AVIF, JPEG, JPEGXL]
@@ -99,11 +100,54 @@ def test_a_search_is_bounded(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None
         calls.clear()
         record_of(kind(quality=quality), 2)
         assert len(calls) == len(set(calls)) <= 8
+    for quality in (TargetGain(0.001), TargetGain(8.0), TargetGain(1000)):
+        calls.clear()
+        record_of(kind(quality=quality), 2)
+        assert len(calls) == len(set(calls)) <= 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gain", [2.0, 8.0, 30.0])
+def test_a_target_gain_is_worth_nearly_as_much_as_any_quality(kind: Any, gain: float) -> None:
+    def worth(record: Record) -> float:
+        return psnr_of(record, 4) - gain * record.charge / 1000
+
+    found = worth(record_of(kind(quality=TargetGain(gain)), 4))
+    # Not at the ends of the scale: near exactness JPEG's PSNR takes off, and JPEG XL's lowest qualities are unsteady.
+    assert found > max(worth(record_of(kind(quality=q), 4)) for q in range(8, 91, 4)) - 0.25
+
+
+def test_a_shared_gain_has_the_best_mean_for_its_bytes() -> None:
+    gained = [record_of(JPEG(quality=TargetGain(8.0)), seed) for seed in range(8)]
+    each = sum(record.charge for record in gained) // len(gained)
+    equal = [record_of(JPEG(quality=TargetBytes(each)), seed) for seed in range(8)]
+    means = [np.mean([psnr_of(record, seed) for seed, record in enumerate(records)]) for records in (gained, equal)]
+    assert means[0] > means[1]
+
+
+@given(lowest=st.integers(0, 3), highest=st.integers(90, 100), peak=st.integers(-5, 110))
+def test_search_finds_the_peak(lowest: int, highest: int, peak: int) -> None:
+    asked: list[int] = []
+
+    def worth(quality: int) -> float:
+        assert lowest <= quality <= highest
+        assert quality not in asked
+        asked.append(quality)
+        return -abs(quality - peak)
+
+    assert search_peak(worth, lowest, highest) == min(max(peak, lowest), highest)
+    assert len(asked) <= 10
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("quality", "config"), [(TargetPSNR(33.5), {"psnr_db": 33.5}), (TargetBytes(900), {"record_bytes": 900}), (41, 41)]
+    ("quality", "config"),
+    [
+        (TargetPSNR(33.5), {"psnr_db": 33.5}),
+        (TargetBytes(900), {"record_bytes": 900}),
+        (TargetGain(1.5), {"db_per_kb": 1.5}),
+        (41, 41),
+    ],
 )
 def test_a_configuration_holds_a_target(kind: Any, quality: Any, config: Any) -> None:
     codec = kind(quality=quality)
@@ -120,6 +164,7 @@ def test_a_configuration_holds_a_target(kind: Any, quality: Any, config: Any) ->
         *(-1, 101, 30.0, True, "30", None),
         *({}, {"psnr_db": "35"}, {"psnr_db": 35, "record_bytes": 9}, {"bytes": 9}),
         *({"psnr_db": 5}, {"psnr_db": float("nan")}, {"record_bytes": 0}, {"record_bytes": 9.5}, {"psnr_db": True}),
+        *({"db_per_kb": 0}, {"db_per_kb": float("inf")}, {"db_per_kb": "1"}, {"db_per_kb": 1, "psnr_db": 35}),
     ],
 )
 def test_what_is_no_quality_is_refused(kind: Any, quality: Any) -> None:
