@@ -66,10 +66,6 @@ AS_PUBLISHED: Settings = {
         "distill": 0.0,
         "weight_align": False,
         "balance": 0.0,
-        # As long in every phase, as the papers have it: whose scores are larger goes by how long a phase has trained, and
-        # no exemplars even that out. In the benchmark it is as many steps in all as with its 12 and 3.
-        "base_epochs": 6,
-        "ssf_epochs": 6,
     }
 }
 """Of the references without a memory."""

@@ -23,7 +23,7 @@ from learner.baselines.frozen import FrozenClassifier
 from learner.baselines.l2p import L2P
 from learner.config import LearnerConfig, TrainConfig
 from learner.method_run import MethodRun
-from learner.methods import AS_PUBLISHED, BASES, parse_method
+from learner.methods import BASES, parse_method
 from learner.metrics import PhaseMetrics
 from learner.phases import Run
 from learner.summary import seconds_spent
@@ -65,12 +65,8 @@ def _run(name: str, out: Path, config: LearnerConfig = CONFIG) -> list[PhaseMetr
 
 
 @pytest.fixture(autouse=True)
-def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the small backbone, and for as many epochs as a test's configuration says."""
+def backbone_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phases, "make_backbone", lambda *args: _backbone())
-    published: Any = AS_PUBLISHED["train"]
-    for name in ("base_epochs", "ssf_epochs"):
-        monkeypatch.delitem(published, name)
 
 
 def test_l2p_chooses_the_keys_nearest_in_angle(monkeypatch: pytest.MonkeyPatch) -> None:
