@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from tqdm import tqdm
@@ -34,6 +34,7 @@ from benchmarks.learner_plan import REFERENCE_MEMORY, Job, Plan
 from benchmarks.learner_report import Results, markdown, rows, summary
 from benchmarks.storage_ours import Service
 from benchmarks.storage_system import machine, stop_remaining, versions
+from learner.config import SceneChoice
 from learner.methods import parse_method
 from learner.report import write_report
 from learner.train import best_device
@@ -202,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind)
     parser.add_argument(
         "--scenes",
-        choices=("any", "misleading"),
+        choices=get_args(SceneChoice),
         default="any",
         help="misleading: half of a class's training samples before a scene of its own, which no test sample has",
     )

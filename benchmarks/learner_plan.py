@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from learner.config import BackboneConfig, DataConfig, LearnerConfig, TrainConfig
+from learner.config import BackboneConfig, DataConfig, LearnerConfig, SceneChoice, TrainConfig
 from learner.data.base import MultimodalData
-from learner.data.emoji import SceneChoice, load_emoji
+from learner.data.emoji import load_emoji
 from learner.data.tokenised import tokenise
 from learner.methods import parse_method
 from learner.phases import Problem, class_phases

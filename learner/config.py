@@ -14,9 +14,10 @@ from learner.techniques.fill import FillSource
 C = TypeVar("C")
 
 BackboneKind = Literal["parts", "small", "pretrained"]
-
-
 DataName = Literal["emoji", "imagenet-r", "food101", "folder", "hub"]
+SceneChoice = Literal["any", "misleading"]
+"""``any``: every sample stands in front of any scene. ``misleading``: half of a class's training samples stand in front
+of the same scene, which is never behind it in the tests: who goes by the scene takes one class for another there."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class DataConfig:
         split_seed: draws that split, and the samples of a subset.
         bad_pictures: missing and damaged ones end the run before it starts, or are left out.
         image_size: short side of the pictures in pixels.
-        scenes: of ``emoji``: ``any``, or ``misleading`` ones (:data:`~learner.data.emoji.SceneChoice`).
+        scenes: of ``emoji``: ``any``, or ``misleading`` ones (:data:`SceneChoice`).
         base_classes: classes of phase 0.
         classes_per_phase: classes of every later phase.
         max_text_tokens: longer texts are cut.
@@ -80,7 +81,7 @@ class DataConfig:
     split_seed: int = 0
     bad_pictures: Literal["error", "skip"] = "error"
     image_size: int = 112
-    scenes: Literal["any", "misleading"] = "any"
+    scenes: SceneChoice = "any"
     base_classes: int = 6
     classes_per_phase: int = 3
     max_text_tokens: int = 40

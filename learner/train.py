@@ -194,7 +194,8 @@ def train_phase(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [group["lr"] for group in groups], total_steps=num_steps + 1, pct_start=0.2
     )
-    raised = config.balance * log_shares(model.classes_seen, new.class_ids, replayed=replay is not None)
+    shares = log_shares(model.classes_seen, new.class_ids, replayed=replay is not None)
+    raised = config.balance * shares.to(model.device)
     model.train()
     bar = tqdm(total=num_steps, desc=progress, unit="step", leave=False, dynamic_ncols=True)
     with bar:
@@ -207,7 +208,7 @@ def train_phase(
                         next(replay), new.tokens[index], ~new_keep[index], config=config, generator=generator
                     )
                 views = [_augmented(view, config, generator) for view in views if len(view.class_ids)]
-                loss = _loss(model, teacher, views, raised.to(model.device), config)
+                loss = _loss(model, teacher, views, raised, config)
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)

@@ -1,62 +1,43 @@
-"""Answers that are sent while they are made."""
+"""Batches that are sent while they are read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol, Self
+from typing import Self
 
 import anyio.to_thread
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-
-class Pieces(Protocol):
-    """What an answer is made of, piece by piece."""
-
-    def next_piece(self, *, wait: bool = True) -> memoryview:
-        """The next piece, empty behind the last.
-
-        Args:
-            wait: for the disk.
-
-        Raises:
-            BlockingIOError: without ``wait``, it is not at hand; nothing was taken.
-        """
-
-    def close(self) -> None:
-        """Called at the end, whatever that is."""
+from memory_format import MEDIA_TYPE
+from memory_service.routes.common import arrow_headers
+from memory_service.store.drawn import Drawn
 
 
-class PiecewiseResponse(Response):
-    """An answer of known length, each piece of which is made when the one before is on its way.
+class DrawnResponse(Response):
+    """A batch, each piece of which is read when the one before is on its way.
 
-    Where a piece cannot be made, the answer ends early: its reader sees that it is shorter than announced, and the
+    Where a piece cannot be read, the answer ends early: its reader sees that it is shorter than announced, and the
     error goes to the server's log. Get it from :meth:`begin`.
     """
 
-    def __init__(
-        self, first: memoryview, rest: Pieces, *, num_bytes: int, headers: Mapping[str, str], media_type: str
-    ) -> None:
-        super().__init__(None, headers={**headers, "content-length": str(num_bytes)}, media_type=media_type)
+    def __init__(self, first: memoryview, drawn: Drawn) -> None:
+        headers = arrow_headers(None, drawn.version) | {"content-length": str(len(drawn.stream))}
+        super().__init__(None, headers=headers, media_type=MEDIA_TYPE)
         self._first = first
-        self._rest = rest
+        self._drawn = drawn
 
     @classmethod
-    async def begin(cls, pieces: Pieces, *, num_bytes: int, headers: Mapping[str, str], media_type: str) -> Self:
-        """Make the first piece, so that what is wrong with it can still be answered.
-
-        Args:
-            num_bytes: of all pieces together.
+    async def begin(cls, drawn: Drawn) -> Self:
+        """Read the first piece, so that what is wrong with it can still be answered.
 
         Raises:
-            whatever the first piece does; the pieces are closed then.
+            StorageError: as :meth:`Drawn.next_piece`; the batch is closed then.
         """
         try:
-            first = await _next(pieces)
+            return cls(await _next_piece(drawn), drawn)
         except BaseException:
-            pieces.close()
+            drawn.close()
             raise
-        return cls(first, pieces, num_bytes=num_bytes, headers=headers, media_type=media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -64,15 +45,15 @@ class PiecewiseResponse(Response):
             piece = self._first
             while piece:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                piece = await _next(self._rest)
+                piece = await _next_piece(self._drawn)
             await send({"type": "http.response.body", "body": b""})
         finally:
-            self._rest.close()
+            self._drawn.close()
 
 
-async def _next(pieces: Pieces) -> memoryview:
+async def _next_piece(drawn: Drawn) -> memoryview:
     # What is in the page cache is read here: changing to a thread and back takes as long as that.
     try:
-        return pieces.next_piece(wait=False)
+        return drawn.next_piece(wait=False)
     except BlockingIOError:
-        return await anyio.to_thread.run_sync(pieces.next_piece)
+        return await anyio.to_thread.run_sync(drawn.next_piece)

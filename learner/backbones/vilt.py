@@ -49,16 +49,14 @@ class FusedSelfAttention(ViltSelfAttention):
     ) -> tuple[Tensor]:
         if output_attentions:
             raise ValueError("fused attention forms no attention matrix; use ViltBackbone.read instead")
-        keys, values = self.key(hidden_states), self.value(hidden_states)
+        queries, keys, values = self.query(hidden_states), self.key(hidden_states), self.value(hidden_states)
         if prefix is not None:
             keys, values = (
                 torch.cat([front.to(own.dtype).expand(len(own), -1, -1), own], dim=1)
                 for front, own in ((prefix.keys, keys), (prefix.values, values))
             )
             attention_mask = None if attention_mask is None else widened(attention_mask, prefix.keys.shape[1])
-        query, key, value = (
-            split_heads(projected, self.num_attention_heads) for projected in (self.query(hidden_states), keys, values)
-        )
+        query, key, value = (split_heads(part, self.num_attention_heads) for part in (queries, keys, values))
         trains = query.requires_grad or key.requires_grad or value.requires_grad
         if trains and hidden_states.device.type == "cpu":
             # The fused kernel's backward pass is slow on CPUs at a hundred tokens: docs/decisions/0002.

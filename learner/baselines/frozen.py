@@ -6,6 +6,7 @@ data, views, optimiser and epochs of all other methods; what a phase trains and 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ SMALL = 0.01
 of its queries."""
 
 
-class FrozenClassifier(Classifier):
+class FrozenClassifier(Classifier, ABC):
     """A classifier whose backbone never changes.
 
     Its own modules are all that is neither ``backbone`` nor ``head``; of those, what requires a gradient is trained.
@@ -45,13 +46,13 @@ class FrozenClassifier(Classifier):
         self.num_phases = 0
         self.num_old = 0
 
+    @abstractmethod
     def see(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Features ``(B, D)`` for the head, and what the model adds to the loss in training, summed over the samples.
 
         Args:
             tokens: on the model's device.
         """
-        raise NotImplementedError
 
     def begin_phase(self, generator: torch.Generator) -> None:
         """Make what phase ``num_phases`` trains, and freeze what it does not."""

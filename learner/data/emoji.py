@@ -23,11 +23,12 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from learner.config import SceneChoice
 from learner.data.base import MultimodalData, Split
 from learner.data.captions import CaptionSettings, Lexicon, caption, gives_away
 from learner.data.emoji_catalog import RENDITIONS, Catalog, Emoji, Rendition, load_catalog
@@ -35,7 +36,7 @@ from learner.data.emoji_render import ArtStore, compose
 from learner.data.fetch import EMOJI_ART, EMOJI_TEXTS, data_dir, fetch
 from learner.data.textures import SCENES, Scene
 
-__all__ = ["SceneChoice", "load_emoji"]
+__all__ = ["load_emoji"]
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,6 @@ _FORMAT = 2
 _NAME = "MM-Emoji-R"
 
 _Sample = tuple[int, Emoji, Rendition]
-
-SceneChoice = Literal["any", "misleading"]
-"""``any``: every sample stands in front of any scene. ``misleading``: half of a class's training samples stand in front
-of the same scene, which is never behind it in the tests: who goes by the scene takes one class for another there."""
 
 # With all of them, a model learns nothing but scenes, and all methods end below chance.
 _OWN_SCENE_SHARE = 0.5

@@ -5,9 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from memory_format import MEDIA_TYPE
-from memory_service.piecewise import PiecewiseResponse
-from memory_service.routes.common import ARROW_ANSWER, arrow_headers, get_buffer, get_store, json_operation, read_json
+from memory_service.piecewise import DrawnResponse
+from memory_service.routes.common import ARROW_ANSWER, get_buffer, get_store, json_operation, read_json
 from memory_service.schemas import SampleBody
 
 router = APIRouter(prefix="/v1/buffers/{name}", tags=["sample"])
@@ -28,6 +27,4 @@ async def sample(request: Request) -> Response:
         drawn = buffer.draw(wanted, wait=False)
     except BlockingIOError:
         drawn = await run_in_threadpool(buffer.draw, wanted)
-    return await PiecewiseResponse.begin(
-        drawn, num_bytes=len(drawn.stream), headers=arrow_headers(None, drawn.version), media_type=MEDIA_TYPE
-    )
+    return await DrawnResponse.begin(drawn)

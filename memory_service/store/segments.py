@@ -238,40 +238,42 @@ class SegmentFiles:
 
     def room_to_hold(self) -> int:
         """How many segments can be held for long, beside those that are in use now, within ``max_open``."""
-        with self._lock:
-            return self._max_open - self._num_in_use
+        return self._max_open - self._num_in_use
 
     def hold(self, stems: Sequence[str], first: int = 0, *, wait: bool = True) -> Held:
         """Segments to read from; use it as a context manager. They stay readable until its end, removed or not.
 
         Args:
             first: the number by which places name the first of them.
-            wait: for files to be opened.
+            wait: for files to be opened, for another thread too.
 
         Raises:
             SegmentGoneError: a file does not exist (any more).
-            BlockingIOError: without ``wait``, not all of them are open.
+            BlockingIOError: without ``wait``, not all of them are open, or a thread is at it.
             StorageError: ``storage_failed``.
         """
         # Counted, so that neither the bound nor a deletion closes a descriptor in use: its number could be
         # given to another file, and the read would return that file's bytes.
         found: list[_Descriptor] = []
-        with self._lock:
-            try:
-                for stem in stems:
-                    held = self._open.get(stem)
-                    if held is None:
-                        if not wait:
-                            raise BlockingIOError(f"segment {stem} is not open")
-                        held = self._open[stem] = _Descriptor(self._open_for_reading(stem))
-                    self._open.move_to_end(stem)
-                    self._num_in_use += held.users == 0
-                    held.users += 1
-                    found.append(held)
-            except BaseException:
-                self._let_go(stems, found)
-                raise
+        if not self._lock.acquire(blocking=wait):
+            raise BlockingIOError("another thread opens or closes segments")
+        try:
+            for stem in stems:
+                held = self._open.get(stem)
+                if held is None:
+                    if not wait:
+                        raise BlockingIOError(f"segment {stem} is not open")
+                    held = self._open[stem] = _Descriptor(self._open_for_reading(stem))
+                self._open.move_to_end(stem)
+                self._num_in_use += held.users == 0
+                held.users += 1
+                found.append(held)
             self._close_surplus()
+        except BaseException:
+            self._let_go(stems, found)
+            raise
+        finally:
+            self._lock.release()
         return Held(self, stems, found, first)
 
     def read_prefixes(self, stem: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -443,12 +445,15 @@ class Held:
         for number, offset, length, crc32, at in places:
             which = number - self._first
             body = target[at : at + length]
-            try:
-                found = files.read_into(numbers[which], body, offset, wait=wait)
-            except BlockingIOError:
-                raise
-            except OSError as error:
-                raise storage_error(f"read segment {self._stems[which]}", error) from error
+            if not wait:
+                if not files.read_cached(numbers[which], body, offset):
+                    raise BlockingIOError(f"segment {self._stems[which]} is not in the page cache")
+                found = length
+            else:
+                try:
+                    found = files.read_into(numbers[which], body, offset)
+                except OSError as error:
+                    raise storage_error(f"read segment {self._stems[which]}", error) from error
             if found != length or checksum.crc32(body) != crc32:
                 self._owner.damaged.add((self._stems[which], offset))
                 raise _damaged(self._stems[which], offset)

@@ -109,24 +109,26 @@ def test_a_batch_from_more_segments_than_may_be_held_is_read_at_once(tmp_path: P
         assert len(decode_batch(stream)) == 200
 
 
-NOTHING_CACHED = OSError(errno.EAGAIN, "not in the page cache")
+NOT_CACHED = OSError(errno.EAGAIN, "not in the page cache")
 CANNOT_SAY = OSError(errno.EOPNOTSUPP, "no such flag on this file system")
 
 
-def uncached(error: OSError) -> Callable[..., int]:
-    """``os.preadv`` where nothing is in the page cache."""
+def uncached(answer: OSError | int) -> Callable[..., int]:
+    """``os.preadv`` that gives this answer to whoever asks for what is in the page cache."""
     real = os.preadv
 
     def read(descriptor: int, targets: list[memoryview], offset: int, flags: int = 0) -> int:
-        if flags:
-            raise OSError(error.errno, error.strerror)
-        return real(descriptor, targets, offset)
+        if not flags:
+            return real(descriptor, targets, offset)
+        if isinstance(answer, int):
+            return answer
+        raise OSError(answer.errno, answer.strerror)
 
     return read
 
 
-@pytest.mark.parametrize("error", [NOTHING_CACHED, CANNOT_SAY], ids=["uncached", "unsupported"])
-def test_what_is_not_at_hand_is_said_and_nothing_lost(tmp_path: Path, error: OSError) -> None:
+@pytest.mark.parametrize("answer", [NOT_CACHED, CANNOT_SAY, 0, 100], ids=["uncached", "unsupported", "none", "part"])
+def test_what_is_not_at_hand_is_said_and_nothing_lost(tmp_path: Path, answer: OSError | int) -> None:
     fill(tmp_path)
     with Store(tmp_path) as store:
         buffer = store.buffer("b")
@@ -136,13 +138,14 @@ def test_what_is_not_at_hand_is_said_and_nothing_lost(tmp_path: Path, error: OSE
         expected = bytes(buffer.sample(request)[0])
         with buffer.draw(request, wait=False) as drawn:
             got = bytes(drawn.next_piece(wait=False))
-            with mock.patch.object(os, "preadv", uncached(error)):
+            with mock.patch.object(os, "preadv", uncached(answer)):
                 with pytest.raises(BlockingIOError):
                     drawn.next_piece(wait=False)
                 got += bytes(drawn.next_piece())
             with mock.patch.object(files, "_IF_CACHED", 0), pytest.raises(BlockingIOError):
                 drawn.next_piece(wait=False)
             assert got + b"".join(pieces_of(drawn)) == expected
+        assert not store._segments.damaged
 
 
 def test_what_takes_more_than_memory_is_not_at_hand(tmp_path: Path) -> None:
@@ -154,6 +157,8 @@ def test_what_takes_more_than_memory_is_not_at_hand(tmp_path: Path) -> None:
             buffer.draw(cold, wait=False)
         buffer.sample(cold)
         buffer.draw(cold, wait=False).close()
+        with store._segments._lock, pytest.raises(BlockingIOError, match="another thread"):
+            buffer.draw(cold, wait=False)
         buffer.take_snapshot("now")
         for request in (
             SampleRequest(batch_size=600),

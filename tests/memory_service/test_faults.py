@@ -137,15 +137,15 @@ class Faults:
             yield self
 
     def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
+        def call(*arguments: Any) -> Any:
             with self._lock:
                 fails = self.fail == (name, self.counts[name])
                 self.counts[name] += 1
             if not fails:
-                return real(*arguments, **options)
+                return real(*arguments)
             self.happened = True
             if self.late:
-                real(*arguments, **options)
+                real(*arguments)
             raise OSError(self.number, os.strerror(self.number))
 
         return call
