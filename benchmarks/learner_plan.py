@@ -36,6 +36,7 @@ METHODS: tuple[str, ...] = (
     "masked+no-repair",
     "masked+no-drop",
     "masked+cosine",
+    "masked+mean-heads+sinks",
     "l2p",
     "dualprompt",
     "ease",

@@ -54,8 +54,8 @@ def head_state(model: Classifier) -> dict[str, Any]:
 
 def restore_head(model: Classifier, saved: dict[str, Any]) -> None:
     """Inverse of :func:`head_state`."""
-    head = GrowingHead(model.backbone.dim, kind=model.head.kind)
-    head.grow(torch.zeros(len(saved["classes_seen"]), model.backbone.dim))
+    head = GrowingHead(model.backbone.feature_dim, kind=model.head.kind)
+    head.grow(torch.zeros(len(saved["classes_seen"]), model.backbone.feature_dim))
     head.load_state_dict(saved["head"])
     model.head = head.to(model.device)
     model.classes_seen = list(saved["classes_seen"])

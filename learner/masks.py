@@ -21,7 +21,8 @@ Threshold = Literal["mean", "quantile", "mass"]
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """How attention becomes masks. The defaults of image and text threshold are the paper's, as far as it says.
+    """How attention becomes masks. The thresholds' defaults are the paper's, as far as it says;
+    which attention is read is chosen by measurement (docs/decisions/0012).
 
     Attributes:
         image: mask the image at all.
@@ -39,12 +40,12 @@ class MaskConfig:
     text: bool = True
     layers: Layers = "last"
     last_layers: int = 4
-    heads: HeadReduction = "mean"
+    heads: HeadReduction = "max"
     image_threshold: Threshold = "mean"
     image_amount: float = 0.4
     text_threshold: Threshold = "mean"
     text_amount: float = 0.4
-    drop_sinks: bool = False
+    drop_sinks: bool = True
     random: bool = False
 
     def __post_init__(self) -> None:

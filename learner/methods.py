@@ -88,8 +88,8 @@ PARTS: dict[str, Part] = {
     "text": Part("text mask", {"mask": {"text": True}}),
     "mean4": Part("mean of 4 layers", {"mask": {"layers": "mean", "last_layers": 4}}),
     "rollout": Part("rollout", {"mask": {"layers": "rollout"}}),
-    "max-heads": Part("max of heads", {"mask": {"heads": "max"}}),
-    "no-sinks": Part("no sinks", {"mask": {"drop_sinks": True}}),
+    "mean-heads": Part("mean of heads", {"mask": {"heads": "mean"}}),
+    "sinks": Part("with sinks", {"mask": {"drop_sinks": False}}),
     # Which of it is kept.
     "cosine": Part("cosine ranking", {"memory": {"selection": "cosine"}}),
     "herding": Part("herding", {"memory": {"selection": "herding"}}),

@@ -70,7 +70,7 @@ class Classifier(nn.Module):
     def __init__(self, backbone: ViltBackbone, config: TrainConfig, device: torch.device) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = GrowingHead(backbone.dim, kind=config.head)
+        self.head = GrowingHead(backbone.feature_dim, kind=config.head)
         self.classes_seen: list[int] = []
         self.device = device
         self.bf16 = use_bf16(device, config.bf16)
@@ -85,7 +85,7 @@ class Classifier(nn.Module):
         return torch.tensor([place[int(class_id)] for class_id in class_ids], device=self.device)
 
     def encode(self, tokens: Tokens) -> Tensor:
-        """Features ``(B, D)`` for the head, of tokens on the model's device."""
+        """Features ``(B, F)`` for the head, of tokens on the model's device."""
         return self.backbone(tokens)  # type: ignore[no-any-return]
 
     def logits(self, tokens: Tokens) -> Tensor:
@@ -105,7 +105,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def features(self, tokens: Tokens, batch_size: int = 128) -> Tensor:
-        """Features ``(N, D)`` float32 on the CPU, without gradients."""
+        """Features ``(N, F)`` float32 on the CPU, without gradients."""
         self.eval()
         parts = []
         for start in range(0, len(tokens), batch_size):
@@ -117,7 +117,7 @@ class Classifier(nn.Module):
     def read(
         self, tokens: Tokens, mask: MaskConfig, batch_size: int = 128
     ) -> Iterator[tuple[Tokens, Tensor, AttentionRead]]:
-        """Batches of tokens, features ``(B, D)`` and what attention ``mask`` needs, without gradients."""
+        """Batches of tokens, features ``(B, F)`` and what attention ``mask`` needs, without gradients."""
         self.eval()
         for start in range(0, len(tokens), batch_size):
             batch = tokens[start : start + batch_size].to(self.device)
@@ -136,7 +136,7 @@ class Classifier(nn.Module):
             start = torch.stack([features[torch.from_numpy(new.class_ids == c)].mean(0) for c in fresh])
         else:
             # At zero: features share a large common part, so imprinted classes would outshout all others at first.
-            start = torch.zeros(len(fresh), self.backbone.dim)
+            start = torch.zeros(len(fresh), self.backbone.feature_dim)
         self.head.grow(start)
         self.classes_seen += fresh
 

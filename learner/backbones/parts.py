@@ -82,7 +82,7 @@ def vilt_from_parts(
     model.load_state_dict(state)
     # Half of all parameters, pretrained on more text than any run here sees: updating them costs much, gains nothing.
     model.embeddings.text_embeddings.word_embeddings.weight.requires_grad_(False)
-    return ViltBackbone(model, class_token="image", mean_std=IMAGENET_MEAN_STD, project_text=True)
+    return ViltBackbone(model, class_token="image", mean_std=IMAGENET_MEAN_STD, project_text=True, keep_words=True)
 
 
 def _token_std(image: dict[str, Tensor]) -> Tensor:

@@ -26,6 +26,7 @@ from learner.attention import (
     rollout_rows,
     split_heads,
 )
+from learner.augment import special_tokens
 from learner.backbones.additions import NOTHING, Additions, Prefix, widened
 from learner.tokens import Tokens
 
@@ -80,6 +81,9 @@ class ViltBackbone(nn.Module):
         mean_std: pixel normalisation that the patch embedding was trained with.
         project_text: put a linear map, the identity at first, between the word embeddings and the blocks: for words
             that come from another model than the blocks.
+        keep_words: a sample's feature is the class token's and, beside it, the mean of its words as they enter the
+            first block: for blocks of an image model, which carry little of what words say to the class token
+            (docs/decisions/0012).
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class ViltBackbone(nn.Module):
         class_token: ClassToken = "text",
         mean_std: MeanStd = VILT_MEAN_STD,
         project_text: bool = False,
+        keep_words: bool = False,
     ) -> None:
         super().__init__()
         # transformers' modules are looser in their types than strict checking can follow.
@@ -97,6 +102,7 @@ class ViltBackbone(nn.Module):
         self.layernorm: Any = model.layernorm
         self.config: Any = model.config
         self.class_token = class_token
+        self.keep_words = keep_words
         self.text_projection: nn.Linear | None = None
         if project_text:
             self.text_projection = nn.Linear(self.dim, self.dim)
@@ -115,18 +121,28 @@ class ViltBackbone(nn.Module):
 
     @property
     def dim(self) -> int:
+        """D, of a token's state."""
         return int(self.config.hidden_size)
 
+    @property
+    def feature_dim(self) -> int:
+        """F, of a sample's feature: D, or 2 D with ``keep_words``."""
+        return self.dim * (2 if self.keep_words else 1)
+
     def forward(self, tokens: Tokens, additions: Additions = NOTHING) -> Tensor:
-        """Features ``(B, D)`` of the class token."""
-        hidden = self._encode(*additions.prepend(*self._embed(tokens)), additions)
+        """Features ``(B, F)``."""
+        embedded, hidden = self._through(tokens, additions)
         place = additions.num_prompts + self.class_index(tokens)
-        return self.layernorm(hidden[:, place])  # type: ignore[no-any-return]
+        return self._feature(self.layernorm(hidden[:, place]), embedded, tokens)
 
     def hidden(self, tokens: Tokens, additions: Additions = NOTHING) -> Tensor:
         """Last hidden states ``(B, P + T + 1 + K, D)``: prompts, text, the image's class token, patches."""
-        hidden = self._encode(*additions.prepend(*self._embed(tokens)), additions)
-        return self.layernorm(hidden)  # type: ignore[no-any-return]
+        return self.layernorm(self._through(tokens, additions)[1])  # type: ignore[no-any-return]
+
+    def prompted(self, tokens: Tokens, additions: Additions) -> Tensor:
+        """Features ``(B, F)`` with the mean of the prompts' last hidden states in the place of the class token's."""
+        embedded, hidden = self._through(tokens, additions)
+        return self._feature(self.layernorm(hidden[:, : additions.num_prompts]).mean(1), embedded, tokens)
 
     def text_parameters(self) -> Iterator[nn.Parameter]:
         """What fits the text to the blocks: its layer norm and, where there is one, its projection."""
@@ -143,7 +159,7 @@ class ViltBackbone(nn.Module):
         heads: HeadReduction = "mean",
         text: bool = True,
     ) -> tuple[Tensor, AttentionRead]:
-        """Features ``(B, D)`` and attention (see :mod:`learner.attention`).
+        """Features ``(B, F)`` and attention (see :mod:`learner.attention`).
 
         Args:
             layers: which layers' attention.
@@ -157,11 +173,11 @@ class ViltBackbone(nn.Module):
         number = {"last": 1, "mean": last_layers, "rollout": len(self.encoder.layer)}[layers]
         if not 1 <= number <= len(self.encoder.layer):
             raise ValueError(f"last_layers must lie in 1..{len(self.encoder.layer)}, got {number}")
-        hidden, additive_mask = self._embed(tokens)
+        embedded, additive_mask = self._embed(tokens)
         chosen = list(self.encoder.layer)[-number:]
         with contextlib.ExitStack() as stack:
             recorders = [stack.enter_context(InputRecorder(layer)) for layer in chosen]
-            hidden = self._encode(hidden, additive_mask)
+            hidden = self._encode(embedded, additive_mask)
         inputs = [
             LayerInput(
                 hidden=layer.layernorm_before(recorder.value()),
@@ -185,12 +201,27 @@ class ViltBackbone(nn.Module):
             image_to_text=attention[:, :, 1:, :num_text] if text else None,
             patch_norms=hidden[:, first_patch:].float().norm(dim=-1),
         )
-        return self.layernorm(hidden[:, self.class_index(tokens)]), read
+        return self._feature(self.layernorm(hidden[:, self.class_index(tokens)]), embedded, tokens), read
 
     def class_index(self, tokens: Tokens) -> int:
         """Place of the class token in the sequence."""
         # The sequence is text, image class token, patches: ViLT's order.
         return 0 if self.class_token == "text" else tokens.token_ids.shape[1]
+
+    def _through(self, tokens: Tokens, additions: Additions) -> tuple[Tensor, Tensor]:
+        """The sequence before the first block, ``(B, T + 1 + K, D)``, and behind the last, with prompts in front."""
+        embedded, additive_mask = self._embed(tokens)
+        return embedded, self._encode(*additions.prepend(embedded, additive_mask), additions)
+
+    def _feature(self, state: Tensor, embedded: Tensor, tokens: Tokens) -> Tensor:
+        """A sample's feature ``(B, F)`` from the state ``(B, D)`` that stands for it and the embedded sequence."""
+        if not self.keep_words:
+            return state
+        words = (tokens.token_valid & ~special_tokens(tokens)).to(embedded.dtype)[:, :, None]
+        mean = (embedded[:, : words.shape[1]] * words).sum(1) / words.sum(1).clamp(min=1)
+        # As long as the other half, so that neither outweighs the other; zero, where there are no words.
+        length = state.detach().norm(dim=1, keepdim=True)
+        return torch.cat([state, F.normalize(mean, dim=1) * length], dim=1)
 
     def _encode(self, hidden: Tensor, additive_mask: Tensor, additions: Additions = NOTHING) -> Tensor:
         for place, layer in enumerate(self.encoder.layer):

@@ -50,7 +50,7 @@ class DualPrompt(FrozenClassifier):
         self.keys.requires_grad_(False)
         dim = self.backbone.dim
         self.experts.append(small_uniform(len(self.expert_layers), 2, EXPERT_LENGTH, dim, generator=generator))
-        self.keys.append(small_uniform(dim, generator=generator))
+        self.keys.append(small_uniform(self.backbone.feature_dim, generator=generator))
 
     def see(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         similarity = cosines(self.query(tokens), torch.stack(list(self.keys)))

@@ -57,9 +57,9 @@ class Ease(FrozenClassifier):
 
     def __init__(self, backbone: ViltBackbone, config: TrainConfig, device: torch.device, seed: int) -> None:
         super().__init__(backbone, config, device, seed)
-        self.head = GrowingHead(backbone.dim, kind="cosine")
+        self.head = GrowingHead(backbone.feature_dim, kind="cosine")
         self.adapters = nn.ModuleList()
-        self.prototypes = torch.zeros((0, 0, backbone.dim), device=device)
+        self.prototypes = torch.zeros((0, 0, backbone.feature_dim), device=device)
         self.spaces = torch.zeros(0, dtype=torch.long, device=device)
         self.to(device)
 

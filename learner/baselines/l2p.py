@@ -36,14 +36,13 @@ class L2P(FrozenClassifier):
         super().__init__(backbone, config, device, seed)
         generator = torch.Generator().manual_seed(seed)
         self.prompts = small_uniform(POOL, LENGTH, backbone.dim, generator=generator)
-        self.keys = small_uniform(POOL, backbone.dim, generator=generator)
+        self.keys = small_uniform(POOL, backbone.feature_dim, generator=generator)
         self.to(device)
 
     def see(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         similarity, chosen = choose(self.query(tokens), self.keys)
         prompts = self.prompts[chosen].flatten(1, 2)
-        hidden = self.backbone.hidden(tokens, Additions(prompts=prompts))
-        return hidden[:, : prompts.shape[1]].mean(1), PULL * (1 - similarity).sum()
+        return self.backbone.prompted(tokens, Additions(prompts=prompts)), PULL * (1 - similarity).sum()
 
 
 def choose(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STRENGTH = 0.1
+STRENGTH = 0.03
 """Of the ridge, against features of unit length whose second moments are summed over the classes."""
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from transformers import ViltConfig, ViltModel
 
 from learner.attention import InputRecorder
+from learner.augment import special_tokens
 from learner.backbones.vilt import VILT_MEAN_STD, ViltBackbone, pretrained_vilt, small_vilt
 from learner.tokens import Tokens, concatenate
 from memory_format import patches_to_image
@@ -176,3 +177,44 @@ def test_a_checkpoint_folder_loads(tmp_path: object) -> None:
 def test_a_missing_checkpoint_is_a_clear_error(tmp_path: object) -> None:
     with pytest.raises(OSError, match="nowhere"):
         pretrained_vilt(f"{tmp_path}/nowhere")
+
+
+def _small() -> ViltBackbone:
+    side = 3 * PATCH_PX
+    return small_vilt(image_size=side, patch_px=PATCH_PX, hidden_size=64, num_heads=1, num_layers=2, vocab_size=200)
+
+
+def test_kept_words_stand_beside_the_class_token() -> None:
+    plain = small_vilt(
+        image_size=3 * PATCH_PX, patch_px=PATCH_PX, hidden_size=64, num_heads=1, num_layers=2, vocab_size=200
+    ).eval()
+    backbone = copy.deepcopy(plain)
+    backbone.keep_words = True
+    tokens = make_tokens(text=6)
+    wordless = tokens.keep_tokens(special_tokens(tokens))
+
+    features, (read_features, _) = backbone(tokens), backbone.read(tokens)
+
+    assert features.shape == (4, backbone.feature_dim) == (4, 128)
+    assert torch.allclose(read_features, features, atol=1e-6)
+    assert torch.allclose(features[:, :64], plain(tokens), atol=1e-6)
+    lengths = features.unflatten(1, (2, 64)).norm(dim=-1)
+    assert torch.allclose(lengths[:, 1], lengths[:, 0], rtol=1e-4)
+    assert torch.equal(backbone(wordless)[:, 64:], torch.zeros(4, 64))
+
+
+def test_kept_words_are_the_mean_of_the_words_alone() -> None:
+    backbone = small_vilt(
+        image_size=3 * PATCH_PX, patch_px=PATCH_PX, hidden_size=64, num_heads=1, num_layers=2, vocab_size=200
+    )
+    backbone.keep_words = True
+    tokens = make_tokens(num=1, text=5)  # [CLS], three words, [SEP]
+    words = backbone.embeddings.text_embeddings(input_ids=tokens.token_ids, position_ids=tokens.token_positions)
+    expected = words[0, 1:4].mean(0) + backbone.embeddings.token_type_embeddings.weight[0]
+
+    kept = backbone(tokens)[0, 64:]
+
+    assert torch.allclose(F.normalize(kept, dim=0), F.normalize(expected, dim=0), atol=1e-5)
+    # What fills up a batch counts for nothing: alone or beside a longer text, a sample has one feature.
+    longer = concatenate([tokens, make_tokens(num=1, text=9, seed=1)])
+    assert torch.allclose(backbone(longer)[0], backbone(tokens)[0], atol=1e-5)
