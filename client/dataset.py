@@ -99,6 +99,8 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         prefetch: most batches held or on their way while the consumer is busy.
         threads: batches fetched and decoded at the same time.
         decode_threads: as in :meth:`client.batch.ReplayBatch.from_records`.
+        pin_memory: put tensors into page-locked memory, as torch's ``DataLoader`` does with the same argument: copies
+            to a GPU then go on beside its work (``tensor.to(device, non_blocking=True)``). Needs a GPU.
 
     Raises:
         ValueError: a number above that makes no sense.
@@ -122,9 +124,12 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         prefetch: int = 4,
         threads: int = 1,
         decode_threads: int | None = None,
+        pin_memory: bool = False,
     ) -> None:
         if batch_size < 1 or prefetch < 1 or threads < 1:
             raise ValueError(f"batch_size, prefetch and threads start at 1, got {batch_size}, {prefetch} and {threads}")
+        if pin_memory and not torch.cuda.is_available():
+            raise ValueError("pin_memory needs a GPU, and torch finds none here")
         if start_step < 0 or (num_steps is not None and num_steps < 0):
             raise ValueError(f"start_step and num_steps cannot be negative, got {start_step} and {num_steps}")
         self.buffer = buffer
@@ -142,6 +147,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         self.prefetch = prefetch
         self.threads = threads
         self.decode_threads = decode_threads
+        self.pin_memory = pin_memory
         self.wait_seconds = 0.0
         """Seconds that consumers in this process waited for batches, over all iterators. Reset it at will."""
 
@@ -161,6 +167,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         batch_size, seed, strategy, replace = self.batch_size, self.seed, self.strategy, self.replace
         class_id, phase, learner_id = self.class_id, self.phase, self.learner_id
         repair_text, snapshot, decode_threads = self.repair_text, self.snapshot, self.decode_threads
+        pin_memory = self.pin_memory
 
         def fetch(step: int) -> TensorBatch:
             batch = buffer.sample(
@@ -176,7 +183,8 @@ class ReplayDataset(IterableDataset[TensorBatch]):
                 snapshot=snapshot,
                 decode_threads=decode_threads,
             )
-            return {**to_tensors(batch), "step": torch.tensor(step)}
+            tensors = {**to_tensors(batch), "step": torch.tensor(step)}
+            return {name: value.pin_memory() for name, value in tensors.items()} if pin_memory else tensors
 
         return fetch
 

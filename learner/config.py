@@ -157,6 +157,8 @@ class TrainConfig:
         two_views: test with the sum of the scores of the whole sample and of its masked view.
         modality_drop: share of base-phase samples without a picture, and the same share without words.
         bf16: ``auto``: bfloat16 where the hardware has it.
+        compile: compile the backbone's blocks by ``torch.compile``: a minute or more at the start, for quicker steps. A
+            CPU needs a C++ compiler for it.
     """
 
     base_tunes: Literal["ssf", "backbone"] = "ssf"
@@ -186,6 +188,7 @@ class TrainConfig:
     two_views: bool = False
     modality_drop: float = 0.15
     bf16: Literal["auto", "on", "off"] = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("masked_views", "patch_drop", "word_drop", "fill", "repair_text", "flip", "colour"):

@@ -142,6 +142,7 @@ class MethodRun:
                     start_step=phase * 1_000_000,  # no step of one phase is a step of another
                     strategy="class_balanced",
                     repair_text=config.repair_text,
+                    pin_memory=run.device.type == "cuda",
                 )
                 batches = iter(dataset)
                 stack.callback(batches.close)

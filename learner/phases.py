@@ -204,7 +204,10 @@ class Run:
         config = self.config
         torch.manual_seed(config.seed)
         backbone = make_backbone(config.backbone, config.data.image_size, config.seed, self.directory)
-        return Classifier(backbone, config.train, self.device)
+        model = Classifier(backbone, config.train, self.device)
+        if config.train.compile:
+            model.backbone.compile_blocks()
+        return model
 
     def _warm_up(self, model: Classifier) -> None:
         if self.config.warmup.epochs:

@@ -46,7 +46,9 @@ class Tokens:
         return Tokens(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
     def to(self, device: torch.device) -> Tokens:
-        return Tokens(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        """On another device; to a GPU without waiting for it, where the tensors are in page-locked memory."""
+        ahead = device.type == "cuda"
+        return Tokens(**{f.name: getattr(self, f.name).to(device, non_blocking=ahead) for f in fields(self)})
 
     def keep_patches(self, keep: Tensor) -> Tokens:
         """Only the patches where ``keep`` ``(B, K)`` is True, moved to the front, the padding cut off."""

@@ -202,11 +202,14 @@ def train_phase(
         for _ in range(epochs):
             order = torch.randperm(len(new), generator=generator)
             for index in order.split(config.batch_size):
-                views = _new_views(new, new_keep, index, phase, config, generator)
+                # Pixels go to the device as the bytes they are, and views of them are made there.
+                samples = TokenisedSplit(new.tokens[index].to(model.device), new.class_ids[index.numpy()])
+                keep = new_keep[index].to(model.device)
+                views = _new_views(samples, keep, phase, config, generator)
                 if replay is not None:
-                    views += _replay_views(
-                        next(replay), new.tokens[index], ~new_keep[index], config=config, generator=generator
-                    )
+                    shown = next(replay)
+                    shown = replace(shown, tokens=shown.tokens.to(model.device))
+                    views += _replay_views(shown, samples.tokens, ~keep, config=config, generator=generator)
                 views = [_augmented(view, config, generator) for view in views if len(view.class_ids)]
                 loss = _loss(model, teacher, views, raised, config)
                 optimizer.zero_grad()
@@ -229,20 +232,15 @@ class _View:
 
 
 def _new_views(
-    new: TokenisedSplit,
-    keep: Tensor,
-    index: Tensor,
-    phase: int,
-    config: TrainConfig,
-    generator: torch.Generator,
+    new: TokenisedSplit, keep: Tensor, phase: int, config: TrainConfig, generator: torch.Generator
 ) -> list[_View]:
-    """The step's new samples: some whole, some as their masked view."""
-    tokens, class_ids = new.tokens[index], new.class_ids[index.numpy()]
-    tokens = augment.drop_words(tokens, config.word_drop, generator)
+    """The step's new samples: some whole, some as their masked view, of the patches ``keep`` ``(B, K)``."""
+    class_ids = new.class_ids
+    tokens = augment.drop_words(new.tokens, config.word_drop, generator)
     if phase == 0:
         tokens = augment.drop_modality(tokens, config.modality_drop, generator)
-    masked = torch.rand(len(index), generator=generator) < config.masked_views
-    view = tokens[masked].keep_patches(keep[index][masked])
+    masked = torch.rand(len(new), generator=generator) < config.masked_views
+    view = tokens[masked].keep_patches(keep[masked])
     return [_View(tokens[~masked], class_ids[~masked.numpy()]), _View(view, class_ids[masked.numpy()])]
 
 

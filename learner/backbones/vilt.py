@@ -144,6 +144,11 @@ class ViltBackbone(nn.Module):
         embedded, hidden = self._through(tokens, additions)
         return self._feature(self.layernorm(hidden[:, : additions.num_prompts]).mean(1), embedded, tokens)
 
+    def compile_blocks(self) -> None:
+        """Have ``torch.compile`` compile each block at its first use, for sequences of any length."""
+        for layer in self.encoder.layer:
+            layer.compile(dynamic=True)
+
     def text_parameters(self) -> Iterator[nn.Parameter]:
         """What fits the text to the blocks: its layer norm and, where there is one, its projection."""
         yield from self.embeddings.text_embeddings.LayerNorm.parameters()

@@ -250,3 +250,15 @@ def test_leaving_does_not_sit_out_what_is_under_way(monkeypatch: pytest.MonkeyPa
 def test_numbers_that_make_no_sense_are_refused(buffer: Buffer, numbers: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="got"):
         ReplayDataset(buffer, **{"batch_size": 2, **numbers})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and pages can be locked for it")
+def test_pages_cannot_be_locked_without_a_gpu(filled: Buffer) -> None:
+    with pytest.raises(ValueError, match="pin_memory needs a GPU"):
+        ReplayDataset(filled, 4, pin_memory=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
+def test_tensors_come_in_locked_pages_for_a_gpu(filled: Buffer) -> None:
+    (batch,) = ReplayDataset(filled, 4, num_steps=1, pin_memory=True)
+    assert all(value.is_pinned() for value in batch.values())

@@ -4,7 +4,9 @@ that eager attention forms."""
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,3 +220,23 @@ def test_kept_words_are_the_mean_of_the_words_alone() -> None:
     # What fills up a batch counts for nothing: alone or beside a longer text, a sample has one feature.
     longer = concatenate([tokens, make_tokens(num=1, text=9, seed=1)])
     assert torch.allclose(backbone(longer)[0], backbone(tokens)[0], atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here, and there is no g++")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of the compiler's own doing
+def test_compiled_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    plain = _small().eval()
+    compiled = copy.deepcopy(plain)
+    compiled.compile_blocks()
+    for text, grid in ((6, (3, 3)), (9, (2, 4))):
+        tokens = make_tokens(text=text, grid=grid)
+        with torch.no_grad():
+            features, read = compiled.read(tokens)
+            expected, expected_read = plain.read(tokens)
+        assert torch.allclose(features, expected, atol=1e-4)
+        assert torch.allclose(read.class_to_image, expected_read.class_to_image, atol=1e-5)
+        (gradient,) = torch.autograd.grad(compiled(tokens).square().sum(), [compiled.embeddings.cls_token])
+        (expected,) = torch.autograd.grad(plain(tokens).square().sum(), [plain.embeddings.cls_token])
+        assert torch.allclose(gradient, expected, rtol=1e-3, atol=1e-3)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()

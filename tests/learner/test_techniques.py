@@ -22,7 +22,7 @@ from learner.techniques.colour import jitter
 from learner.techniques.distill import distillation_loss
 from learner.techniques.fill import fill, to_canvas
 from learner.techniques.flip import flip
-from learner.techniques.refit import fit_ridge
+from learner.techniques.refit import STRENGTH, fit_ridge
 from learner.techniques.stored_logits import stored_logits_loss
 from learner.techniques.weight_align import align_weights
 from learner.tokens import Tokens, concatenate
@@ -199,7 +199,7 @@ def test_the_fitted_classifier_is_the_ridge_whatever_the_number_of_exemplars() -
     unit = F.normalize(features, dim=1)
     centred = (unit - unit.mean(0)).double()
     wanted = F.one_hot(targets, 3).double()
-    plain = torch.linalg.solve(centred.T @ centred / 2 + 0.1 * torch.eye(5), centred.T @ wanted / 2)
+    plain = torch.linalg.solve(centred.T @ centred / 2 + STRENGTH * torch.eye(5), centred.T @ wanted / 2)
     assert torch.allclose(head.weight.double(), plain, atol=1e-5)
     with pytest.raises(ValueError, match="no exemplars"):
         fit_ridge(features[:0], targets[:0], 3)

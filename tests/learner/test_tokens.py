@@ -107,4 +107,5 @@ def test_vilt_from_parts_is_dinov2_where_there_is_no_text() -> None:
         expected = reference(normalised.permute(0, 3, 1, 2))
         features = backbone(tokens)
     # timm resizes positions in its own way; the class token's feature hardly depends on it.
-    assert torch.nn.functional.cosine_similarity(features, expected).min() > 0.99
+    assert torch.nn.functional.cosine_similarity(features[:, :384], expected).min() > 0.99
+    assert not features[:, 384:].any()  # the words' half
