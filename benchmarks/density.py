@@ -1,6 +1,6 @@
 """How many exemplars fit where one full sample was: every codec and quality, with real attention masks.
 
-    python -m benchmarks.density                   all of it, about four minutes on two cores
+    python -m benchmarks.density                   all of it, about ten minutes on two cores
     python -m benchmarks.density --images DIR      the photographs' part on a folder of one's own
     python -m benchmarks.density --quick           the same measurements on a few pictures: do they work?
 
