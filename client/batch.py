@@ -64,11 +64,14 @@ class ReplayBatch:
         return len(self.records)
 
     @classmethod
-    def from_records(cls, records: Iterable[Record], *, decode_threads: int | None = None) -> ReplayBatch:
+    def from_records(
+        cls, records: Iterable[Record], *, decode_threads: int | None = None, pixels: bool = True
+    ) -> ReplayBatch:
         """Decode records into a batch, in their order.
 
         Args:
             decode_threads: default: one for each core where the images are large enough to gain, else 1.
+            pixels: decode the patches; else they are all zero, for who decodes ``records`` elsewhere.
 
         Raises:
             ValueError: there are no records.
@@ -85,7 +88,7 @@ class ReplayBatch:
                 f"one batch holds patches of one size, these records have {sizes} px; sample by learner_id or phase",
                 patch_px=sizes,
             )
-        for codec_id in {record.codec_id for record in rows}:
+        for codec_id in {record.codec_id for record in rows if pixels}:
             require_codec(codec_id)
         patch_px = sizes[0]
         num_patches = [record.num_kept for record in rows]
@@ -106,7 +109,9 @@ class ReplayBatch:
                 patches[row, : num_patches[row]] = rows[row].patches()
 
         threads = _threads_for(rows) if decode_threads is None else decode_threads
-        if threads <= 1:
+        if not pixels:
+            pass
+        elif threads <= 1:
             decode(range(len(rows)))
         else:
             with ThreadPoolExecutor(threads, thread_name_prefix="exemplar-decode") as pool:

@@ -281,6 +281,7 @@ class Buffer:
         version: int | None = None,
         snapshot: str | None = None,
         decode_threads: int | None = None,
+        pixels: bool = True,
     ) -> ReplayBatch:
         """Draw a replay batch. The same arguments on the same contents give the same batch.
 
@@ -293,7 +294,7 @@ class Buffer:
             class_id, phase, learner_id: draw only from these.
             repair_text: probability that a record carries the text of another one of its class.
             version: draw only if the buffer, or the snapshot, is at this version.
-            decode_threads: as in :meth:`ReplayBatch.from_records`.
+            decode_threads, pixels: as in :meth:`ReplayBatch.from_records`.
 
         Raises:
             NotFoundError: no exemplar matches.
@@ -317,7 +318,7 @@ class Buffer:
         found = read_records(response)
         if len(found) != batch_size:
             raise ProtocolError(f"{batch_size} records were asked for, {len(found)} came")
-        return ReplayBatch.from_records(found, decode_threads=decode_threads)
+        return ReplayBatch.from_records(found, decode_threads=decode_threads, pixels=pixels)
 
     def take_snapshot(self, name: str) -> SnapshotInfo:
         """Name what the buffer holds now; nothing happens where the name stands for just that already.

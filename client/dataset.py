@@ -1,6 +1,6 @@
 """Replay batches as a torch data set that fetches ahead, so that training does not wait for the memory.
 
-The one module here that imports torch.
+This and :mod:`client.device_jpeg` are the modules here that import torch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from client._params import Many
 from client.batch import ReplayBatch
 from client.buffer import Buffer, Strategy
+from client.device_jpeg import decode_patches, require_torchvision
 from memory_format import FormatError
 
 TensorBatch: TypeAlias = dict[str, torch.Tensor]
@@ -101,9 +102,12 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         decode_threads: as in :meth:`client.batch.ReplayBatch.from_records`.
         pin_memory: put tensors into page-locked memory, as torch's ``DataLoader`` does with the same argument: copies
             to a GPU then go on beside its work (``tensor.to(device, non_blocking=True)``). Needs a GPU.
+        decode_device: decode JPEG payloads onto this device, where ``patches`` then are
+            (:mod:`client.device_jpeg`); other codecs are refused.
 
     Raises:
-        ValueError: a number above that makes no sense.
+        ValueError: a number above that makes no sense, or there is no GPU to lock pages for.
+        MissingLibraryError: ``decode_device`` without torchvision.
     """
 
     def __init__(
@@ -125,6 +129,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         threads: int = 1,
         decode_threads: int | None = None,
         pin_memory: bool = False,
+        decode_device: torch.device | str | None = None,
     ) -> None:
         if batch_size < 1 or prefetch < 1 or threads < 1:
             raise ValueError(f"batch_size, prefetch and threads start at 1, got {batch_size}, {prefetch} and {threads}")
@@ -148,6 +153,9 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         self.threads = threads
         self.decode_threads = decode_threads
         self.pin_memory = pin_memory
+        self.decode_device = None if decode_device is None else torch.device(decode_device)
+        if self.decode_device is not None:
+            require_torchvision()
         self.wait_seconds = 0.0
         """Seconds that consumers in this process waited for batches, over all iterators. Reset it at will."""
 
@@ -167,7 +175,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         batch_size, seed, strategy, replace = self.batch_size, self.seed, self.strategy, self.replace
         class_id, phase, learner_id = self.class_id, self.phase, self.learner_id
         repair_text, snapshot, decode_threads = self.repair_text, self.snapshot, self.decode_threads
-        pin_memory = self.pin_memory
+        pin_memory, decode_device = self.pin_memory, self.decode_device
 
         def fetch(step: int) -> TensorBatch:
             batch = buffer.sample(
@@ -182,9 +190,14 @@ class ReplayDataset(IterableDataset[TensorBatch]):
                 repair_text=repair_text,
                 snapshot=snapshot,
                 decode_threads=decode_threads,
+                pixels=decode_device is None,
             )
             tensors = {**to_tensors(batch), "step": torch.tensor(step)}
-            return {name: value.pin_memory() for name, value in tensors.items()} if pin_memory else tensors
+            if decode_device is not None:
+                tensors["patches"] = decode_patches(batch.records, decode_device)
+            if pin_memory:
+                tensors = {name: value if value.is_cuda else value.pin_memory() for name, value in tensors.items()}
+            return tensors
 
         return fetch
 

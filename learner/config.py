@@ -159,6 +159,7 @@ class TrainConfig:
         bf16: ``auto``: bfloat16 where the hardware has it.
         compile: compile the backbone's blocks by ``torch.compile``: a minute or more at the start, for quicker steps. A
             CPU needs a C++ compiler for it.
+        decode_on_device: decode replayed JPEG exemplars on the model's device; needs ``memory.codec`` to be JPEG.
     """
 
     base_tunes: Literal["ssf", "backbone"] = "ssf"
@@ -189,6 +190,7 @@ class TrainConfig:
     modality_drop: float = 0.15
     bf16: Literal["auto", "on", "off"] = "auto"
     compile: bool = False
+    decode_on_device: bool = False
 
     def __post_init__(self) -> None:
         for name in ("masked_views", "patch_drop", "word_drop", "fill", "repair_text", "flip", "colour"):

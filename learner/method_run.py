@@ -143,6 +143,7 @@ class MethodRun:
                     strategy="class_balanced",
                     repair_text=config.repair_text,
                     pin_memory=run.device.type == "cuda",
+                    decode_device=run.device if config.decode_on_device else None,
                 )
                 batches = iter(dataset)
                 stack.callback(batches.close)

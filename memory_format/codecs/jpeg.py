@@ -84,10 +84,19 @@ class JPEG(LossyCodec):
         return height, width
 
     @classmethod
-    def decode_image(cls, payload: bytes) -> ByteArray:
+    def file(cls, payload: bytes) -> bytes:
+        """A payload as a JPEG file, for other decoders.
+
+        Raises:
+            FormatError: it is no such payload, or holds a picture over the limit.
+        """
         height, width = cls.read_size(payload)
         refuse_over_limit((height, width))
-        file = _put_together(height, width, payload[4], payload[5], bytes(payload[_HEAD_BYTES:]))
+        return _put_together(height, width, payload[4], payload[5], bytes(payload[_HEAD_BYTES:]))
+
+    @classmethod
+    def decode_image(cls, payload: bytes) -> ByteArray:
+        file = cls.file(payload)
         if libraries.HAVE_IMAGECODECS:
             import imagecodecs
 
