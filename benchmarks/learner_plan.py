@@ -30,6 +30,7 @@ METHODS: tuple[str, ...] = (
     "random",
     "masked",
     "masked+two-views",
+    "masked+q15",
     "masked+text",
     "masked+no-views",
     "masked+no-fill",
