@@ -35,26 +35,24 @@ def correct(
             model that has trained on masked exemplars knows old classes by such views.
         generator: for random masks.
     """
-    model.eval()
     parts = []
     for part in split.batches(batch_size):
         tokens = show(part.tokens)
-        logits = model.logits(tokens) if masked is None else _of_two_views(model, tokens, masked, generator)
-        targets = model.targets(part.class_ids)
-        parts.append((logits.argmax(1) == targets).cpu().numpy())
+        scores = model.scores(tokens) if masked is None else _of_two_views(model, tokens, masked, generator)
+        parts.append((scores.argmax(1) == model.targets(part.class_ids).cpu()).numpy())
     return np.concatenate(parts)
 
 
 def _of_two_views(
     model: Classifier, tokens: Tokens, masked: MaskConfig, generator: torch.Generator | None
 ) -> torch.Tensor:
-    """Scores ``(B, C)`` of whole samples plus those of their masked views."""
-    parts = []
-    for batch, features, read in model.read(tokens, masked):
+    """Scores ``(B, C)`` of whole samples plus those of their masked views, on the CPU."""
+    total = torch.zeros((len(tokens), len(model.classes_seen)))
+    for rows, batch, features, read in model.read(tokens, masked):
         masks = compute_masks(read, batch, masked, generator)
         view = batch.keep_patches(masks.keep_patches).keep_tokens(masks.keep_tokens)
-        parts.append(model.head(features) + model.logits(view))
-    return torch.cat(parts)
+        total[rows] = (model.head(features) + model.logits(view)).cpu()
+    return total
 
 
 def accuracy_by_phase(

@@ -63,16 +63,17 @@ class Stored:
 
 def mask_split(model: Classifier, split: TokenisedSplit, config: MaskConfig, generator: torch.Generator) -> MaskedSplit:
     """Masks of every sample of a split, by the model as it is."""
-    parts = []
-    for tokens, features, read in model.read(split.tokens, config):
+    keep_patches, keep_tokens = (torch.zeros_like(v) for v in (split.tokens.patch_valid, split.tokens.token_valid))
+    patch_attention = torch.zeros(keep_patches.shape)
+    all_features = torch.zeros((len(split), model.backbone.feature_dim))
+    for rows, tokens, features, read in model.read(split.tokens, config):
         masks = compute_masks(read, tokens, config, generator)
-        parts.append((masks.keep_patches, masks.keep_tokens, masks.patch_attention, features))
-    return MaskedSplit(
-        *(
-            torch.cat([value.float() if value.is_floating_point() else value for value in column]).cpu()
-            for column in zip(*parts, strict=True)
-        )
-    )
+        most, longest = tokens.patch_valid.shape[1], tokens.token_valid.shape[1]
+        keep_patches[rows, :most] = masks.keep_patches.cpu()
+        keep_tokens[rows, :longest] = masks.keep_tokens.cpu()
+        patch_attention[rows, :most] = masks.patch_attention.float().cpu()
+        all_features[rows] = features.cpu()
+    return MaskedSplit(keep_patches, keep_tokens, patch_attention, all_features)
 
 
 def what_to_store(model: Classifier, new: TokenisedSplit, masked: MaskedSplit, stores: Stores) -> Stored:

@@ -5,7 +5,7 @@ Full samples, masked samples and replayed exemplars differ only in *which* token
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -60,6 +60,26 @@ class Tokens:
             patch_valid=valid,
         )
 
+    def trimmed(self) -> Tokens:
+        """Without the places at the end where no sample has a patch or a text token; one place of each stays."""
+        patches, texts = _cut(self.patch_valid), _cut(self.token_valid)
+        return Tokens(
+            patches=self.patches[:, :patches],
+            patch_positions=self.patch_positions[:, :patches],
+            patch_valid=self.patch_valid[:, :patches],
+            grid=self.grid,
+            token_ids=self.token_ids[:, :texts],
+            token_positions=self.token_positions[:, :texts],
+            token_valid=self.token_valid[:, :texts],
+        )
+
+    def by_length(self, batch_size: int) -> Iterator[tuple[Tensor, Tokens]]:
+        """Batches of samples of similar length, the shortest first and each padded to its own longest: which rows
+        ``(B,)`` they are, and their tokens."""
+        length = self.patch_valid.sum(1) + self.token_valid.sum(1)
+        for rows in length.argsort(stable=True).split(batch_size):
+            yield rows, self[rows].trimmed()
+
     def keep_tokens(self, keep: Tensor) -> Tokens:
         """Only the text tokens where ``keep`` ``(B, T)`` is True, moved to the front, the padding cut off."""
         order, valid = _compact(keep & self.token_valid)
@@ -69,6 +89,12 @@ class Tokens:
             token_positions=_gather(self.token_positions, order),
             token_valid=valid,
         )
+
+
+def _cut(valid: Tensor) -> int:
+    """Places up to the last one that is valid in any row of ``(B, N)``, and at least one."""
+    used = valid.any(0).nonzero()
+    return int(used.max()) + 1 if len(used) else 1
 
 
 def _compact(keep: Tensor) -> tuple[Tensor, Tensor]:

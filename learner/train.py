@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,6 +79,19 @@ class Classifier(nn.Module):
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
+    @property
+    def batch_size(self) -> int:
+        """Samples of a forward pass without gradients: where a call costs little, padding is what costs."""
+        return 32 if self.device.type == "cpu" else 256
+
+    def round_frozen(self) -> None:
+        """Hold the blocks' frozen weights as autocast would round them in every pass: the same products for less."""
+        if not self.bf16:
+            return
+        for module in self.backbone.encoder.modules():
+            if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+                module.to(torch.bfloat16)
+
     def targets(self, class_ids: NDArray[np.int64]) -> Tensor:
         """Head indices of class ids."""
         place = {class_id: index for index, class_id in enumerate(self.classes_seen)}
@@ -103,29 +116,40 @@ class Classifier(nn.Module):
         """Logits of features that are there already, on the CPU."""
         return self.head(features.to(self.device)).cpu()  # type: ignore[no-any-return]
 
-    @torch.no_grad()
-    def features(self, tokens: Tokens, batch_size: int = 128) -> Tensor:
+    def features(self, tokens: Tokens) -> Tensor:
         """Features ``(N, F)`` float32 on the CPU, without gradients."""
-        self.eval()
-        parts = []
-        for start in range(0, len(tokens), batch_size):
+
+        def compute(part: Tokens) -> Tensor:
             with self.autocast():
-                parts.append(self.encode(tokens[start : start + batch_size].to(self.device)).float().cpu())
-        return torch.cat(parts)
+                return self.encode(part.to(self.device))
+
+        return self._of_all(compute, tokens)
+
+    def scores(self, tokens: Tokens) -> Tensor:
+        """:meth:`logits` ``(N, C)`` on the CPU, without gradients."""
+        return self._of_all(self.logits, tokens)
 
     @torch.no_grad()
-    def read(
-        self, tokens: Tokens, mask: MaskConfig, batch_size: int = 128
-    ) -> Iterator[tuple[Tokens, Tensor, AttentionRead]]:
-        """Batches of tokens, features ``(B, F)`` and what attention ``mask`` needs, without gradients."""
+    def _of_all(self, compute: Callable[[Tokens], Tensor], tokens: Tokens) -> Tensor:
+        """What ``compute`` gives for each of any number of samples, float32 on the CPU."""
         self.eval()
-        for start in range(0, len(tokens), batch_size):
-            batch = tokens[start : start + batch_size].to(self.device)
+        rows, values = zip(
+            *((rows, compute(part).float().cpu()) for rows, part in tokens.by_length(self.batch_size)), strict=True
+        )
+        return torch.cat(values)[torch.cat(rows).argsort()]
+
+    @torch.no_grad()
+    def read(self, tokens: Tokens, mask: MaskConfig) -> Iterator[tuple[Tensor, Tokens, Tensor, AttentionRead]]:
+        """Batches in any order: which rows they are, their tokens, their features ``(B, F)`` and what attention
+        ``mask`` needs, without gradients."""
+        self.eval()
+        for rows, part in tokens.by_length(self.batch_size):
+            batch = part.to(self.device)
             with self.autocast():
                 features, read = self.backbone.read(
                     batch, layers=mask.layers, last_layers=mask.last_layers, heads=mask.heads, text=mask.text
                 )
-            yield batch, features.float(), read
+            yield rows, batch, features.float(), read
 
     def add_classes(self, new: TokenisedSplit) -> None:
         """Grow the head by the classes of ``new``."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,19 +51,6 @@ class Additions:
         if self.prompts is None:
             return hidden, additive_mask
         return torch.cat([self.prompts.to(hidden.dtype), hidden], dim=1), widened(additive_mask, self.num_prompts)
-
-    def through(self, place: int, layer: Any, hidden: Tensor, additive_mask: Tensor) -> Tensor:
-        """The hidden states after a ``ViltLayer``."""
-        prefix = self.prefixes.get(place)
-        if prefix is None and not self.adapters:
-            return layer(hidden, additive_mask)[0]  # type: ignore[no-any-return]
-        # The layer's own forward takes neither: these are its steps.
-        normed = layer.layernorm_before(hidden)
-        context = layer.attention.attention(normed, additive_mask, prefix=prefix)[0]
-        hidden = layer.attention.output(context, normed) + hidden
-        normed = layer.layernorm_after(hidden)
-        out: Tensor = layer.output(layer.intermediate(normed), hidden)
-        return out + self.adapters[place](normed) if self.adapters else out
 
 
 NOTHING = Additions()

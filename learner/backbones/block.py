@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import ViltConfig
-from transformers.models.vilt.modeling_vilt import ViltLayer, ViltSelfAttention
 
 from learner.attention import split_heads
 from learner.backbones.additions import Prefix, widened
@@ -14,19 +14,18 @@ from learner.backbones.additions import Prefix, widened
 EVERYTHING = slice(None)
 
 
-class Block(ViltLayer):
-    """``ViltLayer`` with the same weights under the same names."""
+class Block(nn.Module):
+    """The parts of a ``ViltLayer``, which stays as it is, under the same names."""
 
-    def __init__(self, config: ViltConfig) -> None:
-        super().__init__(config)  # type: ignore[no-untyped-call]
-        self.attention.attention = FusedSelfAttention(config)  # type: ignore[no-untyped-call]
-
-    @classmethod
-    def of(cls, layer: ViltLayer, config: ViltConfig) -> Block:
-        """A block with a layer's weights."""
-        block = cls(config)
-        block.load_state_dict(layer.state_dict())
-        return block.train(layer.training)
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.attention: Any = nn.Module()
+        self.attention.attention = FusedSelfAttention(layer.attention.attention)
+        self.attention.output = layer.attention.output
+        self.intermediate = layer.intermediate
+        self.output = layer.output
+        self.layernorm_before = layer.layernorm_before
+        self.layernorm_after = layer.layernorm_after
 
     def forward(
         self,
@@ -46,43 +45,42 @@ class Block(ViltLayer):
             adapter: ``D -> D`` beside its two linear maps.
         """
         normed = self.layernorm_before(hidden)
-        context = self.attention.attention(normed, additive_mask, prefix=prefix, wanted=wanted)[0]
+        context = self.attention.attention(normed, additive_mask, prefix, wanted)
         hidden = self.attention.output(context, normed) + hidden[:, wanted]
         normed = self.layernorm_after(hidden)
         out: Tensor = self.output(self.intermediate(normed), hidden)
         return out if adapter is None else out + adapter(normed)
 
 
-class FusedSelfAttention(ViltSelfAttention):
-    """transformers' self-attention with the same weights through PyTorch's fused kernel; it can take a prefix."""
+class FusedSelfAttention(nn.Module):
+    """The parts of a ``ViltSelfAttention`` with PyTorch's fused kernel, which forms no attention matrix
+    (:meth:`ViltBackbone.read` reads what is needed of it)."""
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        output_attentions: bool = False,
-        prefix: Prefix | None = None,
-        wanted: slice = EVERYTHING,
-    ) -> tuple[Tensor]:
-        if output_attentions:
-            raise ValueError("fused attention forms no attention matrix; use ViltBackbone.read instead")
-        queries = self.query(hidden_states[:, wanted])
-        keys, values = self.key(hidden_states), self.value(hidden_states)
+    def __init__(self, plain: Any) -> None:
+        super().__init__()
+        self.query, self.key, self.value = plain.query, plain.key, plain.value
+        self.dropout = plain.dropout
+        self.num_heads: int = plain.num_attention_heads
+
+    def forward(self, hidden: Tensor, additive_mask: Tensor | None, prefix: Prefix | None, wanted: slice) -> Tensor:
+        """Context ``(B, N, D)`` of the wanted places; arguments as :class:`Block` has them."""
+        queries, keys, values = self.query(hidden[:, wanted]), self.key(hidden), self.value(hidden)
         if prefix is not None:
             keys, values = (
                 torch.cat([front.to(own.dtype).expand(len(own), -1, -1), own], dim=1)
                 for front, own in ((prefix.keys, keys), (prefix.values, values))
             )
-            attention_mask = None if attention_mask is None else widened(attention_mask, prefix.keys.shape[1])
-        query, key, value = (split_heads(part, self.num_attention_heads) for part in (queries, keys, values))
+            additive_mask = None if additive_mask is None else widened(additive_mask, prefix.keys.shape[1])
+        query, key, value = (split_heads(part, self.num_heads) for part in (queries, keys, values))
         trains = query.requires_grad or key.requires_grad or value.requires_grad
-        if trains and hidden_states.device.type == "cpu":
+        if trains and hidden.device.type == "cpu":
             # The fused kernel's backward pass is slow on CPUs at a hundred tokens: docs/decisions/0002.
-            scores = query @ key.transpose(-1, -2) / self.attention_head_size**0.5
-            scores = scores if attention_mask is None else scores + attention_mask
+            scores = query @ key.transpose(-1, -2) / key.shape[-1] ** 0.5
+            scores = scores if additive_mask is None else scores + additive_mask
             context = self.dropout(scores.softmax(-1)) @ value
         else:
             context = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=attention_mask, dropout_p=self.dropout.p if self.training else 0.0
+                query, key, value, attn_mask=additive_mask, dropout_p=self.dropout.p if self.training else 0.0
             )
-        return (context.transpose(1, 2).flatten(2),)
+        merged: Tensor = context.transpose(1, 2).flatten(2)
+        return merged

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ViltConfig, ViltModel
-from transformers.models.vilt.modeling_vilt import ViltSelfAttention
 
 from learner.attention import (
     AttentionRead,
@@ -24,10 +23,10 @@ from learner.attention import (
     Layers,
     mean_rows,
     rollout_rows,
-    split_heads,
 )
 from learner.augment import special_tokens
-from learner.backbones.additions import NOTHING, Additions, Prefix, widened
+from learner.backbones.additions import NOTHING, Additions
+from learner.backbones.block import EVERYTHING, Block
 from learner.tokens import Tokens
 
 ClassToken = Literal["text", "image"]
@@ -38,44 +37,11 @@ VILT_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
-class FusedSelfAttention(ViltSelfAttention):
-    """transformers' self-attention with the same weights through PyTorch's fused kernel; it can take a prefix."""
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        output_attentions: bool = False,
-        prefix: Prefix | None = None,
-    ) -> tuple[Tensor]:
-        if output_attentions:
-            raise ValueError("fused attention forms no attention matrix; use ViltBackbone.read instead")
-        queries, keys, values = self.query(hidden_states), self.key(hidden_states), self.value(hidden_states)
-        if prefix is not None:
-            keys, values = (
-                torch.cat([front.to(own.dtype).expand(len(own), -1, -1), own], dim=1)
-                for front, own in ((prefix.keys, keys), (prefix.values, values))
-            )
-            attention_mask = None if attention_mask is None else widened(attention_mask, prefix.keys.shape[1])
-        query, key, value = (split_heads(part, self.num_attention_heads) for part in (queries, keys, values))
-        trains = query.requires_grad or key.requires_grad or value.requires_grad
-        if trains and hidden_states.device.type == "cpu":
-            # The fused kernel's backward pass is slow on CPUs at a hundred tokens: docs/decisions/0002.
-            scores = query @ key.transpose(-1, -2) / self.attention_head_size**0.5
-            scores = scores if attention_mask is None else scores + attention_mask
-            context = self.dropout(scores.softmax(-1)) @ value
-        else:
-            context = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=attention_mask, dropout_p=self.dropout.p if self.training else 0.0
-            )
-        return (context.transpose(1, 2).flatten(2),)
-
-
 class ViltBackbone(nn.Module):
     """Tokens in; features and the two attention reads out.
 
     Args:
-        model: any ``ViltModel``.
+        model: any ``ViltModel``; its weights are shared.
         class_token: whose feature stands for the sample and whose attention masks the image: ViLT's pooled text
             ``[CLS]``, or the image's own class token (the right one when the blocks come from an image model).
         mean_std: pixel normalisation that the patch embedding was trained with.
@@ -98,7 +64,8 @@ class ViltBackbone(nn.Module):
         super().__init__()
         # transformers' modules are looser in their types than strict checking can follow.
         self.embeddings: Any = model.embeddings
-        self.encoder: Any = model.encoder
+        self.encoder: Any = nn.Module()
+        self.encoder.layer = nn.ModuleList(Block(layer) for layer in model.encoder.layer)
         self.layernorm: Any = model.layernorm
         self.config: Any = model.config
         self.class_token = class_token
@@ -113,11 +80,6 @@ class ViltBackbone(nn.Module):
         mean, std = (torch.tensor(values).mul(255) for values in mean_std)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
-        attentions: list[Any] = [layer.attention for layer in self.encoder.layer]
-        for attention in attentions:
-            fused = FusedSelfAttention(self.config)  # type: ignore[no-untyped-call]
-            fused.load_state_dict(attention.attention.state_dict())
-            attention.attention = fused
 
     @property
     def dim(self) -> int:
@@ -131,9 +93,9 @@ class ViltBackbone(nn.Module):
 
     def forward(self, tokens: Tokens, additions: Additions = NOTHING) -> Tensor:
         """Features ``(B, F)``."""
-        embedded, hidden = self._through(tokens, additions)
         place = additions.num_prompts + self.class_index(tokens)
-        return self._feature(self.layernorm(hidden[:, place]), embedded, tokens)
+        embedded, hidden = self._through(tokens, additions, slice(place, place + 1))
+        return self._feature(self.layernorm(hidden[:, 0]), embedded, tokens)
 
     def hidden(self, tokens: Tokens, additions: Additions = NOTHING) -> Tensor:
         """Last hidden states ``(B, P + T + 1 + K, D)``: prompts, text, the image's class token, patches."""
@@ -141,8 +103,8 @@ class ViltBackbone(nn.Module):
 
     def prompted(self, tokens: Tokens, additions: Additions) -> Tensor:
         """Features ``(B, F)`` with the mean of the prompts' last hidden states in the place of the class token's."""
-        embedded, hidden = self._through(tokens, additions)
-        return self._feature(self.layernorm(hidden[:, : additions.num_prompts]).mean(1), embedded, tokens)
+        embedded, hidden = self._through(tokens, additions, slice(additions.num_prompts))
+        return self._feature(self.layernorm(hidden).mean(1), embedded, tokens)
 
     def compile_blocks(self) -> None:
         """Have ``torch.compile`` compile each block at its first use, for sequences of any length."""
@@ -188,7 +150,7 @@ class ViltBackbone(nn.Module):
                 hidden=layer.layernorm_before(recorder.value()),
                 query=layer.attention.attention.query,
                 key=layer.attention.attention.key,
-                num_heads=layer.attention.attention.num_attention_heads,
+                num_heads=layer.attention.attention.num_heads,
             )
             for layer, recorder in zip(chosen, recorders, strict=True)
         ]
@@ -213,10 +175,11 @@ class ViltBackbone(nn.Module):
         # The sequence is text, image class token, patches: ViLT's order.
         return 0 if self.class_token == "text" else tokens.token_ids.shape[1]
 
-    def _through(self, tokens: Tokens, additions: Additions) -> tuple[Tensor, Tensor]:
-        """The sequence before the first block, ``(B, T + 1 + K, D)``, and behind the last, with prompts in front."""
+    def _through(self, tokens: Tokens, additions: Additions, wanted: slice = EVERYTHING) -> tuple[Tensor, Tensor]:
+        """The sequence before the first block, ``(B, T + 1 + K, D)``, and the ``wanted`` places of it behind the last,
+        with prompts in front."""
         embedded, additive_mask = self._embed(tokens)
-        return embedded, self._encode(*additions.prepend(embedded, additive_mask), additions)
+        return embedded, self._encode(*additions.prepend(embedded, additive_mask), additions, wanted)
 
     def _feature(self, state: Tensor, embedded: Tensor, tokens: Tokens) -> Tensor:
         """A sample's feature ``(B, F)`` from the state ``(B, D)`` that stands for it and the embedded sequence."""
@@ -228,9 +191,22 @@ class ViltBackbone(nn.Module):
         length = state.detach().norm(dim=1, keepdim=True)
         return torch.cat([state, F.normalize(mean, dim=1) * length], dim=1)
 
-    def _encode(self, hidden: Tensor, additive_mask: Tensor, additions: Additions = NOTHING) -> Tensor:
-        for place, layer in enumerate(self.encoder.layer):
-            hidden = additions.through(place, layer, hidden, additive_mask.to(hidden.dtype))
+    def _encode(
+        self,
+        hidden: Tensor,
+        additive_mask: Tensor,
+        additions: Additions = NOTHING,
+        wanted: slice = EVERYTHING,
+    ) -> Tensor:
+        last = len(self.encoder.layer) - 1
+        for place, block in enumerate(self.encoder.layer):
+            hidden = block(
+                hidden,
+                additive_mask.to(hidden.dtype),
+                prefix=additions.prefixes.get(place),
+                adapter=additions.adapters[place] if additions.adapters else None,
+                wanted=wanted if place == last else EVERYTHING,
+            )
         return hidden
 
     def _embed(self, tokens: Tokens) -> tuple[Tensor, Tensor]:

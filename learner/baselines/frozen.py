@@ -42,6 +42,7 @@ class FrozenClassifier(Classifier, ABC):
     def __init__(self, backbone: ViltBackbone, config: TrainConfig, device: torch.device, seed: int) -> None:
         super().__init__(backbone, config, device)
         self.backbone.requires_grad_(False)
+        self.round_frozen()
         self.seed = seed
         self.num_phases = 0
         self.num_old = 0

@@ -163,12 +163,6 @@ def test_a_recorder_that_did_not_fire_says_so() -> None:
         recorder.value()
 
 
-def test_fused_attention_refuses_to_give_attentions() -> None:
-    attention = ViltBackbone(_eager()).encoder.layer[0].attention.attention
-    with pytest.raises(ValueError, match=r"ViltBackbone\.read"):
-        attention(torch.zeros(1, 2, 32), output_attentions=True)
-
-
 def test_a_checkpoint_folder_loads(tmp_path: object) -> None:
     model = _eager()
     model.save_pretrained(str(tmp_path))

@@ -238,8 +238,9 @@ def test_two_views_add_the_scores_of_the_masked_view() -> None:
     model, split = _model(), make_split([3, 7], 20)
     whole = model.logits(split.tokens)
     config = MaskConfig(text=False, image_threshold="quantile", image_amount=0.2)
-    ((_, _, read),) = model.read(split.tokens, config)
-    keep = compute_masks(read, split.tokens, config).keep_patches
+    keep = torch.zeros_like(split.tokens.patch_valid)
+    for rows, shown, _, read in model.read(split.tokens, config):
+        keep[rows] = compute_masks(read, shown, config).keep_patches
     total = whole + model.logits(split.tokens.keep_patches(keep))
     expected = (total.argmax(1) == model.targets(split.class_ids)).numpy()
     assert np.array_equal(correct(model, split, masked=config), expected)

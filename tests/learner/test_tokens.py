@@ -84,6 +84,27 @@ def test_records_come_back_as_the_tokens_they_were() -> None:
     assert to_replay(to_tensors(ReplayBatch.from_records(records[1:]))).complete
 
 
+def test_batches_of_similar_length_are_all_samples_without_what_fills_them_up() -> None:
+    tokens = concatenate([make_tokens(num=6, text=7), make_tokens(num=5, grid=(2, 2), text=4, seed=1)])
+    seen, widths = [], []
+    for rows, part in tokens.by_length(3):
+        assert part.patch_valid.any(0).all()
+        assert part.token_valid.any(0).all()
+        for row, place in zip(rows.tolist(), range(len(part)), strict=True):
+            whole, cut = tokens[row : row + 1].trimmed(), part[place : place + 1].trimmed()
+            for name, values in vars(whole).items():
+                assert torch.equal(values, getattr(cut, name)), name
+        seen += rows.tolist()
+        widths.append(part.patches.shape[1] + part.token_ids.shape[1])
+    assert sorted(seen) == list(range(11))
+    assert widths == sorted(widths)
+    assert widths[0] <= 4 + 4
+    assert widths[-1] == 9 + 7
+    # Samples of which nothing is left keep a place of each kind.
+    empty = tokens.keep_patches(torch.zeros_like(tokens.patch_valid)).trimmed()
+    assert empty.patches.shape[1] == 1
+
+
 def test_blocks_that_are_not_there_are_refused() -> None:
     with pytest.raises(ValueError, match=r"some of 0\.\.11"):
         vilt_from_parts(blocks=(0, 12))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from learner.backbones.vilt import small_vilt
 from learner.config import TrainConfig
 from learner.data.tokenised import TokenisedSplit
 from learner.evaluate import correct
+from learner.exemplars import mask_split
+from learner.masks import MaskConfig
 from learner.train import Classifier, Replay, train_phase
 from tests.learner.builders import PATCH_PX, make_split
 
@@ -54,6 +57,48 @@ def _after_two_phases(replay: bool) -> tuple[float, float]:
     first = correct(model, make_split([0, 1, 2], 8, seed=6)).mean()
     second = correct(model, make_split([4, 8], 8, seed=7)).mean()
     return float(first), float(second)
+
+
+def test_frozen_weights_are_held_as_autocast_rounds_them() -> None:
+    torch.manual_seed(0)
+    backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=2, num_heads=1, vocab_size=200)
+    model = Classifier(backbone, replace(CONFIG, bf16="on"), torch.device("cpu"))
+    split = make_split([0, 1], 20)
+    model.add_classes(split)
+    ssf.inject(model.backbone)
+    before = model.features(split.tokens), _gradients(model, split)
+    model.round_frozen()
+    after = model.features(split.tokens), _gradients(model, split)
+    assert all(layer.output.dense.op.weight.dtype == torch.bfloat16 for layer in model.backbone.encoder.layer)
+    assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+    assert torch.equal(before[0], after[0])
+    assert all(torch.equal(was, now) for was, now in zip(before[1], after[1], strict=True))
+
+
+def _gradients(model: Classifier, split: TokenisedSplit) -> list[torch.Tensor]:
+    loss = torch.nn.functional.cross_entropy(model.logits(split.tokens), model.targets(split.class_ids))
+    return list(torch.autograd.grad(loss, [p for p in model.backbone.parameters() if p.requires_grad]))
+
+
+def test_samples_have_their_features_whatever_is_asked_beside_them() -> None:
+    torch.manual_seed(0)
+    backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=2, num_heads=1, vocab_size=200)
+    model = Classifier(backbone, CONFIG, torch.device("cpu"))
+    split = make_split([0, 1, 2], 30)
+    model.add_classes(split)
+    singly = torch.cat([model.features(split.tokens[i : i + 1]) for i in range(len(split))])
+    assert torch.allclose(model.features(split.tokens), singly, atol=1e-5)
+    assert torch.allclose(model.scores(split.tokens), model.head_logits(singly), atol=1e-5)
+    config = MaskConfig()
+    masks = mask_split(model, split, config, _generator(0))
+    assert torch.allclose(masks.features, singly, atol=1e-5)
+    for i in (0, 17, 89):
+        alone = mask_split(
+            model, TokenisedSplit(split.tokens[i : i + 1], split.class_ids[i : i + 1]), config, _generator(0)
+        )
+        assert torch.equal(masks.keep_patches[i], alone.keep_patches[0])
+        assert torch.equal(masks.keep_tokens[i], alone.keep_tokens[0])
+        assert torch.allclose(masks.patch_attention[i], alone.patch_attention[0], atol=1e-5)
 
 
 def test_replay_keeps_what_training_on_new_classes_would_forget() -> None:
