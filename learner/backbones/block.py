@@ -77,8 +77,7 @@ class FusedSelfAttention(nn.Module):
             context = _attend(query, key, value, additive_mask, drop)
         else:
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=additive_mask, dropout_p=drop)
-        merged: Tensor = context.transpose(1, 2).flatten(2)
-        return merged
+        return context.transpose(1, 2).flatten(2)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, additive_mask: Tensor, drop: float) -> Tensor:
@@ -87,4 +86,5 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, additive_mask: Tensor, dr
     shape = (*query.shape[:2], query.shape[2], key.shape[2])
     mask = additive_mask.to(query.dtype).expand(shape).flatten(0, 1)
     scores = torch.baddbmm(mask, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=query.shape[-1] ** -0.5)
-    return (F.dropout(scores.softmax(-1), drop) @ value.flatten(0, 1)).unflatten(0, shape[:2])
+    attention = F.dropout(scores.softmax(-1), drop)
+    return torch.bmm(attention, value.flatten(0, 1)).reshape(*shape[:3], -1)
