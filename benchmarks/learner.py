@@ -1,6 +1,7 @@
 """Methods at equal bytes: who remembers most?
 
-    python -m benchmarks.learner                 the table on a CPU: 22 methods, 3 seeds, 5 full samples a class
+    python -m benchmarks.learner                 the table on a CPU: 11 methods, 3 seeds, 5 full samples a class
+    python -m benchmarks.learner --ablations     12 rows more: each part of the recipe left out or changed
     python -m benchmarks.learner --full          the grid for a GPU: 5 memory sizes, 5 seeds, 5, 10 and 20 phases
     python -m benchmarks.learner --tune          trials on the validation classes, as many for each kind of exemplar
     python -m benchmarks.learner --quick         everything once on almost nothing: does it work?
@@ -30,7 +31,7 @@ from tqdm import tqdm
 from benchmarks import learner_plan
 from benchmarks.learner_chart import chart
 from benchmarks.learner_jobs import run_all
-from benchmarks.learner_plan import REFERENCE_MEMORY, Job, Plan
+from benchmarks.learner_plan import ABLATIONS, REFERENCE_MEMORY, Job, Plan
 from benchmarks.learner_report import Results, markdown, rows, summary
 from benchmarks.storage_ours import Service
 from benchmarks.storage_system import machine, stop_remaining, versions
@@ -100,6 +101,8 @@ def _plan(options: argparse.Namespace) -> Plan:
         plan = replace(plan, seeds=tuple(range(options.seeds)))
     if options.methods:
         plan = replace(plan, methods=options.methods, charted=options.methods)
+    if options.ablations:
+        plan = replace(plan, methods=plan.methods + ABLATIONS)
     if options.memories:
         plan = replace(plan, memories=options.memories)
     data = replace(plan.config.data, scenes=options.scenes)
@@ -209,14 +212,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=int, help="how many, from 0")
     parser.add_argument("--methods", type=_methods, help="with commas between, instead of the table's")
+    parser.add_argument(
+        "--ablations", action="store_true", help="with each part of the recipe left out or changed, too"
+    )
     parser.add_argument("--memories", type=_memories, help="full samples a class, with commas between")
     parser.add_argument(
-        "--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes; 0 = this one alone"
+        "--workers",
+        type=int,
+        default=_workers(),
+        help="processes; 0 = this one alone (default: 2 on a GPU, else one a core and 8 at most)",
     )
     parser.add_argument("--out", type=Path, help="checkpoints and the store (default: runs/bench-learner...)")
     parser.add_argument("--results", type=Path, help="tables, JSON and chart (default: benchmarks/results, or --out)")
     parser.add_argument("--data", type=Path, help="data and weights (default: ./data)")
     return parser
+
+
+def _workers() -> int:
+    return 2 if best_device().type == "cuda" else min(8, os.cpu_count() or 1)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -23,14 +23,23 @@ METHODS: tuple[str, ...] = (
     "none",
     "full+lossless",
     "full+q15",
-    "full+q15+two-views",
     "full",
-    "full+q60",
     "cim",
     "random",
     "masked",
+    "l2p",
+    "dualprompt",
+    "ease",
+    "joint",
+)
+"""Rows of the table. Without a quality, that of the configuration (30)."""
+
+ABLATIONS: tuple[str, ...] = (
+    "full+q60",
+    "full+q15+two-views",
     "masked+two-views",
     "masked+q15",
+    "masked+keep10+q15",
     "masked+text",
     "masked+no-views",
     "masked+no-fill",
@@ -38,12 +47,8 @@ METHODS: tuple[str, ...] = (
     "masked+no-drop",
     "masked+cosine",
     "masked+mean-heads+sinks",
-    "l2p",
-    "dualprompt",
-    "ease",
-    "joint",
 )
-"""Rows of the table. Without a quality, that of the configuration (30)."""
+"""Rows that ``--ablations`` adds to it."""
 
 CHARTED: tuple[str, ...] = ("full+q15", "full", "cim", "random", "masked")
 """Rows at the other memory sizes: the two charts."""
