@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _say("\n".join(pages))
     _pictures(plan, results, unit, out, options.data)
     folder = options.results or (out if options.kind in ("quick", "tune") else RESULTS)
-    _save(setting, results, plan, pages, folder / f"learner{_suffix(options)}-{setting['date']}")
+    _save(setting, results, plan, pages, folder / f"learner{_suffix(options)}{_more(options)}-{setting['date']}")
     memory = REFERENCE_MEMORY if REFERENCE_MEMORY in plan.memories else plan.memories[0]
     print(json.dumps(summary(rows(results, num_phases=plan.num_phases[0], memory=memory))), flush=True)
     return 0
@@ -107,6 +107,11 @@ def _plan(options: argparse.Namespace) -> Plan:
         plan = replace(plan, memories=options.memories)
     data = replace(plan.config.data, scenes=options.scenes)
     return replace(plan, config=replace(plan.config, data=data))
+
+
+def _more(options: argparse.Namespace) -> str:
+    """What sets a longer table's results apart; its runs lie in the folder of the shorter one, and are shared."""
+    return ("-ablations" if options.ablations else "") + ("-memories" if options.memories else "")
 
 
 def _suffix(options: argparse.Namespace) -> str:

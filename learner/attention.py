@@ -1,6 +1,6 @@
-"""Reading the two attentions that the masks need, beside a forward pass that forms no attention matrix.
+"""Reading the two attentions that the masks need, beside a forward pass that hands out no attention matrix.
 
-Fused kernels keep the matrix to themselves. The rows that masking needs are computed once more from the inputs of the
+Blocks keep the matrix to themselves, and a fused kernel forms none. The rows that masking needs are computed once more from the inputs of the
 layers that are read: the class token's row (A_CLS->I) and, where the text is masked too, the image tokens' rows onto
 the text (A_I->T). By default that is one row of the last layer.
 """

@@ -92,6 +92,16 @@ def test_misleading_scenes_are_a_benchmark_of_their_own() -> None:
     assert learner._title(plan, 2, 5).startswith("misleading scenes, 2 phases")
 
 
+def test_ablations_and_memory_sizes_go_on_from_the_table() -> None:
+    plain, more = (learner._parser().parse_args(words) for words in ([], ["--ablations", "--memories", "2,5"]))
+    assert learner._suffix(plain) == learner._suffix(more) == ""
+    assert [learner._more(options) for options in (plain, more)] == ["", "-ablations-memories"]
+    jobs = learner._plan(more).jobs()
+    assert set(learner._plan(plain).jobs()) < set(jobs)
+    assert {job.method for job in jobs if job.memory == 2} == set(learner_plan.CHARTED)
+    assert {job.method for job in jobs if job.memory == 5} == {*learner_plan.METHODS, *learner_plan.ABLATIONS}
+
+
 def test_memory_sizes_share_a_base_phase_and_seeds_do_not(tmp_path: Path) -> None:
     jobs = learner_plan.full().jobs()
     assert len({job.base_path(tmp_path) for job in jobs}) == 3 * 5
