@@ -31,7 +31,6 @@ from benchmarks.storage_rounds import Figure, interleave, ratio, timed
 from benchmarks.storage_system import machine, stop_remaining
 from client import Buffer, MemoryClient
 from client.dataset import ReplayDataset
-from learner import ssf
 from learner.backbones.choose import make_backbone
 from learner.data.tokenised import TokenisedSplit
 from learner.exemplars import make_exemplars, mask_split, to_replay, what_to_store
@@ -69,7 +68,7 @@ def measure(plan: Plan, place: Path, directory: Path | None, rounds: int) -> dic
     torch.manual_seed(_SEED)
     device = best_device()
     model = Classifier(make_backbone(config.backbone, config.data.image_size, _SEED, directory), config.train, device)
-    ssf.inject(model.backbone)
+    model.tune_by_ssf()
     for split in (old, new):
         model.add_classes(split)
     masks = _mask_figures(model, old, rounds)

@@ -232,8 +232,7 @@ class Run:
         number, pattern = self.config.train.ssf_layers, ssf.DEFAULT_PATTERN
         if number:
             pattern = ssf.last_layers_pattern(len(model.backbone.encoder.layer), number)
-        log.info("SSF: %d trainable parameters in the backbone", ssf.inject(model.backbone, pattern))
-        model.round_frozen()
+        log.info("SSF: %d trainable parameters in the backbone", model.tune_by_ssf(pattern))
 
     def generator(self, phase: int, purpose: int) -> torch.Generator:
         """Randomness of one purpose in one phase: the same after a resume as without one."""

@@ -84,6 +84,13 @@ class Classifier(nn.Module):
         """Samples of a forward pass without gradients: where a call costs little, padding is what costs."""
         return 32 if self.device.type == "cpu" else 256
 
+    def tune_by_ssf(self, pattern: str = ssf.DEFAULT_PATTERN) -> int:
+        """Freeze the backbone and put scales and shifts into it; how many parameters they have, and errors, as in
+        :func:`learner.ssf.inject`."""
+        number = ssf.inject(self.backbone, pattern)
+        self.round_frozen()
+        return number
+
     def round_frozen(self) -> None:
         """Hold the blocks' frozen weights as autocast would round them in every pass: the same products for less."""
         if not self.bf16:
