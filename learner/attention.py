@@ -1,8 +1,8 @@
 """Reading the two attentions that the masks need, beside a forward pass that hands out no attention matrix.
 
-Blocks keep the matrix to themselves, and a fused kernel forms none. The rows that masking needs are computed once more from the inputs of the
-layers that are read: the class token's row (A_CLS->I) and, where the text is masked too, the image tokens' rows onto
-the text (A_I->T). By default that is one row of the last layer.
+Blocks keep the matrix to themselves, and a fused kernel forms none. The rows that masking needs are computed once more
+from the inputs of the layers that are read: the class token's row (A_CLS->I) and, where the text is masked too, the
+image tokens' rows onto the text (A_I->T). By default that is one row of the last layer.
 """
 
 from __future__ import annotations
