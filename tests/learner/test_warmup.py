@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import ViltConfig, ViltModel
 
 from client import MemoryClient
 from learner import phases
@@ -103,11 +104,17 @@ def _masked_first(split: TokenisedSplit) -> torch.Tensor:
 
 def test_a_projection_starts_as_the_identity_and_is_among_the_texts_parameters() -> None:
     torch.manual_seed(0)
-    plain = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=32, num_layers=2, num_heads=2, vocab_size=200)
-    model = torch.nn.Module()
-    model.embeddings, model.encoder = plain.embeddings, plain.encoder  # type: ignore[assignment]
-    model.layernorm, model.config = plain.layernorm, plain.config  # type: ignore[assignment]
-    projected = ViltBackbone(model, project_text=True)  # type: ignore[arg-type]
+    config = ViltConfig(
+        image_size=24,
+        patch_size=PATCH_PX,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=200,
+    )
+    model = ViltModel(config, add_pooling_layer=False).eval()
+    plain, projected = ViltBackbone(model), ViltBackbone(model, project_text=True)
     tokens = make_tokens()
     assert torch.equal(projected(tokens), plain(tokens))
     assert len(list(projected.text_parameters())) == len(list(plain.text_parameters())) + 2
