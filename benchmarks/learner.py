@@ -102,7 +102,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     if options.methods:
         plan = replace(plan, methods=options.methods, charted=options.methods)
     if options.ablations:
-        plan = replace(plan, methods=plan.methods + ABLATIONS)
+        plan = replace(plan, methods=tuple(dict.fromkeys(plan.methods + ABLATIONS)))
     if options.memories:
         plan = replace(plan, memories=options.memories)
     data = replace(plan.config.data, scenes=options.scenes)

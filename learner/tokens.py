@@ -75,9 +75,9 @@ class Tokens:
 
     def by_length(self, batch_size: int) -> Iterator[tuple[Tensor, Tokens]]:
         """Batches of samples of similar length, the shortest first and each padded to its own longest: which rows
-        ``(B,)`` they are, and their tokens."""
+        ``(B,)`` they are, on the CPU, and their tokens."""
         length = self.patch_valid.sum(1) + self.token_valid.sum(1)
-        for rows in length.argsort(stable=True).split(batch_size):
+        for rows in length.argsort(stable=True).cpu().split(batch_size):
             yield rows, self[rows].trimmed()
 
     def keep_tokens(self, keep: Tensor) -> Tokens:

@@ -1,4 +1,5 @@
-"""A ViLT block that does what transformers' does, for less: fused attention, and only the places that are wanted."""
+"""A ViLT block that does what transformers' does, for less: attention as each device has it fastest, with no matrix
+handed out, and only the places that are wanted."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ class Block(nn.Module):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.attention: Any = nn.Module()
-        self.attention.attention = FusedSelfAttention(layer.attention.attention)
+        self.attention.attention = SelfAttention(layer.attention.attention)
         self.attention.output = layer.attention.output
         self.intermediate = layer.intermediate
         self.output = layer.output
@@ -52,9 +53,9 @@ class Block(nn.Module):
         return out if adapter is None else out + adapter(normed)
 
 
-class FusedSelfAttention(nn.Module):
-    """The parts of a ``ViltSelfAttention``; on a GPU with PyTorch's fused kernel, which forms no attention matrix. What
-    is needed of that :meth:`ViltBackbone.read` reads."""
+class SelfAttention(nn.Module):
+    """The parts of a ``ViltSelfAttention``; on a GPU with PyTorch's fused kernel. What is needed of the matrix,
+    :meth:`ViltBackbone.read` reads."""
 
     def __init__(self, plain: Any) -> None:
         super().__init__()
@@ -83,8 +84,7 @@ class FusedSelfAttention(nn.Module):
 def _attend(query: Tensor, key: Tensor, value: Tensor, additive_mask: Tensor, drop: float) -> Tensor:
     """Attention ``(B, H, R, D / H)`` by two plain matrix products, quicker on CPUs than the fused kernel at the lengths
     of these sequences (docs/decisions/0002)."""
-    shape = (*query.shape[:2], query.shape[2], key.shape[2])
-    mask = additive_mask.to(query.dtype).expand(shape).flatten(0, 1)
+    mask = additive_mask.to(query.dtype).expand(-1, query.shape[1], -1, -1).flatten(0, 1)
     scores = torch.baddbmm(mask, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=query.shape[-1] ** -0.5)
     attention = F.dropout(scores.softmax(-1), drop)
-    return torch.bmm(attention, value.flatten(0, 1)).reshape(*shape[:3], -1)
+    return torch.bmm(attention, value.flatten(0, 1)).reshape(query.shape)

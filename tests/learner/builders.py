@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from transformers import ViltConfig
 
 from learner.data.tokenised import TokenisedSplit
 from learner.phases import Problem
 from learner.tokens import Tokens
 
 PATCH_PX = 8
+
+
+def make_vilt_config(num_layers: int) -> ViltConfig:
+    """A tiny ViLT for pictures of 3 x 3 patches."""
+    return ViltConfig(
+        image_size=3 * PATCH_PX,
+        patch_size=PATCH_PX,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        vocab_size=200,
+        max_position_embeddings=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
 
 
 def make_tokens(

@@ -12,34 +12,19 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import ViltConfig, ViltModel
+from transformers import ViltModel
 
 from learner.attention import InputRecorder
 from learner.augment import special_tokens
 from learner.backbones.vilt import VILT_MEAN_STD, ViltBackbone, pretrained_vilt, small_vilt
 from learner.tokens import Tokens, concatenate
 from memory_format import patches_to_image
-from tests.learner.builders import PATCH_PX, make_tokens
-
-
-def _config() -> ViltConfig:
-    return ViltConfig(
-        image_size=3 * PATCH_PX,
-        patch_size=PATCH_PX,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        vocab_size=200,
-        max_position_embeddings=16,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
+from tests.learner.builders import PATCH_PX, make_tokens, make_vilt_config
 
 
 def _eager(seed: int = 0) -> ViltModel:
     torch.manual_seed(seed)
-    model = ViltModel(_config(), add_pooling_layer=False).eval()
+    model = ViltModel(make_vilt_config(num_layers=3), add_pooling_layer=False).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import ViltConfig, ViltModel
+from transformers import ViltModel
 
 from client import MemoryClient
 from learner import phases
@@ -20,7 +20,7 @@ from learner.phases import Run
 from learner.train import Classifier
 from learner.warmup import IGNORED, WarmupHeads, _loss, mask_words, swap_texts, warm_up
 from tests.conftest import Service
-from tests.learner.builders import PATCH_PX, make_split, make_tokens
+from tests.learner.builders import PATCH_PX, make_split, make_tokens, make_vilt_config
 from tests.learner.test_phases import CONFIG, PROBLEM
 
 
@@ -104,16 +104,7 @@ def _masked_first(split: TokenisedSplit) -> torch.Tensor:
 
 def test_a_projection_starts_as_the_identity_and_is_among_the_texts_parameters() -> None:
     torch.manual_seed(0)
-    config = ViltConfig(
-        image_size=24,
-        patch_size=PATCH_PX,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        vocab_size=200,
-    )
-    model = ViltModel(config, add_pooling_layer=False).eval()
+    model = ViltModel(make_vilt_config(num_layers=2), add_pooling_layer=False).eval()
     plain, projected = ViltBackbone(model), ViltBackbone(model, project_text=True)
     tokens = make_tokens()
     assert torch.equal(projected(tokens), plain(tokens))
