@@ -75,7 +75,7 @@ def measure(plan: Plan, place: Path, directory: Path | None, rounds: int) -> dic
     with Service(place / "memory") as service, MemoryClient(service.url) as client:
         buffer = client.create_buffer("cost", budget_bytes=2**24)
         masked = mask_split(model, old, config.mask, torch.Generator().manual_seed(_SEED))
-        records = make_exemplars(
+        exemplars = make_exemplars(
             model,
             old.class_ids,
             what_to_store(model, old, masked, "masked"),
@@ -86,7 +86,7 @@ def measure(plan: Plan, place: Path, directory: Path | None, rounds: int) -> dic
             learner_id="cost",
             rng=np.random.default_rng(_SEED),
         )
-        buffer.push(records)
+        buffer.push(record for _, record in exemplars)
         train = replace(config.train, ssf_epochs=1)
         steps, waited = _step_figures(model, new, buffer, train, rounds)
     plain, replayed = masks.pop("forward"), steps["replay from the service"]

@@ -6,10 +6,9 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -19,8 +18,6 @@ from learner.checkpoint import write_atomically
 from learner.methods import parse_method
 from learner.metrics import PhaseMetrics
 from learner.phases import Run
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,22 +68,13 @@ def run_all(
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare, initargs=(threads,)) as pool:
             try:
-                # Base phases first: a method that finds none would train it, once for each worker.
-                for _ in _done(pool, train_base, base_phases(left)):
-                    pass
-                for task, lines in _done(pool, run_job, left):
+                for task, lines in work_off(pool, left):
                     results[task.job] = lines
                     tick(task.job)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     return {job: results[job] for job in jobs}
-
-
-def base_phases(tasks: Sequence[Task]) -> list[Task]:
-    """One task for each base phase that some of them share."""
-    sharing = [task for task in tasks if parse_method(task.job.method).shares_base]
-    return list({task.job.base_path(task.out): task for task in sharing}.values())
 
 
 def run_job(task: Task) -> list[PhaseMetrics]:
@@ -131,10 +119,28 @@ def _run(task: Task, client: MemoryClient) -> Run:
     )
 
 
-def _done(pool: ProcessPoolExecutor, work: Callable[[Task], T], tasks: Sequence[Task]) -> Iterator[tuple[Task, T]]:
-    futures: dict[Future[T], Task] = {pool.submit(work, task): task for task in tasks}
-    for future in as_completed(futures):
-        yield futures[future], future.result()
+def work_off(pool: Executor, tasks: Sequence[Task]) -> Iterator[tuple[Task, list[PhaseMetrics]]]:
+    """Tasks and their figures as they are done. Those that share a base phase begin when it is there: a method that
+    finds none would train it, once for each worker."""
+    sharing: dict[Path, list[Task]] = {}
+    alone = []
+    for task in tasks:
+        if parse_method(task.job.method).shares_base:
+            sharing.setdefault(task.job.base_path(task.out), []).append(task)
+        else:
+            alone.append(task)
+    bases = {pool.submit(train_base, group[0]): group for group in sharing.values()}
+    runs = {pool.submit(run_job, task): task for task in alone}
+    while bases or runs:
+        for future in wait([*bases, *runs], return_when=FIRST_COMPLETED).done:
+            if future in bases:
+                future.result()
+                # On all data takes twice as long: not last, or one worker goes on with it alone.
+                group = sorted(bases.pop(future), key=lambda task: not parse_method(task.job.method).all_data)
+                runs |= {pool.submit(run_job, task): task for task in group}
+            else:
+                yield runs[future], future.result()
+                del runs[future]
 
 
 def _prepare(threads: int) -> None:

@@ -24,7 +24,7 @@ class Row:
     Attributes:
         last, average, forgetting: ``(S,)``, a value a seed, shares in [0, 1].
         exemplars_per_class, bytes_per_exemplar: after the last phase, means over seeds.
-        modality: last accuracy with the picture or the text alone, means over seeds.
+        modality: last accuracy with the picture or the text alone, means over seeds; empty for the references.
         seconds: of all runs.
     """
 
@@ -118,12 +118,13 @@ def markdown(table: Sequence[Row], title: str) -> str:
     ]
     for row in table:
         stored = row.bytes_per_exemplar > 0
+        alone = [f"{100 * row.modality[name]:.1f}" for name in ("picture", "text") if row.modality]
         lines.append(
             f"| `{row.method}` | {_points(row.last)} | {_points(row.average)} | {_points(row.forgetting)} "
             f"| {f'{row.exemplars_per_class:.1f}' if stored else '-'} "
             f"| {f'{row.bytes_per_exemplar:,.0f}' if stored else '-'} "
             f"| {'' if reference is None else _gap(paired(row.last, reference.last))} "
-            f"| {100 * row.modality['picture']:.1f} / {100 * row.modality['text']:.1f} |"
+            f"| {' / '.join(alone) or '-'} |"
         )
     return "\n".join([*lines, "", *verdicts(table)]) + "\n"
 

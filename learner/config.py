@@ -153,7 +153,10 @@ class TrainConfig:
             the linear head.
         balance: how much of a class's share in a phase's steps the loss takes out
             (:mod:`learner.techniques.balance`); 1 = all.
-        refit: test with a classifier that is fitted to the exemplars (:mod:`learner.techniques.refit`).
+        refit: test with a classifier that is fitted to the exemplars (:mod:`learner.techniques.refit`), where there are
+            any.
+        translate: fit that classifier to what the exemplars' whole pictures would give
+            (:mod:`learner.techniques.translate`).
         two_views: test with the sum of the scores of the whole sample and of its masked view.
         modality_drop: share of base-phase samples without a picture, and the same share without words.
         bf16: ``auto``: bfloat16 where the hardware has it.
@@ -185,7 +188,8 @@ class TrainConfig:
     stored_logits: float = 0.0
     weight_align: bool = False
     balance: float = 0.0
-    refit: bool = False
+    refit: bool = True
+    translate: bool = True
     two_views: bool = False
     modality_drop: float = 0.15
     bf16: Literal["auto", "on", "off"] = "auto"
@@ -204,6 +208,8 @@ class TrainConfig:
             )
         if self.weight_align and self.head != "linear":
             raise ValueError("weight_align needs head = linear: a cosine head does not look at lengths")
+        if self.translate and not self.refit:
+            raise ValueError("translate needs refit: it is for the classifier that is fitted to the exemplars")
         if self.ssf_layers < 0:
             raise ValueError(f"ssf_layers counts layers, got {self.ssf_layers}")
 

@@ -103,8 +103,8 @@ def make_exemplars(
     phase: int,
     learner_id: str,
     rng: np.random.Generator,
-) -> Iterator[Record]:
-    """The phase's samples as records, class by class, each class in its order of preference.
+) -> Iterator[tuple[int, Record]]:
+    """The phase's samples as records, each with its row: class by class, each class in its order of preference.
 
     Selection orders and the memory truncates, so every sample is offered: how many stay is a matter of the budget.
     Each sample is selected by the feature of what is stored of it, against the class mean of full samples.
@@ -124,7 +124,7 @@ def make_exemplars(
         scores = cosine_scores(of_class, mean)
         for rank, place in enumerate(selection_order(of_class, mean, memory.selection, rng)):
             sample = int(members[place])
-            yield _record(
+            record = _record(
                 stored,
                 sample,
                 class_id=class_id,
@@ -135,6 +135,7 @@ def make_exemplars(
                 codec=codec,
                 arrays=None if logits is None else {stored_logits.ARRAY: logits[sample]},
             )
+            yield sample, record
 
 
 def _record(stored: Stored, sample: int, **fields: object) -> Record:

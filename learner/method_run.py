@@ -11,6 +11,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from client import Buffer
 from client.dataset import ReplayDataset
@@ -22,6 +24,7 @@ from learner.exemplars import exemplar_features, make_exemplars, mask_split, rer
 from learner.methods import Method
 from learner.metrics import PhaseMetrics
 from learner.techniques.refit import fit_ridge
+from learner.techniques.translate import Translation, fit_translation
 from learner.techniques.weight_align import align_weights
 from learner.train import Classifier, Replay, train_phase
 from memory_format import ConflictError
@@ -42,6 +45,8 @@ class MethodRun:
     model: Classifier
     base_seconds: float | None
     """What the shared base phase took; None: the method trains its own."""
+    translation: Translation | None
+    """From features of this phase's exemplars to those of its full samples, where the test wants it."""
 
     def __init__(self, run: Run, method: Method) -> None:
         self.run = run
@@ -54,6 +59,7 @@ class MethodRun:
         )
         self.done: list[PhaseMetrics] = []
         self.buffer: Buffer | None = None
+        self.translation = None
 
     def open_buffer(self, *, fresh: bool) -> None:
         """Get the method's buffer; an empty one where the method has not run before (``fresh``).
@@ -101,7 +107,7 @@ class MethodRun:
             keep_ratio, mask_seconds, push_seconds = self._store(self.buffer, phase, new)
             timings = {**timings, "mask_seconds": timings["mask_seconds"] + mask_seconds}
         started = time.perf_counter()
-        with self._test_head():
+        with self._test_head(phase):
             scores = self._evaluate(phase)
         stats = self.buffer.stats() if self.buffer else None
         if stats and stats.bytes_used > stats.budget_bytes:
@@ -173,19 +179,20 @@ class MethodRun:
         model, memory = self.model, self.config.memory
         masked = mask_split(model, new, self.config.mask, self.run.generator(phase, 1))
         stored = what_to_store(model, new, masked, self.method.stores)
-        records = list(
-            make_exemplars(
-                model,
-                new.class_ids,
-                stored,
-                masked.features,
-                memory=memory,
-                with_logits=self.config.train.stored_logits > 0,
-                phase=phase,
-                learner_id=self.method.slug,
-                rng=np.random.default_rng([self.config.seed, phase]),
-            )
+        exemplars = make_exemplars(
+            model,
+            new.class_ids,
+            stored,
+            masked.features,
+            memory=memory,
+            with_logits=self.config.train.stored_logits > 0,
+            phase=phase,
+            learner_id=self.method.slug,
+            rng=np.random.default_rng([self.config.seed, phase]),
         )
+        samples, records = zip(*exemplars, strict=True)
+        if self.config.train.translate:
+            self.translation = fit_translation(exemplar_features(model, records), masked.features[list(samples)])
         mask_seconds = time.perf_counter() - started
         started = time.perf_counter()
         # Not again after an interrupted push, which evicted by these ranks: on what is left they would be others.
@@ -201,21 +208,36 @@ class MethodRun:
         return float(np.mean([record.keep_mask.mean() for record in records])), mask_seconds, push_seconds
 
     @contextlib.contextmanager
-    def _test_head(self) -> Iterator[None]:
-        """The classifier that is tested: training's own head, or one fitted to the memory."""
-        if not self.config.train.refit or self.buffer is None:
+    def _test_head(self, phase: int) -> Iterator[None]:
+        """The classifier that is tested: training's own head, or one fitted to what is there of all classes."""
+        known = self._known(phase) if self.config.train.refit else None
+        if known is None:
             yield
             return
         model, trained = self.model, self.model.head
-        records = list(self.buffer.records())
-        features = exemplar_features(model, records).to(model.device)
-        targets = model.targets(np.array([record.class_id for record in records]))
+        features, class_ids = known
         try:
             # No growing head, but to be tested is all it is for.
-            model.head = fit_ridge(features, targets, trained.num_classes)  # type: ignore[assignment]
+            model.head = fit_ridge(  # type: ignore[assignment]
+                features.to(model.device), model.targets(class_ids), trained.num_classes
+            )
             yield
         finally:
             model.head = trained
+
+    def _known(self, phase: int) -> tuple[Tensor, NDArray[np.int64]] | None:
+        """Features ``(N, F)`` and class ids ``(N,)`` of the exemplars, or of all data where the method has that; None:
+        it has nothing of old classes."""
+        if self.method.all_data:
+            split = self.problem.train.of_classes(self.problem.seen(phase)).load()
+            return self.model.features(split.tokens), split.class_ids
+        records = list(self.buffer.records()) if self.buffer is not None else []
+        if not records:
+            return None
+        features = exemplar_features(self.model, records)
+        if self.translation is not None:
+            features = self.translation(features)
+        return features, np.array([record.class_id for record in records])
 
     def _evaluate(self, phase: int) -> dict[str, Any]:
         seen = self.problem.seen(phase)
@@ -228,7 +250,8 @@ class MethodRun:
         all_ids = np.concatenate([split.class_ids for split in tests.values()])
         is_new = np.isin(all_ids, self.problem.phases[phase])
         by_modality = {}
-        if phase in (0, len(self.problem.phases) - 1):
+        # References ask their backbone several times for an answer, and have no exemplars to tell of.
+        if phase == len(self.problem.phases) - 1 and self.method.shares_base:
             by_modality["both"] = float(all_hits.mean())
             for name, show in MODALITIES.items():
                 alone = [correct(self.model, split, show=show, **views) for split in tests.values()]

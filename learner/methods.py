@@ -110,8 +110,8 @@ PARTS: dict[str, Part] = {
     "kd": Part("distillation", {"train": {"distill": 1.0}}),
     "der": Part("stored logits", {"train": {"stored_logits": 0.1}}),
     "balance": Part("balanced loss", {"train": {"balance": 1.0}}),
-    "refit": Part("refitted classifier", {"train": {"refit": True}}),
-    "no-refit": Part("trained head", {"train": {"refit": False}}),
+    "no-refit": Part("trained head", {"train": {"refit": False, "translate": False}}),
+    "no-translate": Part("exemplars as they are", {"train": {"translate": False}}),
     "two-views": Part("two views at the test", {"train": {"two_views": True}}),
     "wa": Part("weight aligning", {"train": {"weight_align": True}}),
 }

@@ -10,8 +10,8 @@ class PhaseMetrics:
     """One line of ``metrics.jsonl``. Accuracies are shares in [0, 1]; ``old`` is None in phase 0.
 
     ``by_phase[j]``: accuracy on the classes of phase j. ``by_modality``: with both, the picture alone and the text
-    alone, after the first and the last phase, empty after the others. ``pull_seconds``: what training waited for
-    replay.
+    alone, after the last phase of a method that starts from the shared base phase; otherwise empty. ``pull_seconds``:
+    what training waited for replay.
     """
 
     method: str

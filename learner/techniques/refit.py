@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STRENGTH = 0.03
-"""Of the ridge, against features of unit length whose second moments are summed over the classes."""
+STRENGTH = 0.2
+"""Of the ridge, against features of unit length whose second moments are summed over the exemplars: the more of them
+there are, the less it weighs."""
 
 
 class RidgeHead(nn.Module):
@@ -39,10 +40,10 @@ class RidgeHead(nn.Module):
 
 
 def fit_ridge(features: Tensor, targets: Tensor, num_classes: int, strength: float = STRENGTH) -> RidgeHead:
-    """Fit it to exemplars; all classes weigh the same, however many exemplars they have.
+    """Fit it to exemplars; all classes weigh the same, whichever of them have more.
 
     Args:
-        features: ``(N, D)``.
+        features: ``(N, D)``, of any length.
         targets: ``(N,)`` head indices.
 
     Raises:
@@ -51,7 +52,8 @@ def fit_ridge(features: Tensor, targets: Tensor, num_classes: int, strength: flo
     if not len(features):
         raise ValueError("no exemplars to fit a classifier to")
     counts = torch.bincount(targets, minlength=num_classes).clamp(min=1)
-    weights = (1.0 / counts)[targets][:, None]
+    # 1 where all classes have as many.
+    weights = (len(targets) / num_classes / counts)[targets][:, None]
     unit = F.normalize(features, dim=1)
     center = (unit * weights).sum(0) / weights.sum()
     centered = unit - center

@@ -21,6 +21,7 @@ from learner.method_run import MethodRun
 from learner.methods import BASES, PARTS, parse_method
 from learner.metrics import PhaseMetrics
 from learner.phases import Run
+from learner.techniques.refit import fit_ridge
 from learner.tokens import Tokens
 from learner.train import Classifier
 from memory_format import WebP, make_record
@@ -62,7 +63,7 @@ def test_every_base_and_part_changes_what_it_says_and_nothing_else() -> None:
     tables = [str(part.settings) for part in PARTS.values()]
     assert len(set(tables)) == len(tables)
     idle = {name for name in PARTS if parse_method(f"full+{name}").configure(config) == config}
-    assert idle == {"herding", "no-refit"}
+    assert idle == {"herding"}
 
 
 def test_later_parts_win() -> None:
@@ -127,7 +128,7 @@ def test_a_growing_budget_is_so_many_full_samples_for_each_class_seen(service: S
 def test_all_techniques_together_resume_to_the_same_results(
     start_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "masked+der+kd+wa+balance+refit+two-views+rerank+flip+colour+fill-background+coverage+rollout"
+    name = "masked+der+kd+wa+balance+two-views+rerank+flip+colour+fill-background+coverage+rollout"
     services = {part: start_service(tmp_path / f"store-{part}") for part in ("whole", "cut")}
     whole = _run(name, tmp_path / "whole" / "run", services["whole"])
     original, calls = MethodRun._evaluate, 0
@@ -155,18 +156,36 @@ def test_all_techniques_together_resume_to_the_same_results(
     assert held[0] == held[1]
 
 
-def test_a_refitted_classifier_is_tested_and_not_trained_on(start_service: Any, tmp_path: Path) -> None:
-    """Both runs train the same model; only what is asked at the test differs."""
+def test_a_refitted_classifier_is_tested_and_not_trained_on(
+    start_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All runs train the same model; only what is asked at the test differs."""
     results, heads = [], []
-    for refit in (False, True):
-        service, out = start_service(tmp_path / f"store-{refit}"), tmp_path / str(refit) / "run"
-        config = replace(SHORT, train=replace(SHORT.train, refit=refit))
+    fitted: list[torch.Tensor] = []
+
+    def fit(*arguments: Any) -> Any:
+        head = fit_ridge(*arguments)
+        fitted.append(head.weight)
+        return head
+
+    monkeypatch.setattr(method_run, "fit_ridge", fit)
+    for name, part in (("head", "no-refit"), ("refit", "no-translate"), ("both", "herding")):
+        service, out = start_service(tmp_path / f"store-{name}"), tmp_path / name / "run"
+        # Under one name, by which the memory draws.
+        config = parse_method(f"masked+{part}").configure(SHORT)
         results.append([line.by_phase for line in _run("masked", out, service, config)])
         heads.append(torch.load(out / "masked" / "checkpoint.pt", weights_only=True)["head"]["weight"])
-    assert torch.equal(*heads)
+    assert torch.equal(heads[0], heads[1])
+    assert torch.equal(heads[0], heads[2])
     assert results[0] != results[1]
-    # Without a memory there is nothing to fit to.
-    assert len(_run("none", tmp_path / "True" / "run", service, config)) == 3
+    # Six were fitted, in three phases of two runs, each run to exemplars of its own.
+    assert len(fitted) == 6
+    assert not any(torch.allclose(plain, translated) for plain, translated in zip(fitted[:3], fitted[3:], strict=True))
+    # With all data it is fitted to all data; without a memory there is nothing to fit to.
+    assert len(_run("joint", tmp_path / "both" / "run", service)) == 3
+    assert len(fitted) == 9
+    assert len(_run("none", tmp_path / "both" / "run", service)) == 3
+    assert len(fitted) == 9
 
 
 def test_reranking_follows_the_model_and_settles(service: Service) -> None:

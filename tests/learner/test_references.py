@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,7 @@ def test_a_run_learns_and_remembers_without_a_memory(name: str, tmp_path: Path) 
     assert lines[-1].accuracy_new > 2 * chance
     assert lines[-1].accuracy_old is not None
     assert all(line.exemplars == line.bytes_used == line.budget_bytes == 0 for line in lines)
-    assert set(lines[-1].by_modality) == {"both", "picture", "text"}
+    assert all(line.by_modality == {} for line in lines)
     assert all(line.train_seconds > 0 for line in lines)
     # Not the phase that methods with a memory share.
     assert not (tmp_path / "base.pt").exists()
@@ -305,13 +306,28 @@ def test_their_own_base_phases_are_counted_and_the_shared_one_once() -> None:
     assert seconds_spent(results) == 3 * (10 + 2) + 100 + 200
 
 
-def test_a_benchmark_of_references_alone_trains_no_shared_base_phase(
+def test_runs_begin_when_the_base_phase_that_they_share_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = replace(learner_plan.quick(), methods=("ease", "none"), charted=(), seeds=(0,), memories=(5,))
-    tasks = [learner_jobs.Task(plan, job, 1000, "http://nowhere", tmp_path, None, 1) for job in plan.jobs()]
-    assert [task.job.method for task in learner_jobs.base_phases(tasks)] == ["none"]
-    assert learner_jobs.base_phases(tasks[:1]) == []
+    began: list[tuple[str, int]] = []
+    monkeypatch.setattr(learner_jobs, "train_base", lambda task: began.append(("base", task.job.seed)))
+    monkeypatch.setattr(learner_jobs, "run_job", lambda task: began.append((task.job.method, task.job.seed)) or [])
+
+    def work_off(*methods: str) -> None:
+        plan = replace(learner_plan.quick(), methods=methods, charted=(), seeds=(0, 1), memories=(5,))
+        tasks = [learner_jobs.Task(plan, job, 1000, "http://nowhere", tmp_path, None, 1) for job in plan.jobs()]
+        with ThreadPoolExecutor(1) as pool:
+            assert sorted(task.job.seed for task, _ in learner_jobs.work_off(pool, tasks)) == sorted(
+                job.seed for job in plan.jobs()
+            )
+
+    work_off("none", "ease", "joint")
+    assert sorted(began) == [(name, seed) for name in ("base", "ease", "joint", "none") for seed in (0, 1)]
+    for seed in (0, 1):
+        assert began.index(("base", seed)) < began.index(("joint", seed)) < began.index(("none", seed))
+    began.clear()
+    work_off("ease")
+    assert sorted(began) == [("ease", 0), ("ease", 1)]
 
 
 def test_all_in_one_folder_with_methods_that_have_a_memory(service: Any, tmp_path: Path) -> None:

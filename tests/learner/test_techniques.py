@@ -24,6 +24,7 @@ from learner.techniques.fill import fill, to_canvas
 from learner.techniques.flip import flip
 from learner.techniques.refit import STRENGTH, fit_ridge
 from learner.techniques.stored_logits import stored_logits_loss
+from learner.techniques.translate import fit_translation
 from learner.techniques.weight_align import align_weights
 from learner.tokens import Tokens, concatenate
 from learner.train import Classifier, _loss, _View
@@ -192,17 +193,41 @@ def test_the_fitted_classifier_is_the_ridge_whatever_the_number_of_exemplars() -
     features = 3 * F.one_hot(targets, 5).float() + 0.1 * torch.randn(6, 5, generator=_generator())
     head = fit_ridge(features, targets, 3)
     assert torch.equal(head(7 * features).argmax(1), targets)
-    # Doubling the exemplars of a class changes nothing: a class weighs what a class weighs.
-    more = fit_ridge(torch.cat([features, features[:2]]), torch.cat([targets, targets[:2]]), 3)
+    # A class weighs what a class weighs: one that has all its exemplars twice gains nothing over the others.
+    more = fit_ridge(
+        torch.cat([features, features[:2]]), torch.cat([targets, targets[:2]]), 3, strength=8 / 6 * STRENGTH
+    )
     assert torch.allclose(head.weight, more.weight, atol=1e-5)
-    # The normal equations with equal classes are those of plain ridge regression on centred features.
+    # With equal classes it is plain ridge regression on centred features.
     unit = F.normalize(features, dim=1)
     centred = (unit - unit.mean(0)).double()
     wanted = F.one_hot(targets, 3).double()
-    plain = torch.linalg.solve(centred.T @ centred / 2 + STRENGTH * torch.eye(5), centred.T @ wanted / 2)
+    plain = torch.linalg.solve(centred.T @ centred + STRENGTH * torch.eye(5), centred.T @ wanted)
     assert torch.allclose(head.weight.double(), plain, atol=1e-5)
     with pytest.raises(ValueError, match="no exemplars"):
         fit_ridge(features[:0], targets[:0], 3)
+
+
+def test_a_translation_undoes_what_storing_does_to_features() -> None:
+    stored = F.normalize(torch.randn(40, 6, generator=_generator()), dim=1)
+    full = F.normalize(stored + 0.3 * stored[:, :1] * torch.ones(6) + 0.2 * torch.arange(6), dim=1)
+    seen, others = slice(0, 30), slice(30, 40)
+    there = fit_translation(5 * stored[seen], 7 * full[seen])(3 * stored[others])
+    assert torch.allclose(there.norm(dim=1), torch.ones(10))
+    before, after = ((values - full[others]).norm(dim=1).mean() for values in (stored[others], there))
+    assert after < 0.15 * before
+    # Stored as they are, they stay; one pair alone gives the shift.
+    assert torch.allclose(fit_translation(stored, 2 * stored)(stored), stored, atol=1e-5)
+    assert torch.allclose(fit_translation(stored[:1], full[:1])(stored[:1]), full[:1], atol=1e-5)
+    with pytest.raises(ValueError, match=r"at least one: got shapes \(0, 6\) and \(0, 6\)"):
+        fit_translation(stored[:0], full[:0])
+    with pytest.raises(ValueError, match="the same samples"):
+        fit_translation(stored[:2], full[:3])
+
+
+def test_translating_is_for_the_fitted_classifier() -> None:
+    with pytest.raises(ValueError, match="translate needs refit"):
+        TrainConfig(refit=False)
 
 
 def _model() -> Classifier:
