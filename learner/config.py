@@ -58,6 +58,8 @@ class DataConfig:
         path: the data set's folder, ``folder``'s table, or ``hub``'s name or folder.
         captions: the captions file of ``imagenet-r``; empty = ``captions.csv`` in its folder.
         num_classes, train_per_class, test_per_class: size of the subset; the last counts for each test split. 0 = all.
+        interim_tests_per_class: with how many of those each phase before the last is tested, at most; 0 = all. What
+            counts most is known best then, and no hour is spent on curves.
         test_share: of each class, where the data has no test split of its own.
         split_seed: draws that split, and the samples of a subset.
         bad_pictures: missing and damaged ones end the run before it starts, or are left out.
@@ -77,6 +79,7 @@ class DataConfig:
     num_classes: int = 18
     train_per_class: int = 32
     test_per_class: int = 10
+    interim_tests_per_class: int = 0
     test_share: float = 0.2
     split_seed: int = 0
     bad_pictures: Literal["error", "skip"] = "error"
@@ -90,7 +93,14 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.base_classes < 1 or self.classes_per_phase < 1 or 0 < self.num_classes < self.base_classes:
             raise ValueError("base_classes must lie in 1..num_classes and classes_per_phase be at least 1")
-        for name in ("num_classes", "train_per_class", "test_per_class", "split_seed", "class_order_seed"):
+        for name in (
+            "num_classes",
+            "train_per_class",
+            "test_per_class",
+            "interim_tests_per_class",
+            "split_seed",
+            "class_order_seed",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.test_share < 1:

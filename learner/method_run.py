@@ -240,8 +240,11 @@ class MethodRun:
         return features, np.array([record.class_id for record in records])
 
     def _evaluate(self, phase: int) -> dict[str, Any]:
-        seen = self.problem.seen(phase)
-        tests = {name: split.of_classes(seen) for name, split in self.problem.tests.items()}
+        seen, is_last = self.problem.seen(phase), phase == len(self.problem.phases) - 1
+        few = self.config.data.interim_tests_per_class
+        tests = {
+            name: split.of_classes(seen, at_most=0 if is_last else few) for name, split in self.problem.tests.items()
+        }
         views: dict[str, Any] = {}
         if self.config.train.two_views:
             views = {"masked": self.config.mask, "generator": self.run.generator(phase, 5)}
@@ -251,8 +254,9 @@ class MethodRun:
         is_new = np.isin(all_ids, self.problem.phases[phase])
         by_modality = {}
         # References ask their backbone several times for an answer, and have no exemplars to tell of.
-        if phase == len(self.problem.phases) - 1 and self.method.shares_base:
+        if is_last and self.method.shares_base:
             by_modality["both"] = float(all_hits.mean())
+            tests = {name: split.of_classes(seen, at_most=few) for name, split in tests.items()}
             for name, show in MODALITIES.items():
                 alone = [correct(self.model, split, show=show, **views) for split in tests.values()]
                 by_modality[name] = float(np.concatenate(alone).mean())

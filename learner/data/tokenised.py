@@ -47,8 +47,8 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def of_classes(self, classes: list[int]) -> Samples:
-        """The samples of some classes."""
+    def of_classes(self, classes: list[int], at_most: int = 0) -> Samples:
+        """The samples of some classes; of each at most so many, its first ones (0 = all)."""
         ...
 
     def load(self) -> TokenisedSplit:
@@ -83,9 +83,9 @@ class TokenisedSplit:
     def __len__(self) -> int:
         return len(self.class_ids)
 
-    def of_classes(self, classes: list[int]) -> TokenisedSplit:
-        """The samples of some classes."""
-        index = np.flatnonzero(np.isin(self.class_ids, classes))
+    def of_classes(self, classes: list[int], at_most: int = 0) -> TokenisedSplit:
+        """See :class:`Samples`."""
+        index = _rows_of(self.class_ids, classes, at_most)
         return TokenisedSplit(self.tokens[torch.from_numpy(index)], self.class_ids[index])
 
     def load(self) -> TokenisedSplit:
@@ -123,9 +123,9 @@ class PictureSplit:
     def __len__(self) -> int:
         return len(self.split)
 
-    def of_classes(self, classes: list[int]) -> PictureSplit:
-        """The samples of some classes."""
-        index = np.flatnonzero(np.isin(self.class_ids, classes)).astype(np.int64)
+    def of_classes(self, classes: list[int], at_most: int = 0) -> PictureSplit:
+        """See :class:`Samples`."""
+        index = _rows_of(self.class_ids, classes, at_most)
         return replace(self, split=self.split.take(index), token_ids=[self.token_ids[int(i)] for i in index])
 
     def load(self) -> TokenisedSplit:
@@ -203,6 +203,15 @@ class _Batch:
     index: range
     patches: NDArray[np.uint8]
     jobs: list[Future[tuple[int, int]]]
+
+
+def _rows_of(class_ids: NDArray[np.int64], classes: list[int], at_most: int) -> NDArray[np.int64]:
+    """In their order."""
+    rows = np.flatnonzero(np.isin(class_ids, classes)).astype(np.int64)
+    if not at_most:
+        return rows
+    firsts = [rows[class_ids[rows] == class_id][:at_most] for class_id in np.unique(class_ids[rows])]
+    return np.sort(np.concatenate(firsts)) if firsts else rows
 
 
 def tokenise(split: Split, tokenizer: Tokenizer, *, patch_px: int, max_text_tokens: int = 40) -> PictureSplit:

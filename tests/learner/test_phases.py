@@ -4,6 +4,7 @@ the same results."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import zarr
 from client import MemoryClient
 from learner import method_run, phases
 from learner.config import BackboneConfig, DataConfig, LearnerConfig, MemoryConfig, TrainConfig
+from learner.evaluate import correct
 from learner.examples import load_examples
 from learner.masks import MaskConfig
 from learner.method_run import MethodRun, RunError
@@ -92,6 +94,25 @@ def test_runs_that_store_in_different_ways_share_a_base_phase(start_service: Any
     assert torch.load(third / "base.pt", weights_only=True)["key"] != base["key"]
     _run("none", third, service, train=replace(CONFIG.train, base_epochs=1))
     assert torch.load(third / "base.pt", weights_only=True)["key"] != base["key"]
+
+
+def test_phases_before_the_last_may_be_tested_on_fewer(
+    start_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[int, int]] = []
+
+    def count(model: Any, split: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append(Counter(split.class_ids.tolist()))
+        return correct(model, split, *arguments, **options)
+
+    monkeypatch.setattr(method_run, "correct", count)
+    _run("none", tmp_path / "few", start_service(), data=replace(CONFIG.data, interim_tests_per_class=1))
+    num_tests = {name: Counter(split.class_ids.tolist()) for name, split in PROBLEM.tests.items()}
+    assert all(count > 1 for counts in num_tests.values() for count in counts.values())
+    # Two splits in three phases, and the last two again with the picture and with the text alone.
+    assert [sum(counts.values()) for counts in asked[:4]] == [2, 2, 4, 4]
+    assert asked[4:6] == list(num_tests.values())
+    assert [sum(counts.values()) for counts in asked[6:]] == [6, 6, 6, 6]
 
 
 def test_a_run_of_all_methods(start_service: Any, tmp_path: Path) -> None:
