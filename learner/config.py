@@ -219,7 +219,7 @@ class TrainConfig:
         if self.weight_align and self.head != "linear":
             raise ValueError("weight_align needs head = linear: a cosine head does not look at lengths")
         if self.translate and not self.refit:
-            raise ValueError("translate needs refit: it is for the classifier that is fitted to the exemplars")
+            raise ValueError("translate needs refit, the classifier that it is for: turn both off, or leave both on")
         if self.ssf_layers < 0:
             raise ValueError(f"ssf_layers counts layers, got {self.ssf_layers}")
 
