@@ -22,7 +22,7 @@ from learner.phases import Run
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs to know of a run. ``method`` None: the base phase alone."""
+    """What a worker needs to know of a run."""
 
     plan: Plan
     job: Job

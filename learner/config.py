@@ -163,8 +163,8 @@ class TrainConfig:
             the linear head.
         balance: how much of a class's share in a phase's steps the loss takes out
             (:mod:`learner.techniques.balance`); 1 = all.
-        refit: test with a classifier that is fitted to the exemplars (:mod:`learner.techniques.refit`), where there are
-            any.
+        refit: test with a classifier that is fitted to the exemplars (:mod:`learner.techniques.refit`), where there
+            is a memory.
         translate: fit that classifier to what the exemplars' whole pictures would give
             (:mod:`learner.techniques.translate`).
         two_views: test with the sum of the scores of the whole sample and of its masked view.

@@ -231,9 +231,9 @@ class MethodRun:
         if self.method.all_data:
             split = self.problem.train.of_classes(self.problem.seen(phase)).load()
             return self.model.features(split.tokens), split.class_ids
-        records = list(self.buffer.records()) if self.buffer is not None else []
-        if not records:
+        if self.buffer is None:
             return None
+        records = list(self.buffer.records())
         features = exemplar_features(self.model, records)
         if self.translation is not None:
             features = self.translation(features)
