@@ -16,6 +16,7 @@ import argparse
 import datetime
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -35,7 +36,7 @@ from benchmarks.learner_plan import ABLATIONS, REFERENCE_MEMORY, Job, Plan
 from benchmarks.learner_report import Results, markdown, rows, summary
 from benchmarks.storage_ours import Service
 from benchmarks.storage_system import machine, stop_remaining, versions
-from learner.config import SceneChoice
+from learner.config import SceneChoice, read_settings, with_settings
 from learner.methods import parse_method
 from learner.report import write_report
 from learner.train import best_device
@@ -45,8 +46,12 @@ _PACKAGES = ("exemplar-memory", "numpy", "pillow", "torch", "transformers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    plan = _plan(options)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        plan = _plan(options)
+    except ValueError as error:
+        parser.error(str(error))
     out = (options.out or Path("runs") / f"bench-learner{_suffix(options)}").absolute()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -82,20 +87,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop_remaining()
     setting = _setting(plan, unit, time.monotonic() - started)
     pages = [
-        markdown(rows(results, num_phases=phases, memory=memory), _title(plan, phases, memory))
+        markdown(rows(results, num_phases=phases, memory=memory), _title(options, plan, phases, memory))
         for phases in plan.num_phases
         for memory in plan.memories
     ]
     _say("\n".join(pages))
     _pictures(plan, results, unit, out, options.data)
     folder = options.results or (out if options.kind in ("quick", "tune") else RESULTS)
-    _save(setting, results, plan, pages, folder / f"learner{_suffix(options)}{_more(options)}-{setting['date']}")
+    stem = folder / f"learner{_suffix(options)}{_more(options)}-{setting['date']}"
+    _save(setting, results, plan, pages, stem, _conditions(options))
     memory = REFERENCE_MEMORY if REFERENCE_MEMORY in plan.memories else plan.memories[0]
     print(json.dumps(summary(rows(results, num_phases=plan.num_phases[0], memory=memory))), flush=True)
     return 0
 
 
 def _plan(options: argparse.Namespace) -> Plan:
+    """What is to be run.
+
+    Raises:
+        ValueError: settings that are none, that a method does not go with, or that would change nothing.
+    """
     plan: Plan = getattr(learner_plan, options.kind or "default")()
     if options.seeds is not None:
         plan = replace(plan, seeds=tuple(range(options.seeds)))
@@ -105,8 +116,14 @@ def _plan(options: argparse.Namespace) -> Plan:
         plan = replace(plan, methods=tuple(dict.fromkeys(plan.methods + ABLATIONS)))
     if options.memories:
         plan = replace(plan, memories=options.memories)
-    data = replace(plan.config.data, scenes=options.scenes)
-    return replace(plan, config=replace(plan.config, data=data))
+    settings = read_settings(options.set, {"data": {"scenes": options.scenes}})
+    plan = replace(plan, config=with_settings(plan.config, settings))
+    for job in plan.jobs():
+        config = job.config(plan, 1)
+        if with_settings(config, settings) != config:
+            raise ValueError("sizes of the data, phases, memory and seeds are the plan's: they cannot be --set")
+        parse_method(job.method).configure(config)
+    return plan
 
 
 def _more(options: argparse.Namespace) -> str:
@@ -116,15 +133,21 @@ def _more(options: argparse.Namespace) -> str:
 
 def _suffix(options: argparse.Namespace) -> str:
     """What sets the files of one kind of benchmark apart from another's."""
-    names = [options.kind or "", "" if options.scenes == "any" else options.scenes]
-    return "".join(f"-{name}" for name in names if name)
+    names = [options.kind or "", "" if options.scenes == "any" else options.scenes, *options.set]
+    return "".join(f"-{re.sub('[^a-z0-9_.]+', '-', name.lower())}" for name in names if name)
 
 
-def _title(plan: Plan, phases: int, memory: int) -> str:
-    seeds, scenes = len(plan.seeds), plan.config.data.scenes
+def _conditions(options: argparse.Namespace) -> str:
+    """What a title begins with where not all is as usual."""
+    scenes = [] if options.scenes == "any" else [f"{options.scenes} scenes"]
+    return "".join(f"{condition}, " for condition in [*scenes, *options.set])
+
+
+def _title(options: argparse.Namespace, plan: Plan, phases: int, memory: int) -> str:
+    seeds = len(plan.seeds)
     return (
-        f"{'' if scenes == 'any' else f'{scenes} scenes, '}{phases} phases, {memory} full samples a class, {seeds} "
-        f"seed{'s' if seeds > 1 else ''} (mean ± deviation, %)"
+        f"{_conditions(options)}{phases} phases, {memory} full samples a class, {seeds} seed{'s' if seeds > 1 else ''} "
+        "(mean ± deviation, %)"
     )
 
 
@@ -157,7 +180,7 @@ def _pictures(plan: Plan, results: Results, unit: int, out: Path, directory: Pat
         _say(f"masked exemplars of seed {first.seed}: {page}")
 
 
-def _save(setting: dict[str, Any], results: Results, plan: Plan, pages: list[str], stem: Path) -> None:
+def _save(setting: dict[str, Any], results: Results, plan: Plan, pages: list[str], stem: Path, conditions: str) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "setting": setting,
@@ -182,7 +205,7 @@ def _save(setting: dict[str, Any], results: Results, plan: Plan, pages: list[str
     head = f"{setting['date']}, {setting['device']}, {where['processor']}, {where['cores']} cores"
     stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
     stem.with_suffix(".md").write_text("\n".join([head, "", *pages]))
-    chart(results, stem.with_suffix(".png"))
+    chart(results, stem.with_suffix(".png"), conditions)
     _say(f"written: {stem}.json, .md, .png")
 
 
@@ -221,6 +244,13 @@ def _parser() -> argparse.ArgumentParser:
         "--ablations", action="store_true", help="with each part of the recipe left out or changed, too"
     )
     parser.add_argument("--memories", type=_memories, help="full samples a class, with commas between")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one setting of all methods, base phase included, as in --set data.image_size=224",
+    )
     parser.add_argument(
         "--workers",
         type=int,

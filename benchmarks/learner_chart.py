@@ -17,8 +17,12 @@ from benchmarks.learner_report import Results, Row, rows
 _RECOMMENDED = "masked"
 
 
-def chart(results: Results, path: Path) -> None:
-    """For each number of phases a row of bars, and where there are several memory sizes a row of lines below."""
+def chart(results: Results, path: Path, conditions: str = "") -> None:
+    """For each number of phases a row of bars, and where there are several memory sizes a row of lines below.
+
+    Args:
+        conditions: what titles begin with.
+    """
     memories = sorted({job.memory for job in results})
     tables = {
         number: {memory: rows(results, num_phases=number, memory=memory) for memory in memories}
@@ -30,9 +34,9 @@ def chart(results: Results, path: Path) -> None:
     panels = iter(canvas.subplots(len(heights), 2, squeeze=False, height_ratios=heights))
     for number, table in tables.items():
         memory = REFERENCE_MEMORY if REFERENCE_MEMORY in table else min(table)
-        _bars(*next(panels), table[memory], f"{number} phases, {memory} full samples a class")
+        _bars(*next(panels), table[memory], f"{conditions}{number} phases, {memory} full samples a class")
         if len(memories) > 1:
-            _lines(*next(panels), table, f"{number} phases")
+            _lines(*next(panels), table, f"{conditions}{number} phases")
     canvas.savefig(path, dpi=110)
 
 

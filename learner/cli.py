@@ -9,13 +9,12 @@ import signal
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from client import MemoryClient, ServiceError
 from learner.checkpoint import write_atomically
-from learner.config import LearnerConfig, with_settings
+from learner.config import LearnerConfig, read_settings, with_settings
 from learner.data.base import DataError
 from learner.data.fetch import FetchError
 from learner.data.pictures import PictureError
@@ -123,7 +122,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_methods,
         default=_methods(",".join(DEFAULT)),
         help=f"BASE[+PART...] with commas between, default {','.join(DEFAULT)}; bases: {', '.join(BASES)}; "
-        f"parts: {', '.join(PARTS)}, qNN (quality), keepNN (percent of the patches kept)",
+        f"parts: {', '.join(PARTS)}, qNN (quality), keepNN (percent of the patches kept); of l2p, dualprompt and "
+        "ease: addedNN and headNN (learning rates in thousandths)",
     )
     run.add_argument("--config", type=Path, help="TOML file with tables like those of the printed configuration")
     run.add_argument(
@@ -173,26 +173,8 @@ def _config(arguments: argparse.Namespace) -> LearnerConfig:
     Raises:
         ValueError: an unknown key, or a value of the wrong kind.
     """
-    settings: dict[str, Any] = {}
-    if arguments.config:
-        settings = tomllib.loads(arguments.config.read_text())
-    for item in arguments.set:
-        key, separator, value = item.partition("=")
-        if not separator:
-            raise ValueError(f"--set takes KEY=VALUE, got {item!r}")
-        table = settings
-        *path, name = key.split(".")
-        for part in path:
-            table = table.setdefault(part, {})
-        table[name] = _value(value)
-    return with_settings(LearnerConfig(), settings)
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    settings = tomllib.loads(arguments.config.read_text()) if arguments.config else {}
+    return with_settings(LearnerConfig(), read_settings(arguments.set, settings))
 
 
 def _interrupt(number: int, frame: object) -> None:

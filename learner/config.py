@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -144,6 +145,7 @@ class TrainConfig:
             pass.
         base_epochs, ssf_epochs: passes over the new data in phase 0 and in each later phase.
         base_lr, ssf_lr, head_lr: highest learning rates of the whole backbone, of SSF and of the head.
+        added_lr: that of what L2P, DualPrompt and EASE add to their frozen backbone.
         head: the classifier.
         clip_norm: largest norm of a step's gradient.
         batch_size: new samples a step; replay adds as many.
@@ -184,6 +186,7 @@ class TrainConfig:
     head: HeadKind = "linear"
     clip_norm: float = 1.0
     head_lr: float = 3e-3
+    added_lr: float = 3e-3
     batch_size: int = 24
     weight_decay: float = 0.05
     masked_views: float = 0.5
@@ -314,6 +317,31 @@ class LearnerConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def read_settings(items: Iterable[str], settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings for :func:`with_settings`, with those of items like ``train.base_epochs=2`` put into them.
+
+    Args:
+        items: values are as in TOML; strings may do without quotes.
+        settings: tables and their fields; later ones win.
+
+    Raises:
+        ValueError: no ``=`` in one.
+    """
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise ValueError(f"--set takes KEY=VALUE, got {item!r}")
+        table = settings
+        *path, name = key.split(".")
+        for part in path:
+            table = table.setdefault(part, {})
+        try:
+            table[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            table[name] = value
+    return settings
 
 
 def with_settings(config: C, settings: Mapping[str, Any], where: str = "") -> C:

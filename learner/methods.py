@@ -4,7 +4,8 @@ A method is written ``BASE[+PART...]``. The base says what is stored; every part
 ``masked`` is exemplar masking with the run's own settings, ``masked+text+q50`` masks the caption too and stores at
 quality 50, ``full+lossless`` stores whole pictures exactly. Later parts win. Whatever a method stores goes through the
 same service under the same budget, and is trained with by the same trainer. The references that store nothing, ``l2p``,
-``dualprompt`` and ``ease``, have models of their own and are as published: they take no parts.
+``dualprompt`` and ``ease``, have models of their own and are as published: their learning rates are all that parts
+change.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ BASES: dict[str, Base] = {
     "joint": Base("all data (ceiling)", "nothing", all_data=True),
     "l2p": Base("L2P", "nothing", model="l2p", settings=AS_PUBLISHED),
     "dualprompt": Base("DualPrompt", "nothing", model="dualprompt", settings=AS_PUBLISHED),
-    "ease": Base("EASE", "nothing", model="ease", settings=AS_PUBLISHED),
+    "ease": Base("EASE", "nothing", model="ease", settings={"train": {**AS_PUBLISHED["train"], "added_lr": 1e-3}}),
 }
 
 PARTS: dict[str, Part] = {
@@ -119,6 +120,7 @@ PARTS: dict[str, Part] = {
 _QUALITY = re.compile(r"q(\d{1,3})")
 _LONGEST_SLUG = 40
 _KEEP = re.compile(r"keep(\d{1,3})")
+_ADDED_RATE, _HEAD_RATE = re.compile(r"added(\d{1,3})"), re.compile(r"head(\d{1,3})")
 
 DEFAULT = ("none", "full", "masked")
 """What the demo compares."""
@@ -168,18 +170,22 @@ class Method:
 
 
 def parse_method(text: str) -> Method:
-    """A method from ``BASE[+PART...]``; beside :data:`PARTS`, ``q30`` is a quality of the run's codec and ``keep40`` a
-    share of patches, in percent, that masks keep.
+    """A method from ``BASE[+PART...]``. Beside :data:`PARTS`, ``q30`` is a quality of the run's codec, ``keep40`` a
+    share of patches, in percent, that masks keep, and ``head3`` and ``added3`` are learning rates, in thousandths: of
+    the head, and of what a reference adds to its backbone.
 
     Raises:
-        ValueError: there is no such base or part, or the base takes none.
+        ValueError: there is no such base or part, or the base does not take it.
     """
     name, *parts = text.split("+")
     if name not in BASES:
         raise ValueError(f"methods are {', '.join(BASES)}, each with parts after a +; got {text!r}")
     base = BASES[name]
-    if parts and base.model != "ssf":
-        raise ValueError(f"{name} is a reference as published and takes no parts; got {text!r}")
+    for part in parts:
+        if base.model != "ssf" and not (_ADDED_RATE.fullmatch(part) or _HEAD_RATE.fullmatch(part)):
+            raise ValueError(f"{name} is a reference as published: parts of it are addedNN and headNN; got {text!r}")
+        if base.model == "ssf" and _ADDED_RATE.fullmatch(part):
+            raise ValueError(f"addedNN is the rate of what l2p, dualprompt and ease add to a backbone; got {text!r}")
     chosen = [_part(part, text) for part in parts]
     return Method(
         name=text,
@@ -199,4 +205,8 @@ def _part(name: str, text: str) -> Part:
     if found := _KEEP.fullmatch(name):
         amount = int(found[1]) / 100
         return Part(f"{amount:.0%} kept", {"mask": {"image_threshold": "quantile", "image_amount": amount}})
-    raise ValueError(f"parts are {', '.join(PARTS)}, qNN and keepNN; got {name!r} in {text!r}")
+    if found := _ADDED_RATE.fullmatch(name):
+        return Part(f"added at {int(found[1]) / 1000:g}", {"train": {"added_lr": int(found[1]) / 1000}})
+    if found := _HEAD_RATE.fullmatch(name):
+        return Part(f"head at {int(found[1]) / 1000:g}", {"train": {"head_lr": int(found[1]) / 1000}})
+    raise ValueError(f"parts are {', '.join(PARTS)}, qNN, keepNN, headNN and addedNN; got {name!r} in {text!r}")

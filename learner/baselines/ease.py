@@ -53,8 +53,6 @@ class Ease(FrozenClassifier):
     """``adapters``, a list of one for each layer for each phase; ``prototypes`` ``(C, S, D)`` in the order of
     ``classes_seen``, S the phases; ``spaces`` ``(C,)``, the phase that each class came in."""
 
-    rate = 1e-3
-
     def __init__(self, backbone: ViltBackbone, config: TrainConfig, device: torch.device, seed: int) -> None:
         super().__init__(backbone, config, device, seed)
         self.head = GrowingHead(backbone.feature_dim, kind="cosine")

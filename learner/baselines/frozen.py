@@ -36,9 +36,6 @@ class FrozenClassifier(Classifier, ABC):
         seed: draws the start of what it adds to the backbone.
     """
 
-    rate = 3e-3
-    """Highest learning rate of its own modules."""
-
     def __init__(self, backbone: ViltBackbone, config: TrainConfig, device: torch.device, seed: int) -> None:
         super().__init__(backbone, config, device)
         self.backbone.requires_grad_(False)
@@ -88,7 +85,7 @@ class FrozenClassifier(Classifier, ABC):
         head = list(self.head.parameters())
         # Decay would shrink what no gradient holds up: the old classes' weights, prompts that are not chosen.
         return [
-            {"params": own, "lr": self.rate, "weight_decay": 0.0},
+            {"params": own, "lr": config.added_lr, "weight_decay": 0.0},
             {"params": head, "lr": config.head_lr, "weight_decay": 0.0},
         ]
 

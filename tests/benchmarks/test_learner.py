@@ -89,7 +89,27 @@ def test_misleading_scenes_are_a_benchmark_of_their_own() -> None:
     plan = learner._plan(misleading)
     assert plan != learner._plan(plain) == learner_plan.quick()
     assert {job.config(plan, 1000).data.scenes for job in plan.jobs()} == {"misleading"}
-    assert learner._title(plan, 2, 5).startswith("misleading scenes, 2 phases")
+    assert learner._title(misleading, plan, 2, 5).startswith("misleading scenes, 2 phases")
+
+
+def test_one_setting_of_all_methods_makes_a_benchmark_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    options = learner._parser().parse_args(["--tune", "--set", "data.image_size=224", "--set", "train.head=cosine"])
+    assert learner._suffix(options) == "-tune-data.image_size-224-train.head-cosine"
+    assert learner._title(options, plan := learner._plan(options), 5, 2).startswith(
+        "data.image_size=224, train.head=cosine, 5 phases"
+    )
+    assert {(c.data.image_size, c.train.head) for c in (job.config(plan, 1) for job in plan.jobs())} == {
+        (224, "cosine")
+    }
+    for words, message in {
+        ("--set", "data.num_classes=24"): "sizes of the data, phases, memory and seeds are the plan's",
+        ("--set", "data.colour=1"): "unknown setting data.colour",
+        ("--set", "train.head=cosine", "--methods", "masked+wa"): "weight_align needs head = linear",
+        ("--set", "data.image_size"): "--set takes KEY=VALUE",
+    }.items():
+        with pytest.raises(SystemExit):
+            learner.main(words)
+        assert message in capsys.readouterr().err
 
 
 def test_ablations_and_memory_sizes_go_on_from_the_table() -> None:

@@ -265,20 +265,24 @@ def test_another_seed_starts_elsewhere_and_the_same_one_does_not(name: str) -> N
     assert any(not torch.equal(states[0][n], states[2][n]) for n in states[0])
 
 
-def test_references_take_no_parts_and_none_of_the_runs_techniques() -> None:
+def test_references_take_rates_alone_and_none_of_the_runs_techniques() -> None:
     assert {name for name, base in BASES.items() if base.model != "ssf"} == set(REFERENCES)
     train = replace(
         LearnerConfig().train, distill=1.0, stored_logits=0.1, weight_align=True, balance=1.0, two_views=True
     )
     for name in REFERENCES:
-        with pytest.raises(ValueError, match=f"{name} is a reference as published and takes no parts"):
-            parse_method(f"{name}+kd")
+        with pytest.raises(ValueError, match=f"{name} is a reference as published: parts of it are addedNN and headNN"):
+            parse_method(f"{name}+added3+kd")
+        rates = parse_method(f"{name}+added7+head2").configure(LearnerConfig(train=train)).train
+        assert (rates.added_lr, rates.head_lr) == (0.007, 0.002)
         method = parse_method(name)
         assert (method.stores, method.shares_base) == ("nothing", False)
         changed = method.configure(LearnerConfig(train=train)).train
         assert (changed.distill, changed.stored_logits, changed.balance, changed.masked_views) == (0, 0, 0, 0)
         assert not (changed.weight_align)
         assert not (changed.two_views)
+    with pytest.raises(ValueError, match="addedNN is the rate of what l2p, dualprompt and ease add"):
+        parse_method("masked+added3")
 
 
 def test_a_warm_up_is_part_of_the_backbone_they_begin_with(tmp_path: Path) -> None:
