@@ -62,7 +62,7 @@ TRIALS: dict[str, tuple[str, ...]] = {
     "masked": ("masked", "masked+keep10", "masked+keep40", "masked+q30"),
     "l2p": ("l2p", "l2p+added10", "l2p+added30", "l2p+head1"),
     "dualprompt": ("dualprompt", "dualprompt+added10", "dualprompt+added30", "dualprompt+head1"),
-    "ease": ("ease", "ease+added1", "ease+added10", "ease+head1"),
+    "ease": ("ease", "ease+added3", "ease+added10", "ease+head1"),
 }
 """What `--tune` tries on the validation classes: as many trials for each."""
 

@@ -80,7 +80,7 @@ BASES: dict[str, Base] = {
     "joint": Base("all data (ceiling)", "nothing", all_data=True),
     "l2p": Base("L2P", "nothing", model="l2p", settings=AS_PUBLISHED),
     "dualprompt": Base("DualPrompt", "nothing", model="dualprompt", settings=AS_PUBLISHED),
-    "ease": Base("EASE", "nothing", model="ease", settings=AS_PUBLISHED),
+    "ease": Base("EASE", "nothing", model="ease", settings={"train": {**AS_PUBLISHED["train"], "added_lr": 1e-3}}),
 }
 
 PARTS: dict[str, Part] = {
