@@ -17,7 +17,7 @@ help:
 	@echo "make nightly the store's long tests: 500 runs of the state machine, 30 rounds of kill -9 (about half an hour)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
-	@echo "make bench-learner  methods at equal bytes: the table of accuracies (some 38 minutes on two cores; goes on after Ctrl-C)"
+	@echo "make bench-learner  methods at equal bytes: the table of accuracies (some 36 minutes on two cores; goes on after Ctrl-C)"
 	@echo "make bench-density  exemplars in the bytes of one full sample, for every codec and quality (10 minutes)"
 	@echo "make format  put the code into shape"
 	@echo "make setup   .venv with everything (the others do it by themselves)"

@@ -134,7 +134,7 @@ def _more(options: argparse.Namespace) -> str:
 def _suffix(options: argparse.Namespace) -> str:
     """What sets the files of one kind of benchmark apart from another's."""
     names = [options.kind or "", "" if options.scenes == "any" else options.scenes, *options.set]
-    return "".join(f"-{re.sub('[^a-z0-9_.]+', '-', name.lower())}" for name in names if name)
+    return "".join(f"-{re.sub('[^a-z0-9_]+', '-', name.lower())}" for name in names if name)
 
 
 def _conditions(options: argparse.Namespace) -> str:

@@ -94,7 +94,7 @@ def test_misleading_scenes_are_a_benchmark_of_their_own() -> None:
 
 def test_one_setting_of_all_methods_makes_a_benchmark_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     options = learner._parser().parse_args(["--tune", "--set", "data.image_size=224", "--set", "train.head=cosine"])
-    assert learner._suffix(options) == "-tune-data.image_size-224-train.head-cosine"
+    assert learner._suffix(options) == "-tune-data-image_size-224-train-head-cosine"
     assert learner._title(options, plan := learner._plan(options), 5, 2).startswith(
         "data.image_size=224, train.head=cosine, 5 phases"
     )
