@@ -327,7 +327,7 @@ def read_settings(items: Iterable[str], settings: dict[str, Any]) -> dict[str, A
         settings: tables and their fields; later ones win.
 
     Raises:
-        ValueError: no ``=`` in one.
+        ValueError: no ``=`` in one, or a setting within what is a value.
     """
     for item in items:
         key, separator, value = item.partition("=")
@@ -337,6 +337,8 @@ def read_settings(items: Iterable[str], settings: dict[str, Any]) -> dict[str, A
         *path, name = key.split(".")
         for part in path:
             table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ValueError(f"{part} is set to {table!r}, so {key} cannot be set")
         try:
             table[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
@@ -358,6 +360,10 @@ def with_settings(config: C, settings: Mapping[str, Any], where: str = "") -> C:
             raise ValueError(f"unknown setting {where}{name}; known: {', '.join(known)}")
         present = known[name]
         if is_dataclass(present):
+            if not isinstance(value, Mapping):
+                raise ValueError(
+                    f"{where}{name} is a table of settings, got {value!r}; set one, as in {where}{name}.KEY"
+                )
             value = with_settings(present, value, f"{where}{name}.")
         elif isinstance(present, dict) and isinstance(value, dict):
             # A codec by its id is another one; without, it is the present one with other options.

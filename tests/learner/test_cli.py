@@ -38,6 +38,7 @@ def test_one_option_of_the_codec_can_be_set() -> None:
         ("seed", "KEY=VALUE"),
         ("data.base_classes=0", "base_classes"),
         ("train.head=conical", "train.head must be one of"),
+        ("train=5", "train is a table of settings"),
     ],
 )
 def test_a_wrong_setting_is_named(setting: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,6 +46,13 @@ def test_a_wrong_setting_is_named(setting: str, words: str, capsys: pytest.Captu
         main(_arguments("--set", setting))
     assert stop.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_setting_within_a_value_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(_arguments("--set", "train=5", "--set", "train.head=cosine"))
+    assert stop.value.code == 2
+    assert "train is set to 5, so train.head cannot be set" in capsys.readouterr().err
 
 
 def test_wrong_methods_are_named(capsys: pytest.CaptureFixture[str]) -> None:
