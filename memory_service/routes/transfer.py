@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -17,6 +17,7 @@ from memory_service.admission import Admission
 from memory_service.body import EXPORT_MEDIA_TYPE
 from memory_service.routes.common import BufferDep, StoreDep
 from memory_service.schemas import BufferInfo
+from memory_service.store.transfer import Export
 
 router = APIRouter(prefix="/v1/buffers/{name}", tags=["transfer"])
 
@@ -28,27 +29,24 @@ async def export(
     buffer: BufferDep,
     snapshot: Annotated[str | None, Query(description="Export what the buffer held at this snapshot.")] = None,
 ) -> StreamingResponse:
-    """The buffer as one Zarr store in a ZIP; an answer without the ZIP's end is one that failed on the way."""
-    pieces = buffer.export(snapshot)
-    # What can be refused is refused before the answer begins.
-    first = await run_in_threadpool(next, pieces)
+    """The buffer as one Zarr store in a ZIP; an answer that is shorter than it says failed on the way."""
+    file = await run_in_threadpool(buffer.export, snapshot)
     name = f"{buffer.name}.zarr.zip" if snapshot is None else f"{buffer.name}-{snapshot}.zarr.zip"
     return StreamingResponse(
-        _all(first, pieces),
+        _all(file),
         media_type=EXPORT_MEDIA_TYPE,
-        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        headers={"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(file.num_bytes)},
     )
 
 
-async def _all(first: bytes, pieces: Generator[bytes, None, None]) -> AsyncIterator[bytes]:
+async def _all(file: Export) -> AsyncIterator[bytes]:
     try:
-        yield first
-        async for piece in iterate_in_threadpool(pieces):
+        async for piece in iterate_in_threadpool(file):
             yield piece
     finally:
         # Also where the client has gone: what was kept for it is let go.
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(pieces.close)
+            await anyio.to_thread.run_sync(file.close)
 
 
 @router.post("/import", status_code=201, openapi_extra={"requestBody": {"required": True, **_ZIP}})

@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -424,15 +425,14 @@ class Buffer:
         learner_ids = self.contents.learner_ids(taken)
         return self._segments.append(None, headers_of_rows(taken), learner_ids, bodies, segment_bytes=num_bytes)
 
-    def export(self, snapshot: str | None = None) -> Generator[bytes, None, None]:
+    def export(self, snapshot: str | None = None) -> transfer.Export:
         """The buffer as one Zarr store in a ZIP, piece by piece: see :mod:`memory_service.store.transfer`.
 
-        What is read stays readable until the last piece or the generator's ``close()``, whatever is evicted
-        meanwhile.
+        What is read stays readable until the last piece or ``close()``, whatever is evicted meanwhile.
 
         Raises:
-            NotFoundError: ``unknown_snapshot``; before the first piece.
-            StorageError: a record is damaged.
+            NotFoundError: ``unknown_snapshot``.
+            StorageError: a record is damaged; only when its piece is read.
         """
         lease = self._lease(snapshot)
         try:
@@ -444,11 +444,15 @@ class Buffer:
                 # The view of the lease, for compaction may have moved what it shows.
                 return self._steadily(lease.name, lambda columns: self.contents.read_bodies(columns.take(positions))[0])
 
-            yield from transfer.export_pieces(view, self.contents.learners.ids, described, read)
-        finally:
-            with self._lock:
-                if not self._dropped and lease.name in self.contents.leases:
-                    self._drop_snapshots([lease])
+            return transfer.Export(view, self.contents.learners.ids, described, read, partial(self._end_lease, lease))
+        except BaseException:
+            self._end_lease(lease)
+            raise
+
+    def _end_lease(self, lease: Snapshot) -> None:
+        with self._lock:
+            if not self._dropped and lease.name in self.contents.leases:
+                self._drop_snapshots([lease])
 
     def _lease(self, snapshot: str | None) -> Snapshot:
         with self._changing():

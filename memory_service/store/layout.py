@@ -27,12 +27,18 @@ _ZARR_TYPES = {"<u8": "uint64", "<u4": "uint32", "<u2": "uint16", "<f4": "float3
 _BODY_ENTRY: Final = "body/c/0"
 
 # ZIP records (APPNOTE.TXT 6.3, sections 4.3.7, 4.3.12 and 4.3.16), all entries stored, dated 1980-01-01 so that
-# the same records make the same file.
+# the same records make the same file. Sizes and CRCs are in front of every entry: not all readers take them behind it.
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _VERSION_NEEDED = 20
 _DATE = 33
+
+# What does not fit 32 bits is said in ZIP64's fields (4.3.14, 4.3.15 and 4.5.3), which only some readers know.
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR64 = struct.Struct("<4sIQI")
+_VERSION_NEEDED64 = 45
+_IN_64 = 0xFFFFFFFF
 
 BODY_AT: Final = _LOCAL.size + len(_BODY_ENTRY)
 """Where the bodies begin in a file that this version writes: behind the ZIP's header of their entry."""
@@ -50,23 +56,66 @@ def seal_frame(
         body_bytes: length of all bodies.
         body_crc32: CRC-32 of all bodies, end to end.
     """
-    first = _local_header(_BODY_ENTRY, body_bytes, body_crc32)
-    entries = [(_BODY_ENTRY, body_bytes, body_crc32, 0)]
+    first = local_header(_BODY_ENTRY, body_bytes, body_crc32)
+    entries = [Entry(_BODY_ENTRY, body_bytes, body_crc32, 0)]
     tail = bytearray()
     for name, data in _small_entries(headers, learners, body_bytes):
-        crc32 = checksum.crc32(data)
-        entries.append((name, len(data), crc32, BODY_AT + body_bytes + len(tail)))
-        tail += _local_header(name, len(data), crc32) + data
-    directory_at = BODY_AT + body_bytes + len(tail)
-    for name, size, crc32, at in entries:
-        tail += _CENTRAL.pack(
-            *(b"PK\x01\x02", _VERSION_NEEDED, _VERSION_NEEDED, 0, 0, 0, _DATE, crc32, size, size),
-            *(len(name), 0, 0, 0, 0, 0, at),
+        entry, piece = small_entry(name, data, BODY_AT + body_bytes + len(tail))
+        entries.append(entry)
+        tail += piece
+    return first, bytes(tail) + zip_directory(entries, BODY_AT + body_bytes + len(tail))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in a ZIP."""
+
+    name: str
+    size: int
+    crc32: int
+    at: int
+    """Where its header begins."""
+
+
+def small_entry(name: str, data: bytes, at: int) -> tuple[Entry, bytes]:
+    """An entry that begins at ``at``, and its bytes there."""
+    crc32 = checksum.crc32(data)
+    return Entry(name, len(data), crc32, at), local_header(name, len(data), crc32) + data
+
+
+def local_header(name: str, size: int, crc32: int) -> bytes:
+    """What goes before the bytes of an entry."""
+    extra, sizes, version = b"", size, _VERSION_NEEDED
+    if size >= _IN_64:
+        extra, sizes, version = _extra64(size, size), _IN_64, _VERSION_NEEDED64
+    fields = (b"PK\x03\x04", version, 0, 0, 0, _DATE, crc32, sizes, sizes, len(name), len(extra))
+    return _LOCAL.pack(*fields) + name.encode() + extra
+
+
+def zip_directory(entries: Sequence[Entry], at: int) -> bytes:
+    """The end of a ZIP whose directory begins at ``at``."""
+    directory = bytearray()
+    for entry in entries:
+        large = [*[entry.size] * 2 * (entry.size >= _IN_64), *[entry.at] * (entry.at >= _IN_64)]
+        extra, version = (_extra64(*large), _VERSION_NEEDED64) if large else (b"", _VERSION_NEEDED)
+        size = min(entry.size, _IN_64)
+        directory += _CENTRAL.pack(
+            *(b"PK\x01\x02", version, version, 0, 0, 0, _DATE, entry.crc32, size, size),
+            *(len(entry.name), len(extra), 0, 0, 0, 0, min(entry.at, _IN_64)),
         )
-        tail += name.encode()
-    size = BODY_AT + body_bytes + len(tail) - directory_at
-    tail += _END.pack(b"PK\x05\x06", 0, 0, len(entries), len(entries), size, directory_at, 0)
-    return first, bytes(tail)
+        directory += entry.name.encode() + extra
+    end, size, count = at + len(directory), len(directory), len(entries)
+    if at >= _IN_64:
+        rest = _END64.size - 12
+        version = _VERSION_NEEDED64
+        directory += _END64.pack(b"PK\x06\x06", rest, version, version, 0, 0, count, count, size, at)
+        directory += _LOCATOR64.pack(b"PK\x06\x07", 0, end, 1)
+    directory += _END.pack(b"PK\x05\x06", 0, 0, count, count, size, min(at, _IN_64), 0)
+    return bytes(directory)
+
+
+def _extra64(*numbers: int) -> bytes:
+    return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers)
 
 
 def frame_bytes(num_records: int, learners: Sequence[str]) -> int:
@@ -107,11 +156,6 @@ def _small_entries(headers: NDArray[np.void], learners: Sequence[str], body_byte
     kinds["body"] = ("|u1", body_bytes)
     entries = list(zarr_documents(kinds, learners).items())
     return entries + [(f"{name}/c/0", np.ascontiguousarray(headers[name]).tobytes()) for name in names]
-
-
-def _local_header(name: str, size: int, crc32: int) -> bytes:
-    fields = (b"PK\x03\x04", _VERSION_NEEDED, 0, 0, 0, _DATE, crc32, size, size, len(name), 0)
-    return _LOCAL.pack(*fields) + name.encode()
 
 
 def _array_metadata(kind: str, length: int) -> dict[str, Any]:

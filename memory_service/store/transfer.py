@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import uuid
-import zipfile
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -22,18 +22,25 @@ from memory_format import BudgetError, FormatError
 from memory_format.record import HEADER_DTYPE
 from memory_format.wire import Batch, check_batch
 from memory_service.store import files, index, rows
+from memory_service.store.checksums import crc32_of_all
 from memory_service.store.columns import Columns, charge_of, headers_of_rows
 from memory_service.store.eviction import EvictionPolicy
 from memory_service.store.files import storage_error
-from memory_service.store.layout import SegmentContents, read_contents, zarr_documents
+from memory_service.store.layout import (
+    Entry,
+    SegmentContents,
+    local_header,
+    read_contents,
+    small_entry,
+    zarr_documents,
+    zip_directory,
+)
 from memory_service.store.ledger import IndexRows
 from memory_service.store.model import Budget, BufferConfig, Snapshot
 from memory_service.store.segments import Part, SegmentFiles
 
 PIECE_BYTES: Final = 4 * 1024 * 1024
 """Bodies read, checked and written at a time."""
-
-_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class BufferDescription(BaseModel):
@@ -98,19 +105,48 @@ def describe(config: BufferConfig, version: int, mark: Snapshot, classes: Iterab
     )
 
 
-def export_pieces(
-    view: Columns,
-    learner_ids: list[str],
-    description: BufferDescription,
-    read: Callable[[NDArray[np.int64]], memoryview],
-) -> Generator[bytes, None, None]:
-    """The file, piece by piece.
+class Export(Iterator[bytes]):
+    """A buffer's file on its way out, piece by piece. Close it, or read it to its end: what it shows is kept for it.
 
     Args:
         view: the records.
         learner_ids: what ``view["learner"]`` points into.
         read: positions in the view -> their bodies end to end.
+        let_go: called once, when nothing more is read.
     """
+
+    def __init__(
+        self,
+        view: Columns,
+        learner_ids: list[str],
+        description: BufferDescription,
+        read: Callable[[NDArray[np.int64]], memoryview],
+        let_go: Callable[[], object],
+    ) -> None:
+        lengths = view["length"].astype(np.int64)
+        head, tail = _frame(view, learner_ids, description, lengths)
+        self.num_bytes = len(head) + int(lengths.sum()) + len(tail)
+        self._pieces = _in_pieces(head, lengths, read, tail)
+        # Also where nobody reads it or closes it.
+        self._let_go = weakref.finalize(self, let_go)
+        self._let_go.atexit = False
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._pieces)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def close(self) -> None:
+        self._pieces.close()
+        self._let_go()
+
+
+def _frame(
+    view: Columns, learner_ids: list[str], description: BufferDescription, lengths: NDArray[np.int64]
+) -> tuple[bytes, bytes]:
+    """What goes before the bodies and behind them."""
     codes, first_use = np.unique(view["learner"], return_index=True)
     # In the order in which they come: it does not depend on what else the buffer has held.
     codes = codes[np.argsort(first_use)]
@@ -118,28 +154,35 @@ def export_pieces(
     headers = headers_of_rows(view.take(np.arange(view.num_records)))
     for name in HEADER_DTYPE.names or ():
         columns[name] = np.ascontiguousarray(headers[name])
-    lengths = view["length"].astype(np.uint64)
-    columns["offset"] = np.cumsum(lengths) - lengths
+    columns["offset"] = (np.cumsum(lengths) - lengths).astype(np.uint64)
     place = np.zeros(int(codes.max(initial=0)) + 1, dtype=np.uint16)
     place[codes] = np.arange(len(codes))
     columns["learner"] = place[view["learner"]]
     kinds = {name: (values.dtype.str, len(values)) for name, values in columns.items()}
     kinds["body"] = ("|u1", int(lengths.sum()))
     attributes = {"exemplar_memory_buffer": description.model_dump()}
-    documents = zarr_documents(kinds, [learner_ids[code] for code in codes.tolist()], attributes)
+    small = zarr_documents(kinds, [learner_ids[code] for code in codes.tolist()], attributes)
+    small |= {f"{name}/c/0": values.tobytes() for name, values in columns.items()}
 
-    sink = _Pieces()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
-        for path, data in documents.items():
-            archive.writestr(zipfile.ZipInfo(path, _DATE), data)
-        for name, values in columns.items():
-            archive.writestr(zipfile.ZipInfo(f"{name}/c/0", _DATE), values.tobytes())
-        yield sink.taken()
-        with archive.open(zipfile.ZipInfo("body/c/0", _DATE), "w", force_zip64=True) as entry:
-            for first, last in pieces(lengths.astype(np.int64)):
-                entry.write(read(np.arange(first, last)))
-                yield sink.taken()
-    yield sink.taken()
+    head = bytearray()
+    entries = []
+    for name, data in small.items():
+        entry, piece = small_entry(name, data, len(head))
+        entries.append(entry)
+        head += piece
+    # Every body is checked against its CRC when it is read, so theirs together is known before.
+    body = Entry("body/c/0", int(lengths.sum()), crc32_of_all(0, columns["crc32"], lengths), len(head))
+    head += local_header(body.name, body.size, body.crc32)
+    return bytes(head), zip_directory([*entries, body], len(head) + body.size)
+
+
+def _in_pieces(
+    head: bytes, lengths: NDArray[np.int64], read: Callable[[NDArray[np.int64]], memoryview], tail: bytes
+) -> Generator[bytes, None, None]:
+    yield head
+    for first, last in pieces(lengths):
+        yield bytes(read(np.arange(first, last)))
+    yield tail
 
 
 def pieces(lengths: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -151,24 +194,6 @@ def pieces(lengths: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         last = max(first + 1, int(np.searchsorted(ends, before + PIECE_BYTES, side="right")))
         yield first, last
         first = last
-
-
-class _Pieces:
-    """A file that is only written, and handed on as it grows."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def write(self, data: bytes) -> int:
-        self._parts.append(bytes(data))
-        return len(data)
-
-    def flush(self) -> None:
-        pass
-
-    def taken(self) -> bytes:
-        parts, self._parts = self._parts, []
-        return b"".join(parts)
 
 
 class Incoming:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -16,10 +17,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import tensorstore
 import zarr
 
 from memory_format import ConflictError, FormatError, NotFoundError, encode_batch
-from memory_service.store import Store
+from memory_service.store import Store, layout
 from memory_service.store.model import Options
 from memory_service.store.sampler import SampleRequest
 from memory_service.store.transfer import PIECE_BYTES
@@ -48,6 +50,7 @@ def exported(client: httpx.Client, **params: Any) -> bytes:
     response = client.get("/v1/buffers/b/export", params=params)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/zip"
+    assert int(response.headers["content-length"]) == len(response.content)
     return response.content
 
 
@@ -158,6 +161,78 @@ def test_an_export_that_is_not_read_to_its_end_lets_go(tmp_path: Path) -> None:
         pieces.close()
         assert buffer.stats().pinned_bytes == 0
         assert buffer.snapshots() == []
+
+
+def test_an_export_that_nobody_reads_lets_go(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=4000, eviction="fifo")
+        buffer.push(encode_batch([make_exemplar(0, rank) for rank in range(8)]))
+        buffer.export().close()
+        assert not buffer.contents.leases
+        buffer.export()
+        assert not buffer.contents.leases
+
+
+class Streamed(io.RawIOBase):
+    """A file that cannot go back: what is written to it gets its sizes and CRCs behind, in data descriptors."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.content += bytes(data)
+        return len(data)
+
+
+def test_an_export_with_data_descriptors_is_imported(client: httpx.Client) -> None:
+    """As earlier versions wrote them."""
+    fill(client)
+    file = exported(client)
+    out = Streamed()
+    with zipfile.ZipFile(io.BytesIO(file)) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            with new.open(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), "w", force_zip64=name == "body/c/0") as entry:
+                entry.write(old.read(name))
+    with zipfile.ZipFile(io.BytesIO(out.content)) as archive:
+        assert all(info.flag_bits & 8 for info in archive.infolist())
+    response = client.post("/v1/buffers/copy/import", content=out.content, headers=ZIP)
+    assert response.status_code == 201, response.text
+    assert contents(all_records(client, buffer="copy")) == contents(all_records(client))
+
+
+def test_sizes_and_crcs_are_in_front(client: httpx.Client) -> None:
+    fill(client)
+    file = exported(client)
+    with zipfile.ZipFile(io.BytesIO(file)) as archive:
+        assert archive.testzip() is None
+        for info in archive.infolist():
+            assert info.flag_bits == 0
+            crc32, packed, size = struct.unpack_from("<3I", file, info.header_offset + 14)
+            assert (crc32, packed, size) == (info.CRC, info.file_size, info.file_size)
+
+
+def test_what_32_bits_do_not_hold_is_in_the_fields_of_zip64(tmp_path: Path) -> None:
+    path, size = tmp_path / "large.zip", 2**32 + 5
+    first, piece = layout.small_entry("first", b"abc", 0)
+    large = layout.Entry("large", size, 7, len(piece))
+    head = piece + layout.local_header(large.name, large.size, large.crc32)
+    last, behind = layout.small_entry("last", b"de", len(head) + size)
+    with path.open("wb") as file:
+        file.write(head)
+        # A hole, which takes no disk.
+        file.seek(size, os.SEEK_CUR)
+        file.write(behind + layout.zip_directory([first, large, last], file.tell() + len(behind)))
+    with zipfile.ZipFile(path) as archive:
+        assert (archive.read("first"), archive.read("last")) == (b"abc", b"de")
+        info = archive.getinfo("large")
+        assert (info.file_size, info.compress_size, info.CRC) == (size, size, 7)
+        with archive.open(info) as entry:
+            assert entry.read(1) == b"\0"
+    tensorstore_kvstore = {"driver": "zip", "base": {"driver": "file", "path": str(path)}}
+    assert tensorstore.KvStore.open(tensorstore_kvstore).result()["last"] == b"de"
 
 
 def test_a_client_that_goes_away_lets_go(data: Path) -> None:
@@ -299,7 +374,7 @@ def test_errors_of_the_store(tmp_path: Path) -> None:
     with Store(tmp_path / "store") as store:
         buffer, _ = store.create_buffer("b", budget_bytes=4000)
         with pytest.raises(NotFoundError):
-            next(buffer.export("none"))
+            buffer.export("none")
         path = tmp_path / "b"
         path.write_bytes(b"".join(buffer.export()))
         with pytest.raises(ConflictError):
