@@ -171,11 +171,12 @@ class Contents:
             rows_ = self._rows_of(connection, state, cache)
             dead_ids, versions = deaths.get(state.id, (np.zeros(0, np.uint64), np.zeros(0, np.uint64)))
             dead = np.isin(rows_["exemplar_id"], dead_ids)
-            live.append({name: values[~dead] for name, values in rows_.items()})
-            gone = {name: values[dead] for name, values in rows_.items()}
-            gone_at = versions[np.searchsorted(dead_ids, gone["exemplar_id"])]
-            shown = shown_by(gone["exemplar_id"], gone_at, self.marks)
-            pinned.append({name: values[shown] for name, values in gone.items()})
+            gone = np.flatnonzero(dead)
+            gone_ids = rows_["exemplar_id"][gone]
+            gone_at = versions[np.searchsorted(dead_ids, gone_ids)]
+            shown = shown_by(gone_ids, gone_at, self.marks)
+            live.append({name: values[~dead] for name, values in rows_.items()} if len(gone) else rows_)
+            pinned.append({name: values[gone[shown]] for name, values in rows_.items()})
             died.append(gone_at[shown])
         if to_write:
             self._find_crc()

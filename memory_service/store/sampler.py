@@ -90,7 +90,9 @@ class Selection:
         order, starts = _grouped(self._of_matching(self._class_id))
         counts = np.diff(np.append(starts, self.num))
         positions = order if self._positions is None else self._positions[order]
-        return Groups(positions, starts, counts)
+        # With the groups, so that no later draw has to sort.
+        ascending = np.sort(counts)
+        return Groups(positions, starts, counts, ascending, np.append(np.int64(0), np.cumsum(ascending)))
 
     @cached_property
     def weights(self) -> Weights:
@@ -124,6 +126,10 @@ class Groups:
     positions: Indices
     starts: Indices
     counts: Indices
+    ascending: Indices
+    """``counts``, sorted."""
+    sums: Indices
+    """``(C + 1,)``: of those of ``ascending`` before each place."""
 
     @cached_property
     def place_of(self) -> Indices:
@@ -131,6 +137,11 @@ class Groups:
         places = np.empty(int(self.positions.max()) + 1, dtype=np.int64)
         places[self.positions] = np.arange(len(self.positions))
         return places
+
+    def filled_to(self, level: int) -> int:
+        """Records taken where each class gives ``level``, or all it has."""
+        smaller = int(np.searchsorted(self.ascending, level))
+        return int(self.sums[smaller]) + level * (len(self.ascending) - smaller)
 
     def class_of(self, places: Indices) -> Indices:
         """The group that each place in ``positions`` belongs to."""
@@ -210,8 +221,8 @@ def select(columns: Columns, where: Filter, learner_codes: list[int]) -> Selecti
 def draw(selection: Selection, request: SampleRequest, *, buffer: str, version: int) -> Draw:
     """Draw a batch.
 
-    Costs what the batch takes, and O(number of classes) for ``class_balanced`` without replacement; only the
-    first batch of a selection pays for grouping or weighing all of its records.
+    Costs what the batch takes, and for ``class_balanced`` without replacement a pass in NumPy over the classes'
+    counts; only the first batch of a selection pays for grouping or weighing all of its records.
 
     Raises:
         NotFoundError: ``no_matching_exemplars``.
@@ -304,10 +315,14 @@ def _choose(numbers: _Numbers, num: int, count: int, replace: bool) -> Indices:
     """``(count,)`` of ``range(num)`` in random order, at a cost of O(count)."""
     if replace:
         return numbers.below(num, count)
-    # Fisher-Yates over a list that is only written down where it differs from 0, 1, 2, ...
-    picks = numbers.below(num - np.arange(count), count) + np.arange(count)
+    return _distinct(numbers.below(num - np.arange(count), count) + np.arange(count))
+
+
+def _distinct(picks: Indices) -> Indices:
+    """Fisher-Yates: ``picks[i]``, from i on, is the place that the i-th number drawn is taken from."""
+    # The list that it shuffles is only written down where it differs from 0, 1, 2, ...
     moved: dict[int, int] = {}
-    out = np.empty(count, dtype=np.int64)
+    out = np.empty(len(picks), dtype=np.int64)
     for here, pick in enumerate(picks.tolist()):
         out[here] = moved.get(pick, pick)
         moved[pick] = moved.get(here, here)
@@ -323,19 +338,22 @@ def _balanced(numbers: _Numbers, groups: Groups, count: int) -> Indices:
 def _balanced_without_replacement(numbers: _Numbers, groups: Groups, count: int) -> Indices:
     """As equal a number of every class as there are records; who gets the odd ones is drawn too."""
     # The highest level that every class can be filled to with ``count`` draws.
-    low, high = 0, int(groups.counts.max())
+    low, high = 0, int(groups.ascending[-1])
     while low < high:
         level = (low + high + 1) // 2
-        low, high = (level, high) if int(np.minimum(groups.counts, level).sum()) <= count else (low, level - 1)
+        low, high = (level, high) if groups.filled_to(level) <= count else (low, level - 1)
     take = np.minimum(groups.counts, low)
     able = np.flatnonzero(groups.counts > low)
-    take[able[_choose(numbers, len(able), count - int(take.sum()), False)]] += 1
-    chosen = [
-        start + _choose(numbers, size, wanted, False)
-        for start, size, wanted in zip(groups.starts.tolist(), groups.counts.tolist(), take.tolist(), strict=True)
-        if wanted
-    ]
-    places = np.concatenate(chosen)
+    take[able[_choose(numbers, len(able), count - groups.filled_to(low), False)]] += 1
+    # No more classes than are drawn: their number must not be paid for one by one.
+    drawn = np.flatnonzero(take)
+    wanted = take[drawn]
+    firsts = np.cumsum(wanted) - wanted
+    within = np.arange(count) - np.repeat(firsts, wanted)
+    picks = numbers.below(np.repeat(groups.counts[drawn], wanted) - within, count) + within
+    for first, num in zip(firsts[wanted > 1].tolist(), wanted[wanted > 1].tolist(), strict=True):
+        picks[first : first + num] = _distinct(picks[first : first + num])
+    places: Indices = np.repeat(groups.starts[drawn], wanted) + picks
     return places[_choose(numbers, count, count, False)]
 
 

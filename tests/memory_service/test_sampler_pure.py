@@ -309,3 +309,26 @@ def test_only_the_first_draw_of_a_selection_looks_at_every_record(monkeypatch: p
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.positions, other.positions)
         np.testing.assert_array_equal(one.text_from, other.text_from)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 33, 700, 4000])
+def test_balanced_without_replacement_fills_classes_to_one_level(batch_size: int) -> None:
+    """Against the definition, class by class; most classes of a batch give nothing or one record."""
+    rng = np.random.default_rng(5)
+    classes = np.sort(rng.zipf(1.5, 5000) % 900).astype(np.uint32)
+    request = SampleRequest(batch_size, 1, 2, "class_balanced", replace=False)
+    drawn = draw(Selection(classes, None), request, buffer="b", version=3).positions
+    assert len(set(drawn.tolist())) == batch_size
+    sizes = np.bincount(classes)
+    given = np.bincount(classes[drawn], minlength=len(sizes))
+    level = max(k for k in range(batch_size + 1) if np.minimum(sizes, k).sum() <= batch_size)
+    assert (given >= np.minimum(sizes, level)).all()
+    assert (given <= np.minimum(sizes, level + 1)).all()
+
+
+def test_balanced_without_replacement_is_what_it_was() -> None:
+    """Fixed for ever, as the streams above."""
+    selection = Selection(np.arange(1000, dtype=np.uint32) ** 2 % 31, None)
+    once = draw(selection, SampleRequest(40, 11, 22, "class_balanced", replace=False), buffer="b", version=3)
+    assert once.positions[:6].tolist() == [831, 169, 18, 444, 222, 40]
+    assert int(once.positions.sum()) == 18303
