@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import BmpImagePlugin, Image
 from transformers import ViltImageProcessor
 
 from learner.data.pictures import LazyPictures, PictureError, PictureFile, fit, read_picture
@@ -69,6 +71,86 @@ def test_every_kind_of_pixel_becomes_rgb(
     assert np.abs(np.subtract(found, expected)).max() <= 1
 
 
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _png_with_a_transparent_value(depth: int, colour_type: int, key: tuple[int, ...], other: tuple[int, ...]) -> bytes:
+    """8 x 8: the upper half holds ``key``, which ``tRNS`` says is transparent, the lower half ``other``."""
+
+    def row(pixel: tuple[int, ...]) -> bytes:
+        bits = "".join(f"{sample:0{depth}b}" for sample in pixel * 8)
+        return b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        (
+            _chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, depth, colour_type, 0, 0, 0)),
+            _chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)),
+            _chunk(b"IDAT", zlib.compress(4 * row(key) + 4 * row(other))),
+            _chunk(b"IEND", b""),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour_type", "key", "other", "expected"),
+    [
+        (1, 0, (0,), (1,), (255, 255, 255)),
+        (1, 0, (1,), (0,), (0, 0, 0)),
+        (2, 0, (2,), (1,), (85, 85, 85)),
+        (4, 0, (7,), (3,), (51, 51, 51)),
+        (8, 0, (7,), (90,), (90, 90, 90)),
+        (16, 0, (7 * 257,), (90 * 257,), (90, 90, 90)),
+        (8, 2, (10, 20, 30), (200, 0, 0), (200, 0, 0)),
+        (16, 2, (0x0A05, 0x1400, 0x1E1E), (200 * 257, 0, 0), (200, 0, 0)),
+    ],
+)
+def test_a_value_that_stands_for_transparent_becomes_white(
+    depth: int,
+    colour_type: int,
+    key: tuple[int, ...],
+    other: tuple[int, ...],
+    expected: tuple[int, ...],
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "hole.png"
+    path.write_bytes(_png_with_a_transparent_value(depth, colour_type, key, other))
+    image = _read(path)
+    assert _corner(image) == (255, 255, 255)
+    assert image.getpixel((7, 7)) == expected
+
+
+def _tiff(bits: int, data: bytes, *, photometric: int = 1, sample_format: int = 1) -> bytes:
+    """4 x 4 grey samples of any depth, as cameras and scanners write them and Pillow does not."""
+    tags = [(256, 4), (257, 4), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 4)]
+    tags += [(279, len(data)), (339, sample_format)]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + len(data))
+        + data
+        + struct.pack("<H", len(tags))
+        + directory
+        + struct.pack("<I", 0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (_tiff(12, bytes.fromhex("800800") * 8), 127),
+        (_tiff(16, struct.pack("<16H", *[7 * 257] * 16)), 7),
+        (_tiff(16, struct.pack("<16H", *[7 * 257] * 16), photometric=0), 248),
+        (_tiff(8, bytes([7] * 16), photometric=0), 248),
+        (b"P5\n4 4\n4095\n" + struct.pack(">16H", *[2048] * 16), 127),
+    ],
+)
+def test_grey_of_any_depth_is_scaled_by_its_own_white(data: bytes, expected: int, tmp_path: Path) -> None:
+    path = tmp_path / "deep.tif"
+    path.write_bytes(data)
+    assert _corner(_read(path)) == (expected,) * 3
+
+
 def test_cmyk_jpegs_keep_their_colours(tmp_path: Path) -> None:
     path = _saved(tmp_path / "print.jpg", Image.new("CMYK", (16, 16), (255, 0, 0, 0)), quality=95)
     assert np.abs(np.subtract(_corner(_read(path)), (0, 255, 255))).max() <= 3
@@ -119,6 +201,9 @@ def _tiff_of_floats() -> bytes:
         (b"<html>404</html>", "no picture that Pillow can read"),
         (_truncated(), "is damaged"),
         (_tiff_of_floats(), "8 or 16 bits"),
+        (_tiff(32, struct.pack("<16I", *range(16))), "whose white nobody knows; save it with 8 or 16 bits"),
+        (_tiff(32, struct.pack("<16i", *[7 * 257] * 16), sample_format=2), "8 or 16 bits"),
+        (_tiff(16, struct.pack("<16h", *[-5] * 16), sample_format=2), "8 or 16 bits"),
     ],
 )
 def test_what_cannot_be_read_is_named(data: bytes | None, words: str, tmp_path: Path) -> None:
@@ -127,6 +212,25 @@ def test_what_cannot_be_read_is_named(data: bytes | None, words: str, tmp_path: 
         path.write_bytes(data)
     with pytest.raises(PictureError, match=rf"^labels\.csv line 7: it\.jpg: .*{words}"):
         read_picture(PictureFile(path, "labels.csv line 7: it.jpg"))
+
+
+def test_a_folder_with_a_pictures_name_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    with pytest.raises(PictureError, match=r"folder\.jpg: cannot be read \(Is a directory\)"):
+        _read(tmp_path / "folder.jpg")
+
+
+@pytest.mark.parametrize("error", [IndexError("x"), struct.error("x"), KeyError("x"), TypeError("x")])
+def test_whatever_is_raised_for_a_picture_names_it(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(image: Image.Image) -> None:
+        raise error
+
+    path = _saved(tmp_path / "it.bmp", Image.new("RGB", (8, 8)))
+    monkeypatch.setattr(BmpImagePlugin.BmpImageFile, "load", fail)
+    with pytest.raises(PictureError, match=r"it\.bmp: is damaged \('?x'?\)"):
+        _read(path)
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
