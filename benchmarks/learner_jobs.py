@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.learner_plan import Job, Plan, load_problem
 from client import MemoryClient
-from learner.checkpoint import write_atomically
+from learner.files import write_atomically
 from learner.methods import parse_method
 from learner.metrics import PhaseMetrics
 from learner.phases import Run

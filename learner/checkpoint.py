@@ -1,15 +1,17 @@
-"""Atomic files, and what a run leaves after each stage so that it can go on from there."""
+"""What a run leaves after each stage so that it can go on from there."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from learner.files import DamagedFileError, write_atomically
 from learner.head import GrowingHead
 from learner.train import Classifier
 
@@ -19,30 +21,39 @@ def config_key(config: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """The whole file or none of it, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def save(path: Path, state: dict[str, Any]) -> None:
-    """A checkpoint of tensors and plain values."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    """A checkpoint of tensors and plain values, the whole of it or none.
+
+    Raises:
+        OSError: it cannot be written; the one before is still there.
+    """
+    data = io.BytesIO()
+    torch.save(state, data)
+    write_atomically(path, data.getbuffer())
 
 
 def load(path: Path, key: str) -> dict[str, Any] | None:
-    """The checkpoint at ``path`` if there is one of the same configuration, else None."""
+    """The checkpoint at ``path`` if there is one of the same configuration, else None.
+
+    Raises:
+        DamagedFileError: it is cut, empty, changed, or no checkpoint.
+        OSError: it cannot be read.
+    """
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    data = io.BytesIO(path.read_bytes())
+    try:
+        # torch reads tensors without a look at their checksums.
+        with zipfile.ZipFile(data) as archive:
+            changed = archive.testzip()
+        if changed:
+            raise ValueError(f"wrong checksum of {changed}")
+        data.seek(0)
+        state = torch.load(data, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
+    except Exception as error:  # what is no checkpoint can fail in any way
+        raise DamagedFileError(path, str(error).partition("\n")[0]) from error
     return state if state.get("key") == key else None
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from rich.console import Console
 
 from client import MemoryClient, ServiceError
-from learner.checkpoint import write_atomically
 from learner.config import LearnerConfig, read_settings, with_settings
 from learner.data.base import DataError
 from learner.data.fetch import FetchError
 from learner.data.pictures import PictureError
+from learner.files import write_atomically
 from learner.method_run import RunError
 from learner.methods import BASES, DEFAULT, PARTS, Method, parse_method
 from learner.metrics import PhaseMetrics
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("\ninterrupted; what is finished is kept: the same command goes on from there")
         return INTERRUPTED
-    except (ExemplarMemoryError, ServiceError, FetchError, RunError, DataError, PictureError) as error:
+    except (ExemplarMemoryError, ServiceError, FetchError, RunError, DataError, PictureError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         return 1
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner.checkpoint import write_atomically
 from learner.data.tokenised import TokenisedSplit
 from learner.exemplars import MaskedSplit, mask_split, with_text_mask
+from learner.files import DamagedFileError, write_atomically
 from learner.masks import MaskConfig
 from learner.train import Classifier
 from memory_format import patches_to_image
@@ -71,9 +73,17 @@ def save_examples(
 
 
 def load_examples(path: Path) -> list[Example]:
-    """The examples that :func:`save_examples` wrote."""
-    with np.load(path) as arrays:
-        columns = {name: arrays[name] for name in arrays.files}
+    """The examples that :func:`save_examples` wrote.
+
+    Raises:
+        DamagedFileError: they cannot be read any more.
+    """
+    try:
+        # Opened here, as numpy leaves a file open when it turns out to be no archive.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            columns = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedFileError(path, error) from error
     examples = []
     for row in range(len(columns["class_ids"])):
         valid = columns["token_valid"][row]

@@ -21,7 +21,8 @@ from learner.config import LearnerConfig
 from learner.data.base import DataError
 from learner.data.tokenised import Samples
 from learner.exemplars import mask_split
-from learner.method_run import MethodRun
+from learner.files import DamagedFileError, write_atomically
+from learner.method_run import MethodRun, RunError
 from learner.methods import Method
 from learner.metrics import PhaseMetrics
 from learner.train import Classifier, best_device, train_phase
@@ -134,7 +135,12 @@ class Run:
     def run(self, method: Method) -> list[PhaseMetrics]:
         """All phases of one method, going on after the last stage that an earlier run finished."""
         work = MethodRun(self, method)
-        saved = checkpoint.load(work.folder / "checkpoint.pt", work.key)
+        try:
+            saved = checkpoint.load(work.folder / "checkpoint.pt", work.key)
+        except DamagedFileError as error:
+            raise RunError(
+                f"{error}: put it back from a copy, or delete {work.folder} to begin {method.name} again from its start"
+            ) from error
         work.done = [PhaseMetrics(**line) for line in saved["metrics"]] if saved else []
         for metrics in work.done:
             self.report(metrics)
@@ -151,7 +157,7 @@ class Run:
             work.done.append(metrics)
             work.save(phase, trained=False, timings={})
             lines = "".join(json.dumps(asdict(line)) + "\n" for line in work.done)
-            checkpoint.write_atomically(work.folder / "metrics.jsonl", lines.encode())
+            write_atomically(work.folder / "metrics.jsonl", lines.encode())
             self.report(metrics)
             saved = None
         return work.done
@@ -179,7 +185,11 @@ class Run:
         # Nothing is stored before the base phase has ended: it does not depend on the memory.
         settings = {name: value for name, value in config.to_dict().items() if name != "memory"}
         key = checkpoint.config_key(settings | {"samples": self.problem.fingerprint})
-        saved = checkpoint.load(self.base_path, key)
+        try:
+            saved = checkpoint.load(self.base_path, key)
+        except DamagedFileError as error:
+            log.warning("%s: the base phase is trained again", error)
+            saved = None
         started = time.perf_counter()
         if not saved:
             self._warm_up(model)

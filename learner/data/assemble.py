@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 from tqdm.auto import tqdm
 
-from learner.checkpoint import write_atomically
 from learner.data.base import DataError, MultimodalData, Split
 from learner.data.fetch import data_dir
 from learner.data.pictures import LazyPictures, Picture, PictureError, read_picture
+from learner.files import write_atomically
 
 __all__ = ["BadPictures", "Listing", "Sample", "assemble"]
 

@@ -17,8 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -35,6 +33,7 @@ from learner.data.emoji_catalog import RENDITIONS, Catalog, Emoji, Rendition, lo
 from learner.data.emoji_render import ArtStore, compose
 from learner.data.fetch import EMOJI_ART, EMOJI_TEXTS, data_dir, fetch
 from learner.data.textures import SCENES, Scene
+from learner.files import replacing
 
 __all__ = ["load_emoji"]
 
@@ -242,11 +241,8 @@ def _write(path: Path, data: MultimodalData) -> None:
         arrays[f"{name}.class_ids"] = split.class_ids
         arrays[f"{name}.masks"] = np.packbits(split.object_masks, axis=-1) if split.object_masks is not None else []
     arrays["texts"] = np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as scratch:
-        temporary = Path(scratch) / path.name
-        np.savez(temporary, **arrays)
-        os.replace(temporary, path)
+    with replacing(path) as file:
+        np.savez(file, **arrays)
 
 
 def _read(path: Path) -> MultimodalData | None:

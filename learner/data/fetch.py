@@ -225,6 +225,9 @@ def _fetch_one(package: Package, target: Path, npm: Sequence[str], run: Runner) 
                 f"could not get {package}: expected one archive, found {[f.name for f in found]}. {advice}"
             )
         _unpack(package, found[0], content)
+        # A folder that is there is whole, after a power cut too. Some packages have thousands of files: one sync of all
+        # there is costs less than one each.
+        os.sync()
         try:
             content.rename(target)
         except OSError as error:

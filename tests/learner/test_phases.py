@@ -234,6 +234,31 @@ def test_a_finished_run_is_not_run_again(service: Service, tmp_path: Path, monke
     assert _run("full", tmp_path / "again", service) == first
 
 
+def test_files_that_were_damaged_are_made_again_or_named(
+    service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a full disk or a power cut leaves them: the base phase is trained again, to the same; what only the run knew
+    is asked back for; and a report does without its pictures."""
+    out = tmp_path / "damaged"
+    whole = _run("masked", out, service)
+    base = torch.load(out / "base.pt", weights_only=True)
+    (out / "base.pt").write_bytes((out / "base.pt").read_bytes()[:-1])
+    _run("none", out, service)
+    assert f"{out / 'base.pt'} is damaged" in caplog.text
+    assert "the base phase is trained again" in caplog.text
+    again = torch.load(out / "base.pt", weights_only=True)
+    assert all(torch.equal(again["backbone"][name], value) for name, value in base["backbone"].items())
+
+    (out / "masked/examples-1.npz").write_bytes(b"PK")
+    write_report(out, CONFIG, {"masked": whole}, [str(c) for c in range(6)], vocabulary=Words())
+    assert "examples-1.npz is damaged" in caplog.text
+    assert (out / "report.html").read_text().count("<figure>") == 4
+
+    (out / "masked/checkpoint.pt").write_bytes(b"")
+    with pytest.raises(RunError, match=r"checkpoint\.pt is damaged .* delete .*masked to begin masked again"):
+        _run("masked", out, service)
+
+
 def test_a_memory_that_lost_its_exemplars_is_said(service: Service, tmp_path: Path) -> None:
     out = tmp_path / "lost"
     _run("full", out, service)
