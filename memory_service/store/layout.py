@@ -8,9 +8,11 @@ tests/memory_service/test_segment_format.py reads them with plain zarr.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -22,6 +24,15 @@ from memory_format import CODECS, checksum
 from memory_format.record import HEADER_DTYPE
 
 FORMAT_VERSION: Final = 1
+
+MAX_LEARNERS: Final = 65_536
+"""That a uint16 tells apart."""
+
+# What is read of a file that may come from anywhere. A segment's directory has 2,500 bytes; its JSON some 9,000, and 70
+# for each learner, 11 for each class seen.
+MAX_DIRECTORY_BYTES: Final = 64 * 1024
+MAX_JSON_BYTES: Final = 32 * 1024 * 1024
+MAX_JSON_BRACKETS: Final = 20_000
 
 _ZARR_TYPES = {"<u8": "uint64", "<u4": "uint32", "<u2": "uint16", "<f4": "float32", "|u1": "uint8"}
 _BODY_ENTRY: Final = "body/c/0"
@@ -199,23 +210,31 @@ READ_DTYPE: Final = np.dtype(
 def read_contents(source: Path | BinaryIO) -> SegmentContents:
     """Read everything but the bodies; the ZIP's CRCs are checked.
 
+    Memory: in proportion to its columns and its ``zarr.json``, which are as long in the file.
+
     Raises:
         ValueError: it is not a segment, or it is damaged; the message says how.
         OSError: it cannot be read.
     """
-    try:
-        with zipfile.ZipFile(source) as archive:
-            attributes = json.loads(archive.read("zarr.json"))["attributes"]
-            if attributes["exemplar_memory_format"] != FORMAT_VERSION:
-                raise ValueError(f"format {attributes['exemplar_memory_format']} is not known here")
-            learners = [str(learner) for learner in attributes["learners"]]
-            body = archive.getinfo(_BODY_ENTRY)
-            columns = {name: _column(archive, name) for name in READ_DTYPE.names or ()}
-            body_at = _data_at(archive, body)
-    except (zipfile.BadZipFile, KeyError, TypeError, json.JSONDecodeError, struct.error, NotImplementedError) as error:
-        raise ValueError(f"not a whole segment: {type(error).__name__}: {error}") from error
-    if body.compress_type != zipfile.ZIP_STORED:
-        raise ValueError("its bodies are compressed")
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            _expect_small_directory(file, size)
+            with zipfile.ZipFile(file) as archive:
+                _expect_stored(archive, size)
+                attributes = _json(archive, "zarr.json")["attributes"]
+                if attributes["exemplar_memory_format"] != FORMAT_VERSION:
+                    raise ValueError(f"format {attributes['exemplar_memory_format']} is not known here")
+                learners = attributes["learners"]
+                if len(learners) > MAX_LEARNERS or not all(isinstance(learner, str) for learner in learners):
+                    raise ValueError(f"its learners are not at most {MAX_LEARNERS} names")
+                body = archive.getinfo(_BODY_ENTRY)
+                columns = {name: _column(archive, name) for name in READ_DTYPE.names or ()}
+                body_at = _data_at(archive, body)
+        except (zipfile.BadZipFile, KeyError, TypeError, struct.error, NotImplementedError, RecursionError) as error:
+            raise ValueError(f"not a whole segment: {type(error).__name__}: {error}") from error
+    if body_at + body.file_size > size:
+        raise ValueError("its bodies do not end within the file")
     num = len(columns["exemplar_id"])
     if any(len(values) != num for values in columns.values()):
         raise ValueError("its columns differ in length")
@@ -232,12 +251,53 @@ def read_contents(source: Path | BinaryIO) -> SegmentContents:
     return SegmentContents(headers, learners, lengths, attributes)
 
 
+def _expect_small_directory(file: BinaryIO, size: int) -> None:
+    """Before the directory is read, which is done in one go: it makes objects of ten times its size."""
+    file.seek(max(0, size - _END64.size - _LOCATOR64.size - _END.size))
+    tail = file.read()
+    before, end = tail[: -_END.size], tail[-_END.size :]
+    if len(end) < _END.size or not end.startswith(b"PK\x05\x06") or end[-2:] != b"\0\0":
+        raise ValueError("not a whole segment: a ZIP's directory is not at its end")
+    num_bytes = _END.unpack(end)[5]
+    if before[-_LOCATOR64.size :].startswith(b"PK\x06\x07"):
+        at = _LOCATOR64.unpack(before[-_LOCATOR64.size :])[2]
+        if at != size - _END64.size - _LOCATOR64.size - _END.size:
+            raise ValueError("not a whole segment: its ZIP64 directory is not at its end")
+        signature, *_, num_bytes, _ = _END64.unpack(before[: _END64.size])
+        if signature != b"PK\x06\x06":
+            raise ValueError("not a whole segment: its ZIP64 directory has no end")
+    if num_bytes > MAX_DIRECTORY_BYTES:
+        raise ValueError(f"a ZIP's directory of {num_bytes} bytes; a segment's has at most {MAX_DIRECTORY_BYTES}")
+
+
+def _expect_stored(archive: zipfile.ZipFile, size: int) -> None:
+    """What entries unpack to is bounded by what arrived, before any of them is read."""
+    entries = archive.infolist()
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
+            raise ValueError(f"its entry {entry.filename} is compressed or encrypted; entries are stored as they are")
+    if sum(entry.file_size for entry in entries) > size:
+        raise ValueError("its entries have more bytes than the file")
+    if len(archive.namelist()) != len(set(archive.namelist())):
+        raise ValueError("two of its entries have the same name")
+
+
+def _json(archive: zipfile.ZipFile, name: str) -> Any:
+    if archive.getinfo(name).file_size > MAX_JSON_BYTES:
+        raise ValueError(f"its {name} has more than {MAX_JSON_BYTES} bytes")
+    data = archive.read(name)
+    # An empty list takes two bytes here and 64 in memory; and lists in lists go as deep as the stack.
+    if data.count(b"[") + data.count(b"{") > MAX_JSON_BRACKETS:
+        raise ValueError(f"its {name} has more than {MAX_JSON_BRACKETS} brackets")
+    return json.loads(data)
+
+
 def _column(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     kind = np.dtype(READ_DTYPE[name])
     data = archive.read(f"{name}/c/0")
     if name == "offset":
         # Four bytes in segments, eight in exports, which have no bound.
-        metadata = json.loads(archive.read(f"{name}/zarr.json"))
+        metadata = _json(archive, f"{name}/zarr.json")
         kind = np.dtype(np.uint32 if metadata["data_type"] == "uint32" else np.uint64)
     if len(data) % kind.itemsize:
         raise ValueError(f"its column {name} has a length that is no multiple of {kind.itemsize}")

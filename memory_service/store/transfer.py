@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from memory_format import BudgetError, FormatError
-from memory_format.record import HEADER_DTYPE
+from memory_format.record import HEADER_DTYPE, MAX_BODY_BYTES
 from memory_format.wire import Batch, check_batch
 from memory_service.store import files, index, rows
 from memory_service.store.checksums import crc32_of_all
@@ -41,6 +41,8 @@ from memory_service.store.segments import Part, SegmentFiles
 
 PIECE_BYTES: Final = 4 * 1024 * 1024
 """Bodies read, checked and written at a time."""
+PIECE_RECORDS: Final = 16_384
+"""And no more records than that, however small they are."""
 
 
 class BufferDescription(BaseModel):
@@ -186,12 +188,13 @@ def _in_pieces(
 
 
 def pieces(lengths: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Runs of records of about :data:`PIECE_BYTES`, at least one record each."""
+    """Runs of records of about :data:`PIECE_BYTES`, of 1 to :data:`PIECE_RECORDS` records each."""
     ends = np.cumsum(lengths)
     first = 0
     while first < len(lengths):
         before = int(ends[first - 1]) if first else 0
         last = max(first + 1, int(np.searchsorted(ends, before + PIECE_BYTES, side="right")))
+        last = min(last, first + PIECE_RECORDS)
         yield first, last
         first = last
 
@@ -228,6 +231,8 @@ class Incoming:
 
 class Import:
     """An exported buffer on its way into a store: read and checked, then written.
+
+    Memory: as :func:`~memory_service.store.layout.read_contents`, and a piece of the bodies.
 
     Raises:
         FormatError: ``invalid_export``, or a record's own code.
@@ -340,6 +345,8 @@ def _description(contents: SegmentContents) -> BufferDescription:
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if int(contents.lengths.max(initial=0)) > MAX_BODY_BYTES:
+        raise ValueError(f"a record of {contents.lengths.max()} bytes; at most {MAX_BODY_BYTES} are taken")
     ids = contents.headers["exemplar_id"]
     if len(ids) and (int(ids[0]) < 1 or (ids[1:] <= ids[:-1]).any()):
         raise ValueError("its exemplar ids do not ascend from 1")

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Callable
+from copy import copy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -317,15 +319,125 @@ def test_garbage_is_refused_and_leaves_nothing(client: httpx.Client, data: Path)
     assert_problem(client.post("/v1/buffers/c/import", content=file), "invalid_request", status=415)
 
 
-def test_a_compressed_body_is_refused(client: httpx.Client) -> None:
+def rewritten(file: bytes, change: Callable[[zipfile.ZipFile, dict[str, bytes]], None]) -> bytes:
+    """The file with entries as ``change`` writes them."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(file)) as old, zipfile.ZipFile(out, "w") as new:
+        change(new, {name: old.read(name) for name in old.namelist()})
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "score/c/0", "body/c/0", "offset/zarr.json", "beside"])
+def test_an_entry_that_is_compressed_is_refused(client: httpx.Client, name: str) -> None:
     """What it unpacks to is not bounded by what arrives."""
     fill(client)
-    out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(exported(client))) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
-        for name in old.namelist():
-            new.writestr(name, old.read(name))
-    response = client.post("/v1/buffers/copy/import", content=out.getvalue(), headers=ZIP)
-    assert_problem(response, "invalid_export")
+
+    def change(new: zipfile.ZipFile, entries: dict[str, bytes]) -> None:
+        for entry, data in (entries | {"beside": b"0" * 100}).items() if name == "beside" else entries.items():
+            new.writestr(entry, data, zipfile.ZIP_DEFLATED if entry == name else zipfile.ZIP_STORED)
+
+    response = client.post("/v1/buffers/copy/import", content=rewritten(exported(client), change), headers=ZIP)
+    problem = assert_problem(response, "invalid_export")
+    assert f"entry {name} is compressed" in problem["detail"]
+
+
+def with_many_entries(new: zipfile.ZipFile, entries: dict[str, bytes]) -> None:
+    for name, data in (entries | {f"{number:04}": b"" for number in range(2000)}).items():
+        new.writestr(name, data)
+
+
+def with_overlapping_entries(new: zipfile.ZipFile, entries: dict[str, bytes]) -> None:
+    for name, data in entries.items():
+        new.writestr(name, data)
+    body = new.getinfo("body/c/0")
+    for number in range(20):
+        twin = copy(body)
+        twin.filename = f"twin-{number}"
+        new.filelist.append(twin)
+
+
+def with_two_of_a_name(new: zipfile.ZipFile, entries: dict[str, bytes]) -> None:
+    for name, data in entries.items():
+        new.writestr(name, data)
+    twin = copy(new.getinfo("body/c/0"))
+    twin.header_offset = new.getinfo("score/c/0").header_offset
+    twin.file_size = twin.compress_size = 0
+    new.filelist.append(twin)
+
+
+def with_a_comment(new: zipfile.ZipFile, entries: dict[str, bytes]) -> None:
+    for name, data in entries.items():
+        new.writestr(name, data)
+    new.comment = b"behind"
+
+
+def with_json(document: bytes) -> Callable[[zipfile.ZipFile, dict[str, bytes]], None]:
+    def change(new: zipfile.ZipFile, entries: dict[str, bytes]) -> None:
+        for name, data in entries.items():
+            new.writestr(name, document if name == "zarr.json" else data)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (with_many_entries, "directory of"),
+        (with_overlapping_entries, "more bytes than the file"),
+        (with_two_of_a_name, "same name"),
+        (with_a_comment, "directory is not at its end"),
+        (with_json(b'{"attributes": ' + 30_000 * b"[" + 30_000 * b"]" + b"}"), "brackets"),
+        (with_json(b'{"attributes": ' + 9_000 * b"[" + 9_000 * b"]" + b"}"), "not a whole segment"),
+        (with_json(b'{"attributes": ' + 9_000 * b"9" + b"}"), "not an exported buffer"),
+        (with_json(b'"' + 33 * 2**20 * b"a" + b'"'), "33554432 bytes"),
+    ],
+)
+def test_what_reading_it_would_take_is_bounded_first(client: httpx.Client, change: Any, words: str) -> None:
+    fill(client)
+    response = client.post("/v1/buffers/copy/import", content=rewritten(exported(client), change), headers=ZIP)
+    assert words in assert_problem(response, "invalid_export")["detail"]
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from memory_format import FormatError
+from memory_service.store.transfer import Import
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+try:
+    Import(Path(sys.argv[1]))
+except FormatError as error:
+    print(error.code, (peak() - before) * 1024)
+"""
+
+
+def test_the_memory_that_an_import_takes_is_bounded_by_its_file(client: httpx.Client, tmp_path: Path) -> None:
+    fill(client)
+
+    def change(new: zipfile.ZipFile, entries: dict[str, bytes]) -> None:
+        for name, data in entries.items():
+            packed = name == "score/c/0"
+            new.writestr(name, bytes(2**28) if packed else data, zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED)
+
+    path = tmp_path / "packed.zip"
+    path.write_bytes(rewritten(exported(client), change))
+    assert path.stat().st_size < 2**20
+    done = subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True, timeout=60)
+    code, taken = done.stdout.split()
+    assert code == "invalid_export"
+    assert int(taken) < 32 * 2**20
+
+
+def test_a_record_larger_than_any_is_refused_unread(client: httpx.Client) -> None:
+    fill(client)
+
+    def change(new: zipfile.ZipFile, entries: dict[str, bytes]) -> None:
+        for name, data in entries.items():
+            new.writestr(name, bytes(17 * 2**20) if name == "body/c/0" else data)
+
+    response = client.post("/v1/buffers/copy/import", content=rewritten(exported(client), change), headers=ZIP)
+    assert "at most 16777216" in assert_problem(response, "invalid_export")["detail"]
 
 
 def test_an_import_that_is_too_large(data: Path) -> None:
