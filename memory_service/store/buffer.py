@@ -606,7 +606,7 @@ class Buffer:
     def _sample_from(self, columns: Columns, request: sampler.SampleRequest, *, wait: bool = True) -> Drawn:
         self._expect_version(request.version, columns)
         selection = self.contents.select(columns, request.where)
-        drawn = sampler.draw(selection, request, buffer=self.name, version=columns.version)
+        drawn = sampler.draw(selection, request, draw_key=self.config.draw_key, version=columns.version)
         taken = columns.take(drawn.positions)
         num_bytes = int(charge_of(taken["length"]).sum())
         limit = self._options.max_response_bytes

@@ -45,14 +45,14 @@ class Candidates:
     """What :func:`reservoir_keys` gives; only ``reservoir`` needs it."""
 
 
-def reservoir_keys(buffer: str, exemplar_ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """``(N,)`` random 64-bit keys, each a function of the buffer's name and one id alone.
+def reservoir_keys(draw_key: str, exemplar_ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """``(N,)`` random 64-bit keys, each a function of the buffer's draw key and one id alone.
 
     The finaliser of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", with
-    Stafford's constants, "Mix13") over the id xor a seed, the BLAKE2b of the name. It is a bijection: two ids of
+    Stafford's constants, "Mix13") over the id xor a seed, the BLAKE2b of the key. It is a bijection: two ids of
     one buffer never share a key. Fixed for ever, as the keys of what has been dropped are not kept anywhere.
     """
-    seed = int.from_bytes(hashlib.blake2b(buffer.encode(), digest_size=8).digest(), "little")
+    seed = int.from_bytes(hashlib.blake2b(draw_key.encode(), digest_size=8).digest(), "little")
     keys = np.asarray(exemplar_ids, dtype=np.uint64) ^ np.uint64(seed)
     keys ^= keys >> np.uint64(30)
     keys *= np.uint64(0xBF58476D1CE4E5B9)

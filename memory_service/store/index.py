@@ -53,6 +53,8 @@ buffers = sa.Table(
     sa.Column("bytes_used", sa.BigInteger, nullable=False),
     sa.Column("num_records", sa.BigInteger, nullable=False),
     sa.Column("next_exemplar_id", sa.BigInteger, nullable=False),
+    # See model.BufferConfig.
+    sa.Column("draw_key", sa.String(63), nullable=False, server_default=sa.text("''")),
     sa.CheckConstraint("bytes_used >= 0 AND bytes_used <= budget_bytes", name="within_budget"),
     sa.CheckConstraint("num_records >= 0", name="records_counted"),
     # Ids are never given twice: what an old process remembers of a deleted buffer cannot be taken for a new

@@ -99,6 +99,10 @@ class BufferConfig:
     given_disk_limit: int | None = None
     retain_snapshots: int | None = None
     """The newest so many snapshots are kept; None: all."""
+    draw_key: str = ""
+    """What its random choices are a function of, beside ids and versions. It never changes, and goes along to forks
+    and imports, so that a reservoir stays a uniform sample of all that was ever offered. Buffers from before it was
+    stored have their name of then."""
 
     @property
     def disk_limit_bytes(self) -> int:

@@ -284,7 +284,7 @@ def candidates(parts: Sequence[Arrays], config: BufferConfig) -> eviction.Candid
         score=joined("score").astype(np.float32),
         charge=charge_of(joined("length")),
         order=np.arange(len(ids)),
-        key=eviction.reservoir_keys(config.name, ids) if config.eviction == "reservoir" else None,
+        key=eviction.reservoir_keys(config.draw_key, ids) if config.eviction == "reservoir" else None,
     )
 
 

@@ -43,6 +43,7 @@ def read_config(row: sa.Row[Any]) -> BufferConfig:
         created_at=row.created_at,
         given_disk_limit=row.disk_limit_bytes,
         retain_snapshots=row.retain_snapshots,
+        draw_key=row.draw_key,
     )
 
 
@@ -62,6 +63,7 @@ def settings_of(config: BufferConfig) -> dict[str, Any]:
         "eviction": config.eviction,
         "retain_snapshots": config.retain_snapshots,
         "description": config.description,
+        "draw_key": config.draw_key,
     }
 
 

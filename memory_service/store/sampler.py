@@ -1,4 +1,4 @@
-"""Which records a batch draws. Pure functions of (buffer, version, seed, step): the same in any process, for
+"""Which records a batch draws. Pure functions of (draw key, version, seed, step): the same in any process, for
 ever.
 
 Numbers come from Philox's raw 64-bit stream, which NumPy keeps stable, and are mapped to ranges here; what
@@ -218,7 +218,7 @@ def select(columns: Columns, where: Filter, learner_codes: list[int]) -> Selecti
     return Selection(columns["class_id"], np.flatnonzero(matches), columns["score"])
 
 
-def draw(selection: Selection, request: SampleRequest, *, buffer: str, version: int) -> Draw:
+def draw(selection: Selection, request: SampleRequest, *, draw_key: str, version: int) -> Draw:
     """Draw a batch.
 
     Costs what the batch takes, and for ``class_balanced`` without replacement a pass in NumPy over the classes'
@@ -238,7 +238,7 @@ def draw(selection: Selection, request: SampleRequest, *, buffer: str, version: 
             batch_size=request.batch_size,
             matching=selection.num,
         )
-    numbers = _Numbers([buffer, version, request.seed, request.step, request.strategy, "draw"])
+    numbers = _Numbers([draw_key, version, request.seed, request.step, request.strategy, "draw"])
     if request.strategy == "uniform":
         places = _choose(numbers, selection.num, request.batch_size, request.replace)
         positions = selection.at(places)
@@ -251,7 +251,7 @@ def draw(selection: Selection, request: SampleRequest, *, buffer: str, version: 
         positions = selection.at(draw_weighted(numbers, selection.weights, request.batch_size))
     text_from = positions
     if request.repair_text > 0:
-        numbers = _Numbers([buffer, version, request.seed, request.step, request.strategy, "text"])
+        numbers = _Numbers([draw_key, version, request.seed, request.step, request.strategy, "text"])
         text_from = _text_donors(numbers, selection.groups, positions, request.repair_text)
     return Draw(positions, text_from)
 

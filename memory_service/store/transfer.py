@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memory_format import BudgetError, FormatError
 from memory_format.record import HEADER_DTYPE, MAX_BODY_BYTES
@@ -38,6 +38,7 @@ from memory_service.store.layout import (
 from memory_service.store.ledger import IndexRows
 from memory_service.store.model import Budget, BufferConfig, Snapshot
 from memory_service.store.segments import Part, SegmentFiles
+from memory_service.store.snapshots import NAME_PATTERN
 
 PIECE_BYTES: Final = 4 * 1024 * 1024
 """Bodies read, checked and written at a time."""
@@ -63,6 +64,8 @@ class BufferDescription(BaseModel):
     version: int
     next_exemplar_id: int
     classes_seen: list[int]
+    draw_key: str | None = Field(None, pattern=f"^({NAME_PATTERN.pattern})?$")
+    """None in files from before it was stored: buffers drew by their names then."""
 
     def config(self, name: str) -> BufferConfig:
         """The settings of a buffer that is made of it.
@@ -87,6 +90,7 @@ class BufferDescription(BaseModel):
             created_at=self.created_at,
             given_disk_limit=self.disk_limit_bytes,
             retain_snapshots=self.retain_snapshots,
+            draw_key=self.name if self.draw_key is None else self.draw_key,
         )
 
 
@@ -104,6 +108,7 @@ def describe(config: BufferConfig, version: int, mark: Snapshot, classes: Iterab
         version=version,
         next_exemplar_id=mark.next_exemplar_id,
         classes_seen=sorted(classes),
+        draw_key=config.draw_key,
     )
 
 

@@ -47,6 +47,7 @@ class ModelBuffer:
     budget: Budget
     policy: eviction.EvictionPolicy
     retain: int | None = None
+    draw_key: str = ""
     budget_bytes: int = 0
     version: int = 0
     next_id: int = 1
@@ -176,7 +177,7 @@ class ModelBuffer:
             score=np.array([record.score for record in values], dtype=np.float32),
             charge=np.array([record.charge for record in values], dtype=np.int64),
             order=np.arange(len(ids)),
-            key=eviction.reservoir_keys(self.name, ids),
+            key=eviction.reservoir_keys(self.draw_key, ids),
         )
         keep = eviction.plan(self.policy, candidates, num_stored, budget_bytes)
         return set(ids[keep].tolist())

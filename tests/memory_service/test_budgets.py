@@ -229,7 +229,7 @@ def test_budget_and_disk_limit_shrink_and_grow_together(client: httpx.Client, da
 def expected_to_stay(policy: str) -> list[int]:
     """Ranks, of eight records of one size, four of which fit."""
     if policy == "reservoir":
-        keys = reservoir_keys("b", np.arange(1, 9, dtype=np.uint64))
+        keys = reservoir_keys("", np.arange(1, 9, dtype=np.uint64))
         return sorted(np.argsort(keys)[:4].tolist())
     return {"class_balanced": [0, 1, 2, 3], "lowest_score": [0, 2, 4, 6], "fifo": [4, 5, 6, 7]}[policy]
 

@@ -185,6 +185,31 @@ def test_the_classes_seen_go_with_a_fork(client: httpx.Client, data: Path) -> No
     consistent(client, data, "b", "f")
 
 
+def test_a_reservoir_that_is_carried_on_stays_a_sample_of_everything(client: httpx.Client, data: Path) -> None:
+    """Whatever it is called: what a fork or an import holds is what the buffer itself holds after the same pushes."""
+    stream = [exemplar(rank=rank) for rank in range(800)]
+    put_buffer(client, 40 * CHARGE, eviction="reservoir")
+    push(client, stream[:400])
+    fork(client, "f")
+    file = client.get(f"{URL}/export").content
+    zipped = {"Content-Type": "application/zip"}
+    assert client.post("/v1/buffers/i/import", content=file, headers=zipped).status_code == 201
+    for buffer in ("b", "f", "i"):
+        assert push(client, stream[400:], buffer=buffer)["kept"] > 0
+    held = [record.exemplar_id for record in all_records(client)]
+    # Half of it from each half, give or take three standard errors.
+    assert abs(np.mean([id_ <= 400 for id_ in held]) - 0.5) < 3 * (0.25 / 40) ** 0.5
+    for buffer in ("f", "i"):
+        assert [record.exemplar_id for record in all_records(client, buffer=buffer)] == held
+        assert contents(sample(client, buffer=buffer, batch_size=20)) == contents(sample(client, batch_size=20))
+    # And a buffer of any name keeps the same of the same.
+    put_buffer(client, 40 * CHARGE, buffer="another", eviction="reservoir")
+    push(client, stream[:400], buffer="another")
+    push(client, stream[400:], buffer="another")
+    assert [record.exemplar_id for record in all_records(client, buffer="another")] == held
+    consistent(client, data, "b", "f", "i", "another")
+
+
 def test_forks_that_will_not_do(client: httpx.Client, data: Path) -> None:
     put_buffer(client)
     put_buffer(client, buffer="taken")

@@ -69,16 +69,16 @@ def test_a_draw_takes_what_is_selected(
     request = SampleRequest(batch_size, seed, 3, strategy, replace, repair_text=repair_text)
     if not replace and batch_size > len(chosen):
         with pytest.raises(FormatError, match="without replacement"):
-            draw(selection, request, buffer="b", version=1)
+            draw(selection, request, draw_key="b", version=1)
         return
     drawable = given_.positive if strategy == "score_weighted" else chosen
     if len(drawable) < (1 if replace else batch_size):
         with pytest.raises(FormatError, match="positive score") as caught:
-            draw(selection, request, buffer="b", version=1)
+            draw(selection, request, draw_key="b", version=1)
         assert caught.value.code == "invalid_query"
         assert caught.value.details["positive"] == len(drawable)
         return
-    drawn = draw(selection, request, buffer="b", version=1)
+    drawn = draw(selection, request, draw_key="b", version=1)
     assert len(drawn.positions) == len(drawn.text_from) == batch_size
     assert set(drawn.positions.tolist()) <= set(drawable)
     assert set(drawn.text_from.tolist()) <= set(chosen)
@@ -99,7 +99,7 @@ def test_a_draw_takes_what_is_selected(
 
 def test_nothing_to_draw_from() -> None:
     with pytest.raises(NotFoundError) as caught:
-        draw(Selection(np.zeros(0, np.uint32), None), SampleRequest(1), buffer="b", version=0)
+        draw(Selection(np.zeros(0, np.uint32), None), SampleRequest(1), draw_key="b", version=0)
     assert caught.value.code == "no_matching_exemplars"
 
 
@@ -107,17 +107,17 @@ def test_the_stream_is_what_it_was_when_this_was_written() -> None:
     """Fixed for ever: a batch named in a paper must be the same batch later. Do not update these numbers."""
     places = np.arange(1000, dtype=np.uint32)
     selection = Selection(places % 7, None, (places % 11).astype(np.float32) / 16 - 0.25)
-    uniform = draw(selection, SampleRequest(5, 11, 22), buffer="b", version=3)
+    uniform = draw(selection, SampleRequest(5, 11, 22), draw_key="b", version=3)
     assert uniform.positions.tolist() == [110, 922, 328, 765, 515]
-    once = draw(selection, SampleRequest(5, 11, 22, replace=False), buffer="b", version=3)
+    once = draw(selection, SampleRequest(5, 11, 22, replace=False), draw_key="b", version=3)
     assert once.positions.tolist() == [110, 922, 329, 766, 517]
-    balanced = draw(selection, SampleRequest(5, 11, 22, "class_balanced", repair_text=0.5), buffer="b", version=3)
+    balanced = draw(selection, SampleRequest(5, 11, 22, "class_balanced", repair_text=0.5), draw_key="b", version=3)
     assert balanced.positions.tolist() == [524, 339, 369, 205, 182]
     assert balanced.text_from.tolist() == [524, 192, 369, 996, 343]
-    weighted = draw(selection, SampleRequest(5, 11, 22, "score_weighted", repair_text=0.5), buffer="b", version=3)
+    weighted = draw(selection, SampleRequest(5, 11, 22, "score_weighted", repair_text=0.5), draw_key="b", version=3)
     assert weighted.positions.tolist() == [824, 87, 581, 989, 702]
     assert weighted.text_from.tolist() == [824, 87, 259, 989, 702]
-    once = draw(selection, SampleRequest(500, 11, 22, "score_weighted", replace=False), buffer="b", version=3)
+    once = draw(selection, SampleRequest(500, 11, 22, "score_weighted", replace=False), draw_key="b", version=3)
     assert once.positions[[0, 1, 2, 3, 4, 496, 497, 498, 499]].tolist() == [824, 87, 581, 989, 702, 753, 160, 776, 973]
 
 
@@ -125,16 +125,16 @@ def test_draws_are_spread_as_they_should_be() -> None:
     classes = np.repeat(np.arange(4, dtype=np.uint32), [400, 300, 200, 100])
     selection = Selection(classes, None)
     requests = (SampleRequest(4000, seed, strategy="uniform") for seed in range(10))
-    uniform = np.concatenate([draw(selection, r, buffer="b", version=0).positions for r in requests])
+    uniform = np.concatenate([draw(selection, r, draw_key="b", version=0).positions for r in requests])
     # 40 draws a record expected: chi-square over 1000 cells stays within five deviations of its mean.
     counts = np.bincount(uniform, minlength=1000)
     assert abs(((counts - 40) ** 2 / 40).sum() - 999) < 5 * np.sqrt(2 * 999)
     requests = (SampleRequest(4000, seed, strategy="class_balanced") for seed in range(10))
-    balanced = np.concatenate([draw(selection, r, buffer="b", version=0).positions for r in requests])
+    balanced = np.concatenate([draw(selection, r, draw_key="b", version=0).positions for r in requests])
     np.testing.assert_allclose(np.bincount(classes[balanced]) / 40_000, 0.25, atol=0.01)
     once = np.concatenate(
         [
-            draw(selection, SampleRequest(100, seed, replace=False), buffer="b", version=0).positions
+            draw(selection, SampleRequest(100, seed, replace=False), draw_key="b", version=0).positions
             for seed in range(400)
         ]
     )
@@ -148,7 +148,7 @@ def test_weighted_draws_are_spread_by_score() -> None:
     positions = np.flatnonzero(random.random(1000) < 0.7)
     selection = Selection(np.zeros(1000, np.uint32), positions, score)
     requests = (SampleRequest(4000, seed, strategy="score_weighted") for seed in range(10))
-    drawn = np.concatenate([draw(selection, r, buffer="b", version=0).positions for r in requests])
+    drawn = np.concatenate([draw(selection, r, draw_key="b", version=0).positions for r in requests])
     weight = np.zeros(1000)
     weight[positions] = np.maximum(score[positions], 0)
     counts, expected = np.bincount(drawn, minlength=1000), 40_000 * weight / weight.sum()
@@ -164,7 +164,7 @@ def test_weighted_draws_without_replacement_are_successive() -> None:
     score = np.array([8, 0, 4, 2, -1, 1, 1], dtype=np.float32)
     selection = Selection(np.zeros(7, np.uint32), None, score)
     requests = (SampleRequest(3, seed, strategy="score_weighted", replace=False) for seed in range(8000))
-    drawn = [tuple(draw(selection, r, buffer="b", version=0).positions.tolist()) for r in requests]
+    drawn = [tuple(draw(selection, r, draw_key="b", version=0).positions.tolist()) for r in requests]
     statistic, orders = 0.0, list(permutations(np.flatnonzero(score > 0).tolist(), 3))
     for order in orders:
         left, chance = float(score[score > 0].sum()), 1.0
@@ -192,7 +192,7 @@ def test_a_few_heavy_records_do_not_keep_the_others_from_being_drawn(
     for batch_size in (1, 4096, 5000):
         rounds.clear()
         request = SampleRequest(batch_size, 1, strategy="score_weighted", replace=False)
-        positions = draw(selection, request, buffer="b", version=0).positions
+        positions = draw(selection, request, draw_key="b", version=0).positions
         assert len(set(positions.tolist())) == batch_size
         assert len(rounds) < 40
 
@@ -264,14 +264,17 @@ def test_groups_are_the_classes_in_ascending_order(values: list[int], all_match:
 def test_nothing_has_a_positive_score() -> None:
     selection = Selection(np.zeros(3, np.uint32), None, np.array([0, -0.0, -1], dtype=np.float32))
     with pytest.raises(FormatError, match="none of the 3") as caught:
-        draw(selection, SampleRequest(1, strategy="score_weighted"), buffer="b", version=0)
+        draw(selection, SampleRequest(1, strategy="score_weighted"), draw_key="b", version=0)
     assert caught.value.code == "invalid_query"
 
 
 def test_weighted_draws_need_scores() -> None:
     with pytest.raises(ValueError, match="scores"):
         draw(
-            Selection(np.zeros(3, np.uint32), None), SampleRequest(1, strategy="score_weighted"), buffer="b", version=0
+            Selection(np.zeros(3, np.uint32), None),
+            SampleRequest(1, strategy="score_weighted"),
+            draw_key="b",
+            version=0,
         )
 
 
@@ -281,16 +284,16 @@ def test_selecting_brings_the_scores() -> None:
     rows["score"] = np.array([0.5, 0.5, 0.0, -1.0], dtype=np.float32)
     columns = Columns.empty(0).appended(1, rows)
     request = SampleRequest(50, strategy="score_weighted")
-    everything = draw(select(columns, request.where, []), request, buffer="b", version=1)
+    everything = draw(select(columns, request.where, []), request, draw_key="b", version=1)
     assert set(everything.positions.tolist()) == {0, 1}
-    of_class = draw(select(columns, Filter(class_id=(1,)), []), request, buffer="b", version=1)
+    of_class = draw(select(columns, Filter(class_id=(1,)), []), request, draw_key="b", version=1)
     assert set(of_class.positions.tolist()) == {1}
 
 
 def test_a_snapshot_gives_the_batch_of_its_version() -> None:
     selection = Selection(np.zeros(100, np.uint32), None)
-    of_buffer = draw(selection, SampleRequest(10, 1), buffer="b", version=7)
-    of_snapshot = draw(selection, SampleRequest(10, 1, snapshot="s"), buffer="b", version=7)
+    of_buffer = draw(selection, SampleRequest(10, 1), draw_key="b", version=7)
+    of_snapshot = draw(selection, SampleRequest(10, 1, snapshot="s"), draw_key="b", version=7)
     np.testing.assert_array_equal(of_buffer.positions, of_snapshot.positions)
 
 
@@ -302,10 +305,10 @@ def test_only_the_first_draw_of_a_selection_looks_at_every_record(monkeypatch: p
         for strategy in STRATEGIES
         for replace in (False, True)
     ]
-    first = [draw(selection, request, buffer="b", version=0) for request in draws]
+    first = [draw(selection, request, draw_key="b", version=0) for request in draws]
     # Grouping and weighing start with this one.
     monkeypatch.delattr(Selection, "_of_matching")
-    again = [draw(selection, request, buffer="b", version=0) for request in draws]
+    again = [draw(selection, request, draw_key="b", version=0) for request in draws]
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.positions, other.positions)
         np.testing.assert_array_equal(one.text_from, other.text_from)

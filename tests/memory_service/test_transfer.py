@@ -276,6 +276,28 @@ def described(**values: Any) -> Any:
     return change
 
 
+def test_a_file_without_a_draw_key_draws_by_the_name_it_states(client: httpx.Client) -> None:
+    """Buffers did when it was written; under another name they go on with the same."""
+    put_buffer(client, 10 * make_exemplar(seed=1).charge, eviction="reservoir")
+    push(client, [make_exemplar(rank=rank, seed=1) for rank in range(30)])
+
+    def of_old(data: bytes) -> bytes:
+        document = json.loads(data)
+        stated = document["attributes"]["exemplar_memory_buffer"]
+        assert stated.pop("draw_key") == ""
+        return json.dumps(document).encode()
+
+    file = changed(exported(client), "zarr.json", of_old)
+    assert client.post("/v1/buffers/copy/import", content=file, headers=ZIP).status_code == 201
+    again = changed(exported(client), "zarr.json", described(draw_key="b"))
+    assert client.post("/v1/buffers/same/import", content=again, headers=ZIP).status_code == 201
+    ids = []
+    for buffer in ("b", "copy", "same"):
+        push(client, [make_exemplar(rank=rank, seed=1) for rank in range(30)], buffer=buffer)
+        ids.append([record.exemplar_id for record in all_records(client, buffer=buffer)])
+    assert ids[1] == ids[2] != ids[0]
+
+
 def test_garbage_is_refused_and_leaves_nothing(client: httpx.Client, data: Path) -> None:
     fill(client)
     file = exported(client)
@@ -298,6 +320,7 @@ def test_garbage_is_refused_and_leaves_nothing(client: httpx.Client, data: Path)
         (changed(file, "zarr.json", described(classes_seen=[])), "invalid_export"),
         (changed(file, "zarr.json", described(eviction="whim")), "invalid_export"),
         (changed(file, "zarr.json", described(budget_bytes="much")), "invalid_export"),
+        (changed(file, "zarr.json", described(draw_key="x" * 64)), "invalid_export"),
         (changed(file, "zarr.json", described(budget_bytes=0)), "invalid_budget"),
         (changed(file, "zarr.json", described(budget_bytes=100)), "budget_exceeded"),
         (changed(file, "zarr.json", described(disk_limit_bytes=6001)), "disk_limit_exceeded"),

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from memory_format import StorageError
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest schema; a test holds it to the newest file."""
 
 _VERSIONS = sa.MetaData()
