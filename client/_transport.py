@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from client._network import Deadline, Within, keep_deadlines
 from client.errors import (
     ServiceError,
     ServiceTimeoutError,
@@ -20,6 +24,8 @@ from client.errors import (
     retry_after_seconds,
 )
 from memory_format import ExemplarMemoryError
+
+log = logging.getLogger(__name__)
 
 Params = list[tuple[str, str | int | float | bool | None]]
 
@@ -31,6 +37,7 @@ Receive = Callable[[httpx.Response, Iterator[bytes]], object]
 _BUSY = 429
 _RETRIED_STATUS = (_BUSY, 503)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_PUT_OFF_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ class Timeout:
     Args:
         connect: for a connection.
         read: for the next bytes of an answer, and for the service to take the next bytes of a body.
-        total: for one call with all its retries; no retry starts after it.
+        total: for one call with all its retries, however slowly its answer comes. A buffer that goes to a file or
+            comes from one takes as long as it takes: there it bounds each MiB.
     """
 
     connect: float = 5.0
@@ -54,7 +62,8 @@ class Timeout:
 
 @dataclass(frozen=True)
 class Retries:
-    """How often a safe request is tried, and the waits between.
+    """How often a safe request is tried, and the waits between: 8 to 16 seconds in all, which a restart of the
+    service fits into.
 
     Args:
         tries: the most requests that one call makes; 1 = no retries.
@@ -63,7 +72,7 @@ class Retries:
         max_wait: the longest of these waits. A longer ``Retry-After`` is honoured all the same.
     """
 
-    tries: int = 4
+    tries: int = 8
     first_wait: float = 0.2
     max_wait: float = 5.0
 
@@ -73,7 +82,7 @@ class Retries:
 
 
 class Transport:
-    """An HTTP connection pool to one service. Threads may share it; forked processes may not.
+    """An HTTP connection pool to one service. Threads may share it; a forked process opens connections of its own.
 
     Args:
         url: base address of the service.
@@ -92,25 +101,47 @@ class Transport:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        parsed = httpx.URL(url)
-        if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise ValueError(f"the service's address must be http(s)://host[:port], got {url!r}")
-        self.url = str(parsed).rstrip("/")
+        self._url = service_url(url)
+        self.url = str(self._url).rstrip("/")
         self.timeout = timeout
         self.retries = retries
         self.injected = transport
-        self._stopped = threading.Event()
-        self._sleep = sleep or self._stopped.wait
+        self._given_sleep = sleep
         self._clock = clock
         self._rng = rng or random.Random()
-        self._http = httpx.Client(
-            base_url=self.url,
-            # Payloads are compressed already.
-            headers={"Accept-Encoding": "identity"},
-            transport=transport,
-            # A proxy meant for the outside world must not come between two processes of one machine.
-            trust_env=parsed.host not in _LOOPBACK,
-        )
+        self._of_a_parent: httpx.Client | None = None
+        self._start()
+        _transports.add(self)
+
+    def _start(self) -> None:
+        self._opening = threading.Lock()
+        self._stopped = threading.Event()
+        self._sleep = self._given_sleep or self._stopped.wait
+        self._http: httpx.Client | None = None
+
+    def start_anew(self) -> None:
+        """In a forked process: leave connections and locks to the parent, whose threads may hold them."""
+        stopped = self._stopped.is_set()
+        # Kept, as closing it is the parent's affair.
+        self._of_a_parent = self._http or self._of_a_parent
+        self._start()
+        self._rng = random.Random()  # the parent's would draw the same waits in every child
+        if stopped:
+            self._stopped.set()
+
+    def _connections(self) -> httpx.Client:
+        with self._opening:
+            if self._http is None:
+                self._http = httpx.Client(
+                    base_url=self.url,
+                    # Payloads are compressed already.
+                    headers={"Accept-Encoding": "identity"},
+                    transport=self.injected,
+                    # A proxy meant for the outside world must not come between two processes of one machine.
+                    trust_env=self._url.host not in _LOOPBACK,
+                )
+                keep_deadlines(self._http)
+            return self._http
 
     def request(
         self,
@@ -139,7 +170,7 @@ class Transport:
             ExemplarMemoryError: the service refused, in its own words.
             ServiceUnavailableError, ServiceTimeoutError, ProtocolError: it could not be asked.
         """
-        deadline = self._clock() + self.timeout.total
+        deadline = Deadline(self.timeout.total, self._clock)
         for attempt in range(1, self.retries.tries + 1):
             self._refuse_if_stopped()
             wait: float | None = None
@@ -149,6 +180,7 @@ class Transport:
                 response = self._exchange(
                     content,
                     receive,
+                    deadline,
                     method=method,
                     url=path,
                     params=params or None,
@@ -157,10 +189,10 @@ class Transport:
                     timeout=self._timeout_until(deadline),
                 )
             except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout) as cause:
-                error = self._lost(method, path, cause, tries=attempt)
+                error = self._lost(method, path, cause, deadline, tries=attempt)
                 error.__cause__ = cause
             except httpx.TimeoutException as cause:
-                raise self._lost(method, path, cause, tries=attempt) from cause
+                raise self._lost(method, path, cause, deadline, tries=attempt) from cause
             except httpx.HTTPError as cause:
                 raise ServiceError(f"{method} {self.url}{path}: {cause or type(cause).__name__}") from cause
             else:
@@ -181,29 +213,39 @@ class Transport:
             if attempt == self.retries.tries or not again:
                 raise error
             wait = self._backoff(attempt) if wait is None else wait
-            if self._clock() + wait >= deadline:
+            if wait >= deadline.left():
                 raise error
+            if isinstance(error, ServiceError):
+                log.warning("%s; trying again in %.1f s", error.message, wait)
             self._sleep(wait)
         raise AssertionError("unreachable: the last try returns or raises")
 
-    def _exchange(self, content: bytes | Upload | None, receive: Receive | None, **arguments: Any) -> httpx.Response:
+    def _exchange(
+        self, content: bytes | Upload | None, receive: Receive | None, deadline: Deadline, **arguments: Any
+    ) -> httpx.Response:
+        http = self._connections()
         with ExitStack() as stack:
             if callable(content):
-                body: bytes | Iterable[bytes] | None = self._until_stopped(stack.enter_context(closing(content())))
+                body: bytes | Iterable[bytes] | None = self._moved(stack.enter_context(closing(content())), deadline)
             else:
                 body = content
-            request = self._http.build_request(content=body, **arguments)
-            response = self._http.send(request, stream=True)
+            request = http.build_request(content=body, **arguments)
+            response = http.send(request, stream=True)
             stack.callback(response.close)
             if receive is not None and response.is_success:
-                receive(response, self._until_stopped(response.iter_bytes()))
+                receive(response, self._moved(response.iter_bytes(), deadline))
             else:
                 response.read()
             return response
 
-    def _until_stopped(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    def _moved(self, pieces: Iterable[bytes], deadline: Deadline) -> Iterator[bytes]:
+        moved = 0
         for piece in pieces:
             self._refuse_if_stopped()
+            moved += len(piece)
+            if moved >= _PUT_OFF_BYTES:
+                moved = 0
+                deadline.put_off()
             yield piece
 
     def stop(self) -> None:
@@ -212,26 +254,64 @@ class Transport:
 
     def close(self) -> None:
         self.stop()
-        self._http.close()
+        with self._opening:
+            if self._http is not None:
+                self._http.close()
+            elif self.injected is not None:
+                self.injected.close()
 
     def _refuse_if_stopped(self) -> None:
         if self._stopped.is_set():
             raise ServiceUnavailableError("the client is closed")
 
-    def _timeout_until(self, deadline: float) -> httpx.Timeout:
-        # Never zero, which httpx would read as "at once".
-        left = max(0.001, deadline - self._clock())
-        read = min(self.timeout.read, left)
-        return httpx.Timeout(read, connect=min(self.timeout.connect, left))
+    def _timeout_until(self, deadline: Deadline) -> httpx.Timeout:
+        return httpx.Timeout(Within(self.timeout.read, deadline), connect=Within(self.timeout.connect, deadline))
 
     def _backoff(self, attempt: int) -> float:
         longest = min(self.retries.max_wait, self.retries.first_wait * 2.0 ** (attempt - 1))
         return longest * self._rng.uniform(0.5, 1.0)
 
-    def _lost(self, method: str, path: str, cause: httpx.TransportError, tries: int) -> ServiceError:
+    def _lost(
+        self, method: str, path: str, cause: httpx.TransportError, deadline: Deadline, tries: int
+    ) -> ServiceError:
         what = f"{method} {self.url}{path}"
+        if isinstance(cause, httpx.TimeoutException) and deadline.left() <= 0:
+            total = f"{self.timeout.total:g} s, the most that a call may take (Timeout.total)"
+            return ServiceTimeoutError(f"{what}: not done within {total}", tries=tries)
         if isinstance(cause, httpx.ConnectTimeout):
             return ServiceTimeoutError(f"{what}: no connection within {self.timeout.connect:g} s", tries=tries)
         if isinstance(cause, httpx.TimeoutException):
             return ServiceTimeoutError(f"{what}: no answer within {self.timeout.read:g} s", tries=tries)
         return ServiceUnavailableError(f"{what}: {str(cause) or type(cause).__name__}", tries=tries)
+
+
+def service_url(url: str) -> httpx.URL:
+    """The address of a service; ``host:port`` stands for ``http://host:port``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    problem = f"the service's address must be http(s)://host[:port], got {url!r}"
+    if not isinstance(url, str):
+        raise ValueError(problem)
+    try:
+        parsed = httpx.URL(url if "://" in url else f"http://{url}")
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{problem}: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+        raise ValueError(problem)
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise ValueError(f"{problem}: ports lie in 1..65535")
+    return parsed
+
+
+_transports: weakref.WeakSet[Transport] = weakref.WeakSet()
+
+
+def _start_anew() -> None:
+    for transport in list(_transports):
+        transport.start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)

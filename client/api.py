@@ -21,13 +21,14 @@ from memory_format.wire import WIRE_VERSION
 
 
 class MemoryClient:
-    """A connection to one memory service. Threads may share it; a forked process needs a :meth:`clone`.
+    """A connection to one memory service. Threads may share it, and so may forked processes: each opens its own
+    connections.
 
     No request is made before the first call, which also checks that client and service speak the same
     version.
 
     Args:
-        url: ``http://host:port``.
+        url: ``http://host:port``, or ``host:port`` for the same.
         timeout: seconds to wait; a number stands for :attr:`Timeout.read`.
         retries: how often safe requests are repeated.
         transport: an ``httpx`` transport in place of the network.

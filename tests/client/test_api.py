@@ -372,12 +372,6 @@ def test_something_else_listens(service: Service) -> None:
         memory.buffers()
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8765", "ftp://localhost", "http://", "/v1"])
-def test_addresses_that_are_none_are_refused_at_once(url: str) -> None:
-    with pytest.raises(ValueError, match="address"):
-        MemoryClient(url)
-
-
 def test_a_closed_client_says_so(service: Service) -> None:
     memory = MemoryClient(service.url)
     memory.close()

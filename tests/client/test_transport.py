@@ -54,8 +54,8 @@ def test_tries_are_bounded() -> None:
     script, clock = Script(LOST[0]), Clock()
     with pytest.raises(ServiceUnavailableError) as caught:
         transport_of(script, clock).request("GET", "/x", safe=True)
-    assert len(script.asked) == 4
-    assert caught.value.details["tries"] == 4
+    assert len(script.asked) == 8
+    assert caught.value.details["tries"] == 8
     assert caught.value.__cause__ is LOST[0]
     assert "http://memory.test/x" in str(caught.value)
 
@@ -133,8 +133,8 @@ def test_busy_is_waited_for_also_by_what_is_not_safe() -> None:
     with pytest.raises(BusyError) as caught:
         transport_of(script, clock).request("POST", "/x", safe=True)
     assert caught.value.code == "too_busy"
-    assert caught.value.details == {"limit": 64, "tries": 4, "retry_after": 1.0}
-    assert clock.waits == [1.0, 1.0, 1.0]
+    assert caught.value.details == {"limit": 64, "tries": 8, "retry_after": 1.0}
+    assert clock.waits == [1.0] * 7
 
 
 def test_a_late_answer_is_a_timeout() -> None:
