@@ -6,7 +6,8 @@
     `-- ProtocolError              something answered that does not speak this protocol
 
 What the service refuses arrives as ``FormatError``, ``BudgetError``, ``NotFoundError``, ``ConflictError``,
-``BusyError``, ``MissingLibraryError`` or ``StorageError``, with the service's ``code``, its words and its ``details``.
+``AccessError``, ``BusyError``, ``MissingLibraryError`` or ``StorageError``, with the service's ``code``, its words and
+its ``details``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, cast
 import httpx
 
 from memory_format.errors import (
+    AccessError,
     BudgetError,
     BusyError,
     ConflictError,
@@ -92,6 +94,7 @@ def retry_after_seconds(response: httpx.Response) -> float | None:
 
 def _class_of_status(status: int) -> type[ExemplarMemoryError]:
     known: dict[int, type[ExemplarMemoryError]] = {
+        403: AccessError,
         404: NotFoundError,
         409: ConflictError,
         429: BusyError,

@@ -17,6 +17,7 @@ from memory_format.codecs import (
 )
 from memory_format.errors import (
     ERROR_CODES,
+    AccessError,
     BudgetError,
     BusyError,
     ConflictError,
@@ -43,6 +44,7 @@ from memory_format.wire import (
 
 __all__ = [
     "AVIF",
+    "AccessError",
     "CODECS",
     "ERROR_CODES",
     "HEADER_BYTES",

@@ -5,6 +5,7 @@
     |-- BudgetError                the bytes do not fit: ask for less, or for a larger budget
     |-- NotFoundError              the named thing does not exist
     |-- ConflictError              it exists, and differs from what was asked
+    |-- AccessError                whoever asks is not let in, or not in this way: ask who runs the service
     |-- BusyError                  not now: send it again a little later
     |-- MissingLibraryError        a codec needs a library that is not installed here: install it
     `-- StorageError               the memory itself is damaged or cannot write
@@ -46,6 +47,9 @@ ErrorCode = Literal[
     "idempotency_key_reused",
     "snapshot_exists",
     "stale_version",
+    # AccessError
+    "untrusted_host",
+    "untrusted_origin",
     # BusyError
     "too_busy",
     # MissingLibraryError
@@ -100,6 +104,12 @@ class ConflictError(ExemplarMemoryError):
     default_code: ErrorCode = "buffer_exists"
 
 
+class AccessError(ExemplarMemoryError):
+    """Whoever asks is not let in, or not in this way."""
+
+    default_code: ErrorCode = "untrusted_origin"
+
+
 class BusyError(ExemplarMemoryError):
     """More is asked for at once than is taken; the same request may be taken a little later."""
 
@@ -128,6 +138,7 @@ _CODES_BY_CLASS: dict[type[ExemplarMemoryError], tuple[ErrorCode, ...]] = {
         "unknown_snapshot",
     ),
     ConflictError: ("buffer_exists", "idempotency_key_reused", "snapshot_exists", "stale_version"),
+    AccessError: ("untrusted_host", "untrusted_origin"),
     BusyError: ("too_busy",),
     MissingLibraryError: ("codec_unavailable",),
     StorageError: ("corrupt_record", "store_locked", "storage_failed", "internal_error"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import ipaddress
 import logging
 import signal
 import socket
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 
 from memory_format import ExemplarMemoryError
 from memory_service.app import create_app, open_store
+from memory_service.guard import is_loopback
 from memory_service.offline import OFFLINE, add_offline_commands
 from memory_service.settings import Settings
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(given: dict[str, Any]) -> int:
     settings = Settings(**given)
-    if not (settings.trust_network or _is_loopback(settings.host)):
+    if not (settings.trust_network or is_loopback(settings.host)):
         return _refuse(
             f"--host {settings.host} can be reached by other machines, and there are no API keys yet: "
             "whoever reaches it can read and delete everything. --trust-network says that this is wanted"
@@ -151,13 +151,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--access-log", action="store_true", help="log a line for every request")
     add_offline_commands(commands)
     return parser
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -7,11 +7,14 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
 
 from memory_format import MEDIA_TYPE
 from memory_service import problems
 from memory_service.admission import Admission
-from memory_service.body import EXPORT_MEDIA_TYPE, BodyLimit
+from memory_service.body import BodyLimit
+from memory_service.guard import Guard
+from memory_service.media import EXPORT_MEDIA_TYPE
 from memory_service.routes import buffers, exemplars, health, sample, snapshots, transfer
 from memory_service.settings import Settings
 from memory_service.store import Store
@@ -77,6 +80,16 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         other_bytes=settings.max_json_bytes,
         seconds=settings.body_seconds,
     )
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    # Outermost: who is not let in is asked nothing else.
+    app.add_middleware(Guard, bound=settings.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     problems.install(app)
     for module in (sample, health, buffers, exemplars, snapshots, transfer):
         app.include_router(module.router)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 import anyio
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from memory_format import MEDIA_TYPE
+from memory_service.media import media_type
 from memory_service.problems import BodyTooLargeError, problem_response
-
-EXPORT_MEDIA_TYPE: Final = "application/zip"
 
 
 class BodyLimit:
@@ -35,8 +32,8 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        content_type = headers.get(b"content-type", b"").decode("latin-1")
-        limit = self._limits.get(content_type.split(";")[0].strip().lower(), self._other_bytes)
+        kind = media_type(headers.get(b"content-type", b"").decode("latin-1"))
+        limit = self._other_bytes if kind is None else self._limits.get(kind, self._other_bytes)
         announced = headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit:
             error = BodyTooLargeError(limit)
@@ -61,9 +58,3 @@ class BodyLimit:
             return message
 
         await self._app(scope, bounded_receive, send)
-
-
-def is_arrow(content_type: str) -> bool:
-    """Whether a Content-Type or Accept header names Arrow streams."""
-    kinds = (part.split(";")[0].strip().lower() for part in content_type.split(","))
-    return MEDIA_TYPE in kinds

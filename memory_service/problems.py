@@ -43,6 +43,8 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "idempotency_key_reused": (409, "The idempotency key was used for another body"),
     "snapshot_exists": (409, "The snapshot exists and shows something else"),
     "stale_version": (409, "The buffer has changed since"),
+    "untrusted_host": (403, "The service does not answer to this name"),
+    "untrusted_origin": (403, "A page of another site sends this"),
     "too_busy": (429, "More is under way than is taken at once"),
     "codec_unavailable": (501, "A codec's library is not installed here"),
     "corrupt_record": (500, "A stored record is damaged"),

@@ -5,13 +5,20 @@ docs/service.md lists them; a test fails when one is missing there.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 1024 * 1024
+
+_HOST: Final = re.compile(r"\*|[a-z0-9._-]+|[0-9a-f:.]+")
+_ORIGIN: Final = re.compile(r"\*|[a-z][a-z0-9+.-]*://[a-z0-9._-]+(:[0-9]+)?|[a-z]+://\[[0-9a-f:.]+\](:[0-9]+)?")
+
+Names = Annotated[tuple[str, ...], NoDecode]
+"""In the environment with commas between them."""
 
 
 class Settings(BaseSettings):
@@ -26,6 +33,15 @@ class Settings(BaseSettings):
         False,
         description="Allow an address that other machines can reach. There are no API keys yet: whoever "
         "reaches the port can read and delete everything.",
+    )
+    allowed_hosts: Names = Field(
+        (),
+        description="Names and addresses that the service answers to, beside those of loopback and the one it "
+        "listens on, with commas between them; `*` for any.",
+    )
+    allowed_origins: Names = Field(
+        (),
+        description="Origins, as `https://example.org`, whose pages may call the service; `*` for any.",
     )
     max_body_bytes: int = Field(256 * MIB, ge=1, description="Largest body of a push.")
     max_import_bytes: int = Field(2**40, ge=1, description="Largest exported buffer that is imported.")
@@ -54,3 +70,26 @@ class Settings(BaseSettings):
     idempotency_hours: float = Field(24.0, gt=0, description="How long the answer to a push with a key is kept.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe message logged.")
     access_log: bool = Field(False, description="Log a line for every request.")
+
+    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            given = tuple(part.strip().lower() for part in given.split(",") if part.strip())
+        return given
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for host in given:
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"{host!r} is no name or address; a port or scheme does not belong to it")
+        return given
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in given:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin; one is https://example.org, without a path")
+        return given

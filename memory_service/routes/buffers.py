@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from memory_service.routes.common import BufferDep, StoreDep
+from memory_service.routes.common import JSON_BODY, BufferDep, StoreDep
 from memory_service.schemas import BufferChange, BufferInfo, BufferList, BufferRequest, ChangedBuffer, ForkRequest
 from memory_service.store.stats import BufferStats
 
 router = APIRouter(prefix="/v1/buffers", tags=["buffers"])
 
 
-@router.put("/{name}", responses={201: {"model": BufferInfo}})
+@router.put("/{name}", responses={201: {"model": BufferInfo}}, dependencies=[JSON_BODY])
 def put_buffer(name: str, wanted: BufferRequest, store: StoreDep, response: Response) -> BufferInfo:
     """Make a buffer: 201 when it is new, 200 when an equal one exists."""
     buffer, created = store.create_buffer(
@@ -38,7 +38,7 @@ def get_buffer_info(buffer: BufferDep) -> BufferInfo:
     return BufferInfo.of(buffer)
 
 
-@router.patch("/{name}")
+@router.patch("/{name}", dependencies=[JSON_BODY])
 def patch_buffer(buffer: BufferDep, change: BufferChange) -> ChangedBuffer:
     """Change settings. A smaller budget evicts by the buffer's policy; a larger one changes nothing that is held."""
     evicted = buffer.configure(change.applied_to)
@@ -51,7 +51,7 @@ def delete_buffer(name: str, store: StoreDep) -> None:
     store.delete_buffer(name)
 
 
-@router.post("/{name}/forks", status_code=201)
+@router.post("/{name}/forks", status_code=201, dependencies=[JSON_BODY])
 def fork(name: str, wanted: ForkRequest, store: StoreDep) -> BufferInfo:
     """A new buffer that starts from this one, or from one of its snapshots, and shares its files."""
     buffer = store.fork(

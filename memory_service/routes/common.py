@@ -7,8 +7,10 @@ from typing import Annotated, Any, Final, TypeVar
 from fastapi import Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
 
 from memory_format import MEDIA_TYPE
+from memory_service.media import JSON_MEDIA_TYPE, media_type
 from memory_service.store import Buffer, Store
 
 VERSION_HEADER: Final = "Exemplar-Memory-Version"
@@ -39,6 +41,24 @@ BufferDep = Annotated[Buffer, Depends(get_buffer)]
 Body = TypeVar("Body", bound=BaseModel)
 
 
+def expect_media_type(request: Request, wanted: str, what: str) -> None:
+    """Refuse a body of another type (415).
+
+    It is also what keeps pages of other sites from sending one: a browser asks the service first, except for forms'.
+    """
+    given = request.headers.getlist("content-type")
+    if len(given) != 1 or media_type(given[0]) != wanted:
+        raise HTTPException(415, f"{what} is {wanted}, not {', '.join(given) or 'without a Content-Type'}")
+
+
+async def _expect_json(request: Request) -> None:
+    expect_media_type(request, JSON_MEDIA_TYPE, "the body here")
+
+
+JSON_BODY: Final = Depends(_expect_json)
+"""For routes whose body FastAPI reads."""
+
+
 def json_operation(model: type[BaseModel], *path: str) -> dict[str, Any]:
     """What the OpenAPI document says of a route that reads its request itself: its body and its path's parameters."""
     parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path]
@@ -51,7 +71,9 @@ async def read_json(request: Request, model: type[Body]) -> Body:
 
     Raises:
         RequestValidationError: as FastAPI's own.
+        HTTPException: the body is of another type.
     """
+    await _expect_json(request)
     try:
         return model.model_validate_json(await request.body())
     except ValidationError as error:

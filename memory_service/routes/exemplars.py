@@ -6,13 +6,19 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
-from starlette.exceptions import HTTPException
 
 from memory_format import MEDIA_TYPE, FormatError
 from memory_service.admission import Admission
-from memory_service.body import is_arrow
+from memory_service.media import prefers_arrow
 from memory_service.render import Dropped, to_png
-from memory_service.routes.common import ARROW_ANSWER, VERSION_HEADER, BufferDep, arrow_response
+from memory_service.routes.common import (
+    ARROW_ANSWER,
+    JSON_BODY,
+    VERSION_HEADER,
+    BufferDep,
+    arrow_response,
+    expect_media_type,
+)
 from memory_service.schemas import (
     DeleteQuery,
     DeleteResponse,
@@ -29,12 +35,6 @@ router = APIRouter(prefix="/v1/buffers/{name}/exemplars", tags=["exemplars"])
 
 SnapshotName = Annotated[str | None, Query(description="Look at what the buffer held at this snapshot.")]
 ExemplarId = Annotated[int, Path(ge=1, lt=2**63)]
-
-
-def expect_arrow(request: Request) -> None:
-    content_type = request.headers.get("content-type", "")
-    if not is_arrow(content_type):
-        raise HTTPException(415, f"a push is {MEDIA_TYPE}, not {content_type or 'without a Content-Type'}")
 
 
 def read_idempotency_key(
@@ -61,7 +61,7 @@ async def push(
     When this answers, what was kept is on disk. With an ``Idempotency-Key`` a repeated push changes nothing
     and gets the first answer, with ``Idempotency-Replayed: true``.
     """
-    expect_arrow(request)
+    expect_media_type(request, MEDIA_TYPE, "a push")
     admission: Admission = request.app.state.admission
     with admission.push() as admitted:
         body = await admitted.read(request.stream())
@@ -81,14 +81,14 @@ def query(
 
     ``next_cursor`` (or the header ``Exemplar-Memory-Next-Cursor``) leads to the next page.
     """
-    if is_arrow(accept):
+    if prefers_arrow(accept):
         return arrow_response(*buffer.query_encoded(query.query(), snapshot=query.snapshot))
     rows, next_cursor, version = buffer.query(query.query(), snapshot=query.snapshot)
     response.headers[VERSION_HEADER] = str(version)
     return ExemplarPage(exemplars=[ExemplarInfo.of_row(row) for row in rows], next_cursor=next_cursor, version=version)
 
 
-@router.patch("")
+@router.patch("", dependencies=[JSON_BODY])
 def update(buffer: BufferDep, wanted: ScoreUpdate) -> UpdateResponse:
     """Give records other scores or ranks, many at once. With ``if_version``, only if nothing has changed since."""
     result = buffer.update(wanted.exemplar_ids, scores=wanted.scores, ranks=wanted.ranks, if_version=wanted.if_version)

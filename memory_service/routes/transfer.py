@@ -10,12 +10,11 @@ import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
 from memory_service.admission import Admission
-from memory_service.body import EXPORT_MEDIA_TYPE
-from memory_service.routes.common import BufferDep, StoreDep
+from memory_service.media import EXPORT_MEDIA_TYPE
+from memory_service.routes.common import BufferDep, StoreDep, expect_media_type
 from memory_service.schemas import BufferInfo
 from memory_service.store.transfer import Export
 
@@ -52,9 +51,7 @@ async def _all(file: Export) -> AsyncIterator[bytes]:
 @router.post("/import", status_code=201, openapi_extra={"requestBody": {"required": True, **_ZIP}})
 async def import_buffer(name: str, request: Request, store: StoreDep) -> BufferInfo:
     """Make a buffer of an exported file: same exemplar ids, version, settings and bytes."""
-    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if content_type != EXPORT_MEDIA_TYPE:
-        raise HTTPException(415, f"an export is {EXPORT_MEDIA_TYPE}, not {content_type or 'without a Content-Type'}")
+    expect_media_type(request, EXPORT_MEDIA_TYPE, "an export")
     # Before a large body is read.
     store.expect_free(name)
     announced = request.headers.get("content-length", "")

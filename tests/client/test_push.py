@@ -220,7 +220,7 @@ def test_a_busy_service_is_one_that_says_so(
     monkeypatch.setenv("MEMORY_SERVICE_MAX_PUSHES", "1")
     service = start_service()
     url = httpx.URL(service.url)
-    head = f"POST /v1/buffers/busy/exemplars HTTP/1.1\r\nHost: x\r\nContent-Type: {MEDIA_TYPE}\r\n"
+    head = f"POST /v1/buffers/busy/exemplars HTTP/1.1\r\nHost: localhost\r\nContent-Type: {MEDIA_TYPE}\r\n"
     with (
         MemoryClient(service.url, retries=Retries(tries=1)) as impatient,
         MemoryClient(service.url, retries=Retries(tries=10)) as patient,

@@ -24,6 +24,7 @@ from client.errors import retry_after_seconds
 from memory_format import (
     ERROR_CODES,
     MEDIA_TYPE,
+    AccessError,
     BudgetError,
     BusyError,
     ConflictError,
@@ -173,7 +174,10 @@ def test_timeouts_make_sense(numbers: dict[str, float]) -> None:
         Retries(tries=0)
 
 
-CLASSES = [FormatError, BudgetError, NotFoundError, ConflictError, BusyError, MissingLibraryError, StorageError]
+CLASSES = [
+    *(FormatError, BudgetError, NotFoundError, ConflictError),
+    *(AccessError, BusyError, MissingLibraryError, StorageError),
+]
 
 
 @pytest.mark.parametrize("code", ERROR_CODES)
@@ -190,6 +194,7 @@ def test_every_code_becomes_its_exception(code: str) -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
+        (403, AccessError),
         (404, NotFoundError),
         (409, ConflictError),
         (422, FormatError),

@@ -5,6 +5,7 @@ import pytest
 import memory_format
 from memory_format import (
     ERROR_CODES,
+    AccessError,
     BudgetError,
     BusyError,
     ConflictError,
@@ -42,6 +43,8 @@ GOLDEN = {
     "idempotency_key_reused": ConflictError,
     "snapshot_exists": ConflictError,
     "stale_version": ConflictError,
+    "untrusted_host": AccessError,
+    "untrusted_origin": AccessError,
     "too_busy": BusyError,
     "codec_unavailable": MissingLibraryError,
     "corrupt_record": StorageError,
@@ -66,7 +69,10 @@ def test_a_code_has_one_class(code: str) -> None:
 
 
 def test_default_codes_belong_to_their_class() -> None:
-    for kind in (FormatError, BudgetError, NotFoundError, ConflictError, BusyError, MissingLibraryError, StorageError):
+    for kind in (
+        *(FormatError, BudgetError, NotFoundError, ConflictError),
+        *(AccessError, BusyError, MissingLibraryError, StorageError),
+    ):
         assert error_class(kind("words").code) is kind
 
 

@@ -14,12 +14,15 @@ from fastapi.testclient import TestClient
 from memory_service.app import create_app, open_store
 from memory_service.settings import Settings
 
+URL = "http://127.0.0.1:8765"
+"""The service does not answer to the test client's usual host."""
+
 
 @contextmanager
 def running(data: Path, **settings: Any) -> Iterator[httpx.Client]:
     """The application over ``data``, with its lifespan."""
     app = create_app(Settings(data=data, **settings))
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, URL, raise_server_exceptions=False) as client:
         yield client  # type: ignore[misc]
 
 
@@ -29,7 +32,7 @@ def crashing(data: Path, **settings: Any) -> Iterator[httpx.Client]:
     given = Settings(data=data, **settings)
     store = open_store(given)
     try:
-        with TestClient(create_app(given, store), raise_server_exceptions=False) as client:
+        with TestClient(create_app(given, store), URL, raise_server_exceptions=False) as client:
             yield client  # type: ignore[misc]
     finally:
         store.release()

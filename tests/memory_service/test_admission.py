@@ -52,7 +52,12 @@ class Upload:
         self.body = body
         self.sent = 0
         self.connection = socket.create_connection((client.base_url.host, client.base_url.port), timeout=20)
-        head = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
+        head = [
+            f"POST {path} HTTP/1.1",
+            "Host: localhost",
+            f"Content-Type: {content_type}",
+            f"Content-Length: {len(body)}",
+        ]
         self.connection.sendall("\r\n".join([*head, "Expect: 100-continue", "", ""]).encode())
         # Sent once the service asks for the body: it has let the request in.
         assert self.connection.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -267,7 +272,7 @@ def test_an_import_that_the_disk_cannot_take_is_refused_before_it_is_sent(
     with serving(data, monkeypatch) as client:
         announced = shutil.disk_usage(data).free // 2 + 2**33
         with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as connection:
-            head = "POST /v1/buffers/copy/import HTTP/1.1\r\nHost: x\r\nContent-Type: application/zip\r\n"
+            head = "POST /v1/buffers/copy/import HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/zip\r\n"
             connection.sendall(f"{head}Content-Length: {announced}\r\nConnection: close\r\n\r\n".encode())
             answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
         assert answer.startswith("HTTP/1.1 507 ")

@@ -37,6 +37,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert set(documented) == {f"MEMORY_SERVICE_{name.upper()}" for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
         default = "required" if field.is_required() else str(field.default)
+        default = ",".join(field.default) if isinstance(field.default, tuple) else default
         assert documented[f"MEMORY_SERVICE_{name.upper()}"][0].strip("`") == default, name
         assert field.description
 
