@@ -13,7 +13,7 @@ keep a segment's row while a buffer consists of it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from sqlalchemy import event
 
 from memory_format import StorageError
 from memory_service.store import migrations
+from memory_service.store.intents import Intents
 
 WAL_BYTES = 256 * 1024
 """How long the write-ahead log gets before it is carried over; one transaction may make it longer."""
@@ -152,8 +153,31 @@ pushes = sa.Table(
     sqlite_with_rowid=False,
 )
 
+store = sa.Table(
+    "store",
+    metadata,
+    # One row, 1.
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("store_id", sa.String(32), nullable=False),
+    sa.Column("changes", sa.BigInteger, nullable=False),
+)
+"""Which store this is the index of, and how many transactions have changed it."""
+
+intents = sa.Table(
+    "intents",
+    metadata,
+    sa.Column("stem", sa.String(32), primary_key=True),
+    # Whether a segment's row was removed, and the file is to go; else it is about to be made.
+    sa.Column("leaving", sa.Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Segment files that no row of ``segments`` speaks of and that may be there all the same."""
+
 BUFFER_TABLES = (buffer_segments, deaths, scores, snapshots, classes, pushes)
 """Tables with a ``buffer_id``, in an order in which their rows can be deleted."""
+
+
+_COUNT = store.update().values(changes=store.c.changes + 1)
 
 
 class Index:
@@ -166,6 +190,7 @@ class Index:
 
     def __init__(self, path: Path, *, migrate: bool = True) -> None:
         self._write_lock = threading.Lock()
+        self._intents = Intents(intents)
         self._engine = sa.create_engine(f"sqlite:///{path}", pool_size=8, max_overflow=56)
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
@@ -187,12 +212,41 @@ class Index:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that is durable when this returns, and undone when the block raises."""
-        # SQLite takes one writer at a time; waiting here is fair, waiting in its busy handler is not.
-        with _as_storage_error(), self._write_lock, self._engine.connect() as connection:
+        """A transaction that is durable when this returns, and undone when the block raises.
+
+        Every one is counted in :data:`store`.
+        """
+        with self._write_lock:
+            with self._writing() as connection:
+                connection.execute(_COUNT)
+                yield connection
+                noted = self._intents.note(connection)
+            self._intents.noted(*noted)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """Called with the lock: SQLite takes one writer at a time; waiting there is fair, in its busy handler not."""
+        with _as_storage_error(), self._engine.connect() as connection:
             connection = connection.execution_options(exemplar_memory_writes=True)
             with connection.begin():
                 yield connection
+
+    # Names of segment files
+
+    def take_stem(self) -> str:
+        """A name for a segment file that is made now: the index knows it already.
+
+        Raises:
+            StorageError: there is none, and the index cannot be written.
+        """
+        while (stem := self._intents.take()) is None:
+            with self.write():
+                pass
+        return stem
+
+    def stems_gone(self, stems: Iterable[str]) -> None:
+        """Files that were removed, or never made: their names are not needed any more."""
+        self._intents.gone(stems)
 
     def check_writable(self) -> None:
         """Take the write lock and give it back.
@@ -200,7 +254,7 @@ class Index:
         Raises:
             StorageError: the database cannot be written.
         """
-        with self.write() as connection:
+        with self._write_lock, self._writing() as connection:
             connection.execute(sa.select(buffers.c.id).limit(1)).all()
 
     def shrink(self) -> None:

@@ -180,6 +180,7 @@ def write_part(connection: sa.Connection, buffer_id: int, segment_id: int | None
         inserted = connection.execute(index.segments.insert().values(stem=after.stem, **values)).inserted_primary_key
         assert inserted is not None
         segment_id = int(inserted[0])
+        connection.execute(index.intents.delete().where(index.intents.c.stem == after.stem))
         connection.execute(index.buffer_segments.insert(), {"buffer_id": buffer_id, "segment_id": segment_id})
     else:
         connection.execute(index.segments.update().where(index.segments.c.id == segment_id).values(values))
@@ -239,6 +240,7 @@ def drop_segments(connection: sa.Connection, buffer_id: int, states: Iterable[Se
         if shared is None:
             forget_open_rows(connection, state.id)
             connection.execute(index.segments.delete().where(index.segments.c.id == state.id))
+            connection.execute(index.intents.insert(), {"stem": state.stem, "leaving": True})
             orphaned.append(state.stem)
     return orphaned
 

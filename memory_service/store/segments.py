@@ -11,13 +11,12 @@ import logging
 import os
 import re
 import threading
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,16 +88,26 @@ class Part:
     file_bytes: int
 
 
+class Names(Protocol):
+    """Whoever names files, and wants to know which are gone: the index."""
+
+    def take_stem(self) -> str: ...
+
+    def stems_gone(self, stems: Iterable[str]) -> None: ...
+
+
 class SegmentFiles:
     """The segment files of a store, and a bounded number of descriptors to read them.
 
     Args:
         directory: where the files lie; made when it does not exist.
+        names: names new files.
         max_open: descriptors kept open. More may be in use at once; then the extra ones are closed after use.
     """
 
-    def __init__(self, directory: Path, *, max_open: int = 256) -> None:
+    def __init__(self, directory: Path, names: Names, *, max_open: int = 256) -> None:
         self._directory = directory
+        self._names = names
         self._max_open = max_open
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _Descriptor] = OrderedDict()
@@ -149,6 +158,9 @@ class SegmentFiles:
                 segment, first = (None if full else parts[-1].after), last
             if created:
                 files.sync_directory(self._directory)
+        except StorageError:
+            self.undo(parts)
+            raise
         except OSError as error:
             self.undo(parts)
             raise storage_error("write a segment", error) from error
@@ -163,7 +175,7 @@ class SegmentFiles:
         bodies: Sequence[files.Buffer],
         seal: bool,
     ) -> Part:
-        old = before or OpenSegment(uuid.uuid4().hex, BODY_AT, 0, (), (), 0)
+        old = before or OpenSegment(self._names.take_stem(), BODY_AT, 0, (), (), 0)
         codes = {learner_id: code for code, learner_id in enumerate(old.learners)}
         lengths = np.fromiter((len(body) for body in bodies), dtype=np.int64, count=len(bodies))
         offsets = old.end + np.cumsum(lengths) - lengths
@@ -309,13 +321,17 @@ class SegmentFiles:
                 held = self._open.pop(stem, None)
                 if held is not None and held.users == 0:
                     os.close(held.number)
+            gone = True
             for suffix in (SEALED, OPEN):
                 try:
                     with suppress(FileNotFoundError):
                         files.unlink(self._path(stem, suffix))
                 except OSError:
+                    gone = False
                     self.orphans.add(stem + suffix)
                     logger.exception("cannot remove segment %s; it is swept at the next start", stem)
+            if gone:
+                self._names.stems_gone([stem])
 
     def sweep(self, known: Mapping[str, tuple[int, bool]]) -> list[str]:
         """Remove files that no index row speaks of, and bring the known ones to what the index says of them.

@@ -63,15 +63,17 @@ class Store:
 
     def _open(self) -> None:
         self._index = index.Index(self.data / "index.sqlite")
-        self._segments = SegmentFiles(self.data / "segments", max_open=self._options.open_segments)
+        self._segments = SegmentFiles(self.data / "segments", self._index, max_open=self._options.open_segments)
         try:
             with self._index.read() as connection:
                 found = connection.execute(sa.select(index.segments)).all()
                 known = {row.stem: (row.file_bytes, row.sealed) for row in found}
                 buffers = connection.execute(sa.select(index.buffers)).all()
+                unused = list(connection.execute(sa.select(index.intents.c.stem)).scalars())
             shutil.rmtree(self.incoming, ignore_errors=True)
             self.incoming.mkdir()
             removed = self._segments.sweep(known)
+            self._index.stems_gone(unused)
             if removed:
                 logger.warning("removed %d files that no change had committed", len(removed))
             cache = SegmentCache(self._segments)

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class _Store:
         self.data = data
         self.directory = data / "segments"
         self.index = index.Index(data / "index.sqlite", migrate=False)
-        self.files = SegmentFiles(self.directory)
+        self.files = SegmentFiles(self.directory, self.index)
 
     def rows_of_segments(self) -> list[SegmentState]:
         with self.index.read() as connection:
@@ -389,24 +390,35 @@ def _quarantine(store: _Store, names: list[str], report: Report) -> None:
 
 def _recount(store: _Store) -> None:
     """Set counters of buffers and snapshots to what their records make."""
-    with store.index.write() as connection:
-        for row in connection.execute(sa.select(index.buffers)).all():
-            contents = Contents(row.id, store.files)
-            contents.load(connection, row.version, to_write=False)
-            columns = contents.columns
-            last = int(columns["exemplar_id"][-1]) if columns.num_records else 0
-            next_id = max(row.next_exemplar_id, last + 1)
-            for snapshot in contents.snapshots.values():
-                view = contents.view_at(snapshot, rows.latest_scores(connection, row.id, snapshot.version))
-                c = index.snapshots.c
-                this = index.snapshots.update().where(c.buffer_id == row.id, c.name == snapshot.name)
-                connection.execute(this.values(num_records=view.num_records, bytes_used=view.bytes_used))
-            if (columns.bytes_used, columns.num_records, next_id) == (
-                row.bytes_used,
-                row.num_records,
-                row.next_exemplar_id,
-            ):
-                continue
-            # What it holds is not what it held: samples of the old version must not seem to be repeatable.
-            version = row.version + (columns.num_records != row.num_records)
-            rows.update_buffer(connection, row.id, row.version, replace(columns, version=version), next_id)
+    with store.index.read() as connection:
+        wrong = [
+            change for row in connection.execute(sa.select(index.buffers)) for change in _wrong(store, connection, row)
+        ]
+    if wrong:
+        with store.index.write() as connection:
+            for change in wrong:
+                change(connection)
+
+
+def _wrong(store: _Store, connection: sa.Connection, row: sa.Row[Any]) -> Iterator[Callable[[sa.Connection], object]]:
+    """What sets the counters of a buffer right that are not."""
+    contents = Contents(row.id, store.files)
+    contents.load(connection, row.version, to_write=False)
+    columns = contents.columns
+    for snapshot in contents.snapshots.values():
+        view = contents.view_at(snapshot, rows.latest_scores(connection, row.id, snapshot.version))
+        if (view.num_records, view.bytes_used) != (snapshot.num_records, snapshot.bytes_used):
+            c = index.snapshots.c
+            this = index.snapshots.update().where(c.buffer_id == row.id, c.name == snapshot.name)
+            yield partial(
+                sa.Connection.execute,
+                statement=this.values(num_records=view.num_records, bytes_used=view.bytes_used),
+            )
+    last = int(columns["exemplar_id"][-1]) if columns.num_records else 0
+    next_id = max(row.next_exemplar_id, last + 1)
+    figures = (columns.bytes_used, columns.num_records, next_id)
+    if figures != (row.bytes_used, row.num_records, row.next_exemplar_id):
+        # What it holds is not what it held: samples of the old version must not seem to be repeatable.
+        version = row.version + (columns.num_records != row.num_records)
+        settled = replace(columns, version=version)
+        yield partial(rows.update_buffer, buffer_id=row.id, old_version=row.version, columns=settled, next_id=next_id)

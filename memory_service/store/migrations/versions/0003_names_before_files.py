@@ -1,0 +1,34 @@
+"""The index says which store it is of and how many changes it has seen, and names segment files before they are
+made and until they are gone.
+
+Revision ID: 0003
+Revises: 0002
+"""
+
+from __future__ import annotations
+
+import uuid
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+_Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def upgrade() -> None:
+    store = op.create_table(
+        "store",
+        sa.Column("id", _Id, primary_key=True),
+        sa.Column("store_id", sa.String(32), nullable=False),
+        sa.Column("changes", sa.BigInteger, nullable=False),
+    )
+    op.bulk_insert(store, [{"id": 1, "store_id": uuid.uuid4().hex, "changes": 0}])
+    op.create_table(
+        "intents",
+        sa.Column("stem", sa.String(32), primary_key=True),
+        sa.Column("leaving", sa.Boolean, nullable=False),
+        sqlite_with_rowid=False,
+    )
