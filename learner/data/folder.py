@@ -40,16 +40,17 @@ def list_folder(config: DataConfig) -> Listing:
         name = row.get(columns.image)
         if not name:
             raise DataError(f"{row.where}: no picture is named in column {columns.image!r}")
-        samples.append(
+        samples += [
             Sample(
                 picture=PictureFile(table.parent / name, f"{row.where}: {name}"),
                 key=str(Path(name)),
-                text=row.get(columns.text),
-                label=row.get(columns.label),
+                text=text,
+                label=row.label(columns.label),
                 where=row.where,
                 split=split_name(row.get(columns.split), row.where) if has_split else "",
             )
-        )
+            for text in row.texts(columns.text)
+        ]
     aside = Counter(sample.split for sample in samples)["validation"]
     if aside == len(samples):
         raise DataError(f"{table}: all {aside} rows are of a validation split, which is not used")

@@ -10,6 +10,8 @@ from typing import Any
 from learner.config import DataConfig
 from learner.data.assemble import Listing, Sample
 from learner.data.base import DataError
+from learner.data.cells import label_of, texts_of
+from learner.data.pictures import PictureError
 
 __all__ = ["list_hub"]
 
@@ -29,7 +31,7 @@ class HubPicture:
     def open(self) -> Path | BytesIO:
         value = self.rows[self.row][self.column]
         if value is None:
-            raise OSError("the row has no picture")
+            raise PictureError("the row has no picture")
         return Path(value["path"]) if value["bytes"] is None else BytesIO(value["bytes"])
 
     def stamp(self) -> str:
@@ -83,6 +85,8 @@ def _samples(rows: Any, name: str, split: str, config: DataConfig) -> list[Sampl
                 f"{config.path}/{name} has no column {column!r}; it has {', '.join(rows.column_names)}. "
                 f"Set data.columns.{kind}"
             )
+        if f"{column}.1" in rows.column_names:  # what pandas calls a second one of the same name
+            raise DataError(f"{config.path}/{name} has more than one column {column!r}: which one counts?")
     try:
         if rows.features[columns.image] == datasets.Value("string"):
             raise TypeError("texts, which may name files but hold no pictures")
@@ -93,21 +97,24 @@ def _samples(rows: Any, name: str, split: str, config: DataConfig) -> list[Sampl
             "Set data.columns.image"
         ) from error
     label = rows.features[columns.label]
+    label = getattr(label, "feature", label)  # of a list
     # A class may be stored as its number; its name is what people know.
-    shown = label.int2str if isinstance(label, datasets.ClassLabel) else str
-    samples = []
+    names = label.names if isinstance(label, datasets.ClassLabel) else None
+    samples: list[Sample] = []
     for row, (text, value) in enumerate(zip(rows[columns.text], rows[columns.label], strict=True)):
         where = f"{config.path}/{name} row {row}"
-        if value is None or value == -1:
+        given = label_of(value, f"{where}: column {columns.label!r}")
+        if not given or value in (-1, [-1]):
             raise DataError(f"{where}: no class is given in column {columns.label!r}")
-        samples.append(
+        samples += [
             Sample(
                 picture=HubPicture(pictures, columns.image, row, where, str(rows._fingerprint)),
                 key=f"{name}/{row}",
-                text="" if text is None else str(text).strip(),
-                label=shown(value),
+                text=each,
+                label=names[int(given)] if names else given,
                 where=where,
                 split=split,
             )
-        )
+            for each in texts_of(text, f"{where}: column {columns.text!r}")
+        ]
     return samples

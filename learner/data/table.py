@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from learner.data.base import DataError
+from learner.data.cells import label_of, one_text, texts_of
 
 __all__ = ["Row", "parse_table", "read_table"]
 
@@ -18,14 +22,34 @@ _LONGEST_FIELD = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its values by column, and where it is (``labels.csv line 7``)."""
+    """One row: its values by column (of JSON lines: any), and where it is (``labels.csv line 7``)."""
 
-    values: dict[str, str]
+    values: Mapping[str, object]
     where: str
 
     def get(self, column: str) -> str:
-        """A value without the space around it; empty where the row has none."""
-        return self.values.get(column, "").strip()
+        """A value without the space around it; empty where the row has none.
+
+        Raises:
+            DataError: it has several.
+        """
+        return one_text(self.values.get(column), f"{self.where}: column {column!r}")
+
+    def label(self, column: str) -> str:
+        """:meth:`get`, where a text may spell out a list of one.
+
+        Raises:
+            DataError: it has several.
+        """
+        return label_of(self.values.get(column), f"{self.where}: column {column!r}")
+
+    def texts(self, column: str) -> list[str]:
+        """The values of a column that may hold a list, at least one.
+
+        Raises:
+            DataError: one of them is no text.
+        """
+        return texts_of(self.values.get(column), f"{self.where}: column {column!r}")
 
 
 def read_table(path: Path, *, columns: Sequence[str], header: bool = True) -> list[Row]:
@@ -56,6 +80,11 @@ def parse_table(path: Path, data: bytes, *, columns: Sequence[str], header: bool
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(
+                f"{path.name} is not UTF-8 but UTF-16; `iconv -f utf-16 -t utf-8 {path.name} > converted{path.suffix}` "
+                f"mends it ({path})"
+            ) from error
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(
             f"{path.name} line {line} is not UTF-8 (byte {error.object[error.start]:#04x} in {path}); if it is "
@@ -85,6 +114,7 @@ def _csv_rows(path: Path, text: str, columns: Sequence[str], header: bool) -> It
                 continue
             if where == f"{path.name} line 1" and set(columns) <= set(stripped):
                 names = stripped  # the header that need not be there is there
+                _require(path, names, columns)
                 continue
             if len(fields) != len(names):
                 raise DataError(
@@ -93,7 +123,12 @@ def _csv_rows(path: Path, text: str, columns: Sequence[str], header: bool) -> It
                 )
             yield Row(dict(zip(names, fields, strict=True)), where)
     except csv.Error as error:
-        raise DataError(f"{path.name} line {reader.line_num} is not CSV ({error}) ({path})") from error
+        # Where the row begins, since that is where a quote was opened that is closed much later or never.
+        read_on = f" read on to line {reader.line_num}:" if reader.line_num > line else ""
+        raise DataError(
+            f"{path.name} line {line} is not CSV:{read_on} {error}; a text with commas, quotes or line breaks must be "
+            f"in double quotes, and a quote in it doubled ({path})"
+        ) from error
 
 
 def _json_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[Row]:
@@ -103,18 +138,36 @@ def _json_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[Row]:
             continue
         where = f"{path.name} line {number}"
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
+            entry = json.loads(line, object_pairs_hook=partial(_object, where))
+        except DataError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where} is not JSON ({error}) ({path})") from error
         if not isinstance(entry, dict):
             raise DataError(f'{where} must be an object such as {{"{columns[0]}": ...}} ({path})')
         _require(path, list(entry), columns, line=number)
-        yield Row({name: "" if value is None else str(value) for name, value in entry.items()}, where)
+        yield Row(entry, where)
+
+
+def _object(where: str, pairs: list[tuple[str, object]]) -> dict[str, object]:
+    _refuse_twins([name for name, _ in pairs], where)
+    return dict(pairs)
 
 
 def _require(path: Path, names: Sequence[str], columns: Sequence[str], line: int = 1) -> None:
+    where = f"{path.name} line {line}"
     missing = [column for column in columns if column not in names]
     if missing:
+        semicolons = len(names) == 1 and ";" in names[0]
+        hint = "; it is separated by semicolons, save it with commas" if semicolons else ""
         raise DataError(
-            f"{path.name} line {line} has no column {', '.join(map(repr, missing))}; it has {', '.join(names)} ({path})"
+            f"{where} has no column {', '.join(map(repr, missing))}; it has {', '.join(names)}{hint} ({path})"
         )
+    _refuse_twins(names, where)
+
+
+def _refuse_twins(names: Sequence[str], where: str) -> None:
+    # Spreadsheets leave columns without a name at the end.
+    twins = [name for name, count in Counter(names).items() if count > 1 and name]
+    if twins:
+        raise DataError(f"{where} has more than one column {', '.join(map(repr, twins))}: which one counts?")

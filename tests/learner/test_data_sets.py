@@ -101,6 +101,44 @@ class TestFolder:
         assert (len(data.train), len(data.test["test"])) == (9, 9)
         assert not set(data.train.sources) & set(data.test["test"].sources)
 
+    @pytest.mark.parametrize(
+        ("file", "first", "second"),
+        [
+            ("labels.jsonl", '["a red bird", "a bird"]', '"alone"'),
+            ("labels.csv", '"[""a red bird"", ""a bird""]"', "alone"),
+            ("labels.csv", "\"['a red bird', 'a bird']\"", "[alone]"),
+        ],
+    )
+    def test_several_captions_in_a_list_are_a_row_each(
+        self, file: str, first: str, second: str, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        """Also where a text spells the list out, as pandas and Flickr30k's own table do."""
+        lines = [] if file.endswith(".jsonl") else ["image,text,label"]
+        row = '{{"image": "{}", "text": {}, "label": ["x"]}}' if file.endswith(".jsonl") else "{},{},\"['x']\""
+        for i in range(6):
+            trees.picture(tmp_path / f"{i}.png")
+            lines.append(row.format(f"{i}.png", second if i == 5 else first))
+        (tmp_path / file).write_text("\n".join(lines))
+        data = load("folder", tmp_path / file, test_share=0.5)
+        texts = [text for split in (data.train, data.test["test"]) for text in split.texts]
+        assert sorted(texts) == sorted(["a red bird", "a bird"] * 5 + [second.strip('"')])
+        assert data.class_names == ["x"]
+        # The captions of one picture are all trained on, or all tested on.
+        assert len(set(data.train.sources)) == len(set(data.test["test"].sources)) == 3
+        assert not set(data.train.sources) & set(data.test["test"].sources)
+
+    def test_numbers_are_classes_as_people_write_them(
+        self, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        values = ["1.0", "[2]", "true", "0.5", '"x"']
+        for i in range(len(values)):
+            trees.picture(tmp_path / f"{i}.png")
+        rows = (f'{{"image": "{i}.png", "text": NaN, "label": {value}}}\n' for i, value in enumerate(values))
+        (tmp_path / "labels.jsonl").write_text("".join(rows))
+        data = load("folder", tmp_path / "labels.jsonl")
+        assert data.class_names == ["0.5", "1", "2", "true", "x"]
+        assert set(data.train.texts) == {""}
+
     def test_a_class_of_one_sample_is_trained_on(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
         table = trees.folder_set(tmp_path)
         trees.picture(tmp_path / "rare.png")
@@ -169,7 +207,16 @@ class TestFolder:
             (b"image,caption,label\na.png,x,y\n", "line 1 has no column 'text'; it has image, caption, label"),
             (b"image,text,label\na.png,caf\xe9,x\n", r"line 2 is not UTF-8 \(byte 0xe9"),
             (b"image,text,label\na.png,one, two,x\n", "line 2 has 4 fields where the columns are image, text, label"),
-            (b'image,text,label\na.png,"one,x\n', "is not CSV"),
+            (b'image,text,label\na.png,"one,x\n', "line 2 is not CSV: unexpected end of data"),
+            (
+                b'image,text,label\na.png,one,x\na.png,"two,x\na.png,three,x\na.png,"four, five",x\n',
+                "line 3 is not CSV: read on to line 5: ',' expected",
+            ),
+            (b"image,text,label,label\na.png,one,x,y\n", "line 1 has more than one column 'label'"),
+            (b"image;text;label\na.png;one;x\n", "line 1 has no column .* separated by semicolons"),
+            ("image,text,label\na.png,one,x\n".encode("utf-16"), "is not UTF-8 but UTF-16; `iconv -f utf-16"),
+            (b"image,text,label\na.png,one,\"['x', 'y']\"\n", r"line 2: column 'label' holds a list of 2 values"),
+            (b"image,text,label\na.png,\"['one' 'two']\",x\n", r"line 2: column 'text' seems to hold a list"),
             (b"image,text,label\na.png,one\0two,x\na.png,one,\n", "line 3: no class is given"),
             (b"image,text,label\na.png,one,\n", "line 2: no class is given"),
             (b"image,text,label\n,one,x\n", "line 2: no picture is named in column 'image'"),
@@ -195,6 +242,24 @@ class TestFolder:
             ('{"image": "a.png", "text": "x", "label": "y"}\n{"image": \n', "line 2 is not JSON"),
             ("[1]\n", "line 1 must be an object"),
             ('{"image": "a.png", "label": "y"}\n', "line 1 has no column 'text'"),
+            (
+                '{"image": "a.png", "text": "x", "label": "y", "label": "z"}\n',
+                "line 1 has more than one column 'label'",
+            ),
+            (
+                '{"image": "a.png", "text": "x", "label": ["y", "z"]}\n',
+                "line 1: column 'label' holds a list of 2 values",
+            ),
+            ('{"image": ["a.png", "b.png"], "text": "x", "label": "y"}\n', "line 1: column 'image' holds a list of 2"),
+            (
+                '{"image": "a.png", "text": {"en": "x"}, "label": "y"}\n',
+                "line 1: column 'text' holds an object, .*'en'",
+            ),
+            ('{"image": "a.png", "text": [["x"]], "label": "y"}\n', "line 1: column 'text' holds a list within a list"),
+            ('{"image": "a.png", "text": "\\ud800", "label": "y"}\n', "line 1: column 'text' is no Unicode text"),
+            ('{"image": "a.png", "text": "x", "label": []}\n', "line 1: no class is given"),
+            ('{"image": "a.png", "text": "x", "label": ' + "[" * 100_000 + "\n", "line 1 is not JSON"),
+            ("", "has no rows"),
         ],
     )
     def test_what_is_wrong_with_json_lines_is_said(
@@ -260,6 +325,16 @@ class TestFood101:
         assert data.train.texts[0] == 'The best "apple_pie", easy | blog'
         assert _colours(data, "test") == [(1, 0, 0)] * 2 + [(0, 1, 0)] * 2
 
+    def test_a_quote_that_is_never_closed_is_named_where_it_is_opened(
+        self, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        titles = trees.food101(tmp_path) / "texts/train_titles.csv"
+        lines = titles.read_text().splitlines()
+        lines[2] = 'apple_pie_2.jpg,"The best pie, ever,apple_pie'
+        titles.write_text("\n".join([*lines[:3], "apple_pie_3.jpg,plain,apple_pie", *lines[4:]]))
+        with pytest.raises(DataError, match=r"train_titles\.csv line 3 is not CSV: read on to line 5"):
+            load("food101", tmp_path)
+
     def test_pictures_that_its_tables_promise_may_be_missing(
         self, load: Callable[..., MultimodalData], tmp_path: Path
     ) -> None:
@@ -323,6 +398,57 @@ class TestHub:
     def test_without_a_test_split_some_are_held_out(self, parquet: Path, load: Callable[..., MultimodalData]) -> None:
         data = load("hub", parquet, columns=self.COLUMNS, hub=HubConfig(test_split=""), test_share=0.25)
         assert (len(data.train), len(data.test["test"])) == (6, 2)
+
+    @pytest.fixture
+    def of_rows(self, tmp_path: Path, parquet: Path) -> Callable[..., Path]:
+        """A data set of one split whose rows are given, without their pictures."""
+        import datasets
+
+        def make(**columns: list[object]) -> Path:
+            rows = len(next(iter(columns.values())))
+            photos = [str(trees.picture(tmp_path / f"{i}.png", seed=i)) for i in range(rows)]
+            made = datasets.Dataset.from_dict({"image": photos, **columns}).cast_column("image", datasets.Image())
+            (tmp_path / "rows").mkdir()
+            made.to_parquet(tmp_path / "rows/train.parquet")
+            return tmp_path / "rows"
+
+        return make
+
+    ONE_SPLIT = HubConfig(test_split="")
+
+    def test_several_captions_in_a_list_are_a_row_each(
+        self, of_rows: Callable[..., Path], load: Callable[..., MultimodalData]
+    ) -> None:
+        path = of_rows(text=[["a jay", "one bird"]] * 6, label=[["jay"]] * 6)
+        data = load("hub", path, hub=self.ONE_SPLIT, test_share=0.5)
+        assert data.train.texts == data.test["test"].texts == ["a jay", "one bird"] * 3
+        assert data.class_names == ["jay"]
+        assert not set(data.train.sources) & set(data.test["test"].sources)
+
+    @pytest.mark.parametrize(
+        ("columns", "words"),
+        [
+            ({"text": ["x"], "label": [["jay", "wren"]]}, "row 0: column 'label' holds a list of 2 values"),
+            ({"text": ["x"], "label": [[]]}, "row 0: no class is given in column 'label'"),
+            ({"text": [{"en": "x"}], "label": ["jay"]}, "row 0: column 'text' holds an object"),
+            ({"text": ["x"], "label": ["jay"], "label.1": ["wren"]}, "more than one column 'label'"),
+        ],
+    )
+    def test_values_that_are_no_texts_are_said(
+        self,
+        columns: dict[str, list[object]],
+        words: str,
+        of_rows: Callable[..., Path],
+        load: Callable[..., MultimodalData],
+    ) -> None:
+        with pytest.raises(DataError, match=words):
+            load("hub", of_rows(**columns), hub=self.ONE_SPLIT)
+
+    def test_numbers_are_classes_as_people_write_them(
+        self, of_rows: Callable[..., Path], load: Callable[..., MultimodalData]
+    ) -> None:
+        data = load("hub", of_rows(text=["x", "y"], label=[0.0, 1.0]), hub=self.ONE_SPLIT)
+        assert data.class_names == ["0", "1"]
 
     @pytest.mark.parametrize(
         ("changes", "words"),
