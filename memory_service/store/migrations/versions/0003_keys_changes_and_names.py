@@ -1,5 +1,7 @@
-"""The index says which store it is of and how many changes it has seen, and names segment files before they are
-made and until they are gone.
+"""What a buffer draws by is stored with it, and is not its name any more: it goes along to forks and imports.
+
+The index says which store it is of and how many changes it has seen, and names segment files before they are made
+and until they are gone.
 
 Revision ID: 0003
 Revises: 0002
@@ -19,6 +21,9 @@ _Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    op.add_column("buffers", sa.Column("draw_key", sa.String(63), nullable=False, server_default=sa.text("''")))
+    # These drew by their names, and go on to: what they gave is what they give.
+    op.execute("UPDATE buffers SET draw_key = name")
     store = op.create_table(
         "store",
         sa.Column("id", _Id, primary_key=True),
