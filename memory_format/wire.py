@@ -258,7 +258,7 @@ def _slices(data: bytes, column: pa.BinaryArray) -> list[memoryview]:
 
 def _read_stream(data: bytes) -> list[pa.RecordBatch]:
     try:
-        _refuse_compression(data)
+        _check_messages(data)
         with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
             _check_schema(reader.schema)
             batches: list[pa.RecordBatch] = []
@@ -307,11 +307,12 @@ _METADATA_V5 = 4
 _CONTINUATION = b"\xff\xff\xff\xff"
 
 
-def _refuse_compression(data: bytes) -> None:
-    """Refuse streams with compressed or dictionary buffers.
+def _check_messages(data: bytes) -> None:
+    """Refuse streams with compressed or dictionary buffers, and bytes behind a stream's end.
 
     A compressed buffer states its own decompressed size, which pyarrow allocates before it looks at the data:
-    a few bytes could ask for terabytes. pyarrow has no option to cap or forbid it.
+    a few bytes could ask for terabytes. pyarrow has no option to cap or forbid it. What follows the first stream, a
+    second one, say, it drops without a word.
     """
     offset = 0
     while offset + 8 <= len(data):
@@ -319,7 +320,8 @@ def _refuse_compression(data: bytes) -> None:
             raise FormatError("the body is not an Arrow IPC stream", code="invalid_batch")
         (metadata_length,) = struct.unpack_from("<i", data, offset + 4)
         if metadata_length == 0:
-            return
+            offset += 8
+            break
         start = offset + 8
         if metadata_length < 0 or start + metadata_length > len(data):
             raise FormatError("the Arrow IPC stream is cut short", code="invalid_batch")
@@ -345,6 +347,12 @@ def _refuse_compression(data: bytes) -> None:
         offset = start + metadata_length + body_length
     if offset == 0:
         raise FormatError(f"a body of {len(data)} bytes is no Arrow IPC stream", code="invalid_batch")
+    if offset != len(data):
+        raise FormatError(
+            f"{len(data) - offset} bytes follow the end of the Arrow IPC stream; one stream is taken, which may hold "
+            "several batches",
+            code="invalid_batch",
+        )
 
 
 def _field(table: memoryview, position: int, slot: int) -> int:

@@ -154,6 +154,8 @@ def test_several_arrow_batches_are_one() -> None:
     parts = [rows_of([record]) for record in two_records()]
     assert decode_batch(stream(parts)) == two_records()
     assert decode_batch(stream([])) == []
+    # Arrow's streams may end without a word.
+    assert decode_batch(stream(parts)[:-8]) == two_records()
 
 
 def test_the_schema_is_append_only() -> None:
@@ -250,6 +252,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         "invalid_batch",
     ),
     "nulls": (lambda: with_column("rank", pa.array([1, None], pa.uint32())), "invalid_batch"),
+    "two streams": (lambda: VALID + VALID, "invalid_batch"),
+    "a stream and the bytes of its end once more": (lambda: VALID + VALID[-8:], "invalid_batch"),
+    "a byte behind the stream": (lambda: VALID + b"\0", "invalid_batch"),
+    "a byte behind a stream that does not say its end": (lambda: VALID[:-8] + b"\0", "invalid_batch"),
     "overlapping buffers": (hostile.overlapping, "invalid_batch"),
     "a learner id that is no UTF-8": (lambda: VALID.replace(b"default", b"defa\xfflt"), "invalid_batch"),
     "a thousand batches": (lambda: stream([rows_of(two_records()).slice(0, 0)] * 1100), "batch_too_large"),
@@ -343,6 +349,8 @@ def test_what_is_no_batch_is_refused_with_a_code_and_words(name: str) -> None:
         ("columns missing", "expected columns exemplar_id: uint64, .*, body: binary"),
         ("another schema", "expected columns"),
         ("no version", "exemplar_memory_wire=2"),
+        ("two streams", f"{len(VALID)} bytes follow the end"),
+        ("a byte behind a stream that does not say its end", "1 bytes follow the end"),
         ("overlapping buffers", "overlap"),
         ("a wrong CRC", "damaged on the way"),
         ("extras of a length of 0", "leave the flag out"),

@@ -163,8 +163,21 @@ def with_nulls() -> bytes:
         WIRE_1,
         arrow(class_id=pa.array(["one"])),
         with_nulls(),
+        encode_batch([GOOD]) * 2,
     ],
-    ids=["empty", "text", "header", "json", "cut", "cut_short", "column_missing", "wire_1", "wrong_type", "nulls"],
+    ids=[
+        "empty",
+        "text",
+        "header",
+        "json",
+        "cut",
+        "cut_short",
+        "column_missing",
+        "wire_1",
+        "wrong_type",
+        "nulls",
+        "twice",
+    ],
 )
 def test_a_body_that_is_no_batch(filled: httpx.Client, data: Path, body: bytes) -> None:
     with unchanged(filled, data):
