@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_format.arguments import is_settings
 from memory_format.errors import FormatError
 
 MAX_JSON_DEPTH = 8
@@ -24,11 +25,19 @@ def encode_extras(user_json: dict[str, Any] | None, arrays: dict[str, NDArray[An
     Raises:
         FormatError: the JSON is not an object of plain values, is too deep, or an array overflows float16.
     """
+    for name, value in (("user_json", user_json), ("arrays", arrays)):
+        if not (value is None or is_settings(value)):
+            raise FormatError(f"{name} must be a dict whose names are text, got {value!r:.100}")
     if not user_json and not arrays:
         return b""
     half = {}
     for name, values in (arrays or {}).items():
-        values = np.asarray(values)
+        try:
+            values = np.asarray(values)
+            if values.dtype.kind not in "biuf":
+                raise TypeError(values.dtype)
+        except (TypeError, ValueError):
+            raise FormatError(f"array {name!r} must hold numbers, got {values!r:.100}") from None
         with np.errstate(over="ignore"):
             half[name] = values.astype("<f2")
         if np.isfinite(values).all() and not np.isfinite(half[name]).all():

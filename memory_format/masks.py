@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_format.arguments import pixels, whole
 from memory_format.errors import ErrorCode, FormatError
 
 MAX_SIDE_PX = 4096
@@ -117,8 +118,10 @@ def image_to_patches(image: ByteArray, patch_px: int) -> ByteArray:
     """``(h*P, w*P, 3)`` image -> ``(h*w, P, P, 3)`` patches, row-major.
 
     Raises:
-        FormatError: a side is not a multiple of ``patch_px``.
+        FormatError: it is no such image, or a side is not a multiple of ``patch_px``.
     """
+    pixels("image", image, "(H, W, 3)")
+    whole("patch_px", patch_px, 1, MAX_SIDE_PX)
     height, width, channels = image.shape
     if height % patch_px or width % patch_px:
         raise FormatError(f"a {height}x{width} image does not divide into patches of {patch_px} px")
@@ -128,8 +131,18 @@ def image_to_patches(image: ByteArray, patch_px: int) -> ByteArray:
 
 
 def patches_to_image(patches: ByteArray, grid: tuple[int, int]) -> ByteArray:
-    """``(h*w, P, P, 3)`` patches -> ``(h*P, w*P, 3)`` image: inverse of :func:`image_to_patches`."""
-    h, w = grid
+    """``(h*w, P, P, 3)`` patches -> ``(h*P, w*P, 3)`` image: inverse of :func:`image_to_patches`.
+
+    Raises:
+        FormatError: they are no such patches, or not as many as the grid has cells.
+    """
+    pixels("patches", patches, "(h*w, P, P, 3)")
+    try:
+        h, w = grid
+    except (TypeError, ValueError):
+        raise FormatError(f"grid must be (h, w), got {grid!r:.100}") from None
+    if whole("h", h, 1, MAX_SIDE_PX) * whole("w", w, 1, MAX_SIDE_PX) != len(patches):
+        raise FormatError(f"a grid of {h}x{w} cells takes as many patches, got {len(patches)}")
     patch_px, channels = patches.shape[1], patches.shape[3]
     image = patches.reshape(h, w, patch_px, patch_px, channels).swapaxes(1, 2)
     return np.ascontiguousarray(image.reshape(h * patch_px, w * patch_px, channels))

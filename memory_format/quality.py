@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from memory_format.arguments import is_number, is_whole
 from memory_format.errors import FormatError
 from memory_format.masks import BoolArray, ByteArray
 
@@ -27,8 +28,8 @@ class TargetPSNR:
     psnr_db: float
 
     def __post_init__(self) -> None:
-        if not 10 <= self.psnr_db <= 60:
-            raise FormatError(f"a target PSNR lies in 10..60 dB, got {self.psnr_db}")
+        if not is_number(self.psnr_db, 10, 60):
+            raise FormatError(f"a target PSNR lies in 10..60 dB, got {self.psnr_db!r}")
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class TargetBytes:
     record_bytes: int
 
     def __post_init__(self) -> None:
-        if self.record_bytes < 1:
-            raise FormatError(f"a target is at least one byte, got {self.record_bytes}")
+        if not is_whole(self.record_bytes, 1, 2**63 - 1):
+            raise FormatError(f"a target is a whole number of bytes, at least one, got {self.record_bytes!r}")
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class TargetGain:
     db_per_kb: float
 
     def __post_init__(self) -> None:
-        if not 0.001 <= self.db_per_kb <= 1000:
-            raise FormatError(f"a target gain lies in 0.001..1000 dB per 1,000 bytes, got {self.db_per_kb}")
+        if not is_number(self.db_per_kb, 0.001, 1000):
+            raise FormatError(f"a target gain lies in 0.001..1000 dB per 1,000 bytes, got {self.db_per_kb!r}")
 
 
 Quality = int | TargetPSNR | TargetBytes | TargetGain
@@ -105,9 +106,17 @@ def kept_psnr(image: ByteArray, decoded: ByteArray, kept: BoolArray | None = Non
     """Peak signal-to-noise ratio in dB, over kept pixels alone.
 
     Args:
-        image, decoded: ``(H, W, 3)`` uint8.
+        image, decoded: ``(H, W, 3)`` uint8, or any other shape that both have.
         kept: ``(H, W)`` bool; default all.
+
+    Raises:
+        FormatError: they are not such.
     """
+    for name, value in (("image", image), ("decoded", decoded)):
+        if getattr(value, "dtype", None) != np.uint8:
+            raise FormatError(f"{name} must be a uint8 array, got {type(value).__name__}")
+    if decoded.shape != image.shape or (kept is not None and kept.shape != image.shape[: kept.ndim]):
+        raise FormatError(f"image, decoded and kept are of one height and width, got {image.shape}, {decoded.shape}")
     error = (image.astype(np.int16) - decoded).astype(np.int32) ** 2
     mean = float((error if kept is None else error[kept]).mean())
     return 10 * math.log10(255**2 / mean) if mean else math.inf

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import checksum
+from memory_format.arguments import flat_whole, is_number, is_one_of, pixels, whole
 from memory_format.canvas import kept_pixels, lay_out, take_out
-from memory_format.codecs import PatchCodec, codec_by_number, codec_class
+from memory_format.codecs import PatchCodec, WebP, codec_by_number, codec_class
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
 from memory_format.extras import decode_extras, encode_extras
@@ -190,7 +191,7 @@ def make_record(
     class_id: int,
     patches: ByteArray,
     keep_mask: BoolArray,
-    codec: PatchCodec,
+    codec: PatchCodec | None = None,
     token_ids: NDArray[np.integer] | None = None,
     token_positions: NDArray[np.integer] | None = None,
     text_length: int | None = None,
@@ -207,7 +208,7 @@ def make_record(
     Args:
         patches: ``(K, P, P, 3)`` uint8, the kept patches in row-major order of ``keep_mask``.
         keep_mask: ``(h, w)`` bool with exactly K cells set.
-        codec: how the patches are coded.
+        codec: how the patches are coded; default ``WebP()``.
         token_ids: ``(T,)`` kept token ids, 0..65535.
         token_positions: ``(T,)`` their places in the text, ascending; default 0..T-1.
         text_length: tokens of the whole text; default T.
@@ -220,10 +221,18 @@ def make_record(
     Raises:
         FormatError: anything of the above is not so; the message says what and what would be right.
     """
-    keep_mask = np.asarray(keep_mask, dtype=bool)
+    if codec is None:
+        codec = WebP()
+    elif not isinstance(codec, PatchCodec):
+        raise FormatError(f"codec must be one of memory_format.CODECS, made, as WebP(quality=30); got {codec!r:.100}")
+    try:
+        keep_mask = np.asarray(keep_mask, dtype=bool)
+    except (TypeError, ValueError):
+        raise FormatError(f"keep_mask must be (h, w) bool, got {keep_mask!r:.100}", code="mask_mismatch") from None
     if keep_mask.ndim != 2:
         raise FormatError(f"keep_mask must be (h, w), got shape {keep_mask.shape}", code="mask_mismatch")
-    if patches.ndim != 4 or patches.shape[1] != patches.shape[2] or patches.shape[3] != 3 or patches.dtype != np.uint8:
+    pixels("patches", patches, "(K, P, P, 3)")
+    if patches.shape[1] != patches.shape[2]:
         raise FormatError(f"patches must be (K, P, P, 3) uint8, got {patches.shape} {patches.dtype}")
     kept = int(keep_mask.sum())
     if kept != len(patches) or kept == 0:
@@ -231,11 +240,9 @@ def make_record(
             f"keep_mask keeps {kept} cells but there are {len(patches)} patches; at least one is needed",
             code="mask_mismatch",
         )
-    ids = np.zeros(0, dtype=np.int64) if token_ids is None else np.asarray(token_ids, dtype=np.int64)
-    positions = np.arange(len(ids)) if token_positions is None else np.asarray(token_positions, dtype=np.int64)
-    length = len(ids) if text_length is None else text_length
-    if not 0 <= length < 2**16:
-        raise FormatError(f"text_length must lie in 0..65535, got {length}")
+    ids = flat_whole("token_ids", () if token_ids is None else token_ids)
+    positions = np.arange(len(ids)) if token_positions is None else flat_whole("token_positions", token_positions)
+    length = whole("text_length", len(ids) if text_length is None else text_length, 0, 2**16 - 1)
     if len(positions) != len(ids):
         raise FormatError(f"{len(ids)} token_ids but {len(positions)} token_positions", code="mask_mismatch")
     if ids.size and (ids.min() < 0 or ids.max() > 0xFFFF):
@@ -244,9 +251,14 @@ def make_record(
         raise FormatError(f"token_positions must ascend within [0, {length})", code="mask_mismatch")
     token_mask = np.zeros(length, dtype=bool)
     token_mask[positions] = True
-    with np.errstate(over="ignore"):  # check_record refuses what overflows
-        # Rounded here, so that a record equals itself after a round trip through its float32 column.
-        rounded_score = float(np.float32(score))
+    if not is_number(score, -_MAX_FLOAT32, _MAX_FLOAT32):
+        raise FormatError(f"score must be a finite number, got {score!r:.100}")
+    # Rounded here, so that a record equals itself after a round trip through its float32 column.
+    rounded_score = float(np.float32(score))
+    if not isinstance(learner_id, str):
+        raise FormatError(f"learner_id must be text, got {learner_id!r:.100}")
+    if layout is not None and not is_one_of(layout, tuple(LAYOUT_FLAGS)):
+        raise _bad_layout(layout)
     h, w = keep_mask.shape
     used_layout: Layout = default_layout(keep_mask) if layout is None else layout
     keep_mask_bytes, token_mask_bytes = mask_to_bytes(keep_mask), mask_to_bytes(token_mask)
@@ -262,11 +274,11 @@ def make_record(
     else:
         payload = codec.encode(canvas)
     record = Record(
-        class_id=class_id,
-        phase=phase,
+        class_id=whole("class_id", class_id, 0, 2**32 - 1),
+        phase=whole("phase", phase, 0, 2**16 - 1),
         learner_id=learner_id,
         score=rounded_score,
-        rank=rank,
+        rank=whole("rank", rank, 0, 2**32 - 1),
         grid=(h, w),
         patch_px=patches.shape[1],
         keep_mask_bytes=keep_mask_bytes,
@@ -288,6 +300,8 @@ def check_record(record: Record) -> None:
     Raises:
         FormatError: with a code that says which part is wrong.
     """
+    if not isinstance(record, Record):
+        raise FormatError(f"records come from make_record, got {record!r:.100}")
     check_row(_row_of(record, crc32=0), record.learner_id, record.body, set())
 
 
@@ -412,7 +426,7 @@ def _row_of(record: Record, crc32: int) -> HeaderRow:
     if not 0 <= length < 2**16:
         raise FormatError(f"text_length must lie in 0..65535, got {length}")
     if record.layout not in LAYOUT_FLAGS:
-        raise FormatError(f"layout must be one of {', '.join(LAYOUT_FLAGS)}, got {record.layout!r}")
+        raise _bad_layout(record.layout)
     for bitmask, num_cells in ((record.keep_mask_bytes, h * w), (record.token_mask_bytes, length)):
         if len(bitmask) != num_mask_bytes(num_cells):
             raise FormatError(
@@ -570,6 +584,10 @@ def layout_of(flags: int) -> Layout:
 
 def _bad_sides(grid: tuple[int, int], patch_px: int) -> FormatError:
     return FormatError(f"grid sides and patch_px must lie in 1..255, got {grid} and {patch_px}")
+
+
+def _bad_layout(layout: object) -> FormatError:
+    return FormatError(f"layout must be one of {', '.join(LAYOUT_FLAGS)}, got {layout!r:.100}")
 
 
 def _bits_past(num_cells: int) -> FormatError:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -80,6 +80,8 @@ def read_batch(data: bytes, *, max_records: int = 100_000) -> Batch:
     Raises:
         FormatError: ``invalid_batch`` or ``batch_too_large``.
     """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise FormatError(f"a batch is bytes, got {type(data).__name__}", code="invalid_batch")
     batches = _read_stream(data)
     total = sum(batch.num_rows for batch in batches)
     if total > max_records:
@@ -202,6 +204,20 @@ def write_batch(
     return stream
 
 
+def record_list(records: Any) -> list[Record]:
+    """Raises:
+    FormatError: it is no list of records, or something in it is none.
+    """
+    try:
+        found = list(records)
+    except TypeError:
+        found = [records]
+    for index, record in enumerate(found):
+        if not isinstance(record, Record):
+            raise FormatError(f"a list of records of make_record is needed, got {record!r:.100}", index=index)
+    return found
+
+
 def encode_batch(records: Iterable[Record]) -> bytes:
     """Records -> one Arrow IPC stream with one batch.
 
@@ -209,7 +225,7 @@ def encode_batch(records: Iterable[Record]) -> bytes:
         FormatError: a record's fields do not fit a header or contradict each other, with its ``index``; or
             ``batch_too_large``, as :func:`write_batch`.
     """
-    rows = list(records)
+    rows = record_list(records)
     bodies = [record.body for record in rows]
     headers = headers_of(rows, map(checksum.crc32, bodies))
     stream, place = frame_batch(headers, [record.learner_id for record in rows], [len(body) for body in bodies])

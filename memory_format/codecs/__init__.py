@@ -6,10 +6,12 @@ Importing this package registers them with numcodecs, so that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numcodecs.registry
 
+from memory_format.arguments import is_one_of, is_settings
 from memory_format.codecs.avif import AVIF
 from memory_format.codecs.base import MAX_DECODED_BYTES, PatchCodec
 from memory_format.codecs.jpeg import JPEG
@@ -34,12 +36,9 @@ def codec_class(codec_id: str) -> type[PatchCodec]:
     Raises:
         FormatError: no codec has that id.
     """
-    try:
-        return _BY_ID[codec_id]
-    except KeyError:
-        raise FormatError(
-            f"unknown codec {codec_id!r}; known: {', '.join(sorted(_BY_ID))}", code="unknown_codec"
-        ) from None
+    if not is_one_of(codec_id, tuple(_BY_ID)):
+        raise FormatError(f"unknown codec {codec_id!r:.100}; known: {', '.join(sorted(_BY_ID))}", code="unknown_codec")
+    return _BY_ID[codec_id]
 
 
 def codec_by_number(number: int) -> type[PatchCodec]:
@@ -73,13 +72,15 @@ def require_codec(codec_id: str) -> None:
     codec_class(codec_id).require()
 
 
-def make_codec(config: dict[str, Any]) -> PatchCodec:
+def make_codec(config: Mapping[str, Any]) -> PatchCodec:
     """A codec from its numcodecs configuration, ``{"id": "em_webp", "quality": 30}``.
 
     Raises:
-        FormatError: unknown id, or a setting that the codec does not take.
+        FormatError: no configuration, an unknown id, or a setting that the codec does not take.
         MissingLibraryError: as :func:`require_codec`.
     """
+    if not is_settings(config):
+        raise FormatError(f'a codec is {{"id": "em_webp", ...}}, got {config!r:.100}', code="unknown_codec")
     settings = dict(config)
     codec = codec_class(str(settings.pop("id", "")))
     try:

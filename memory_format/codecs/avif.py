@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from PIL import features
 
+from memory_format.arguments import is_one_of, is_whole
 from memory_format.codecs import libraries
 from memory_format.codecs.av1 import av1_size, avif_of_payload, payload_of_avif
 from memory_format.codecs.libraries import (
@@ -35,8 +36,10 @@ class AVIF(LossyCodec):
     number: ClassVar[int] = 4
 
     def __init__(self, quality: QualityLike = 40, speed: int = 4, subsampling: Subsampling = "4:4:4") -> None:
-        if not 0 <= speed <= 10 or subsampling not in ("4:2:0", "4:4:4"):
-            raise FormatError(f"AVIF takes speed 0..10 and subsampling 4:2:0 or 4:4:4, got {speed} and {subsampling!r}")
+        if not is_whole(speed, 0, 10) or not is_one_of(subsampling, get_args(Subsampling)):
+            raise FormatError(
+                f"AVIF takes speed 0..10 and subsampling 4:2:0 or 4:4:4, got {speed!r} and {subsampling!r}"
+            )
         self.require()
         self.quality = parse_quality(quality, self.lowest, self.highest)
         self.speed = speed

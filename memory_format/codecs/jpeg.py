@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from PIL import features
 
+from memory_format.arguments import is_one_of
 from memory_format.codecs import libraries
 from memory_format.codecs.avif import Subsampling
 from memory_format.codecs.jpeg_tables import HUFFMAN_TABLES, ZIGZAG, quantisation_tables, segment
@@ -45,7 +46,7 @@ class JPEG(LossyCodec):
     lowest: ClassVar[int] = 1
 
     def __init__(self, quality: QualityLike = 60, subsampling: Subsampling = "4:4:4") -> None:
-        if subsampling not in ("4:2:0", "4:4:4"):
+        if not is_one_of(subsampling, get_args(Subsampling)):
             raise FormatError(f"JPEG takes subsampling 4:2:0 or 4:4:4, got {subsampling!r}")
         self.require()
         self.quality = parse_quality(quality, self.lowest, self.highest)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from memory_format.arguments import is_whole
 from memory_format.codecs import libraries
 from memory_format.codecs.base import PatchCodec
 from memory_format.codecs.jxl_header import check_still_picture, jxl_size
@@ -67,8 +68,8 @@ class JPEGXL(_JPEGXLBase, LossyCodec):
     highest: ClassVar[int] = 99
 
     def __init__(self, quality: QualityLike = 60, effort: int = 6) -> None:
-        if not 1 <= effort <= _MOST_EFFORT:
-            raise FormatError(f"JPEG XL takes effort 1..{_MOST_EFFORT}, got {effort}")
+        if not is_whole(effort, 1, _MOST_EFFORT):
+            raise FormatError(f"JPEG XL takes effort 1..{_MOST_EFFORT}, got {effort!r}")
         self.require()
         self.quality = parse_quality(quality, self.lowest, self.highest)
         self.effort = effort
@@ -92,8 +93,8 @@ class JPEGXLLossless(_JPEGXLBase):
     lossless: ClassVar[bool] = True
 
     def __init__(self, effort: int = 3) -> None:
-        if not 1 <= effort <= _MOST_EFFORT:
-            raise FormatError(f"JPEG XL takes effort 1..{_MOST_EFFORT}, got {effort}")
+        if not is_whole(effort, 1, _MOST_EFFORT):
+            raise FormatError(f"JPEG XL takes effort 1..{_MOST_EFFORT}, got {effort!r}")
         self.require()
         self.effort = effort
 

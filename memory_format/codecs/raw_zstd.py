@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numcodecs.zstd import Zstd
 
+from memory_format.arguments import is_whole
 from memory_format.codecs.base import PatchCodec
 from memory_format.codecs.libraries import refuse_over_limit
 from memory_format.errors import FormatError
@@ -27,8 +28,8 @@ class RawZstd(PatchCodec):
     lossless: ClassVar[bool] = True
 
     def __init__(self, level: int = 3) -> None:
-        if not 1 <= level <= 22:
-            raise FormatError(f"Zstandard takes level 1..22, got {level}")
+        if not is_whole(level, 1, 22):
+            raise FormatError(f"Zstandard takes level 1..22, got {level!r}")
         self.level = level
 
     def encode_image(self, image: ByteArray) -> bytes:

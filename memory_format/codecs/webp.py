@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from PIL import features
 
+from memory_format.arguments import is_whole
 from memory_format.codecs import libraries
 from memory_format.codecs.base import PatchCodec
 from memory_format.codecs.libraries import (
@@ -103,8 +104,8 @@ class WebP(_WebPBase, LossyCodec):
     number: ClassVar[int] = 2
 
     def __init__(self, quality: QualityLike = 30, method: int = 4) -> None:
-        if not 0 <= method <= 6:
-            raise FormatError(f"WebP takes method 0..6, got {method}")
+        if not is_whole(method, 0, 6):
+            raise FormatError(f"WebP takes method 0..6, got {method!r}")
         self.require()
         self.quality = parse_quality(quality, self.lowest, self.highest)
         self.method = method
@@ -128,8 +129,8 @@ class WebPLossless(_WebPBase):
     lossless: ClassVar[bool] = True
 
     def __init__(self, method: int = 0) -> None:
-        if not 0 <= method <= 6:
-            raise FormatError(f"WebP takes method 0..6, got {method}")
+        if not is_whole(method, 0, 6):
+            raise FormatError(f"WebP takes method 0..6, got {method!r}")
         self.require()
         self.method = method
 
