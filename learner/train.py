@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from learner import augment, ssf
 from learner.attention import AttentionRead
@@ -21,6 +20,7 @@ from learner.config import TrainConfig
 from learner.data.tokenised import TokenisedSplit
 from learner.head import GrowingHead
 from learner.masks import MaskConfig
+from learner.progress import Progress
 from learner.techniques.balance import log_shares
 from learner.techniques.colour import jitter
 from learner.techniques.distill import distillation_loss
@@ -194,6 +194,18 @@ class Classifier(nn.Module):
             parameter.data.copy_(value)
 
 
+def one_cycle(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Up to each group's rate in the first fifth of the steps, down to nothing in the rest; for any number of them,
+    none too."""
+    total = num_steps + 1  # the schedule sets the first step's rate before it
+    rising = 0.2
+    if rising * total == 1:
+        # torch's rise would be from step 0 to step 0, and a division by zero (2.14): one that ends just after it.
+        rising *= 1.01
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total, pct_start=rising)
+
+
 def train_phase(
     model: Classifier,
     new: TokenisedSplit,
@@ -215,21 +227,18 @@ def train_phase(
         phase: 0 is the base phase, with epochs of its own.
         generator: all randomness of the phase.
         teacher: the model before the phase, for ``config.distill``.
-        progress: label of the progress bar.
+        progress: what to call it in the progress shown.
     """
     groups = model.parameter_groups(config)
     epochs = config.ssf_epochs if phase else config.base_epochs
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     steps_per_epoch = -(-len(new) // config.batch_size)
     num_steps = epochs * steps_per_epoch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], total_steps=num_steps + 1, pct_start=0.2
-    )
+    schedule = one_cycle(optimizer, num_steps)
     shares = log_shares(model.classes_seen, new.class_ids, replayed=replay is not None)
     raised = config.balance * shares.to(model.device)
     model.train()
-    bar = tqdm(total=num_steps, desc=progress, unit="step", leave=False, dynamic_ncols=True)
-    with bar:
+    with Progress(num_steps, progress) as shown_progress:
         for _ in range(epochs):
             order = torch.randperm(len(new), generator=generator)
             for index in order.split(config.batch_size):
@@ -248,8 +257,7 @@ def train_phase(
                 torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
                 optimizer.step()
                 schedule.step()
-                bar.update()
-                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+                shown_progress.step(loss=loss.item())
     model.finish_phase(new)
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from learner import augment
 from learner.config import WarmupConfig
+from learner.data.base import DataError
 from learner.data.tokenised import TokenisedSplit
+from learner.progress import Progress
 from learner.tokens import Tokens
-from learner.train import Classifier
+from learner.train import Classifier, one_cycle
 
 IGNORED = -100
 """Target of a token that is not asked for: what PyTorch's cross-entropy leaves out."""
@@ -55,10 +56,10 @@ def warm_up(
         split: the base phase's data; its classes are not looked at.
 
     Raises:
-        ValueError: there are fewer than two samples, so that no text can be swapped.
+        DataError: there are fewer than two samples, so that no text can be swapped.
     """
     if len(split) < 2:
-        raise ValueError("image-text matching needs at least two samples")
+        raise DataError("a warm-up needs at least two samples in the first phase; turn it off with warmup.epochs=0")
     backbone, device = model.backbone, model.device
     heads = WarmupHeads(backbone.dim).to(device)
     text = {id(parameter) for parameter in backbone.text_parameters()}
@@ -70,11 +71,9 @@ def warm_up(
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
     num_steps = config.epochs * -(-len(split) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], total_steps=num_steps + 1, pct_start=0.2
-    )
+    schedule = one_cycle(optimizer, num_steps)
     model.train()
-    with tqdm(total=num_steps, desc=progress, unit="step", leave=False, dynamic_ncols=True) as bar:
+    with Progress(num_steps, progress) as shown_progress:
         for _ in range(config.epochs):
             order = torch.randperm(len(split), generator=generator)
             for index in order.split(config.batch_size):
@@ -84,8 +83,7 @@ def warm_up(
                 torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
                 optimizer.step()
                 schedule.step()
-                bar.update()
-                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+                shown_progress.step(loss=loss.item())
 
 
 def _loss(

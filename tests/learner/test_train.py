@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from learner import ssf
@@ -15,7 +16,7 @@ from learner.data.tokenised import TokenisedSplit
 from learner.evaluate import correct
 from learner.exemplars import mask_split
 from learner.masks import MaskConfig
-from learner.train import Classifier, Replay, train_phase
+from learner.train import Classifier, Replay, one_cycle, train_phase
 from tests.learner.builders import PATCH_PX, make_split
 
 CONFIG = TrainConfig(
@@ -39,6 +40,46 @@ def _replays(split: TokenisedSplit) -> Iterator[Replay]:
     while True:
         index = rng.integers(len(split), size=CONFIG.batch_size)
         yield Replay(split.tokens[torch.from_numpy(index)], split.class_ids[index], complete=False)
+
+
+def _rates(num_steps: int) -> list[float]:
+    """The learning rate of each step, of at most 1."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = one_cycle(optimizer, num_steps)
+    rates = []
+    for _ in range(num_steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+def test_a_phase_may_have_any_number_of_steps() -> None:
+    """Up and down once. With few steps the rise is shorter than one; with four it ends at step 0 exactly."""
+    for num_steps in range(60):
+        rates = _rates(num_steps)
+        assert len(rates) == num_steps
+        assert all(0 < rate <= 1 for rate in rates)
+        peak = rates.index(max(rates)) if rates else 0
+        assert peak <= max(1, num_steps / 5)
+        assert rates[: peak + 1] == sorted(rates[: peak + 1])
+        assert rates[peak:] == sorted(rates[peak:], reverse=True)
+        assert num_steps == 0 or max(rates) > 0.5
+
+
+@pytest.mark.parametrize("samples", [1, 9, 25])
+def test_phases_of_few_steps_and_of_none_are_trained(samples: int) -> None:
+    """1, 2 and 4 steps an epoch, one epoch or none."""
+    split = make_split([0], samples)
+    for epochs in (0, 1):
+        torch.manual_seed(0)
+        backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=1, num_heads=1)
+        model = Classifier(backbone, CONFIG, torch.device("cpu"))
+        model.add_classes(split)
+        before = model.backbone.layernorm.weight.clone()
+        config = replace(CONFIG, base_epochs=epochs)
+        train_phase(model, split, split.tokens.patch_valid, None, phase=0, config=config, generator=_generator(0))
+        assert torch.equal(before, model.backbone.layernorm.weight) == (epochs == 0)
 
 
 def _after_two_phases(replay: bool) -> tuple[float, float]:
