@@ -36,6 +36,7 @@ from memory_service.store.columns import (
 from memory_service.store.commits import Commits, segment_bytes
 from memory_service.store.contents import Contents, SegmentCache
 from memory_service.store.drawn import Drawn
+from memory_service.store.forks import Fork
 from memory_service.store.model import (
     BufferConfig,
     DeleteResult,
@@ -46,7 +47,7 @@ from memory_service.store.model import (
     check_settings,
 )
 from memory_service.store.pushes import GroupPlan, Pending, PushQueue, candidates, digest_of
-from memory_service.store.segments import Part, SegmentFiles, SegmentGoneError
+from memory_service.store.segments import SegmentFiles, SegmentGoneError
 from memory_service.store.stats import BufferStats, stats
 
 T = TypeVar("T")
@@ -224,21 +225,18 @@ class Buffer:
                 selection = self.contents.select(columns, where or sampler.EVERYTHING)
                 positions = selection.at(np.arange(selection.num))
             deleted = columns["exemplar_id"][positions].tolist()
-            self._remove(positions, self.config)
+            if len(positions):
+                version = columns.version + 1
+                died = np.full(len(positions), version, np.uint64)
+                self._commits.commit(replace(self._commits.change(), version=version, dead=positions, died=died))
+                self._commits.tidy(0)
             return DeleteResult(deleted, self.contents.columns.bytes_used, self.contents.columns.version)
-
-    def _remove(self, positions: NDArray[np.int64], config: BufferConfig) -> None:
-        version = self.contents.columns.version + bool(len(positions))
-        if len(positions) or config != self.config:
-            change = self._commits.change()
-            died = np.full(len(positions), version, np.uint64)
-            self._commits.commit(replace(change, version=version, config=config, dead=positions, died=died))
-            self._commits.tidy(0)
 
     def configure(self, change: Callable[[BufferConfig], BufferConfig]) -> list[int]:
         """Change settings; returns the ids of the records that a smaller budget evicts.
 
-        The disk limit is never exceeded on the way: a smaller one counts once everything fits it.
+        One change or none: settings, evictions and snapshots beyond a smaller retention are one transaction. Before it,
+        segments are rewritten until everything will fit a smaller disk limit, which changes nothing that is held.
 
         Args:
             change: present settings -> those wanted; ``budget_bytes`` is worked out here.
@@ -261,24 +259,26 @@ class Buffer:
                     config.eviction, candidates([everything], config), columns.num_records, budget_bytes
                 )
             evicted: list[int] = columns["exemplar_id"][~keep].tolist()
-            old_limit, new_limit = self.config.disk_limit_bytes, config.disk_limit_bytes
-            if new_limit >= old_limit:
-                self._remove(np.flatnonzero(~keep), config)
-            else:
-                held = int(columns.charge[keep].sum()) + sum(state.pinned_bytes for state in contents.states.values())
-                if held > new_limit:
-                    raise _does_not_fit(held, new_limit)
-                self._remove(np.flatnonzero(~keep), replace(config, given_disk_limit=old_limit))
-                self._commits.make_room(0, new_limit)
-                self._remove(np.zeros(0, np.int64), config)
-            self._retire_snapshots()
+            surplus = max(0, len(contents.snapshots) - (config.retain_snapshots or len(contents.snapshots)))
+            if not evicted and not surplus and config == self.config:
+                return evicted
+            version = columns.version + bool(evicted)
+            wanted = replace(
+                self._commits.change(),
+                version=version,
+                config=config,
+                dead=np.flatnonzero(~keep),
+                died=np.full(len(evicted), version, np.uint64),
+                dropped=marks.oldest(contents.snapshots, surplus),
+            )
+            if config.disk_limit_bytes < self.config.disk_limit_bytes:
+                held = self._commits.held_after(wanted)
+                if held > config.disk_limit_bytes:
+                    raise _does_not_fit(held, config.disk_limit_bytes)
+                wanted = self._commits.fit(wanted)
+            self._commits.commit(wanted)
+            self._commits.tidy(0)
             return evicted
-
-    def _retire_snapshots(self) -> None:
-        """Delete snapshots beyond those that the buffer keeps."""
-        known, keep = self.contents.snapshots, self.config.retain_snapshots
-        if keep is not None and len(known) > keep:
-            self._drop_snapshots(marks.oldest(known, len(known) - keep))
 
     def drop(self) -> None:
         """Delete the buffer and all that it holds. What is being read elsewhere is still read to its end."""
@@ -371,10 +371,11 @@ class Buffer:
 
     def fork_into(
         self, name: str, snapshot: str | None, disk_limit_bytes: int | None, description: str | None
-    ) -> tuple[sa.Row[Any], int | None]:
-        """Make the rows of a fork; returns that of the buffer, and the disk limit it should have.
+    ) -> sa.Row[Any]:
+        """Make the rows of a fork, all in one transaction; returns that of the buffer.
 
-        Until :meth:`configure` sets it, the limit is as large as what is shared takes.
+        It shares the sealed segments. What is in open ones is copied, and where the others do not fit the fork's disk
+        limit, what it holds of those that have most to lose.
 
         Raises:
             NotFoundError: ``unknown_snapshot``.
@@ -383,47 +384,19 @@ class Buffer:
         with self._changing():
             if snapshot is not None:
                 self.contents.snapshot(snapshot)
-            limit = self.config.given_disk_limit if disk_limit_bytes is None else disk_limit_bytes
             config = replace(
                 self.config,
                 name=name,
                 created_at=time.time(),
                 description=self.config.description if description is None else description,
-                given_disk_limit=limit,
+                given_disk_limit=self.config.given_disk_limit if disk_limit_bytes is None else disk_limit_bytes,
             )
             check_settings(config)
-            room = max(config.disk_limit_bytes, 2 * self.contents.disk_bytes + self._commits.headroom)
-            # Only sealed segments never change again, and can be shared; where there is no room to seal one, what
-            # is shown of it is copied.
+            # Only sealed segments never change again, and can be shared.
             self._commits.seal()
-            view = self._view(snapshot)
-            unsealed = [state.id for state in self.contents.states.values() if not state.sealed]
-            copied = view.take(np.flatnonzero(np.isin(view["segment"], unsealed)))
-            parts = self._copy(copied, segment_bytes(config, self._options))
-            try:
-                with self._index.write() as connection:
-                    row = rows.insert_buffer(
-                        connection,
-                        replace(config, given_disk_limit=room),
-                        version=view.version,
-                        bytes_used=view.bytes_used,
-                        num_records=view.num_records,
-                        next_exemplar_id=self._commits.next_id,
-                    )
-                    rows.write_parts(connection, row.id, parts)
-                    marks.share(connection, self.config.id, row.id, self.contents, view)
-            except BaseException:
-                self._segments.delete({part.after.stem for part in parts})
-                raise
-            return row, limit
-
-    def _copy(self, taken: Arrays, num_bytes: int) -> list[Part]:
-        """Records in new segments, which no row speaks of yet."""
-        view, starts = self.contents.read_bodies(taken)
-        ends = (starts + taken["length"]).tolist()
-        bodies = [view[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
-        learner_ids = self.contents.learner_ids(taken)
-        return self._segments.append(None, headers_of_rows(taken), learner_ids, bodies, segment_bytes=num_bytes)
+            num_bytes = segment_bytes(config, self._options)
+            fork = Fork(self._index, self._segments, self.contents, self._view(snapshot), config, num_bytes)
+            return fork.make(self.config.id, self._commits.next_id)
 
     def export(self, snapshot: str | None = None) -> transfer.Export:
         """The buffer as one Zarr store in a ZIP, piece by piece: see :mod:`memory_service.store.transfer`.

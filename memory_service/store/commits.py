@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import sqlalchemy as sa
@@ -18,7 +20,7 @@ from memory_format import BudgetError, ConflictError, StorageError, checksum
 from memory_format.record import HEADER_DTYPE
 from memory_service.store import compaction, files, index, ledger, rows
 from memory_service.store.answers import Answer, read_answer
-from memory_service.store.columns import Arrays, charge_of, empty_rows, headers_of_rows
+from memory_service.store.columns import Arrays, charge_of, concatenated, empty_rows, headers_of_rows
 from memory_service.store.compaction import SegmentState
 from memory_service.store.contents import Contents, Growing, Purpose, shown_by
 from memory_service.store.layout import BODY_AT, frame_bytes
@@ -65,12 +67,39 @@ class Change:
     """A snapshot that is taken."""
     dropped: list[Snapshot] = field(default_factory=list)
     """Snapshots that are deleted."""
+    forgets_answers: bool = False
+    """Answers to pushes go, all but the newest."""
+
+
+@dataclass(frozen=True)
+class _Leaving:
+    """What a change takes out of a buffer."""
+
+    live: Arrays
+    """Records that are live before it."""
+    pinned: NDArray[np.bool_]
+    """Which of them a snapshot goes on showing."""
+    freed: NDArray[np.bool_]
+    """Which of the records that only snapshots hold no snapshot will show."""
+    lost: Arrays
+    """Those."""
+
+
+def store_share(config: BufferConfig) -> int:
+    """What of a disk limit is left to the store itself, its write-ahead log first of all: where the limit leaves room
+    for it, all files of a store with one buffer together stay within that buffer's limit."""
+    return min(index.STORE_BYTES, max(0, config.disk_limit_bytes - config.budget_bytes) // 4)
 
 
 def segment_bytes(config: BufferConfig, options: Options) -> int:
     """Bodies after which a segment is full: few against the disk over the budget, in which it is rewritten."""
     headroom = config.disk_limit_bytes - config.budget_bytes
     return min(options.segment_bytes, max(SMALLEST_SEGMENT, headroom // 16))
+
+
+def frame_overhead(num_bytes: int) -> float:
+    """Bytes of frame for each byte moved to a segment of that many, which is sealed one day."""
+    return 0.0 if num_bytes < SMALLEST_SEALED else frame_bytes(0, ()) / num_bytes
 
 
 class Commits:
@@ -123,13 +152,8 @@ class Commits:
     # Disk
 
     def _taken(self, limit: int) -> int:
-        """Bytes on disk that count against a disk limit.
-
-        With a share for what the store itself takes, its write-ahead log first of all: where the limit leaves room
-        for it, all files of a store with one buffer together stay within that buffer's limit.
-        """
-        headroom = max(0, limit - self.config.budget_bytes)
-        return self._contents.disk_bytes + min(index.STORE_BYTES, headroom // 4)
+        """Bytes on disk that count against a disk limit."""
+        return self._contents.disk_bytes + store_share(replace(self.config, given_disk_limit=limit))
 
     @property
     def headroom(self) -> int:
@@ -147,10 +171,8 @@ class Commits:
             BudgetError: ``disk_limit_exceeded``.
             StorageError: a segment could not be rewritten.
         """
-        # A limit that is to become smaller does not bind what is moved to get under it.
-        working = max(limit, self.config.disk_limit_bytes)
         while (before := self._taken(limit)) + needed > limit:
-            freed = self._forget_old_answers() or self._compact_one(working)
+            freed = self._forget_old_answers() or self._compact_one(limit)
             if not freed or self._taken(limit) >= before:
                 free = max(0, limit - self._taken(limit))
                 pinned = sum(state.pinned_bytes for state in self._contents.states.values())
@@ -164,6 +186,91 @@ class Commits:
                     disk_limit_bytes=limit,
                     pinned_bytes=pinned,
                 )
+
+    def fit(self, change: Change) -> Change:
+        """Make everything fit the disk limit of a change that adds nothing, before it is made.
+
+        Segments are rewritten: what the change takes out goes to files of its own, which go with it. So nothing
+        that is held changes here, the present limit holds all the while, and where it does not help, or fails, nothing
+        has been evicted. Returns the change, which may have to forget answers too.
+
+        Raises:
+            BudgetError: ``disk_limit_exceeded``.
+            StorageError: a segment could not be rewritten.
+        """
+        limit = change.config.disk_limit_bytes
+        try:
+            taken = self._taken_after(change)
+            while taken > limit and self._separate_one(change):
+                before, taken = taken, self._taken_after(change)
+                if taken >= before:
+                    break
+        finally:
+            # What is left in it otherwise, where the change is not made, is not to grow on.
+            self._contents.growing.pop("leaving", None)
+        if taken > limit:
+            change = replace(change, forgets_answers=True)
+            taken = self._taken_after(change)
+        if taken > limit:
+            raise BudgetError(
+                f"{taken} bytes would be left on disk, the disk limit would be {limit}: delete snapshots, or give a "
+                "larger disk_limit_bytes",
+                code="disk_limit_exceeded",
+                requested_bytes=taken,
+                disk_limit_bytes=limit,
+                pinned_bytes=sum(state.pinned_bytes for state in self._states_after(self._leaving(change))),
+            )
+        return change
+
+    def held_after(self, change: Change) -> int:
+        """Charges of what is live or pinned once a change is made that adds nothing."""
+        return sum(state.held_bytes for state in self._states_after(self._leaving(change)))
+
+    def _taken_after(self, change: Change) -> int:
+        """At most the bytes on disk that count against the limit of a change, once it is made."""
+        states = self._states_after(self._leaving(change))
+        counts = self._contents.index_rows
+        answers, answer_bytes = 0, 0
+        if change.forgets_answers:
+            with self._index.read() as connection:
+                answers, answer_bytes = rows.answers_beyond(connection, self.config.id, _ANSWERS_KEPT)
+        counts = replace(
+            counts,
+            snapshots=counts.snapshots - len(change.dropped),
+            answers=counts.answers - answers,
+            answer_bytes=counts.answer_bytes - answer_bytes,
+            description_bytes=len(change.config.description.encode()),
+        )
+        num_bytes = sum(state.file_bytes + state.open_bytes for state in states)
+        num_bytes += counts.num_bytes(segments=len(states), dead=sum(state.num_dead for state in states))
+        return num_bytes + store_share(change.config)
+
+    def _leaving(self, change: Change) -> _Leaving:
+        contents = self._contents
+        live = contents.columns.take(change.dead)
+        marks = [mark for mark in contents.marks if mark not in change.dropped]
+        pinned = shown_by(live["exemplar_id"], change.died, marks)
+        # Pinned records that no snapshot will show.
+        freed = ~contents.pinned.shown_by(marks) if change.dropped else np.zeros(len(contents.pinned.died), bool)
+        return _Leaving(live, pinned, freed, contents.pinned.columns.take(np.flatnonzero(freed)))
+
+    def _states_after(self, leaving: _Leaving) -> list[SegmentState]:
+        """The segments of which the buffer holds anything once records have left."""
+        states = {id_: replace(state) for id_, state in self._contents.states.items()}
+        _tally(states, leaving)
+        for before in self._contents.states.values():
+            after = states[before.id]
+            after.leaving_records = before.held_records - after.held_records
+            after.leaving_bytes = before.held_bytes - after.held_bytes
+        return [state for state in states.values() if state.held_records]
+
+    def _separate_one(self, change: Change) -> bool:
+        """Rewrite the segment that is worth it most once a change is made, what leaves by it apart from what stays;
+        returns whether there was one."""
+        leaving = self._leaving(change)
+        goes = np.zeros(self._contents.columns.num_records, dtype=bool)
+        goes[change.dead[~leaving.pinned]] = True
+        return self._compact(self.config.disk_limit_bytes, self._states_after(leaving), goes, leaving.freed) > 0
 
     def tidy(self, pushed_bytes: int) -> None:
         """Rewrite segments so that the next push finds room. Does not raise: nothing depends on it.
@@ -185,40 +292,56 @@ class Commits:
 
     def _compact_one(self, limit: int) -> int:
         """Rewrite the segment that is worth it most; returns the bytes moved, 0 where none is."""
-        contents = self._contents
+        return self._compact(limit, list(self._contents.states.values()))
+
+    def _compact(
+        self,
+        limit: int,
+        states: Sequence[SegmentState],
+        goes: NDArray[np.bool_] | None = None,
+        freed: NDArray[np.bool_] | None = None,
+    ) -> int:
+        """:meth:`_compact_one` of some states, which may be those to come.
+
+        Args:
+            goes, freed: which live and which pinned records are to lie apart from the others.
+        """
         while True:
-            room = limit - self._taken(limit) - self._sealing_bytes() - _NEW_FILE
-            state = compaction.choose(list(contents.states.values()), room, self._frame_overhead())
+            new_files = _NEW_FILE * (1 if goes is None else 2)
+            room = limit - self._taken(limit) - self._sealing_bytes() - new_files
+            state = compaction.choose(states, room, self._frame_overhead())
             if state is None:
                 return 0
             try:
-                return self._rewrite(state)
+                return self._rewrite(self._contents.states[state.id], goes, freed)
             except StorageError as error:
                 if error.code != "corrupt_record":
                     raise
                 logger.error("segment %s is not rewritten: %s", state.stem, error.message)
-                state.damaged = True
+                self._contents.states[state.id].damaged = state.damaged = True
 
     def _sealing_bytes(self) -> int:
         """What is added where the records moved fill their segment: the frame of those it has already."""
-        growing = self._contents.growing.get("moved")
-        if growing is None or self.segment_bytes < SMALLEST_SEALED:
+        if self.segment_bytes < SMALLEST_SEALED:
             return 0
-        return frame_bytes(growing.segment.num_records, growing.segment.learners)
+        growing = [segment for purpose, (_, segment) in self._contents.growing.items() if purpose != "pushed"]
+        return sum(frame_bytes(segment.num_records, segment.learners) for segment in growing)
 
     def _frame_overhead(self) -> float:
-        """Bytes of frame for each byte moved to a segment that is sealed one day."""
-        if self.segment_bytes < SMALLEST_SEALED:
-            return 0.0
-        return frame_bytes(0, ()) / self.segment_bytes
+        return frame_overhead(self.segment_bytes)
 
-    def _rewrite(self, state: SegmentState) -> int:
+    def _rewrite(
+        self, state: SegmentState, goes: NDArray[np.bool_] | None = None, freed: NDArray[np.bool_] | None = None
+    ) -> int:
         contents = self._contents
         live = np.flatnonzero(contents.columns["segment"] == state.id)
         pinned = np.flatnonzero(contents.pinned.columns["segment"] == state.id)
-        taken = [contents.columns.take(live), contents.pinned.columns.take(pinned)]
-        moved = {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
-        died = contents.pinned.died[pinned]
+        moved = concatenated([contents.columns.take(live), contents.pinned.columns.take(pinned)])
+        is_pinned = np.arange(len(live) + len(pinned)) >= len(live)
+        died = np.concatenate([np.zeros(len(live), np.uint64), contents.pinned.died[pinned]])
+        leaves = np.zeros(len(is_pinned), bool)
+        if goes is not None and freed is not None:
+            leaves = np.concatenate([goes[live], freed[pinned]])
         try:
             view, starts = contents.read_bodies(moved)
         except SegmentGoneError as error:
@@ -227,24 +350,31 @@ class Commits:
         bodies = [view[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         # A segment that is rewritten is not one to go on with.
         self._close(state.id)
-        with _Writing(self, moved, bodies, "moved") as writing:
+        places: dict[Purpose, NDArray[np.int64]] = {"moved": np.flatnonzero(~leaves), "leaving": np.flatnonzero(leaves)}
+        writings: dict[Purpose, _Writing] = {}
+        added: dict[Purpose, list[int]] = {}
+        with ExitStack() as stack:
+            for purpose, of in places.items():
+                part = {name: values[of] for name, values in moved.items()}
+                writing = _Writing(self, part, [bodies[place] for place in of.tolist()], purpose)
+                writings[purpose] = stack.enter_context(writing)
             with self._index.write() as connection:
-                added = writing.note(connection)
-                dead = {name: values[len(live) :] for name, values in writing.rows.items()}
-                rows.insert_deaths(connection, self.config.id, dead, died)
+                for purpose, writing in writings.items():
+                    added[purpose] = writing.note(connection)
+                    was = is_pinned[places[purpose]]
+                    dead = {name: values[was] for name, values in writing.rows.items()}
+                    rows.insert_deaths(connection, self.config.id, dead, died[places[purpose]][was])
                 orphaned = rows.drop_segments(connection, self.config.id, [state])
                 rows.update_buffer(connection, self.config.id, contents.columns.version, contents.columns, self.next_id)
-            writing.committed = True
-        self._adopt_parts(writing.parts, added, "moved")
-        contents.move(moved["exemplar_id"], writing.rows["segment"], writing.rows["offset"])
-        for records, num_bytes, part in (
-            ("live_records", "live_bytes", slice(None, len(live))),
-            ("pinned_records", "pinned_bytes", slice(len(live), None)),
-        ):
-            charge = charge_of(moved["length"][part])
-            for id_, (count, total) in rows.totals_by_segment(writing.rows["segment"][part], charge).items():
-                setattr(contents.states[id_], records, getattr(contents.states[id_], records) + count)
-                setattr(contents.states[id_], num_bytes, getattr(contents.states[id_], num_bytes) + total)
+            for writing in writings.values():
+                writing.committed = True
+        for purpose, writing in writings.items():
+            self._adopt_parts(writing.parts, added[purpose], purpose)
+            for name in ("segment", "offset"):
+                moved[name][places[purpose]] = writing.rows[name]
+        contents.move(moved["exemplar_id"], moved["segment"], moved["offset"])
+        _count(contents.states, "live", {name: values[~is_pinned] for name, values in moved.items()})
+        _count(contents.states, "pinned", {name: values[is_pinned] for name, values in moved.items()})
         self._forget([state], orphaned)
         return max(len(view), 1)
 
@@ -271,14 +401,10 @@ class Commits:
         contents = self._contents
         self._make_room_for(change)
         old = contents.columns
-        leaving = old.take(change.dead)
         keep = np.ones(old.num_records, dtype=bool)
         keep[change.dead] = False
-        snapshots = [mark for mark in contents.marks if mark not in change.dropped]
-        pinned = shown_by(leaving["exemplar_id"], change.died, snapshots)
-        # Pinned records that no snapshot will show.
-        freed = ~contents.pinned.shown_by(snapshots) if change.dropped else np.zeros(len(contents.pinned.died), bool)
-        lost = contents.pinned.columns.take(np.flatnonzero(freed))
+        leaves = self._leaving(change)
+        leaving, pinned, lost = leaves.live, leaves.pinned, leaves.lost
         emptied = self._emptied(leaving, pinned, lost, receives=bool(len(change.bodies)))
 
         with _Writing(self, change.new, change.bodies, "pushed") as writing:
@@ -316,21 +442,10 @@ class Commits:
         self._adopt_parts(writing.parts, added, "pushed")
         contents.columns = columns
         self.config, self.next_id = change.config, change.next_id
-        for name in ("live", "pinned"):
-            records, num_bytes = f"{name}_records", f"{name}_bytes"
-            gone = leaving if name == "live" else lost
-            for id_, (count, total) in rows.totals_by_segment(gone["segment"], charge_of(gone["length"])).items():
-                setattr(contents.states[id_], records, getattr(contents.states[id_], records) - count)
-                setattr(contents.states[id_], num_bytes, getattr(contents.states[id_], num_bytes) - total)
+        _tally(contents.states, leaves)
         newly = {name: values[pinned] for name, values in leaving.items()}
-        for id_, (count, total) in rows.totals_by_segment(newly["segment"], charge_of(newly["length"])).items():
-            contents.states[id_].pinned_records += count
-            contents.states[id_].pinned_bytes += total
-        contents.pinned = contents.pinned.kept(~freed).joined(newly, change.died[pinned])
-        charge = charge_of(change.new["length"])
-        for id_, (count, total) in rows.totals_by_segment(writing.rows["segment"], charge).items():
-            contents.states[id_].live_records += count
-            contents.states[id_].live_bytes += total
+        contents.pinned = contents.pinned.kept(~leaves.freed).joined(newly, change.died[pinned])
+        _count(contents.states, "live", writing.rows)
         contents.classes |= change.classes
         for snapshot in change.dropped:
             contents.snapshots.pop(snapshot.name, None)
@@ -417,6 +532,8 @@ class Commits:
             counts.scores -= rows.forget_scores(connection, buffer_id, gone)
         if counts.scores and change.dropped:
             counts.scores -= rows.prune_scores(connection, buffer_id, None, versions)
+        if change.forgets_answers:
+            _forget_answers(connection, buffer_id, counts, but_newest=_ANSWERS_KEPT)
         if change.answers:
             now = time.time()
             values = [{"buffer_id": buffer_id, "created_at": now, **vars(answer)} for answer in change.answers]
@@ -483,8 +600,16 @@ class Commits:
 
     def drop(self) -> None:
         """Delete the buffer's rows, then the files that no other buffer shares."""
-        with self._index.write() as connection:
-            orphaned = rows.delete_buffer(connection, self.config.id)
+        try:
+            with self._index.write() as connection:
+                orphaned = rows.delete_buffer(connection, self.config.id)
+        except StorageError:
+            with self._index.read() as connection:
+                if rows.find_buffer(connection, self.config.name) is not None:
+                    raise
+                # It was committed all the same.
+                stems = {state.stem for state in self._contents.states.values()}
+                orphaned = sorted(stems - rows.known_stems(connection, stems))
         self._segments.delete(orphaned)
         self._index.shrink()
 
@@ -542,11 +667,30 @@ class Commits:
         self._unsettled = None
 
     def _recover(self, parts: list[Part]) -> None:
-        self._unsettled = parts
+        self._unsettled = [*(self._unsettled or ()), *parts]
         try:
             self.settle()
         except (StorageError, SegmentGoneError, sa.exc.SQLAlchemyError):
             logger.exception("cannot tell whether a change of buffer %s was committed", self.config.name)
+
+
+def _tally(states: Mapping[int, SegmentState], leaving: _Leaving) -> None:
+    """Take records that leave out of what their segments hold."""
+    _count(states, "live", leaving.live, -1)
+    _count(states, "pinned", leaving.lost, -1)
+    _count(states, "pinned", {name: values[leaving.pinned] for name, values in leaving.live.items()})
+
+
+def _count(states: Mapping[int, SegmentState], kind: Literal["live", "pinned"], of: Arrays, sign: int = 1) -> None:
+    """Add rows to what their segments hold, or with -1 take them off."""
+    for id_, (count, total) in rows.totals_by_segment(of["segment"], charge_of(of["length"])).items():
+        state = states[id_]
+        if kind == "live":
+            state.live_records += sign * count
+            state.live_bytes += sign * total
+        else:
+            state.pinned_records += sign * count
+            state.pinned_bytes += sign * total
 
 
 def _forget_answers(

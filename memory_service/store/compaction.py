@@ -25,6 +25,9 @@ class SegmentState:
     pinned_bytes: int = 0
     open_bytes: int = 0
     """What the index holds of an open segment's headers: a sealed one has them in its file."""
+    leaving_records: int = 0
+    """Records that a coming change takes out: of its rewriting they go elsewhere, and neither count as held."""
+    leaving_bytes: int = 0
     damaged: bool = False
     """A record in it failed its CRC: it cannot be moved."""
 
@@ -70,7 +73,9 @@ def choose(segments: Iterable[SegmentState], room: int, overhead: float) -> Segm
         segment
         for segment in segments
         if not segment.damaged
-        and segment.held_bytes * (1 + overhead) + HEADER_BYTES * segment.held_records <= room
+        and (segment.held_bytes + segment.leaving_bytes) * (1 + overhead)
+        + HEADER_BYTES * (segment.held_records + segment.leaving_records)
+        <= room
         and gain(segment) > WORTH_MOVING * segment.file_bytes
     ]
-    return max(able, key=lambda s: (gain(s) / (s.held_bytes + 1), -s.id), default=None)
+    return max(able, key=lambda s: (gain(s) / (s.held_bytes + s.leaving_bytes + 1), -s.id), default=None)

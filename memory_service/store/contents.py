@@ -36,9 +36,10 @@ _SELECTIONS_KEPT = 16
 _VIEWS_KEPT = 4
 
 
-Purpose = Literal["pushed", "moved"]
+Purpose = Literal["pushed", "moved", "leaving"]
 """What an open segment takes in. Records that compaction moves have lived long, and go on living together: among
-new ones they would have to be moved again and again."""
+new ones they would have to be moved again and again. Those that a coming change takes out lie apart from both, so
+that their files go with them."""
 
 
 class Growing(NamedTuple):

@@ -4,7 +4,8 @@ transaction."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -21,7 +22,9 @@ from memory_service.store.compaction import SegmentState
 from memory_service.store.layout import BODY_AT
 from memory_service.store.ledger import IndexRows, open_row_bytes
 from memory_service.store.model import Budget, BufferConfig, Snapshot
-from memory_service.store.segments import OpenSegment, Part
+from memory_service.store.segments import OpenSegment, Part, SegmentFiles
+
+logger = logging.getLogger(__name__)
 
 
 def read_config(row: sa.Row[Any]) -> BufferConfig:
@@ -206,6 +209,45 @@ def write_parts(connection: sa.Connection, buffer_id: int, parts: Iterable[Part]
         ids[part.after.stem] = write_part(connection, buffer_id, ids.get(part.after.stem), part)
 
 
+def totals_of_parts(parts: Sequence[Part]) -> tuple[int, int]:
+    """How many segments parts of new ones come to, and the bytes that those take once the parts are noted."""
+    last = {part.after.stem: part for part in parts}
+    open_bytes = sum(part_open_bytes(part) for part in parts if not last[part.after.stem].sealed)
+    return len(last), open_bytes + sum(part.file_bytes for part in last.values())
+
+
+def known_stems(connection: sa.Connection, stems: Collection[str]) -> set[str]:
+    """Which of these the index speaks of."""
+    s = index.segments.c
+    wanted = sorted(stems)
+    found: set[str] = set()
+    for first in range(0, len(wanted), 500):
+        among = s.stem.in_(wanted[first : first + 500])
+        found |= set(connection.execute(sa.select(s.stem).where(among)).scalars())
+    return found
+
+
+def discard(index_: index.Index, segments: SegmentFiles, parts: Iterable[Part]) -> None:
+    """Remove new segments of a change that failed, unless it was committed all the same.
+
+    Where that cannot be found out they stay, and the next start looks again.
+    """
+    stems = {part.after.stem for part in parts}
+    if not stems:
+        return
+    try:
+        with index_.read() as connection:
+            stems -= known_stems(connection, stems)
+    except StorageError:
+        logger.exception("cannot tell whether a change was committed; its files stay")
+        return
+    segments.delete(stems)
+
+
+def find_buffer(connection: sa.Connection, name: str) -> sa.Row[Any] | None:
+    return connection.execute(sa.select(index.buffers).where(index.buffers.c.name == name)).one_or_none()
+
+
 def forget_open_rows(connection: sa.Connection, segment_id: int) -> None:
     connection.execute(index.open_rows.delete().where(index.open_rows.c.segment_id == segment_id))
 
@@ -277,6 +319,19 @@ def forget_answers(
     connection: sa.Connection, buffer_id: int, *, older_than: float | None = None, but_newest: int | None = None
 ) -> tuple[int, int]:
     """Delete answers to pushes: the old ones, or all but some. Returns how many, and their bytes."""
+    condition = _old_answers(buffer_id, older_than, but_newest)
+    number, num_bytes = _count_answers(connection, condition)
+    if number:
+        connection.execute(index.pushes.delete().where(condition))
+    return number, num_bytes
+
+
+def answers_beyond(connection: sa.Connection, buffer_id: int, but_newest: int) -> tuple[int, int]:
+    """How many answers :func:`forget_answers` would delete, and their bytes."""
+    return _count_answers(connection, _old_answers(buffer_id, None, but_newest))
+
+
+def _old_answers(buffer_id: int, older_than: float | None, but_newest: int | None) -> sa.ColumnElement[bool]:
     p = index.pushes.c
     condition = p.buffer_id == buffer_id
     if older_than is not None:
@@ -285,11 +340,12 @@ def forget_answers(
         newest = sa.select(p.idempotency_key).where(p.buffer_id == buffer_id)
         newest = newest.order_by(p.created_at.desc(), p.idempotency_key).limit(but_newest)
         condition &= p.idempotency_key.not_in(newest)
-    number, num_bytes = connection.execute(
-        sa.select(sa.func.count(), sa.func.sum(_answer_bytes())).where(condition)
-    ).one()
-    if number:
-        connection.execute(index.pushes.delete().where(condition))
+    return condition
+
+
+def _count_answers(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> tuple[int, int]:
+    counted = sa.select(sa.func.count(), sa.func.sum(_answer_bytes())).where(condition)
+    number, num_bytes = connection.execute(counted).one()
     return number, num_bytes or 0
 
 

@@ -1,4 +1,4 @@
-"""Snapshots: their names, what differs between two, and buffers that start from one."""
+"""Snapshots: their names, and what differs between two."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import sqlalchemy as sa
 
 from memory_format import FormatError
-from memory_service.store import index, rows
 from memory_service.store.columns import Columns
-from memory_service.store.contents import Contents
 from memory_service.store.model import Snapshot
 from memory_service.store.stats import ClassStats, class_stats
 
@@ -74,33 +71,3 @@ def _only_in(these: Columns, those: Columns) -> Side:
         classes=class_stats(alone),
         exemplar_ids=alone["exemplar_id"][:MAX_DIFF_IDS].astype(np.int64).tolist(),
     )
-
-
-def share(connection: sa.Connection, source_id: int, fork_id: int, contents: Contents, view: Columns) -> None:
-    """Make the rows by which a fork consists of its source's sealed segments and holds what ``view`` shows of
-    them.
-
-    Args:
-        contents: of the source.
-    """
-    states = [contents.states[id_] for id_ in np.unique(view["segment"]).tolist()]
-    shared = [state for state in states if state.sealed]
-    for state in shared:
-        connection.execute(index.buffer_segments.insert(), {"buffer_id": fork_id, "segment_id": state.id})
-        held = view["exemplar_id"][view["segment"] == state.id]
-        stored = contents.ids_in(state)
-        dead = stored[~np.isin(stored, held)]
-        values = {"buffer_id": fork_id, "segment_id": state.id, "version": 0}
-        if len(dead):
-            connection.execute(index.deaths.insert(), [{**values, "exemplar_id": id_} for id_ in dead.tolist()])
-    scored = rows.scored(connection, source_id, view["exemplar_id"].tolist()) if contents.index_rows.scores else set()
-    taken = view.take(view.positions_of(np.array(sorted(scored), dtype=np.uint64)))
-    changed = zip(*(taken[name].tolist() for name in ("exemplar_id", "score", "rank")), strict=True)
-    rows.write_scores(
-        connection,
-        fork_id,
-        [{"exemplar_id": id_, "version": 0, "score": score, "rank": rank} for id_, score, rank in changed],
-    )
-    seen = [{"buffer_id": fork_id, "class_id": class_id} for class_id in sorted(contents.classes)]
-    if seen:
-        connection.execute(index.classes.insert(), seen)

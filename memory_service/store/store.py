@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -148,9 +147,9 @@ class Store:
             if existing is not None:
                 _expect_equal(existing.config, config)
                 return existing, False
-            with self._index.write() as connection:
-                row = rows.insert_buffer(connection, config)
-            buffer = self._open_buffer(row)
+            with self._made(name) as made, self._index.write() as connection:
+                made.append(rows.insert_buffer(connection, config))
+            buffer = self._open_buffer(made[0])
             self._buffers[name] = buffer
             return buffer, True
 
@@ -179,14 +178,9 @@ class Store:
         check_name(new_name)
         source = self.buffer(name)
         with self._reserved(new_name):
-            row, limit = source.fork_into(new_name, snapshot, disk_limit_bytes, description)
-            buffer = self._add(row)
-        try:
-            buffer.configure(lambda config: replace(config, given_disk_limit=limit))
-        except ExemplarMemoryError:
-            self.delete_buffer(new_name)
-            raise
-        return buffer
+            with self._made(new_name) as made:
+                made.append(source.fork_into(new_name, snapshot, disk_limit_bytes, description))
+            return self._add(made[0])
 
     def import_buffer(self, name: str, path: Path) -> Buffer:
         """Make a buffer of a file that :meth:`Buffer.export` wrote: same ids, version, settings and bytes.
@@ -211,12 +205,12 @@ class Store:
                         requested_bytes=needed,
                         disk_limit_bytes=config.disk_limit_bytes,
                     )
-                with self._index.write() as connection:
-                    row = incoming.note(connection, config, parts)
+                with self._made(name) as made, self._index.write() as connection:
+                    made.append(incoming.note(connection, config, parts))
             except BaseException:
-                self._segments.delete({part.after.stem for part in parts})
+                rows.discard(self._index, self._segments, parts)
                 raise
-            return self._add(row)
+            return self._add(made[0])
 
     def receive(self, announced_bytes: int) -> Incoming:
         """Somewhere for a file to arrive that is to be imported.
@@ -264,6 +258,20 @@ class Store:
         finally:
             with self._names_lock:
                 self._coming.discard(name)
+
+    @contextmanager
+    def _made(self, name: str) -> Iterator[list[sa.Row[Any]]]:
+        """Around the transaction that makes a buffer, which gives its row: where it fails and was committed all the
+        same, the buffer is there, as asked for."""
+        made: list[sa.Row[Any]] = []
+        try:
+            yield made
+        except StorageError:
+            with self._index.read() as connection:
+                row = rows.find_buffer(connection, name)
+            if row is None:
+                raise
+            made[:] = [row]
 
     def _add(self, row: sa.Row[Any]) -> Buffer:
         buffer = self._open_buffer(row)

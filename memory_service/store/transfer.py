@@ -310,13 +310,11 @@ class Import:
 
     def disk_bytes(self, parts: list[Part]) -> int:
         """What the buffer takes on disk once the parts are noted."""
-        last = {part.after.stem: part for part in parts}
-        open_bytes = sum(rows.part_open_bytes(part) for part in parts if not last[part.after.stem].sealed)
+        number, num_bytes = rows.totals_of_parts(parts)
         small = IndexRows(
             classes=len(self.description.classes_seen), description_bytes=len(self.description.description.encode())
         )
-        files = sum(part.file_bytes for part in last.values())
-        return files + open_bytes + small.num_bytes(segments=len(last), dead=0)
+        return num_bytes + small.num_bytes(segments=number, dead=0)
 
     def close(self) -> None:
         self._file.close()

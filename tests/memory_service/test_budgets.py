@@ -391,6 +391,40 @@ def test_a_smaller_disk_limit_counts_once_everything_fits(client: httpx.Client, 
     assert stats["disk_bytes"] <= 2 * budget == stats["disk_limit_bytes"]
 
 
+def test_a_patch_is_one_change_or_none(client: httpx.Client, data: Path) -> None:
+    """What is evicted, the budget and a disk limit for which segments have to be rewritten first."""
+    put_buffer(client, 60 * LARGE, eviction="lowest_score", disk_limit_bytes=600 * LARGE, description="before")
+    push(client, [make_exemplar(rank % 3, rank, seed=1, score=rank * 7 % 60, pad=2000) for rank in range(60)])
+    client.put("/v1/buffers/b/snapshots/s")
+    before, records, settings = whole_state(data), all_records(client), client.get("/v1/buffers/b").json()
+    # The snapshot goes on holding what would be evicted.
+    wanted = {"budget_bytes": 10 * LARGE, "disk_limit_bytes": 20 * LARGE, "description": "after"}
+    response = client.patch("/v1/buffers/b", json=wanted)
+    assert_problem(response, "disk_limit_exceeded", disk_limit_bytes=20 * LARGE, requested_bytes=60 * LARGE)
+    assert whole_state(data) == before
+    # That all would just fit shows only when segments have been rewritten.
+    response = client.patch("/v1/buffers/b", json=wanted | {"disk_limit_bytes": 60 * LARGE + 1000})
+    assert assert_problem(response, "disk_limit_exceeded")["requested_bytes"] > 60 * LARGE + 1000
+    assert client.get("/v1/buffers/b").json() == settings
+    assert all_records(client) == records
+    assert_consistent(client, data)
+
+    client.put("/v1/buffers/b/snapshots/t")
+    limit = 10 * LARGE + 60_000
+    response = client.patch("/v1/buffers/b", json=wanted | {"disk_limit_bytes": limit, "retain_snapshots": 1})
+    assert assert_problem(response, "disk_limit_exceeded")["requested_bytes"] > limit
+    assert [s["name"] for s in client.get("/v1/buffers/b/snapshots").json()["snapshots"]] == ["s", "t"]
+    for name in ("s", "t"):
+        client.delete(f"/v1/buffers/b/snapshots/{name}")
+    info = patch(client, **wanted | {"disk_limit_bytes": limit})
+    best = sorted(records, key=lambda record: -record.score)[:10]
+    assert sorted(info["evicted"]) == sorted({r.exemplar_id for r in records} - {r.exemplar_id for r in best})
+    assert info["version"] == settings["version"] + 1
+    assert {record.exemplar_id for record in all_records(client)} == {record.exemplar_id for record in best}
+    stats = assert_consistent(client, data)
+    assert stats["disk_bytes"] <= limit == stats["disk_limit_bytes"]
+
+
 def test_twenty_times_the_budget_stays_within_both_limits(client: httpx.Client, data: Path) -> None:
     budget = 40 * LARGE
     put_buffer(client, budget)

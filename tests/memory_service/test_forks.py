@@ -227,6 +227,33 @@ def test_forks_that_will_not_do(client: httpx.Client, data: Path) -> None:
     consistent(client, data, "b", "taken")
 
 
+def test_a_fork_of_a_time_with_a_larger_budget_is_refused_in_words(client: httpx.Client, data: Path) -> None:
+    put_buffer(client, 20 * CHARGE)
+    push(client, [exemplar(rank=rank) for rank in range(20)])
+    client.put(f"{URL}/snapshots/s")
+    client.patch(URL, json={"budget_bytes": 5 * CHARGE}).raise_for_status()
+    response = client.post(f"{URL}/forks", json={"name": "c", "snapshot": "s"})
+    assert_problem(response, "budget_exceeded", requested_bytes=20 * CHARGE, budget_bytes=5 * CHARGE)
+    client.patch(URL, json={"budget_bytes": 20 * CHARGE}).raise_for_status()
+    assert fork(client, "c", snapshot="s")["num_records"] == 20
+    consistent(client, data, "b", "c")
+
+
+def test_a_fork_with_less_room_copies_what_it_holds_of_half_empty_segments(client: httpx.Client, data: Path) -> None:
+    size = exemplar(pad=5000).charge
+    put_buffer(client, 400 * size, disk_limit_bytes=900 * size)
+    push(client, [exemplar(rank % 2, rank, pad=5000, seed=rank) for rank in range(400)])
+    client.delete(f"{URL}/exemplars", params={"class_id": 1})
+    client.patch(URL, json={"budget_bytes": 210 * size, "disk_limit_bytes": 900 * size}).raise_for_status()
+    before = all_records(client)
+    limit = 210 * size + 200_000
+    assert stats_of(client)["disk_bytes"] > limit
+    assert fork(client, "f", disk_limit_bytes=limit)["disk_limit_bytes"] == limit
+    assert stats_of(client, buffer="f")["disk_bytes"] <= limit
+    assert all_records(client, buffer="f") == before == all_records(client)
+    consistent(client, data, "b", "f")
+
+
 @pytest.mark.parametrize("limit", [-1, 0, 5000, 999_999, 2**52, 2**70])
 def test_disk_limits_of_forks_that_will_not_do(client: httpx.Client, data: Path, limit: int) -> None:
     put_buffer(client)

@@ -236,10 +236,9 @@ class StoreMachine(RuleBasedStateMachine):
         elif isinstance(done, BudgetError):
             assert done.code == "disk_limit_exceeded"
             event("configure: disk_limit_exceeded")
-            # The smaller limit is not taken. Where that shows only once the budget has been, the budget stays.
+            # One change or none.
             assert buffer.config.disk_limit_bytes == old_limit
-            if buffer.config.budget_bytes != model.budget_bytes:
-                self.models[model.name] = before
+            self.models[model.name] = before
         else:
             assert done == evicted
             assert buffer.config.disk_limit_bytes == limit
