@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import logging
 import signal
@@ -18,11 +19,14 @@ from pydantic import ValidationError
 
 from memory_format import ExemplarMemoryError
 from memory_service.app import create_app, open_store
+from memory_service.connections import Connections, Limits, connections_that_fit
 from memory_service.guard import is_loopback
 from memory_service.offline import OFFLINE, add_offline_commands
 from memory_service.settings import Settings
 
 _DECAY_MS = 1000
+_TICKS_BETWEEN_CHECKS = 5
+"""Of uvicorn's, a tenth of a second each."""
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
 EXIT_REFUSED = 2
 """Exit status where nothing was done: bad settings, or a store that is locked or damaged."""
@@ -68,8 +72,12 @@ def serve(settings: Settings) -> int:
     with open_store(settings) as store, _bind(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
+        connections = Connections(_limits(settings))
         config = uvicorn.Config(
             create_app(settings, store),
+            http=connections.protocol,
+            ws="none",
+            timeout_keep_alive=settings.keep_alive_seconds,
             # The root logger is set up above, on stderr: stdout carries the one line below and nothing else.
             log_config=None,
             access_log=settings.access_log,
@@ -77,7 +85,9 @@ def serve(settings: Settings) -> int:
         )
         _keep_answers_memory()
         _collect_seldom()
-        server = _Server(config, f"memory-service listening on http://{shown}:{port} (data: {settings.data})")
+        server = _Server(
+            config, connections, f"memory-service listening on http://{shown}:{port} (data: {settings.data})"
+        )
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             server.should_exit = True
@@ -88,6 +98,19 @@ def serve(settings: Settings) -> int:
             signal.signal(number, stop)
         server.run(sockets=[listener])
     return 0
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_connections=connections_that_fit(settings.max_connections, settings.open_segments),
+        head_bytes=settings.head_bytes,
+        head_fields=settings.head_fields,
+        head_seconds=settings.head_seconds,
+        body_bytes=settings.max_body_bytes,
+        body_seconds=settings.body_seconds,
+        write_seconds=settings.write_seconds,
+        least_rate=settings.least_rate,
+    )
 
 
 def _keep_answers_memory() -> None:
@@ -115,16 +138,22 @@ def _collect_seldom() -> None:
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready."""
+    """Says when it is ready, and looks over its connections."""
 
-    def __init__(self, config: uvicorn.Config, ready_line: str) -> None:
+    def __init__(self, config: uvicorn.Config, connections: Connections, ready_line: str) -> None:
         super().__init__(config)
+        self._connections = connections
         self._ready_line = ready_line
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
             print(self._ready_line, flush=True)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_BETWEEN_CHECKS == 0:
+            self._connections.check(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -54,7 +54,8 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
 }
 """Code -> status and title, for every code of ``memory_format.errors``."""
 
-_RETRY_AFTER_SECONDS: Final = 1
+_RETRY: Final = {"Retry-After": "1"}
+"""Seconds."""
 _RESERVED = frozenset({"type", "title", "status", "detail", "code"})
 
 
@@ -86,6 +87,10 @@ def problem_response(
     return JSONResponse(document, status_code=document["status"], headers=headers, media_type=MEDIA_TYPE)
 
 
+def too_busy_response(detail: str, **details: Any) -> JSONResponse:
+    return problem_response("too_busy", detail, details=details, headers=_RETRY)
+
+
 class BodyTooLargeError(HTTPException):
     """A body over its limit.
 
@@ -110,7 +115,7 @@ def _on_own_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ExemplarMemoryError)
     if PROBLEMS[error.code][0] >= 500 and not isinstance(error, BudgetError):
         logger.error("%s %s: %s: %s", request.method, request.url.path, error.code, error.message)
-    headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)} if isinstance(error, BusyError) else None
+    headers = _RETRY if isinstance(error, BusyError) else None
     return problem_response(error.code, error.message, details=error.details, headers=headers)
 
 

@@ -60,6 +60,22 @@ class Settings(BaseSettings):
     )
     max_imports: int = Field(2, ge=1, description="Imports under way at once; beyond it, the same.")
     body_seconds: float = Field(60.0, gt=0, description="Longest pause between two pieces of a request's body.")
+    max_connections: int = Field(
+        1000,
+        ge=1,
+        description="Connections at once, fewer where the limit of open files is lower. Beyond it the one that has "
+        "been idle for the longest is closed; where all are in use, the next is told to come again (429).",
+    )
+    head_bytes: int = Field(128 * 1024, ge=1024, description="Largest head of a request, its address included (431).")
+    head_fields: int = Field(100, ge=8, description="Most fields in it (431).")
+    head_seconds: float = Field(10.0, gt=0, description="For how long a request's head is waited for (408).")
+    keep_alive_seconds: int = Field(30, ge=1, description="For how long an idle connection is kept.")
+    write_seconds: float = Field(
+        60.0, gt=0, description="How long an answer may wait for its client to take more of it before it is cut off."
+    )
+    least_rate: int = Field(
+        4096, ge=1, description="Bytes a second at which a client must send a body, and take an answer."
+    )
     segment_bytes: int = Field(
         16 * MIB,
         ge=1,
