@@ -47,6 +47,18 @@ def read_records(response: httpx.Response) -> list[Record]:
         raise ProtocolError(f"{response.request.url} answered with unreadable records: {error}") from error
 
 
+def read_version(response: httpx.Response) -> int:
+    """The version that an Arrow answer was read from.
+
+    Raises:
+        ProtocolError: it does not say.
+    """
+    said = response.headers.get("Exemplar-Memory-Version", "")
+    if not (said.isascii() and said.isdigit()):
+        raise ProtocolError(f"{response.request.url} does not say which version it answers from, but {said!r:.100}")
+    return int(said)
+
+
 def list_member(document: Any, name: str) -> list[Any]:
     """Raises:
     ProtocolError: the document has no list of that name.

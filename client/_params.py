@@ -70,6 +70,17 @@ def query_string(values: Mapping[str, Any]) -> Params:
     return params
 
 
+def whole(name: str, value: Any, lowest: int) -> int:
+    """A whole number, numpy's too, as Python's.
+
+    Raises:
+        ValueError: it is none, or smaller than ``lowest``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
+        raise ValueError(f"{name} must be a whole number from {lowest} on, got {value!r:.100}")
+    return int(value)
+
+
 def numbers(name: str, values: ArrayLike, *, whole: bool = True) -> NDArray[Any]:
     """``(N,)`` integers, or with ``whole=False`` any finite numbers.
 

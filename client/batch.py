@@ -59,19 +59,27 @@ class ReplayBatch:
     """``(B,)``: tokens of the original text."""
     records: tuple[Record, ...]
     """The records themselves, for their learner ids, user JSON and arrays."""
+    version: int = 0
+    """Of the buffer, or of the snapshot, that it was drawn from; 0 where nobody said."""
 
     def __len__(self) -> int:
         return len(self.records)
 
     @classmethod
     def from_records(
-        cls, records: Iterable[Record], *, decode_threads: int | None = None, pixels: bool = True
+        cls,
+        records: Iterable[Record],
+        *,
+        decode_threads: int | None = None,
+        pixels: bool = True,
+        version: int = 0,
     ) -> ReplayBatch:
         """Decode records into a batch, in their order.
 
         Args:
             decode_threads: default: one for each core where the images are large enough to gain, else 1.
             pixels: decode the patches; else they are all zero, for who decodes ``records`` elsewhere.
+            version: as below.
 
         Raises:
             ValueError: there are no records.
@@ -132,6 +140,7 @@ class ReplayBatch:
             token_valid=token_valid,
             text_length=np.array([record.text_length for record in rows], dtype=np.int64),
             records=rows,
+            version=version,
         )
 
 

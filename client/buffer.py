@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from client import _changes, _listing, _push, _transfer
-from client._answers import buffer_path, list_member, read_records
+from client._answers import buffer_path, list_member, read_records, read_version
 from client._params import UNSET, Many, Sort, Unset, conditions, given, numbers, present, query_string
 from client.batch import ReplayBatch
 from client.errors import ProtocolError
@@ -318,7 +318,8 @@ class Buffer:
         found = read_records(response)
         if len(found) != batch_size:
             raise ProtocolError(f"{batch_size} records were asked for, {len(found)} came")
-        return ReplayBatch.from_records(found, decode_threads=decode_threads, pixels=pixels)
+        version = read_version(response)
+        return ReplayBatch.from_records(found, decode_threads=decode_threads, pixels=pixels, version=version)
 
     def take_snapshot(self, name: str) -> SnapshotInfo:
         """Name what the buffer holds now; nothing happens where the name stands for just that already.

@@ -5,23 +5,26 @@ This and :mod:`client.device_jpeg` are the modules here that import torch.
 
 from __future__ import annotations
 
-import itertools
+import os
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+import torch.distributed
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
-from client._params import Many
+from client._params import Many, whole
 from client.batch import ReplayBatch
 from client.buffer import Buffer, Strategy
 from client.device_jpeg import decode_patches, require_torchvision
-from memory_format import FormatError
+from memory_format import ConflictError, FormatError
 
 TensorBatch: TypeAlias = dict[str, torch.Tensor]
 
@@ -75,17 +78,41 @@ def _padded(name: str, rows: list[NDArray[np.float16] | None]) -> NDArray[np.flo
     return padded
 
 
+class ReplayTensors(dict[str, torch.Tensor]):
+    """A batch of :class:`ReplayDataset`: a dict that no ``DataLoader`` makes a batch of batches of."""
+
+
+def _refuse_to_collate(batch: list[Any], **_: Any) -> None:
+    raise TypeError(
+        "ReplayDataset yields whole batches already: give it to DataLoader(dataset, batch_size=None); how many records "
+        "they have is for ReplayDataset(batch_size=...)"
+    )
+
+
+default_collate_fn_map[ReplayTensors] = _refuse_to_collate
+
+_ENDLESS = 2**32
+"""Steps from one epoch to the next where an epoch has no end of its own."""
+
+_EPOCH, _FIRST_STEP, _MIN_VERSION = range(3)
+"""What a data set shares with its copies in worker processes, by place."""
+
+
 class ReplayDataset(IterableDataset[TensorBatch]):
     """Batches of a buffer, drawn by the service from ``(seed, step)`` and fetched by a thread ahead of their
     use.
 
-    Yields a dict of tensors (:func:`to_tensors`, and ``step``, a scalar) for each step. As long as the buffer
-    does not change, and of a snapshot always, the same seed and step give the same batch, whatever
+    Yields a dict of tensors (:func:`to_tensors`, and the scalars ``step`` and ``version``) for each step. As long as
+    the buffer does not change, and of a snapshot always, the same seed and step give the same batch, whatever
     ``prefetch``, ``threads`` and the number of workers are.
 
     Give it to ``DataLoader(dataset, batch_size=None)``, or iterate over it: with its own threads it needs no
     worker processes. With W of them, worker i takes steps i, i + W, ..., so every batch is drawn once and in
-    order. For distributed training give every rank a seed of its own.
+    order.
+
+    Each iteration is the next epoch: epoch e takes the ``num_steps`` steps from ``start_step + e * num_steps`` on, so
+    no batch comes again before :meth:`set_epoch` asks for it. In distributed training each rank draws batches of its
+    own: rank r of R draws step s as ``sample(step=s * R + r)`` does.
 
     An error on the way is raised where the batch would have been. Leaving a loop early, ``close()`` on the
     iterator or its garbage collection ends the threads.
@@ -93,8 +120,10 @@ class ReplayDataset(IterableDataset[TensorBatch]):
     Args:
         buffer: where to draw from. Each iterator (and worker process) opens connections of its own.
         batch_size: B, records a batch.
-        start_step: the first step, to go on where an earlier run stopped.
-        num_steps: how many; None = without end.
+        start_step: the first step of all, to go on where an earlier run stopped.
+        num_steps: steps of an epoch, on each rank; None = without end.
+        rank, world_size: which of how many processes this one is; None = as ``torch.distributed`` says where it is
+            initialised when an iteration begins, else the only one.
         strategy, replace, class_id, phase, learner_id, repair_text, snapshot: as in
             :meth:`client.buffer.Buffer.sample`.
         prefetch: most batches held or on their way while the consumer is busy.
@@ -118,6 +147,8 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         seed: int = 0,
         start_step: int = 0,
         num_steps: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
         strategy: Strategy = "uniform",
         replace: bool = True,
         class_id: Many[int] = None,
@@ -131,17 +162,30 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         pin_memory: bool = False,
         decode_device: torch.device | str | None = None,
     ) -> None:
-        if batch_size < 1 or prefetch < 1 or threads < 1:
-            raise ValueError(f"batch_size, prefetch and threads start at 1, got {batch_size}, {prefetch} and {threads}")
+        if not isinstance(buffer, Buffer):
+            raise ValueError(f"buffer must be one of a MemoryClient, got {buffer!r:.100}")
+        for name, value, lowest in (
+            ("batch_size", batch_size, 1),
+            ("prefetch", prefetch, 1),
+            ("threads", threads, 1),
+            ("seed", seed, 0),
+            ("start_step", start_step, 0),
+            ("num_steps", 0 if num_steps is None else num_steps, 0),
+        ):
+            whole(name, value, lowest)
+        if (rank is None) != (world_size is None):
+            raise ValueError(f"rank and world_size go together, got {rank} and {world_size}")
+        if rank is not None and whole("rank", rank, 0) >= whole("world_size", world_size, 1):
+            raise ValueError(f"ranks are 0..world_size - 1, got rank {rank} of {world_size}")
         if pin_memory and not torch.cuda.is_available():
             raise ValueError("pin_memory needs a GPU, and torch finds none here")
-        if start_step < 0 or (num_steps is not None and num_steps < 0):
-            raise ValueError(f"start_step and num_steps cannot be negative, got {start_step} and {num_steps}")
         self.buffer = buffer
         self.batch_size = batch_size
         self.seed = seed
         self.start_step = start_step
         self.num_steps = num_steps
+        self.rank = rank
+        self.world_size = world_size
         self.strategy = strategy
         self.replace = replace
         self.class_id = class_id
@@ -158,30 +202,124 @@ class ReplayDataset(IterableDataset[TensorBatch]):
             require_torchvision()
         self.wait_seconds = 0.0
         """Seconds that consumers in this process waited for batches, over all iterators. Reset it at will."""
+        self._shared = torch.zeros(3, dtype=torch.int64).share_memory_()
+        self._begun_by_worker: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        """Steps of an epoch.
+
+        Raises:
+            TypeError: it has no end.
+        """
+        if self.num_steps is None:
+            raise TypeError("this ReplayDataset has no length: it goes on without end, unless it is given num_steps")
+        return self.num_steps
+
+    def __bool__(self) -> bool:
+        return True  # not a matter of its length, which it need not have
 
     def __iter__(self) -> PrefetchIterator:
         return PrefetchIterator(self, self._steps())
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, "_begun_by_worker": {}}
+        if _is_distributed():
+            # A spawned worker is not in the group.
+            state["rank"], state["world_size"] = self._world()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shared.share_memory_()  # it is, in a worker; in a copy that was made otherwise it is another one
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration, of workers too, that of this epoch, from its first step on."""
+        self._shared[_FIRST_STEP] = 0
+        self._shared[_EPOCH] = whole("epoch", epoch, 0) << 32
+
+    def seek(self, step: int) -> None:
+        """Make the next iteration begin at this step, within the epoch that the step is of; epochs follow as ever.
+
+        To go on after ``batch``, seek ``int(batch["step"]) + 1``: nothing is drawn again to get there.
+        """
+        past = whole("step", step, self.start_step) - self.start_step
+        self._shared[_EPOCH] = past // self._epoch_steps() << 32
+        self._shared[_FIRST_STEP] = step
+
+    def set_min_version(self, version: int) -> None:
+        """From now on, give no batch that was drawn before the buffer was at this version.
+
+        Those fetched ahead are drawn again, of the same steps: after ``dataset.set_min_version(buffer.delete(...)
+        .version)`` no batch that an iterator in this process gives holds what was deleted. Worker processes heed it
+        too, but what they had already handed to their ``DataLoader`` must go through :meth:`renew`.
+
+        Raises:
+            ValueError: the data set reads a snapshot, which does not change.
+        """
+        if self.snapshot is not None:
+            raise ValueError(f"snapshot {self.snapshot!r} stays at its version: no other can be asked for")
+        self._shared[_MIN_VERSION] = whole("version", version, 0)
+
+    def renew(self, batch: TensorBatch) -> TensorBatch:
+        """The batch, or the same step drawn again where it is older than :meth:`set_min_version` allows.
+
+        For a loader with workers: ``for batch in map(dataset.renew, loader)``.
+        """
+        if int(batch["version"]) >= self._min_version():
+            return batch
+        return self._fetcher(self.buffer)(int(batch["step"]), self._min_version())
+
+    def _min_version(self) -> int:
+        return int(self._shared[_MIN_VERSION])
+
+    def _epoch_steps(self) -> int:
+        return _ENDLESS if self.num_steps is None else max(1, self.num_steps)
+
+    def _world(self) -> tuple[int, int]:
+        if self.rank is not None and self.world_size is not None:
+            return self.rank, self.world_size
+        if _is_distributed():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return 0, 1
+
     def _steps(self) -> Iterator[int]:
         worker = get_worker_info()
         shard, shards = (worker.id, worker.num_workers) if worker else (0, 1)
-        first = self.start_step + shard
-        if self.num_steps is None:
-            return itertools.count(first, shards)
-        return iter(range(first, self.start_step + self.num_steps, shards))
+        begin = self.start_step + self._begin_epoch() * self._epoch_steps()
+        end = begin + (_ENDLESS if self.num_steps is None else self.num_steps)
+        return iter(range(max(begin, int(self._shared[_FIRST_STEP])) + shard, end, shards))
 
-    def _fetcher(self, buffer: Buffer) -> Callable[[int], TensorBatch]:
+    def _begin_epoch(self) -> int:
+        """The number of the epoch that begins: one more than the last, and the same for all workers of a loader.
+
+        One number, which is read and written whole, says which is next (above) and who began the last one (the lower
+        32 bits). All workers of an iteration have the loader's seed for it in common; persistent ones keep that seed
+        and begin again together.
+        """
+        number = int(self._shared[_EPOCH])
+        following, begun_by = number >> 32, number & 0xFFFFFFFF
+        worker, name = get_worker_info(), 0
+        if worker is not None:
+            times = self._begun_by_worker[worker.id] = self._begun_by_worker.get(worker.id, 0) + 1
+            name = zlib.crc32(f"{worker.seed - worker.id} {times}".encode()) or 1
+            if name == begun_by:
+                return following - 1
+        self._shared[_EPOCH] = (following + 1) << 32 | name
+        return following
+
+    def _fetcher(self, buffer: Buffer) -> Callable[[int, int], TensorBatch]:
         """What a thread runs. It holds no reference to the iterator, which could then never be collected."""
         batch_size, seed, strategy, replace = self.batch_size, self.seed, self.strategy, self.replace
         class_id, phase, learner_id = self.class_id, self.phase, self.learner_id
         repair_text, snapshot, decode_threads = self.repair_text, self.snapshot, self.decode_threads
         pin_memory, decode_device = self.pin_memory, self.decode_device
+        rank, world_size = self._world()
 
-        def fetch(step: int) -> TensorBatch:
+        def fetch(step: int, min_version: int) -> TensorBatch:
             batch = buffer.sample(
                 batch_size,
                 seed=seed,
-                step=step,
+                step=step * world_size + rank,
                 strategy=strategy,
                 replace=replace,
                 class_id=class_id,
@@ -192,49 +330,67 @@ class ReplayDataset(IterableDataset[TensorBatch]):
                 decode_threads=decode_threads,
                 pixels=decode_device is None,
             )
-            tensors = {**to_tensors(batch), "step": torch.tensor(step)}
+            if batch.version < min_version:
+                raise ConflictError(
+                    f"the buffer is at version {batch.version}, batches of {min_version} or later are asked for",
+                    code="stale_version",
+                )
+            tensors = to_tensors(batch)
+            tensors |= {"step": torch.tensor(step), "version": torch.tensor(batch.version)}
             if decode_device is not None:
                 tensors["patches"] = decode_patches(batch.records, decode_device)
             if pin_memory:
                 tensors = {name: value if value.is_cuda else value.pin_memory() for name, value in tensors.items()}
-            return tensors
+            return ReplayTensors(tensors)
 
         return fetch
 
 
 class PrefetchIterator(Iterator[TensorBatch]):
-    """Batches in the order of their steps, the next ones already on their way."""
+    """Batches in the order of their steps, the next ones already on their way.
+
+    It belongs to the process that made it: its threads do not follow into a forked one.
+    """
 
     def __init__(self, dataset: ReplayDataset, steps: Iterator[int]) -> None:
+        self._process = os.getpid()
         self._pool: ThreadPoolExecutor | None = None
         self._dataset = dataset
         self._steps = steps
         self._client = dataset.buffer.client.clone()
         self._fetch = dataset._fetcher(Buffer(self._client, dataset.buffer.name))
-        self._pending: deque[Future[TensorBatch]] = deque()
+        self._pending: deque[tuple[int, Future[TensorBatch]]] = deque()
         self._pool = ThreadPoolExecutor(dataset.threads, thread_name_prefix="replay-prefetch")
         for _ in range(dataset.prefetch):
-            self._submit()
+            self._submit_next()
 
     def __next__(self) -> TensorBatch:
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "this iterator was begun in another process, and its threads are there: iterate over the data set anew"
+            )
         if not self._pending:
             self.close()
             raise StopIteration
         started = time.perf_counter()
         try:
-            batch = self._pending.popleft().result()
+            batch = self._pending[0][1].result()
+            if int(batch["version"]) < self._dataset._min_version():
+                self._draw_again()
+                batch = self._pending[0][1].result()
         except BaseException:
             self.close()
             raise
         finally:
             self._dataset.wait_seconds += time.perf_counter() - started
-        self._submit()
+        self._pending.popleft()
+        self._submit_next()
         return batch
 
     def close(self) -> None:
         """End the threads. A request in flight is waited for, its retries are not."""
         pool, self._pool = self._pool, None
-        if pool is None:
+        if pool is None or os.getpid() != self._process:
             return
         self._pending.clear()
         self._client.stop()
@@ -244,7 +400,26 @@ class PrefetchIterator(Iterator[TensorBatch]):
     def __del__(self) -> None:
         self.close()
 
-    def _submit(self) -> None:
+    def _submit_next(self) -> None:
         step = next(self._steps, None)
         if step is not None and self._pool is not None:
-            self._pending.append(self._pool.submit(self._fetch, step))
+            self._pending.append((step, self._submit(step)))
+
+    def _submit(self, step: int) -> Future[TensorBatch]:
+        assert self._pool is not None
+        return self._pool.submit(self._fetch, step, self._dataset._min_version())
+
+    def _draw_again(self) -> None:
+        """All that is old, at once. What is still on its way is looked at in its turn."""
+        oldest = self._dataset._min_version()
+
+        def is_old(future: Future[TensorBatch]) -> bool:
+            return future.done() and future.exception() is None and int(future.result()["version"]) < oldest
+
+        self._pending = deque(
+            (step, self._submit(step) if is_old(future) else future) for step, future in self._pending
+        )
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

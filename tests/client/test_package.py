@@ -37,6 +37,8 @@ def test_the_documented_defaults_are_the_real_ones() -> None:
     assert f"`tries` {retries.tries}, `first_wait` {retries.first_wait:g} s, `max_wait` {retries.max_wait:g} s" in DOC
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")  # on one core
 def test_the_documents_code_runs(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,9 +61,10 @@ def test_the_documents_code_runs(
             names |= {"memory": memory, "buffer": memory.buffer(names["buffer"].name)}  # type: ignore[attr-defined]
         for name in ("birds", "reptiles", "reptiles-trial", "reptiles-again"):
             memory.delete_buffer(name)
-    use, training, settings, time, files = said
+    use, training, epochs, settings, time, files = said
     assert "1 kept" in use
     assert "waited" in training
+    assert epochs == ""
     assert "1000000 bytes while" in settings
     assert "would keep 20" in settings
     assert "10 have new scores, gone meanwhile: ()" in time

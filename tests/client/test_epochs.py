@@ -1,0 +1,285 @@
+"""Epochs, ranks, worker processes and deletions: which batches a loader gives, with torch's own loader and groups."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from client import Buffer, MemoryClient
+from client.dataset import PrefetchIterator, ReplayDataset, TensorBatch
+from memory_format import ConflictError
+from tests.client.samples import make_many
+from tests.client.test_network import in_a_fork
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning"),  # on one core
+]
+
+
+@pytest.fixture
+def filled(buffer: Buffer) -> Buffer:
+    buffer.push(make_many(40))
+    return buffer
+
+
+def steps_of(batches: Any) -> list[int]:
+    return [int(batch["step"]) for batch in batches]
+
+
+def ids_of(batch: TensorBatch) -> list[int]:
+    return batch["exemplar_id"].tolist()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"num_workers": 2},
+        {"num_workers": 2, "persistent_workers": True},
+        {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": "spawn"},
+    ],
+    ids=["no workers", "workers", "persistent", "spawned"],
+)
+def test_every_epoch_has_batches_of_its_own(filled: Buffer, how: dict[str, Any]) -> None:
+    dataset = ReplayDataset(filled, 4, seed=3, start_step=100, num_steps=3)
+    loader = DataLoader(dataset, batch_size=None, **how)
+    assert len(loader) == len(dataset) == 3
+    epochs = [list(loader) for _ in range(3)]
+    assert [steps_of(epoch) for epoch in epochs] == [[100, 101, 102], [103, 104, 105], [106, 107, 108]]
+    for batch in (batch for epoch in epochs for batch in epoch):
+        assert ids_of(batch) == filled.sample(4, seed=3, step=int(batch["step"])).exemplar_id.tolist()
+    # What is asked for comes, in workers that are there already too; and then the next.
+    dataset.set_epoch(1)
+    assert steps_of(loader) == [103, 104, 105]
+    assert steps_of(loader) == [106, 107, 108]
+    dataset.set_epoch(1)
+    dataset.set_epoch(0)
+    assert steps_of(loader) == [100, 101, 102]
+    # Within an epoch, to its end.
+    dataset.seek(104)
+    assert steps_of(loader) == [104, 105]
+    assert steps_of(loader) == [106, 107, 108]
+
+
+def test_leaving_an_epoch_early_ends_it(filled: Buffer) -> None:
+    dataset = ReplayDataset(filled, 4, num_steps=4)
+    for batch in dataset:
+        assert int(batch["step"]) == 0
+        break
+    assert steps_of(dataset) == [4, 5, 6, 7]
+
+
+def test_another_number_of_workers_goes_on_too(filled: Buffer) -> None:
+    dataset = ReplayDataset(filled, 4, num_steps=3)
+    assert steps_of(dataset) == [0, 1, 2]
+    assert steps_of(DataLoader(dataset, batch_size=None, num_workers=2)) == [3, 4, 5]
+    assert steps_of(DataLoader(dataset, batch_size=None, num_workers=1)) == [6, 7, 8]
+    assert steps_of(dataset) == [9, 10, 11]
+
+
+def test_an_endless_one_has_epochs_and_no_length(filled: Buffer) -> None:
+    dataset = ReplayDataset(filled, 4, start_step=7)
+    with pytest.raises(TypeError, match="num_steps"):
+        len(dataset)
+    with pytest.raises(TypeError, match="num_steps"):
+        len(DataLoader(dataset, batch_size=None))
+    assert dataset
+    assert ReplayDataset(filled, 4, num_steps=0)
+    firsts = [int(next(iter(dataset))["step"]) for _ in range(2)]
+    assert firsts == [7, 7 + 2**32]
+    dataset.seek(1000)
+    assert int(next(iter(dataset))["step"]) == 1000
+
+
+def test_copies_count_their_own_epochs(filled: Buffer) -> None:
+    dataset = ReplayDataset(filled, 4, num_steps=2)
+    dataset.set_epoch(1)
+    copies = [copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))]
+    for each in (*copies, dataset):
+        assert steps_of(each) == [2, 3]
+        assert each._shared.is_shared()
+
+
+@pytest.mark.parametrize("how", [{}, {"batch_size": 4}, {"batch_size": 4, "num_workers": 1}])
+def test_batches_of_batches_are_refused(filled: Buffer, how: dict[str, Any]) -> None:
+    batches = iter(DataLoader(ReplayDataset(filled, 4, num_steps=4), **how))
+    with pytest.raises(TypeError, match="batch_size=None"):
+        next(batches)
+    if how.get("num_workers"):
+        batches._shutdown_workers()  # type: ignore[attr-defined]  # here, not when its traceback is collected
+
+
+def test_the_loader_leaves_a_batch_as_it_is(filled: Buffer) -> None:
+    dataset = ReplayDataset(filled, 4, num_steps=1)
+    (batch,) = DataLoader(dataset, batch_size=None)
+    dataset.set_epoch(0)
+    (plain,) = dataset
+    assert batch.keys() == plain.keys()
+    assert isinstance(batch, dict)
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"rank": 0}, {"world_size": 2}, {"rank": 2, "world_size": 2}, {"rank": -1, "world_size": 2}]
+)
+def test_ranks_that_make_no_sense_are_refused(filled: Buffer, numbers: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="rank"):
+        ReplayDataset(filled, 4, **numbers)
+
+
+def test_ranks_share_out_the_draws(filled: Buffer) -> None:
+    for rank in range(3):
+        batches = list(ReplayDataset(filled, 4, seed=1, num_steps=2, rank=rank, world_size=3))
+        assert steps_of(batches) == [0, 1]
+        for step, batch in enumerate(batches):
+            assert ids_of(batch) == filled.sample(4, seed=1, step=3 * step + rank).exemplar_id.tolist()
+
+
+RANK = """
+import json, pickle, sys, torch.distributed as dist
+from torch.utils.data import DataLoader
+from client import MemoryClient
+from client.dataset import ReplayDataset
+
+url, name, meeting, rank = sys.argv[1:]
+if __name__ == "__main__":
+    dataset = ReplayDataset(MemoryClient(url).buffer(name), 4, num_steps=4)  # before the group is there
+    dist.init_process_group("gloo", init_method="file://" + meeting, rank=int(rank), world_size=2)
+    forked = DataLoader(dataset, batch_size=None, num_workers=1, persistent_workers=True)
+    epochs = [[batch["exemplar_id"].tolist() for batch in batches] for batches in (dataset, forked)]
+    everybody = [None, None]
+    dist.all_gather_object(everybody, epochs)
+    pickled = pickle.dumps(dataset)  # for a spawned worker, which is in no group
+    if rank == "0":
+        print(json.dumps(everybody))
+    dist.destroy_process_group()
+    copy = pickle.loads(pickled)
+    assert (copy.rank, copy.world_size) == (int(rank), 2)
+"""
+
+
+def test_ranks_of_a_group_draw_batches_of_their_own(filled: Buffer, tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONWARNINGS": "ignore",
+    }
+    arguments = [sys.executable, str(script), filled.client.url, filled.name, str(tmp_path / "meeting")]
+    ranks = [
+        subprocess.Popen([*arguments, str(rank)], env=environment, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=240)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    found = json.loads(said[0])
+    expected = [filled.sample(4, step=draw).exemplar_id.tolist() for draw in range(16)]
+    for rank in range(2):
+        for epoch in range(2):
+            assert found[rank][epoch] == [expected[2 * step + rank] for step in range(4 * epoch, 4 * epoch + 4)]
+
+
+def test_what_was_deleted_is_in_no_batch_after_that(filled: Buffer) -> None:
+    dataset = ReplayDataset(filled, 16, num_steps=20, prefetch=4, threads=2)
+    batches = iter(dataset)
+    assert {int(class_id) for class_id in next(batches)["class_id"]} == {0, 1, 2, 3}
+    for _, future in batches._pending:
+        future.result()  # fetched ahead, with class 3
+    version = filled.delete(class_id=3).version
+    dataset.set_min_version(version)
+    rest = list(batches)
+    assert steps_of(rest) == list(range(1, 20)), "drawn again, none dropped"
+    for batch in rest:
+        assert int(batch["version"]) == version
+        assert 3 not in batch["class_id"]
+        assert ids_of(batch) == filled.sample(16, step=int(batch["step"])).exemplar_id.tolist()
+
+
+def test_what_workers_hold_is_renewed(filled: Buffer) -> None:
+    dataset = ReplayDataset(filled, 16, num_steps=20)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, persistent_workers=True)
+    seen: list[TensorBatch] = []
+    for batch in map(dataset.renew, loader):
+        if len(seen) == 1:
+            version = filled.delete(class_id=3).version
+            dataset.set_min_version(version)
+            batch = dataset.renew(batch)
+        seen.append(batch)
+    assert steps_of(seen) == list(range(20))
+    for batch in seen[1:]:
+        assert int(batch["version"]) == version
+        assert 3 not in batch["class_id"]
+
+
+def test_a_version_that_is_not_reached_is_an_error(filled: Buffer) -> None:
+    dataset = ReplayDataset(filled, 4, num_steps=9)
+    batches = iter(dataset)
+    next(batches)
+    dataset.set_min_version(filled.info().version + 1)
+    with pytest.raises(ConflictError, match="is at version 1, batches of 2 or later") as caught:
+        next(batches)
+    assert caught.value.code == "stale_version"
+    filled.take_snapshot("then")
+    with pytest.raises(ValueError, match="'then'"):
+        ReplayDataset(filled, 4, snapshot="then").set_min_version(2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_an_iterator_in_a_forked_process_says_so_and_a_new_one_works(filled: Buffer) -> None:
+    dataset = ReplayDataset(filled, 4, num_steps=50)
+    batches = iter(dataset)
+    next(batches)
+
+    def iterate() -> None:
+        with pytest.raises(RuntimeError, match="another process"):
+            next(batches)
+        batches.close()
+        dataset.set_epoch(1)
+        own = iter(dataset)
+        assert isinstance(own, PrefetchIterator)
+        assert int(next(own)["step"]) == 50
+        own.close()
+
+    in_a_fork(iterate)
+    assert int(next(batches)["step"]) == 1
+    batches.close()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda dataset: dataset.set_epoch(-1), "epoch"),
+        (lambda dataset: dataset.set_epoch("1"), "epoch"),
+        (lambda dataset: dataset.seek(9), "step .*from 10 on"),
+        (lambda dataset: dataset.set_min_version(None), "version"),
+        (lambda dataset: ReplayDataset(dataset.buffer, "4"), "batch_size"),
+        (lambda dataset: ReplayDataset(dataset.buffer, 4, seed=-1), "seed"),
+        (lambda dataset: ReplayDataset(dataset.buffer, 4, num_steps=2.5), "num_steps"),
+        (lambda dataset: ReplayDataset("birds", 4), "buffer"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(memory: MemoryClient, call: Any, words: str) -> None:
+    dataset = ReplayDataset(Buffer(memory, "b"), 4, start_step=10)
+    with pytest.raises(ValueError, match=words):
+        call(dataset)
+
+
+def test_numpys_numbers_are_numbers(filled: Buffer) -> None:
+    dataset = ReplayDataset(filled, 4, num_steps=2)
+    dataset.set_epoch(np.int64(2))
+    assert steps_of(dataset) == [4, 5]
+    assert torch.is_tensor(dataset._shared)
