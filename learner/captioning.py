@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from learner.captions_file import CaptionsWriter
 from learner.data.base import DataError
-from learner.data.pictures import PICTURE_SUFFIXES, PictureError, PictureFile, read_picture
+from learner.data.names import picture_in, pictures_below
+from learner.data.pictures import PICTURE_SUFFIXES, PictureError, read_picture
 from learner.train import best_device
 
-__all__ = ["Captioner", "caption_folder", "pictures_below"]
+__all__ = ["Captioner", "caption_folder"]
 
 log = logging.getLogger(__name__)
 
@@ -99,22 +100,6 @@ class Captioner:
         return caption[len(prompt) :].strip() if caption.lower().startswith(prompt.lower()) else caption
 
 
-def pictures_below(folder: Path) -> list[str]:
-    """Paths of the pictures below a folder, relative to it, sorted.
-
-    Raises:
-        DataError: there is no such folder, or no picture in it.
-    """
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}")
-    found = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES
-    )
-    if not found:
-        raise DataError(f"no pictures below {folder} ({', '.join(sorted(PICTURE_SUFFIXES))})")
-    return found
-
-
 def caption_folder(
     folder: Path, out: Path, caption: Callable[[], CaptionBatch], *, batch_size: int = 8
 ) -> tuple[int, int, list[str]]:
@@ -129,10 +114,14 @@ def caption_folder(
         How many captions were there, how many were written, and what was wrong with the pictures left out.
 
     Raises:
-        DataError: see :func:`pictures_below` and :class:`~learner.captions_file.CaptionsWriter`.
+        DataError: there is no such folder, or no picture in it; see :class:`~learner.captions_file.CaptionsWriter`.
     """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}")
     names = pictures_below(folder)
-    with CaptionsWriter(out) as writer:
+    if not names:
+        raise DataError(f"no pictures below {folder} ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    with CaptionsWriter(out, frozenset(names)) as writer:
         missing = [name for name in names if name not in writer.done]
         found, written = len(names) - len(missing), 0
         bad: list[str] = []
@@ -156,7 +145,7 @@ def _batches(folder: Path, names: Sequence[str], size: int) -> Iterator[dict[str
     with ThreadPoolExecutor(4, thread_name_prefix="pictures") as pool:
 
         def begin(batch: Sequence[str]) -> dict[str, Future[Image.Image | PictureError]]:
-            return {name: pool.submit(_picture, folder / name, name) for name in batch}
+            return {name: pool.submit(_picture, folder, name) for name in batch}
 
         ahead = begin(chosen[0])
         for batch in [*chosen[1:], []]:
@@ -164,9 +153,9 @@ def _batches(folder: Path, names: Sequence[str], size: int) -> Iterator[dict[str
             yield {name: job.result() for name, job in current.items()}
 
 
-def _picture(path: Path, name: str) -> Image.Image | PictureError:
+def _picture(folder: Path, name: str) -> Image.Image | PictureError:
     try:
-        return read_picture(PictureFile(path, name), about=_DECODE_SIDE)
+        return read_picture(picture_in(folder, name), about=_DECODE_SIDE)
     except PictureError as error:
         return error
 

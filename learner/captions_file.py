@@ -11,7 +11,7 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
@@ -23,22 +23,26 @@ __all__ = ["COLUMNS", "CaptionsWriter", "read_captions"]
 COLUMNS = ("image", "text")
 
 
-def read_captions(path: Path) -> dict[str, str]:
+def read_captions(path: Path, pictures: Container[str]) -> dict[str, str]:
     """Text by picture; pictures are named by their path below the folder, ``n01443537/art_0.jpg``.
+
+    Args:
+        pictures: those that are there. A row's name may be spelled otherwise: see :func:`learner.data.names.as_there`.
 
     Raises:
         DataError: the file is of another shape, or gives two texts to one picture.
     """
-    return _captions(path, read_table(path, columns=COLUMNS))
+    return _captions(path, read_table(path, columns=COLUMNS), pictures)
 
 
-def _captions(path: Path, rows: Iterable[Row]) -> dict[str, str]:
+def _captions(path: Path, rows: Iterable[Row], pictures: Container[str]) -> dict[str, str]:
     captions: dict[str, str] = {}
     places: dict[str, str] = {}
     for row in rows:
-        if not row.get("image"):
+        name = row.picture("image", lambda spelling: _plain(spelling) in pictures)
+        if not name:
             raise DataError(f"{row.where}: no picture is named in column 'image' ({path})")
-        key = _key(row.get("image"))
+        key = _plain(name)
         if captions.get(key, row.get("text")) != row.get("text"):
             raise DataError(f"{row.where}: {key} has another text than in {places[key]}; one of them must go ({path})")
         captions[key] = row.get("text")
@@ -46,8 +50,8 @@ def _captions(path: Path, rows: Iterable[Row]) -> dict[str, str]:
     return captions
 
 
-def _key(name: str) -> str:
-    return PurePosixPath(name.replace("\\", "/")).as_posix()
+def _plain(name: str) -> str:
+    return PurePosixPath(name).as_posix()
 
 
 class CaptionsWriter:
@@ -57,6 +61,7 @@ class CaptionsWriter:
 
     Args:
         path: ``.csv`` or ``.jsonl``; made if it is not there.
+        pictures: see :func:`read_captions`.
 
     Attributes:
         done: the captions that the file holds, by picture.
@@ -65,7 +70,7 @@ class CaptionsWriter:
         DataError: the name has another ending, another process writes to it, or what is there is no captions file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pictures: Container[str]) -> None:
         if path.suffix not in (".csv", ".jsonl"):
             raise DataError(f"a captions file ends in .csv or .jsonl, not {path.name!r}")
         self._path = path
@@ -76,12 +81,12 @@ class CaptionsWriter:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise DataError(f"another process is writing captions to {path}") from error
-            self.done = self._open(path.read_bytes())
+            self.done = self._open(path.read_bytes(), pictures)
         except BaseException:
             self._file.close()
             raise
 
-    def _open(self, data: bytes) -> dict[str, str]:
+    def _open(self, data: bytes, pictures: Container[str]) -> dict[str, str]:
         """What is there; afterwards the file ends with a whole row."""
         try:
             rows = parse_table(self._path, data, columns=COLUMNS)
@@ -97,7 +102,7 @@ class CaptionsWriter:
             self._write(_csv_line(COLUMNS))
         elif data and not data.endswith(b"\n"):
             self._write(b"\n")
-        return _captions(self._path, rows)
+        return _captions(self._path, rows, pictures)
 
     def append(self, captions: Iterable[tuple[str, str]]) -> None:
         """Write ``(image, text)`` pairs. Line breaks in a text become spaces: a row is one line."""

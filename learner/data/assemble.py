@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import PIL
 from tqdm.auto import tqdm
 
 from learner.data.base import DataError, MultimodalData, Split
@@ -112,7 +114,8 @@ def assemble(
             sources=[s.key for s in part],
         )
 
-    names = [listing.class_names.get(label, label) for label in labels]
+    shown = {_composed(label): name for label, name in listing.class_names.items()}
+    names = [shown.get(label, label) for label in labels]
     tests = {name: make(part) for name, part in sorted(splits.items()) if name != "train"}
     return MultimodalData(listing.name, names, make(splits["train"]), tests)
 
@@ -126,7 +129,9 @@ def _distinct(samples: Sequence[Sample]) -> list[Sample]:
     seen: set[tuple[str, str, str, str]] = set()
     kept: list[Sample] = []
     repeated: list[Sample] = []
-    for sample in samples:
+    for given in samples:
+        # Accents may be written in two ways that look the same.
+        sample = replace(given, label=_composed(given.label))
         if not sample.label:
             raise DataError(f"{sample.where}: no class is given")
         earlier = first.setdefault(sample.key, sample)
@@ -146,6 +151,10 @@ def _distinct(samples: Sequence[Sample]) -> list[Sample]:
     if repeated:
         log.warning("%d repeated rows are left out (the first: %s)", len(repeated), repeated[0].where)
     return kept
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _split(samples: list[Sample], test_share: float, seed: int) -> list[Sample]:
@@ -193,8 +202,8 @@ def _drawn(samples: Sequence[Sample], labels: Sequence[str], train: int, test: i
 def _readable(
     samples: list[Sample], bad_pictures: BadPictures, name: str, directory: Path | str | None
 ) -> list[Sample]:
-    """The samples whose pictures can be read. All are decoded once, so that no run stops at one after hours; what was
-    found is kept, as long as no file changes."""
+    """The samples whose pictures can be read. All are decoded once, so that no run stops at one after hours; those that
+    are good are not decoded again as long as no file changes."""
     pictures: dict[str, Picture] = {}
     for sample in samples:
         pictures.setdefault(sample.key, sample.picture)
@@ -212,17 +221,32 @@ def _readable(
 def _bad(pictures: Mapping[str, Picture], name: str, directory: Path | str | None) -> dict[str, str]:
     """By key, what is wrong with each picture that cannot be read."""
     stamps = {key: picture.stamp() for key, picture in pictures.items()}
-    digest = hashlib.sha256("\0".join(sorted(stamps.values())).encode()).hexdigest()[:16]
+    # What one Pillow reads, another may not.
+    seen = "\0".join([PIL.__version__, *sorted(stamps.values())])
+    digest = hashlib.sha256(seen.encode(errors="surrogateescape")).hexdigest()[:16]
     path = data_dir(directory) / "built" / f"pictures-{digest}.json"
-    if path.exists():
-        known: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-        return {key: known[stamp] for key, stamp in stamps.items() if stamp in known}
+    known = _known(path)
+    # Bad ones are looked at each time: what was wrong may lie outside of the file, in a permission or an installation.
+    unsure = pictures if known is None else {key: pictures[key] for key, stamp in stamps.items() if stamp in known}
+    if not unsure:
+        return {}
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         # disable=None: no bar where the output is not a terminal.
-        bar = tqdm(pool.map(_reason, pictures.values()), total=len(pictures), unit="picture", desc=name, disable=None)
-        reasons = {key: reason for key, reason in zip(pictures, bar, strict=True) if reason}
-    write_atomically(path, json.dumps({stamps[key]: reason for key, reason in reasons.items()}).encode())
+        bar = tqdm(pool.map(_reason, unsure.values()), total=len(unsure), unit="picture", desc=name, disable=None)
+        reasons = {key: reason for key, reason in zip(unsure, bar, strict=True) if reason}
+    found = {stamps[key]: reason for key, reason in reasons.items()}
+    if found != known:
+        write_atomically(path, json.dumps(found).encode())
     return reasons
+
+
+def _known(path: Path) -> dict[str, str] | None:
+    """What was wrong with pictures, by their stamps, or None where they were not looked at."""
+    try:
+        known: dict[str, str] = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return known
 
 
 def _reason(picture: Picture) -> str | None:

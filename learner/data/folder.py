@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -37,13 +38,13 @@ def list_folder(config: DataConfig) -> Listing:
     has_split = columns.split in rows[0].values
     samples = []
     for row in rows:
-        name = row.get(columns.image)
+        name = row.picture(columns.image, lambda spelling: os.path.exists(table.parent / spelling))
         if not name:
             raise DataError(f"{row.where}: no picture is named in column {columns.image!r}")
         samples += [
             Sample(
                 picture=PictureFile(table.parent / name, f"{row.where}: {name}"),
-                key=str(Path(name)),
+                key=os.path.normpath(name),
                 text=text,
                 label=row.label(columns.label),
                 where=row.where,

@@ -12,7 +12,8 @@ from learner.captions_file import read_captions
 from learner.config import DataConfig
 from learner.data.assemble import Listing, Sample
 from learner.data.base import DataError
-from learner.data.pictures import PICTURE_SUFFIXES, PictureFile
+from learner.data.names import picture_in, pictures_below
+from learner.data.pictures import Picture, PictureError, read_picture
 
 __all__ = ["list_imagenet_r"]
 
@@ -35,37 +36,42 @@ def list_imagenet_r(config: DataConfig) -> Listing:
     root = Path(config.path).expanduser()
     root = root / "imagenet-r" if (root / "imagenet-r").is_dir() else root
     folders = sorted(p for p in root.iterdir() if p.is_dir() and _WNID.fullmatch(p.name)) if root.is_dir() else []
-    if not folders:
-        raise DataError(f"{root} is not ImageNet-R, it has no folders named by WordNet ids: {_GET}")
-    pictures = [
-        (folder.name, file)
-        for folder in folders
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in PICTURE_SUFFIXES
-    ]
+    names = [f"{folder.name}/{name}" for folder in folders for name in pictures_below(folder) if "/" not in name]
+    if not names:
+        raise DataError(f"{root} is not ImageNet-R, it has no pictures in folders named by WordNet ids: {_GET}")
     file = Path(config.captions).expanduser() if config.captions else root / "captions.csv"
     write = f"`learner caption --images {root} --out {file}` writes it, or the rest of it"
     if not file.is_file():
         raise DataError(f"there is no captions file {file} (data.captions): {write}")
     # Some were written from the folder above.
-    captions = {key.removeprefix("imagenet-r/"): text for key, text in read_captions(file).items()}
-    keys = [f"{wnid}/{path.name}" for wnid, path in pictures]
-    missing = [key for key in keys if key not in captions]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(keys)} pictures have no caption in {file} (the first: {missing[0]}): {write}"
-        )
+    above = "imagenet-r/"
+    written = read_captions(file, {*names, *(above + name for name in names)})
+    captions = {key.removeprefix(above): text for key, text in written.items()}
+    pictures = {name: picture_in(root, name) for name in names}
+    missing = [name for name in names if name not in captions]
+    # Pictures that cannot be read have none: what becomes of them is for data.bad_pictures to say.
+    first = next((name for name in missing if _readable(pictures[name])), None)
+    if first is not None:
+        raise DataError(f"{len(missing)} of {len(names)} pictures have no caption in {file} (such as {first}): {write}")
     samples = [
         Sample(
-            picture=PictureFile(path, str(path)),
-            key=key,
-            text=captions[key],
-            label=wnid,
-            where=str(path),
+            picture=picture,
+            key=picture.name,
+            text=captions.get(name, ""),
+            label=name.partition("/")[0],
+            where=picture.name,
         )
-        for key, (wnid, path) in zip(keys, pictures, strict=True)
+        for name, picture in pictures.items()
     ]
     return Listing("MM-ImageNet-R", samples, _names(root / "README.txt"))
+
+
+def _readable(picture: Picture) -> bool:
+    try:
+        read_picture(picture, about=1)
+    except PictureError:
+        return False
+    return True
 
 
 def _names(readme: Path) -> dict[str, str]:

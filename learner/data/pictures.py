@@ -66,9 +66,9 @@ class PictureFile:
     def stamp(self) -> str:
         try:
             status = self.path.stat()
-        except OSError:
+        except (OSError, ValueError):  # a name that no file can have
             return f"{self.path}: missing"
-        return f"{self.path}: {status.st_size} {status.st_mtime_ns}"
+        return f"{self.path}: {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 class LazyPictures:

@@ -7,13 +7,14 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from learner.data.base import DataError
 from learner.data.cells import label_of, one_text, texts_of
+from learner.data.names import as_there
 
 __all__ = ["Row", "parse_table", "read_table"]
 
@@ -34,6 +35,15 @@ class Row:
             DataError: it has several.
         """
         return one_text(self.values.get(column), f"{self.where}: column {column!r}")
+
+    def picture(self, column: str, there: Callable[[str], bool]) -> str:
+        """The name of a picture in the spelling that :func:`learner.data.names.as_there` finds; empty if none is named.
+
+        Raises:
+            DataError: there are several.
+        """
+        name, written = self.get(column), self.values.get(column)
+        return as_there(written if isinstance(written, str) else name, there) if name else ""
 
     def label(self, column: str) -> str:
         """:meth:`get`, where a text may spell out a list of one.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from learner import captioning
-from learner.captioning import Captioner
+from learner.captioning import Captioner, caption_folder
 from learner.captions_file import CaptionsWriter, read_captions
 from learner.cli import INTERRUPTED, main
 from learner.config import DataConfig
@@ -85,13 +86,13 @@ def test_it_goes_on_where_it_stopped(
     monkeypatch.setattr(captioning, "Captioner", Fake)
     assert _caption(pictures, out, "any", "--batch-size", "4") == INTERRUPTED
     assert "goes on from there" in capsys.readouterr().out
-    assert len(read_captions(out)) == 8
+    assert len(read_captions(out, ())) == 8
     # As if the power had gone in the middle of a row.
     whole = out.read_bytes()
     out.write_bytes(whole[:-9])
     assert _caption(pictures, out, "any", "--batch-size", "4") == 0
     assert "8 captions written, 7 were there" in capsys.readouterr().out
-    captions = read_captions(out)
+    captions = read_captions(out, ())
     assert len(captions) == 15
     assert set(captions.values()) == {'red, "green" and (32, 24)'}
     assert out.read_bytes().startswith(whole[:100])
@@ -110,6 +111,61 @@ def test_bad_pictures_are_named_and_the_others_captioned(
     shown = capsys.readouterr().out
     assert "14 captions written" in shown
     assert "no caption: n01440001/art_2.jpg: is no picture that Pillow can read" in shown
+
+
+_ODD_NAMES = [
+    "plain_0.jpg",
+    " lead.jpg",
+    "a,b.jpg",
+    'q"uote.jpg',
+    "hash#1.jpg",
+    "per%20cent.jpg",
+    "back\\slash.jpg",
+    "-dash.jpg",
+    "cafe\u0301.jpg",
+    "new\nline.jpg",
+    "UPPER.JPG",
+    "emoji\U0001f600.jpg",
+    "semi;colon.jpg",
+    "tab\t.jpg",
+]
+
+
+def _words(images: Sequence[Image.Image]) -> list[str]:
+    return ["words"] * len(images)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_odd_names_are_captioned_once_and_read_back(suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"captions.{suffix}"
+    for name in _ODD_NAMES:
+        trees.picture(tmp_path / "set/n01440000" / name, format="JPEG")
+        trees.picture(tmp_path / "set" / name, format="JPEG")
+    assert caption_folder(tmp_path / "set", out, lambda: _words) == (0, 28, [])
+    assert caption_folder(tmp_path / "set", out, lambda: _words) == (28, 0, [])
+    config = DataConfig(
+        name="imagenet-r", path=str(tmp_path / "set"), captions=str(out), num_classes=0, image_size=16, base_classes=1
+    )
+    data = load_data(config, patch_px=8, directory=tmp_path / "data")
+    found = {*data.train.sources, *data.test["test"].sources}
+    assert found == {f"n01440000/{name}" for name in _ODD_NAMES}
+
+
+def test_a_name_that_no_table_can_hold_stops_no_other_caption(pictures: Path, tmp_path: Path) -> None:
+    first = pictures / "n01440000/art_0.jpg"
+    first.rename(first.with_name(os.fsdecode(b"caf\xe9.jpg")))
+    bad = [r"n01440000/caf\udce9.jpg: its name is not UTF-8, so that no table can hold it; rename it"]
+    for found, written in ((0, 14), (14, 0)):
+        assert caption_folder(pictures, tmp_path / "c.csv", lambda: _words, batch_size=2) == (found, written, bad)
+    assert len((tmp_path / "c.csv").read_text(encoding="utf-8").splitlines()) == 15
+
+
+def test_hidden_files_and_links_in_circles_are_no_pictures(pictures: Path, tmp_path: Path) -> None:
+    for name in ("n01440000/._art_0.jpg", ".hidden/a.jpg", "__MACOSX/a.jpg", "n01440000/@eaDir/art_0.jpg"):
+        trees.picture(pictures / name)
+    (pictures / "n01440000/up").symlink_to(pictures)
+    (pictures / "folder.jpg").mkdir()
+    assert caption_folder(pictures, tmp_path / "c.csv", lambda: _words) == (0, 15, [])
 
 
 @pytest.mark.parametrize(
@@ -156,7 +212,7 @@ def writer(tmp_path: Path) -> Iterator[Callable[[bytes], CaptionsWriter]]:
 
     def make(data: bytes) -> CaptionsWriter:
         (tmp_path / "c.csv").write_bytes(data)
-        opened.append(CaptionsWriter(tmp_path / "c.csv"))
+        opened.append(CaptionsWriter(tmp_path / "c.csv", ()))
         return opened[-1]
 
     yield make
@@ -165,11 +221,19 @@ def writer(tmp_path: Path) -> Iterator[Callable[[bytes], CaptionsWriter]]:
 
 
 class TestCaptionsFile:
+    def test_a_backslash_stands_for_a_folder_unless_a_picture_is_named_so(self, tmp_path: Path) -> None:
+        file = tmp_path / "c.csv"
+        file.write_text("image,text\nn1\\a.jpg,one\nn1\\b.jpg,two\n")
+        assert read_captions(file, {"n1/a.jpg", "n1\\b.jpg", "n1/b.jpg"}) == {"n1/a.jpg": "one", "n1\\b.jpg": "two"}
+        file.write_text("image,text\nn1\\a.jpg,one\nn1/a.jpg,two\n")
+        with pytest.raises(DataError, match=r"line 3: n1/a\.jpg has another text than in c\.csv line 2"):
+            read_captions(file, {"n1/a.jpg"})
+
     def test_a_file_written_by_hand_loses_nothing(
         self, writer: Callable[[bytes], CaptionsWriter], tmp_path: Path
     ) -> None:
         writer(b'image,text\na.jpg,"two\nlines"\nb.jpg,no newline at the end').append([("c.jpg", "x")])
-        assert read_captions(tmp_path / "c.csv") == {
+        assert read_captions(tmp_path / "c.csv", ()) == {
             "a.jpg": "two\nlines",
             "b.jpg": "no newline at the end",
             "c.jpg": "x",
@@ -179,16 +243,16 @@ class TestCaptionsFile:
         data = b'image,text\na.jpg,one,two\n"b.jpg","x'
         (tmp_path / "c.csv").write_bytes(data)
         with pytest.raises(DataError, match="line 2 has 3 fields"):
-            CaptionsWriter(tmp_path / "c.csv")
+            CaptionsWriter(tmp_path / "c.csv", ())
         assert (tmp_path / "c.csv").read_bytes() == data
 
     def test_a_file_that_was_cut_in_its_header_starts_anew(
         self, writer: Callable[[bytes], CaptionsWriter], tmp_path: Path
     ) -> None:
         writer(b'"image","te').append([("a.jpg", "x")])
-        assert read_captions(tmp_path / "c.csv") == {"a.jpg": "x"}
+        assert read_captions(tmp_path / "c.csv", ()) == {"a.jpg": "x"}
 
     def test_only_one_process_writes(self, writer: Callable[[bytes], CaptionsWriter], tmp_path: Path) -> None:
         writer(b"")
         with pytest.raises(DataError, match="another process is writing"):
-            CaptionsWriter(tmp_path / "c.csv")
+            CaptionsWriter(tmp_path / "c.csv", ())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -199,6 +201,94 @@ class TestFolder:
         load("folder", table, split_seed=3)
         assert opened == []
 
+    def test_a_picture_that_another_installation_reads_is_taken_again(
+        self, load: Callable[..., MultimodalData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither size nor time of the file change when what was wrong lay elsewhere."""
+        table = trees.folder_set(tmp_path, classes=1)
+        Image.new("RGB", (24, 24), "red").save(tmp_path / "one.webp")
+        table.write_text(table.read_text() + "one.webp,one,class 0\n")
+        Image.init()
+        with monkeypatch.context() as without_webp:
+            without_webp.setattr(Image, "ID", [name for name in Image.ID if name != "WEBP"])
+            with pytest.raises(DataError, match=r"1 of 9 pictures .* one\.webp: is no picture that Pillow can read"):
+                load("folder", table)
+            # Nor is what was good asked again because one was bad.
+            assert len(load("folder", table, bad_pictures="skip").train) == 6
+        assert len(load("folder", table).train) + 2 == 9
+
+    def test_what_is_remembered_of_pictures_may_be_damaged(self, tmp_path: Path) -> None:
+        table, directory = trees.folder_set(tmp_path / "set", classes=1), tmp_path / "data"
+        config = DataConfig(name="folder", path=str(table), **SMALL)  # type: ignore[arg-type]
+        load_data(config, patch_px=8, directory=directory)
+        (remembered,) = (directory / "built").iterdir()
+        whole = remembered.read_bytes()
+        remembered.write_bytes(b"{")
+        load_data(config, patch_px=8, directory=directory)
+        assert remembered.read_bytes() == whole
+
+    @pytest.mark.parametrize(
+        ("there", "named"),
+        [
+            ("p/a.png", "p\\a.png"),
+            ("p\\a.png", "p\\a.png"),
+            (" a.png", " a.png"),
+            ("a.png", " a.png "),
+            ("./p/../a.png", "a.png"),
+            ("cafe\u0301/a.png", "caf\u00e9/a.png"),
+            ("caf\u00e9/a.png", "cafe\u0301\\a.png"),
+        ],
+    )
+    @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+    def test_names_are_taken_as_they_are_or_as_other_systems_write_them(
+        self, there: str, named: str, suffix: str, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        trees.picture(tmp_path / there, "blue")
+        rows = {
+            "csv": f'image,text,label\n"{named}",t,x\n',
+            "jsonl": f'{{"image": {json.dumps(named)}, "text": "t", "label": "x"}}',
+        }
+        (tmp_path / f"labels.{suffix}").write_text(rows[suffix])
+        data = load("folder", tmp_path / f"labels.{suffix}")
+        assert _colours(data, "train") == [(0, 0, 1)]
+        assert data.train.sources == [os.path.normpath(there)]
+
+    def test_a_backslash_in_a_name_is_no_folder_where_both_are_there(
+        self, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        trees.picture(tmp_path / "p/a.png", "blue")
+        trees.picture(tmp_path / "p\\a.png", "red")
+        table = trees.write_table(
+            tmp_path / "labels.csv", [["image", "text", "label"], ["p\\a.png", "t", "x"], ["p/a.png", "t", "y"]]
+        )
+        assert _colours(load("folder", table), "train") == [(1, 0, 0), (0, 0, 1)]
+
+    def test_a_picture_under_two_names_is_in_one_split(
+        self, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        trees.picture(tmp_path / "p/a.png")
+        rows = [
+            ["image", "text", "label", "split"],
+            ["p/a.png", "t", "x", "train"],
+            ["p\\..\\p\\a.png", "t", "x", "test"],
+        ]
+        with pytest.raises(
+            DataError, match=r"line 3: p/a\.png is in 'test', but labels\.csv line 2 puts it in 'train'"
+        ):
+            load("folder", trees.write_table(tmp_path / "labels.csv", rows))
+
+    def test_a_class_whose_accents_are_written_in_two_ways_is_one(
+        self, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        table = trees.folder_set(tmp_path, classes=2)
+        text = table.read_text().replace("class 0", "caf\u00e9", 4).replace("class 0", "cafe\u0301")
+        table.write_text(text)
+        assert load("folder", table).class_names == ["caf\u00e9", "class 1"]
+
+    def test_a_folder_whose_name_is_not_utf8_is_read(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        root = tmp_path / os.fsdecode(b"caf\xe9")
+        assert len(load("folder", trees.folder_set(root)).train) == 24
+
     @pytest.mark.parametrize(
         ("content", "words"),
         [
@@ -220,6 +310,7 @@ class TestFolder:
             (b"image,text,label\na.png,one\0two,x\na.png,one,\n", "line 3: no class is given"),
             (b"image,text,label\na.png,one,\n", "line 2: no class is given"),
             (b"image,text,label\n,one,x\n", "line 2: no picture is named in column 'image'"),
+            (b"image,text,label\na\0.png,one,x\n", "line 2: a\0.png: "),
             (b"image,text,label\na.png,one,x\n\na.png,two,y\n", "line 4: a.png is of class 'y', but .*line 2 says 'x'"),
             (b"image,text,label,split\na.png,one,x,trian\n", "line 2: the split must be train, test, .* not 'trian'"),
             (b"image,text,label,split\na.png,one,x,train\n./a.png,one,x,test\n", "a.png is in 'test', but .* 'train'"),
@@ -307,6 +398,52 @@ class TestImageNetR:
         (base / "captions.csv").unlink()
         with pytest.raises(DataError, match=r"no captions file .*`learner caption --images"):
             load("imagenet-r", tmp_path)
+
+    @pytest.mark.parametrize("how", ["cut", "not UTF-8"])
+    def test_a_picture_without_a_caption_because_it_cannot_be_read_is_a_bad_picture(
+        self, how: str, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        base = trees.imagenet_r(tmp_path)
+        lines = (base / "captions.csv").read_text().splitlines()
+        (base / "captions.csv").write_text("\n".join(lines[:-1]) + "\n")
+        picture = base / "n01440002/art_4.jpg"
+        if how == "cut":
+            picture.write_bytes(picture.read_bytes()[:200])
+        else:
+            picture.rename(picture.with_name(os.fsdecode(b"art_\xe9.jpg")))
+        words = {"cut": r"art_4\.jpg: is ", "not UTF-8": r"art_\\udce9\.jpg: its name is not UTF-8.* rename it"}
+        with pytest.raises(DataError, match=f"1 of 15 pictures cannot be used: n01440002/{words[how]}"):
+            load("imagenet-r", tmp_path)
+        data = load("imagenet-r", tmp_path, bad_pictures="skip")
+        assert len(data.train) + len(data.test["test"]) == 14
+        # One that can be read is still missed.
+        (base / "captions.csv").write_text("\n".join(lines[:-2]) + "\n")
+        with pytest.raises(DataError, match=r"2 of 15 pictures have no caption .*\(such as n01440002/art_3\.jpg\)"):
+            load("imagenet-r", tmp_path, bad_pictures="skip")
+
+    def test_what_macs_and_storage_put_beside_pictures_is_passed_by(
+        self, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        base = trees.imagenet_r(tmp_path)
+        for name in (
+            "n01440000/._art_0.jpg",
+            ".n01440000/art_0.jpg",
+            "__MACOSX/n01440000/._art_0.jpg",
+            "n01440000/.DS_Store",
+        ):
+            (base / name).parent.mkdir(parents=True, exist_ok=True)
+            (base / name).write_bytes(b"\0\5\x16\7" + bytes(100))
+        (base / "n01440000/Thumbs.db").write_bytes(b"x")
+        data = load("imagenet-r", tmp_path)
+        assert len(data.train) + len(data.test["test"]) == 15
+
+    def test_classes_may_be_links(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
+        base = trees.imagenet_r(tmp_path / "all")
+        (tmp_path / "some").mkdir()
+        for wnid in ("n01440000", "n01440001"):
+            (tmp_path / "some" / wnid).symlink_to(base / wnid)
+        data = load("imagenet-r", tmp_path / "some", captions=str(base / "captions.csv"))
+        assert len(data.train) + len(data.test["test"]) == 10
 
     def test_where_to_get_it_is_said(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
         for path in ("", tmp_path, tmp_path / "nowhere"):

@@ -16,6 +16,7 @@ from PIL import Image
 from client import MemoryClient
 from learner.backbones.parts import vilt_from_parts
 from learner.backbones.vilt import small_vilt
+from learner.captioning import caption_folder
 from learner.cli import main
 from learner.config import BackboneConfig
 from learner.data.base import DataError
@@ -121,9 +122,19 @@ def test_a_run_on_other_data_starts_anew(
     assert (tmp_path / "changed/masked/metrics.jsonl").read_text() == again != lines[1]
 
 
-def test_imagenet_r_runs_from_its_folder(run: Callable[..., int], tmp_path: Path) -> None:
-    trees.imagenet_r(tmp_path / "set", classes=4)
-    assert run(tmp_path / "set", "paintings", data__name="imagenet-r") == 0
+def test_imagenet_r_runs_from_its_folder(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `learner caption` left out, since it cannot be read, `learner run` leaves out too."""
+    base = trees.imagenet_r(tmp_path / "set", classes=4)
+    (base / "captions.csv").unlink()
+    (base / "n01440001/art_2.jpg").write_bytes(b"not found")
+    trees.picture(base / "n01440001/._art_3.jpg")
+    found, written, bad = caption_folder(base, base / "captions.csv", lambda: lambda images: ["words"] * len(images))
+    assert (found, written, len(bad)) == (0, 19, 1)
+    assert run(tmp_path / "set", "paintings", data__name="imagenet-r") == 1
+    assert f"cannot be used: {bad[0]}" in capsys.readouterr().out
+    assert run(tmp_path / "set", "paintings", data__name="imagenet-r", data__bad_pictures="skip") == 0
     assert "4 classes of MM-ImageNet-R" in (tmp_path / "paintings" / "report.html").read_text()
 
 

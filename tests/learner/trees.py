@@ -13,12 +13,14 @@ from PIL import Image
 COLOURS = ("red", "lime", "blue", "yellow", "magenta", "cyan", "white", "black")
 
 
-def picture(path: Path, colour: str = "red", size: tuple[int, int] = (24, 24), seed: int = 0) -> Path:
+def picture(
+    path: Path, colour: str = "red", size: tuple[int, int] = (24, 24), seed: int = 0, format: str | None = None
+) -> Path:
     """A picture of one colour with some noise, ``size`` = (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     pixels = np.asarray(Image.new("RGB", size, colour)).astype(np.int16) + rng.integers(-20, 21, (*size[::-1], 3))
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, format)
     return path
 
 
