@@ -1,7 +1,7 @@
 """Patch codecs by name and by number.
 
 Importing this package registers them with numcodecs, so that
-``numcodecs.get_codec({"id": "em_webp"})`` works.
+``numcodecs.get_codec({"id": "em_webp"})`` works. Where it is not imported, entry points name them (pyproject.toml).
 """
 
 from __future__ import annotations

@@ -57,7 +57,9 @@ class AVIF(LossyCodec):
             speed=self.speed,
             subsampling=self.subsampling,
             codec="aom",
+            # Tiles, from 640x416 px on, are for threads that are not there, and cost bytes.
             max_threads=1,
+            autotiling=False,
             # The default tunes for looks, at more bytes for the same error.
             advanced={"tune": "psnr"},
         )

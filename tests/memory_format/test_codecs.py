@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numcodecs
@@ -129,6 +133,22 @@ def test_numcodecs_finds_and_rebuilds_every_codec(codec: PatchCodec) -> None:
     out = np.empty_like(image)
     codec.decode(codec.encode(image), out=out)
     np.testing.assert_array_equal(out, decoded)
+
+
+def test_numcodecs_finds_the_codecs_by_itself(tmp_path: Path) -> None:
+    """In a process that never imports this project: what is installed says where they are."""
+    code = (
+        "import json, sys, numcodecs\n"
+        "assert 'memory_format' not in sys.modules\n"
+        "print(json.dumps([type(numcodecs.get_codec({'id': id_})).__name__ for id_ in sys.argv[1:]]))"
+    )
+    ids = [codec.codec_id for codec in CODECS]
+    # Elsewhere, so that nothing is found because it lies beside the code.
+    done = subprocess.run(
+        [sys.executable, "-c", code, *ids], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, f"{done.stderr}\nIs what is installed older than pyproject.toml? `make setup` again."
+    assert json.loads(done.stdout) == [codec.__name__ for codec in CODECS]
 
 
 def test_codec_numbers_are_append_only() -> None:

@@ -66,6 +66,18 @@ def test_avif_boxes_come_back_as_they_were(size: tuple[int, int], seed: int, qua
     assert AVIF.read_size(payload) == size
 
 
+def test_a_large_avif_is_one_tile() -> None:
+    """Tiles are for threads: they cost bytes, and how many there are is for others to decide."""
+    image = smooth((416, 640), 1)
+    options = {"quality": 40, "speed": 9, "subsampling": "4:4:4", "codec": "aom", "max_threads": 1}
+    whole, tiled = (
+        payload_of_avif(file_of(image, "AVIF", **options, advanced={"tune": "psnr"}, autotiling=tiles))
+        for tiles in (False, True)
+    )
+    assert AVIF(40, speed=9).encode(image) == whole
+    assert len(whole) < len(tiled)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
