@@ -6,6 +6,7 @@ import inspect
 import re
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 import zarr
 
 from client import MemoryClient
-from memory_format import CODECS, HEADER_BYTES, WebP, image_to_patches, make_record
+from memory_format import CODECS, HEADER_BYTES, JPEG, RawZstd, WebP, image_to_patches, make_record
 from memory_format.codecs import MAX_PIXELS, MAX_SIDE_PX
+from memory_format.codecs.webp import _file_of as webp_file
 from memory_format.extras import MAX_JSON_DEPTH
 from memory_format.record import FLAG_EXTRAS, FLAG_IN_PLACE, FLAG_STRIP, HEADER_DTYPE, MAX_BODY_BYTES, MAX_EXTRAS_BYTES
 from memory_format.wire import _MAX_BATCHES, MEDIA_TYPE, SCHEMA, WIRE_VERSION
@@ -117,7 +119,8 @@ def documented() -> Any:
     """``decode`` of the document's code block."""
     (block,) = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
     body = block.split('"""')[2]
-    assert len(body.strip().splitlines()) <= 10
+    assert len(body.strip().splitlines()) <= 13
+    assert "does it in thirteen lines" in DOC
     namespace: dict[str, Any] = {}
     exec(compile(block, "docs/format.md", "exec"), namespace)
     return namespace["decode"], block
@@ -129,8 +132,8 @@ def test_the_code_of_the_document_decodes_what_the_service_wrote(
     decode, _ = documented
     service = start_service()
     made = []
-    for number in range(6):
-        keep_mask = np.random.default_rng(number).random((4 + number, 5)) < 0.3
+    for number, share in enumerate((0.3, 0.3, 0.7, 0.9, 0.3, 1.0)):
+        keep_mask = np.random.default_rng(number).random((4 + number, 5)) < share
         keep_mask[0, 0] = True
         image = smooth((keep_mask.shape[0] * 16, 80), number)
         made.append(
@@ -142,10 +145,17 @@ def test_the_code_of_the_document_decodes_what_the_service_wrote(
                 token_ids=np.arange(number),
                 token_positions=np.arange(number) * 2,
                 text_length=2 * number,
+                layout="mosaic" if number == 4 else None,
             )
         )
+    assert {record.layout for record in made} == {"strip", "mosaic", "in_place"}
+    # As stores of earlier versions hold them.
+    made.append(replace(made[0], payload=webp_file(made[0].payload)))
+    patches, keep_mask = np.zeros((1, 8, 8, 3), dtype=np.uint8), np.ones((1, 1), dtype=bool)
+    others: list[dict[str, Any]] = [{"codec": RawZstd()}, {"codec": JPEG()}, {"codec": WebP(), "user_json": {"a": 1}}]
+    unread = [make_record(class_id=9, patches=patches, keep_mask=keep_mask, **other) for other in others]
     with MemoryClient(service.url) as memory:
-        memory.create_buffer("documented", budget_bytes=10**6).push(made)
+        memory.create_buffer("documented", budget_bytes=10**6).push([*made, *unread])
     exported = tmp_path / "exported.zarr.zip"
     exported.write_bytes(httpx.get(f"{service.url}/v1/buffers/documented/export").content)
     # A clean end seals the segment.
@@ -156,6 +166,9 @@ def test_the_code_of_the_document_decodes_what_the_service_wrote(
             patches, places = decode(str(path), number)
             np.testing.assert_array_equal(places, record.keep_indices)
             np.testing.assert_array_equal(patches, record.patches())
+        for number in range(len(made), len(made) + len(unread)):
+            with pytest.raises(ValueError, match=r"codec \d and flags \d; only em_webp \(2\) without extras"):
+                decode(str(path), number)
 
 
 def test_the_attributes_and_columns_of_an_export_are_listed(service: Service, tmp_path: Path) -> None:

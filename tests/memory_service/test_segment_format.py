@@ -33,15 +33,18 @@ def decode(path: str, i: int) -> tuple[np.ndarray, np.ndarray]:
     """Kept patches ``(K, P, P, 3)`` and their places in the grid, of record ``i`` of a segment of WebP
     records."""
     segment = zarr.open(zarr.storage.ZipStore(path, mode="r"))
-    h, w, p, length = (int(segment[name][i]) for name in ("grid_h", "grid_w", "patch_px", "text_length"))
+    names = ("grid_h", "grid_w", "patch_px", "text_length", "codec", "flags")
+    h, w, p, length, codec, flags = (int(segment[name][i]) for name in names)
+    if codec != 2 or flags & ~5:
+        raise ValueError(f"codec {codec} and flags {flags}; only em_webp (2) without extras is read here")
     ends = [*segment["offset"][:], segment["body"].shape[0]]
     body = segment["body"][ends[i] : ends[i + 1]]
     keep, rest = np.unpackbits(body[: -(-h * w // 8)])[: h * w] == 1, body[-(-h * w // 8) :]
     frame = rest[-(-length // 8) + 2 * int(np.unpackbits(rest[: -(-length // 8)]).sum()) :].tobytes()
     riff = struct.pack("<4sI8sI", b"RIFF", len(frame) + 13 & -2, b"WEBPVP8 ", len(frame))
-    image = np.asarray(Image.open(io.BytesIO(riff + frame + b"\0")))
+    image = np.asarray(Image.open(io.BytesIO(frame if frame[:4] == b"RIFF" else riff + frame + b"\0")))
     patches = image.reshape(len(image) // p, p, -1, p, 3).swapaxes(1, 2).reshape(-1, p, p, 3)
-    return patches[: keep.sum()], np.flatnonzero(keep)
+    return patches[keep if flags & 1 else slice(keep.sum())], np.flatnonzero(keep)
 
 
 def sealed_segment(data: Path, records: list[Record], **settings: Any) -> Path:
@@ -55,7 +58,11 @@ def sealed_segment(data: Path, records: list[Record], **settings: Any) -> Path:
 
 
 def test_a_record_is_decoded_with_zarr_numpy_and_pillow(data: Path) -> None:
-    records = [make_exemplar(class_id, rank, codec="webp", layout=None) for class_id in range(3) for rank in range(4)]
+    records = [
+        make_exemplar(class_id, rank, codec="webp", layout=None, kept=3 * rank + 1)
+        for class_id in range(3)
+        for rank in range(4)
+    ]
     path = sealed_segment(data, records)
     for place, record in enumerate(records):
         patches, places = decode(str(path), place)
