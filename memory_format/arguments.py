@@ -44,17 +44,18 @@ def whole(name: str, value: Any, lowest: int, highest: int) -> int:
 
 
 def pixels(name: str, value: Any, shape: str) -> NDArray[np.uint8]:
-    """An array of pixels: uint8, RGB in its last axis.
+    """An array of pixels: uint8, its colours in the last axis.
 
     Args:
-        shape: what it must look like, ``(H, W, 3)``.
+        shape: what it must look like, ``(H, W, 3)``; with ``C`` in its last place, any number of colours.
 
     Raises:
         FormatError: it is something else.
     """
     if not isinstance(value, np.ndarray):
         raise FormatError(f"{name} must be a numpy array {shape} uint8, got {type(value).__name__}")
-    if value.ndim != shape.count(",") + 1 or value.shape[-1] != 3 or value.dtype != np.uint8:
+    colours = value.shape[-1:] == (3,) or shape.endswith(" C)")
+    if value.ndim != shape.count(",") + 1 or not colours or value.dtype != np.uint8:
         raise FormatError(f"{name} must be {shape} uint8, got {value.shape} {value.dtype}")
     return value
 

@@ -115,12 +115,12 @@ def default_layout(keep_mask: BoolArray) -> Layout:
 
 
 def image_to_patches(image: ByteArray, patch_px: int) -> ByteArray:
-    """``(h*P, w*P, 3)`` image -> ``(h*w, P, P, 3)`` patches, row-major.
+    """``(h*P, w*P, C)`` image -> ``(h*w, P, P, C)`` patches, row-major.
 
     Raises:
         FormatError: it is no such image, or a side is not a multiple of ``patch_px``.
     """
-    pixels("image", image, "(H, W, 3)")
+    pixels("image", image, "(H, W, C)")
     whole("patch_px", patch_px, 1, MAX_SIDE_PX)
     height, width, channels = image.shape
     if height % patch_px or width % patch_px:
@@ -131,12 +131,12 @@ def image_to_patches(image: ByteArray, patch_px: int) -> ByteArray:
 
 
 def patches_to_image(patches: ByteArray, grid: tuple[int, int]) -> ByteArray:
-    """``(h*w, P, P, 3)`` patches -> ``(h*P, w*P, 3)`` image: inverse of :func:`image_to_patches`.
+    """``(h*w, P, P, C)`` patches -> ``(h*P, w*P, C)`` image: inverse of :func:`image_to_patches`.
 
     Raises:
         FormatError: they are no such patches, or not as many as the grid has cells.
     """
-    pixels("patches", patches, "(h*w, P, P, 3)")
+    pixels("patches", patches, "(h*w, P, P, C)")
     try:
         h, w = grid
     except (TypeError, ValueError):

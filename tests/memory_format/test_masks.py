@@ -90,3 +90,8 @@ def test_patches_and_image_are_inverse(h: int, w: int, patch_px: int, seed: int)
 def test_an_image_that_does_not_divide_is_refused() -> None:
     with pytest.raises(FormatError, match="does not divide"):
         image_to_patches(np.zeros((16, 17, 3), dtype=np.uint8), 8)
+
+
+def test_pictures_may_have_a_fourth_channel() -> None:
+    image = np.arange(8 * 12 * 4, dtype=np.uint16).astype(np.uint8).reshape(8, 12, 4)
+    np.testing.assert_array_equal(patches_to_image(image_to_patches(image, 4), (2, 3)), image)
