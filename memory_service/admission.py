@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Admission:
-    """Bounds on pushes and imports under way in one process. For use in one event loop.
+    """Bounds on pushes, imports and pictures under way in one process. For use in one event loop.
 
     Args:
         max_pushes: pushes whose body is being read, or that wait to be written. A client that sends slowly takes
@@ -24,10 +24,20 @@ class Admission:
         max_bytes: bytes of their bodies that have arrived. One push alone may have more.
         max_threads: pushes that are checked and written at a time, apart from the threads that answer reads: so a
             slow disk does not hold up who samples.
+        max_pictures: pictures asked for; ``picture_threads`` of them are drawn at a time, as one takes up to 64 MiB.
         max_imports: imports whose file is being received or taken over, in threads of their own.
     """
 
-    def __init__(self, *, max_pushes: int, max_bytes: int, max_threads: int, max_imports: int) -> None:
+    def __init__(
+        self,
+        *,
+        max_pushes: int,
+        max_bytes: int,
+        max_threads: int,
+        max_imports: int,
+        max_pictures: int,
+        picture_threads: int,
+    ) -> None:
         self._max_pushes = max_pushes
         self._max_bytes = max_bytes
         self._pushes = 0
@@ -36,6 +46,9 @@ class Admission:
         self._max_imports = max_imports
         self._imports = 0
         self._import_threads = anyio.CapacityLimiter(max_imports)
+        self._max_pictures = max_pictures
+        self._pictures = 0
+        self._picture_threads = anyio.CapacityLimiter(picture_threads)
 
     @contextmanager
     def push(self) -> Iterator[Admitted]:
@@ -80,6 +93,22 @@ class Admission:
     async def run_import(self, work: Callable[[], T]) -> T:
         """Run ``work`` in a thread of the imports' own. It runs to its end also where its client has gone."""
         return await anyio.to_thread.run_sync(work, limiter=self._import_threads)
+
+    async def draw(self, picture: Callable[[], T]) -> T:
+        """Run ``picture`` in one of the threads for it.
+
+        Raises:
+            BusyError: too many are asked for.
+        """
+        if self._pictures >= self._max_pictures:
+            raise BusyError(
+                f"{self._max_pictures} pictures are asked for; send it again a little later", limit=self._max_pictures
+            )
+        self._pictures += 1
+        try:
+            return await anyio.to_thread.run_sync(picture, limiter=self._picture_threads)
+        finally:
+            self._pictures -= 1
 
     def _take(self, admitted: Admitted, num_bytes: int) -> None:
         if self._bytes + num_bytes > self._max_bytes and self._pushes > 1:

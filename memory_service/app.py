@@ -73,6 +73,8 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         max_bytes=settings.max_pending_bytes,
         max_threads=PUSH_THREADS,
         max_imports=settings.max_imports,
+        max_pictures=settings.max_pictures,
+        picture_threads=settings.picture_threads,
     )
     app.add_middleware(
         BodyLimit,

@@ -8,7 +8,7 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image
 
-from memory_format import FormatError, Record, patches_to_image
+from memory_format import FormatError, Record
 from memory_format.masks import ByteArray
 
 Dropped = Literal["grey", "black", "transparent"]
@@ -36,14 +36,21 @@ def to_png(record: Record, *, dropped: Dropped = "grey", scale: int = 1) -> byte
             code="invalid_query",
             limit=MAX_PIXELS,
         )
-    cells: ByteArray = np.empty((h * w, record.patch_px, record.patch_px, 4), dtype=np.uint8)
-    cells[:] = _FILL[dropped]
-    cells[record.keep_indices, :, :, :3] = record.patches()
-    cells[record.keep_indices, :, :, 3] = 255
-    pixels = patches_to_image(cells, record.grid)
-    image = Image.fromarray(pixels if dropped == "transparent" else np.ascontiguousarray(pixels[:, :, :3]))
-    if scale > 1:
-        image = image.resize((width, height), Image.Resampling.NEAREST)
+    mode = "RGBA" if dropped == "transparent" else "RGB"
+    channels = len(mode)
+    image = Image.new(mode, (width, height), _FILL[dropped][:channels])
+    patches = record.patches()
+    # A row of the grid at a time: beside the picture itself, next to nothing is held.
+    kept_rows, kept_columns = np.divmod(record.keep_indices, w)
+    for row in np.unique(kept_rows):
+        of_row = kept_rows == row
+        cells: ByteArray = np.empty((record.patch_px, w, record.patch_px, channels), dtype=np.uint8)
+        cells[:] = _FILL[dropped][:channels]
+        cells[:, kept_columns[of_row], :, :3] = patches[of_row].swapaxes(0, 1)
+        cells[:, kept_columns[of_row], :, 3:] = 255
+        strip = cells.reshape(record.patch_px, w * record.patch_px, channels)
+        strip = strip.repeat(scale, axis=0).repeat(scale, axis=1)
+        image.paste(Image.fromarray(strip), (0, int(row) * record.patch_px * scale))
     out = io.BytesIO()
     image.save(out, "PNG", compress_level=3)
     return out.getvalue()

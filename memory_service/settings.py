@@ -59,6 +59,8 @@ class Settings(BaseSettings):
         1024 * MIB, ge=1, description="Bytes of their bodies held at once; beyond it, the same."
     )
     max_imports: int = Field(2, ge=1, description="Imports under way at once; beyond it, the same.")
+    max_pictures: int = Field(64, ge=1, description="Pictures asked for at once; beyond it, the same.")
+    picture_threads: int = Field(2, ge=1, description="Pictures drawn at once; each takes up to 100 MiB.")
     body_seconds: float = Field(60.0, gt=0, description="Longest pause between two pieces of a request's body.")
     max_connections: int = Field(
         1000,

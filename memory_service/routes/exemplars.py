@@ -118,7 +118,8 @@ def get_exemplar(buffer: BufferDep, exemplar_id: ExemplarId, snapshot: SnapshotN
     response_class=Response,
     responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
 )
-def get_image(
+async def get_image(
+    request: Request,
     buffer: BufferDep,
     exemplar_id: ExemplarId,
     dropped: Annotated[Dropped, Query()] = "grey",
@@ -126,6 +127,9 @@ def get_image(
     snapshot: SnapshotName = None,
 ) -> Response:
     """One record as a picture, dropped patches flat."""
-    return Response(
-        to_png(buffer.get(exemplar_id, snapshot=snapshot), dropped=dropped, scale=scale), media_type="image/png"
-    )
+
+    def draw() -> bytes:
+        return to_png(buffer.get(exemplar_id, snapshot=snapshot), dropped=dropped, scale=scale)
+
+    admission: Admission = request.app.state.admission
+    return Response(await admission.draw(draw), media_type="image/png")

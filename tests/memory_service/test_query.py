@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import pytest
 from PIL import Image
 
 from memory_format import MEDIA_TYPE, JPEGXLLossless, RawZstd, Record, decode_batch, make_record, patches_to_image
+from memory_service import render
 from memory_service.store.query import SORTS
 from tests.memory_service.conftest import running
-from tests.memory_service.helpers import all_records, assert_problem, make_exemplar, push, put_buffer
+from tests.memory_service.helpers import all_records, assert_problem, make_exemplar, push, put_buffer, wait_until
 
 URL = "/v1/buffers/b/exemplars"
 
@@ -207,17 +209,17 @@ def test_the_picture_has_the_kept_patches_in_place(client: httpx.Client, codec: 
     put_buffer(client)
     record = make_exemplar(3, codec=codec)
     (exemplar_id,) = push(client, [record])["exemplar_ids"]
-    cells = np.full((12, 4, 4, 4), 211, dtype=np.uint8)
-    cells[..., 3] = 255
-    cells[record.keep_indices, :, :, :3] = record.patches()
+    cells = np.full((12, 4, 4, 3), 211, dtype=np.uint8)
+    cells[record.keep_indices] = record.patches()
     grey = patches_to_image(cells, (3, 4)).repeat(scale, 0).repeat(scale, 1)
     url = f"{URL}/{exemplar_id}/image.png"
     response = client.get(url, params={"scale": scale})
     assert response.headers["content-type"] == "image/png"
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(response.content))), grey[..., :3])
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(response.content))), grey)
     image = Image.open(io.BytesIO(client.get(url, params={"scale": scale, "dropped": "transparent"}).content))
     kept = np.kron(record.keep_mask, np.ones((4 * scale, 4 * scale), dtype=bool))
     np.testing.assert_array_equal(np.asarray(image)[..., 3] == 255, kept)
+    np.testing.assert_array_equal(np.asarray(image)[kept][:, :3], grey[kept])
     image = Image.open(io.BytesIO(client.get(url, params={"scale": scale, "dropped": "black"}).content))
     assert not np.asarray(image)[~kept].any()
 
@@ -250,3 +252,55 @@ def test_pictures_that_will_not_do(client: httpx.Client) -> None:
     huge = make_record(class_id=0, patches=np.zeros((1, 255, 255, 3), np.uint8), keep_mask=keep_mask, codec=RawZstd())
     (exemplar_id,) = push(client, [huge])["exemplar_ids"]
     assert_problem(client.get(f"{URL}/{exemplar_id}/image.png"), "invalid_query")
+
+
+def test_pictures_are_drawn_a_few_at_a_time(data: Path) -> None:
+    """As many at once as may be asked for are drawn, in the memory of two; the next is told to come again."""
+    keep_mask = np.zeros((128, 128), dtype=bool)
+    keep_mask[::16, ::16] = True
+    patches = np.full((64, 32, 32, 3), 120, np.uint8)
+    small = make_record(class_id=0, patches=patches, keep_mask=keep_mask, codec=RawZstd(), layout="mosaic")
+    before, drawn = threading.Event(), threading.Semaphore(0)
+    real = render.to_png
+
+    def slow(*arguments: Any, **named: Any) -> bytes:
+        drawn.release()
+        assert before.wait(60)
+        return real(*arguments, **named)
+
+    with running(data, max_pictures=3, picture_threads=2) as client, pytest.MonkeyPatch.context() as patch:
+        put_buffer(client)
+        (exemplar_id,) = push(client, [small])["exemplar_ids"]
+        patch.setattr("memory_service.routes.exemplars.to_png", slow)
+        url = f"{URL}/{exemplar_id}/image.png"
+        answers: list[httpx.Response] = []
+        threads = [threading.Thread(target=lambda: answers.append(client.get(url))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        assert drawn.acquire(timeout=30)
+        assert drawn.acquire(timeout=30)
+        wait_until(lambda: client.app.state.admission._pictures == 3)  # type: ignore[attr-defined]
+        assert_problem(client.get(url), "too_busy", limit=3)
+        assert not drawn.acquire(blocking=False)
+        # Others do not wait for them.
+        assert client.get(f"{URL}/{exemplar_id}").status_code == 200
+        before.set()
+        for thread in threads:
+            thread.join()
+        assert [answer.status_code for answer in answers] == [200, 200, 200]
+        assert client.get(url).status_code == 200
+
+
+def test_a_picture_takes_its_own_memory_and_little_more() -> None:
+    keep_mask = np.zeros((128, 128), dtype=bool)
+    keep_mask[::16, ::16] = True
+    patches = np.full((64, 32, 32, 3), 120, np.uint8)
+    small = make_record(class_id=0, patches=patches, keep_mask=keep_mask, codec=RawZstd(), layout="mosaic")
+    tracemalloc.start()
+    try:
+        render.to_png(small, dropped="transparent")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Beside Pillow's own 4096 x 4096 x 4 bytes, which are not traced.
+    assert peak < 16 * 2**20
