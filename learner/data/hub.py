@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from learner.config import DataConfig
+from learner.config import Columns, DataConfig
 from learner.data.assemble import Listing, Sample
 from learner.data.base import DataError
 from learner.data.cells import label_of, texts_of
@@ -75,46 +75,82 @@ def list_hub(config: DataConfig) -> Listing:
 
 
 def _samples(rows: Any, name: str, split: str, config: DataConfig) -> list[Sample]:
+    columns, where = config.columns, f"{config.path}/{name}"
+    _require(rows, "image", columns.image, where)
+    _require(rows, "text", columns.text, where)
+    pictures = _pictures(rows, columns.image, where)
+    labels = _labels(rows, pictures, columns, where)
+    return [
+        Sample(
+            picture=HubPicture(pictures, columns.image, row, f"{where} row {row}", str(rows._fingerprint)),
+            key=f"{name}/{row}",
+            text=text,
+            label=label,
+            where=f"{where} row {row}",
+            split=split,
+        )
+        for row, (value, label) in enumerate(zip(rows[columns.text], labels, strict=True))
+        for text in texts_of(value, f"{where} row {row}: column {columns.text!r}")
+    ]
+
+
+def _require(rows: Any, kind: str, column: str, where: str) -> None:
+    if column not in rows.column_names:
+        raise DataError(
+            f"{where} has no column {column!r}; it has {', '.join(rows.column_names)}. Set data.columns.{kind}"
+        )
+    if f"{column}.1" in rows.column_names:  # what pandas calls a second one of the same name
+        raise DataError(f"{where} has more than one column {column!r}: which one counts?")
+
+
+def _pictures(rows: Any, column: str, where: str) -> Any:
+    """The rows of one column, whose pictures are not decoded."""
     import datasets
 
-    columns = config.columns
-    for kind in ("image", "text", "label"):
-        column = getattr(columns, kind)
-        if column not in rows.column_names:
-            raise DataError(
-                f"{config.path}/{name} has no column {column!r}; it has {', '.join(rows.column_names)}. "
-                f"Set data.columns.{kind}"
-            )
-        if f"{column}.1" in rows.column_names:  # what pandas calls a second one of the same name
-            raise DataError(f"{config.path}/{name} has more than one column {column!r}: which one counts?")
     try:
-        if rows.features[columns.image] == datasets.Value("string"):
+        if rows.features[column] == datasets.Value("string"):
             raise TypeError("texts, which may name files but hold no pictures")
-        pictures = rows.select_columns([columns.image]).cast_column(columns.image, datasets.Image(decode=False))
+        return rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     except Exception as error:
         raise DataError(
-            f"column {columns.image!r} of {config.path}/{name} holds no pictures but {rows.features[columns.image]}. "
-            "Set data.columns.image"
+            f"column {column!r} of {where} holds no pictures but {rows.features[column]}. Set data.columns.image"
         ) from error
-    label = rows.features[columns.label]
-    label = getattr(label, "feature", label)  # of a list
+
+
+def _labels(rows: Any, pictures: Any, columns: Columns, where: str) -> list[str]:
+    """The class of each row. `datasets` forgets the names of folders where a metadata file lies beside them."""
+    import datasets
+
+    folders = _class_folders(rows, pictures, columns.image)
+    if columns.label == "label" and folders and "label" not in rows.column_names:
+        return folders
+    _require(rows, "label", columns.label, where)
+    feature = rows.features[columns.label]
+    feature = getattr(feature, "feature", feature)  # of a list
     # A class may be stored as its number; its name is what people know.
-    names = label.names if isinstance(label, datasets.ClassLabel) else None
-    samples: list[Sample] = []
-    for row, (text, value) in enumerate(zip(rows[columns.text], rows[columns.label], strict=True)):
-        where = f"{config.path}/{name} row {row}"
-        given = label_of(value, f"{where}: column {columns.label!r}")
-        if not given or value in (-1, [-1]):
-            raise DataError(f"{where}: no class is given in column {columns.label!r}")
-        samples += [
-            Sample(
-                picture=HubPicture(pictures, columns.image, row, where, str(rows._fingerprint)),
-                key=f"{name}/{row}",
-                text=each,
-                label=names[int(given)] if names else given,
-                where=where,
-                split=split,
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+    labels = []
+    for row, value in enumerate(rows[columns.label]):
+        label = label_of(value, f"{where} row {row}: column {columns.label!r}")
+        if not label or value in (-1, [-1]):
+            raise DataError(f"{where} row {row}: no class is given in column {columns.label!r}")
+        labels.append(names[int(label)] if names else label)
+    known = set(folders)
+    for row, (folder, label) in enumerate(zip(folders, labels, strict=False)):
+        if label != folder and label in known:
+            raise DataError(
+                f"{where} row {row}: the class is {label!r} in column {columns.label!r}, but the picture lies in "
+                f"folder {folder!r}; one of them is wrong"
             )
-            for each in texts_of(text, f"{where}: column {columns.text!r}")
-        ]
-    return samples
+    return labels
+
+
+def _class_folders(rows: Any, pictures: Any, column: str) -> list[str]:
+    """The folder of each picture, where they lie in several of the same depth; else nothing."""
+    if rows.info.builder_name != "imagefolder":
+        return []
+    paths = [PurePath(value["path"].partition("::")[0]) if value else None for value in pictures[column]]
+    if None in paths or len({len(path.parts) for path in paths if path}) != 1:
+        return []
+    folders = [path.parent.name for path in paths if path]
+    return folders if len(set(folders)) > 1 else []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -552,6 +553,7 @@ class TestHub:
         return make
 
     ONE_SPLIT = HubConfig(test_split="")
+    LEFT_OPEN = r"ignore:.*metadata\.csv:pytest.PytestUnraisableExceptionWarning"
 
     def test_several_captions_in_a_list_are_a_row_each(
         self, of_rows: Callable[..., Path], load: Callable[..., MultimodalData]
@@ -561,6 +563,46 @@ class TestHub:
         assert data.train.texts == data.test["test"].texts == ["a jay", "one bird"] * 3
         assert data.class_names == ["jay"]
         assert not set(data.train.sources) & set(data.test["test"].sources)
+
+    @pytest.fixture
+    def class_folders(self, tmp_path: Path, parquet: Path) -> Iterator[Callable[..., Path]]:
+        """Pictures in folders by class, with a metadata file beside them whose columns are given."""
+
+        def make(columns: list[str], *rows: list[str]) -> Path:
+            root = tmp_path / "folders"
+            for bird, colour in (("jay", "blue"), ("wren", "red")):
+                for i in range(2):
+                    trees.picture(root / f"train/{bird}/{i}.png", colour, seed=i)
+            trees.write_table(root / "train/metadata.csv", [["file_name", *columns], *rows])
+            return root
+
+        yield make
+        gc.collect()  # `datasets` leaves the metadata file open: let it be closed here, where that is expected
+
+    @pytest.mark.filterwarnings(LEFT_OPEN)
+    def test_class_folders_beside_a_metadata_file_keep_their_labels(
+        self, class_folders: Callable[..., Path], load: Callable[..., MultimodalData]
+    ) -> None:
+        names = [f"{bird}/{i}.png" for bird in ("jay", "wren") for i in range(2)]
+        data = load("hub", class_folders(["text"], *([name, f"of {name}"] for name in names)), hub=self.ONE_SPLIT)
+        assert data.class_names == ["jay", "wren"]
+        assert _colours(data, "train") == [(0, 0, 1), (1, 0, 0)]
+        assert [text[:6] for text in data.train.texts] == ["of jay", "of wre"]
+
+    @pytest.mark.filterwarnings(LEFT_OPEN)
+    def test_labels_of_a_metadata_file_go_with_the_folders(
+        self, class_folders: Callable[..., Path], load: Callable[..., MultimodalData]
+    ) -> None:
+        """Names of other kinds are nobody's mistake; the name of another folder is."""
+        rows = [[f"{bird}/{i}.png", "t", f"a {bird}"] for bird in ("jay", "wren") for i in range(2)]
+        path = class_folders(["text", "label"], *rows)
+        assert load("hub", path, hub=self.ONE_SPLIT).class_names == ["a jay", "a wren"]
+        rows = [[f"{bird}/{i}.png", "t", "jay"] for bird in ("jay", "wren") for i in range(2)]
+        path = class_folders(["text", "label"], *rows)
+        with pytest.raises(
+            DataError, match=r"row 2: the class is 'jay' in column 'label', but .* lies in folder 'wren'"
+        ):
+            load("hub", path, hub=self.ONE_SPLIT)
 
     @pytest.mark.parametrize(
         ("columns", "words"),
