@@ -15,7 +15,7 @@ from memory_service.admission import Admission
 from memory_service.body import BodyLimit
 from memory_service.guard import Guard
 from memory_service.media import EXPORT_MEDIA_TYPE
-from memory_service.routes import buffers, exemplars, health, sample, snapshots, transfer
+from memory_service.routes import backup, buffers, exemplars, health, sample, snapshots, transfer
 from memory_service.settings import Settings
 from memory_service.store import Store
 from memory_service.store.model import Options
@@ -93,6 +93,6 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     # Outermost: who is not let in is asked nothing else.
     app.add_middleware(Guard, bound=settings.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     problems.install(app)
-    for module in (sample, health, buffers, exemplars, snapshots, transfer):
+    for module in (sample, health, buffers, exemplars, snapshots, transfer, backup):
         app.include_router(module.router)
     return app

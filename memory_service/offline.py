@@ -1,4 +1,4 @@
-"""Commands on a store that nobody serves: verify, repair, export, import."""
+"""Commands on a store: backup, whether it is served or not; verify, repair, export, import."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, Final
 from memory_format import FormatError
 from memory_service.app import open_store
 from memory_service.settings import Settings
+from memory_service.store.backup import backup
 from memory_service.store.verify import Report, repair, verify
 
 EXIT_UNSOUND: Final = 1
@@ -25,7 +26,10 @@ SHOWN: Final = 20
 
 
 def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``verify``, ``repair``, ``export`` and ``import``."""
+    """``backup``, ``verify``, ``repair``, ``export`` and ``import``."""
+    command = commands.add_parser("backup", help="copy a store as of one moment, also while a service serves it")
+    command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
+    command.add_argument("target", type=Path, metavar="TO", help="directory to make; must not exist")
     for name, words in (
         ("verify", "check every record, counter and file of a store, and change nothing"),
         ("repair", "put damaged files aside, carry over what is sound in them, and say what was lost"),
@@ -54,6 +58,12 @@ def _add_data(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="directory of the store; default the environment's MEMORY_SERVICE_DATA",
     )
+
+
+def _backup(data: Path, target: Path) -> int:
+    copied = backup(data, target, progress=_progress(False))
+    print(f"{target}: {copied.segments} segments, {copied.num_bytes} bytes")
+    return 0
 
 
 def _verify(data: Path, json: bool) -> int:
@@ -97,6 +107,7 @@ def _import(buffer: str, file: Path, data: Path) -> int:
 
 
 OFFLINE: Final[Mapping[str, Callable[..., int]]] = {
+    "backup": _backup,
     "verify": _verify,
     "repair": _repair,
     "export": _export,

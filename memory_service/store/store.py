@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from memory_format import BudgetError, ConflictError, ExemplarMemoryError, NotFoundError, StorageError
+from memory_format import BudgetError, BusyError, ConflictError, ExemplarMemoryError, NotFoundError, StorageError
 from memory_service.store import index, rows
+from memory_service.store.backup import Archive
 from memory_service.store.buffer import Buffer
 from memory_service.store.commits import segment_bytes
 from memory_service.store.contents import SegmentCache
@@ -45,6 +47,7 @@ class Store:
         self.data = data
         self._options = options or Options()
         self._names_lock = threading.Lock()
+        self._archiving = threading.Lock()
         self._coming: set[str] = set()
         """Names of buffers that are being forked or imported."""
         try:
@@ -306,9 +309,20 @@ class Store:
             if self._buffers.get(name) is buffer:
                 del self._buffers[name]
 
+    def archive(self) -> Archive:
+        """All of the store as it is now, as one tar file; what is removed meanwhile stays on disk until it is closed.
+
+        Raises:
+            BusyError: another one is under way.
+            StorageError: a file cannot be read, or the disk is full.
+        """
+        if not self._archiving.acquire(blocking=False):
+            raise BusyError("a backup is under way; ask again when it is done", limit=1)
+        return Archive(self.data, self.incoming / uuid.uuid4().hex, self._archiving.release)
+
     @property
     def incoming(self) -> Path:
-        """Where files lie that are on their way in; emptied when the store is opened."""
+        """Where files lie that are on their way in or out; emptied when the store is opened."""
         return self.data / "incoming"
 
     def check_ready(self) -> None:
