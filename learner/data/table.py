@@ -16,7 +16,7 @@ from learner.data.base import DataError
 from learner.data.cells import label_of, one_text, texts_of
 from learner.data.names import as_there
 
-__all__ = ["Row", "parse_table", "read_table"]
+__all__ = ["Row", "parse_table", "read_object", "read_table"]
 
 _LONGEST_FIELD = 16 * 1024 * 1024
 
@@ -73,22 +73,47 @@ def read_table(path: Path, *, columns: Sequence[str], header: bool = True) -> li
     Raises:
         DataError: it is not there, not UTF-8, lacks a column or has a line of another shape.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"there is no table {path}") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    rows = parse_table(path, data, columns=columns, header=header)
+    rows = parse_table(path, _bytes(path), columns=columns, header=header)
     if not rows:
         raise DataError(f"{path} has no rows")
     return rows
 
 
+def read_object(path: Path) -> dict[str, object]:
+    """The object that a JSON file holds.
+
+    Raises:
+        DataError: it is not there, not UTF-8, or holds something else.
+    """
+    text = _decoded(path, _bytes(path))
+    found = _parsed(path, text, path.name)
+    if not isinstance(found, dict):
+        raise DataError(f"{path.name} must hold an object ({path})")
+    return found
+
+
 def parse_table(path: Path, data: bytes, *, columns: Sequence[str], header: bool = True) -> list[Row]:
     """:func:`read_table` of bytes at hand; ``path`` says what they are, and is named in errors."""
+    text = _decoded(path, data)
+    if path.suffix == ".jsonl":
+        return list(_json_rows(path, text, columns))
+    if path.suffix in (".csv", ".tsv"):
+        return list(_csv_rows(path, text, columns, header))
+    raise DataError(f"{path} is no table: .csv, .tsv and .jsonl are read")
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        text = data.decode("utf-8-sig")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"there is no table {path}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _decoded(path: Path, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise DataError(
@@ -100,11 +125,6 @@ def parse_table(path: Path, data: bytes, *, columns: Sequence[str], header: bool
             f"{path.name} line {line} is not UTF-8 (byte {error.object[error.start]:#04x} in {path}); if it is "
             f"Latin-1, `iconv -f latin1 -t utf-8 {path.name} > converted{path.suffix}` mends it"
         ) from error
-    if path.suffix == ".jsonl":
-        return list(_json_rows(path, text, columns))
-    if path.suffix in (".csv", ".tsv"):
-        return list(_csv_rows(path, text, columns, header))
-    raise DataError(f"{path} is no table: .csv, .tsv and .jsonl are read")
 
 
 def _csv_rows(path: Path, text: str, columns: Sequence[str], header: bool) -> Iterator[Row]:
@@ -147,16 +167,21 @@ def _json_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[Row]:
         if not line.strip():
             continue
         where = f"{path.name} line {number}"
-        try:
-            entry = json.loads(line, object_pairs_hook=partial(_object, where))
-        except DataError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where} is not JSON ({error}) ({path})") from error
+        entry = _parsed(path, line, where)
         if not isinstance(entry, dict):
             raise DataError(f'{where} must be an object such as {{"{columns[0]}": ...}} ({path})')
         _require(path, list(entry), columns, line=number)
         yield Row(entry, where)
+
+
+def _parsed(path: Path, text: str, where: str) -> object:
+    try:
+        found: object = json.loads(text, object_pairs_hook=partial(_object, where))
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON ({error}) ({path})") from error
+    return found
 
 
 def _object(where: str, pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -484,6 +484,46 @@ class TestFood101:
             load("food101", root)
         assert len(load("food101", root, bad_pictures="skip").train) == 7
 
+    def test_the_json_files_that_go_around_are_read(
+        self, load: Callable[..., MultimodalData], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        root = trees.food101_json(tmp_path)
+        data = load("food101", root)
+        assert data.class_names == ["apple pie", "ramen"]
+        assert np.bincount(data.train.class_ids).tolist() == [3, 3]
+        assert np.bincount(data.test["test"].class_ids).tolist() == [2, 2]
+        assert data.train.texts[0] == 'The best "apple_pie_0.jpg"'
+        assert _colours(data, "test") == [(1, 0, 0)] * 2 + [(0, 1, 0)] * 2
+        titles = json.loads((root / "text.json").read_text())
+        del titles["ramen_1.jpg"]
+        (root / "text.json").write_text(json.dumps(titles))
+        assert len(load("food101", root).train) == 5
+        assert "1 pictures without a title in text.json are left out, as by others (such as ramen_1.jpg)" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("file", "content", "words"),
+        [
+            ("split.json", "[]", r"split\.json must hold an object"),
+            ("split.json", "{", r"split\.json is not JSON"),
+            ("split.json", '{"train": "ramen_1.jpg"}', r"split\.json: 'train' must be a list"),
+            ("split.json", '{"tarin": []}', r"split\.json: the split must be train, .* not 'tarin'"),
+            ("split.json", '{"train": [], "train": []}', r"split\.json has more than one column 'train'"),
+            ("split.json", '{"train": ["ramen.jpg"]}', "number 1 of 'train': 'ramen.jpg' must be CLASS_NUMBER.jpg"),
+            ("split.json", '{"train": ["raamen_1.jpg"]}', "'raamen_1.jpg' must be .* of a class in class_idx.json"),
+            ("split.json", '{"train": [["a", "b"]]}', "number 1 of 'train' holds a list of 2 values"),
+            ("split.json", "{}", "UPMC Food-101 has no samples"),
+            ("text.json", '{"ramen_1.jpg": {"title": "x"}}', r"text\.json: 'ramen_1\.jpg' holds an object"),
+            ("text.json", None, "there is no table .*text.json"),
+        ],
+    )
+    def test_what_is_wrong_with_them_is_said(
+        self, file: str, content: str | None, words: str, load: Callable[..., MultimodalData], tmp_path: Path
+    ) -> None:
+        path = trees.food101_json(tmp_path) / file
+        path.write_text(content) if content is not None else path.unlink()
+        with pytest.raises(DataError, match=words):
+            load("food101", tmp_path)
+
     def test_where_to_get_it_is_said(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
         root = trees.food101(tmp_path / "food")
         (root / "texts/test_titles.csv").unlink()

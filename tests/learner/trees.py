@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -67,4 +68,24 @@ def food101(root: Path, *, header: bool = False) -> Path:
                 picture(root / "images" / split / dish / f"{dish}_{i}.jpg", COLOURS[class_id], seed=i)
                 rows.append([f"{dish}_{i}.jpg", f'The best "{dish}", easy | blog', dish])
         write_table(root / "texts" / f"{split}_titles.csv", rows)
+    return root
+
+
+def food101_json(root: Path) -> Path:
+    """The same pictures with ``class_idx.json``, ``text.json`` and ``split.json``; one of each class validates."""
+    food101(root)
+    for table in (root / "texts").iterdir():
+        table.unlink()
+    dishes = ("apple_pie", "ramen")
+    # Pictures to train and to test on have numbers of their own there.
+    for file in (root / "images/test").rglob("*.jpg"):
+        file.rename(file.with_stem(f"{file.stem}0"))
+    splits = {
+        "train": [f"{dish}_{i}.jpg" for dish in dishes for i in range(3)],
+        "val": [f"{dish}_3.jpg" for dish in dishes],
+        "test": [f"{dish}_{i}0.jpg" for dish in dishes for i in range(2)],
+    }
+    texts = {name: f'The best "{name}"' for names in splits.values() for name in names}
+    for file, content in (("class_idx", {"ramen": 0, "apple_pie": 1}), ("text", texts), ("split", splits)):
+        (root / f"{file}.json").write_text(json.dumps(content))
     return root
