@@ -122,7 +122,8 @@ def _on_own_error(request: Request, error: Exception) -> JSONResponse:
 def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     errors = [
-        {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]} for item in error.errors()[:16]
+        {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"].removeprefix("Value error, ")}
+        for item in error.errors()[:16]
     ]
     detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
     return problem_response("invalid_request", detail, details={"errors": errors})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from memory_format import FormatError, Record
 from memory_format.codecs import codec_by_number
@@ -13,37 +14,71 @@ from memory_format.masks import Layout
 from memory_format.record import FLAG_EXTRAS, layout_of
 from memory_service.store.buffer import Buffer, Row
 from memory_service.store.eviction import EvictionPolicy
+from memory_service.store.fields import (
+    ByteCount,
+    ClassId,
+    Description,
+    DiskLimit,
+    ExemplarId,
+    LearnerId,
+    Phase,
+    Rank,
+    RetainedSnapshots,
+    SampleCount,
+    Score,
+    Version,
+)
 from memory_service.store.model import Budget, BufferConfig, Snapshot
 from memory_service.store.query import MAX_LIMIT, Query, Sort
 from memory_service.store.sampler import EVERYTHING, Filter, SampleRequest, Strategy
+from memory_service.store.snapshots import NAME_PATTERN
 
 MAX_SAMPLE = 4096
 MAX_FILTER_VALUES = 1000
 MAX_UPDATE = 100_000
-MAX_SCORE = 3.4028234663852886e38
-"""The largest float32."""
 
-ClassId = Annotated[int, Field(ge=0, lt=2**32)]
-Phase = Annotated[int, Field(ge=0, lt=2**16)]
-LearnerId = Annotated[str, Field(min_length=1, max_length=64)]
-Score = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_SCORE, le=MAX_SCORE)]
-Rank = Annotated[int, Field(ge=0, lt=2**32)]
+
+def _digits(value: object) -> object:
+    """A whole number in a query string or a path: digits only. Python would take ``1.0``, ``+1`` and ``1_0``, too."""
+    if isinstance(value, str) and not re.fullmatch("-?[0-9]{1,40}", value):
+        raise ValueError("a whole number in digits is needed")
+    return value
+
+
+def _decimal(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,5})?", value):
+        raise ValueError("a number in digits is needed")
+    return value
+
+
+def _flag(value: object) -> object:
+    if isinstance(value, str) and value not in ("true", "false"):
+        raise ValueError("true or false is needed")
+    return value
+
+
+# A query string and a path are text: what numbers look like there.
+Digits = BeforeValidator(_digits)
+Decimal = BeforeValidator(_decimal)
+Flag = Annotated[bool, BeforeValidator(_flag)]
 
 
 class _Strict(BaseModel):
+    """JSON that is sent: ``true``, ``"1"`` and ``1.0`` are no whole numbers."""
+
     # A misspelt filter must not silently select everything.
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class BudgetSettings(_Strict):
     """``budget_bytes``, or ``full_samples_per_class`` with ``full_sample_bytes``."""
 
-    budget_bytes: StrictInt | None = Field(None, description="Most bytes that the live records may be charged.")
-    full_samples_per_class: StrictInt | None = Field(
+    budget_bytes: ByteCount | None = Field(None, description="Most bytes that the live records may be charged.")
+    full_samples_per_class: SampleCount | None = Field(
         None, description="The budget as so many full samples a class, of full_sample_bytes each."
     )
-    full_sample_bytes: StrictInt | None = Field(None, description="Bytes of one full sample.")
-    num_classes: StrictInt | None = Field(
+    full_sample_bytes: ByteCount | None = Field(None, description="Bytes of one full sample.")
+    num_classes: SampleCount | None = Field(
         None, description="For how many classes; without it the budget grows with the classes seen."
     )
 
@@ -54,22 +89,24 @@ class BudgetSettings(_Strict):
 class BufferRequest(BudgetSettings):
     """Settings of a new buffer; PATCH changes them."""
 
-    disk_limit_bytes: StrictInt | None = Field(
+    disk_limit_bytes: DiskLimit | None = Field(
         None, description="Most bytes on disk for the buffer; default 1.5 times the budget, at least 256 KiB over it."
     )
     eviction: EvictionPolicy = "class_balanced"
-    retain_snapshots: StrictInt | None = Field(None, description="Keep the newest so many snapshots; default all.")
-    description: str = ""
+    retain_snapshots: RetainedSnapshots | None = Field(
+        None, description="Keep the newest so many snapshots; default all."
+    )
+    description: Description = ""
 
 
 class BufferChange(BudgetSettings):
     """Settings to change; what is absent stays. ``null`` as disk_limit_bytes, retain_snapshots or num_classes sets
     the default again."""
 
-    disk_limit_bytes: StrictInt | None = None
+    disk_limit_bytes: DiskLimit | None = None
     eviction: EvictionPolicy = "class_balanced"
-    retain_snapshots: StrictInt | None = None
-    description: str = ""
+    retain_snapshots: RetainedSnapshots | None = None
+    description: Description = ""
 
     def applied_to(self, config: BufferConfig) -> BufferConfig:
         given = self.model_dump(include=self.model_fields_set)
@@ -142,10 +179,10 @@ class PushResponse(BaseModel):
 class ScoreUpdate(_Strict):
     """New scores or ranks, one for each id."""
 
-    exemplar_ids: list[Annotated[int, Field(ge=1, lt=2**63)]] = Field(min_length=1, max_length=MAX_UPDATE)
+    exemplar_ids: list[ExemplarId] = Field(min_length=1, max_length=MAX_UPDATE)
     scores: list[Score] | None = None
     ranks: list[Rank] | None = None
-    if_version: int | None = Field(None, ge=0, description="Only if the buffer is at this version.")
+    if_version: Version | None = Field(None, description="Only if the buffer is at this version.")
 
 
 class UpdateResponse(BaseModel):
@@ -176,42 +213,47 @@ class SnapshotList(BaseModel):
     snapshots: list[SnapshotInfo]
 
 
+Name = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME_PATTERN.pattern}$"})]
+"""Of a buffer or a snapshot. The store says what is none, and there is nothing under such a name."""
+
+
 class ForkRequest(_Strict):
-    name: str = Field(description="Of the new buffer.")
-    snapshot: str | None = Field(None, description="Start from this snapshot; default from what is held now.")
-    disk_limit_bytes: StrictInt | None = None
-    description: str | None = None
+    name: Name = Field(description="Of the new buffer.")
+    snapshot: Name | None = Field(None, description="Start from this snapshot; default from what is held now.")
+    disk_limit_bytes: DiskLimit | None = None
+    description: Description | None = None
 
 
-class _Filters(_Strict):
+class _Filters(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     def where(self) -> Filter:
         values = (getattr(self, name) for name in ("class_id", "phase", "learner_id"))
         return Filter(*(tuple(sorted(set(value))) if value else None for value in values))
 
 
-class ExemplarQuery(_Filters):
+class _FilterQuery(_Filters):
+    class_id: list[Annotated[ClassId, Digits]] = Field([], max_length=MAX_FILTER_VALUES)
+    phase: list[Annotated[Phase, Digits]] = Field([], max_length=MAX_FILTER_VALUES)
+    learner_id: list[LearnerId] = Field([], max_length=MAX_FILTER_VALUES)
+
+
+class ExemplarQuery(_FilterQuery):
     """The query string of a listing. A filter given several times matches any of its values."""
 
-    class_id: list[ClassId] = Field([], max_length=MAX_FILTER_VALUES)
-    phase: list[Phase] = Field([], max_length=MAX_FILTER_VALUES)
-    learner_id: list[LearnerId] = Field([], max_length=MAX_FILTER_VALUES)
-    min_score: Score | None = None
-    max_score: Score | None = None
+    min_score: Annotated[Score, Decimal] | None = None
+    max_score: Annotated[Score, Decimal] | None = None
     sort: Sort = "exemplar_id"
-    limit: int = Field(100, ge=1, le=MAX_LIMIT)
+    limit: Annotated[int, Digits] = Field(100, ge=1, le=MAX_LIMIT)
     cursor: str | None = Field(None, max_length=1024)
-    snapshot: str | None = Field(None, description="List what the buffer held at this snapshot.")
+    snapshot: Name | None = Field(None, description="List what the buffer held at this snapshot.")
 
     def query(self) -> Query:
         return Query(self.where(), self.min_score, self.max_score, self.sort, self.limit, self.cursor)
 
 
-class DeleteQuery(_Filters):
+class DeleteQuery(_FilterQuery):
     """Which records to delete."""
-
-    class_id: list[ClassId] = Field([], max_length=MAX_FILTER_VALUES)
-    phase: list[Phase] = Field([], max_length=MAX_FILTER_VALUES)
-    learner_id: list[LearnerId] = Field([], max_length=MAX_FILTER_VALUES)
 
     def filter(self) -> Filter:
         """Raises:
@@ -226,7 +268,7 @@ class DeleteQuery(_Filters):
         return where
 
 
-class SampleBody(_Filters):
+class SampleBody(_Filters, _Strict):
     """What to draw; the same request on the same version of a buffer gives the same batch."""
 
     batch_size: int = Field(ge=1, le=MAX_SAMPLE)
@@ -238,8 +280,8 @@ class SampleBody(_Filters):
     phase: list[Phase] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
     learner_id: list[LearnerId] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
     repair_text: float = Field(0.0, ge=0, le=1, description="Chance of carrying the text of another of its class.")
-    version: int | None = Field(None, ge=0, description="Draw only if the buffer is at this version.")
-    snapshot: str | None = Field(None, description="Draw from what the buffer held at this snapshot.")
+    version: Version | None = Field(None, description="Draw only if the buffer is at this version.")
+    snapshot: Name | None = Field(None, description="Draw from what the buffer held at this snapshot.")
 
     def request(self) -> SampleRequest:
         return SampleRequest(

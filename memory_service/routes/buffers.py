@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from memory_service.routes.common import JSON_BODY, BufferDep, StoreDep
+from memory_service.routes.common import JSON_BODY, BufferDep, StoreDep, StrictRoute
 from memory_service.schemas import BufferChange, BufferInfo, BufferList, BufferRequest, ChangedBuffer, ForkRequest
 from memory_service.store.stats import BufferStats
 
-router = APIRouter(prefix="/v1/buffers", tags=["buffers"])
+router = APIRouter(route_class=StrictRoute, prefix="/v1/buffers", tags=["buffers"])
 
 
 @router.put("/{name}", responses={201: {"model": BufferInfo}}, dependencies=[JSON_BODY])

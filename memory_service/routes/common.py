@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeVar
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import Annotated, Any, Final, TypeVar, get_origin
 
 from fastapi import Depends, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from memory_format import MEDIA_TYPE
+from memory_format import MEDIA_TYPE, text
 from memory_service.media import JSON_MEDIA_TYPE, media_type
 from memory_service.store import Buffer, Store
 
@@ -36,6 +40,64 @@ async def get_buffer(name: str, store: StoreDep) -> Buffer:
 
 
 BufferDep = Annotated[Buffer, Depends(get_buffer)]
+
+
+class StrictRequest(Request):
+    """A request whose JSON is read as strictly as :func:`memory_format.text.read_json` does."""
+
+    async def json(self) -> Any:
+        """Raises:
+        HTTPException: 400: it is not such JSON.
+        """
+        try:
+            return text.read_json(await self.body())
+        except ValueError as error:
+            raise HTTPException(400, f"the body cannot be read as JSON: {error}") from None
+
+
+class StrictRoute(APIRoute):
+    """A route that passes nothing over: no parameter that it does not know or that comes twice, no lax JSON."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        known = dict(_parameters(self.dependant))
+
+        async def strictly(request: Request) -> Response:
+            if request.scope["query_string"]:
+                _check_query(request, known)
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return strictly
+
+
+def _parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
+    """Names of a route's query parameters, and whether they may be given several times."""
+    for field in dependant.query_params:
+        model = field.field_info.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            for name, member in model.model_fields.items():
+                yield name, get_origin(member.annotation) is list
+        else:
+            yield field.alias, False
+    for needed in dependant.dependencies:
+        yield from _parameters(needed)
+
+
+def _check_query(request: Request, known: Mapping[str, bool]) -> None:
+    """Raises:
+    RequestValidationError: a parameter is none of the route's, or comes twice where one is taken.
+    """
+    problems = []
+    for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if name not in known:
+            said = f"it is no parameter here; known: {', '.join(known)}" if known else "there are no parameters here"
+        elif count > 1 and not known[name]:
+            said = f"it is given {count} times, and one value is taken"
+        else:
+            continue
+        problems.append({"loc": ("query", name), "msg": said})
+    if problems:
+        raise RequestValidationError(problems)
 
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -70,12 +132,12 @@ async def read_json(request: Request, model: type[Body]) -> Body:
     """A request's body, checked: for routes that answer in the time that FastAPI takes to look at their parameters.
 
     Raises:
+        HTTPException: the body is of another type, or no JSON.
         RequestValidationError: as FastAPI's own.
-        HTTPException: the body is of another type.
     """
     await _expect_json(request)
     try:
-        return model.model_validate_json(await request.body())
+        return model.model_validate(await request.json())
     except ValidationError as error:
         problems = error.errors(include_context=False, include_url=False)
         raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in problems]) from error

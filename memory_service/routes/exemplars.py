@@ -16,30 +16,38 @@ from memory_service.routes.common import (
     JSON_BODY,
     VERSION_HEADER,
     BufferDep,
+    StrictRoute,
     arrow_response,
     expect_media_type,
 )
 from memory_service.schemas import (
     DeleteQuery,
     DeleteResponse,
+    Digits,
     ExemplarDetail,
     ExemplarInfo,
     ExemplarPage,
     ExemplarQuery,
+    Flag,
+    Name,
     PushResponse,
     ScoreUpdate,
     UpdateResponse,
 )
+from memory_service.store import fields
 
-router = APIRouter(prefix="/v1/buffers/{name}/exemplars", tags=["exemplars"])
+router = APIRouter(route_class=StrictRoute, prefix="/v1/buffers/{name}/exemplars", tags=["exemplars"])
 
-SnapshotName = Annotated[str | None, Query(description="Look at what the buffer held at this snapshot.")]
-ExemplarId = Annotated[int, Path(ge=1, lt=2**63)]
+SnapshotName = Annotated[Name | None, Query(description="Look at what the buffer held at this snapshot.")]
+ExemplarId = Annotated[fields.ExemplarId, Digits, Path()]
 
 
 def read_idempotency_key(
+    request: Request,
     key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=10_000)] = None,
 ) -> str | None:
+    if len(request.headers.getlist("Idempotency-Key")) > 1:
+        raise FormatError("there are two Idempotency-Keys, and one is taken", code="invalid_request")
     if key is not None and not (1 <= len(key) <= 128 and key.isascii() and key.isprintable()):
         raise FormatError("an Idempotency-Key has 1..128 printable ASCII characters", code="invalid_request")
     return key
@@ -54,7 +62,7 @@ async def push(
     request: Request,
     buffer: BufferDep,
     key: Annotated[str | None, Depends(read_idempotency_key)],
-    dry_run: Annotated[bool, Query(description="Answer what a push would be answered, and change nothing.")] = False,
+    dry_run: Annotated[Flag, Query(description="Answer what a push would be answered, and change nothing.")] = False,
 ) -> Response:
     """Push a batch of records (an Arrow IPC stream): all of it is judged, and kept or not, in one step.
 
@@ -123,7 +131,7 @@ async def get_image(
     buffer: BufferDep,
     exemplar_id: ExemplarId,
     dropped: Annotated[Dropped, Query()] = "grey",
-    scale: Annotated[int, Query(ge=1, le=8)] = 1,
+    scale: Annotated[int, Digits, Query(ge=1, le=8)] = 1,
     snapshot: SnapshotName = None,
 ) -> Response:
     """One record as a picture, dropped patches flat."""

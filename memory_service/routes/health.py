@@ -8,14 +8,14 @@ from fastapi import APIRouter
 
 from memory_format import CODECS
 from memory_format.wire import WIRE_VERSION
-from memory_service.routes.common import StoreDep
+from memory_service.routes.common import StoreDep, StrictRoute
 from memory_service.schemas import Health, ServiceInfo
 from memory_service.store.eviction import EVICTION_POLICIES
 from memory_service.store.layout import FORMAT_VERSION
 from memory_service.store.migrations import HEAD
 from memory_service.store.sampler import STRATEGIES
 
-router = APIRouter(tags=["service"])
+router = APIRouter(route_class=StrictRoute, tags=["service"])
 
 
 def service_version() -> str:

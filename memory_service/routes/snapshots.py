@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from memory_service.routes.common import BufferDep
+from memory_service.routes.common import BufferDep, StrictRoute
 from memory_service.schemas import SnapshotInfo, SnapshotList
 from memory_service.store.snapshots import Diff
 
-router = APIRouter(prefix="/v1/buffers/{name}", tags=["snapshots"])
+router = APIRouter(route_class=StrictRoute, prefix="/v1/buffers/{name}", tags=["snapshots"])
 
 
 @router.put("/snapshots/{snapshot}", responses={201: {"model": SnapshotInfo}})

@@ -14,11 +14,11 @@ from starlette.responses import StreamingResponse
 
 from memory_service.admission import Admission
 from memory_service.media import EXPORT_MEDIA_TYPE
-from memory_service.routes.common import BufferDep, StoreDep, expect_media_type
+from memory_service.routes.common import BufferDep, StoreDep, StrictRoute, expect_media_type
 from memory_service.schemas import BufferInfo
 from memory_service.store.transfer import Export
 
-router = APIRouter(prefix="/v1/buffers/{name}", tags=["transfer"])
+router = APIRouter(route_class=StrictRoute, prefix="/v1/buffers/{name}", tags=["transfer"])
 
 _ZIP: Final[dict[str, Any]] = {"content": {EXPORT_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memory_format import FormatError
+from memory_format.text import check_text
 from memory_service.store.eviction import EvictionPolicy
 
 MAX_BUDGET_BYTES = 2**50
+MAX_DISK_LIMIT_BYTES = 2 * MAX_BUDGET_BYTES
+MAX_RETAINED = 2**31 - 1
 MAX_DESCRIPTION = 10_000
 
 SMALLEST_HEADROOM = 256 * 1024
@@ -52,8 +55,8 @@ class Budget:
             )
         for name in ("full_samples_per_class", "full_sample_bytes", "num_classes"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise FormatError(f"{name} must be at least 1, got {value}", code="invalid_budget")
+            if value is not None and not 1 <= value <= MAX_BUDGET_BYTES:
+                raise FormatError(f"{name} must lie in 1..{MAX_BUDGET_BYTES}, got {value}", code="invalid_budget")
         self.bytes_for(1)
 
     @property
@@ -134,13 +137,14 @@ def check_settings(config: BufferConfig) -> BufferConfig:
     Raises:
         FormatError: ``invalid_budget`` or ``invalid_request``.
     """
-    if len(config.description) > MAX_DESCRIPTION:
-        raise FormatError(f"a description has at most {MAX_DESCRIPTION} characters", code="invalid_request")
-    if config.retain_snapshots is not None and config.retain_snapshots < 1:
-        raise FormatError("retain_snapshots is at least 1, or absent to keep all", code="invalid_request")
-    if not config.budget_bytes <= config.disk_limit_bytes <= 2 * MAX_BUDGET_BYTES:
+    check_text("a description", config.description, max_length=MAX_DESCRIPTION)
+    if config.retain_snapshots is not None and not 1 <= config.retain_snapshots <= MAX_RETAINED:
         raise FormatError(
-            f"disk_limit_bytes must lie between the budget of {config.budget_bytes} and {2 * MAX_BUDGET_BYTES}, got "
+            f"retain_snapshots lies in 1..{MAX_RETAINED}, or is absent to keep all", code="invalid_request"
+        )
+    if not config.budget_bytes <= config.disk_limit_bytes <= MAX_DISK_LIMIT_BYTES:
+        raise FormatError(
+            f"disk_limit_bytes must lie between the budget of {config.budget_bytes} and {MAX_DISK_LIMIT_BYTES}, got "
             f"{config.disk_limit_bytes}",
             code="invalid_budget",
         )
