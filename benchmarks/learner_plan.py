@@ -126,7 +126,7 @@ class Job:
         return out / f"base-p{self.num_phases}-s{self.seed}.pt"
 
     def folder(self, out: Path) -> Path:
-        """Where the run's checkpoints and figures are; its name is that of the buffers too."""
+        """Where the run's checkpoints and figures are."""
         return out / f"p{self.num_phases}-s{self.seed}-m{self.memory}"
 
     def config(self, plan: Plan, full_sample_bytes: int) -> LearnerConfig:

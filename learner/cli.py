@@ -18,11 +18,11 @@ from learner.data.base import DataError
 from learner.data.fetch import FetchError
 from learner.data.pictures import PictureError
 from learner.files import write_atomically
-from learner.method_run import RunError
 from learner.methods import BASES, DEFAULT, PARTS, Method, parse_method
 from learner.metrics import PhaseMetrics
 from learner.phases import Run
 from learner.problem import load_problem
+from learner.run_mark import RunError
 from learner.summary import budget_words, final_table, phase_line, seconds_spent, summary_json, verdict
 from memory_format import ExemplarMemoryError
 
@@ -77,6 +77,10 @@ def _run(config: LearnerConfig, arguments: argparse.Namespace, console: Console)
             console.print(phase_line(metrics, len(problem.phases)), markup=False, highlight=False)
 
         run = Run(config, problem, client, arguments.out, directory=arguments.data, report=report)
+        run.prepare(arguments.methods)
+        buffers = {method.name: run.buffer_name(method) for method in arguments.methods if method.stores != "nothing"}
+        if buffers:
+            console.print(f"buffers: {', '.join(buffers.values())}", markup=False, highlight=False)
         results = {method.name: run.run(method) for method in arguments.methods}
     console.print()
     console.print(final_table(config, results))
@@ -84,7 +88,7 @@ def _run(config: LearnerConfig, arguments: argparse.Namespace, console: Console)
     # Imported here: drawing is not needed to train.
     from learner.report import write_report
 
-    summary = summary_json(config, results, seconds_spent(results))
+    summary = summary_json(config, results, seconds_spent(results), buffers=buffers)
     write_atomically(arguments.out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     write_report(arguments.out, config, results, problem.class_names, directory=arguments.data)
     console.print(f"wrote {arguments.out / 'summary.json'} and {arguments.out / 'report.html'}")

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from learner.head import HeadKind
 from learner.masks import MaskConfig
+from learner.run_mark import BUFFER_NAME
 from learner.selection import Selection
 from learner.techniques.fill import FillSource
 
@@ -270,6 +271,8 @@ class MemoryConfig:
         selection: order within a class.
         rerank: put the exemplars held into a new order by each phase's model, before its new classes make the room
             smaller.
+        buffer: what buffers are called, ``<buffer>-<method>``; empty = after the run's folder and id
+            (:mod:`learner.run_mark`).
         snapshots: take a snapshot of the memory after each phase, ``phase-0``, ``phase-1`` and so on: what was
             held then can be listed and drawn from later. What they keep of evicted exemplars is on the disk of the
             service, and not in the budget.
@@ -281,11 +284,16 @@ class MemoryConfig:
     codec: dict[str, Any] = field(default_factory=lambda: {"id": "em_webp", "quality": 30})
     selection: Selection = "herding"
     rerank: bool = False
+    buffer: str = ""
     snapshots: bool = True
 
     def __post_init__(self) -> None:
         if self.full_samples_per_class < 0 or (self.full_samples_per_class > 0) != (self.full_sample_bytes > 0):
             raise ValueError("full_samples_per_class and full_sample_bytes go together: both positive, or both 0")
+        if self.buffer and not BUFFER_NAME.fullmatch(self.buffer):
+            raise ValueError(
+                f"buffer is 1..22 of a-z 0-9 . _ - and begins with a letter or digit, or empty; got {self.buffer!r}"
+            )
 
     @property
     def grows(self) -> bool:

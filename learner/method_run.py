@@ -23,20 +23,17 @@ from learner.examples import save_examples
 from learner.exemplars import exemplar_features, make_exemplars, mask_split, rerank, to_replay, what_to_store
 from learner.methods import Method
 from learner.metrics import PhaseMetrics
+from learner.run_mark import RunError
 from learner.techniques.refit import fit_ridge
 from learner.techniques.translate import Translation, fit_translation
 from learner.techniques.weight_align import align_weights
 from learner.train import Classifier, Replay, train_phase
-from memory_format import ConflictError
+from memory_format import ConflictError, NotFoundError
 
 if TYPE_CHECKING:
     from learner.phases import Run
 
 log = logging.getLogger(__name__)
-
-
-class RunError(RuntimeError):
-    """A run cannot go on; the message says what to do."""
 
 
 class MethodRun:
@@ -61,36 +58,66 @@ class MethodRun:
         self.buffer: Buffer | None = None
         self.translation = None
 
+    @property
+    def buffer_name(self) -> str:
+        """Of the buffer that the method stores in."""
+        return self.run.buffer_name(self.method)
+
+    def look(self) -> int:
+        """How many exemplars the buffer holds; made where there is none, and what is there stays as it is.
+
+        Raises:
+            RunError: it is another run's, or another one than the checkpoints tell of.
+        """
+        client, name, mark = self.run.client, self.buffer_name, self.run.mark
+        try:
+            info = Buffer(client, name).info()
+        except NotFoundError:
+            info = None
+        if info is not None and not mark.owns(info.description):
+            whose = f"it is that of {info.description!r}" if info.description else "it does not say whose it is"
+            raise RunError(
+                f"buffer {name} is not this run's: {whose}. It stays as it is; give this run buffers of another name "
+                f"(--set memory.buffer=NAME) or another --out, or delete that buffer if nobody needs it"
+            )
+        if self.done and self.done[-1].exemplars and not (info and info.num_records):
+            raise RunError(
+                f"{self.run.out} says that buffer {name} holds {self.done[-1].exemplars} exemplars, but it is empty: "
+                f"is this the right service? To start over, delete {self.run.out}"
+            )
+        if info is None:
+            self.buffer = self._create()
+        return info.num_records if info else 0
+
     def open_buffer(self, *, fresh: bool) -> None:
         """Get the method's buffer; an empty one where the method has not run before (``fresh``).
 
         Raises:
-            RunError: the buffer is another one than the checkpoints tell of.
+            RunError: as :meth:`look`.
         """
-        client, memory = self.run.client, self.config.memory
-        name = f"{self.run.out.name}-{self.method.slug}".lower()
-        if fresh and any(info.name == name for info in client.buffers()):
-            # Exemplars of a run whose checkpoints are gone would be counted as this run's.
-            log.warning("buffer %s is left from another run: deleted", name)
-            client.delete_buffer(name)
+        left_over = self.look()
+        if fresh and self.buffer is None:
+            # Exemplars whose checkpoints are gone, or are of other settings, would be counted as this run's.
+            if left_over:
+                log.warning("buffer %s is left from before this run began anew: deleted", self.buffer_name)
+            self.run.client.delete_buffer(self.buffer_name)
+        self.buffer = self._create()
+
+    def _create(self) -> Buffer:
+        memory = self.config.memory
         try:
-            buffer = client.create_buffer(
-                name,
+            return self.run.client.create_buffer(
+                self.buffer_name,
                 budget_bytes=None if memory.grows else memory.budget_bytes,
                 full_samples_per_class=memory.full_samples_per_class if memory.grows else None,
                 full_sample_bytes=memory.full_sample_bytes if memory.grows else None,
                 disk_limit_bytes=memory.disk_limit_bytes(
                     sum(map(len, self.problem.phases)), num_phases=len(self.problem.phases)
                 ),
+                description=self.run.mark.description,
             )
         except ConflictError as error:
             raise RunError(f"{error.message}; give the run another --out or delete the buffer") from error
-        if self.done and self.done[-1].exemplars and not buffer.info().num_records:
-            raise RunError(
-                f"{self.run.out} says that buffer {name} holds {self.done[-1].exemplars} exemplars, but it is empty: "
-                f"is this the right service? To start over, delete {self.run.out}"
-            )
-        self.buffer = buffer
 
     def phase(self, phase: int, timings: dict[str, Any] | None) -> PhaseMetrics:
         """One phase, from the end of its training on where ``timings`` of that are there already."""

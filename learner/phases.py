@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +24,10 @@ from learner.data.base import DataError
 from learner.data.tokenised import Samples
 from learner.exemplars import mask_split
 from learner.files import DamagedFileError, write_atomically
-from learner.method_run import MethodRun, RunError
+from learner.method_run import MethodRun
 from learner.methods import Method
 from learner.metrics import PhaseMetrics
+from learner.run_mark import RunError, RunMark, buffer_name, mark_of
 from learner.train import Classifier, best_device, train_phase
 from learner.warmup import warm_up
 
@@ -105,8 +108,8 @@ class Run:
     same base phase.
 
     Args:
-        out: ``base.pt``, and for each method ``<method>/metrics.jsonl`` and ``<method>/checkpoint.pt``.
-        client: the memory. Buffers are named ``<out's name>-<method>``.
+        out: ``run.json``, ``base.pt``, and for each method ``<method>/metrics.jsonl`` and ``<method>/checkpoint.pt``.
+        client: the memory. Buffers are named as :func:`~learner.run_mark.buffer_name` says.
         directory: where data and weights are kept.
         base: the base phase's file, default ``out/base.pt``. Runs that differ only in ``memory`` may share it.
         report: called with each phase's metrics as they come (also those of phases done by an earlier run).
@@ -131,17 +134,33 @@ class Run:
         self.report = report
         self.device = best_device()
         self.base_path = base or out / "base.pt"
+        self._prepared: dict[str, tuple[MethodRun, dict[str, Any] | None]] = {}
+
+    @functools.cached_property
+    def mark(self) -> RunMark:
+        """What tells the run's buffers from those of others."""
+        return mark_of(self.out)
+
+    def buffer_name(self, method: Method) -> str:
+        """What the method's buffer is called."""
+        return buffer_name(self.mark, method.configure(self.config).memory.buffer, method.slug)
+
+    def prepare(self, methods: Iterable[Method]) -> None:
+        """Look at the checkpoints and buffers of methods, so that what stands in a run's way is said before anything is
+        trained.
+
+        Raises:
+            RunError: see :meth:`MethodRun.look`, or a checkpoint cannot be read.
+            FormatError: the service does not take the buffer's settings.
+        """
+        for method in methods:
+            work, _ = self._prepared[method.name] = self._begun(method)
+            if method.stores != "nothing" and len(work.done) < len(self.problem.phases):
+                work.look()
 
     def run(self, method: Method) -> list[PhaseMetrics]:
         """All phases of one method, going on after the last stage that an earlier run finished."""
-        work = MethodRun(self, method)
-        try:
-            saved = checkpoint.load(work.folder / "checkpoint.pt", work.key)
-        except DamagedFileError as error:
-            raise RunError(
-                f"{error}: put it back from a copy, or delete {work.folder} to begin {method.name} again from its start"
-            ) from error
-        work.done = [PhaseMetrics(**line) for line in saved["metrics"]] if saved else []
+        work, saved = self._prepared.pop(method.name) if method.name in self._prepared else self._begun(method)
         for metrics in work.done:
             self.report(metrics)
         if len(work.done) == len(self.problem.phases):
@@ -161,6 +180,18 @@ class Run:
             self.report(metrics)
             saved = None
         return work.done
+
+    def _begun(self, method: Method) -> tuple[MethodRun, dict[str, Any] | None]:
+        """A method with what an earlier run has done of it, and its checkpoint."""
+        work = MethodRun(self, method)
+        try:
+            saved = checkpoint.load(work.folder / "checkpoint.pt", work.key)
+        except DamagedFileError as error:
+            raise RunError(
+                f"{error}: put it back from a copy, or delete {work.folder} to begin {method.name} again from its start"
+            ) from error
+        work.done = [PhaseMetrics(**line) for line in saved["metrics"]] if saved else []
+        return work, saved
 
     def start(self, method: Method) -> tuple[Classifier, float | None]:
         """What a method's phases begin with: the model after the shared base phase and the seconds that this took; or,

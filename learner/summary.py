@@ -42,9 +42,18 @@ def summarise(lines: Sequence[PhaseMetrics]) -> MethodSummary:
 
 
 def summary_json(
-    config: LearnerConfig, results: Mapping[str, Sequence[PhaseMetrics]], seconds: float
+    config: LearnerConfig,
+    results: Mapping[str, Sequence[PhaseMetrics]],
+    seconds: float,
+    *,
+    buffers: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What ``summary.json`` holds. ``seconds``: training, masking, pushing and evaluating, over all invocations."""
+    """What ``summary.json`` holds.
+
+    Args:
+        seconds: training, masking, pushing and evaluating, over all invocations.
+        buffers: by method, what its buffer is called.
+    """
     phases = max(len(lines) for lines in results.values())
     methods: dict[str, Any] = {method: asdict(summarise(lines)) for method, lines in results.items()}
     return {
@@ -52,6 +61,7 @@ def summary_json(
         "budget_bytes": max(lines[-1].budget_bytes for lines in results.values()),
         "seconds": round(seconds, 1),
         **methods,
+        "buffers": dict(buffers),
         "config": config.to_dict(),
     }
 

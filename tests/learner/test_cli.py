@@ -38,6 +38,7 @@ def test_one_option_of_the_codec_can_be_set() -> None:
         ("seed", "KEY=VALUE"),
         ("data.base_classes=0", "base_classes"),
         ("train.head=conical", "train.head must be one of"),
+        ("memory.buffer=Birds!", "buffer is 1..22 of a-z 0-9 . _ -"),
         ("train=5", "train is a table of settings"),
     ],
 )

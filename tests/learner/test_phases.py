@@ -21,11 +21,12 @@ from learner.config import BackboneConfig, DataConfig, LearnerConfig, MemoryConf
 from learner.evaluate import correct
 from learner.examples import load_examples
 from learner.masks import MaskConfig
-from learner.method_run import MethodRun, RunError
+from learner.method_run import MethodRun
 from learner.methods import DEFAULT, parse_method
 from learner.metrics import PhaseMetrics
 from learner.phases import Run, class_phases
 from learner.report import write_report
+from learner.run_mark import RunError, buffer_name, mark_of
 from learner.summary import final_table, summary_json, verdict
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_problem
@@ -59,6 +60,10 @@ def _run(
 ) -> list[PhaseMetrics]:
     with MemoryClient(service.url) as client:
         return Run(replace(CONFIG, **changes), PROBLEM, client, out, report=report).run(parse_method(method))
+
+
+def _buffer(out: Path, method: str = "masked") -> str:
+    return buffer_name(mark_of(out), "", parse_method(method).slug)
 
 
 def _bytes_in_segments(store: Path, live: set[int]) -> int:
@@ -141,8 +146,8 @@ def test_a_run_of_all_methods(start_service: Any, tmp_path: Path) -> None:
     assert 0 < masked.keep_ratio < 1
     with MemoryClient(service.url) as client:
         # Both buffers live in one store, whose ids are per buffer: look at one after deleting the other.
-        client.delete_buffer("runs-a-full")
-        buffer = client.buffer("runs-a-masked")
+        client.delete_buffer(_buffer(out, "full"))
+        buffer = client.buffer(_buffer(out))
         records = list(buffer.records())
         stats = buffer.stats()
         snapshots = buffer.snapshots()
@@ -170,8 +175,9 @@ def test_a_run_of_all_methods(start_service: Any, tmp_path: Path) -> None:
     assert page.count("<svg") == 2
     assert "class &lt;3&gt;" in page
     assert "<script" not in page
-    summary = summary_json(CONFIG, results, 1.0)
+    summary = summary_json(CONFIG, results, 1.0, buffers={"masked": "runs-a-masked"})
     assert summary["phases"] == 3
+    assert summary["buffers"] == {"masked": "runs-a-masked"}
     for method in ("none", "full", "masked"):
         assert set(summary[method]) == {
             *("last", "average", "forgetting", "exemplars", "bytes_used", "bytes_per_exemplar")
@@ -189,10 +195,9 @@ class PowerCutError(Exception):
 def test_an_interrupted_run_goes_on_to_the_same_results(
     where: str, start_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Two services, because draws depend on the buffer: the runs must have the same name in memories of their own.
-    services = {name: start_service(tmp_path / f"store-{name}") for name in ("whole", "parts")}
-    outs = {name: tmp_path / name / "run" for name in services}
-    whole = _run("masked", outs["whole"], services["whole"])
+    service = start_service()
+    outs = {name: tmp_path / name / "run" for name in ("whole", "parts")}
+    whole = _run("masked", outs["whole"], service)
 
     def cut(*args: Any, **kwargs: Any) -> Any:
         raise PowerCutError
@@ -212,18 +217,16 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
 
     monkeypatch.setattr(*cut_in, second_time)
     with pytest.raises(PowerCutError):
-        _run("masked", outs["parts"], services["parts"])
+        _run("masked", outs["parts"], service)
     monkeypatch.setattr(*cut_in, original)
 
     seen: list[PhaseMetrics] = []
-    resumed = _run("masked", outs["parts"], services["parts"], seen.append)
+    resumed = _run("masked", outs["parts"], service, seen.append)
 
     assert _figures(resumed) == _figures(whole)
     assert seen == resumed
-    contents = []
-    for service in services.values():
-        with MemoryClient(service.url) as client:
-            contents.append(list(client.buffer("run-masked").records()))
+    with MemoryClient(service.url) as client:
+        contents = [list(client.buffer(_buffer(out)).records()) for out in outs.values()]
     assert contents[0] == contents[1]
 
 
@@ -265,7 +268,7 @@ def test_a_memory_that_lost_its_exemplars_is_said(service: Service, tmp_path: Pa
     state = torch.load(out / "full" / "checkpoint.pt", weights_only=True)
     torch.save(state | {"metrics": state["metrics"][:2]}, out / "full" / "checkpoint.pt")
     with MemoryClient(service.url) as client:
-        client.delete_buffer("lost-full")
+        client.delete_buffer(_buffer(out, "full"))
     with pytest.raises(RunError, match="but it is empty"):
         _run("full", out, service)
 
@@ -276,7 +279,7 @@ def test_another_configuration_starts_anew(service: Service, tmp_path: Path) -> 
     lines = _run("masked", tmp_path / "anew", service, train=short, seed=7)
     assert len(lines) == 3
     with MemoryClient(service.url) as client:
-        assert client.buffer("anew-masked").stats().num_records == lines[-1].exemplars
+        assert client.buffer(_buffer(tmp_path / "anew")).stats().num_records == lines[-1].exemplars
 
 
 def test_classes_are_cut_into_phases() -> None:

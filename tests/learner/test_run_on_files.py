@@ -92,8 +92,8 @@ def test_a_folder_of_odd_pictures_runs_to_its_report(
     assert f"5 classes of {table}" in page
     assert page.count("<figure>") == 5
     with MemoryClient(service.url) as client:
-        grids = {record.keep_mask.shape for record in client.buffer("odd-full").records()}
-        kept = list(client.buffer("odd-masked").records())
+        grids = {record.keep_mask.shape for record in client.buffer(summary["buffers"]["full"]).records()}
+        kept = list(client.buffer(summary["buffers"]["masked"]).records())
     assert {(4, 4), (4, 6), (6, 4)} <= grids
     assert all((record.keep_mask.any() and not record.keep_mask.all()) or record.keep_mask.size < 8 for record in kept)
     shapes = {e.image.shape for phase in range(3) for e in load_examples(out / "masked" / f"examples-{phase}.npz")}
@@ -114,7 +114,7 @@ def test_a_run_on_other_data_starts_anew(
         lines.append((tmp_path / "changed/masked/metrics.jsonl").read_text())
         rows = "".join(f"{trees.picture(tmp_path / 'set' / f'{name}{i}.png').name},new,{name}\n" for i in range(3))
         table.write_text(table.read_text() + rows)
-    assert "buffer changed-masked is left from another run" in caplog.text
+    assert "is left from before this run began anew: deleted" in caplog.text
     assert json.loads(lines[1].splitlines()[-1])["classes_seen"] == 4
     assert run(table, "changed") == 0
     again = (tmp_path / "changed/masked/metrics.jsonl").read_text()
