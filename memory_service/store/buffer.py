@@ -88,6 +88,7 @@ class Buffer:
     def __init__(
         self,
         config: BufferConfig,
+        said: rows.BufferRows,
         version: int,
         next_exemplar_id: int,
         index_: index.Index,
@@ -104,8 +105,7 @@ class Buffer:
         self._pushes = 0
         self._samples = 0
         self.contents = Contents(config.id, segments)
-        with index_.read() as connection:
-            self.contents.load(connection, version, cache)
+        self.contents.load(said, version, cache)
         self._commits = Commits(config, next_exemplar_id, index_, segments, self.contents, options)
         self._queue = PushQueue(self._lock, self._commits, self.contents, self._check_alive)
 
@@ -638,7 +638,7 @@ class Buffer:
 
     def _read_scores(self, version: int) -> Arrays:
         with self._index.read() as connection:
-            return rows.latest_scores(connection, self.config.id, version)
+            return rows.scores_at(connection, self.config.id, version)
 
     def _steadily(self, snapshot: str | None, read: Callable[[Columns], T]) -> T:
         """Read without a lock; once more under it where a segment was rewritten or removed meanwhile."""

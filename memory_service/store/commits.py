@@ -582,7 +582,7 @@ class Commits:
         contents, limit = self._contents, self.config.disk_limit_bytes
         for state in [state for state in contents.states.values() if not state.sealed]:
             with self._index.read() as connection:
-                open_ = rows.open_segment(connection, state)
+                open_ = rows.open_segment(state, rows.chunks_of(connection, state.id))
             needed = frame_bytes(open_.num_records, open_.learners)
             # Nothing is moved for it: an open segment serves as well, and a frame is not worth another's room.
             if self._taken(limit) + needed + self._moving_room() > limit:
@@ -660,7 +660,7 @@ class Commits:
             known = {stem: (file_bytes, sealed) for stem, file_bytes, sealed in found}
             undone = [part for part in self._unsettled if known.get(part.after.stem) != (part.file_bytes, part.sealed)]
             self._segments.undo(undone)
-            self._contents.load(connection, row.version)
+            self._contents.load(rows.read_buffers(connection, row.id)[row.id], row.version)
             self.config, self.next_id = rows.read_config(row), row.next_exemplar_id
         # A file that was not written well is not gone on with.
         self._contents.growing.clear()

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from memory_format import NotFoundError, StorageError, checksum
@@ -144,7 +143,7 @@ class Contents:
 
     def load(
         self,
-        connection: sa.Connection,
+        found: rows.BufferRows,
         version: int,
         cache: SegmentCache | None = None,
         *,
@@ -153,23 +152,21 @@ class Contents:
         """Take over what the index and the segments say.
 
         Args:
+            found: what the index says.
             to_write: go on with open segments. Otherwise they are not read, and may be missing.
 
         Raises:
             StorageError: a segment is damaged.
         """
         cache = cache or SegmentCache(self._segments)
-        states = rows.segments_of(connection, self._buffer_id)
-        deaths = rows.deaths_of(connection, self._buffer_id)
-        self.snapshots = rows.snapshots_of(connection, self._buffer_id)
-        self.classes = rows.classes_of(connection, self._buffer_id)
-        self.index_rows = rows.index_rows(connection, self._buffer_id)
+        states, deaths = found.segments, found.deaths
+        self.snapshots, self.classes, self.index_rows = found.snapshots, found.classes, found.counts
         self.growing.clear()
         live: list[Arrays] = [empty_rows()]
         pinned: list[Arrays] = [empty_rows()]
         died: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
         for state in sorted(states, key=lambda state: state.id):
-            rows_ = self._rows_of(connection, state, cache)
+            rows_ = self._rows_of(state, found.chunks.get(state.id, []), cache)
             dead_ids, versions = deaths.get(state.id, (np.zeros(0, np.uint64), np.zeros(0, np.uint64)))
             dead = np.isin(rows_["exemplar_id"], dead_ids)
             gone = np.flatnonzero(dead)
@@ -186,7 +183,7 @@ class Contents:
         self.columns = Columns.of_rows(version, concatenated(live))
         self.pinned = Pinned.of_rows(concatenated(pinned), np.concatenate(died))
         self.states = {state.id: state for state in states}
-        self._rescore(rows.latest_scores(connection, self._buffer_id))
+        self._rescore(rows.latest_scores(found.scores))
         for columns, records, num_bytes in (
             (self.columns, "live_records", "live_bytes"),
             (self.pinned.columns, "pinned_records", "pinned_bytes"),
@@ -197,13 +194,13 @@ class Contents:
         self._views.clear()
         self._selections.clear()
 
-    def _rows_of(self, connection: sa.Connection, state: SegmentState, cache: SegmentCache) -> Arrays:
+    def _rows_of(self, state: SegmentState, chunks: rows.Chunks, cache: SegmentCache) -> Arrays:
         if state.sealed:
             contents = cache.contents(state)
             headers, learners, lengths = contents.headers, contents.learners, contents.lengths
             starts = headers["offset"]
         else:
-            segment = rows.open_segment(connection, state)
+            segment = rows.open_segment(state, chunks)
             headers, learners = segment.headers(), list(segment.learners)
             starts, lengths = rows.file_starts(headers, segment.end)
             # Of several the newest: the others are full, or were left after a failed write.
@@ -351,7 +348,7 @@ class Contents:
         """The records that a snapshot shows. For the holder of the buffer's lock.
 
         Args:
-            read_scores: version -> what :func:`rows.latest_scores` finds.
+            read_scores: version -> what :func:`rows.scores_at` finds.
 
         Raises:
             NotFoundError: ``unknown_snapshot``.

@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import sqlalchemy as sa
@@ -70,98 +70,122 @@ def settings_of(config: BufferConfig) -> dict[str, Any]:
     }
 
 
-def segments_of(connection: sa.Connection, buffer_id: int) -> list[SegmentState]:
-    """The segments that a buffer consists of, their live and pinned parts not counted yet."""
-    s, b = index.segments.c, index.buffer_segments.c
-    found = connection.execute(
-        sa.select(index.segments).join(index.buffer_segments, b.segment_id == s.id).where(b.buffer_id == buffer_id)
-    )
-    states = [SegmentState(row.id, row.stem, row.file_bytes, row.num_records, row.sealed) for row in found]
-    for state in states:
-        if not state.sealed:
-            chunks = _open_chunks(connection, state.id)
+Chunks = list[tuple[NDArray[np.void], list[str]]]
+"""Headers of an open segment push by push, and the learner ids that were new to it."""
+
+_SCORES: Final = np.dtype(
+    [("buffer_id", "i8"), ("exemplar_id", "u8"), ("version", "i8"), ("score", "f4"), ("rank", "u4")]
+)
+
+
+@dataclass
+class BufferRows:
+    """What the index says of a buffer, beside its own row."""
+
+    segments: list[SegmentState] = field(default_factory=list)
+    """Their live and pinned parts not counted yet."""
+    chunks: dict[int, Chunks] = field(default_factory=dict)
+    """Of the open ones, by id."""
+    deaths: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = field(default_factory=dict)
+    """Segment id -> ids of the records that died in it, ascending, and the versions at which they did."""
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    classes: set[int] = field(default_factory=set)
+    counts: IndexRows = field(default_factory=IndexRows)
+    scores: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, _SCORES))
+    """All that were changed after a push, in ascending order of ids and versions."""
+
+
+def read_buffers(connection: sa.Connection, buffer_id: int | None = None) -> dict[int, BufferRows]:
+    """Buffer id -> its rows: of one buffer, or of all in as many statements."""
+
+    def of(table: sa.Table, *columns: Any) -> Any:
+        return only(sa.select(table.c.buffer_id, *columns), table.c.buffer_id)
+
+    def only(statement: Any, column: sa.Column[Any]) -> Any:
+        return statement if buffer_id is None else statement.where(column == buffer_id)
+
+    b, s, o, d, p = (table.c for table in (index.buffers, index.segments, index.open_rows, index.deaths, index.pushes))
+    part = index.buffer_segments.c
+    found: dict[int, BufferRows] = {}
+    for id_, description in connection.execute(only(sa.select(b.id, b.description), b.id)):
+        found[id_] = BufferRows(counts=IndexRows(description_bytes=len(description.encode())))
+    statement: Any = sa.select(part.buffer_id, s.id, s.stem, s.file_bytes, s.num_records, s.sealed)
+    statement = statement.join(index.buffer_segments, part.segment_id == s.id)
+    for owner, *values in connection.execute(only(statement, part.buffer_id)):
+        found[owner].segments.append(SegmentState(*values))
+    statement = sa.select(part.buffer_id, o.segment_id, o.headers, o.learners)
+    statement = statement.join(index.buffer_segments, part.segment_id == o.segment_id).order_by(o.segment_id, o.first)
+    for owner, segment_id, headers, learners in connection.execute(only(statement, part.buffer_id)):
+        chunk = (np.frombuffer(headers, HEADER_DTYPE), json.loads(learners))
+        found[owner].chunks.setdefault(segment_id, []).append(chunk)
+    # A string a segment: SQLAlchemy's rows, one a death, would take ten times as long to come.
+    pair = d.exemplar_id.cast(sa.Text) + " " + d.version.cast(sa.Text)
+    statement = of(index.deaths, d.segment_id, sa.func.aggregate_strings(pair, " "))
+    for owner, segment_id, pairs in connection.execute(statement.group_by(d.buffer_id, d.segment_id)):
+        numbers = np.fromstring(pairs, np.uint64, sep=" ").reshape(-1, 2)
+        ids, versions = numbers[np.argsort(numbers[:, 0])].T.copy()
+        found[owner].deaths[segment_id] = (ids, versions)
+    columns = [index.snapshots.c[name] for name in Snapshot.__dataclass_fields__]
+    for owner, *values in connection.execute(of(index.snapshots, *columns).order_by(index.snapshots.c.number)):
+        snapshot = Snapshot(*values)
+        found[owner].snapshots[snapshot.name] = snapshot
+        found[owner].counts.snapshots += 1
+    for owner, class_id in connection.execute(of(index.classes, index.classes.c.class_id)):
+        found[owner].classes.add(class_id)
+        found[owner].counts.classes += 1
+    statement = of(index.pushes, sa.func.count(), sa.func.sum(_answer_bytes())).group_by(p.buffer_id)
+    for owner, number, total in connection.execute(statement):
+        found[owner].counts.answers, found[owner].counts.answer_bytes = number, total
+    scores = _scores(connection, buffer_id)
+    owners, starts = np.unique(scores["buffer_id"], return_index=True)
+    for owner, of_it in zip(owners.tolist(), np.split(scores, starts[1:]), strict=False):
+        found[owner].scores, found[owner].counts.scores = of_it, len(of_it)
+    for rows_ in found.values():
+        for state in rows_.segments:
+            chunks = rows_.chunks.get(state.id, [])
             state.open_bytes = sum(open_row_bytes(len(chunk), learners) for chunk, learners in chunks)
-    return states
+    return found
 
 
-def open_segment(connection: sa.Connection, state: SegmentState) -> OpenSegment:
+def open_segment(state: SegmentState, chunks: Chunks) -> OpenSegment:
     """What the index knows of an open segment; its CRC is the caller's to find."""
-    chunks = _open_chunks(connection, state.id)
     learners = [learner for _, new in chunks for learner in new]
     headers = tuple(chunk for chunk, _ in chunks)
     return OpenSegment(state.stem, state.file_bytes, 0, headers, tuple(learners), sum(map(len, headers)))
 
 
-def _open_chunks(connection: sa.Connection, segment_id: int) -> list[tuple[NDArray[np.void], list[str]]]:
+def chunks_of(connection: sa.Connection, segment_id: int) -> Chunks:
+    """Of an open segment."""
     r = index.open_rows.c
     found = connection.execute(sa.select(index.open_rows).where(r.segment_id == segment_id).order_by(r.first))
     return [(np.frombuffer(row.headers, HEADER_DTYPE), json.loads(row.learners)) for row in found]
 
 
-def deaths_of(connection: sa.Connection, buffer_id: int) -> dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
-    """Segment id -> ids of the records that died in it, and the versions at which they did."""
-    d = index.deaths.c
-    # A string a segment: SQLAlchemy's rows, one a death, would take ten times as long to come.
-    pair = d.exemplar_id.cast(sa.Text) + " " + d.version.cast(sa.Text)
-    statement = sa.select(d.segment_id, sa.func.aggregate_strings(pair, " ")).where(d.buffer_id == buffer_id)
-    found = {}
-    for segment_id, pairs in connection.execute(statement.group_by(d.segment_id)):
-        numbers = np.fromstring(pairs, np.uint64, sep=" ").reshape(-1, 2)
-        ids, versions = numbers[np.argsort(numbers[:, 0])].T.copy()
-        found[int(segment_id)] = (ids, versions)
-    return found
+def _scores(connection: sa.Connection, buffer_id: int | None) -> NDArray[np.void]:
+    s = index.scores.c
+    statement = sa.select(s.buffer_id, s.exemplar_id, s.version, s.score, s.rank)
+    if buffer_id is not None:
+        statement = statement.where(s.buffer_id == buffer_id)
+    ordered = connection.execute(statement.order_by(s.buffer_id, s.exemplar_id, s.version))
+    return np.fromiter((tuple(row) for row in ordered), _SCORES)
 
 
-def latest_scores(connection: sa.Connection, buffer_id: int, version: int | None = None) -> dict[str, NDArray[Any]]:
+def latest_scores(scores: NDArray[np.void]) -> Arrays:
     """Scores and ranks that differ from what segments say: ``exemplar_id``, ``score`` and ``rank``.
 
     Args:
-        version: as they were at that version, and only of records that were changed after it; default as they
-            are now.
+        scores: see :class:`BufferRows`.
     """
-    s = index.scores.c
-    statement = sa.select(s.exemplar_id, s.version, s.score, s.rank).where(s.buffer_id == buffer_id)
-    kinds = np.dtype([("exemplar_id", np.uint64), ("version", np.int64), ("score", np.float32), ("rank", np.uint32)])
-    ordered = connection.execute(statement.order_by(s.exemplar_id, s.version))
-    found = np.fromiter((tuple(row) for row in ordered), kinds)
-    if version is not None:
-        changed_later = np.unique(found["exemplar_id"][found["version"] > version])
-        found = found[(found["version"] <= version) & np.isin(found["exemplar_id"], changed_later)]
-    # The last row of an id stays: they come in ascending order of versions.
-    newest = found[np.append(found["exemplar_id"][1:] != found["exemplar_id"][:-1], True)[: len(found)]]
+    # The last of an id: they come in ascending order of versions.
+    newest = scores[np.append(scores["exemplar_id"][1:] != scores["exemplar_id"][:-1], True)[: len(scores)]]
     return {name: newest[name].copy() for name in ("exemplar_id", "score", "rank")}
 
 
-def snapshots_of(connection: sa.Connection, buffer_id: int) -> dict[str, Snapshot]:
-    s = index.snapshots.c
-    found = connection.execute(sa.select(index.snapshots).where(s.buffer_id == buffer_id).order_by(s.number))
-    names = list(Snapshot.__dataclass_fields__)
-    return {row.name: Snapshot(**{name: row._mapping[name] for name in names}) for row in found}
-
-
-def classes_of(connection: sa.Connection, buffer_id: int) -> set[int]:
-    c = index.classes.c
-    return set(connection.execute(sa.select(c.class_id).where(c.buffer_id == buffer_id)).scalars())
-
-
-def index_rows(connection: sa.Connection, buffer_id: int) -> IndexRows:
-    """What the ledger counts of a buffer's rows."""
-
-    def count(table: sa.Table) -> int:
-        statement = sa.select(sa.func.count()).select_from(table).where(table.c.buffer_id == buffer_id)
-        return connection.execute(statement).scalar_one()
-
-    description = sa.select(index.buffers.c.description).where(index.buffers.c.id == buffer_id)
-    p = index.pushes.c
-    answers = connection.execute(sa.select(sa.func.sum(_answer_bytes())).where(p.buffer_id == buffer_id))
-    return IndexRows(
-        scores=count(index.scores),
-        snapshots=count(index.snapshots),
-        classes=count(index.classes),
-        answers=count(index.pushes),
-        answer_bytes=answers.scalar_one() or 0,
-        description_bytes=len(connection.execute(description).scalar_one().encode()),
-    )
+def scores_at(connection: sa.Connection, buffer_id: int, version: int) -> Arrays:
+    """:func:`latest_scores` as they were at a version, only of records that were changed after it."""
+    found = _scores(connection, buffer_id)
+    changed_later = np.unique(found["exemplar_id"][found["version"] > version])
+    return latest_scores(found[(found["version"] <= version) & np.isin(found["exemplar_id"], changed_later)])
 
 
 def totals_by_segment(segment: NDArray[Any], charge: NDArray[np.int64]) -> dict[int, tuple[int, int]]:
@@ -436,7 +460,7 @@ def update_settings(connection: sa.Connection, config: BufferConfig) -> None:
 
 def delete_buffer(connection: sa.Connection, buffer_id: int) -> list[str]:
     """Delete a buffer's rows; returns the stems of segments that no buffer consists of any more."""
-    orphaned = drop_segments(connection, buffer_id, segments_of(connection, buffer_id))
+    orphaned = drop_segments(connection, buffer_id, read_buffers(connection, buffer_id)[buffer_id].segments)
     for table in index.BUFFER_TABLES:
         connection.execute(table.delete().where(table.c.buffer_id == buffer_id))
     connection.execute(index.buffers.delete().where(index.buffers.c.id == buffer_id))

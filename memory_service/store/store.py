@@ -71,6 +71,7 @@ class Store:
                 found = connection.execute(sa.select(index.segments)).all()
                 known = {row.stem: (row.file_bytes, row.sealed) for row in found}
                 buffers = connection.execute(sa.select(index.buffers)).all()
+                said = rows.read_buffers(connection)
                 unused = list(connection.execute(sa.select(index.intents.c.stem)).scalars())
             shutil.rmtree(self.incoming, ignore_errors=True)
             self.incoming.mkdir()
@@ -79,16 +80,22 @@ class Store:
             if removed:
                 logger.warning("removed %d files that no change had committed", len(removed))
             cache = SegmentCache(self._segments)
-            self._buffers = {row.name: self._open_buffer(row, cache) for row in buffers}
+            self._buffers = {row.name: self._open_buffer(row, said.pop(row.id), cache) for row in buffers}
         except BaseException:
             self._index.close()
             raise
 
-    def _open_buffer(self, row: sa.Row[Any], cache: SegmentCache | None = None) -> Buffer:
+    def _open_buffer(
+        self, row: sa.Row[Any], said: rows.BufferRows | None = None, cache: SegmentCache | None = None
+    ) -> Buffer:
         if row.eviction not in EVICTION_POLICIES:
             raise StorageError(f"buffer {row.name!r} has eviction {row.eviction!r}, which this version does not know")
+        if said is None:
+            with self._index.read() as connection:
+                said = rows.read_buffers(connection, row.id)[row.id]
         buffer = Buffer(
             rows.read_config(row),
+            said,
             row.version,
             row.next_exemplar_id,
             self._index,

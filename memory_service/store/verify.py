@@ -163,7 +163,7 @@ class _Store:
             contents = read_contents(path)
             return contents.headers, contents.learners, contents.lengths
         with self.index.read() as connection:
-            segment = rows.open_segment(connection, state)
+            segment = rows.open_segment(state, rows.chunks_of(connection, state.id))
         stored = segment.headers()
         lengths = np.diff(np.append(stored["offset"].astype(np.int64) + BODY_AT, segment.end))
         headers = np.zeros(len(stored), READ_DTYPE)
@@ -267,16 +267,15 @@ def _examine(store: _Store, progress: Progress | None) -> tuple[Report, list[_Se
 def _examine_buffer(
     store: _Store, connection: sa.Connection, row: sa.Row[Any], damaged: dict[int, _Segment], report: Report
 ) -> None:
-    states = rows.segments_of(connection, row.id)
-    deaths = rows.deaths_of(connection, row.id)
+    found = rows.read_buffers(connection, row.id)[row.id]
     lost: list[int] = []
     lost_in_snapshots: list[int] = []
     hidden = False
-    for state in states:
+    for state in found.segments:
         segment = damaged.get(state.id)
         if segment is None:
             continue
-        dead = set(deaths.get(state.id, (np.zeros(0, np.uint64),))[0].tolist())
+        dead = set(found.deaths.get(state.id, (np.zeros(0, np.uint64),))[0].tolist())
         lost += [id_ for id_ in segment.bad_ids if id_ not in dead]
         lost_in_snapshots += [id_ for id_ in segment.bad_ids if id_ in dead]
         hidden |= len(segment.headers) + len(segment.bad_ids) < state.num_records
@@ -289,7 +288,7 @@ def _examine_buffer(
         report.buffers[row.name] = row.num_records
         return
     contents = Contents(row.id, store.files)
-    contents.load(connection, row.version, to_write=False)
+    contents.load(found, row.version, to_write=False)
     columns = contents.columns
     report.buffers[row.name] = columns.num_records
     config = rows.read_config(row)
@@ -309,7 +308,7 @@ def _examine_buffer(
     if contents.disk_bytes > config.disk_limit_bytes:
         report.note("over_disk_limit", row.name, f"{contents.disk_bytes} bytes, the limit is {config.disk_limit_bytes}")
     for snapshot in contents.snapshots.values():
-        view = contents.view_at(snapshot, rows.latest_scores(connection, row.id, snapshot.version))
+        view = contents.view_at(snapshot, rows.scores_at(connection, row.id, snapshot.version))
         if (view.num_records, view.bytes_used) != (snapshot.num_records, snapshot.bytes_used):
             report.note(
                 "wrong_snapshot",
@@ -403,10 +402,10 @@ def _recount(store: _Store) -> None:
 def _wrong(store: _Store, connection: sa.Connection, row: sa.Row[Any]) -> Iterator[Callable[[sa.Connection], object]]:
     """What sets the counters of a buffer right that are not."""
     contents = Contents(row.id, store.files)
-    contents.load(connection, row.version, to_write=False)
+    contents.load(rows.read_buffers(connection, row.id)[row.id], row.version, to_write=False)
     columns = contents.columns
     for snapshot in contents.snapshots.values():
-        view = contents.view_at(snapshot, rows.latest_scores(connection, row.id, snapshot.version))
+        view = contents.view_at(snapshot, rows.scores_at(connection, row.id, snapshot.version))
         if (view.num_records, view.bytes_used) != (snapshot.num_records, snapshot.bytes_used):
             c = index.snapshots.c
             this = index.snapshots.update().where(c.buffer_id == row.id, c.name == snapshot.name)

@@ -23,7 +23,7 @@ def assert_memory_matches_index(buffer: Buffer) -> None:
     fresh = Contents(buffer.config.id, buffer._segments)
     with buffer._index.read() as connection:
         row = connection.execute(sa.select(index.buffers).where(index.buffers.c.id == buffer.config.id)).one()
-        fresh.load(connection, row.version)
+        fresh.load(rows.read_buffers(connection, row.id)[row.id], row.version)
     assert (kept.columns.version, buffer.config.budget_bytes) == (row.version, row.budget_bytes)
     assert _rows(kept, kept.columns) == _rows(fresh, fresh.columns)
     assert _rows(kept, kept.pinned.columns) == _rows(fresh, fresh.pinned.columns)
@@ -38,7 +38,7 @@ def assert_memory_matches_index(buffer: Buffer) -> None:
         assert (segment.end, segment.num_records) == (state.file_bytes, state.num_records)
         assert not state.sealed
         with buffer._index.read() as connection:
-            on_disk = rows.open_segment(connection, state)
+            on_disk = rows.open_segment(state, rows.chunks_of(connection, state.id))
         assert segment.learners == on_disk.learners
         assert segment.headers().tobytes() == on_disk.headers().tobytes()
         assert segment.crc32 == zlib.crc32(buffer._segments.bodies_of(segment))

@@ -175,7 +175,7 @@ def test_the_index_takes_no_more_than_the_ledger_says(data: Path, kind: str) -> 
 def said(buffer: Buffer) -> int:
     """The ledger's figure for the rows there are."""
     with buffer._index.read() as connection:
-        counts = rows.index_rows(connection, buffer.config.id)
+        counts = rows.read_buffers(connection, buffer.config.id)[buffer.config.id].counts
         s = index.buffer_segments.c
         segments = connection.execute(
             sa.select(sa.func.count()).select_from(index.buffer_segments).where(s.buffer_id == buffer.config.id)
