@@ -25,8 +25,8 @@ Rank = Annotated[int, Field(ge=0, lt=2**32)]
 ExemplarId = Annotated[int, Field(ge=1, lt=2**63)]
 Version = Annotated[int, Field(ge=0, lt=2**63)]
 RetainedSnapshots = Annotated[int, Field(ge=1, le=MAX_RETAINED)]
-Timestamp = Annotated[float, Field(allow_inf_nan=False, ge=0, lt=2**40)]
-"""Seconds since 1970."""
+Timestamp = Annotated[float, Field(allow_inf_nan=False, ge=0, lt=253_402_300_800)]
+"""Seconds since 1970; from the year 10,000 on, calendars know none."""
 
 # Said here for who reads the schema; what is beyond is ``invalid_budget``, which the budget says itself.
 ByteCount = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": MAX_BUDGET_BYTES})]

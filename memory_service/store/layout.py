@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from memory_format import CODECS, checksum
 from memory_format.record import HEADER_DTYPE
+from memory_format.text import read_json
 
 FORMAT_VERSION: Final = 1
 
@@ -224,14 +225,14 @@ def read_contents(source: Path | BinaryIO) -> SegmentContents:
                 _expect_stored(archive, size)
                 attributes = _json(archive, "zarr.json")["attributes"]
                 if attributes["exemplar_memory_format"] != FORMAT_VERSION:
-                    raise ValueError(f"format {attributes['exemplar_memory_format']} is not known here")
+                    raise ValueError(f"format {str(attributes['exemplar_memory_format'])[:20]!a} is not known here")
                 learners = attributes["learners"]
                 if len(learners) > MAX_LEARNERS or not all(isinstance(learner, str) for learner in learners):
                     raise ValueError(f"its learners are not at most {MAX_LEARNERS} names")
                 body = archive.getinfo(_BODY_ENTRY)
                 columns = {name: _column(archive, name) for name in READ_DTYPE.names or ()}
                 body_at = _data_at(archive, body)
-        except (zipfile.BadZipFile, KeyError, TypeError, struct.error, NotImplementedError, RecursionError) as error:
+        except (zipfile.BadZipFile, KeyError, TypeError, struct.error, NotImplementedError) as error:
             raise ValueError(f"not a whole segment: {type(error).__name__}: {error}") from error
     if body_at + body.file_size > size:
         raise ValueError("its bodies do not end within the file")
@@ -286,10 +287,10 @@ def _json(archive: zipfile.ZipFile, name: str) -> Any:
     if archive.getinfo(name).file_size > MAX_JSON_BYTES:
         raise ValueError(f"its {name} has more than {MAX_JSON_BYTES} bytes")
     data = archive.read(name)
-    # An empty list takes two bytes here and 64 in memory; and lists in lists go as deep as the stack.
+    # An empty list takes two bytes here and 64 in memory.
     if data.count(b"[") + data.count(b"{") > MAX_JSON_BRACKETS:
         raise ValueError(f"its {name} has more than {MAX_JSON_BRACKETS} brackets")
-    return json.loads(data)
+    return read_json(data)
 
 
 def _column(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:

@@ -25,6 +25,7 @@ from memory_service.store import files, index, rows
 from memory_service.store.checksums import crc32_of_all
 from memory_service.store.columns import Columns, charge_of, headers_of_rows
 from memory_service.store.eviction import EvictionPolicy
+from memory_service.store.fields import ClassId, Timestamp
 from memory_service.store.files import storage_error
 from memory_service.store.layout import (
     Entry,
@@ -36,7 +37,7 @@ from memory_service.store.layout import (
     zip_directory,
 )
 from memory_service.store.ledger import IndexRows
-from memory_service.store.model import Budget, BufferConfig, Snapshot
+from memory_service.store.model import MAX_DESCRIPTION, Budget, BufferConfig, Snapshot
 from memory_service.store.segments import Part, SegmentFiles
 from memory_service.store.snapshots import NAME_PATTERN
 
@@ -45,25 +46,28 @@ PIECE_BYTES: Final = 4 * 1024 * 1024
 PIECE_RECORDS: Final = 16_384
 """And no more records than that, however small they are."""
 
+MAX_COUNT: Final = 2**62
+"""Of versions and exemplar ids that are taken over: room for as many again in the index's 63 bits."""
+
 
 class BufferDescription(BaseModel):
     """What an export says of its buffer, in the attribute ``exemplar_memory_buffer``."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    name: str
+    name: str = Field(pattern=f"^{NAME_PATTERN.pattern}$")
     budget_bytes: int
     full_samples_per_class: int | None
     full_sample_bytes: int | None
     num_classes: int | None
     disk_limit_bytes: int | None
     eviction: EvictionPolicy
-    retain_snapshots: int | None
-    description: str
-    created_at: float
-    version: int
-    next_exemplar_id: int
-    classes_seen: list[int]
+    retain_snapshots: int | None = Field(lt=2**63)
+    description: str = Field(max_length=MAX_DESCRIPTION)
+    created_at: Timestamp
+    version: int = Field(ge=0, lt=MAX_COUNT)
+    next_exemplar_id: int = Field(ge=1, lt=MAX_COUNT)
+    classes_seen: list[ClassId]
     draw_key: str | None = Field(None, pattern=f"^({NAME_PATTERN.pattern})?$")
     """None in files from before it was stored: buffers drew by their names then."""
 
@@ -353,10 +357,11 @@ def _description(contents: SegmentContents) -> BufferDescription:
     ids = contents.headers["exemplar_id"]
     if len(ids) and (int(ids[0]) < 1 or (ids[1:] <= ids[:-1]).any()):
         raise ValueError("its exemplar ids do not ascend from 1")
-    last = int(ids[-1]) if len(ids) else 0
-    if not last < description.next_exemplar_id < 2**63 or not 0 <= description.version < 2**63:
-        raise ValueError("its version or next_exemplar_id cannot be")
-    missing = set(np.unique(contents.headers["class_id"]).tolist()) - set(description.classes_seen)
-    if missing or any(not 0 <= class_id < 2**32 for class_id in description.classes_seen):
-        raise ValueError("its classes_seen do not cover its records")
+    if len(ids) and int(ids[-1]) >= description.next_exemplar_id:
+        raise ValueError(f"next_exemplar_id: {description.next_exemplar_id} is not beyond exemplar {ids[-1]}")
+    classes = np.array(description.classes_seen, dtype=np.int64)
+    if (classes[1:] <= classes[:-1]).any():
+        raise ValueError("classes_seen: they do not ascend, each once")
+    if len(missing := np.setdiff1d(contents.headers["class_id"], classes)):
+        raise ValueError(f"classes_seen: class {missing[0]} of a record is not in it")
     return description

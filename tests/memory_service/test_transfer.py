@@ -26,9 +26,18 @@ from memory_format import ConflictError, FormatError, NotFoundError, encode_batc
 from memory_service.store import Store, layout
 from memory_service.store.model import Options
 from memory_service.store.sampler import SampleRequest
-from memory_service.store.transfer import PIECE_BYTES
+from memory_service.store.transfer import PIECE_BYTES, BufferDescription
 from tests.memory_service.conftest import running
-from tests.memory_service.helpers import Server, all_records, assert_problem, contents, make_exemplar, push, put_buffer
+from tests.memory_service.helpers import (
+    Server,
+    all_records,
+    assert_problem,
+    contents,
+    make_exemplar,
+    push,
+    put_buffer,
+    whole_state,
+)
 
 ZIP = {"Content-Type": "application/zip"}
 
@@ -342,6 +351,82 @@ def test_garbage_is_refused_and_leaves_nothing(client: httpx.Client, data: Path)
     assert_problem(client.post("/v1/buffers/c/import", content=file), "invalid_request", status=415)
 
 
+ODD = [
+    *(-(2**64), -1, 0, 1, 2**31, 2**32, 2**40, 2**50, 2**62, 2**63 - 1, 2**63, 2**64, 10**400),
+    *(0.5, 1e308, float("inf"), float("-inf"), float("nan")),
+    *(None, True, "", "1", "\x00", "\ud800", "x" * 20_000, [], {}, [1], [[[]]]),
+    *([0, 0, 1, 2, 3], [3, 2, 1, 0], [0, 1, 2, 3, 2**32], [0, 1, 2, 3, -1], [0, 1, 2, 3, float("nan")]),
+]
+
+
+@pytest.mark.parametrize("field", BufferDescription.model_fields)
+def test_what_a_description_says_is_judged_before_anything_is_made(
+    client: httpx.Client, data: Path, field: str
+) -> None:
+    fill(client)
+    file = exported(client)
+    before = whole_state(data)
+    refused = 0
+    for value in ODD:
+        # In JSON, what no float holds is a number like others.
+        change = described(**{field: value})
+        changed_file = changed(
+            file, "zarr.json", lambda data, change=change: change(data).replace(b"Infinity", b"1e999")
+        )
+        response = client.post("/v1/buffers/copy/import", content=changed_file, headers=ZIP)
+        assert response.status_code < 500 or response.status_code == 507, (value, response.text)
+        if response.status_code != 201:
+            refused += 1
+            assert len(response.json()["detail"]) > 20
+            assert_same(before, whole_state(data), value)
+            continue
+        # What is taken is a buffer as any other.
+        push(client, [make_exemplar(0, 0), make_exemplar(200, 1)], buffer="copy")
+        assert len(client.get("/v1/buffers").json()["buffers"]) == 2
+        assert client.delete("/v1/buffers/copy").status_code == 204
+        before = whole_state(data)
+    assert refused >= len(ODD) - 12, field
+
+
+def assert_same(before: dict[str, Any], after: dict[str, Any], value: object) -> None:
+    """But for names of files that are reserved, and the count of changes."""
+    for ignored in ("intents", "store"):
+        before, after = ({k: v for k, v in state.items() if k != ignored} for state in (before, after))
+    assert after == before, value
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("created_at", float("inf"), "Infinity is not JSON"),
+        ("created_at", 253_402_300_800, "created_at: Input should be less than 253402300800"),
+        ("version", 2**62, "version: Input should be less than 4611686018427387904"),
+        ("next_exemplar_id", 2**63 - 2, "next_exemplar_id: Input should be less than 4611686018427387904"),
+        ("next_exemplar_id", 2, "not beyond exemplar"),
+        ("classes_seen", [0, 1, 2, 2, 3], "do not ascend"),
+        ("classes_seen", [0, 1, 2], "class 3 of a record"),
+        ("name", "No Name", "name: String should match pattern"),
+        ("description", "\ud800", "half of a surrogate pair"),
+    ],
+)
+def test_what_is_wrong_with_a_description_is_said(client: httpx.Client, field: str, value: object, words: str) -> None:
+    fill(client)
+    content = changed(exported(client), "zarr.json", described(**{field: value}))
+    response = client.post("/v1/buffers/copy/import", content=content, headers=ZIP)
+    assert words in assert_problem(response, "invalid_export")["detail"]
+
+
+def test_a_score_that_is_no_number_is_refused(client: httpx.Client, data: Path) -> None:
+    fill(client)
+    file = exported(client)
+    before = sorted(path.name for path in (data / "segments").iterdir())
+    for score in (np.nan, np.inf, -np.inf):
+        content = changed(file, "score/c/0", lambda column, score=score: np.float32(score).tobytes() + column[4:])
+        response = client.post("/v1/buffers/copy/import", content=content, headers=ZIP)
+        assert_problem(response, "invalid_record", index=0)
+    assert sorted(path.name for path in (data / "segments").iterdir()) == before
+
+
 def rewritten(file: bytes, change: Callable[[zipfile.ZipFile, dict[str, bytes]], None]) -> bytes:
     """The file with entries as ``change`` writes them."""
     out = io.BytesIO()
@@ -410,8 +495,8 @@ def with_json(document: bytes) -> Callable[[zipfile.ZipFile, dict[str, bytes]], 
         (with_two_of_a_name, "same name"),
         (with_a_comment, "directory is not at its end"),
         (with_json(b'{"attributes": ' + 30_000 * b"[" + 30_000 * b"]" + b"}"), "brackets"),
-        (with_json(b'{"attributes": ' + 9_000 * b"[" + 9_000 * b"]" + b"}"), "not a whole segment"),
-        (with_json(b'{"attributes": ' + 9_000 * b"9" + b"}"), "not an exported buffer"),
+        (with_json(b'{"attributes": ' + 9_000 * b"[" + 9_000 * b"]" + b"}"), "nested deeper than 64"),
+        (with_json(b'{"attributes": ' + 9_000 * b"9" + b"}"), "too many digits"),
         (with_json(b'"' + 33 * 2**20 * b"a" + b'"'), "33554432 bytes"),
     ],
 )
