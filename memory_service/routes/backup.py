@@ -11,10 +11,10 @@ from fastapi import APIRouter
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from memory_service.routes.common import StoreDep
+from memory_service.routes.common import StoreDep, StrictRoute
 from memory_service.store.backup import Archive
 
-router = APIRouter(prefix="/v1", tags=["backup"])
+router = APIRouter(route_class=StrictRoute, prefix="/v1", tags=["backup"])
 
 MEDIA_TYPE: Final = "application/x-tar"
 _TAR: Final[dict[str, Any]] = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
