@@ -139,7 +139,7 @@ class BufferStats:
     dead_bytes: int
     """Of the files, what no record needs that the buffer or a snapshot holds."""
     pinned_bytes: int
-    """Of the files, records that only snapshots hold."""
+    """Of the files, records that only snapshots and exports under way hold."""
     index_bytes: int
     """Of ``disk_bytes``, rows of the index."""
     segments: int
@@ -152,6 +152,8 @@ class BufferStats:
     version: int
     pushes: int
     samples: int
+    held_bytes: int = 0
+    """Of ``disk_bytes``, files that are removed once those who read them are done."""
 
 
 @dataclass(frozen=True)

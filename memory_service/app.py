@@ -68,6 +68,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.store = store
+    app.state.lease_seconds = settings.lease_seconds
     app.state.admission = Admission(
         max_pushes=settings.max_pushes,
         max_bytes=settings.max_pending_bytes,

@@ -1,54 +1,130 @@
-"""Batches that are sent while they are read."""
+"""Answers that are sent while they are read.
+
+What they read is kept for them by a lease. It ends where their client takes nothing for a while, or a change needs the
+room: the answer then ends early, its reader sees that it is shorter than announced, and asks again. The same where a
+piece cannot be read; the error goes to the server's log.
+"""
 
 from __future__ import annotations
 
-from typing import Self
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Final, Self
 
+import anyio
 import anyio.to_thread
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from memory_format import MEDIA_TYPE
 from memory_service.routes.common import arrow_headers
 from memory_service.store.drawn import Drawn
+from memory_service.store.readers import Lease, LeaseEndedError
+from memory_service.store.transfer import Export
+
+logger = logging.getLogger(__name__)
+
+SLICE_BYTES: Final = 256 * 1024
+"""Bytes that a client has to take within ``lease_seconds``."""
 
 
 class DrawnResponse(Response):
-    """A batch, each piece of which is read when the one before is on its way.
+    """A batch, each piece of which is read when the one before is on its way. Get it from :meth:`begin`."""
 
-    Where a piece cannot be read, the answer ends early: its reader sees that it is shorter than announced, and the
-    error goes to the server's log. Get it from :meth:`begin`.
-    """
-
-    def __init__(self, first: memoryview, drawn: Drawn) -> None:
+    def __init__(self, first: memoryview, drawn: Drawn, lease_seconds: float) -> None:
         headers = arrow_headers(None, drawn.version) | {"content-length": str(len(drawn.stream))}
         super().__init__(None, headers=headers, media_type=MEDIA_TYPE)
         self._first = first
         self._drawn = drawn
+        self._lease_seconds = lease_seconds
 
     @classmethod
-    async def begin(cls, drawn: Drawn) -> Self:
+    async def begin(cls, drawn: Drawn, lease_seconds: float) -> Self:
         """Read the first piece, so that what is wrong with it can still be answered.
 
         Raises:
-            StorageError: as :meth:`Drawn.next_piece`; the batch is closed then.
+            StorageError, LeaseEndedError: as :meth:`Drawn.next_piece`; the batch is closed then.
         """
         try:
-            return cls(await _next_piece(drawn), drawn)
+            return cls(await _next_piece(drawn), drawn, lease_seconds)
         except BaseException:
             drawn.close()
             raise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        drawn = self._drawn
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            piece = self._first
-            while piece:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-                piece = await _next_piece(self._drawn)
-            await send({"type": "http.response.body", "body": b""})
+            if drawn.lease is None or len(self._first) == len(drawn.stream):
+                # Nothing is read any more.
+                await send({"type": "http.response.body", "body": self._first})
+            else:
+                await _send_leased(_pieces(self._first, drawn), drawn.lease, self._lease_seconds, send)
         finally:
-            self._drawn.close()
+            drawn.close()
+
+
+class ExportResponse(StreamingResponse):
+    """An exported buffer."""
+
+    def __init__(self, file: Export, lease_seconds: float, headers: Mapping[str, str], media_type: str) -> None:
+        headers = {**headers, "Content-Length": str(file.num_bytes)}
+        super().__init__(file, headers=headers, media_type=media_type)
+        self._file = file
+        self._lease_seconds = lease_seconds
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await _send_leased(_pieces_of_file(self._file), self._file.lease, self._lease_seconds, send)
+        finally:
+            # Also where the client has gone: what was kept for it is let go.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._file.close)
+
+
+async def _send_leased(pieces: AsyncIterator[memoryview], lease: Lease, lease_seconds: float, send: Send) -> None:
+    """Send all of an answer's body, as long as the lease lasts."""
+    loop = asyncio.get_running_loop()
+    with anyio.CancelScope() as scope:
+        lease.on_end = partial(_wake, loop, scope)
+        try:
+            async for piece in pieces:
+                for first in range(0, len(piece), SLICE_BYTES):
+                    scope.deadline = anyio.current_time() + lease_seconds
+                    body = piece[first : first + SLICE_BYTES]
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                    lease.progress()
+                scope.deadline = float("inf")
+            await send({"type": "http.response.body", "body": b""})
+        except LeaseEndedError:
+            scope.cancel()
+        finally:
+            lease.on_end = None
+    if scope.cancel_called:
+        why = "a change needed the room" if lease.ended else f"its client took nothing for {lease_seconds:g} s"
+        logger.warning("an answer was cut short: %s", why)
+
+
+def _wake(loop: asyncio.AbstractEventLoop, scope: anyio.CancelScope) -> None:
+    # Of a server that has stopped meanwhile there is nothing to wake.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(scope.cancel)
+
+
+async def _pieces(first: memoryview, drawn: Drawn) -> AsyncIterator[memoryview]:
+    piece = first
+    while piece:
+        yield piece
+        piece = await _next_piece(drawn)
+
+
+async def _pieces_of_file(file: Export) -> AsyncIterator[memoryview]:
+    while (piece := await anyio.to_thread.run_sync(next, file, None)) is not None:
+        yield memoryview(piece)
 
 
 async def _next_piece(drawn: Drawn) -> memoryview:

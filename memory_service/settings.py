@@ -78,6 +78,12 @@ class Settings(BaseSettings):
     least_rate: int = Field(
         4096, ge=1, description="Bytes a second at which a client must send a body, and take an answer."
     )
+    lease_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="How long a sample or an export under way keeps what it reads while its client takes nothing of "
+        "it. Where a change needs the room, it ends at once.",
+    )
     segment_bytes: int = Field(
         16 * MIB,
         ge=1,

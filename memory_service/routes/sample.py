@@ -27,4 +27,4 @@ async def sample(request: Request) -> Response:
         drawn = buffer.draw(wanted, wait=False)
     except BlockingIOError:
         drawn = await run_in_threadpool(buffer.draw, wanted)
-    return await DrawnResponse.begin(drawn)
+    return await DrawnResponse.begin(drawn, request.app.state.lease_seconds)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any, Final
 
 import anyio
-import anyio.to_thread
 from fastapi import APIRouter, Query, Request
-from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from memory_service.admission import Admission
 from memory_service.media import EXPORT_MEDIA_TYPE
+from memory_service.piecewise import ExportResponse
 from memory_service.routes.common import BufferDep, StoreDep, StrictRoute, expect_media_type
 from memory_service.schemas import BufferInfo
-from memory_service.store.transfer import Export
 
 router = APIRouter(route_class=StrictRoute, prefix="/v1/buffers/{name}", tags=["transfer"])
 
@@ -25,27 +23,15 @@ _ZIP: Final[dict[str, Any]] = {"content": {EXPORT_MEDIA_TYPE: {"schema": {"type"
 
 @router.get("/export", response_class=StreamingResponse, responses={200: _ZIP})
 async def export(
+    request: Request,
     buffer: BufferDep,
     snapshot: Annotated[str | None, Query(description="Export what the buffer held at this snapshot.")] = None,
 ) -> StreamingResponse:
     """The buffer as one Zarr store in a ZIP; an answer that is shorter than it says failed on the way."""
     file = await run_in_threadpool(buffer.export, snapshot)
     name = f"{buffer.name}.zarr.zip" if snapshot is None else f"{buffer.name}-{snapshot}.zarr.zip"
-    return StreamingResponse(
-        _all(file),
-        media_type=EXPORT_MEDIA_TYPE,
-        headers={"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(file.num_bytes)},
-    )
-
-
-async def _all(file: Export) -> AsyncIterator[bytes]:
-    try:
-        async for piece in iterate_in_threadpool(file):
-            yield piece
-    finally:
-        # Also where the client has gone: what was kept for it is let go.
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(file.close)
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return ExportResponse(file, request.app.state.lease_seconds, headers, EXPORT_MEDIA_TYPE)
 
 
 @router.post("/import", status_code=201, openapi_extra={"requestBody": {"required": True, **_ZIP}})

@@ -6,11 +6,12 @@ current, which never change under them.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -47,10 +48,13 @@ from memory_service.store.model import (
     check_settings,
 )
 from memory_service.store.pushes import GroupPlan, Pending, PushQueue, candidates, digest_of
+from memory_service.store.readers import LeaseEndedError, PinningLease, Rest
 from memory_service.store.segments import SegmentFiles, SegmentGoneError
 from memory_service.store.stats import BufferStats, stats
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 _MOST_AT_HAND = 512
 """Records of a batch that is drawn without waiting: under a millisecond's work."""
@@ -283,8 +287,21 @@ class Buffer:
     def drop(self) -> None:
         """Delete the buffer and all that it holds. What is being read elsewhere is still read to its end."""
         with self._changing():
+            for lease in self.contents.leases.values():
+                self._keep_rest(lease)
             self._commits.drop()
             self._dropped = True
+
+    def _keep_rest(self, lease: PinningLease) -> None:
+        """Hold the files that a lease reads from, for nothing else will keep them."""
+        view = self._view(lease.mark.name)
+        ids = np.unique(view["segment"])
+        held = self.contents.hold(ids.tolist())
+        if held is None:
+            logger.warning("an export of buffer %s is cut short: it reads more files than can be held", self.name)
+            lease.end()
+        else:
+            lease.rest = Rest(view, ids, held)
 
     def seal(self) -> None:
         """Make Zarr groups of open segments, so that anybody can read them. Raises as :meth:`push`."""
@@ -410,24 +427,42 @@ class Buffer:
         lease = self._lease(snapshot)
         try:
             with self._changing():
-                view, config = self._view(lease.name), self.config
-                described = transfer.describe(config, view.version, lease, self.contents.classes)
-
-            def read(positions: NDArray[np.int64]) -> memoryview:
-                # The view of the lease, for compaction may have moved what it shows.
-                return self._steadily(lease.name, lambda columns: self.contents.read_bodies(columns.take(positions))[0])
-
-            return transfer.Export(view, self.contents.learners.ids, described, read, partial(self._end_lease, lease))
+                view, config = self._view(lease.mark.name), self.config
+                described = transfer.describe(config, view.version, lease.mark, self.contents.classes)
+            read = partial(self._read_leased, lease)
+            let_go = partial(self._end_lease, lease)
+            return transfer.Export(view, self.contents.learners.ids, described, read, let_go, lease)
         except BaseException:
             self._end_lease(lease)
             raise
 
-    def _end_lease(self, lease: Snapshot) -> None:
-        with self._lock:
-            if not self._dropped and lease.name in self.contents.leases:
-                self._drop_snapshots([lease])
+    def _read_leased(self, lease: PinningLease, positions: NDArray[np.int64]) -> memoryview:
+        """Bodies of records that a lease shows.
 
-    def _lease(self, snapshot: str | None) -> Snapshot:
+        Raises:
+            LeaseEndedError: a change needed the room.
+        """
+        if lease.ended:
+            raise LeaseEndedError
+        lease.progress()
+        if lease.rest is None:
+            try:
+                # The view of the lease, for compaction may have moved what it shows.
+                name = lease.mark.name
+                return self._steadily(name, lambda columns: self.contents.read_bodies(columns.take(positions))[0])
+            except NotFoundError:
+                # The buffer was deleted meanwhile, or the lease has ended.
+                if lease.rest is None:
+                    raise LeaseEndedError from None
+        return lease.rest.read(positions)
+
+    def _end_lease(self, lease: PinningLease) -> None:
+        with self._lock:
+            lease.close()
+            if not self._dropped and lease.mark.name in self.contents.leases:
+                self._drop_snapshots([lease.mark])
+
+    def _lease(self, snapshot: str | None) -> PinningLease:
         with self._changing():
             columns = self.contents.columns
             mark = None if snapshot is None else self.contents.snapshot(snapshot)
@@ -440,8 +475,8 @@ class Buffer:
                 created_at=time.time(),
                 number=0,
             )
-            self.contents.leases[lease.name] = lease
-            return lease
+            made = self.contents.leases[lease.name] = PinningLease(lease)
+            return made
 
     # Reads
 
@@ -508,10 +543,11 @@ class Buffer:
                 answer would be.
             StorageError: a record is damaged.
         """
-        with self.draw(request) as drawn:
-            while drawn.next_piece():
-                pass
-        return drawn.stream, drawn.version
+        while True:
+            with suppress(LeaseEndedError), self.draw(request) as drawn:
+                while drawn.next_piece():
+                    pass
+                return drawn.stream, drawn.version
 
     def draw(self, request: sampler.SampleRequest, *, wait: bool = True) -> Drawn:
         """:meth:`sample`, to be sent while it is read. Raises as that does, but for damage not known yet, which the

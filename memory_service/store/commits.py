@@ -25,6 +25,7 @@ from memory_service.store.compaction import SegmentState
 from memory_service.store.contents import Contents, Growing, Purpose, shown_by
 from memory_service.store.layout import BODY_AT, frame_bytes
 from memory_service.store.model import BufferConfig, Options, PushAnswer, Snapshot
+from memory_service.store.readers import Lease, PinningLease
 from memory_service.store.segments import (
     SMALLEST_SEALED,
     Part,
@@ -39,6 +40,8 @@ SMALLEST_SEGMENT = 32 * 1024
 _ANSWERS_KEPT = 100
 """Answers to pushes that are kept also where the disk limit is short."""
 _NEW_FILE = BODY_AT + ledger.SEGMENT_ROW + ledger.OPEN_ROW
+_READ_SECONDS = 1.0
+"""For how long a change waits for readers that go at the pace of the disk."""
 _NOTHING = np.zeros(0, dtype=np.int64)
 
 
@@ -173,11 +176,13 @@ class Commits:
         """
         while (before := self._taken(limit)) + needed > limit:
             freed = self._forget_old_answers() or self._compact_one(limit)
-            if not freed or self._taken(limit) >= before:
+            if (not freed or self._taken(limit) >= before) and not self._end_lease():
                 free = max(0, limit - self._taken(limit))
                 pinned = sum(state.pinned_bytes for state in self._contents.states.values())
+                held = self._contents.readers.held_bytes
                 raise BudgetError(
                     f"{needed} more bytes on disk are needed, {free} of {limit} are free"
+                    + (f", {held} are read for other answers" if held else "")
                     + (f", and snapshots hold {pinned}: delete some," if pinned else ":")
                     + " push fewer at once or raise disk_limit_bytes",
                     code="disk_limit_exceeded",
@@ -186,6 +191,37 @@ class Commits:
                     disk_limit_bytes=limit,
                     pinned_bytes=pinned,
                 )
+
+    def _end_lease(self, change: Change | None = None) -> bool:
+        """Let go of what is kept for one answer on its way: of those that keep something from going, the one whose
+        reader has taken nothing for the longest. Returns whether anything went.
+
+        Args:
+            change: a change to come; what leases will keep of what it takes out counts too.
+        """
+        contents = self._contents
+        pinned, died = contents.pinned.columns["exemplar_id"], contents.pinned.died
+        if change is not None:
+            pinned = np.concatenate([pinned, contents.columns["exemplar_id"][change.dead]])
+            died = np.concatenate([died, change.died])
+        shown = shown_by(pinned, died, list(contents.snapshots.values()))
+        pinning = [
+            lease
+            for lease in contents.leases.values()
+            if not lease.ended and (shown_by(pinned, died, [lease.mark]) & ~shown).any()
+        ]
+        leases: list[Lease] = [*pinning, *contents.readers.in_the_way()]
+        if not leases:
+            # Whoever reads without one is done in a moment.
+            return contents.readers.wait(_READ_SECONDS)
+        lease = min(leases, key=lambda lease: lease.progressed)
+        logger.warning(
+            "an answer of buffer %s is cut short: a change needs the room of what it reads", self.config.name
+        )
+        lease.end()
+        if isinstance(lease, PinningLease):
+            self.commit(replace(self.change(), dropped=[lease.mark]))
+        return True
 
     def fit(self, change: Change) -> Change:
         """Make everything fit the disk limit of a change that adds nothing, before it is made.
@@ -201,10 +237,13 @@ class Commits:
         limit = change.config.disk_limit_bytes
         try:
             taken = self._taken_after(change)
-            while taken > limit and self._separate_one(change):
-                before, taken = taken, self._taken_after(change)
-                if taken >= before:
-                    break
+            while taken > limit:
+                before, moved = taken, self._separate_one(change)
+                taken = self._taken_after(change)
+                if not (moved and taken < before):
+                    if not self._end_lease(change):
+                        break
+                    taken = self._taken_after(change)
         finally:
             # What is left in it otherwise, where the change is not made, is not to grow on.
             self._contents.growing.pop("leaving", None)
@@ -223,8 +262,14 @@ class Commits:
         return change
 
     def held_after(self, change: Change) -> int:
-        """Charges of what is live or pinned once a change is made that adds nothing."""
-        return sum(state.held_bytes for state in self._states_after(self._leaving(change)))
+        """Charges of what is live or what snapshots hold once a change is made that adds nothing."""
+        contents = self._contents
+        snapshots = [mark for mark in contents.snapshots.values() if mark not in change.dropped]
+        leaving = contents.columns.take(change.dead)
+        charge = charge_of(leaving["length"])
+        staying = contents.columns.bytes_used - int(charge.sum())
+        newly = int(charge[shown_by(leaving["exemplar_id"], change.died, snapshots)].sum())
+        return staying + newly + int(contents.pinned.columns.charge[contents.pinned.shown_by(snapshots)].sum())
 
     def _taken_after(self, change: Change) -> int:
         """At most the bytes on disk that count against the limit of a change, once it is made."""
@@ -243,7 +288,12 @@ class Commits:
         )
         num_bytes = sum(state.file_bytes + state.open_bytes for state in states)
         num_bytes += counts.num_bytes(segments=len(states), dead=sum(state.num_dead for state in states))
-        return num_bytes + store_share(change.config)
+        going = self._contents.states.keys() - {state.id for state in states}
+        return (
+            num_bytes
+            + store_share(change.config)
+            + self._contents.readers.held_with(self._contents.states[id_] for id_ in going)
+        )
 
     def _leaving(self, change: Change) -> _Leaving:
         contents = self._contents
@@ -637,8 +687,8 @@ class Commits:
             del growing[purpose]
 
     def _forget(self, states: Sequence[SegmentState], orphaned: Sequence[str]) -> None:
+        self._contents.readers.leave(self._contents.states, [state.id for state in states])
         for state in states:
-            self._contents.states.pop(state.id, None)
             self._close(state.id)
         self._segments.delete(orphaned)
 
@@ -658,10 +708,15 @@ class Commits:
             stems = [part.after.stem for part in self._unsettled]
             found = connection.execute(sa.select(s.stem, s.file_bytes, s.sealed).where(s.stem.in_(stems)))
             known = {stem: (file_bytes, sealed) for stem, file_bytes, sealed in found}
+            before = {state.stem for state in self._contents.states.values()}
             undone = [part for part in self._unsettled if known.get(part.after.stem) != (part.file_bytes, part.sealed)]
             self._segments.undo(undone)
             self._contents.load(rows.read_buffers(connection, row.id)[row.id], row.version)
             self.config, self.next_id = rows.read_config(row), row.next_exemplar_id
+            gone = before - {state.stem for state in self._contents.states.values()}
+            gone -= rows.known_stems(connection, gone)
+        # Of a change that was committed and did not come to that.
+        self._segments.delete(gone - {part.after.stem for part in undone})
         # A file that was not written well is not gone on with.
         self._contents.growing.clear()
         self._unsettled = None

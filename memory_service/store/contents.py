@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -27,7 +27,8 @@ from memory_service.store.columns import (
 from memory_service.store.compaction import SegmentState
 from memory_service.store.layout import SegmentContents, read_contents
 from memory_service.store.model import Snapshot
-from memory_service.store.segments import Held, OpenSegment, Place, SegmentFiles, SegmentGoneError
+from memory_service.store.readers import HeldLease, PinningLease, Readers, lost
+from memory_service.store.segments import OpenSegment, Place, SegmentFiles, SegmentGoneError
 
 _HELD_AT_A_TIME = 16
 """Segments that a thread has open beside those that are kept open anyway."""
@@ -135,8 +136,9 @@ class Contents:
         self.growing: dict[Purpose, Growing] = {}
         """The open segments that are gone on with."""
         self.snapshots: dict[str, Snapshot] = {}
-        self.leases: dict[str, Snapshot] = {}
-        """Snapshots that live as long as somebody reads them, and are not in the index. Their names are no names
+        self.readers = Readers()
+        self.leases: dict[str, PinningLease] = {}
+        """Of snapshots that live as long as somebody reads them, and are not in the index. Their names are no names
         of snapshots."""
         self.classes: set[int] = set()
         self.index_rows = ledger.IndexRows()
@@ -186,6 +188,7 @@ class Contents:
             self.growing.clear()
         self.columns = Columns.of_rows(version, concatenated(live))
         self.pinned = Pinned.of_rows(concatenated(pinned), np.concatenate(died))
+        self.readers.leave(self.states, lost(self.states, states))
         self.states = {state.id: state for state in states}
         self._rescore(rows.latest_scores(found.scores))
         for columns, records, num_bytes in (
@@ -244,7 +247,7 @@ class Contents:
     @property
     def disk_bytes(self) -> int:
         """All that is on disk for the buffer."""
-        return self.file_bytes + self.index_bytes
+        return self.file_bytes + self.index_bytes + self.readers.held_bytes
 
     def ids_in(self, state: SegmentState) -> NDArray[np.uint64]:
         """Exemplar ids of all records in a sealed segment, dead ones too.
@@ -267,18 +270,22 @@ class Contents:
             SegmentGoneError: a segment was rewritten or removed since the rows were current.
             StorageError: a record is damaged.
         """
-        stems, places, starts = self._places(taken)
+        ids, places, starts = self._places(taken)
         target = memoryview(bytearray(int(taken["length"].sum(dtype=np.int64)))) if into is None else into
         places.sort()
-        for first in range(0, len(stems), _HELD_AT_A_TIME):
-            part = places[bisect_left(places, (first,)) : bisect_left(places, (first + _HELD_AT_A_TIME,))]
-            with self._segments.hold(stems[first : first + _HELD_AT_A_TIME], first) as held:
-                held.read(part, target)
+        stems = self.readers.begin(lambda: self._stems(ids))
+        try:
+            for first in range(0, len(stems), _HELD_AT_A_TIME):
+                part = places[bisect_left(places, (first,)) : bisect_left(places, (first + _HELD_AT_A_TIME,))]
+                with self._segments.hold(stems[first : first + _HELD_AT_A_TIME], first) as held:
+                    held.read(part, target)
+        finally:
+            self.readers.done(stems)
         return target, starts
 
-    def hold_bodies(self, taken: Arrays, *, wait: bool = True) -> tuple[Held, list[Place]] | None:
-        """The segments of rows, held to be read, where in them the bodies are, and where each goes, end to end; None
-        where they are more than can be held at once.
+    def hold_bodies(self, taken: Arrays, *, wait: bool = True) -> tuple[HeldLease, list[Place]] | None:
+        """A lease of the segments of rows, where in them the bodies are, and where each goes, end to end; None where
+        they are more than can be held at once.
 
         Args:
             wait: for files to be opened.
@@ -288,34 +295,49 @@ class Contents:
             SegmentGoneError: a segment was rewritten or removed since the rows were current.
             StorageError: a record is known to be damaged.
         """
-        stems, places, _ = self._places(taken)
-        if len(stems) > self._segments.room_to_hold():
-            return None
-        held = self._segments.hold(stems, wait=wait)
-        try:
-            held.expect_sound(places)
-        except BaseException:
-            held.close()
-            raise
-        return held, places
+        ids, places, _ = self._places(taken)
+        lease = self.hold(ids, wait=wait, places=places)
+        return None if lease is None else (lease, places)
 
-    def _places(self, taken: Arrays) -> tuple[list[str], list[Place], NDArray[np.int64]]:
+    def hold(self, ids: Sequence[int], *, wait: bool = True, places: Sequence[Place] = ()) -> HeldLease | None:
+        """A lease of segments; raises as :meth:`hold_bodies`."""
+        if len(ids) > self._segments.room_to_hold():
+            return None
+        stems = self.readers.begin(lambda: self._stems(ids))
+        try:
+            held = self._segments.hold(stems, wait=wait)
+            try:
+                held.expect_sound(places)
+            except BaseException:
+                held.close()
+                raise
+        except BaseException:
+            self.readers.done(stems)
+            raise
+        return self.readers.lease(stems, held)
+
+    def _stems(self, ids: Iterable[int]) -> list[str]:
+        return [self._state(id_).stem for id_ in ids]
+
+    def _places(self, taken: Arrays) -> tuple[list[int], list[Place], NDArray[np.int64]]:
         """The segments of rows, and for each row which of them, its place there, and where it goes, end to end."""
         lengths = taken["length"].astype(np.int64)
         starts = np.cumsum(lengths) - lengths
         ids, which = np.unique(taken["segment"], return_inverse=True)
         columns = (which, taken["offset"], lengths, taken["crc32"], starts)
         places = list(zip(*(column.tolist() for column in columns), strict=True))
-        return [self._state(segment_id).stem for segment_id in ids.tolist()], places, starts
+        return ids.tolist(), places, starts
 
     def read_prefixes(self, taken: Arrays) -> list[bytes]:
         """The keep mask and token mask of rows, unchecked. Raises as :meth:`read_bodies`."""
         lengths = prefix_bytes(headers_of_rows(taken)).tolist()
         out: list[bytes] = [b""] * len(lengths)
-        for place, (segment_id, offset) in enumerate(
-            zip(taken["segment"].tolist(), taken["offset"].tolist(), strict=True)
-        ):
-            (out[place],) = self._segments.read_prefixes(self._state(segment_id).stem, [(offset, lengths[place])])
+        of_rows = self.readers.begin(lambda: self._stems(taken["segment"].tolist()))
+        try:
+            for place, (stem, offset) in enumerate(zip(of_rows, taken["offset"].tolist(), strict=True)):
+                (out[place],) = self._segments.read_prefixes(stem, [(offset, lengths[place])])
+        finally:
+            self.readers.done(of_rows)
         return out
 
     def _state(self, segment_id: int) -> SegmentState:
@@ -333,13 +355,15 @@ class Contents:
     @property
     def marks(self) -> list[Snapshot]:
         """All that pins records: snapshots and leases."""
-        return [*self.snapshots.values(), *self.leases.values()]
+        return [*self.snapshots.values(), *(lease.mark for lease in self.leases.values())]
 
     def snapshot(self, name: str) -> Snapshot:
         """Raises:
         NotFoundError: ``unknown_snapshot``.
         """
-        found = self.snapshots.get(name) or self.leases.get(name)
+        found = self.snapshots.get(name)
+        if found is None and name in self.leases:
+            found = self.leases[name].mark
         if found is None:
             raise NotFoundError(f"there is no snapshot {name!r} of this buffer", code="unknown_snapshot")
         return found

@@ -38,6 +38,7 @@ class BufferStats:
     disk_bytes: int
     dead_bytes: int
     pinned_bytes: int
+    held_bytes: int
     index_bytes: int
     segments: int
     open_segments: int
@@ -70,6 +71,7 @@ def stats(config: BufferConfig, contents: Contents, *, pushes: int, samples: int
         disk_bytes=contents.disk_bytes,
         dead_bytes=sum(state.dead_bytes for state in states),
         pinned_bytes=sum(state.pinned_bytes for state in states),
+        held_bytes=contents.readers.held_bytes,
         index_bytes=contents.index_bytes,
         segments=len(states),
         open_segments=sum(not state.sealed for state in states),

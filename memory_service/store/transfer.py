@@ -38,6 +38,7 @@ from memory_service.store.layout import (
 )
 from memory_service.store.ledger import IndexRows
 from memory_service.store.model import MAX_DESCRIPTION, Budget, BufferConfig, Snapshot
+from memory_service.store.readers import Lease
 from memory_service.store.segments import Part, SegmentFiles
 from memory_service.store.snapshots import NAME_PATTERN
 
@@ -124,6 +125,7 @@ class Export(Iterator[bytes]):
         learner_ids: what ``view["learner"]`` points into.
         read: positions in the view -> their bodies end to end.
         let_go: called once, when nothing more is read.
+        lease: for which what it shows is kept.
     """
 
     def __init__(
@@ -133,7 +135,9 @@ class Export(Iterator[bytes]):
         description: BufferDescription,
         read: Callable[[NDArray[np.int64]], memoryview],
         let_go: Callable[[], object],
+        lease: Lease,
     ) -> None:
+        self.lease = lease
         lengths = view["length"].astype(np.int64)
         head, tail = _frame(view, learner_ids, description, lengths)
         self.num_bytes = len(head) + int(lengths.sum()) + len(tail)

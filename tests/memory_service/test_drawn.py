@@ -81,8 +81,8 @@ def test_what_is_rewritten_meanwhile_is_read_to_its_end(tmp_path: Path) -> None:
             got = bytes(next(pieces))
             store.delete_buffer("b")
             assert not list((tmp_path / "segments").iterdir())
-            assert got + b"".join(map(bytes, pieces)) == expected
             assert held_files(tmp_path)
+            assert got + b"".join(map(bytes, pieces)) == expected
         assert not held_files(tmp_path)
 
 
