@@ -9,6 +9,7 @@ import signal
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -18,6 +19,7 @@ from learner.data.base import DataError
 from learner.data.fetch import FetchError
 from learner.data.pictures import PictureError
 from learner.files import write_atomically
+from learner.fit import check_fit, with_backbones_patch
 from learner.methods import BASES, DEFAULT, PARTS, Method, parse_method
 from learner.metrics import PhaseMetrics
 from learner.phases import Run
@@ -42,12 +44,11 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.command == "caption":
             return _caption(arguments, console)
         try:
-            config = _config(arguments)
-            for method in arguments.methods:
-                method.configure(config)  # parts that do not go with the settings are said before anything starts
+            config = _checked(arguments)
+            client = MemoryClient(arguments.url)
         except (ValueError, OSError) as error:
             parser.error(str(error))
-        return _run(config, arguments, console)
+        return _run(config, client, arguments, console)
     except KeyboardInterrupt:
         console.print("\ninterrupted; what is finished is kept: the same command goes on from there")
         return INTERRUPTED
@@ -56,10 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _run(config: LearnerConfig, arguments: argparse.Namespace, console: Console) -> int:
-    # Asked first: better to hear of a wrong address now than after minutes of training.
-    client = MemoryClient(arguments.url)
+def _run(config: LearnerConfig, client: MemoryClient, arguments: argparse.Namespace, console: Console) -> int:
     with client:
+        # Asked first: better to hear of a wrong address now than after minutes of training.
         client.info()
         data = config.data
         console.print(
@@ -177,8 +177,31 @@ def _config(arguments: argparse.Namespace) -> LearnerConfig:
     Raises:
         ValueError: an unknown key, or a value of the wrong kind.
     """
-    settings = tomllib.loads(arguments.config.read_text()) if arguments.config else {}
-    return with_settings(LearnerConfig(), read_settings(arguments.set, settings))
+    return with_settings(LearnerConfig(), _settings(arguments))
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was given, by table and field.
+
+    Raises:
+        ValueError: it is no TOML, or a ``--set`` cannot be read.
+    """
+    given = tomllib.loads(arguments.config.read_text()) if arguments.config else {}
+    return read_settings(arguments.set, given)
+
+
+def _checked(arguments: argparse.Namespace) -> LearnerConfig:
+    """The configuration, if each method can have it: what does not go together is said before anything starts.
+
+    Raises:
+        ValueError: a setting is wrong, or does not go with another one or with the backbone.
+    """
+    config = _config(arguments)
+    if "patch_px" not in _settings(arguments).get("backbone", {}):
+        config = with_backbones_patch(config)
+    for method in arguments.methods:
+        check_fit(method.configure(config))
+    return config
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -9,11 +9,17 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from learner.head import HeadKind
 from learner.masks import MaskConfig
+from learner.ranges import FINITE, LARGEST, within
 from learner.run_mark import BUFFER_NAME
 from learner.selection import Selection
 from learner.techniques.fill import FillSource
+from memory_format import ExemplarMemoryError, make_codec
+from memory_format.codecs import MAX_SIDE_PX
 
 C = TypeVar("C")
+
+MAX_BATCH, MAX_BUDGET_BYTES = 4096, 2**50
+"""What the service takes at most: records a draw, bytes a buffer."""
 
 BackboneKind = Literal["parts", "small", "pretrained"]
 DataName = Literal["emoji", "imagenet-r", "food101", "folder", "hub"]
@@ -93,22 +99,15 @@ class DataConfig:
     class_order_seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.base_classes < 1 or self.classes_per_phase < 1 or 0 < self.num_classes < self.base_classes:
-            raise ValueError("base_classes must lie in 1..num_classes and classes_per_phase be at least 1")
-        for name in (
-            "num_classes",
-            "train_per_class",
-            "test_per_class",
-            "interim_tests_per_class",
-            "split_seed",
-            "class_order_seed",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        within(self, 1, LARGEST, "base_classes", "classes_per_phase")
+        within(self, 0, LARGEST, "num_classes", "train_per_class", "test_per_class", "interim_tests_per_class")
+        within(self, 0, LARGEST, "split_seed", "class_order_seed")
+        within(self, 1, MAX_SIDE_PX, "image_size")
+        if 0 < self.num_classes < self.base_classes:
+            raise ValueError(f"base_classes must lie in 1..num_classes, got {self.base_classes} of {self.num_classes}")
         if not 0 < self.test_share < 1:
             raise ValueError(f"test_share must lie between 0 and 1, got {self.test_share}")
-        if self.max_text_tokens < 2:
-            raise ValueError(f"max_text_tokens must leave room for [CLS] and [SEP], got {self.max_text_tokens}")
+        within(self, 2, 2**16, "max_text_tokens")  # [CLS] and [SEP] at least
 
     @property
     def title(self) -> str:
@@ -134,6 +133,22 @@ class BackboneConfig:
     patch_px: int = 16
     hidden_size: int = 192
     num_layers: int = 6
+
+    def __post_init__(self) -> None:
+        if not self.blocks or not all(type(block) is int and 0 <= block < 12 for block in self.blocks):
+            raise ValueError(f"blocks must name some of DINOv2's 0..11, as in [0, 1, 2], got {list(self.blocks)}")
+        within(self, 1, 1024, "patch_px", "num_layers")
+        within(self, 1, 2**14, "hidden_size")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of its {self.num_heads} heads (one for each 64), got "
+                f"{self.hidden_size}"
+            )
+
+    @property
+    def num_heads(self) -> int:
+        """Of ``small``."""
+        return max(1, self.hidden_size // 64)
 
 
 @dataclass(frozen=True)
@@ -211,21 +226,17 @@ class TrainConfig:
     decode_on_device: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("masked_views", "patch_drop", "word_drop", "fill", "repair_text", "flip", "colour"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share and must lie in 0..1, got {getattr(self, name)}")
-        if not 0 <= self.modality_drop <= 0.5:
-            raise ValueError(f"modality_drop counts for each of two modalities: 0..0.5, got {self.modality_drop}")
-        if min(self.distill, self.stored_logits, self.balance) < 0:
-            raise ValueError(
-                f"weights of losses cannot be negative, got {self.distill}, {self.stored_logits} and {self.balance}"
-            )
+        within(self, 0, 1, "masked_views", "patch_drop", "word_drop", "fill", "repair_text", "flip", "colour")
+        within(self, 0, 0.5, "modality_drop")  # counts for each of two modalities
+        within(self, 0, 10**9, "base_epochs", "ssf_epochs", "ssf_layers")
+        within(self, 1, MAX_BATCH, "batch_size")
+        within(self, 0, FINITE, "base_lr", "ssf_lr", "head_lr", "added_lr", "weight_decay")
+        within(self, 0, FINITE, "distill", "stored_logits", "balance")
+        within(self, 1e-9, FINITE, "clip_norm")
         if self.weight_align and self.head != "linear":
             raise ValueError("weight_align needs head = linear: a cosine head does not look at lengths")
         if self.translate and not self.refit:
             raise ValueError("translate needs refit, the classifier that it is for: turn both off, or leave both on")
-        if self.ssf_layers < 0:
-            raise ValueError(f"ssf_layers counts layers, got {self.ssf_layers}")
 
 
 @dataclass(frozen=True)
@@ -251,11 +262,12 @@ class WarmupConfig:
     mask_token_id: int = 103
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or not 0 < self.word_mask < 1 or not 0 <= self.modality_drop <= 0.5:
-            raise ValueError(
-                f"a warm-up takes epochs from 0, word_mask between 0 and 1 and modality_drop in 0..0.5, got "
-                f"{self.epochs}, {self.word_mask} and {self.modality_drop}"
-            )
+        within(self, 0, 10**9, "epochs")
+        within(self, 0, FINITE, "lr", "text_lr_factor", "head_lr")
+        within(self, 0.001, 0.999, "word_mask")
+        within(self, 0, 0.5, "modality_drop")
+        within(self, 1, MAX_BATCH, "batch_size")
+        within(self, 0, LARGEST, "mask_token_id")
 
 
 @dataclass(frozen=True)
@@ -288,8 +300,18 @@ class MemoryConfig:
     snapshots: bool = True
 
     def __post_init__(self) -> None:
-        if self.full_samples_per_class < 0 or (self.full_samples_per_class > 0) != (self.full_sample_bytes > 0):
-            raise ValueError("full_samples_per_class and full_sample_bytes go together: both positive, or both 0")
+        within(self, 1, MAX_BUDGET_BYTES, "budget_bytes")
+        within(self, 0, MAX_BUDGET_BYTES, "full_samples_per_class", "full_sample_bytes")
+        if self.full_samples_per_class * self.full_sample_bytes > MAX_BUDGET_BYTES or (
+            self.full_samples_per_class > 0
+        ) != (self.full_sample_bytes > 0):
+            raise ValueError(
+                "full_samples_per_class and full_sample_bytes go together: both positive, or both 0, and at most 1 PiB"
+            )
+        try:
+            make_codec(self.codec)
+        except (ExemplarMemoryError, OverflowError) as error:
+            raise ValueError(f"codec: {error}") from error
         if self.buffer and not BUFFER_NAME.fullmatch(self.buffer):
             raise ValueError(
                 f"buffer is 1..22 of a-z 0-9 . _ - and begins with a letter or digit, or empty; got {self.buffer!r}"
@@ -322,6 +344,11 @@ class LearnerConfig:
     mask: MaskConfig = field(default_factory=lambda: MaskConfig(text=False))
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        within(self, 0, LARGEST, "seed")
+        if self.train.decode_on_device and self.memory.codec["id"] != "em_jpeg":
+            raise ValueError('train.decode_on_device needs JPEG exemplars: memory.codec = {id = "em_jpeg"}')
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -376,13 +403,19 @@ def with_settings(config: C, settings: Mapping[str, Any], where: str = "") -> C:
         elif isinstance(present, dict) and isinstance(value, dict):
             # A codec by its id is another one; without, it is the present one with other options.
             value = value if "id" in value else {**present, **value}
-        elif isinstance(present, tuple):
+        elif isinstance(present, tuple) and isinstance(value, list):
             value = tuple(value)
-        elif isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+        elif isinstance(present, float) and type(value) is int:
+            value = float(min(max(value, -LARGEST), LARGEST))  # no float is beyond what any range has
         elif type(value) is not type(present):
-            raise ValueError(f"{where}{name} must be {type(present).__name__}, got {value!r}")
+            kind = "a list" if isinstance(present, tuple) else type(present).__name__
+            raise ValueError(f"{where}{name} must be {kind}, got {value!r}")
+        elif isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{where}{name} must be text without NUL, got {value!r}")
         elif get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
             raise ValueError(f"{where}{name} must be one of {', '.join(get_args(hints[name]))}, got {value!r}")
         changes[name] = value
-    return replace(config, **changes)  # type: ignore[type-var]
+    try:
+        return replace(config, **changes)  # type: ignore[type-var]
+    except ValueError as error:
+        raise ValueError(f"{where[:-1]}: {error}" if where else str(error)) from error

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from learner.attention import AttentionRead, HeadReduction, Layers
 from learner.augment import special_tokens
+from learner.ranges import within
 from learner.tokens import Tokens
 
 Threshold = Literal["mean", "quantile", "mass"]
@@ -49,11 +50,8 @@ class MaskConfig:
     random: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("image_amount", "text_amount"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
-        if self.last_layers < 1:
-            raise ValueError(f"last_layers counts layers from 1, got {self.last_layers}")
+        within(self, 0.001, 1, "image_amount", "text_amount")
+        within(self, 1, 1024, "last_layers")
 
 
 @dataclass(frozen=True)

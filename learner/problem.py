@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from transformers import ViltConfig
-
+from learner.backbones.facts import backbone_facts
 from learner.backbones.weights import wordpiece_tokenizer
-from learner.config import BackboneConfig, LearnerConfig
+from learner.config import LearnerConfig
 from learner.data.base import DataError
 from learner.data.load import load_data
 from learner.data.tokenised import PictureSplit, tokenise
 from learner.phases import Problem, class_phases
-
-__all__ = ["load_problem", "text_positions"]
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +23,7 @@ def load_problem(config: LearnerConfig, directory: Path | None) -> Problem:
         DataError: the data cannot be used, or does not go with the settings; the message says what would.
         FetchError: a package that data or tokenizer come from cannot be fetched.
     """
-    positions = text_positions(config.backbone)
+    positions = backbone_facts(config.backbone).text_positions
     data = load_data(config.data, patch_px=config.backbone.patch_px, directory=directory)
     if config.data.base_classes > data.num_classes:
         raise DataError(
@@ -50,24 +47,6 @@ def load_problem(config: LearnerConfig, directory: Path | None) -> Problem:
         ),
         class_names=data.class_names,
     )
-
-
-def text_positions(config: BackboneConfig) -> int:
-    """How many text tokens a backbone has position embeddings for.
-
-    Raises:
-        DataError: there is no such pretrained backbone.
-    """
-    if config.kind == "parts":
-        return 512  # MiniLM's
-    if config.kind == "small":
-        return 128
-    try:
-        return int(ViltConfig.from_pretrained(config.name).max_position_embeddings)
-    except OSError as error:
-        raise DataError(
-            f"backbone.name: no ViLT at {config.name!r}, neither a folder nor on the hub ({error})"
-        ) from error
 
 
 def _say_what_is_cut(splits: list[PictureSplit], longest: int, positions: int) -> None:

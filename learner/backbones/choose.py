@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from learner.backbones.parts import vilt_from_parts
 from learner.backbones.vilt import ViltBackbone, pretrained_vilt, small_vilt
 from learner.config import BackboneConfig
+from learner.data.base import DataError
 
 
 def make_backbone(config: BackboneConfig, image_size: int, seed: int, directory: Path | None) -> ViltBackbone:
-    """The backbone that a configuration names."""
+    """The backbone that a configuration names.
+
+    Raises:
+        DataError: the weights of a pretrained one cannot be read.
+        ValueError: its patches are of another size.
+    """
     if config.kind == "parts":
         return vilt_from_parts(
             image_size=image_size, patch_px=config.patch_px, blocks=config.blocks, directory=directory
@@ -21,10 +29,13 @@ def make_backbone(config: BackboneConfig, image_size: int, seed: int, directory:
             patch_px=config.patch_px,
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
-            num_heads=max(1, config.hidden_size // 64),
+            num_heads=config.num_heads,
             seed=seed,
         )
-    backbone = pretrained_vilt(config.name)
+    try:
+        backbone = pretrained_vilt(config.name)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"backbone.name: the weights of {config.name!r} cannot be read ({error})") from error
     if backbone.config.patch_size != config.patch_px:
         raise ValueError(f"{config.name} has patches of {backbone.config.patch_size} px, not {config.patch_px}")
     return backbone

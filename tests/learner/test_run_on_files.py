@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from client import MemoryClient
+from learner.backbones.facts import backbone_facts
 from learner.backbones.parts import vilt_from_parts
 from learner.backbones.vilt import small_vilt
 from learner.captioning import caption_folder
@@ -22,7 +23,6 @@ from learner.config import BackboneConfig
 from learner.data.base import DataError
 from learner.examples import load_examples
 from learner.phases import Problem
-from learner.problem import text_positions
 from tests.conftest import Service
 from tests.learner import trees
 from tests.learner.builders import make_split
@@ -145,11 +145,9 @@ def test_imagenet_r_runs_from_its_folder(
         ({"data__name": "food101"}, "visiir.isir.upmc.fr"),
         ({"data__path": ""}, "data.path is not set"),
         ({"data__path": "nowhere.csv"}, "there is no table nowhere.csv"),
-        ({"data__image_size": 20}, "20 px are no multiple of 8 px"),
         ({"data__num_classes": 9}, "num_classes cannot be 9"),
         ({"data__base_classes": 9}, "data.base_classes is 9, but"),
         ({"data__columns__label": "species"}, "line 1 has no column 'species'; it has image, text, label"),
-        ({"backbone__kind": "pretrained", "backbone__name": "./none"}, "no ViLT at './none'"),
     ],
 )
 def test_what_does_not_go_together_is_said(
@@ -211,9 +209,9 @@ def test_a_problem_that_cannot_be_run_is_refused(
 
 def test_texts_are_cut_to_the_positions_that_a_backbone_has() -> None:
     small = small_vilt(hidden_size=64, num_layers=1, num_heads=1)
-    assert text_positions(BackboneConfig(kind="small")) == small.config.max_position_embeddings
+    assert backbone_facts(BackboneConfig(kind="small")).text_positions == small.config.max_position_embeddings
     parts = vilt_from_parts(image_size=32, blocks=(0,))
-    assert text_positions(BackboneConfig(kind="parts")) == parts.config.max_position_embeddings
+    assert backbone_facts(BackboneConfig(kind="parts")).text_positions == parts.config.max_position_embeddings
 
 
 def test_a_caption_longer_than_the_positions_runs(

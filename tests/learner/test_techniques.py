@@ -280,10 +280,10 @@ def test_two_views_add_the_scores_of_the_masked_view() -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"fill": 1.5}, "fill is a share"),
+        ({"fill": 1.5}, "fill must lie in 0..1, got 1.5"),
         ({"modality_drop": 0.6}, "modality_drop"),
-        ({"distill": -1.0}, "negative"),
-        ({"balance": -1.0}, "negative"),
+        ({"distill": -1.0}, "distill must lie in"),
+        ({"balance": -1.0}, "balance must lie in"),
         ({"weight_align": True, "head": "cosine"}, "head = linear"),
         ({"ssf_layers": -1}, "ssf_layers"),
     ],
