@@ -107,6 +107,7 @@ class MemoryClient:
         full_samples_per_class: int | None = None,
         full_sample_bytes: int | None = None,
         num_classes: int | None = None,
+        max_budget_bytes: int | None = None,
         disk_limit_bytes: int | None = None,
         eviction: Eviction = "class_balanced",
         retain_snapshots: int | None = None,
@@ -118,6 +119,7 @@ class MemoryClient:
             budget_bytes: the most that its records' charges sum to; or, instead of it:
             full_samples_per_class, full_sample_bytes: so many full samples a class, of so many bytes each.
             num_classes: of so many classes; None = of those seen so far, so that the budget grows.
+            max_budget_bytes: where it grows, to no more than that; None = 1,000 classes' worth.
             disk_limit_bytes: the most that everything kept for it takes on the service's disk, snapshots
                 included; None = 1.5 times the budget, and at least 256 KiB over it.
             eviction: who leaves when the budget is full. ``class_balanced``: the worst ranked of the classes
@@ -135,6 +137,7 @@ class MemoryClient:
                 "full_samples_per_class": full_samples_per_class,
                 "full_sample_bytes": full_sample_bytes,
                 "num_classes": num_classes,
+                "max_budget_bytes": max_budget_bytes,
                 "disk_limit_bytes": disk_limit_bytes,
                 "eviction": eviction,
                 "retain_snapshots": retain_snapshots,

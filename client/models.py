@@ -93,13 +93,15 @@ class BufferInfo:
     """Counts the changes of the contents."""
     bytes_used: int
     num_records: int
+    max_budget_bytes: int | None = None
+    """Where the budget grows, to no more than that; None: than 1,000 classes' worth."""
 
 
 @dataclass(frozen=True)
 class ChangedBuffer(BufferInfo):
     """A buffer after :meth:`Buffer.configure`."""
 
-    evicted: tuple[int, ...]
+    evicted: tuple[int, ...] = ()
     """Ids of the exemplars that a smaller budget evicted."""
 
 

@@ -36,6 +36,7 @@ ErrorCode = Literal[
     "record_exceeds_budget",
     "budget_exceeded",
     "disk_limit_exceeded",
+    "quota_exceeded",
     # NotFoundError
     "unknown_buffer",
     "unknown_exemplar",
@@ -129,7 +130,7 @@ class StorageError(ExemplarMemoryError):
 
 
 _CODES_BY_CLASS: dict[type[ExemplarMemoryError], tuple[ErrorCode, ...]] = {
-    BudgetError: ("record_exceeds_budget", "budget_exceeded", "disk_limit_exceeded"),
+    BudgetError: ("record_exceeds_budget", "budget_exceeded", "disk_limit_exceeded", "quota_exceeded"),
     NotFoundError: (
         "unknown_buffer",
         "unknown_exemplar",

@@ -34,6 +34,7 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "record_exceeds_budget": (413, "A record is larger than the whole budget"),
     "budget_exceeded": (507, "The records do not fit the budget"),
     "disk_limit_exceeded": (507, "There is no room on disk"),
+    "quota_exceeded": (507, "The service has no such budget to give"),
     "unknown_buffer": (404, "There is no such buffer"),
     "unknown_exemplar": (404, "There is no such exemplar"),
     "unknown_route": (404, "There is nothing at this address"),

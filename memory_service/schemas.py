@@ -81,9 +81,12 @@ class BudgetSettings(_Strict):
     num_classes: SampleCount | None = Field(
         None, description="For how many classes; without it the budget grows with the classes seen."
     )
+    max_budget_bytes: ByteCount | None = Field(
+        None, description="Where the budget grows, to no more than that; default 1,000 classes' worth."
+    )
 
     def budget(self) -> Budget:
-        return Budget(self.budget_bytes, self.full_samples_per_class, self.full_sample_bytes, self.num_classes)
+        return Budget(**{name: getattr(self, name) for name in BudgetSettings.model_fields})
 
 
 class BufferRequest(BudgetSettings):
@@ -100,8 +103,8 @@ class BufferRequest(BudgetSettings):
 
 
 class BufferChange(BudgetSettings):
-    """Settings to change; what is absent stays. ``null`` as disk_limit_bytes, retain_snapshots or num_classes sets
-    the default again."""
+    """Settings to change; what is absent stays. ``null`` as disk_limit_bytes, retain_snapshots, num_classes or
+    max_budget_bytes sets the default again."""
 
     disk_limit_bytes: DiskLimit | None = None
     eviction: EvictionPolicy = "class_balanced"
@@ -129,6 +132,7 @@ class BufferInfo(BaseModel):
     full_samples_per_class: int | None
     full_sample_bytes: int | None
     num_classes: int | None
+    max_budget_bytes: int | None
     disk_limit_bytes: int
     eviction: EvictionPolicy
     retain_snapshots: int | None
@@ -147,6 +151,7 @@ class BufferInfo(BaseModel):
             full_samples_per_class=config.budget.full_samples_per_class,
             full_sample_bytes=config.budget.full_sample_bytes,
             num_classes=config.budget.num_classes,
+            max_budget_bytes=config.budget.max_budget_bytes,
             disk_limit_bytes=config.disk_limit_bytes,
             eviction=config.eviction,
             retain_snapshots=config.retain_snapshots,

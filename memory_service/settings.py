@@ -84,6 +84,12 @@ class Settings(BaseSettings):
         description="How long a sample or an export under way keeps what it reads while its client takes nothing of "
         "it. Where a change needs the room, it ends at once.",
     )
+    total_budget_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most bytes that the budgets of all buffers may come to together, each at the most it may grow to; "
+        "without it, what clients ask for.",
+    )
     segment_bytes: int = Field(
         16 * MIB,
         ge=1,

@@ -48,6 +48,7 @@ from memory_service.store.model import (
     check_settings,
 )
 from memory_service.store.pushes import GroupPlan, Pending, PushQueue, candidates, digest_of
+from memory_service.store.quota import Quota
 from memory_service.store.readers import LeaseEndedError, PinningLease, Rest
 from memory_service.store.segments import SegmentFiles, SegmentGoneError
 from memory_service.store.stats import BufferStats, stats
@@ -99,7 +100,9 @@ class Buffer:
         segments: SegmentFiles,
         options: Options,
         cache: SegmentCache,
+        quota: Quota,
     ) -> None:
+        self._quota = quota
         self._index = index_
         self._segments = segments
         self._options = options
@@ -275,12 +278,13 @@ class Buffer:
                 died=np.full(len(evicted), version, np.uint64),
                 dropped=marks.oldest(contents.snapshots, surplus),
             )
-            if config.disk_limit_bytes < self.config.disk_limit_bytes:
-                held = self._commits.held_after(wanted)
-                if held > config.disk_limit_bytes:
-                    raise _does_not_fit(held, config.disk_limit_bytes)
-                wanted = self._commits.fit(wanted)
-            self._commits.commit(wanted)
+            with self._quota.claim(self.name, config.most_bytes):
+                if config.disk_limit_bytes < self.config.disk_limit_bytes:
+                    held = self._commits.held_after(wanted)
+                    if held > config.disk_limit_bytes:
+                        raise _does_not_fit(held, config.disk_limit_bytes)
+                    wanted = self._commits.fit(wanted)
+                self._commits.commit(wanted)
             self._commits.tidy(0)
             return evicted
 
@@ -413,7 +417,8 @@ class Buffer:
             self._commits.seal()
             num_bytes = segment_bytes(config, self._options)
             fork = Fork(self._index, self._segments, self.contents, self._view(snapshot), config, num_bytes)
-            return fork.make(self.config.id, self._commits.next_id)
+            with self._quota.claim(name, config.most_bytes):
+                return fork.make(self.config.id, self._commits.next_id)
 
     def export(self, snapshot: str | None = None) -> transfer.Export:
         """The buffer as one Zarr store in a ZIP, piece by piece: see :mod:`memory_service.store.transfer`.
@@ -459,8 +464,15 @@ class Buffer:
     def _end_lease(self, lease: PinningLease) -> None:
         with self._lock:
             lease.close()
-            if not self._dropped and lease.mark.name in self.contents.leases:
+            contents, name = self.contents, lease.mark.name
+            if self._dropped or name not in contents.leases:
+                return
+            if len(contents.pinned.died) or contents.index_rows.scores:
                 self._drop_snapshots([lease.mark])
+            else:
+                # Nothing was kept for it.
+                del contents.leases[name]
+                contents.forget_view(name)
 
     def _lease(self, snapshot: str | None) -> PinningLease:
         with self._changing():

@@ -45,6 +45,7 @@ buffers = sa.Table(
     sa.Column("full_samples_per_class", sa.Integer),
     sa.Column("full_sample_bytes", sa.BigInteger),
     sa.Column("num_classes", sa.Integer),
+    sa.Column("max_budget_bytes", sa.BigInteger),
     sa.Column("disk_limit_bytes", sa.BigInteger),
     sa.Column("eviction", sa.String(32), nullable=False),
     sa.Column("retain_snapshots", sa.Integer),

@@ -13,6 +13,9 @@ MAX_DISK_LIMIT_BYTES = 2 * MAX_BUDGET_BYTES
 MAX_RETAINED = 2**31 - 1
 MAX_DESCRIPTION = 10_000
 
+GROWN_CLASSES = 1000
+"""For so many classes a budget grows, where no other ceiling is given: class ids are the clients' to make up."""
+
 SMALLEST_HEADROOM = 256 * 1024
 """Bytes of disk over the budget where no limit is given: half of the budget is too little for files and index
 pages of small buffers."""
@@ -27,6 +30,7 @@ class Options:
     segment_bytes: int = 16 * 1024 * 1024
     open_segments: int = 256
     idempotency_seconds: float = 24 * 3600.0
+    total_budget_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,13 @@ class Budget:
     """Bytes of one full sample, as the experiment counts them."""
     num_classes: int | None = None
     """For how many classes; None: for those seen so far, so that the budget grows."""
+    max_budget_bytes: int | None = None
+    """Where it grows, to no more than that; None: than :data:`GROWN_CLASSES` classes' worth."""
 
     def __post_init__(self) -> None:
         in_samples = (self.full_samples_per_class, self.full_sample_bytes)
         if self.budget_bytes is not None:
-            if any(value is not None for value in (*in_samples, self.num_classes)):
+            if any(value is not None for value in (*in_samples, self.num_classes, self.max_budget_bytes)):
                 raise FormatError("a budget is given in bytes or in full samples, not both", code="invalid_budget")
         elif None in in_samples:
             raise FormatError(
@@ -57,7 +63,31 @@ class Budget:
             value = getattr(self, name)
             if value is not None and not 1 <= value <= MAX_BUDGET_BYTES:
                 raise FormatError(f"{name} must lie in 1..{MAX_BUDGET_BYTES}, got {value}", code="invalid_budget")
-        self.bytes_for(1)
+        if self.max_budget_bytes is not None and not self.grows:
+            raise FormatError(
+                "max_budget_bytes bounds a budget that grows, without num_classes; this one does not",
+                code="invalid_budget",
+            )
+        least = self.bytes_for(1)
+        if self.max_budget_bytes is not None and not self._per_class <= self.max_budget_bytes <= MAX_BUDGET_BYTES:
+            raise FormatError(
+                f"max_budget_bytes must lie between one class's worth, {least}, and {MAX_BUDGET_BYTES}, got "
+                f"{self.max_budget_bytes}",
+                code="invalid_budget",
+            )
+
+    @property
+    def _per_class(self) -> int:
+        assert self.full_samples_per_class is not None
+        assert self.full_sample_bytes is not None
+        return self.full_samples_per_class * self.full_sample_bytes
+
+    @property
+    def most_bytes(self) -> int:
+        """What it comes to at most."""
+        if not self.grows:
+            return self.bytes_for(1)
+        return self.max_budget_bytes or min(GROWN_CLASSES * self._per_class, MAX_BUDGET_BYTES)
 
     @property
     def grows(self) -> bool:
@@ -73,10 +103,9 @@ class Budget:
         if self.budget_bytes is not None:
             total = self.budget_bytes
         else:
-            assert self.full_samples_per_class is not None
-            assert self.full_sample_bytes is not None
-            count = max(classes_seen, 1) if self.num_classes is None else self.num_classes
-            total = self.full_samples_per_class * self.full_sample_bytes * count
+            total = self._per_class * (max(classes_seen, 1) if self.num_classes is None else self.num_classes)
+            if self.grows and total > self._per_class:
+                total = min(total, self.most_bytes)
         if not 1 <= total <= MAX_BUDGET_BYTES:
             raise FormatError(
                 f"budget_bytes must lie in 1..{MAX_BUDGET_BYTES} (1 PiB), got {total}",
@@ -124,6 +153,14 @@ class BufferConfig:
         if self.budget.grows and self.given_disk_limit is not None:
             return min(budget_bytes, max(self.given_disk_limit, self.budget.bytes_for(1)))
         return budget_bytes
+
+    @property
+    def most_bytes(self) -> int:
+        """What the budget may come to, as far as it is promised: a disk limit that was given ends it, too."""
+        most = self.budget.most_bytes
+        if self.budget.grows and self.given_disk_limit is not None:
+            most = min(most, self.given_disk_limit)
+        return max(most, self.budget_bytes)
 
     def disk_limit_for(self, budget_bytes: int) -> int:
         if self.given_disk_limit is not None:

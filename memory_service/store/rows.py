@@ -35,6 +35,7 @@ def read_config(row: sa.Row[Any]) -> BufferConfig:
         full_samples_per_class=row.full_samples_per_class,
         full_sample_bytes=row.full_sample_bytes,
         num_classes=row.num_classes,
+        max_budget_bytes=row.max_budget_bytes,
     )
     return BufferConfig(
         id=row.id,

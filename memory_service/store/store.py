@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +25,7 @@ from memory_service.store.commits import segment_bytes
 from memory_service.store.contents import SegmentCache
 from memory_service.store.eviction import EVICTION_POLICIES, EvictionPolicy
 from memory_service.store.model import Budget, BufferConfig, Options, check_settings
+from memory_service.store.quota import Quota
 from memory_service.store.segments import SegmentFiles
 from memory_service.store.snapshots import check_name
 from memory_service.store.transfer import Import, Incoming
@@ -47,6 +48,7 @@ class Store:
         self.data = data
         self._options = options or Options()
         self._names_lock = threading.Lock()
+        self._quota = Quota(self._options.total_budget_bytes)
         self._archiving = threading.Lock()
         self._coming: set[str] = set()
         """Names of buffers that are being forked or imported."""
@@ -102,7 +104,9 @@ class Store:
             self._segments,
             self._options,
             cache or SegmentCache(self._segments),
+            self._quota,
         )
+        self._quota.note(row.name, buffer.config.most_bytes)
         columns = buffer.contents.columns
         if (columns.bytes_used, columns.num_records) != (row.bytes_used, row.num_records):
             raise StorageError(
@@ -157,7 +161,8 @@ class Store:
             if existing is not None:
                 _expect_equal(existing.config, config)
                 return existing, False
-            with self._made(name) as made, self._index.write() as connection:
+            claim = self._quota.claim(name, config.most_bytes)
+            with claim, self._made(name) as made, self._index.write() as connection:
                 made.append(rows.insert_buffer(connection, config))
             buffer = self._open_buffer(made[0])
             self._buffers[name] = buffer
@@ -203,8 +208,9 @@ class Store:
             StorageError: it could not be read or stored. In every case nothing has changed.
         """
         check_name(name)
-        with closing(Import(path)) as incoming, self._reserved(name):
+        with closing(Import(path)) as incoming, self._reserved(name), ExitStack() as claims:
             config = check_settings(incoming.config(name))
+            claims.enter_context(self._quota.claim(name, config.most_bytes))
             parts = incoming.write(self._segments, segment_bytes(config, self._options))
             try:
                 needed = incoming.disk_bytes(parts)
@@ -315,6 +321,7 @@ class Store:
         with self._names_lock:
             if self._buffers.get(name) is buffer:
                 del self._buffers[name]
+                self._quota.drop(name)
 
     def archive(self) -> Archive:
         """All of the store as it is now, as one tar file; what is removed meanwhile stays on disk until it is closed.

@@ -9,7 +9,7 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,6 +68,7 @@ class BufferDescription(BaseModel):
     created_at: Timestamp
     version: int = Field(ge=0, lt=MAX_COUNT)
     next_exemplar_id: int = Field(ge=1, lt=MAX_COUNT)
+    max_budget_bytes: int | None = None
     classes_seen: list[ClassId]
     draw_key: str | None = Field(None, pattern=f"^({NAME_PATTERN.pattern})?$")
     """None in files from before it was stored: buffers drew by their names then."""
@@ -84,7 +85,11 @@ class BufferDescription(BaseModel):
             self.full_samples_per_class,
             self.full_sample_bytes,
             self.num_classes,
+            self.max_budget_bytes,
         )
+        if budget.grows and self.budget_bytes > budget.most_bytes and "max_budget_bytes" not in self.model_fields_set:
+            # In files from before there was a ceiling.
+            budget = replace(budget, max_budget_bytes=self.budget_bytes)
         return BufferConfig(
             id=0,
             name=name,

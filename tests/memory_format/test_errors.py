@@ -34,6 +34,7 @@ GOLDEN = {
     "record_exceeds_budget": BudgetError,
     "budget_exceeded": BudgetError,
     "disk_limit_exceeded": BudgetError,
+    "quota_exceeded": BudgetError,
     "unknown_buffer": NotFoundError,
     "unknown_exemplar": NotFoundError,
     "unknown_route": NotFoundError,

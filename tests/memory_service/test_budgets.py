@@ -267,6 +267,72 @@ def test_a_reservoir_counts_what_it_did_not_keep_also_over_a_restart(data: Path)
         assert kept_ranks(client) == expected_to_stay("reservoir")
 
 
+def test_made_up_classes_grow_a_budget_to_its_ceiling_only(data: Path) -> None:
+    settings = {"full_samples_per_class": 2, "full_sample_bytes": CHARGE}
+    with running(data) as client:
+        put_buffer(client, None, **settings, max_budget_bytes=9 * CHARGE)
+        put_buffer(client, None, buffer="usual", **settings)
+        ids = iter(range(10_000))
+        for expected in (4, 8, 9, 9):
+            answer = push(client, [make_exemplar(next(ids), seed=1) for _ in range(2)])
+            assert answer["budget_bytes"] == expected * CHARGE
+        assert answer["kept"] + len(answer["evicted"]) > 0
+        for _ in range(4):
+            answer = push(client, [make_exemplar(next(ids), seed=1) for _ in range(300)], buffer="usual")
+        assert answer["budget_bytes"] == 2000 * CHARGE
+        # A ceiling can be changed, and taken away.
+        assert patch(client, max_budget_bytes=11 * CHARGE)["budget_bytes"] == 11 * CHARGE
+        info = patch(client, max_budget_bytes=None)
+        assert (info["budget_bytes"], info["max_budget_bytes"]) == (16 * CHARGE, None)
+        patch(client, max_budget_bytes=3 * CHARGE)
+        for bad in ({"max_budget_bytes": 2 * CHARGE - 1}, {"num_classes": 4}, {"max_budget_bytes": 2**50 + 1}):
+            assert client.patch("/v1/buffers/b", json=bad).status_code == 422
+        assert_problem(
+            client.put("/v1/buffers/c", json={"budget_bytes": 5000, "max_budget_bytes": 6000}), "invalid_budget"
+        )
+        assert_consistent(client, data)
+        before = client.get("/v1/buffers/b").json()
+        file = client.get("/v1/buffers/b/export").content
+    with running(data) as client:
+        assert client.get("/v1/buffers/b").json() == before
+        zipped = {"Content-Type": "application/zip"}
+        assert client.post("/v1/buffers/copy/import", content=file, headers=zipped).json() == before | {"name": "copy"}
+
+
+def test_all_budgets_together_have_a_quota(data: Path) -> None:
+    zipped = {"Content-Type": "application/zip"}
+    with running(data, total_budget_bytes=100_000) as client:
+        put_buffer(client, 40_000)
+        put_buffer(
+            client, None, buffer="grows", full_samples_per_class=1, full_sample_bytes=1000, max_budget_bytes=30_000
+        )
+        before = whole_state(data)
+        response = client.put("/v1/buffers/c", json={"budget_bytes": 30_001})
+        document = assert_problem(response, "quota_exceeded", requested_bytes=30_001, free_bytes=30_000, limit=100_000)
+        assert "max_budget_bytes" in document["detail"]
+        growing = {"full_samples_per_class": 1, "full_sample_bytes": 1000}
+        assert_problem(client.put("/v1/buffers/c", json=growing), "quota_exceeded", requested_bytes=10**6)
+        assert_problem(client.patch("/v1/buffers/b", json={"budget_bytes": 70_001}), "quota_exceeded")
+        assert_problem(client.post("/v1/buffers/b/forks", json={"name": "f"}), "quota_exceeded")
+        file = client.get("/v1/buffers/b/export").content
+        assert_problem(client.post("/v1/buffers/i/import", content=file, headers=zipped), "quota_exceeded")
+        assert whole_state(data) == before
+        # What is refused is not counted, and what goes makes room.
+        patch(client, budget_bytes=70_000)
+        patch(client, budget_bytes=20_000)
+        assert client.post("/v1/buffers/b/forks", json={"name": "f"}).status_code == 201
+        client.delete("/v1/buffers/f")
+        assert client.post("/v1/buffers/i/import", content=file, headers=zipped).status_code == 201
+        client.delete("/v1/buffers/i")
+        assert put_buffer(client, 50_000, buffer="c")["budget_bytes"] == 50_000
+        assert client.put("/v1/buffers/c", json={"budget_bytes": 50_000}).status_code == 200
+    # One that is smaller by now leaves what is there.
+    with running(data, total_budget_bytes=10_000) as client:
+        assert len(client.get("/v1/buffers").json()["buffers"]) == 3
+        assert_problem(client.patch("/v1/buffers/b", json={"budget_bytes": 20_001}), "quota_exceeded", free_bytes=0)
+        patch(client, budget_bytes=19_999, description="smaller")
+
+
 @pytest.mark.parametrize("policy", EVICTION_POLICIES)
 def test_a_dry_run_says_what_the_push_then_says(client: httpx.Client, data: Path, policy: str) -> None:
     put_buffer(client, 5 * CHARGE, eviction=policy)

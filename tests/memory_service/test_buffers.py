@@ -33,6 +33,7 @@ def test_put_is_idempotent_and_refuses_a_change(data: Path) -> None:
             "name": "a",
             **wanted,
             "full_samples_per_class": None,
+            "max_budget_bytes": None,
             "full_sample_bytes": None,
             "num_classes": None,
             # Half of the budget is too little for files and index pages here: 256 KiB over it.

@@ -130,6 +130,16 @@ def test_a_store_of_schema_2_holds_what_it_held(golden: Callable[[int], Path]) -
     store.release()
 
 
+def test_a_budget_that_has_grown_beyond_todays_ceiling_keeps_what_it_has(golden: Callable[[int], Path]) -> None:
+    data = golden(2)
+    with closing(sqlite3.connect(data / "index.sqlite")) as connection, connection:
+        connection.execute("UPDATE buffers SET full_samples_per_class = 1, full_sample_bytes = 5 WHERE name = 'kept'")
+    with Store(data) as store:
+        budget = store.buffer("kept").config.budget
+        assert (budget.max_budget_bytes, budget.bytes_for(10**6)) == (6000, 6000)
+        assert store.buffer("empty").config.budget.max_budget_bytes is None
+
+
 def test_answers_of_schema_2_are_replayed(golden: Callable[[int], Path]) -> None:
     with Store(golden(2)) as store:
         before = described(store.buffer("kept"))

@@ -307,6 +307,22 @@ def test_a_file_without_a_draw_key_draws_by_the_name_it_states(client: httpx.Cli
     assert ids[1] == ids[2] != ids[0]
 
 
+def test_a_file_from_before_there_was_a_ceiling_keeps_what_it_has_grown_to(client: httpx.Client) -> None:
+    put_buffer(client, None, full_samples_per_class=1, full_sample_bytes=1000)
+    push(client, [make_exemplar(0, 0)])
+
+    def of_old(data: bytes) -> bytes:
+        document = json.loads(data)
+        stated = document["attributes"]["exemplar_memory_buffer"]
+        assert stated.pop("max_budget_bytes") is None
+        stated |= {"budget_bytes": 1_200_000, "classes_seen": list(range(1200))}
+        return json.dumps(document).encode()
+
+    file = changed(exported(client), "zarr.json", of_old)
+    response = client.post("/v1/buffers/copy/import", content=file, headers=ZIP)
+    assert (response.json()["budget_bytes"], response.json()["max_budget_bytes"]) == (1_200_000, 1_200_000)
+
+
 def test_garbage_is_refused_and_leaves_nothing(client: httpx.Client, data: Path) -> None:
     fill(client)
     file = exported(client)

@@ -24,6 +24,12 @@ def upgrade() -> None:
     op.add_column("buffers", sa.Column("draw_key", sa.String(63), nullable=False, server_default=sa.text("''")))
     # These drew by their names, and go on to: what they gave is what they give.
     op.execute("UPDATE buffers SET draw_key = name")
+    op.add_column("buffers", sa.Column("max_budget_bytes", sa.BigInteger))
+    # What has grown beyond today's usual ceiling keeps what it has.
+    op.execute(
+        "UPDATE buffers SET max_budget_bytes = budget_bytes WHERE full_samples_per_class IS NOT NULL AND num_classes"
+        " IS NULL AND budget_bytes > 1000 * full_samples_per_class * full_sample_bytes"
+    )
     store = op.create_table(
         "store",
         sa.Column("id", _Id, primary_key=True),
