@@ -18,10 +18,14 @@ def buffer_path(name: str, *rest: str) -> str:
     Raises:
         FormatError: a name would make another address; what else is no name, the service says.
     """
-    for part in (name, *rest):
-        if part in ("", ".", ".."):
-            raise FormatError(f"{part!r} cannot be a name", code="invalid_request")
-    return "/".join(("/v1/buffers", *(quote(part, safe="") for part in (name, *rest))))
+    parts: tuple[Any, ...] = (name, *rest)
+    for part in parts:
+        if not isinstance(part, str) or part in ("", ".", ".."):
+            raise FormatError(f"{part!r:.100} cannot be a name", code="invalid_request")
+    try:
+        return "/".join(("/v1/buffers", *(quote(part, safe="") for part in parts)))
+    except UnicodeEncodeError:
+        raise FormatError(f"{parts!r:.100} cannot be names: they are no text", code="invalid_request") from None
 
 
 def read_json(response: httpx.Response) -> Any:

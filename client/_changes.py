@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from client._answers import buffer_path
-from client._params import numbers
+from client._params import numbers, whole
 from client.errors import ServiceError
 from client.models import DeleteResult, UpdateResult, parse
 from memory_format import ExemplarMemoryError, NotFoundError
@@ -40,7 +40,7 @@ def update(
         raise ValueError(f"if_version guards one request, which takes {_MOST_AT_ONCE} ids, not {len(ids)}")
     if not len(ids):
         return UpdateResult(0, (), buffer.info().version)
-    guard = {} if if_version is None else {"if_version": int(if_version)}
+    guard = {} if if_version is None else {"if_version": whole("if_version", if_version, 0)}
     results: list[UpdateResult] = []
     step = len(ids) if guard else _UPDATE
     for first in range(0, len(ids), step):

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from client._answers import buffer_path, list_member, read_records
-from client._params import query_string
+from client._params import query_string, whole
 from client.models import ExemplarInfo, parse
 from memory_format import MEDIA_TYPE, Record
 
@@ -53,4 +53,4 @@ def _records(buffer: Buffer, where: Mapping[str, Any], page: int) -> Iterator[Re
 
 
 def _page_size(limit: int | None) -> int:
-    return _PAGE if limit is None else max(1, min(_PAGE, limit))
+    return _PAGE if limit is None else max(1, min(_PAGE, whole("limit", limit, 0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias, TypeVar
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from client._transport import Params
+from memory_format import FormatError
+from memory_format.arguments import is_whole
 
 T = TypeVar("T")
 Many: TypeAlias = T | Sequence[T] | None
@@ -40,10 +43,12 @@ def present(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def listed(name: str, values: int | str | Sequence[int] | Sequence[str] | None) -> list[int | str] | None:
+def listed(name: str, values: Any) -> list[int | str] | None:
     """A filter's values as plain Python ones, None where there is no condition."""
     if values is None:
         return None
+    if isinstance(values, np.ndarray):
+        values = np.atleast_1d(values).tolist()
     found: list[Any] = [values] if isinstance(values, str) or not isinstance(values, Iterable) else [*values]
     if not found:
         # Nothing matches it, and sent as no values it would match everything.
@@ -70,15 +75,38 @@ def query_string(values: Mapping[str, Any]) -> Params:
     return params
 
 
-def whole(name: str, value: Any, lowest: int) -> int:
+def whole(name: str, value: Any, lowest: int, highest: int = 2**63 - 1) -> int:
     """A whole number, numpy's too, as Python's.
 
     Raises:
-        ValueError: it is none, or smaller than ``lowest``.
+        ValueError: it is none, or lies outside.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
-        raise ValueError(f"{name} must be a whole number from {lowest} on, got {value!r:.100}")
+    if not is_whole(value, lowest, highest):
+        raise ValueError(f"{name} must be a whole number in {lowest}..{highest}, got {value!r:.100}")
     return int(value)
+
+
+def json_body(members: Mapping[str, Any]) -> bytes:
+    """A request's JSON. Numpy's numbers are numbers.
+
+    Raises:
+        FormatError: a member cannot be said in JSON.
+    """
+    try:
+        return json.dumps(members, default=_plain, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        if len(members) == 1:
+            ((name, value),) = members.items()
+            raise FormatError(f"{name} cannot be {value!r:.100}", code="invalid_request") from None
+        for name, value in members.items():
+            json_body({name: value})
+        raise
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(type(value).__name__)
 
 
 def numbers(name: str, values: ArrayLike, *, whole: bool = True) -> NDArray[Any]:
@@ -87,7 +115,10 @@ def numbers(name: str, values: ArrayLike, *, whole: bool = True) -> NDArray[Any]
     Raises:
         ValueError: they are something else.
     """
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: a flat sequence is needed, got {values!r:.100}") from None
     if array.ndim != 1 or (array.size and array.dtype.kind not in ("iu" if whole else "iuf")):
         kind = "integers" if whole else "numbers"
         raise ValueError(f"{name}: a flat sequence of {kind} is needed, got {array.dtype} of shape {array.shape}")

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from client._params import whole
 from client.errors import ProtocolError, ServiceError
 from client.models import PushResult
-from memory_format import BudgetError, ConflictError, ExemplarMemoryError, Record
+from memory_format import BudgetError, ConflictError, ExemplarMemoryError, FormatError, Record
 
 # What a record takes on the wire beside its body: the fixed columns, the offsets and the CRC.
 _WIRE_OVERHEAD = 128
@@ -17,12 +18,12 @@ Send = Callable[[Sequence[Record], str], Mapping[str, Any]]
 """Sends a batch under a key and gives the answer's JSON."""
 
 
-def check_key(key: str) -> str:
+def check_key(key: Any) -> str:
     """Raises:
     ValueError: it is no key of a push.
     """
     # The service takes 128 characters; the rest is for the numbers of batches and of their pieces.
-    if not (1 <= len(key) <= 100 and key.isascii() and key.isprintable()):
+    if not isinstance(key, str) or not (1 <= len(key) <= 100 and key.isascii() and key.isprintable()):
         raise ValueError(f"an idempotency key is 1..100 printable ASCII characters, got {key!r:.120}")
     return key
 
@@ -43,27 +44,28 @@ def push_batches(batches: Iterable[list[Record]], key: str, send: Send) -> list[
     """
     answers: list[Mapping[str, Any]] = []
     acknowledged = 0
-    for number, batch in enumerate(batches):
-        pieces = [(0, len(batch))]
-        while pieces:
-            first, last = pieces.pop()
-            try:
-                answers.append(send(batch[first:last], f"{key}-{number}.{first}" if first else f"{key}-{number}"))
-            except (ExemplarMemoryError, ServiceError) as error:
-                if last - first > 1 and _may_be_cut(error):
+    try:
+        for number, batch in enumerate(batches):
+            pieces = [(0, len(batch))]
+            while pieces:
+                first, last = pieces.pop()
+                try:
+                    answers.append(send(batch[first:last], f"{key}-{number}.{first}" if first else f"{key}-{number}"))
+                except (BudgetError, ConflictError) as error:
+                    if last - first == 1 or not _may_be_cut(error):
+                        raise
                     middle = (first + last) // 2
                     pieces += [(middle, last), (first, middle)]
-                    continue
-                error.details.update(records_acknowledged=acknowledged, idempotency_key=key)
-                raise
-            acknowledged += last - first
+                else:
+                    acknowledged += last - first
+    except (ExemplarMemoryError, ServiceError) as error:
+        error.details.update(records_acknowledged=acknowledged, idempotency_key=key)
+        raise
     return answers
 
 
-def _may_be_cut(error: ExemplarMemoryError | ServiceError) -> bool:
-    if isinstance(error, BudgetError):
-        return error.code == "disk_limit_exceeded"
-    return isinstance(error, ConflictError) and error.code == "idempotency_key_reused"
+def _may_be_cut(error: BudgetError | ConflictError) -> bool:
+    return error.code in ("disk_limit_exceeded", "idempotency_key_reused")
 
 
 def push_result(answers: Sequence[Mapping[str, Any]]) -> PushResult:
@@ -87,17 +89,24 @@ def push_result(answers: Sequence[Mapping[str, Any]]) -> PushResult:
         raise ProtocolError(f"the answer to a push lacks {error}") from None
 
 
-def cut(records: Iterable[Record], max_bytes: int, max_records: int) -> Iterator[list[Record]]:
+def cut(records: Any, max_bytes: int, max_records: int) -> Iterator[list[Record]]:
     """Batches of consecutive records within both limits; a record over ``max_bytes`` goes alone.
 
     Raises:
         ValueError: a limit is below 1.
+        FormatError: something is no record.
     """
-    if max_bytes < 1 or max_records < 1:
-        raise ValueError(f"batch limits start at 1, got {max_bytes} bytes and {max_records} records")
+    whole("max_batch_bytes", max_bytes, 1)
+    whole("max_batch_records", max_records, 1)
+    try:
+        records = iter(records)
+    except TypeError:
+        raise FormatError(f"an iterable of records of make_record is needed, got {records!r:.100}") from None
     batch: list[Record] = []
     size = 0
-    for record in records:
+    for index, record in enumerate(records):
+        if not isinstance(record, Record):
+            raise FormatError(f"record {index} is none of make_record, but {record!r:.100}", index=index)
         record_bytes = record.body_bytes + _WIRE_OVERHEAD
         if batch and (len(batch) == max_records or size + record_bytes > max_bytes):
             yield batch

@@ -24,6 +24,7 @@ from client.errors import (
     retry_after_seconds,
 )
 from memory_format import ExemplarMemoryError
+from memory_format.arguments import is_number, is_whole
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ Receive = Callable[[httpx.Response, Iterator[bytes]], object]
 _BUSY = 429
 _RETRIED_STATUS = (_BUSY, 503)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LONGEST = 1e9
 _PUT_OFF_BYTES = 1024 * 1024
 
 
@@ -56,8 +58,8 @@ class Timeout:
     total: float = 120.0
 
     def __post_init__(self) -> None:
-        if not (self.connect > 0 and self.read > 0 and self.total > 0):
-            raise ValueError(f"timeouts must be positive seconds, got {self}")
+        if not all(is_number(value, 0, _LONGEST) and value for value in (self.connect, self.read, self.total)):
+            raise ValueError(f"timeouts must be positive seconds, at most {_LONGEST:g}, got {self}")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Retries:
     max_wait: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.tries < 1 or self.first_wait < 0 or self.max_wait < 0:
+        waits = (self.first_wait, self.max_wait)
+        if not is_whole(self.tries, 1, 2**31) or not all(is_number(wait, 0, _LONGEST) for wait in waits):
             raise ValueError(f"tries must be at least 1 and waits not negative, got {self}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,7 +12,7 @@ import httpx
 
 from client import _transfer
 from client._answers import buffer_path, list_member, read_json
-from client._params import present
+from client._params import json_body, present
 from client._transport import Retries, Timeout, Transport
 from client.buffer import Buffer, Eviction
 from client.errors import ProtocolError
@@ -45,8 +46,13 @@ class MemoryClient:
         retries: Retries | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        if not isinstance(timeout, Timeout):
-            timeout = Timeout() if timeout is None else Timeout(read=timeout, total=max(120.0, timeout))
+        if timeout is None:
+            timeout = Timeout()
+        elif not isinstance(timeout, Timeout):
+            timeout = Timeout(read=timeout)
+            timeout = replace(timeout, total=max(timeout.total, timeout.read))
+        if not (retries is None or isinstance(retries, Retries)):
+            raise ValueError(f"retries must be Retries(tries=...), got {retries!r:.100}")
         self._transport = Transport(url, timeout=timeout, retries=retries or Retries(), transport=transport)
         self.url = self._transport.url
         self._checked = False
@@ -208,6 +214,9 @@ class MemoryClient:
                 raise
 
     def _request(self, method: str, path: str, *, safe: bool, **arguments: Any) -> httpx.Response:
+        if "json" in arguments:
+            arguments["content"] = json_body(arguments.pop("json"))
+            arguments["headers"] = {"Content-Type": "application/json", **arguments.get("headers", {})}
         if not self._checked:
             self._check_version()
         return self._transport.request(method, path, safe=safe, **arguments)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client._params import whole
 from memory_format import FormatError, Record, require_codec
+from memory_format.wire import record_list
 
 IntArray = NDArray[np.int64]
 
@@ -20,6 +22,7 @@ IntArray = NDArray[np.int64]
 # JPEG 25 and 29 ms.
 _THREADS_FROM_PIXELS = 128 * 128
 _MOST_THREADS = 8
+_MOST_ASKED_FOR = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +90,9 @@ class ReplayBatch:
                 decoded.
             FormatError: the records have different patch sizes, or a payload is damaged.
         """
-        rows = tuple(records)
+        rows = tuple(record_list(records))
+        if decode_threads is not None:
+            whole("decode_threads", decode_threads, 0, _MOST_ASKED_FOR)
         if not rows:
             raise ValueError("a replay batch needs at least one record")
         sizes = sorted({record.patch_px for record in rows})

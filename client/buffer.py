@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from client import _changes, _listing, _push, _transfer
 from client._answers import buffer_path, list_member, read_records, read_version
-from client._params import UNSET, Many, Sort, Unset, conditions, given, numbers, present, query_string
+from client._params import UNSET, Many, Sort, Unset, conditions, given, numbers, present, query_string, whole
 from client.batch import ReplayBatch
 from client.errors import ProtocolError
 from client.models import (
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Eviction = Literal["class_balanced", "lowest_score", "fifo", "reservoir", "reject"]
 Strategy = Literal["uniform", "class_balanced", "score_weighted"]
+Dropped = Literal["grey", "black", "transparent"]
 
 
 @dataclass(frozen=True)
@@ -253,17 +254,25 @@ class Buffer:
         Raises:
             NotFoundError: the buffer does not hold it.
         """
-        path = buffer_path(self.name, "exemplars", str(int(exemplar_id)))
+        path = buffer_path(self.name, "exemplars", str(whole("exemplar_id", exemplar_id, 0)))
         return parse(ExemplarDetail, self.client._json("GET", path, params=query_string({"snapshot": snapshot})))
 
-    def image(self, exemplar_id: int, *, snapshot: str | None = None) -> bytes:
-        """The exemplar as a picture, PNG, its dropped patches greyed.
+    def image(
+        self, exemplar_id: int, *, dropped: Dropped = "grey", scale: int = 1, snapshot: str | None = None
+    ) -> bytes:
+        """The exemplar as a picture, PNG.
+
+        Args:
+            dropped: what stands for dropped patches: ``grey``, ``black`` or ``transparent``.
+            scale: 1..8, pixels of the picture for one of the record's, along each side.
 
         Raises:
             NotFoundError: the buffer does not hold it.
+            FormatError: an argument is not such, or the picture would be too large.
         """
-        path = buffer_path(self.name, "exemplars", str(int(exemplar_id)), "image.png")
-        response = self.client._request("GET", path, safe=True, params=query_string({"snapshot": snapshot}))
+        path = buffer_path(self.name, "exemplars", str(whole("exemplar_id", exemplar_id, 0)), "image.png")
+        params = query_string({"dropped": dropped, "scale": scale, "snapshot": snapshot})
+        response = self.client._request("GET", path, safe=True, params=params)
         if not response.content.startswith(b"\x89PNG"):
             raise ProtocolError(f"{path} did not answer with a PNG image")
         return response.content

@@ -91,9 +91,11 @@ def _refuse_to_collate(batch: list[Any], **_: Any) -> None:
 
 default_collate_fn_map[ReplayTensors] = _refuse_to_collate
 
+_MOST_AHEAD = 1024
 _ENDLESS = 2**32
 """Steps from one epoch to the next where an epoch has no end of its own."""
 
+_MOST_EPOCHS = 2**30
 _EPOCH, _FIRST_STEP, _MIN_VERSION = range(3)
 """What a data set shares with its copies in worker processes, by place."""
 
@@ -164,15 +166,15 @@ class ReplayDataset(IterableDataset[TensorBatch]):
     ) -> None:
         if not isinstance(buffer, Buffer):
             raise ValueError(f"buffer must be one of a MemoryClient, got {buffer!r:.100}")
-        for name, value, lowest in (
-            ("batch_size", batch_size, 1),
-            ("prefetch", prefetch, 1),
-            ("threads", threads, 1),
-            ("seed", seed, 0),
-            ("start_step", start_step, 0),
-            ("num_steps", 0 if num_steps is None else num_steps, 0),
+        for name, value, lowest, highest in (
+            ("batch_size", batch_size, 1, 2**31),
+            ("prefetch", prefetch, 1, _MOST_AHEAD),
+            ("threads", threads, 1, _MOST_AHEAD),
+            ("seed", seed, 0, 2**63 - 1),
+            ("start_step", start_step, 0, 2**62),
+            ("num_steps", 0 if num_steps is None else num_steps, 0, _ENDLESS),
         ):
-            whole(name, value, lowest)
+            whole(name, value, lowest, highest)
         if (rank is None) != (world_size is None):
             raise ValueError(f"rank and world_size go together, got {rank} and {world_size}")
         if rank is not None and whole("rank", rank, 0) >= whole("world_size", world_size, 1):
@@ -235,7 +237,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration, of workers too, that of this epoch, from its first step on."""
         self._shared[_FIRST_STEP] = 0
-        self._shared[_EPOCH] = whole("epoch", epoch, 0) << 32
+        self._shared[_EPOCH] = whole("epoch", epoch, 0, _MOST_EPOCHS) << 32
 
     def seek(self, step: int) -> None:
         """Make the next iteration begin at this step, within the epoch that the step is of; epochs follow as ever.
