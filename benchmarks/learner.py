@@ -176,7 +176,15 @@ def _pictures(plan: Plan, results: Results, unit: int, out: Path, directory: Pat
     }
     if chosen:
         names = learner_plan.load_data(plan, directory).class_names
-        page = write_report(first.folder(out), first.config(plan, unit), chosen, names, directory=directory)
+        problem = replace(learner_plan.load_problem(plan, first, directory), class_names=names)
+        page = write_report(
+            first.folder(out),
+            first.config(plan, unit),
+            chosen,
+            names,
+            classes=problem.named_phases,
+            directory=directory,
+        )
         _say(f"masked exemplars of seed {first.seed}: {page}")
 
 

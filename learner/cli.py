@@ -88,9 +88,11 @@ def _run(config: LearnerConfig, client: MemoryClient, arguments: argparse.Namesp
     # Imported here: drawing is not needed to train.
     from learner.report import write_report
 
-    summary = summary_json(config, results, seconds_spent(results), buffers=buffers)
+    summary = summary_json(config, results, seconds_spent(results), buffers=buffers, classes=problem.named_phases)
     write_atomically(arguments.out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    write_report(arguments.out, config, results, problem.class_names, directory=arguments.data)
+    write_report(
+        arguments.out, config, results, problem.class_names, classes=problem.named_phases, directory=arguments.data
+    )
     console.print(f"wrote {arguments.out / 'summary.json'} and {arguments.out / 'report.html'}")
     return 0
 

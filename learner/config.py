@@ -76,6 +76,9 @@ class DataConfig:
         base_classes: classes of phase 0.
         classes_per_phase: classes of every later phase.
         max_text_tokens: longer texts are cut.
+        class_order: in which order classes come: ``seeded``, shuffled; ``natural``, as the data set has them, for
+            pictures in files by their labels; a list of classes, by name or by number in the natural order; or a file
+            that has one a line.
         class_order_seed: shuffles the classes.
     """
 
@@ -96,6 +99,7 @@ class DataConfig:
     base_classes: int = 6
     classes_per_phase: int = 3
     max_text_tokens: int = 40
+    class_order: str | tuple[str | int, ...] = "seeded"
     class_order_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -103,6 +107,11 @@ class DataConfig:
         within(self, 0, LARGEST, "num_classes", "train_per_class", "test_per_class", "interim_tests_per_class")
         within(self, 0, LARGEST, "split_seed", "class_order_seed")
         within(self, 1, MAX_SIDE_PX, "image_size")
+        if not self.class_order or not all(type(entry) in (str, int) for entry in self.class_order):
+            raise ValueError(
+                "class_order is natural, seeded, a list of names or numbers of classes, or a file with one a line; "
+                f"got {self.class_order!r}"
+            )
         if 0 < self.num_classes < self.base_classes:
             raise ValueError(f"base_classes must lie in 1..num_classes, got {self.base_classes} of {self.num_classes}")
         if not 0 < self.test_share < 1:
@@ -403,7 +412,9 @@ def with_settings(config: C, settings: Mapping[str, Any], where: str = "") -> C:
         elif isinstance(present, dict) and isinstance(value, dict):
             # A codec by its id is another one; without, it is the present one with other options.
             value = value if "id" in value else {**present, **value}
-        elif isinstance(present, tuple) and isinstance(value, list):
+        elif isinstance(value, list) and any(
+            get_origin(kind) is tuple for kind in (hints[name], *get_args(hints[name]))
+        ):
             value = tuple(value)
         elif isinstance(present, float) and type(value) is int:
             value = float(min(max(value, -LARGEST), LARGEST))  # no float is beyond what any range has

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from learner.backbones.facts import VOCABULARY, backbone_facts
+from learner.class_order import given_order
 from learner.config import LearnerConfig, MemoryConfig
 from memory_format import make_codec, make_record
 
@@ -25,7 +26,7 @@ def check_fit(config: LearnerConfig) -> None:
     """Check what one setting asks of another, or of the backbone.
 
     Raises:
-        DataError: there is no such backbone.
+        DataError: there is no such backbone, or no such file with an order of classes.
         ValueError: they do not go together; says which, and what would.
     """
     facts, name = backbone_facts(config.backbone), config.backbone.name
@@ -53,6 +54,7 @@ def check_fit(config: LearnerConfig) -> None:
         raise ValueError(
             f"warmup.mask_token_id is {config.warmup.mask_token_id}, but the vocabulary has {facts.vocabulary:,} words"
         )
+    given_order(config.data)
     smallest = _smallest_exemplar(config.memory, patch_px)
     if not config.memory.grows and config.memory.budget_bytes < smallest:
         raise ValueError(

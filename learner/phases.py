@@ -19,6 +19,7 @@ from client import MemoryClient
 from learner import checkpoint, ssf
 from learner.backbones.choose import make_backbone
 from learner.baselines.choose import REFERENCES
+from learner.class_order import cut
 from learner.config import LearnerConfig
 from learner.data.base import DataError
 from learner.data.tokenised import Samples
@@ -89,6 +90,13 @@ class Problem:
             digest.update(name.encode() + split.class_ids.tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def named_phases(self) -> list[list[str]]:
+        """The classes of each phase, by name where they have one."""
+        return [
+            [self.class_names[c] if c < len(self.class_names) else str(c) for c in classes] for classes in self.phases
+        ]
+
     def _named(self, class_id: int) -> str:
         return repr(self.class_names[class_id]) if 0 <= class_id < len(self.class_names) else str(class_id)
 
@@ -99,8 +107,7 @@ class Problem:
 
 def class_phases(num_classes: int, base: int, step: int, seed: int) -> list[list[int]]:
     """Class ids in a shuffled order, cut into a base phase and equal steps (the last may be smaller)."""
-    order = np.random.default_rng(seed).permutation(num_classes).tolist()
-    return [order[:base]] + [order[start : start + step] for start in range(base, num_classes, step)]
+    return cut(np.random.default_rng(seed).permutation(num_classes).tolist(), base, step)
 
 
 class Run:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from learner.backbones.facts import backbone_facts
 from learner.backbones.weights import wordpiece_tokenizer
+from learner.class_order import class_order, cut
 from learner.config import LearnerConfig
 from learner.data.base import DataError
 from learner.data.load import load_data
 from learner.data.tokenised import PictureSplit, tokenise
-from learner.phases import Problem, class_phases
+from learner.phases import Problem
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,7 @@ def load_problem(config: LearnerConfig, directory: Path | None) -> Problem:
     return Problem(
         train=splits.pop("train"),
         tests=dict(splits),
-        phases=class_phases(
-            data.num_classes,
-            config.data.base_classes,
-            config.data.classes_per_phase,
-            config.data.class_order_seed,
-        ),
+        phases=cut(class_order(config.data, data.class_names), config.data.base_classes, config.data.classes_per_phase),
         class_names=data.class_names,
     )
 

@@ -53,6 +53,7 @@ def write_report(
     results: Results,
     class_names: Sequence[str],
     *,
+    classes: Sequence[Sequence[str]],
     directory: Path | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> Path:
@@ -61,6 +62,7 @@ def write_report(
     Args:
         out: the run's folder, with the examples that masking left there.
         class_names: by class id.
+        classes: names of each phase's.
         directory: where the tokenizer's package is kept.
         vocabulary: turns token ids into words; default MiniLM's.
     """
@@ -76,6 +78,7 @@ def write_report(
         verdict=html.escape(verdict(results)),
         data=html.escape(_setting(config, len(class_names))),
         table=_table(results),
+        classes="\n".join(f"<li>{html.escape(', '.join(names))}</li>" for names in classes),
         accuracy=_accuracy_chart(results),
         memory=_memory_chart(results),
         examples="\n".join(_example(example, class_names, words) for example in examples)
@@ -259,6 +262,7 @@ th, td { text-align: right; }
 tr > :first-child { text-align: left; }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem; } .charts svg { max-width: 100%; height: auto; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1.2rem; }
+.classes { font-size: .9rem; }
 figure { margin: 0; } figure img { width: 32%; margin-right: 1%; border-radius: 4px; }
 figcaption { font-size: .86rem; } .kept { font-weight: 700; color: #0b5; } .dropped { color: #9aa1a9; }
 </style></head><body>
@@ -271,6 +275,10 @@ $table
 </table>
 <h2>Accuracy and memory by phase</h2>
 <div class="charts">$accuracy $memory</div>
+<h2>Classes by phase</h2>
+<ol class="classes">
+$classes
+</ol>
 <h2>Masked exemplars</h2>
 <p class="quiet">Picture; its stored patches, the dropped ones greyed; the attention of the class token. $note</p>
 <div class="grid">

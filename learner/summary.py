@@ -47,12 +47,14 @@ def summary_json(
     seconds: float,
     *,
     buffers: Mapping[str, str],
+    classes: Sequence[Sequence[str]],
 ) -> dict[str, Any]:
     """What ``summary.json`` holds.
 
     Args:
         seconds: training, masking, pushing and evaluating, over all invocations.
         buffers: by method, what its buffer is called.
+        classes: names of each phase's.
     """
     phases = max(len(lines) for lines in results.values())
     methods: dict[str, Any] = {method: asdict(summarise(lines)) for method, lines in results.items()}
@@ -62,6 +64,7 @@ def summary_json(
         "seconds": round(seconds, 1),
         **methods,
         "buffers": dict(buffers),
+        "classes": [list(names) for names in classes],
         "config": config.to_dict(),
     }
 

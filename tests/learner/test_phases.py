@@ -170,13 +170,17 @@ def test_a_run_of_all_methods(start_service: Any, tmp_path: Path) -> None:
     stored = [r for r in by_class[3] if np.array_equal(r.keep_mask, shown.keep_mask)]
     assert stored, "the example's record is not among those stored"
 
-    page = write_report(out, CONFIG, results, [f"class <{c}>" for c in range(6)], vocabulary=Words()).read_text()
+    names = [f"class <{c}>" for c in range(6)]
+    classes = replace(PROBLEM, class_names=names).named_phases
+    page = write_report(out, CONFIG, results, names, classes=classes, vocabulary=Words()).read_text()
+    assert "<li>class &lt;4&gt;, class &lt;0&gt;</li>\n<li>class &lt;2&gt;, class &lt;5&gt;</li>" in page
     assert page.count("<figure>") == 6
     assert page.count("<svg") == 2
     assert "class &lt;3&gt;" in page
     assert "<script" not in page
-    summary = summary_json(CONFIG, results, 1.0, buffers={"masked": "runs-a-masked"})
+    summary = summary_json(CONFIG, results, 1.0, buffers={"masked": "runs-a-masked"}, classes=[["a", "b"], ["c"]])
     assert summary["phases"] == 3
+    assert summary["classes"] == [["a", "b"], ["c"]]
     assert summary["buffers"] == {"masked": "runs-a-masked"}
     for method in ("none", "full", "masked"):
         assert set(summary[method]) == {
@@ -253,7 +257,7 @@ def test_files_that_were_damaged_are_made_again_or_named(
     assert all(torch.equal(again["backbone"][name], value) for name, value in base["backbone"].items())
 
     (out / "masked/examples-1.npz").write_bytes(b"PK")
-    write_report(out, CONFIG, {"masked": whole}, [str(c) for c in range(6)], vocabulary=Words())
+    write_report(out, CONFIG, {"masked": whole}, [str(c) for c in range(6)], classes=[], vocabulary=Words())
     assert "examples-1.npz is damaged" in caplog.text
     assert (out / "report.html").read_text().count("<figure>") == 4
 
