@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -14,18 +14,20 @@ from memory_format import BusyError
 
 T = TypeVar("T")
 
+_RECEIVING_THREADS: Final = 4
+
 
 class Admission:
     """Bounds on pushes, imports and pictures under way in one process. For use in one event loop.
 
     Args:
-        max_pushes: pushes whose body is being read, or that wait to be written. A client that sends slowly takes
-            up one of them, and no thread.
+        max_pushes: pushes whose body is there, and that wait to be written or are. A client that sends slowly takes
+            up none of them, and no thread.
         max_bytes: bytes of their bodies that have arrived. One push alone may have more.
         max_threads: pushes that are checked and written at a time, apart from the threads that answer reads: so a
             slow disk does not hold up who samples.
         max_pictures: pictures asked for; ``picture_threads`` of them are drawn at a time, as one takes up to 64 MiB.
-        max_imports: imports whose file is being received or taken over, in threads of their own.
+        max_imports: imports whose file is there, and that are taken over, in threads of their own.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Admission:
         self._threads = anyio.CapacityLimiter(max_threads)
         self._max_imports = max_imports
         self._imports = 0
+        self._receiving_threads = anyio.CapacityLimiter(_RECEIVING_THREADS)
         self._import_threads = anyio.CapacityLimiter(max_imports)
         self._max_pictures = max_pictures
         self._pictures = 0
@@ -55,44 +58,50 @@ class Admission:
         """Around reading and writing a push.
 
         Raises:
-            BusyError: too many are under way.
+            BusyError: too many are being written.
         """
-        if self._pushes >= self._max_pushes:
-            raise BusyError(
-                f"{self._max_pushes} pushes are under way; send it again a little later", limit=self._max_pushes
-            )
+        self._expect_place(self._pushes, self._max_pushes, "pushes")
         admitted = Admitted(self)
-        self._pushes += 1
         try:
             yield admitted
         finally:
-            self._pushes -= 1
             self._bytes -= admitted.num_bytes
 
-    async def run(self, push: Callable[[], T]) -> T:
-        """Run ``push`` in a thread. It runs to its end also where its client has gone."""
-        return await anyio.to_thread.run_sync(push, limiter=self._threads)
-
-    @contextmanager
-    def incoming(self) -> Iterator[None]:
-        """Around receiving an import and taking it over.
+    async def write(self, push: Callable[[], T]) -> T:
+        """Run a push whose body is there in a thread. It runs to its end also where its client has gone.
 
         Raises:
-            BusyError: too many are under way.
+            BusyError: too many are being written.
         """
-        if self._imports >= self._max_imports:
-            raise BusyError(
-                f"{self._max_imports} imports are under way; send it again a little later", limit=self._max_imports
-            )
+        self._expect_place(self._pushes, self._max_pushes, "pushes")
+        self._pushes += 1
+        try:
+            return await anyio.to_thread.run_sync(push, limiter=self._threads)
+        finally:
+            self._pushes -= 1
+
+    def expect_import(self) -> None:
+        """Raises:
+        BusyError: too many are being taken over.
+        """
+        self._expect_place(self._imports, self._max_imports, "imports")
+
+    async def receive(self, work: Callable[[], T]) -> T:
+        """Run ``work`` on a file that arrives in a thread. It runs to its end also where its client has gone."""
+        return await anyio.to_thread.run_sync(work, limiter=self._receiving_threads)
+
+    async def take_over(self, work: Callable[[], T]) -> T:
+        """Run an import whose file is there in a thread. It waits for its turn: its file has come already."""
         self._imports += 1
         try:
-            yield
+            return await anyio.to_thread.run_sync(work, limiter=self._import_threads)
         finally:
             self._imports -= 1
 
-    async def run_import(self, work: Callable[[], T]) -> T:
-        """Run ``work`` in a thread of the imports' own. It runs to its end also where its client has gone."""
-        return await anyio.to_thread.run_sync(work, limiter=self._import_threads)
+    @staticmethod
+    def _expect_place(taken: int, most: int, what: str) -> None:
+        if taken >= most:
+            raise BusyError(f"{most} {what} are under way; send it again a little later", limit=most)
 
     async def draw(self, picture: Callable[[], T]) -> T:
         """Run ``picture`` in one of the threads for it.
@@ -100,10 +109,7 @@ class Admission:
         Raises:
             BusyError: too many are asked for.
         """
-        if self._pictures >= self._max_pictures:
-            raise BusyError(
-                f"{self._max_pictures} pictures are asked for; send it again a little later", limit=self._max_pictures
-            )
+        self._expect_place(self._pictures, self._max_pictures, "pictures")
         self._pictures += 1
         try:
             return await anyio.to_thread.run_sync(picture, limiter=self._picture_threads)
@@ -111,7 +117,7 @@ class Admission:
             self._pictures -= 1
 
     def _take(self, admitted: Admitted, num_bytes: int) -> None:
-        if self._bytes + num_bytes > self._max_bytes and self._pushes > 1:
+        if self._bytes + num_bytes > self._max_bytes and self._bytes > admitted.num_bytes:
             raise BusyError(
                 f"pushes under way hold {self._bytes} bytes, at most {self._max_bytes} are taken at once; send it "
                 "again a little later",

@@ -83,6 +83,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         limits={MEDIA_TYPE: settings.max_body_bytes, EXPORT_MEDIA_TYPE: settings.max_import_bytes},
         other_bytes=settings.max_json_bytes,
         seconds=settings.body_seconds,
+        least_rate=settings.least_rate,
     )
     if settings.allowed_origins:
         app.add_middleware(

@@ -18,12 +18,16 @@ class BodyLimit:
     Args:
         limits: media type -> limit in bytes of bodies of that type.
         other_bytes: limit of all others.
-        seconds: the longest pause between two pieces of a body.
+        seconds: how far a body may fall behind ``least_rate``; a pause between two pieces is at most as long.
+        least_rate: bytes a second.
     """
 
-    def __init__(self, app: ASGIApp, *, limits: Mapping[str, int], other_bytes: int, seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, limits: Mapping[str, int], other_bytes: int, seconds: float, least_rate: int
+    ) -> None:
         self._app = app
         self._seconds = seconds
+        self._least_rate = least_rate
         self._limits = limits
         self._other_bytes = other_bytes
 
@@ -42,17 +46,24 @@ class BodyLimit:
             return
         received = 0
         complete = False
+        left = self._seconds
 
         async def bounded_receive() -> Message:
-            nonlocal received, complete
+            nonlocal received, complete, left
+            began = anyio.current_time()
             try:
                 # Behind the body comes nothing but the news that the client has gone.
-                with anyio.fail_after(None if complete else self._seconds):
+                with anyio.fail_after(None if complete else left):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, f"nothing of the body came for {self._seconds:g} s") from None
+                raise HTTPException(
+                    408, f"the body fell {self._seconds:g} s behind {self._least_rate} bytes a second"
+                ) from None
             complete = not message.get("more_body", False)
-            received += len(message.get("body", b""))
+            num_bytes = len(message.get("body", b""))
+            received += num_bytes
+            # What comes faster makes up for a pause before it, never for one to come.
+            left = min(self._seconds, left - (anyio.current_time() - began) + num_bytes / self._least_rate)
             if received > limit:
                 raise BodyTooLargeError(limit)
             return message

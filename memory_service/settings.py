@@ -53,15 +53,17 @@ class Settings(BaseSettings):
     )
     max_batch_records: int = Field(10_000, ge=1, le=100_000, description="Most records in one push.")
     max_pushes: int = Field(
-        64, ge=1, description="Pushes under way at once; who comes beyond is told to come again (429)."
+        64, ge=1, description="Pushes being written at once; who comes beyond is told to come again (429)."
     )
     max_pending_bytes: int = Field(
-        1024 * MIB, ge=1, description="Bytes of their bodies held at once; beyond it, the same."
+        1024 * MIB, ge=1, description="Bytes of bodies of pushes held at once; beyond it, the same."
     )
-    max_imports: int = Field(2, ge=1, description="Imports under way at once; beyond it, the same.")
+    max_imports: int = Field(2, ge=1, description="Imports being taken over at once; beyond it, the same.")
     max_pictures: int = Field(64, ge=1, description="Pictures asked for at once; beyond it, the same.")
     picture_threads: int = Field(2, ge=1, description="Pictures drawn at once; each takes up to 100 MiB.")
-    body_seconds: float = Field(60.0, gt=0, description="Longest pause between two pieces of a request's body.")
+    body_seconds: float = Field(
+        30.0, gt=0, description="How far a request's body may fall behind the least rate, or pause (408)."
+    )
     max_connections: int = Field(
         1000,
         ge=1,

@@ -73,7 +73,7 @@ async def push(
     admission: Admission = request.app.state.admission
     with admission.push() as admitted:
         body = await admitted.read(request.stream())
-        answer = await admission.run(partial(buffer.push, body, idempotency_key=key, dry_run=dry_run))
+        answer = await admission.write(partial(buffer.push, body, idempotency_key=key, dry_run=dry_run))
     headers = {"Idempotency-Replayed": "true"} if answer.replayed else {}
     return Response(answer.document, media_type="application/json", headers=headers)
 

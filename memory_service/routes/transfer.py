@@ -42,13 +42,13 @@ async def import_buffer(name: str, request: Request, store: StoreDep) -> BufferI
     store.expect_free(name)
     announced = request.headers.get("content-length", "")
     admission: Admission = request.app.state.admission
-    with admission.incoming():
-        incoming = store.receive(int(announced) if announced.isascii() and announced.isdigit() else 0)
-        try:
-            async for piece in request.stream():
-                await admission.run_import(partial(incoming.write, piece))
-            buffer = await admission.run_import(partial(store.import_buffer, name, incoming.path))
-        finally:
-            with anyio.CancelScope(shield=True):
-                await admission.run_import(incoming.discard)
+    admission.expect_import()
+    incoming = store.receive(int(announced) if announced.isascii() and announced.isdigit() else 0)
+    try:
+        async for piece in request.stream():
+            await admission.receive(partial(incoming.write, piece))
+        buffer = await admission.take_over(partial(store.import_buffer, name, incoming.path))
+    finally:
+        with anyio.CancelScope(shield=True):
+            await admission.receive(incoming.discard)
     return BufferInfo.of(buffer)

@@ -6,6 +6,7 @@ The same records make the same bytes. docs/format.md describes the file.
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -43,6 +44,8 @@ from memory_service.store.segments import Part, SegmentFiles
 from memory_service.store.snapshots import NAME_PATTERN
 
 PIECE_BYTES: Final = 4 * 1024 * 1024
+_ROOM_STEP: Final = 4 * 1024 * 1024
+"""The room on the disk is looked at after so many bytes of an arriving file."""
 """Bodies read, checked and written at a time."""
 PIECE_RECORDS: Final = 16_384
 """And no more records than that, however small they are."""
@@ -234,12 +237,27 @@ class Incoming:
 
     def write(self, piece: bytes) -> None:
         """Raises:
+        BudgetError: ``disk_limit_exceeded``: there would be no room to take it over.
         StorageError: the disk does not take it.
         """
         try:
+            end = self._end + len(piece)
+            if self._end // _ROOM_STEP != end // _ROOM_STEP:
+                # As many bytes again are written when it is taken over, and others arrive beside it.
+                self._expect_room(end, len(piece) + end)
             self._end = files.write_at(self._descriptor, [piece], self._end)
         except OSError as error:
             raise storage_error(f"write {self.path}", error) from error
+
+    def _expect_room(self, end: int, needed: int) -> None:
+        free = shutil.disk_usage(self.path.parent).free
+        if needed > free:
+            raise BudgetError(
+                f"{end} bytes of the file have come; with taking it over {needed} more are needed, {free} are free",
+                code="disk_limit_exceeded",
+                requested_bytes=needed,
+                free_bytes=free,
+            )
 
     def discard(self) -> None:
         """It is not needed any more."""

@@ -217,7 +217,7 @@ def test_a_batch_without_room_on_disk_is_cut_and_stored_once(memory: MemoryClien
 def test_a_busy_service_is_one_that_says_so(
     start_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MEMORY_SERVICE_MAX_PUSHES", "1")
+    monkeypatch.setenv("MEMORY_SERVICE_MAX_PENDING_BYTES", "100")
     service = start_service()
     url = httpx.URL(service.url)
     head = f"POST /v1/buffers/busy/exemplars HTTP/1.1\r\nHost: localhost\r\nContent-Type: {MEDIA_TYPE}\r\n"
