@@ -6,6 +6,9 @@ BIN := .venv/bin
 STAMP := .venv/.setup-done
 CODE := memory_format memory_service client learner tests $(wildcard scripts benchmarks)
 
+# A checkout keeps what it downloads beside itself.
+export EXEMPLAR_MEMORY_DATA ?= $(CURDIR)/data
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test check nightly bench bench-storage bench-learner bench-density format clean
 

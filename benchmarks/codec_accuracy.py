@@ -160,7 +160,9 @@ def _seconds(tokens: Tokens, place: int, keep: np.ndarray[Any, np.dtype[np.bool_
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the runs (default: {OUT})")
-    parser.add_argument("--data", type=Path, help="folder of data and weights (default: ./data)")
+    parser.add_argument(
+        "--data", type=Path, help="folder of data and weights (default: $EXEMPLAR_MEMORY_DATA, else the user's cache)"
+    )
     parser.add_argument("--seeds", type=_numbers, default=[0, 1], help="default: 0,1")
     parser.add_argument("--only", type=_codecs, default=list(CODECS), help=f"of {','.join(CODECS)}")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS), help="default: both")

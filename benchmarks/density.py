@@ -157,7 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick", action="store_true", help="a few pictures; writes no results unless --results is given"
     )
-    parser.add_argument("--data", type=Path, help="folder of data and weights (default: ./data)")
+    parser.add_argument(
+        "--data", type=Path, help="folder of data and weights (default: $EXEMPLAR_MEMORY_DATA, else the user's cache)"
+    )
     parser.add_argument("--results", type=Path, help="where tables, JSON and chart go (default: benchmarks/results)")
     return parser
 

@@ -267,7 +267,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, help="checkpoints and the store (default: runs/bench-learner...)")
     parser.add_argument("--results", type=Path, help="tables, JSON and chart (default: benchmarks/results, or --out)")
-    parser.add_argument("--data", type=Path, help="data and weights (default: ./data)")
+    parser.add_argument(
+        "--data", type=Path, help="data and weights (default: $EXEMPLAR_MEMORY_DATA, else the user's cache)"
+    )
     return parser
 
 

@@ -158,7 +158,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny model and set")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which a figure is the median")
-    parser.add_argument("--data", type=Path, help="data and weights (default: ./data)")
+    parser.add_argument(
+        "--data", type=Path, help="data and weights (default: $EXEMPLAR_MEMORY_DATA, else the user's cache)"
+    )
     return parser
 
 

@@ -122,7 +122,12 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train all phases with each method and compare them at equal bytes")
     run.add_argument("--url", required=True, help="the memory service, http://HOST:PORT")
     run.add_argument("--out", type=Path, required=True, help="folder for checkpoints, metrics and the report")
-    run.add_argument("--data", type=Path, default=None, help="folder of data and weights (default: ./data)")
+    run.add_argument(
+        "--data",
+        type=Path,
+        default=None,
+        help="folder of data and weights (default: $EXEMPLAR_MEMORY_DATA, else the user's cache)",
+    )
     run.add_argument(
         "--methods",
         type=_methods,

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 OUT = Path("runs/demo")
+DATA = Path(__file__).parent.parent / "data"
 START_SECONDS = 60
 
 
@@ -78,7 +79,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _environment() -> dict[str, str]:
     # Weights are read from folders; without this, a library may try to reach a hub and wait for its time-out.
-    return os.environ | {"HF_HUB_OFFLINE": "1"}
+    return {"EXEMPLAR_MEMORY_DATA": str(DATA.resolve())} | os.environ | {"HF_HUB_OFFLINE": "1"}
 
 
 if __name__ == "__main__":

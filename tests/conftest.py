@@ -28,6 +28,9 @@ settings.register_profile("search", deadline=None, max_examples=2000, print_blob
 settings.register_profile("nightly", settings.get_profile("search"), max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+# As `make` has it: what tests download stays in the checkout, and is downloaded once.
+os.environ.setdefault("EXEMPLAR_MEMORY_DATA", str(Path(__file__).parents[1] / "data"))
+
 _READY = re.compile(r"memory-service listening on (http://\S+) \(data: (.*)\)")
 _START_SECONDS = 30
 _STOP_SECONDS = 15

