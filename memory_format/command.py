@@ -1,0 +1,27 @@
+"""The first step of a command: what it needs is installed, or words say how to."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+_OURS = ("memory_format", "memory_service", "client", "learner")
+
+
+def run_command(name: str, module: str, extra: str) -> int:
+    """Run ``main`` of a module; returns its exit status, or 2 where a library is missing.
+
+    Args:
+        name: of the command.
+        module: where its ``main`` is.
+        extra: of the package, what the command needs beside the base install.
+    """
+    try:
+        main = importlib.import_module(module).main
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in _OURS:
+            raise
+        sys.stderr.write(f"{name}: {missing} is not installed; it comes with pip install 'exemplar-memory[{extra}]'\n")
+        return 2
+    return int(main())

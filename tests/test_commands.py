@@ -1,0 +1,45 @@
+"""The commands of a base install end in words that say what to install."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+OF_EXTRA = {
+    "memory-service": ("service", ["uvicorn", "fastapi", "sqlalchemy", "alembic", "zarr", "pydantic_settings"]),
+    "learner": ("learner", ["torch", "transformers", "timm", "rich", "tqdm", "matplotlib", "platformdirs"]),
+}
+
+
+def _run(command: str, missing: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command as its entry point runs it, where some packages cannot be imported."""
+    module, function = SCRIPTS[command].split(":")
+    code = (
+        f"import sys; sys.argv = {[command, *arguments]!r}; sys.modules.update(dict.fromkeys({missing!r}))\n"
+        f"from {module} import {function}; sys.exit({function}())"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_a_command_of_the_base_install_says_what_to_install(command: str) -> None:
+    extra, packages = OF_EXTRA[command]
+    done = _run(command, packages, "--help")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    words = rf"is not installed; it comes with pip install 'exemplar-memory[{extra}]'"
+    assert done.stderr.startswith(f"{command}: ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_a_whole_install_has_the_command(command: str) -> None:
+    done = _run(command, [], "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"usage: {command}" in done.stdout
