@@ -1,10 +1,10 @@
-"""Exemplars page by page."""
+"""Exemplars, buffers and snapshots page by page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from client._answers import buffer_path, list_member, read_records
 from client._params import query_string, whole
@@ -12,14 +12,19 @@ from client.models import ExemplarInfo, parse
 from memory_format import MEDIA_TYPE, Record
 
 if TYPE_CHECKING:
+    from client.api import MemoryClient
     from client.buffer import Buffer
+
+T = TypeVar("T")
 
 _PAGE = 500
 
 
 def infos(buffer: Buffer, where: Mapping[str, Any], limit: int | None) -> Iterator[ExemplarInfo]:
     """What is known of the first ``limit`` that match; a page is asked for when its first one is."""
-    return islice(_infos(buffer, where, _page_size(limit)), limit)
+    path = buffer_path(buffer.name, "exemplars")
+    found = listed(buffer.client, path, "exemplars", ExemplarInfo, where=where, page=_page_size(limit))
+    return islice(found, limit)
 
 
 def records(buffer: Buffer, where: Mapping[str, Any], limit: int | None) -> Iterator[Record]:
@@ -27,14 +32,22 @@ def records(buffer: Buffer, where: Mapping[str, Any], limit: int | None) -> Iter
     return islice(_records(buffer, where, _page_size(limit)), limit)
 
 
-def _infos(buffer: Buffer, where: Mapping[str, Any], page: int) -> Iterator[ExemplarInfo]:
-    path = buffer_path(buffer.name, "exemplars")
+def listed(
+    client: MemoryClient,
+    path: str,
+    member: str,
+    kind: type[T],
+    *,
+    where: Mapping[str, Any] | None = None,
+    page: int | None = None,
+) -> Iterator[T]:
+    """What all pages of a list have under ``member``, each as a ``kind``."""
     cursor: str | None = None
     while True:
-        params = query_string({**where, "limit": page, "cursor": cursor})
-        document = buffer.client._json("GET", path, params=params)
-        for item in list_member(document, "exemplars"):
-            yield parse(ExemplarInfo, item)
+        params = query_string({**(where or {}), "limit": page or _PAGE, "cursor": cursor})
+        document = client._json("GET", path, params=params)
+        for item in list_member(document, member):
+            yield parse(kind, item)
         cursor = document.get("next_cursor")
         if not cursor:
             return

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
-from client import _transfer
-from client._answers import buffer_path, list_member, read_json
+from client import _listing, _transfer
+from client._answers import buffer_path, read_json
 from client._params import json_body, present
 from client._transport import Retries, Timeout, Transport
 from client.buffer import Buffer, Eviction
@@ -165,7 +165,7 @@ class MemoryClient:
 
     def buffers(self) -> list[BufferInfo]:
         """All buffers of the service."""
-        return [parse(BufferInfo, item) for item in list_member(self._json("GET", "/v1/buffers"), "buffers")]
+        return list(_listing.listed(self, "/v1/buffers", "buffers", BufferInfo))
 
     def delete_buffer(self, name: str) -> None:
         """Remove a buffer and all that it holds.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from client import _changes, _listing, _push, _transfer
-from client._answers import buffer_path, list_member, read_records, read_version
+from client._answers import buffer_path, read_records, read_version
 from client._params import UNSET, Many, Sort, Unset, conditions, given, numbers, present, query_string, whole
 from client.batch import ReplayBatch
 from client.errors import ProtocolError
@@ -345,8 +345,7 @@ class Buffer:
 
     def snapshots(self) -> list[SnapshotInfo]:
         """All snapshots, oldest first."""
-        document = self.client._json("GET", buffer_path(self.name, "snapshots"))
-        return [parse(SnapshotInfo, item) for item in list_member(document, "snapshots")]
+        return list(_listing.listed(self.client, buffer_path(self.name, "snapshots"), "snapshots", SnapshotInfo))
 
     def snapshot(self, name: str) -> SnapshotInfo:
         """One snapshot.

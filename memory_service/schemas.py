@@ -167,8 +167,18 @@ class ChangedBuffer(BufferInfo):
     evicted: list[int] = Field(description="Ids of the records that a smaller budget evicted.")
 
 
+class PageQuery(BaseModel):
+    """Which part of a list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Annotated[int, Digits] = Field(100, ge=1, le=MAX_LIMIT)
+    cursor: str | None = Field(None, max_length=1024, description="The next_cursor of the page before.")
+
+
 class BufferList(BaseModel):
     buffers: list[BufferInfo]
+    next_cursor: str | None
 
 
 class PushResponse(BaseModel):
@@ -216,6 +226,7 @@ class SnapshotInfo(BaseModel):
 
 class SnapshotList(BaseModel):
     snapshots: list[SnapshotInfo]
+    next_cursor: str | None
 
 
 Name = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME_PATTERN.pattern}$"})]

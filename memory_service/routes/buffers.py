@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 
 from memory_service.routes.common import JSON_BODY, BufferDep, StoreDep, StrictRoute
-from memory_service.schemas import BufferChange, BufferInfo, BufferList, BufferRequest, ChangedBuffer, ForkRequest
+from memory_service.schemas import (
+    BufferChange,
+    BufferInfo,
+    BufferList,
+    BufferRequest,
+    ChangedBuffer,
+    ForkRequest,
+    PageQuery,
+)
 from memory_service.store.stats import BufferStats
 
 router = APIRouter(route_class=StrictRoute, prefix="/v1/buffers", tags=["buffers"])
@@ -27,9 +37,10 @@ def put_buffer(name: str, wanted: BufferRequest, store: StoreDep, response: Resp
 
 
 @router.get("")
-def list_buffers(store: StoreDep) -> BufferList:
-    """All buffers, by name."""
-    return BufferList(buffers=[BufferInfo.of(buffer) for buffer in store.buffers()])
+def list_buffers(store: StoreDep, page: Annotated[PageQuery, Query()]) -> BufferList:
+    """Buffers, by name; ``next_cursor`` leads to the next page."""
+    buffers, next_cursor = store.page_of_buffers(page.limit, page.cursor)
+    return BufferList(buffers=[BufferInfo.of(buffer) for buffer in buffers], next_cursor=next_cursor)
 
 
 @router.get("/{name}")

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from memory_service.routes.common import BufferDep, StrictRoute
-from memory_service.schemas import SnapshotInfo, SnapshotList
+from memory_service.schemas import PageQuery, SnapshotInfo, SnapshotList
 from memory_service.store.snapshots import Diff
 
 router = APIRouter(route_class=StrictRoute, prefix="/v1/buffers/{name}", tags=["snapshots"])
@@ -22,9 +22,10 @@ def take_snapshot(buffer: BufferDep, snapshot: str, response: Response) -> Snaps
 
 
 @router.get("/snapshots")
-def list_snapshots(buffer: BufferDep) -> SnapshotList:
-    """All snapshots, oldest first."""
-    return SnapshotList(snapshots=[SnapshotInfo.of(snapshot) for snapshot in buffer.snapshots()])
+def list_snapshots(buffer: BufferDep, page: Annotated[PageQuery, Query()]) -> SnapshotList:
+    """Snapshots, oldest first; ``next_cursor`` leads to the next page."""
+    snapshots, next_cursor = buffer.page_of_snapshots(page.limit, page.cursor)
+    return SnapshotList(snapshots=[SnapshotInfo.of(snapshot) for snapshot in snapshots], next_cursor=next_cursor)
 
 
 @router.get("/snapshots/{snapshot}")

@@ -7,6 +7,7 @@ current, which never change under them.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 import uuid
@@ -359,6 +360,18 @@ class Buffer:
         """All of them, oldest first."""
         self._check_alive()
         return sorted(self.contents.snapshots.values(), key=lambda snapshot: snapshot.number)
+
+    def page_of_snapshots(self, limit: int, cursor: str | None = None) -> tuple[list[Snapshot], str | None]:
+        """The oldest snapshots, or those after a cursor, and the cursor of the next page, None at the end.
+
+        Raises:
+            FormatError: ``invalid_cursor``.
+        """
+        if cursor is not None and not re.fullmatch("[0-9]{1,19}", cursor):
+            raise FormatError("the cursor is not one that this service gave", code="invalid_cursor")
+        after = 0 if cursor is None else int(cursor)
+        found = [snapshot for snapshot in self.snapshots() if snapshot.number > after]
+        return found[:limit], str(found[limit - 1].number) if len(found) > limit else None
 
     def snapshot(self, name: str) -> Snapshot:
         """Raises:

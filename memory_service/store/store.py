@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import heapq
 import logging
 import os
 import shutil
@@ -17,7 +18,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from memory_format import BudgetError, BusyError, ConflictError, ExemplarMemoryError, NotFoundError, StorageError
+from memory_format import (
+    BudgetError,
+    BusyError,
+    ConflictError,
+    ExemplarMemoryError,
+    FormatError,
+    NotFoundError,
+    StorageError,
+)
 from memory_service.store import index, rows
 from memory_service.store.backup import Archive
 from memory_service.store.buffer import Buffer
@@ -27,7 +36,7 @@ from memory_service.store.eviction import EVICTION_POLICIES, EvictionPolicy
 from memory_service.store.model import Budget, BufferConfig, Options, check_settings
 from memory_service.store.quota import Quota
 from memory_service.store.segments import SegmentFiles
-from memory_service.store.snapshots import check_name
+from memory_service.store.snapshots import NAME_PATTERN, check_name
 from memory_service.store.transfer import Import, Incoming
 
 logger = logging.getLogger(__name__)
@@ -299,6 +308,21 @@ class Store:
         """All buffers by name."""
         with self._names_lock:
             return [self._buffers[name] for name in sorted(self._buffers)]
+
+    def page_of_buffers(self, limit: int, cursor: str | None = None) -> tuple[list[Buffer], str | None]:
+        """The first buffers by name, or those after a cursor, and the cursor of the next page, None at the end.
+
+        The cursor is the last name given, so that buffers that come and go in between neither repeat nor hide one.
+
+        Raises:
+            FormatError: ``invalid_cursor``.
+        """
+        if cursor is not None and not NAME_PATTERN.fullmatch(cursor):
+            raise FormatError("the cursor is not one that this service gave", code="invalid_cursor")
+        with self._names_lock:
+            names = heapq.nsmallest(limit + 1, (name for name in self._buffers if cursor is None or name > cursor))
+            page = [self._buffers[name] for name in names[:limit]]
+        return page, page[-1].name if len(names) > limit else None
 
     def buffer(self, name: str) -> Buffer:
         """Raises:

@@ -48,6 +48,17 @@ def test_buffers_are_made_listed_and_deleted(memory: MemoryClient) -> None:
         assert missing.value.code == "unknown_buffer"
 
 
+def test_long_lists_are_followed(memory: MemoryClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client._listing._PAGE", 2)
+    names = [f"listed-{number}" for number in range(5)]
+    for name in names:
+        memory.create_buffer(name, budget_bytes=5000)
+    assert [info.name for info in memory.buffers() if info.name in names] == names
+    buffer = memory.buffer(names[0])
+    taken = [buffer.take_snapshot(f"s{number}") for number in range(5)]
+    assert buffer.snapshots() == taken
+
+
 @pytest.mark.parametrize("name", ["../etc", "..", "a/b", "", "ü", "a b"])
 def test_odd_names_are_refused_by_the_service(memory: MemoryClient, name: str) -> None:
     with pytest.raises((FormatError, NotFoundError)):

@@ -55,7 +55,7 @@ def test_put_is_idempotent_and_refuses_a_change(data: Path) -> None:
 
 
 def test_list_and_delete(client: httpx.Client, data: Path) -> None:
-    assert client.get("/v1/buffers").json() == {"buffers": []}
+    assert client.get("/v1/buffers").json() == {"buffers": [], "next_cursor": None}
     for name in ("z", "a.b-c_d", "0" * 63):
         put_buffer(client, buffer=name)
         push(client, [make_exemplar()], buffer=name, key="k")
@@ -72,6 +72,26 @@ def test_list_and_delete(client: httpx.Client, data: Path) -> None:
     # The name is free again, and nothing of the old buffer shows.
     put_buffer(client, 777, buffer="z")
     assert client.get("/v1/buffers/z/stats").json()["num_records"] == 0
+
+
+def test_a_long_list_comes_in_pages(client: httpx.Client) -> None:
+    names = [f"b{number:03}" for number in range(120)]
+    for name in reversed(names):
+        put_buffer(client, 1000, buffer=name)
+    page = client.get("/v1/buffers").json()
+    assert [info["name"] for info in page["buffers"]] == names[:100]
+    # What comes and goes in between neither repeats nor hides another one.
+    put_buffer(client, 1000, buffer="b000-0")
+    client.delete(f"/v1/buffers/{page['next_cursor']}")
+    rest = client.get("/v1/buffers", params={"cursor": page["next_cursor"], "limit": 1000}).json()
+    assert [info["name"] for info in rest["buffers"]] == names[100:]
+    assert rest["next_cursor"] is None
+    exactly = client.get("/v1/buffers", params={"limit": 120}).json()
+    assert (len(exactly["buffers"]), exactly["next_cursor"]) == (120, None)
+    for cursor in ("B", "", "b/c", "\0", "x" * 64):
+        assert_problem(client.get("/v1/buffers", params={"cursor": cursor}), "invalid_cursor")
+    for limit in ("0", "1001", "-1", "1.0", str(2**64)):
+        assert_problem(client.get("/v1/buffers", params={"limit": limit}), "invalid_request")
 
 
 def test_buffers_do_not_touch_one_another(client: httpx.Client, data: Path) -> None:

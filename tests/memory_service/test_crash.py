@@ -302,7 +302,7 @@ def assert_nothing_lost(client: httpx.Client, data: Path, known: Known, clients:
 def assert_files_and_counters_agree(client: httpx.Client, data: Path) -> None:
     assert not disk.orphans(data)
     stored = disk.read_store(data)
-    names = [buffer["name"] for buffer in client.get("/v1/buffers").json()["buffers"]]
+    names = [buffer["name"] for buffer in client.get("/v1/buffers?limit=1000").json()["buffers"]]
     assert names == sorted(stored)
     for name, buffer in stored.items():
         stats = client.get(f"/v1/buffers/{name}/stats").json()
@@ -366,7 +366,7 @@ def settle_snapshots_and_forks(client: httpx.Client, dead: Client) -> None:
     existing = {
         (buffer, snapshot["name"]): snapshot
         for buffer in BUDGETS
-        for snapshot in client.get(f"/v1/buffers/{buffer}/snapshots").json()["snapshots"]
+        for snapshot in client.get(f"/v1/buffers/{buffer}/snapshots?limit=1000").json()["snapshots"]
         if snapshot["name"].startswith(f"s{dead.number}-")
     }
     if kind == "drop snapshot" and tuple(what) not in existing:
@@ -382,7 +382,11 @@ def settle_snapshots_and_forks(client: httpx.Client, dead: Client) -> None:
     for buffer, name in extra:
         dead.snapshots[buffer, name] = Taken(existing[buffer, name]["version"], existing[buffer, name]["num_records"])
 
-    forks = {b["name"] for b in client.get("/v1/buffers").json()["buffers"] if b["name"].startswith(f"f{dead.number}-")}
+    forks = {
+        b["name"]
+        for b in client.get("/v1/buffers?limit=1000").json()["buffers"]
+        if b["name"].startswith(f"f{dead.number}-")
+    }
     if kind == "drop fork" and what[0] not in forks:
         del dead.forks[what[0]]
     assert forks - set(dead.forks) <= ({what[0]} if kind == "fork" else set())

@@ -63,7 +63,7 @@ def test_a_fork_starts_with_the_same_and_goes_its_own_way(data: Path) -> None:
         assert info["version"] == 2
         assert all_records(client, buffer="f") == before
         # Its snapshots are not the other's.
-        assert client.get("/v1/buffers/f/snapshots").json() == {"snapshots": []}
+        assert client.get("/v1/buffers/f/snapshots").json() == {"snapshots": [], "next_cursor": None}
         assert_problem(client.get("/v1/buffers/f/diff", params={"from": "s"}), "unknown_snapshot")
         consistent(client, data, "b", "f")
         # Neither notices what happens to the other; ids go on in both.

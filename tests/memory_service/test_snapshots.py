@@ -45,6 +45,22 @@ def names(client: httpx.Client) -> list[str]:
     return [snapshot["name"] for snapshot in client.get(f"{URL}/snapshots").json()["snapshots"]]
 
 
+def test_a_long_list_comes_in_pages(client: httpx.Client) -> None:
+    put_buffer(client)
+    given = [f"s{(8 * number) % 105}" for number in range(105)]
+    for name in given:
+        take(client, name)
+    page = client.get(f"{URL}/snapshots").json()
+    assert [snapshot["name"] for snapshot in page["snapshots"]] == given[:100]
+    # Also when the last one given is gone.
+    client.delete(f"{URL}/snapshots/{given[99]}")
+    rest = client.get(f"{URL}/snapshots", params={"cursor": page["next_cursor"]}).json()
+    assert [snapshot["name"] for snapshot in rest["snapshots"]] == given[100:]
+    assert rest["next_cursor"] is None
+    for cursor in ("", "-1", "x", "1.0", "9" * 20, "\u0661"):
+        assert_problem(client.get(f"{URL}/snapshots", params={"cursor": cursor}), "invalid_cursor")
+
+
 def fifo(client: httpx.Client, records: int = 6, **settings: Any) -> None:
     put_buffer(client, records * CHARGE, eviction="fifo", **settings)
 
@@ -52,7 +68,7 @@ def fifo(client: httpx.Client, records: int = 6, **settings: Any) -> None:
 def test_take_list_get_delete(data: Path) -> None:
     with running(data) as client:
         fifo(client)
-        assert client.get(f"{URL}/snapshots").json() == {"snapshots": []}
+        assert client.get(f"{URL}/snapshots").json() == {"snapshots": [], "next_cursor": None}
         push(client, [exemplar(rank=rank) for rank in range(3)])
         taken = take(client, "z")
         assert abs(taken.pop("created_at") - time.time()) < 60
