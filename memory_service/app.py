@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -16,6 +17,7 @@ from memory_service.body import BodyLimit
 from memory_service.guard import Guard
 from memory_service.media import EXPORT_MEDIA_TYPE
 from memory_service.routes import backup, buffers, exemplars, health, sample, snapshots, transfer
+from memory_service.routes.common import methods_at
 from memory_service.settings import Settings
 from memory_service.store import Store
 from memory_service.store.model import Options
@@ -67,6 +69,8 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         summary="A shared, byte-budgeted replay memory for class-incremental learning.",
         version=health.service_version(),
         lifespan=lifespan,
+        # To the address that Host names; problems.py answers instead.
+        redirect_slashes=False,
     )
     app.state.store = store
     app.state.lease_seconds = settings.lease_seconds
@@ -96,6 +100,8 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     # Outermost: who is not let in is asked nothing else.
     app.add_middleware(Guard, bound=settings.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     problems.install(app)
-    for module in (sample, health, buffers, exemplars, snapshots, transfer, backup):
-        app.include_router(module.router)
+    routers = [module.router for module in (sample, health, buffers, exemplars, snapshots, transfer, backup)]
+    app.state.methods_at = partial(methods_at, [*app.routes, *(route for router in routers for route in router.routes)])
+    for router in routers:
+        app.include_router(router)
     return app

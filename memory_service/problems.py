@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -130,18 +131,32 @@ def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     return problem_response("invalid_request", detail, details={"errors": errors})
 
 
-def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error, BodyTooLargeError):
         return problem_response("batch_too_large", error.detail, details={"limit": error.limit})
-    path = request.url.path
+    path = request.scope["path"]
     if error.status_code == 404:
+        if path.endswith("/") and request.app.state.methods_at(path[:-1]):
+            return _on_slash(request, path[:-1])
         return problem_response("unknown_route", f"there is nothing at {path}; /docs lists the routes")
     if error.status_code == 405:
-        detail = f"{request.method} is not taken at {path}; allowed: {(error.headers or {}).get('Allow', '?')}"
-        return problem_response("unknown_route", detail, status=405, headers=error.headers)
+        # A route knows its own methods only, and another one may have the same address.
+        headers = {"Allow": ", ".join(request.app.state.methods_at(path))}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+        detail = f"{request.method} is not taken at {path}; allowed: {headers['Allow']}"
+        return problem_response("unknown_route", detail, status=405, headers=headers)
     code: ErrorCode = "internal_error" if error.status_code >= 500 else "invalid_request"
     return problem_response(code, error.detail, status=error.status_code, headers=error.headers)
+
+
+def _on_slash(request: Request, path: str) -> Response:
+    """Where something is at an address without the slash at its end. What changes nothing is sent there."""
+    if request.method in ("GET", "HEAD"):
+        query = request.scope["query_string"].decode("latin-1")
+        return Response(status_code=308, headers={"Location": quote(path) + (f"?{query}" if query else "")})
+    return problem_response("unknown_route", f"there is nothing at {path}/; without the slash at its end there is")
 
 
 def _on_disconnect(request: Request, error: Exception) -> Response:

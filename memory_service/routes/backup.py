@@ -7,31 +7,32 @@ from typing import Any, Final
 
 import anyio
 import anyio.to_thread
-from fastapi import APIRouter
+from fastapi import Request
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
-from memory_service.routes.common import StoreDep, StrictRoute
+from memory_service.routes.common import Router, StoreDep, headers_only
 from memory_service.store.backup import Archive
 
-router = APIRouter(route_class=StrictRoute, prefix="/v1", tags=["backup"])
+router = Router(prefix="/v1", tags=["backup"])
 
 MEDIA_TYPE: Final = "application/x-tar"
 _TAR: Final[dict[str, Any]] = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 
 
 @router.get("/backup", response_class=StreamingResponse, responses={200: _TAR})
-async def backup(store: StoreDep) -> StreamingResponse:
+async def backup(request: Request, store: StoreDep) -> Response:
     """All of the store as it is now, as a tar file of its directory; an answer that is shorter than it says failed on
     the way."""
+    headers = {"Content-Disposition": 'attachment; filename="memory.tar"'}
+    if request.method == "HEAD":
+        # How long it would be only a copy of the index says.
+        return headers_only(MEDIA_TYPE, headers)
     archive = await run_in_threadpool(store.archive)
     return StreamingResponse(
         _all(archive),
         media_type=MEDIA_TYPE,
-        headers={
-            "Content-Disposition": 'attachment; filename="memory.tar"',
-            "Content-Length": str(archive.num_bytes),
-        },
+        headers={**headers, "Content-Length": str(archive.num_bytes)},
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
-from memory_service.routes.common import JSON_BODY, BufferDep, StoreDep, StrictRoute
+from memory_service.routes.common import JSON_BODY, BufferDep, Router, StoreDep
 from memory_service.schemas import (
     BufferChange,
     BufferInfo,
@@ -18,7 +18,7 @@ from memory_service.schemas import (
 )
 from memory_service.store.stats import BufferStats
 
-router = APIRouter(route_class=StrictRoute, prefix="/v1/buffers", tags=["buffers"])
+router = Router(prefix="/v1/buffers", tags=["buffers"])
 
 
 @router.put("/{name}", responses={201: {"model": BufferInfo}}, dependencies=[JSON_BODY])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final, TypeVar, get_origin
 
-from fastapi import Depends, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Route
 
 from memory_format import MEDIA_TYPE, text
 from memory_service.media import JSON_MEDIA_TYPE, media_type
@@ -42,6 +43,9 @@ async def get_buffer(name: str, store: StoreDep) -> Buffer:
 BufferDep = Annotated[Buffer, Depends(get_buffer)]
 
 
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
 class StrictRequest(Request):
     """A request whose JSON is read as strictly as :func:`memory_format.text.read_json` does."""
 
@@ -68,6 +72,39 @@ class StrictRoute(APIRoute):
             return await handle(StrictRequest(request.scope, request.receive))
 
         return strictly
+
+
+class Router(APIRouter):
+    """Strict routes. Where GET is answered HEAD is, by the same function: what costs much asks for the method."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(route_class=StrictRoute, **options)
+
+    def get(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        def both(endpoint: Endpoint) -> Endpoint:
+            super(Router, self).head(path, **{**options, "include_in_schema": False})(endpoint)
+            return super(Router, self).get(path, **options)(endpoint)
+
+        return both
+
+
+def methods_at(routes: Iterable[BaseRoute], path: str) -> list[str]:
+    """What an address takes; nothing where there is none."""
+    found = {
+        method
+        for route in routes
+        if isinstance(route, Route) and route.path_regex.match(path)
+        for method in route.methods or ()
+    }
+    return sorted(found | {"OPTIONS"}) if found else []
+
+
+def headers_only(media_type: str, headers: Mapping[str, str]) -> Response:
+    """The answer to HEAD where GET's body was not made; its length is told if it is known."""
+    response = Response(media_type=media_type, headers=dict(headers))
+    if "Content-Length" not in headers:
+        del response.headers["content-length"]
+    return response
 
 
 def _parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:

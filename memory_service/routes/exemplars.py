@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import Depends, Header, Path, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from memory_format import MEDIA_TYPE, FormatError
 from memory_service.admission import Admission
@@ -16,9 +17,10 @@ from memory_service.routes.common import (
     JSON_BODY,
     VERSION_HEADER,
     BufferDep,
-    StrictRoute,
+    Router,
     arrow_response,
     expect_media_type,
+    headers_only,
 )
 from memory_service.schemas import (
     DeleteQuery,
@@ -36,7 +38,7 @@ from memory_service.schemas import (
 )
 from memory_service.store import fields
 
-router = APIRouter(route_class=StrictRoute, prefix="/v1/buffers/{name}/exemplars", tags=["exemplars"])
+router = Router(prefix="/v1/buffers/{name}/exemplars", tags=["exemplars"])
 
 SnapshotName = Annotated[Name | None, Query(description="Look at what the buffer held at this snapshot.")]
 ExemplarId = Annotated[fields.ExemplarId, Digits, Path()]
@@ -135,6 +137,10 @@ async def get_image(
     snapshot: SnapshotName = None,
 ) -> Response:
     """One record as a picture, dropped patches flat."""
+
+    if request.method == "HEAD":
+        await run_in_threadpool(buffer.get, exemplar_id, snapshot=snapshot)
+        return headers_only("image/png", {})
 
     def draw() -> bytes:
         return to_png(buffer.get(exemplar_id, snapshot=snapshot), dropped=dropped, scale=scale)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from fastapi import APIRouter
-
 from memory_format import CODECS
 from memory_format.wire import WIRE_VERSION
-from memory_service.routes.common import StoreDep, StrictRoute
+from memory_service.routes.common import Router, StoreDep
 from memory_service.schemas import Health, ServiceInfo
 from memory_service.store.eviction import EVICTION_POLICIES
 from memory_service.store.layout import FORMAT_VERSION
 from memory_service.store.migrations import HEAD
 from memory_service.store.sampler import STRATEGIES
 
-router = APIRouter(route_class=StrictRoute, tags=["service"])
+router = Router(tags=["service"])
 
 
 def service_version() -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from memory_service.piecewise import DrawnResponse
-from memory_service.routes.common import ARROW_ANSWER, StrictRoute, get_buffer, get_store, json_operation, read_json
+from memory_service.routes.common import ARROW_ANSWER, Router, get_buffer, get_store, json_operation, read_json
 from memory_service.schemas import SampleBody
 
-router = APIRouter(route_class=StrictRoute, prefix="/v1/buffers/{name}", tags=["sample"])
+router = Router(prefix="/v1/buffers/{name}", tags=["sample"])
 
 
 @router.post(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
-from memory_service.routes.common import BufferDep, StrictRoute
+from memory_service.routes.common import BufferDep, Router
 from memory_service.schemas import PageQuery, SnapshotInfo, SnapshotList
 from memory_service.store.snapshots import Diff
 
-router = APIRouter(route_class=StrictRoute, prefix="/v1/buffers/{name}", tags=["snapshots"])
+router = Router(prefix="/v1/buffers/{name}", tags=["snapshots"])
 
 
 @router.put("/snapshots/{snapshot}", responses={201: {"model": SnapshotInfo}})

@@ -6,17 +6,17 @@ from functools import partial
 from typing import Annotated, Any, Final
 
 import anyio
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from memory_service.admission import Admission
 from memory_service.media import EXPORT_MEDIA_TYPE
 from memory_service.piecewise import ExportResponse
-from memory_service.routes.common import BufferDep, StoreDep, StrictRoute, expect_media_type
-from memory_service.schemas import BufferInfo
+from memory_service.routes.common import BufferDep, Router, StoreDep, expect_media_type, headers_only
+from memory_service.schemas import BufferInfo, Name
 
-router = APIRouter(route_class=StrictRoute, prefix="/v1/buffers/{name}", tags=["transfer"])
+router = Router(prefix="/v1/buffers/{name}", tags=["transfer"])
 
 _ZIP: Final[dict[str, Any]] = {"content": {EXPORT_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 
@@ -25,12 +25,15 @@ _ZIP: Final[dict[str, Any]] = {"content": {EXPORT_MEDIA_TYPE: {"schema": {"type"
 async def export(
     request: Request,
     buffer: BufferDep,
-    snapshot: Annotated[str | None, Query(description="Export what the buffer held at this snapshot.")] = None,
-) -> StreamingResponse:
+    snapshot: Annotated[Name | None, Query(description="Export what the buffer held at this snapshot.")] = None,
+) -> Response:
     """The buffer as one Zarr store in a ZIP; an answer that is shorter than it says failed on the way."""
     file = await run_in_threadpool(buffer.export, snapshot)
     name = f"{buffer.name}.zarr.zip" if snapshot is None else f"{buffer.name}-{snapshot}.zarr.zip"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    if request.method == "HEAD":
+        await run_in_threadpool(file.close)
+        return headers_only(EXPORT_MEDIA_TYPE, {**headers, "Content-Length": str(file.num_bytes)})
     return ExportResponse(file, request.app.state.lease_seconds, headers, EXPORT_MEDIA_TYPE)
 
 
