@@ -3,6 +3,7 @@ queue."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
@@ -51,6 +52,8 @@ class Admission:
         self._import_threads = anyio.CapacityLimiter(max_imports)
         self._max_pictures = max_pictures
         self._pictures = 0
+        self._check: asyncio.Future[None] | None = None
+        self._check_thread = anyio.CapacityLimiter(1)
         self._picture_threads = anyio.CapacityLimiter(picture_threads)
 
     @contextmanager
@@ -115,6 +118,12 @@ class Admission:
             return await anyio.to_thread.run_sync(picture, limiter=self._picture_threads)
         finally:
             self._pictures -= 1
+
+    async def once(self, check: Callable[[], None]) -> None:
+        """Run ``check`` in a thread of its own; who asks while it runs shares its outcome."""
+        if self._check is None or self._check.done():
+            self._check = asyncio.ensure_future(anyio.to_thread.run_sync(check, limiter=self._check_thread))
+        await asyncio.shield(self._check)
 
     def _take(self, admitted: Admitted, num_bytes: int) -> None:
         if self._bytes + num_bytes > self._max_bytes and self._bytes > admitted.num_bytes:

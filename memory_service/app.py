@@ -36,6 +36,7 @@ def open_store(settings: Settings) -> Store:
         max_response_bytes=settings.max_response_bytes,
         segment_bytes=settings.segment_bytes,
         open_segments=settings.open_segments,
+        least_free_bytes=settings.least_free_bytes,
         total_budget_bytes=settings.total_budget_bytes,
         idempotency_seconds=settings.idempotency_hours * 3600,
     )

@@ -98,6 +98,9 @@ class Settings(BaseSettings):
         le=64 * MIB,
         description="Body bytes after which a segment file is full; less where the disk limit is tight.",
     )
+    least_free_bytes: int = Field(
+        64 * MIB, ge=0, description="Bytes that are free on the disk, or the service says that it is not ready."
+    )
     open_segments: int = Field(256, ge=1, description="Segment files kept open for reading.")
     idempotency_hours: float = Field(24.0, gt=0, description="How long the answer to a push with a key is kept.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe message logged.")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+from fastapi import Request
+
 from memory_format import CODECS
 from memory_format.wire import WIRE_VERSION
+from memory_service.admission import Admission
 from memory_service.routes.common import Router, StoreDep
 from memory_service.schemas import Health, ServiceInfo
 from memory_service.store.eviction import EVICTION_POLICIES
@@ -30,9 +33,10 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz")
-def readyz(store: StoreDep) -> Health:
-    """The store is open and can be written."""
-    store.check_ready()
+async def readyz(request: Request, store: StoreDep) -> Health:
+    """A push would find what it needs: a file can be made, written and synced, and the disk has room."""
+    admission: Admission = request.app.state.admission
+    await admission.once(store.check_ready)
     return Health()
 
 

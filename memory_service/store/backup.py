@@ -31,8 +31,6 @@ SEGMENTS: Final = "segments"
 PIECE_BYTES: Final = 1024 * 1024
 
 _MOST_TURNS = 100
-_DIRECTORY_MODE = 0o700
-_FILE_MODE = 0o600
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def backup(data: Path, target: Path, *, progress: Callable[[int, int, str], None
             raise FormatError(f"{path} exists already; a backup makes a new directory", code="invalid_request")
     _expect_store(data)
     try:
-        partial.mkdir(_DIRECTORY_MODE)
+        partial.mkdir(files.DIRECTORY_MODE)
         try:
             copied = copy_store(data, partial, progress=progress)
             for directory in (partial / SEGMENTS, partial):
@@ -85,7 +83,7 @@ def copy_store(
         StorageError: its index or a segment cannot be read; or it changes faster than it can be copied.
         OSError: the copy cannot be written.
     """
-    (target / SEGMENTS).mkdir(_DIRECTORY_MODE)
+    (target / SEGMENTS).mkdir(files.DIRECTORY_MODE)
     there: dict[str, _Row] = {}
     for _ in range(_MOST_TURNS):
         copy_index(data, target / INDEX)
@@ -115,7 +113,7 @@ def copy_index(data: Path, target: Path) -> None:
         StorageError: it cannot be read.
     """
     target.unlink(missing_ok=True)
-    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _FILE_MODE))
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, files.FILE_MODE))
     try:
         with _reading(data) as source, closing(sqlite3.connect(target)) as copy:
             source.backup(copy)
@@ -205,7 +203,7 @@ def _copy_segment(data: Path, target: Path, row: _Row, link: bool) -> bool:
         return False
     try:
         _expect_whole(os.fstat(source).st_size, row)
-        copy = os.open(_path(target, row), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+        copy = os.open(_path(target, row), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
         try:
             end = 0
             if not row.sealed:
@@ -259,7 +257,7 @@ class Archive(Iterator[bytes]):
         # Also where nobody reads it or closes it.
         self._remove = weakref.finalize(self, _end, staging, let_go)
         try:
-            staging.mkdir(_DIRECTORY_MODE)
+            staging.mkdir(files.DIRECTORY_MODE)
             copy_store(data, staging, link=True)
             members = [_member(staging, path) for path in sorted(staging.rglob("*"))]
         except BaseException as error:
@@ -293,7 +291,7 @@ def _member(staging: Path, path: Path) -> _Member:
     info = tarfile.TarInfo(str(path.relative_to(staging)))
     info.type = tarfile.DIRTYPE if path.is_dir() else tarfile.REGTYPE
     info.size = 0 if path.is_dir() else status.st_size
-    info.mode = _DIRECTORY_MODE if path.is_dir() else _FILE_MODE
+    info.mode = files.DIRECTORY_MODE if path.is_dir() else files.FILE_MODE
     info.mtime = int(status.st_mtime)
     return info, path
 

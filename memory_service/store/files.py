@@ -12,6 +12,10 @@ from memory_format import StorageError
 
 Buffer = bytes | bytearray | memoryview
 
+DIRECTORY_MODE: Final = 0o700
+FILE_MODE: Final = 0o600
+"""Of what a store makes: for nobody but its owner, whatever the umask."""
+
 # The most pieces that one call takes (limits.h); Linux says 1024 everywhere.
 _IOV_MAX = 1024
 # Linux has it, for most file systems.
@@ -20,7 +24,7 @@ _IF_CACHED: Final[int] = getattr(os, "RWF_NOWAIT", 0)
 
 def create(path: Path) -> int:
     """A new file, open for reading and writing."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
 
 
 def open_for_reading(path: Path) -> int:

@@ -12,6 +12,7 @@ keep a segment's row while a buffer consists of it.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from memory_format import StorageError
-from memory_service.store import migrations
+from memory_service.store import files, migrations
 from memory_service.store.intents import Intents
 
 WAL_BYTES = 256 * 1024
@@ -192,6 +193,9 @@ class Index:
     def __init__(self, path: Path, *, migrate: bool = True) -> None:
         self._write_lock = threading.Lock()
         self._intents = Intents(intents)
+        if migrate and not path.exists():
+            # SQLite would make it for all to read; what it makes beside it gets the same mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE))
         self._engine = sa.create_engine(f"sqlite:///{path}", pool_size=8, max_overflow=56)
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)

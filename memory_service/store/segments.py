@@ -116,7 +116,7 @@ class SegmentFiles:
         """Names of files that could not be removed; the next start tries again."""
         self.damaged: set[tuple[str, int]] = set()
         """Segment and offset of records found damaged since the store was opened."""
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(files.DIRECTORY_MODE, exist_ok=True)
 
     def append(
         self,

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -27,7 +27,7 @@ from memory_format import (
     NotFoundError,
     StorageError,
 )
-from memory_service.store import index, rows
+from memory_service.store import files, index, rows
 from memory_service.store.backup import Archive
 from memory_service.store.buffer import Buffer
 from memory_service.store.commits import segment_bytes
@@ -40,6 +40,8 @@ from memory_service.store.snapshots import NAME_PATTERN, check_name
 from memory_service.store.transfer import Import, Incoming
 
 logger = logging.getLogger(__name__)
+
+_TRIAL_BYTES: Final = 4096
 
 
 class Store:
@@ -62,7 +64,7 @@ class Store:
         self._coming: set[str] = set()
         """Names of buffers that are being forked or imported."""
         try:
-            data.mkdir(parents=True, exist_ok=True)
+            data.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
             self._lock_file = take_lock(data / "lock")
         except OSError as error:
             raise StorageError(f"the store in {data} cannot be used: {error.strerror}") from error
@@ -85,7 +87,7 @@ class Store:
                 said = rows.read_buffers(connection)
                 unused = list(connection.execute(sa.select(index.intents.c.stem)).scalars())
             shutil.rmtree(self.incoming, ignore_errors=True)
-            self.incoming.mkdir()
+            self.incoming.mkdir(files.DIRECTORY_MODE)
             removed = self._segments.sweep(known)
             self._index.stems_gone(unused)
             if removed:
@@ -368,8 +370,23 @@ class Store:
         StorageError: the store cannot be written now.
         """
         self._index.check_writable()
-        if not os.access(self.data / "segments", os.W_OK) or shutil.disk_usage(self.data).free == 0:
-            raise StorageError(f"{self.data} cannot be written, or its disk is full")
+        free = shutil.disk_usage(self.data).free
+        if free < self._options.least_free_bytes:
+            raise StorageError(
+                f"{free} bytes are free on the disk of {self.data}, fewer than {self._options.least_free_bytes}"
+            )
+        # What a push does, in a directory that the next start empties.
+        trial = self.incoming / f"ready-{uuid.uuid4().hex}"
+        try:
+            descriptor = files.create(trial)
+            try:
+                files.write_at(descriptor, [bytes(_TRIAL_BYTES)], 0)
+                files.sync(descriptor)
+            finally:
+                os.close(descriptor)
+                files.unlink(trial)
+        except OSError as error:
+            raise files.storage_error(f"write {trial.parent}", error) from error
 
     def close(self) -> None:
         """Release files and the lock. What was acknowledged is on disk already.
@@ -405,7 +422,7 @@ def take_lock(path: Path) -> int:
         StorageError: ``store_locked``.
         OSError: the file cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, files.FILE_MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from memory_format import FormatError, StorageError, checksum
 from memory_format.record import HEADER_DTYPE, check_row
-from memory_service.store import index, rows
+from memory_service.store import files, index, rows
 from memory_service.store.compaction import SegmentState
 from memory_service.store.contents import Contents
 from memory_service.store.layout import BODY_AT, READ_DTYPE, read_contents
@@ -382,7 +382,7 @@ def _carry_over(store: _Store, segment: _Segment, report: Report) -> None:
 def _quarantine(store: _Store, names: list[str], report: Report) -> None:
     for name in names:
         target = store.data / "quarantine" / name
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(files.DIRECTORY_MODE, exist_ok=True)
         shutil.move(store.directory / name, target)
         report.quarantined.append(str(target))
 

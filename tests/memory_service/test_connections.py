@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import resource
 import socket
 import threading
 import time
@@ -15,7 +18,18 @@ import httpx
 import pytest
 
 from memory_service.connections import connections_that_fit
-from tests.memory_service.helpers import Server, all_records, make_exemplar, push, put_buffer, sample, wait_until
+from memory_service.store import files
+from tests.memory_service.conftest import running
+from tests.memory_service.helpers import (
+    Server,
+    all_records,
+    assert_problem,
+    make_exemplar,
+    push,
+    put_buffer,
+    sample,
+    wait_until,
+)
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -25,7 +39,8 @@ class Client(httpx.Client):
 
     def __init__(self, server: Server) -> None:
         super().__init__(base_url=server.url, timeout=30)
-        self._descriptors = Path(f"/proc/{server.process.pid}/fd")
+        self.pid = server.process.pid
+        self._descriptors = Path(f"/proc/{self.pid}/fd")
 
     def connections(self) -> int:
         """How many the service holds, this one and the one it listens on included."""
@@ -309,3 +324,60 @@ def test_the_ceiling_is_below_the_descriptors(monkeypatch: pytest.MonkeyPatch) -
     limits.append((512, 512))
     with pytest.raises(OSError, match="too low"):
         connections_that_fit(1000, 256)
+
+
+def test_without_descriptors_it_is_not_ready(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(data, monkeypatch) as client:
+        assert client.get("/readyz").status_code == 200
+        limits = resource.prlimit(client.pid, resource.RLIMIT_NOFILE)
+        # The lowest free number is above those in use.
+        resource.prlimit(client.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
+        assert_problem(client.get("/readyz"), "storage_failed")
+        assert client.get("/healthz").status_code == 200
+        resource.prlimit(client.pid, resource.RLIMIT_NOFILE, limits)
+        assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("operation", ["create", "write_at", "sync"])
+def test_with_a_full_disk_it_is_not_ready(data: Path, monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with running(data) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(files, operation, fail)
+            assert "the disk is full" in assert_problem(client.get("/readyz"), "storage_failed")["detail"]
+        assert client.get("/readyz").status_code == 200
+        assert not list((data / "incoming").iterdir())
+
+
+def test_with_little_room_it_is_not_ready(data: Path) -> None:
+    with running(data, least_free_bytes=2**60) as client:
+        assert str(2**60) in assert_problem(client.get("/readyz"), "storage_failed")["detail"]
+        assert client.get("/healthz").status_code == 200
+
+
+def test_many_who_ask_whether_it_is_ready_share_one_check(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, go, checks = threading.Event(), threading.Event(), []
+    real = files.sync
+
+    def slow(descriptor: int) -> None:
+        checks.append(descriptor)
+        began.set()
+        assert go.wait(30)
+        real(descriptor)
+
+    with running(data) as client:
+        monkeypatch.setattr(files, "sync", slow)
+        answers: list[int] = []
+        threads = [threading.Thread(target=lambda: answers.append(client.get("/readyz").status_code)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        assert began.wait(30)
+        # They hold no thread that others need.
+        assert client.get("/v1/buffers").status_code == 200
+        go.set()
+        for thread in threads:
+            thread.join()
+        assert answers == [200] * 8
+        assert len(checks) < 8

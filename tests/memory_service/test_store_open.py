@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -331,3 +332,31 @@ def test_names_are_taken_once_by_many_threads(data: Path) -> None:
                 return "conflict"
 
         assert sorted(pool.map(create, range(16))) == ["False"] * 7 + ["True"] + ["conflict"] * 8
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_store_is_for_its_owner_only(tmp_path: Path, umask: int) -> None:
+    data = tmp_path / "store"
+    before = os.umask(umask)
+    try:
+        with Store(data) as store:
+            buffer, _ = store.create_buffer("b", budget_bytes=10**6)
+            buffer.push(encode_batch([make_exemplar()]))
+            incoming = store.receive(10)
+            found = [data, *data.rglob("*")]
+            assert {path.name for path in found} > {"index.sqlite", "index.sqlite-wal", "lock", "segments", "incoming"}
+            modes = {stat.S_IMODE(path.stat().st_mode) for path in found if path.is_file()}
+            assert modes == {0o600}
+            assert {stat.S_IMODE(path.stat().st_mode) for path in found if path.is_dir()} == {0o700}
+            incoming.discard()
+        assert {stat.S_IMODE(path.stat().st_mode) for path in data.rglob("*") if path.is_file()} == {0o600}
+    finally:
+        os.umask(before)
+
+
+def test_a_directory_keeps_the_mode_that_it_has(tmp_path: Path) -> None:
+    data = tmp_path / "store"
+    data.mkdir()
+    data.chmod(0o750)
+    Store(data).close()
+    assert stat.S_IMODE(data.stat().st_mode) == 0o750
