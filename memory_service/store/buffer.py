@@ -279,7 +279,7 @@ class Buffer:
                 died=np.full(len(evicted), version, np.uint64),
                 dropped=marks.oldest(contents.snapshots, surplus),
             )
-            with self._quota.claim(self.name, config.most_bytes):
+            with self._quota.claim(config):
                 if config.disk_limit_bytes < self.config.disk_limit_bytes:
                     held = self._commits.held_after(wanted)
                     if held > config.disk_limit_bytes:
@@ -430,7 +430,7 @@ class Buffer:
             self._commits.seal()
             num_bytes = segment_bytes(config, self._options)
             fork = Fork(self._index, self._segments, self.contents, self._view(snapshot), config, num_bytes)
-            with self._quota.claim(name, config.most_bytes):
+            with self._quota.claim(config):
                 return fork.make(self.config.id, self._commits.next_id)
 
     def export(self, snapshot: str | None = None) -> transfer.Export:

@@ -91,7 +91,9 @@ class _Leaving:
 def store_share(config: BufferConfig) -> int:
     """What of a disk limit is left to the store itself, its write-ahead log first of all: where the limit leaves room
     for it, all files of a store with one buffer together stay within that buffer's limit."""
-    return min(index.STORE_BYTES, max(0, config.disk_limit_bytes - config.budget_bytes) // 4)
+    headroom = max(0, config.disk_limit_bytes - config.budget_bytes)
+    least = index.LEAST_STORE_BYTES if headroom >= 2 * index.LEAST_STORE_BYTES else 0
+    return min(index.STORE_BYTES, max(headroom // 4, least))
 
 
 def segment_bytes(config: BufferConfig, options: Options) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,15 @@ from memory_service.store.intents import Intents
 
 WAL_BYTES = 256 * 1024
 """How long the write-ahead log gets before it is carried over; one transaction may make it longer."""
+
+LEAST_WAL_BYTES = 16 * 1024
+"""Where the disk limits leave little room to the store."""
+
+_EMPTY_BYTES = 72 * 1024
+"""An empty database, and the log's index."""
+
+LEAST_STORE_BYTES = _EMPTY_BYTES + 2 * LEAST_WAL_BYTES
+"""Below it, the files of the store itself do not fit."""
 
 STORE_BYTES = 2 * WAL_BYTES + 128 * 1024
 """Of a store without records: the log, its index and an empty database, and a transaction beyond the log."""
@@ -192,6 +201,7 @@ class Index:
 
     def __init__(self, path: Path, *, migrate: bool = True) -> None:
         self._write_lock = threading.Lock()
+        self._wal_bytes = WAL_BYTES
         self._intents = Intents(intents)
         if migrate and not path.exists():
             # SQLite would make it for all to read; what it makes beside it gets the same mode.
@@ -232,9 +242,20 @@ class Index:
     def _writing(self) -> Iterator[sa.Connection]:
         """Called with the lock: SQLite takes one writer at a time; waiting there is fair, in its busy handler not."""
         with _as_storage_error(), self._engine.connect() as connection:
+            if connection.info.get("wal_bytes") != self._wal_bytes:
+                _bound_log(connection, self._wal_bytes)
+                connection.info["wal_bytes"] = self._wal_bytes
             connection = connection.execution_options(exemplar_memory_writes=True)
             with connection.begin():
                 yield connection
+
+    def bound_log(self, room: int) -> None:
+        """Keep the write-ahead log so short that it fits what is left to the store, and a transaction beyond it."""
+        before, self._wal_bytes = self._wal_bytes, min(WAL_BYTES, max(LEAST_WAL_BYTES, (room - _EMPTY_BYTES) // 2))
+        if self._wal_bytes < before:
+            with suppress(StorageError), _as_storage_error(), self._write_lock, self._engine.connect() as connection:
+                # Where somebody reads just now, the next transaction does it.
+                _pragma(connection, "wal_checkpoint(TRUNCATE)")
 
     # Names of segment files
 
@@ -265,9 +286,7 @@ class Index:
     def shrink(self) -> None:
         """Give pages that hold nothing back to the file system: SQLite keeps them otherwise."""
         with _as_storage_error(), self._write_lock, self._engine.connect() as connection:
-            driver = connection.connection.driver_connection
-            assert driver is not None
-            driver.execute("PRAGMA incremental_vacuum").fetchall()
+            _pragma(connection, "incremental_vacuum")
 
     def close(self) -> None:
         self._engine.dispose()
@@ -286,11 +305,21 @@ def _configure(connection: Any, _record: Any) -> None:
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
-        f"wal_autocheckpoint={WAL_BYTES // 1024}",
-        f"journal_size_limit={WAL_BYTES}",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _bound_log(connection: sa.Connection, num_bytes: int) -> None:
+    _pragma(connection, f"wal_autocheckpoint={num_bytes // 1024}")
+    _pragma(connection, f"journal_size_limit={num_bytes}")
+
+
+def _pragma(connection: sa.Connection, pragma: str) -> None:
+    # Past SQLAlchemy, which would begin a transaction.
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    driver.execute(f"PRAGMA {pragma}").fetchall()
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -59,7 +59,6 @@ class Store:
         self.data = data
         self._options = options or Options()
         self._names_lock = threading.Lock()
-        self._quota = Quota(self._options.total_budget_bytes)
         self._archiving = threading.Lock()
         self._coming: set[str] = set()
         """Names of buffers that are being forked or imported."""
@@ -78,6 +77,7 @@ class Store:
 
     def _open(self) -> None:
         self._index = index.Index(self.data / "index.sqlite")
+        self._quota = Quota(self._options.total_budget_bytes, self._index.bound_log)
         self._segments = SegmentFiles(self.data / "segments", self._index, max_open=self._options.open_segments)
         try:
             with self._index.read() as connection:
@@ -117,7 +117,7 @@ class Store:
             cache or SegmentCache(self._segments),
             self._quota,
         )
-        self._quota.note(row.name, buffer.config.most_bytes)
+        self._quota.note(buffer.config)
         columns = buffer.contents.columns
         if (columns.bytes_used, columns.num_records) != (row.bytes_used, row.num_records):
             raise StorageError(
@@ -172,7 +172,7 @@ class Store:
             if existing is not None:
                 _expect_equal(existing.config, config)
                 return existing, False
-            claim = self._quota.claim(name, config.most_bytes)
+            claim = self._quota.claim(config)
             with claim, self._made(name) as made, self._index.write() as connection:
                 made.append(rows.insert_buffer(connection, config))
             buffer = self._open_buffer(made[0])
@@ -221,7 +221,7 @@ class Store:
         check_name(name)
         with closing(Import(path)) as incoming, self._reserved(name), ExitStack() as claims:
             config = check_settings(incoming.config(name))
-            claims.enter_context(self._quota.claim(name, config.most_bytes))
+            claims.enter_context(self._quota.claim(config))
             parts = incoming.write(self._segments, segment_bytes(config, self._options))
             try:
                 needed = incoming.disk_bytes(parts)

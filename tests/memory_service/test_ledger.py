@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from memory_format import Record, decode_batch, encode_batch
+from memory_format import BudgetError, Record, decode_batch, encode_batch
 from memory_service.store import Buffer, Store, commits, files, index, ledger, rows, segments
 from memory_service.store.model import Options
 from memory_service.store.query import Query
@@ -306,6 +306,31 @@ def test_the_disk_limit_holds_while_twenty_budgets_are_pushed(data: Path, kind: 
         assert gauge.samples > number
         print(f"{kind}: {gauge.highest:.3f} of the limit, {gauge.written / kept:.2f} bytes written for each kept")
         assert gauge.written / kept <= churn.most_written
+
+
+@pytest.mark.parametrize(
+    ("budget", "count", "pad"), [(1000, 2, 100), (50_000, 20, 500), (50_000, 3, 3000), (10**6, 20, 5000)]
+)
+def test_all_files_of_a_store_stay_within_its_buffers_limit(data: Path, budget: int, count: int, pad: int) -> None:
+    """The database and its log too, at the default limit; also where it is full, as snapshots hold what they can."""
+    refused = 0
+    with Store(data) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=budget)
+        limit = buffer.config.disk_limit_bytes
+        for number in range(80):
+            batch = [make_exemplar(c % 10, (number * 7 + c) % 97, seed=1, pad=pad) for c in range(count)]
+            try:
+                buffer.push(encode_batch(batch), idempotency_key=f"key {number}")
+                if number > 40 and number % 5 == 0:
+                    buffer.take_snapshot(f"at-{number}")
+            except BudgetError:
+                refused += 1
+            assert sum(path.stat().st_size for path in data.rglob("*") if path.is_file()) <= limit
+        store.create_buffer("large", budget_bytes=10**8)
+        assert store._index._wal_bytes == index.WAL_BYTES
+        store.delete_buffer("large")
+        assert (data / "index.sqlite-wal").stat().st_size <= store._index._wal_bytes < index.WAL_BYTES
+    assert refused < 40
 
 
 def test_answers_take_an_eighth_of_the_room_over_the_budget(data: Path) -> None:
