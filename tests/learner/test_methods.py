@@ -21,6 +21,7 @@ from learner.method_run import MethodRun
 from learner.methods import BASES, PARTS, parse_method
 from learner.metrics import PhaseMetrics
 from learner.phases import Run
+from learner.run_mark import buffer_name, mark_of
 from learner.techniques.refit import fit_ridge
 from learner.tokens import Tokens
 from learner.train import Classifier
@@ -88,6 +89,10 @@ def _run(name: str, out: Path, service: Service, config: LearnerConfig = SHORT) 
         return Run(config, PROBLEM, client, out).run(parse_method(name))
 
 
+def _buffer(out: Path, name: str) -> str:
+    return buffer_name(mark_of(out), "", parse_method(name).slug)
+
+
 def test_every_method_keeps_its_budget_and_stores_what_it_says(service: Service, tmp_path: Path) -> None:
     out = tmp_path / "kinds"
     names = ["full+lossless", "full+q5", "cim", "random", "masked+text", "masked+der", "joint"]
@@ -100,7 +105,7 @@ def test_every_method_keeps_its_budget_and_stores_what_it_says(service: Service,
     held = {}
     with MemoryClient(service.url) as client:
         for name in names[:-1]:
-            buffer = client.buffer(f"kinds-{parse_method(name).slug}")
+            buffer = client.buffer(_buffer(out, name))
             held[name] = list(buffer.records())
             assert sum(record.charge for record in held[name]) == last[name].bytes_used
             assert {record.class_id for record in held[name]} == set(range(6))
@@ -129,8 +134,8 @@ def test_all_techniques_together_resume_to_the_same_results(
     start_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "masked+der+kd+wa+balance+two-views+rerank+flip+colour+fill-background+coverage+rollout"
-    services = {part: start_service(tmp_path / f"store-{part}") for part in ("whole", "cut")}
-    whole = _run(name, tmp_path / "whole" / "run", services["whole"])
+    service = start_service()
+    whole = _run(name, tmp_path / "whole" / "run", service)
     original, calls = MethodRun._evaluate, 0
 
     def second_time(self: MethodRun, phase: int) -> Any:
@@ -142,17 +147,15 @@ def test_all_techniques_together_resume_to_the_same_results(
 
     monkeypatch.setattr(method_run.MethodRun, "_evaluate", second_time)
     with pytest.raises(PowerCutError):
-        _run(name, tmp_path / "cut" / "run", services["cut"])
-    resumed = _run(name, tmp_path / "cut" / "run", services["cut"])
+        _run(name, tmp_path / "cut" / "run", service)
+    resumed = _run(name, tmp_path / "cut" / "run", service)
 
     def figures(lines: list[PhaseMetrics]) -> list[dict[str, Any]]:
         return [{k: v for k, v in asdict(line).items() if "seconds" not in k} for line in lines]
 
     assert figures(resumed) == figures(whole)
-    held = []
-    for service in services.values():
-        with MemoryClient(service.url) as client:
-            held.append(list(client.buffer(f"run-{parse_method(name).slug}").records()))
+    with MemoryClient(service.url) as client:
+        held = [list(client.buffer(_buffer(tmp_path / part / "run", name)).records()) for part in ("whole", "cut")]
     assert held[0] == held[1]
 
 
