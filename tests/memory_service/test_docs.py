@@ -126,3 +126,14 @@ def test_every_route_has_a_curl(tmp_path: Path) -> None:
         pattern = re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)) + "$")
         for method in operations:
             assert any(m == method.upper() and pattern.match(p) for m, p in shown), f"{method.upper()} {path}"
+
+
+@pytest.mark.parametrize("package", ["memory_service", "learner"])
+def test_images_do_not_run_as_root(package: str) -> None:
+    image = (Path(__file__).parents[2] / package / "Dockerfile").read_text()
+    user = re.findall(r"^USER (\w+)$", image, re.MULTILINE)[-1]
+    made = re.search(rf"useradd [^&]*--uid 1000 {user}\b.*chown {user} (.*)$", image, re.MULTILINE)
+    assert made is not None
+    volumes = re.findall(r"^VOLUME (\S+)$", image, re.MULTILINE)
+    assert volumes
+    assert set(volumes) <= set(made[1].split())
