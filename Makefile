@@ -63,6 +63,8 @@ nightly: setup
 	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest --hypothesis-show-statistics tests/memory_service/test_store_machine.py
 	@echo "kill -9 of the server under mixed work: 30 rounds"
 	@KILL_ROUNDS=30 $(BIN)/python -m pytest -s tests/memory_service/test_crash.py
+	@echo "Power cuts, older and missing indexes, copies in mid-write: 300 rounds"
+	@KILL_ROUNDS=300 $(BIN)/python -m pytest -q tests/memory_service/test_power_loss.py
 	@echo "Everything at once for ten minutes, every figure within its limit"
 	@SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/memory_service/test_soak.py
 

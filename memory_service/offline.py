@@ -32,7 +32,7 @@ def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     command.add_argument("target", type=Path, metavar="TO", help="directory to make; must not exist")
     for name, words in (
         ("verify", "check every record, counter and file of a store, and change nothing"),
-        ("repair", "put damaged files aside, carry over what is sound in them, and say what was lost"),
+        ("repair", "put damaged files aside, carry over what is sound, make an index again where it is lost"),
     ):
         command = commands.add_parser(name, help=words)
         command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
@@ -156,6 +156,17 @@ def _show(report: Report, data: Path, as_json: bool) -> None:
         print(f"left alone, none of the store's: {', '.join(sorted(report.foreign)[:SHOWN])}")
     for name in report.quarantined:
         print(f"put aside: {name}")
+    for name, count in report.recovered.items():
+        made = "; the index did not know it" if name in report.made else ""
+        print(f"buffer {name}: {count} records recovered from sealed segments{made}")
+    for name, ids in report.evicted.items():
+        print(f"buffer {name}: {len(ids)} records given up, as its budget has no room for them")
+    for name, limit in report.raised.items():
+        print(f"buffer {name}: its disk limit is {limit} bytes now, which is what it takes")
+    if report.nameless:
+        print(f"left in quarantine, as they do not say whose they are: {', '.join(report.nameless[:SHOWN])}")
+    for words in report.unknown:
+        print(f"not known: {words}")
     live = ", ".join(f"{name} {count}" for name, count in sorted(report.buffers.items())) or "none"
     print(
         f"{data}: {report.segments} segments, {report.records} records, {report.bytes_checked} bytes read; "

@@ -8,7 +8,14 @@ contents.py    what a buffer holds, in memory
 columns.py     rows of records as arrays
 index.py       SQL tables and transactions; migrations/ their changes through time
 rows.py        SQL statements
-segments.py    segment files: append, seal, read, sweep
+segments.py    segment files: append, seal, read
+intents.py     names of files that are to be made or to go
+generation.py  which index the files are of
+opening.py     whether index and files belong together
+leftovers.py   what a crash has left, and what is nobody's to remove
+quarantine.py  where that goes
+recovery.py    sealed segments taken into an index that does not know them
+owner.py       what a sealed segment says of its buffer
 layout.py      the bytes of a segment file (pure)
 files.py       every operation on files that can fail
 ledger.py      bytes on disk (pure)

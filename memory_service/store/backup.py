@@ -23,10 +23,12 @@ from urllib.parse import quote
 from memory_format import FormatError, StorageError
 from memory_service.store import files
 from memory_service.store.files import storage_error
+from memory_service.store.generation import Mark, write_mark
 from memory_service.store.layout import BODY_AT
 from memory_service.store.segments import OPEN, SEALED
 
 INDEX: Final = "index.sqlite"
+GENERATION: Final = "generation"
 SEGMENTS: Final = "segments"
 PIECE_BYTES: Final = 1024 * 1024
 
@@ -101,7 +103,9 @@ def copy_store(
         else:
             if progress is not None:
                 progress(len(rows), len(rows), "")
-            num_bytes = (target / INDEX).stat().st_size + sum(row.file_bytes for row in rows.values())
+            _mark(target)
+            num_bytes = sum(path.stat().st_size for path in target.iterdir() if path.is_file())
+            num_bytes += sum(row.file_bytes for row in rows.values())
             return Backup(len(rows), num_bytes)
     raise StorageError(f"the store in {data} changes faster than it can be copied; try it while less is pushed")
 
@@ -174,6 +178,13 @@ def _rows(index: Path) -> list[_Row]:
             "service and copy the directory"
         ) from error
     return [_Row(stem, file_bytes, bool(sealed)) for stem, file_bytes, sealed in found]
+
+
+def _mark(target: Path) -> None:
+    """Say that the segment files are those of the index: it is the newest that there is of them."""
+    with closing(_read_only(target / INDEX)) as connection:
+        if connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'store'").fetchone()[0]:
+            write_mark(target / GENERATION, Mark(*connection.execute("SELECT store_id, changes FROM store").fetchone()))
 
 
 def _expect_store(data: Path) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import sqlalchemy as sa
@@ -25,6 +25,7 @@ from memory_service.store.compaction import SegmentState
 from memory_service.store.contents import Contents, Growing, Purpose, shown_by
 from memory_service.store.layout import BODY_AT, frame_bytes
 from memory_service.store.model import BufferConfig, Options, PushAnswer, Snapshot
+from memory_service.store.owner import owner_of
 from memory_service.store.readers import Lease, PinningLease
 from memory_service.store.segments import (
     SMALLEST_SEALED,
@@ -403,12 +404,13 @@ class Commits:
         # A segment that is rewritten is not one to go on with.
         self._close(state.id)
         places: dict[Purpose, NDArray[np.int64]] = {"moved": np.flatnonzero(~leaves), "leaving": np.flatnonzero(leaves)}
+        owner = owner_of(self.config, contents.columns.version, self.next_id)
         writings: dict[Purpose, _Writing] = {}
         added: dict[Purpose, list[int]] = {}
         with ExitStack() as stack:
             for purpose, of in places.items():
                 part = {name: values[of] for name, values in moved.items()}
-                writing = _Writing(self, part, [bodies[place] for place in of.tolist()], purpose)
+                writing = _Writing(self, part, [bodies[place] for place in of.tolist()], purpose, owner)
                 writings[purpose] = stack.enter_context(writing)
             with self._index.write() as connection:
                 for purpose, writing in writings.items():
@@ -459,7 +461,8 @@ class Commits:
         leaving, pinned, lost = leaves.live, leaves.pinned, leaves.lost
         emptied = self._emptied(leaving, pinned, lost, receives=bool(len(change.bodies)))
 
-        with _Writing(self, change.new, change.bodies, "pushed") as writing:
+        owner = owner_of(change.config, change.version, change.next_id)
+        with _Writing(self, change.new, change.bodies, "pushed", owner) as writing:
             with self._index.write() as connection:
                 added = writing.note(connection)
                 columns = (old.kept(change.version, keep) if len(change.dead) else old).appended(
@@ -640,7 +643,7 @@ class Commits:
             if self._taken(limit) + needed + self._moving_room() > limit:
                 continue
             open_ = replace(open_, crc32=checksum.crc32(self._segments.bodies_of(open_)))
-            part = self._segments.seal(open_)
+            part = self._segments.seal(open_, owner_of(self.config, contents.columns.version, self.next_id))
             try:
                 with self._index.write() as connection:
                     rows.write_part(connection, self.config.id, state.id, part)
@@ -766,8 +769,16 @@ def _forget_answers(
 class _Writing:
     """Records on their way to disk: written on entry, taken back unless ``committed`` was set."""
 
-    def __init__(self, commits: Commits, new: Arrays, bodies: Sequence[files.Buffer], purpose: Purpose) -> None:
+    def __init__(
+        self,
+        commits: Commits,
+        new: Arrays,
+        bodies: Sequence[files.Buffer],
+        purpose: Purpose,
+        owner: Mapping[str, Any],
+    ) -> None:
         self._commits = commits
+        self._owner = owner
         self._purpose: Purpose = purpose
         self._growing = commits._contents.growing.get(purpose)
         self.rows = {name: values.copy() for name, values in new.items()}
@@ -785,6 +796,7 @@ class _Writing:
                     commits._contents.learner_ids(self.rows),
                     self._bodies,
                     segment_bytes=commits.segment_bytes,
+                    owner=self._owner,
                 )
             except StorageError:
                 # What was not written well is not gone on with: a failed fsync may be reported once only.

@@ -19,6 +19,7 @@ from memory_service.store.compaction import SegmentState
 from memory_service.store.contents import Contents
 from memory_service.store.ledger import IndexRows
 from memory_service.store.model import BufferConfig
+from memory_service.store.owner import owner_of
 from memory_service.store.segments import OpenSegment, Part, SegmentFiles, added_bytes
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Fork:
             self._scored = self._scored_of(connection, source_id)
         self._copy_what_does_not_fit()
         try:
-            self._copy()
+            self._copy(next_id)
             number, num_bytes = rows.totals_of_parts(self._parts)
             self._expect_fit(self._disk_bytes(number, num_bytes))
             with self._index.write() as connection:
@@ -143,7 +144,7 @@ class Fork:
                 disk_limit_bytes=limit,
             )
 
-    def _copy(self) -> None:
+    def _copy(self, next_id: int) -> None:
         growing: OpenSegment | None = None
         for state in list(self._copied):
             taken = self._rows_of([state])
@@ -164,6 +165,7 @@ class Fork:
                 self._contents.learner_ids(taken),
                 bodies,
                 segment_bytes=self._num_bytes,
+                owner=owner_of(self._config, self._view.version, next_id),
             )
             growing = None if self._parts[-1].full else self._parts[-1].after
 

@@ -24,6 +24,7 @@ from sqlalchemy import event
 
 from memory_format import StorageError
 from memory_service.store import files, migrations
+from memory_service.store.generation import Generation, Mark
 from memory_service.store.intents import Intents
 
 WAL_BYTES = 256 * 1024
@@ -188,7 +189,7 @@ BUFFER_TABLES = (buffer_segments, deaths, scores, snapshots, classes, pushes)
 """Tables with a ``buffer_id``, in an order in which their rows can be deleted."""
 
 
-_COUNT = store.update().values(changes=store.c.changes + 1)
+_COUNT = store.update().values(changes=store.c.changes + 1).returning(store.c.changes)
 
 
 class Index:
@@ -203,6 +204,8 @@ class Index:
         self._write_lock = threading.Lock()
         self._wal_bytes = WAL_BYTES
         self._intents = Intents(intents)
+        self.generation: Generation | None = None
+        """Told of every change, once it is set."""
         if migrate and not path.exists():
             # SQLite would make it for all to read; what it makes beside it gets the same mode.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE))
@@ -233,10 +236,12 @@ class Index:
         """
         with self._write_lock:
             with self._writing() as connection:
-                connection.execute(_COUNT)
+                changes = connection.execute(_COUNT).scalar_one()
                 yield connection
                 noted = self._intents.note(connection)
             self._intents.noted(*noted)
+            if self.generation is not None:
+                self.generation.note(changes)
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
@@ -264,7 +269,11 @@ class Index:
 
         Raises:
             StorageError: there is none, and the index cannot be written.
+            OSError: see below.
         """
+        if self.generation is not None:
+            # A file that is durable is of a generation that is.
+            self.generation.sync()
         while (stem := self._intents.take()) is None:
             with self.write():
                 pass
@@ -273,6 +282,11 @@ class Index:
     def stems_gone(self, stems: Iterable[str]) -> None:
         """Files that were removed, or never made: their names are not needed any more."""
         self._intents.gone(stems)
+
+    def mark(self) -> Mark:
+        """Which store this is the index of, and how many changes it has seen."""
+        with self.read() as connection:
+            return Mark(*connection.execute(sa.select(store.c.store_id, store.c.changes)).one())
 
     def check_writable(self) -> None:
         """Take the write lock and give it back.
@@ -290,6 +304,9 @@ class Index:
 
     def close(self) -> None:
         self._engine.dispose()
+        if self.generation is not None:
+            self.generation.close()
+            self.generation = None
 
 
 def _configure(connection: Any, _record: Any) -> None:

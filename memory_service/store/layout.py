@@ -57,7 +57,11 @@ BODY_AT: Final = _LOCAL.size + len(_BODY_ENTRY)
 
 
 def seal_frame(
-    headers: NDArray[np.void], learners: Sequence[str], body_bytes: int, body_crc32: int
+    headers: NDArray[np.void],
+    learners: Sequence[str],
+    body_bytes: int,
+    body_crc32: int,
+    attributes: Mapping[str, Any] | None = None,
 ) -> tuple[bytes, bytes]:
     """What makes a file of bodies a Zarr group: the first :data:`BODY_AT` bytes, and all that follows the
     bodies.
@@ -67,11 +71,12 @@ def seal_frame(
         learners: what ``headers["learner"]`` points into.
         body_bytes: length of all bodies.
         body_crc32: CRC-32 of all bodies, end to end.
+        attributes: more attributes of the group.
     """
     first = local_header(_BODY_ENTRY, body_bytes, body_crc32)
     entries = [Entry(_BODY_ENTRY, body_bytes, body_crc32, 0)]
     tail = bytearray()
-    for name, data in _small_entries(headers, learners, body_bytes):
+    for name, data in _small_entries(headers, learners, body_bytes, attributes):
         entry, piece = small_entry(name, data, BODY_AT + body_bytes + len(tail))
         entries.append(entry)
         tail += piece
@@ -162,11 +167,13 @@ def zarr_documents(
     return paths | {f"{name}/zarr.json": _to_json(document) for name, document in documents.items()}
 
 
-def _small_entries(headers: NDArray[np.void], learners: Sequence[str], body_bytes: int) -> list[tuple[str, bytes]]:
+def _small_entries(
+    headers: NDArray[np.void], learners: Sequence[str], body_bytes: int, attributes: Mapping[str, Any] | None
+) -> list[tuple[str, bytes]]:
     names = HEADER_DTYPE.names or ()
     kinds = {name: (HEADER_DTYPE[name].str, len(headers)) for name in names}
     kinds["body"] = ("|u1", body_bytes)
-    entries = list(zarr_documents(kinds, learners).items())
+    entries = list(zarr_documents(kinds, learners, attributes).items())
     return entries + [(f"{name}/c/0", np.ascontiguousarray(headers[name]).tobytes()) for name in names]
 
 

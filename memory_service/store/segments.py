@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,6 +126,7 @@ class SegmentFiles:
         bodies: Sequence[files.Buffer],
         *,
         segment_bytes: int,
+        owner: Mapping[str, Any],
     ) -> list[Part]:
         """Write records durably behind those of ``segment``, and in as many further files as they ask for.
 
@@ -136,6 +137,7 @@ class SegmentFiles:
             bodies: N bodies, whose CRCs are those of the headers.
             segment_bytes: a segment is full once its bodies reach this; of at least :data:`SMALLEST_SEALED`,
                 it is sealed then.
+            owner: what a sealed segment says of its buffer, :func:`memory_service.store.owner.owner_of`.
 
         Raises:
             StorageError: ``storage_failed``; what was there before is untouched.
@@ -152,8 +154,8 @@ class SegmentFiles:
                 last, full = _fitting(lengths, first, room, free)
                 part = slice(first, last)
                 created |= segment is None
-                seal = full and segment_bytes >= SMALLEST_SEALED
-                written = self._append_part(segment, first, headers[part], learner_ids[part], bodies[part], seal)
+                sealing = owner if full and segment_bytes >= SMALLEST_SEALED else None
+                written = self._append_part(segment, first, headers[part], learner_ids[part], bodies[part], sealing)
                 parts.append(replace(written, full=full))
                 segment, first = (None if full else parts[-1].after), last
             if created:
@@ -173,7 +175,7 @@ class SegmentFiles:
         headers: NDArray[np.void],
         learner_ids: Sequence[str],
         bodies: Sequence[files.Buffer],
-        seal: bool,
+        sealing: Mapping[str, Any] | None,
     ) -> Part:
         old = before or OpenSegment(self._names.take_stem(), BODY_AT, 0, (), (), 0)
         codes = {learner_id: code for code, learner_id in enumerate(old.learners)}
@@ -187,25 +189,31 @@ class SegmentFiles:
         num_records = old.num_records + len(chunk)
         after = OpenSegment(old.stem, end, crc32, (*old.chunks, chunk), tuple(codes), num_records)
         path = self._path(old.stem, OPEN)
-        descriptor = files.create(path) if before is None else files.open_for_writing(path)
+        try:
+            descriptor = files.create(path) if before is None else files.open_for_writing(path)
+        except OSError:
+            if before is None:
+                self._names.stems_gone([old.stem])
+            raise
         try:
             # The place of the ZIP's first header is filled in when the segment is sealed.
             pieces = [bytes(BODY_AT), *bodies] if before is None else list(bodies)
             end = files.write_at(descriptor, pieces, 0 if before is None else old.end)
             assert end == after.end
-            if seal:
-                end = _write_frame(descriptor, after)
+            if sealing is not None:
+                end = _write_frame(descriptor, after, sealing)
             files.sync(descriptor)
-            if seal:
+            if sealing is not None:
                 files.rename(path, self._path(old.stem, SEALED))
         except OSError:
             os.close(descriptor)
             self._restore(old.stem, before)
             raise
         os.close(descriptor)
+        seal = sealing is not None
         return Part(before, after, seal, seal, first, first + len(bodies), offsets, end)
 
-    def seal(self, segment: OpenSegment) -> Part:
+    def seal(self, segment: OpenSegment, owner: Mapping[str, Any]) -> Part:
         """Make a Zarr group of an open segment, without another record.
 
         Raises:
@@ -215,7 +223,7 @@ class SegmentFiles:
         try:
             descriptor = files.open_for_writing(path)
             try:
-                end = _write_frame(descriptor, segment)
+                end = _write_frame(descriptor, segment, owner)
                 files.sync(descriptor)
                 files.rename(path, self._path(segment.stem, SEALED))
             finally:
@@ -332,57 +340,6 @@ class SegmentFiles:
                     logger.exception("cannot remove segment %s; it is swept at the next start", stem)
             if gone:
                 self._names.stems_gone([stem])
-
-    def sweep(self, known: Mapping[str, tuple[int, bool]]) -> list[str]:
-        """Remove files that no index row speaks of, and bring the known ones to what the index says of them.
-
-        Only for the holder of the store's lock: to anybody else a file in flight looks like an orphan.
-
-        Args:
-            known: stem -> bytes that count and whether it is sealed, of every segment in the index.
-
-        Returns:
-            the names removed.
-
-        Raises:
-            StorageError: a known segment is missing or cut short.
-        """
-        removed = []
-        damaged = set(known)
-        for entry in list(os.scandir(self._directory)):
-            name = OWN_NAME.fullmatch(entry.name)
-            if name is None:
-                logger.warning("%s is none of the store's files; left alone", entry.path)
-            elif name[1] not in known:
-                files.unlink(Path(entry.path))
-                removed.append(entry.name)
-            else:
-                counts, sealed = known[name[1]]
-                if self._settle(Path(entry.path), name[1], counts, sealed):
-                    damaged.discard(name[1])
-        if damaged:
-            raise StorageError(
-                f"{len(damaged)} of {len(known)} segments are missing or cut short, first {min(damaged)}; "
-                "`memory-service verify` says what they held, `memory-service repair` goes on without them",
-                segments=sorted(damaged)[:16],
-            )
-        return removed
-
-    def _settle(self, path: Path, stem: str, counts: int, sealed: bool) -> bool:
-        """A crash between writing and committing leaves bytes behind the end, or the other suffix."""
-        size = path.stat().st_size
-        if size < counts or (sealed and size != counts):
-            return False
-        if size > counts:
-            descriptor = files.open_for_writing(path)
-            try:
-                files.truncate(descriptor, counts)
-            finally:
-                os.close(descriptor)
-        wanted = self._path(stem, SEALED if sealed else OPEN)
-        if path != wanted:
-            files.rename(path, wanted)
-        return True
 
     def path(self, stem: str) -> Path:
         """Where a segment is now."""
@@ -523,8 +480,8 @@ def added_bytes(segment: OpenSegment | None, lengths: Sequence[int], learner_byt
     return added + new_files * frame_bytes(0, known) + HEADER_DTYPE.itemsize * num + 6 * learner_bytes
 
 
-def _write_frame(descriptor: int, segment: OpenSegment) -> int:
-    first, tail = seal_frame(segment.headers(), segment.learners, segment.body_bytes, segment.crc32)
+def _write_frame(descriptor: int, segment: OpenSegment, owner: Mapping[str, Any]) -> int:
+    first, tail = seal_frame(segment.headers(), segment.learners, segment.body_bytes, segment.crc32, owner)
     end = files.write_at(descriptor, [tail], segment.end)
     files.write_at(descriptor, [first], 0)
     return end

@@ -27,12 +27,13 @@ from memory_format import (
     NotFoundError,
     StorageError,
 )
-from memory_service.store import files, index, rows
+from memory_service.store import files, index, leftovers, opening, rows
 from memory_service.store.backup import Archive
 from memory_service.store.buffer import Buffer
 from memory_service.store.commits import segment_bytes
 from memory_service.store.contents import SegmentCache
 from memory_service.store.eviction import EVICTION_POLICIES, EvictionPolicy
+from memory_service.store.generation import Generation
 from memory_service.store.model import Budget, BufferConfig, Options, check_settings
 from memory_service.store.quota import Quota
 from memory_service.store.segments import SegmentFiles
@@ -76,24 +77,24 @@ class Store:
             raise
 
     def _open(self) -> None:
-        self._index = index.Index(self.data / "index.sqlite")
+        standing = opening.look(self.data)
+        standing.expect_usable()
+        self._index = index.Index(self.data / opening.INDEX)
         self._quota = Quota(self._options.total_budget_bytes, self._index.bound_log)
         self._segments = SegmentFiles(self.data / "segments", self._index, max_open=self._options.open_segments)
         try:
             with self._index.read() as connection:
-                found = connection.execute(sa.select(index.segments)).all()
-                known = {row.stem: (row.file_bytes, row.sealed) for row in found}
+                known = leftovers.known_to(connection)
                 buffers = connection.execute(sa.select(index.buffers)).all()
                 said = rows.read_buffers(connection)
-                unused = list(connection.execute(sa.select(index.intents.c.stem)).scalars())
-            shutil.rmtree(self.incoming, ignore_errors=True)
-            self.incoming.mkdir(files.DIRECTORY_MODE)
-            removed = self._segments.sweep(known)
-            self._index.stems_gone(unused)
-            if removed:
-                logger.warning("removed %d files that no change had committed", len(removed))
+            if not standing.trusted:
+                logger.info("%s does not say which index is of these files; nothing is removed", opening.GENERATION)
+            leftovers.clear(self.data, known, trusted=standing.trusted)
+            leftovers.empty_incoming(self.incoming)
+            self._index.stems_gone(known.intents)
             cache = SegmentCache(self._segments)
             self._buffers = {row.name: self._open_buffer(row, said.pop(row.id), cache) for row in buffers}
+            self._index.generation = Generation(self.data / opening.GENERATION, self._index.mark())
         except BaseException:
             self._index.close()
             raise
@@ -222,7 +223,7 @@ class Store:
         with closing(Import(path)) as incoming, self._reserved(name), ExitStack() as claims:
             config = check_settings(incoming.config(name))
             claims.enter_context(self._quota.claim(config))
-            parts = incoming.write(self._segments, segment_bytes(config, self._options))
+            parts = incoming.write(self._segments, config, segment_bytes(config, self._options))
             try:
                 needed = incoming.disk_bytes(parts)
                 if needed > config.disk_limit_bytes:
@@ -398,6 +399,11 @@ class Store:
                 buffer.seal()
             except ExemplarMemoryError as error:
                 logger.warning("buffer %s keeps an open segment: %s", buffer.name, error.message)
+        if self._index.generation is not None:
+            try:
+                self._index.generation.sync()
+            except OSError:
+                logger.exception("cannot sync %s", self.data / opening.GENERATION)
         self.release()
 
     def release(self) -> None:

@@ -39,6 +39,7 @@ from memory_service.store.layout import (
 )
 from memory_service.store.ledger import IndexRows
 from memory_service.store.model import MAX_DESCRIPTION, Budget, BufferConfig, Snapshot
+from memory_service.store.owner import owner_of
 from memory_service.store.readers import Lease
 from memory_service.store.segments import Part, SegmentFiles
 from memory_service.store.snapshots import NAME_PATTERN
@@ -306,16 +307,17 @@ class Import:
             )
         return config
 
-    def write(self, segments: SegmentFiles, segment_bytes: int) -> list[Part]:
+    def write(self, segments: SegmentFiles, config: BufferConfig, segment_bytes: int) -> list[Part]:
         """Write all records to new segments, durably; raises what makes them unusable, and then leaves nothing."""
         parts: list[Part] = []
         open_ = None
+        owner = owner_of(config, self.description.version, self.description.next_exemplar_id)
         try:
             for first, last in pieces(self._contents.lengths):
                 batch = self._batch(first, last)
                 check_batch(batch)
                 parts += segments.append(
-                    open_, batch.headers, batch.learner_ids, batch.bodies, segment_bytes=segment_bytes
+                    open_, batch.headers, batch.learner_ids, batch.bodies, segment_bytes=segment_bytes, owner=owner
                 )
                 open_ = None if parts[-1].full else parts[-1].after
         except BaseException:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,12 +20,18 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from memory_format import FormatError, StorageError, checksum
+from memory_format import BudgetError, FormatError, StorageError, checksum
 from memory_format.record import HEADER_DTYPE, check_row
-from memory_service.store import files, index, rows
+from memory_service.store import eviction, index, opening, recovery, rows
+from memory_service.store import owner as owners
+from memory_service.store.commits import Commits
 from memory_service.store.compaction import SegmentState
 from memory_service.store.contents import Contents
+from memory_service.store.generation import write_mark
 from memory_service.store.layout import BODY_AT, READ_DTYPE, read_contents
+from memory_service.store.model import Options
+from memory_service.store.pushes import candidates
+from memory_service.store.quarantine import put_aside, put_copy_aside
 from memory_service.store.segments import OWN_NAME, SegmentFiles
 from memory_service.store.store import take_lock
 
@@ -65,7 +70,21 @@ class Report:
     foreign: list[str] = field(default_factory=list)
     """Names in the directory of segments that are none of the store's: left alone, and no problem."""
     quarantined: list[str] = field(default_factory=list)
-    """Files that a repair has moved."""
+    """Files that a repair has moved, and copies that it has made."""
+    adopted: list[str] = field(default_factory=list)
+    """Sealed segments that the index did not know, or called open, and that a repair has taken in."""
+    recovered: dict[str, int] = field(default_factory=dict)
+    """Buffer -> records of theirs that it did not hold before."""
+    made: list[str] = field(default_factory=list)
+    """Buffers that the index did not know."""
+    evicted: dict[str, list[int]] = field(default_factory=dict)
+    """Buffer -> ids of records that its budget has no room for, once the others are back."""
+    raised: dict[str, int] = field(default_factory=dict)
+    """Buffer -> the disk limit that it was given, because what was recovered does not fit its own."""
+    nameless: list[str] = field(default_factory=list)
+    """Segments that do not say whose they are, left in quarantine."""
+    unknown: list[str] = field(default_factory=list)
+    """What cannot be known after a recovery, in words."""
 
     @property
     def sound(self) -> bool:
@@ -94,10 +113,10 @@ class _Segment:
 class _Store:
     """A store that is looked at and not served."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *, migrate: bool = False) -> None:
         self.data = data
         self.directory = data / "segments"
-        self.index = index.Index(data / "index.sqlite", migrate=False)
+        self.index = index.Index(data / opening.INDEX, migrate=migrate)
         self.files = SegmentFiles(self.directory, self.index)
 
     def rows_of_segments(self) -> list[SegmentState]:
@@ -187,8 +206,17 @@ def verify(data: Path, *, progress: Progress | None = None) -> Report:
         StorageError: ``store_locked`` where a service holds it; ``storage_failed`` where its index cannot be read
             at all, or is of another version.
     """
-    with _opened(data) as store:
-        report, _ = _examine(store, progress)
+    with _locked(data):
+        standing = opening.look(data)
+        if standing.kind == "new":
+            raise StorageError(f"there is no store in {data}")
+        if standing.kind in ("missing", "damaged"):
+            raise StorageError(standing.words)
+        report = Report()
+        if not standing.trusted and standing.kind != "unmarked":
+            report.note(f"{standing.kind}_index", opening.INDEX, standing.words)
+        with closing(_Store(data)) as store:
+            _examine(store, progress, report)
         return report
 
 
@@ -196,51 +224,118 @@ def repair(data: Path, *, progress: Progress | None = None) -> Report:
     """Make a store usable again; what was damaged lies in ``quarantine/`` afterwards.
 
     Records that cannot be read are dropped from their buffers, whose versions move on. Nothing else is lost: sound
-    records of a damaged file are carried over into a new one.
+    records of a damaged file are carried over into a new one. Sealed segments that the index does not know are taken
+    in (:mod:`memory_service.store.recovery`), all of them where the index is missing, damaged or of another store.
+    Cut short, it can be run again.
 
     Returns:
-        what was found before.
+        what was found before, and what was done.
 
     Raises:
-        StorageError: as :func:`verify`; or the index itself is damaged, which cannot be repaired.
+        StorageError: ``store_locked``; there is no store; or the index cannot be used, whatever it holds.
     """
-    with _opened(data) as store:
-        report, read = _examine(store, progress)
-        if any(problem.kind == "damaged_index" for problem in report.problems):
-            raise StorageError(
-                f"the index of the store in {data} is damaged, and it alone knows what is live: restore it from a "
-                "backup, or import exported buffers into a new store"
-            )
-        for segment in read:
-            if segment.damaged:
-                _carry_over(store, segment, report)
-        _quarantine(store, [problem.where for problem in report.problems if problem.kind == "orphan"], report)
-        _recount(store)
+    with _locked(data):
+        standing = opening.look(data)
+        if standing.kind == "new":
+            raise StorageError(f"there is no store in {data}")
+        report = Report()
+        standing = _set_up(data, standing, report)
+        with closing(_Store(data, migrate=True)) as store:
+            _repair(store, standing, report, progress)
         return report
 
 
+def _set_up(data: Path, standing: opening.Standing, report: Report) -> opening.Standing:
+    """Put an index aside that is of no use, and a copy of one that is not the newest."""
+    if standing.kind in ("current", "unmarked", "older") and (words := opening.damage(data)):
+        standing = opening.Standing("damaged", f"the index of the store in {data} is damaged: {words}", standing.mark)
+    if standing.kind not in ("current", "unmarked"):
+        report.note(f"{standing.kind}_index", opening.INDEX, standing.words)
+    parts = [data / f"{opening.INDEX}{suffix}" for suffix in ("", "-wal", "-journal")]
+    if standing.kind == "older":
+        # Opening it carries its log over, as far as that is whole.
+        report.quarantined += [str(put_copy_aside(path, data)) for path in parts if path.exists()]
+    elif standing.kind in ("missing", "damaged", "foreign"):
+        report.quarantined += [str(put_aside(path, data)) for path in parts if path.exists()]
+        (data / f"{opening.INDEX}-shm").unlink(missing_ok=True)
+    return standing
+
+
+def _index_problems(connection: sa.Connection) -> Iterator[str]:
+    for pragma in ("integrity_check", "foreign_key_check"):
+        found = connection.exec_driver_sql(f"PRAGMA {pragma}").all()
+        if found and found != [("ok",)]:
+            yield f"{pragma}: {found[0]}"
+
+
+def _repair(store: _Store, standing: opening.Standing, report: Report, progress: Progress | None) -> None:
+    if not standing.trusted:
+        report.adopted += recovery.take_over_seals(store.index, store.directory)
+        _copy_ends_aside(store, report)
+    report, read = _examine(store, progress, report)
+    holes = _holes(store, read)
+    for segment in read:
+        if segment.damaged:
+            _carry_over(store, segment, report)
+    recovered = recovery.adopt(store.data, store.index, standing, holes)
+    for state in recovered.states:
+        report.adopted.append(state.stem)
+        segment = store.read(state, report)
+        if segment.damaged:
+            _carry_over(store, segment, report)
+    if not standing.trusted or recovered.states:
+        report.unknown += recovery.UNKNOWN
+    report.recovered, report.made, report.nameless = recovered.records, recovered.made, recovered.nameless
+    _settle_buffers(store, standing, recovered, report)
+    _fit_disk_limits(store, report)
+    states = {state.stem for state in store.rows_of_segments()}
+    unknown = [name for name in sorted(os.listdir(store.directory)) if _stem_of(name) not in (None, *states)]
+    report.quarantined += [str(put_aside(store.directory / name, store.data)) for name in unknown]
+    # From here on a start takes the index for the newest one again.
+    write_mark(store.data / opening.GENERATION, store.index.mark())
+
+
+def _copy_ends_aside(store: _Store, report: Report) -> None:
+    """Bytes behind the end that an older index knows of an open segment: the next start cuts them off."""
+    for state in store.rows_of_segments():
+        path = store.files.path(state.stem)
+        if not state.sealed and path.exists() and path.stat().st_size > state.file_bytes:
+            report.quarantined.append(str(put_copy_aside(path, store.data)))
+
+
+def _holes(store: _Store, read: list[_Segment]) -> dict[int, recovery.Hole]:
+    """What of each buffer is in segments that cannot be read."""
+    damaged = {segment.id for segment in read if segment.damaged}
+    found = {}
+    with store.index.read() as connection:
+        for buffer_id, said in rows.read_buffers(connection).items():
+            bad = damaged & {state.id for state in said.segments}
+            if bad:
+                dead = [said.deaths[id_][0] for id_ in bad if id_ in said.deaths]
+                found[buffer_id] = recovery.Hole(np.concatenate([np.zeros(0, np.uint64), *dead]))
+    return found
+
+
+def _stem_of(name: str) -> str | None:
+    own = OWN_NAME.fullmatch(name)
+    return None if own is None else own[1]
+
+
 @contextmanager
-def _opened(data: Path) -> Iterator[_Store]:
-    if not (data / "index.sqlite").exists():
+def _locked(data: Path) -> Iterator[None]:
+    if not data.is_dir():
         raise StorageError(f"there is no store in {data}")
     lock = take_lock(data / "lock")
     try:
-        store = _Store(data)
-        try:
-            yield store
-        finally:
-            store.close()
+        yield
     finally:
         os.close(lock)
 
 
-def _examine(store: _Store, progress: Progress | None) -> tuple[Report, list[_Segment]]:
-    report = Report()
+def _examine(store: _Store, progress: Progress | None, report: Report) -> tuple[Report, list[_Segment]]:
     with store.index.read() as connection:
-        for pragma in ("integrity_check", "foreign_key_check"):
-            found = connection.exec_driver_sql(f"PRAGMA {pragma}").all()
-            if found and found != [("ok",)]:
-                report.note("damaged_index", "index.sqlite", f"{pragma}: {found[0]}")
+        for words in _index_problems(connection):
+            report.note("damaged_index", opening.INDEX, words)
     states = store.rows_of_segments()
     report.segments = len(states)
     read = []
@@ -252,10 +347,10 @@ def _examine(store: _Store, progress: Progress | None) -> tuple[Report, list[_Se
         progress(len(states), len(states), "")
     known = {state.stem for state in states}
     for entry in sorted(os.listdir(store.directory)):
-        name = OWN_NAME.fullmatch(entry)
-        if name is None:
+        stem = _stem_of(entry)
+        if stem is None:
             report.foreign.append(entry)
-        elif name[1] not in known:
+        elif stem not in known:
             report.note("orphan", entry, "no row of the index speaks of this file")
     damaged = {segment.id: segment for segment in read if segment.damaged}
     with store.index.read() as connection:
@@ -348,8 +443,9 @@ def _carry_over(store: _Store, segment: _Segment, report: Report) -> None:
             if name not in ("offset", "learner"):
                 headers[name] = segment.headers[name]
         # One segment whatever its size: the rows of the old one move to it.
-        (part,) = store.files.append(None, headers, segment.learner_ids, bodies, segment_bytes=2**62)
-        parts = [store.files.seal(part.after)]
+        owner = _owner_of(store, segment)
+        (part,) = store.files.append(None, headers, segment.learner_ids, bodies, segment_bytes=2**62, owner=owner)
+        parts = [store.files.seal(part.after, owner)]
     s, b, d, o = index.segments.c, index.buffer_segments.c, index.deaths.c, index.open_rows.c
     try:
         with store.index.write() as connection:
@@ -373,37 +469,61 @@ def _carry_over(store: _Store, segment: _Segment, report: Report) -> None:
                 connection.execute(table.delete().where(column.segment_id == segment.id))
             connection.execute(index.segments.delete().where(s.id == segment.id))
     except BaseException:
-        store.files.delete([part.after.stem for part in parts])
+        rows.discard(store.index, store.files, parts)
         raise
     if path.exists():
-        _quarantine(store, [path.name], report)
+        # What is sound in it lies elsewhere now: no later repair looks at it again.
+        report.quarantined.append(str(put_aside(path, store.data, suffix=".damaged")))
 
 
-def _quarantine(store: _Store, names: list[str], report: Report) -> None:
-    for name in names:
-        target = store.data / "quarantine" / name
-        target.parent.mkdir(files.DIRECTORY_MODE, exist_ok=True)
-        shutil.move(store.directory / name, target)
-        report.quarantined.append(str(target))
-
-
-def _recount(store: _Store) -> None:
-    """Set counters of buffers and snapshots to what their records make."""
+def _owner_of(store: _Store, segment: _Segment) -> dict[str, Any]:
+    """What the file that is carried over says of its buffer, or would say."""
+    try:
+        said = read_contents(store.files.path(segment.stem)).attributes.get(owners.ATTRIBUTE)
+        if said is not None:
+            return {owners.ATTRIBUTE: said}
+    except (ValueError, OSError):
+        pass
+    b = index.buffer_segments.c
     with store.index.read() as connection:
-        wrong = [
-            change for row in connection.execute(sa.select(index.buffers)) for change in _wrong(store, connection, row)
+        of_it = sa.select(b.buffer_id).where(b.segment_id == segment.id).order_by(b.buffer_id).limit(1)
+        row = connection.execute(sa.select(index.buffers).where(index.buffers.c.id.in_(of_it))).first()
+    return {} if row is None else owners.owner_of(rows.read_config(row), row.version, row.next_exemplar_id)
+
+
+Write = Callable[[sa.Connection], object]
+
+
+def _settle_buffers(store: _Store, standing: opening.Standing, recovered: recovery.Recovered, report: Report) -> None:
+    """Set counters of buffers and snapshots to what their records make, and hold budgets."""
+    with store.index.read() as connection:
+        writes = [
+            write
+            for row in connection.execute(sa.select(index.buffers)).all()
+            for write in _settlements(store, connection, row, _floor(row, standing, recovered.seen.get(row.id)), report)
         ]
-    if wrong:
+    if writes:
         with store.index.write() as connection:
-            for change in wrong:
-                change(connection)
+            for write in writes:
+                write(connection)
 
 
-def _wrong(store: _Store, connection: sa.Connection, row: sa.Row[Any]) -> Iterator[Callable[[sa.Connection], object]]:
-    """What sets the counters of a buffer right that are not."""
+def _floor(row: sa.Row[Any], standing: opening.Standing, seen: recovery.Seen | None) -> recovery.Seen | None:
+    """What a buffer's version and next id have to be at least, where the index may not be the last that gave some."""
+    if seen is None and (standing.trusted or standing.kind == "unmarked"):
+        return None
+    seen = seen or recovery.Seen(0, 0)
+    version, next_id = max(row.version, seen.version), max(row.next_exemplar_id, seen.next_exemplar_id)
+    return recovery.Seen(version + recovery.LEAP, next_id + recovery.LEAP)
+
+
+def _settlements(
+    store: _Store, connection: sa.Connection, row: sa.Row[Any], floor: recovery.Seen | None, report: Report
+) -> Iterator[Write]:
+    """What sets a buffer right where it is not."""
     contents = Contents(row.id, store.files)
     contents.load(rows.read_buffers(connection, row.id)[row.id], row.version, to_write=False)
-    columns = contents.columns
+    columns, config = contents.columns, rows.read_config(row)
     for snapshot in contents.snapshots.values():
         view = contents.view_at(snapshot, rows.scores_at(connection, row.id, snapshot.version))
         if (view.num_records, view.bytes_used) != (snapshot.num_records, snapshot.bytes_used):
@@ -413,11 +533,53 @@ def _wrong(store: _Store, connection: sa.Connection, row: sa.Row[Any]) -> Iterat
                 sa.Connection.execute,
                 statement=this.values(num_records=view.num_records, bytes_used=view.bytes_used),
             )
+    if config.budget.grows:
+        config = replace(config, budget_bytes=max(config.budget_bytes, config.budget_for(len(contents.classes))))
+        if config.budget_bytes != row.budget_bytes:
+            yield partial(rows.update_settings, config=config)
     last = int(columns["exemplar_id"][-1]) if columns.num_records else 0
-    next_id = max(row.next_exemplar_id, last + 1)
-    figures = (columns.bytes_used, columns.num_records, next_id)
-    if figures != (row.bytes_used, row.num_records, row.next_exemplar_id):
-        # What it holds is not what it held: samples of the old version must not seem to be repeatable.
-        version = row.version + (columns.num_records != row.num_records)
-        settled = replace(columns, version=version)
-        yield partial(rows.update_buffer, buffer_id=row.id, old_version=row.version, columns=settled, next_id=next_id)
+    next_id = max(row.next_exemplar_id, last + 1, floor.next_exemplar_id if floor else 0)
+    keep = np.ones(columns.num_records, dtype=bool)
+    if columns.bytes_used > config.budget_bytes:
+        everything = columns.take(np.arange(columns.num_records))
+        # Nothing else says which to give up where nothing is ever evicted.
+        policy = "fifo" if config.eviction == "reject" else config.eviction
+        keep = eviction.plan(policy, candidates([everything], config), columns.num_records, config.budget_bytes)
+        report.evicted[row.name] = columns["exemplar_id"][~keep].tolist()
+    # What it holds is not what it held: samples of the old version must not seem to be repeatable.
+    changed = columns.num_records != row.num_records or not keep.all()
+    version = max(row.version + changed, floor.version if floor else 0)
+    dead = columns.take(np.flatnonzero(~keep))
+    if len(dead["exemplar_id"]):
+        died = np.full(len(dead["exemplar_id"]), version, np.uint64)
+        yield partial(rows.insert_deaths, buffer_id=row.id, dead=dead, versions=died)
+    kept = columns.kept(version, keep)
+    report.buffers[row.name] = kept.num_records
+    if (kept.bytes_used, kept.num_records, next_id, version) != (
+        row.bytes_used,
+        row.num_records,
+        row.next_exemplar_id,
+        row.version,
+    ):
+        yield partial(rows.update_buffer, buffer_id=row.id, old_version=row.version, columns=kept, next_id=next_id)
+
+
+def _fit_disk_limits(store: _Store, report: Report) -> None:
+    """Rewrite segments of buffers that are over their disk limit; where that does not help, raise it."""
+    with store.index.read() as connection:
+        found = connection.execute(sa.select(index.buffers)).all()
+    for row in found:
+        contents, config = Contents(row.id, store.files), rows.read_config(row)
+        with store.index.read() as connection:
+            contents.load(rows.read_buffers(connection, row.id)[row.id], row.version)
+        if contents.disk_bytes <= config.disk_limit_bytes:
+            continue
+        commits = Commits(config, row.next_exemplar_id, store.index, store.files, contents, Options())
+        try:
+            commits.make_room(0, config.disk_limit_bytes)
+        except BudgetError:
+            logger.debug("segments of buffer %s cannot be made to fit", row.name)
+        if contents.disk_bytes > config.disk_limit_bytes:
+            report.raised[row.name] = contents.disk_bytes
+            with store.index.write() as connection:
+                rows.update_settings(connection, replace(config, given_disk_limit=contents.disk_bytes))

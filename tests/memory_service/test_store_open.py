@@ -55,6 +55,10 @@ def test_what_a_crash_left_behind_is_swept(data: Path, caplog: pytest.LogCapture
     orphans = [segments / ("0" * 32 + ".zarr.zip"), segments / ("1" * 32 + ".open")]
     for orphan in orphans:
         orphan.write_bytes(b"half a file")
+    with reading(data) as index:
+        # One was about to be made, the other to go.
+        index.execute("INSERT INTO intents VALUES (?, 0), (?, 1)", ["0" * 32, "1" * 32])
+        index.commit()
     (segments / "notes.txt").write_text("mine")
     with caplog.at_level(logging.WARNING), running(data) as client:
         assert contents(all_records(client)) == before

@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Path:
     """Two buffers, one a fork: sealed segments and an open one, dead records, a snapshot."""
     data = tmp_path / "store"
     store = Store(data, OPTIONS)
-    buffer, _ = store.create_buffer("b", budget_bytes=700_000)
+    buffer, _ = store.create_buffer("b", budget_bytes=700_000, disk_limit_bytes=1_200_000)
     for phase in range(6):
         buffer.push(encode_batch([make_exemplar(phase, rank, pad=20_000, seed=99 * phase + rank) for rank in range(8)]))
         if phase == 3:
@@ -220,13 +220,19 @@ def test_bytes_that_no_change_committed_are_no_damage(store: Path) -> None:
     assert contents(records_of(store, "b")) == before
 
 
-def test_a_damaged_index_is_not_repaired(store: Path) -> None:
+def test_a_damaged_index_is_made_again(store: Path) -> None:
     content = bytearray((store / "index.sqlite").read_bytes())
     for at in range(4096 * 3, len(content), 4096):
         content[at : at + 40] = b"\xff" * 40
     (store / "index.sqlite").write_bytes(content)
-    with pytest.raises(StorageError, match="index"):
-        repair(store)
+    with pytest.raises(StorageError, match="memory-service repair"):
+        Store(store, OPTIONS)
+    report = repair(store)
+    assert next(problem.kind for problem in report.problems) == "damaged_index"
+    assert (store / "quarantine" / "index.sqlite").read_bytes() == content
+    assert report.made == ["b"]
+    assert verify(store).sound
+    assert records_of(store, "b")
 
 
 def command(*arguments: str) -> tuple[int, str, str]:

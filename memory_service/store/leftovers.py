@@ -1,0 +1,185 @@
+"""What a start finds in ``segments/`` that is not as the index says, and what it does about it.
+
+A crash leaves files that were to be made or to go, which the index names (:mod:`memory_service.store.intents`), bytes
+behind the end of an open segment, and seals that were not committed. Those go. Everything else is data that the index
+does not know: it goes to ``quarantine/``, and nowhere else. Only for the holder of the store's lock: to anybody else a
+file in flight looks like a leftover.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from memory_format import StorageError
+from memory_service.store import files, index
+from memory_service.store.layout import SegmentContents, read_contents
+from memory_service.store.quarantine import put_aside, put_copy_aside
+from memory_service.store.segments import OPEN, OWN_NAME, SEALED
+
+logger = logging.getLogger(__name__)
+
+_INCOMING = re.compile(r"(ready-)?[0-9a-f]{32}")
+"""Names of what comes in, goes out or is written on trial."""
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the index says of the files."""
+
+    segments: Mapping[str, tuple[int, int, bool]]
+    """Stem -> bytes that count, records, whether it is sealed."""
+    intents: Mapping[str, bool]
+    """Stem -> whether it is to go; else it was about to be made."""
+    next_ids: Mapping[str, int]
+    """Buffer -> the exemplar id that comes next."""
+
+
+@dataclass
+class Found:
+    """What is to be done, in this order."""
+
+    remove: list[Path] = field(default_factory=list)
+    aside: list[Path] = field(default_factory=list)
+    """Files that the index does not know."""
+    copied: list[Path] = field(default_factory=list)
+    """Files of which it does not know all."""
+    settle: list[Step] = field(default_factory=list)
+
+
+def known_to(connection: sa.Connection) -> Known:
+    s, b = index.segments.c, index.buffers.c
+    segments = connection.execute(sa.select(s.stem, s.file_bytes, s.num_records, s.sealed))
+    return Known(
+        {stem: (file_bytes, num_records, sealed) for stem, file_bytes, num_records, sealed in segments},
+        {row.stem: row.leaving for row in connection.execute(sa.select(index.intents))},
+        {row.name: row.next_exemplar_id for row in connection.execute(sa.select(b.name, b.next_exemplar_id))},
+    )
+
+
+def clear(data: Path, known: Known, *, trusted: bool) -> None:
+    """Bring the files to what the index says of them.
+
+    Args:
+        trusted: the index is as new as the files. Otherwise nothing is removed, and what is cut is copied before.
+
+    Raises:
+        StorageError: a known segment is missing or cut short. Nothing has changed then.
+        OSError: a file cannot be moved, cut or removed.
+    """
+    found = _examine(data / "segments", known, trusted=trusted)
+    for path in found.aside:
+        logger.warning("%s: the index does not know it; it lies in %s now", path, put_aside(path, data))
+    for path in found.copied:
+        logger.warning("%s: the index knows less of it; a copy lies in %s", path, put_copy_aside(path, data))
+    for step in found.settle:
+        step()
+    for path in found.remove:
+        files.unlink(path)
+    if found.remove:
+        logger.warning("removed %d files that no change had committed", len(found.remove))
+
+
+def _examine(directory: Path, known: Known, *, trusted: bool) -> Found:
+    there: dict[str, dict[str, Path]] = {}
+    for entry in os.scandir(directory):
+        name = OWN_NAME.fullmatch(entry.name)
+        if name is None or not entry.is_file(follow_symlinks=False):
+            logger.warning("%s is none of the store's files; left alone", entry.path)
+        else:
+            there.setdefault(name[1], {})[name[2]] = Path(entry.path)
+    found = Found()
+    damaged = []
+    for stem, (counts, num_records, sealed) in known.segments.items():
+        of_it = there.pop(stem, {})
+        suffix = _serving(of_it, counts, sealed)
+        if suffix is None:
+            damaged.append(stem)
+            continue
+        path = of_it.pop(suffix)
+        found.aside += of_it.values()
+        if path.stat().st_size > counts:
+            if not trusted or (suffix == SEALED and _num_records(path) > num_records):
+                found.copied.append(path)
+            found.settle.append(partial(_cut, path, counts))
+        wanted = path.with_name(stem + (SEALED if sealed else OPEN))
+        if path != wanted:
+            found.settle.append(partial(files.rename, path, wanted))
+    if damaged:
+        raise StorageError(
+            f"{len(damaged)} of {len(known.segments)} segments are missing or cut short, first {min(damaged)}; "
+            "`memory-service verify` says what they held, `memory-service repair` goes on without them",
+            segments=sorted(damaged)[:16],
+        )
+    for stem, of_it in there.items():
+        leaving = known.intents.get(stem)
+        for suffix, path in of_it.items():
+            ours = leaving or (leaving is False and not (suffix == SEALED and _says_news(path, known.next_ids)))
+            (found.remove if trusted and ours else found.aside).append(path)
+    return found
+
+
+def _serving(of_it: Mapping[str, Path], counts: int, sealed: bool) -> str | None:
+    """Which file of a segment has what counts: a crash can leave the other suffix, and bytes behind the end."""
+    for suffix in (SEALED, OPEN) if sealed else (OPEN, SEALED):
+        path = of_it.get(suffix)
+        size = -1 if path is None else path.stat().st_size
+        if size == counts or (size > counts and not sealed):
+            return suffix
+    return None
+
+
+def _cut(path: Path, counts: int) -> None:
+    descriptor = files.open_for_writing(path)
+    try:
+        files.truncate(descriptor, counts)
+    finally:
+        os.close(descriptor)
+
+
+def _contents(path: Path) -> SegmentContents | None:
+    try:
+        return read_contents(path)
+    except ValueError:
+        return None
+
+
+def _num_records(path: Path) -> int:
+    contents = _contents(path)
+    return 0 if contents is None else len(contents.headers)
+
+
+def _says_news(path: Path, next_ids: Mapping[str, int]) -> bool:
+    """Whether a sealed file holds records that the index has never heard of."""
+    contents = _contents(path)
+    if contents is None or not len(contents.headers):
+        return False
+    of: Any = contents.attributes.get("exemplar_memory_segment", {})
+    return int(contents.headers["exemplar_id"].max()) >= next_ids.get(of.get("name", ""), 0)
+
+
+def empty_incoming(directory: Path) -> None:
+    """Remove what was on its way in or out, and nothing that somebody else has put there."""
+    directory.mkdir(files.DIRECTORY_MODE, exist_ok=True)
+    for entry in os.scandir(directory):
+        if not _INCOMING.fullmatch(entry.name) or entry.is_symlink():
+            logger.warning("%s is none of the store's files; left alone", entry.path)
+            continue
+        try:
+            if entry.is_dir():
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
+        except OSError:
+            logger.exception("cannot remove %s", entry.path)
