@@ -1,4 +1,4 @@
-"""Commands on a store: backup, whether it is served or not; verify, repair, export, import."""
+"""Commands on a store: backup and verify, whether it is served or not; repair, export, import."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from memory_format import FormatError
 from memory_service.app import open_store
 from memory_service.settings import Settings
 from memory_service.store.backup import backup
+from memory_service.store.online import Pace
 from memory_service.store.verify import Report, repair, verify
 
 EXIT_UNSOUND: Final = 1
@@ -31,12 +32,16 @@ def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
     command.add_argument("target", type=Path, metavar="TO", help="directory to make; must not exist")
     for name, words in (
-        ("verify", "check every record, counter and file of a store, and change nothing"),
+        ("verify", "check every record, counter and file of a store, served or not, and change nothing"),
         ("repair", "put damaged files aside, carry over what is sound, make an index again where it is lost"),
     ):
         command = commands.add_parser(name, help=words)
         command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
         command.add_argument("--json", action="store_true", help="the whole report as one JSON object")
+        if name == "verify":
+            command.add_argument(
+                "--max-rate", type=float, metavar="MB", help="read at most so many megabytes a second; default no bound"
+            )
     command = commands.add_parser("export", help="write a buffer to one file, a Zarr store in a ZIP")
     command.add_argument("buffer")
     command.add_argument("file", type=Path, help="out.zarr.zip; must not exist")
@@ -66,8 +71,12 @@ def _backup(data: Path, target: Path) -> int:
     return 0
 
 
-def _verify(data: Path, json: bool) -> int:
-    report = verify(data, progress=_progress(json))
+def _verify(data: Path, json: bool, max_rate: float | None) -> int:
+    if max_rate is not None and not max_rate > 0:
+        raise FormatError(f"--max-rate must be more than 0, got {max_rate}", code="invalid_request")
+    # Behind who serves the store meanwhile, in reading too.
+    os.nice(10)
+    report = verify(data, progress=_progress(json), pace=Pace(None if max_rate is None else max_rate * 1e6))
     _show(report, data, json)
     return 0 if report.sound else EXIT_UNSOUND
 
@@ -167,6 +176,8 @@ def _show(report: Report, data: Path, as_json: bool) -> None:
         print(f"left in quarantine, as they do not say whose they are: {', '.join(report.nameless[:SHOWN])}")
     for words in report.unknown:
         print(f"not known: {words}")
+    if report.gone:
+        print(f"{report.gone} segments were removed by the service before their turn came")
     live = ", ".join(f"{name} {count}" for name, count in sorted(report.buffers.items())) or "none"
     print(
         f"{data}: {report.segments} segments, {report.records} records, {report.bytes_checked} bytes read; "

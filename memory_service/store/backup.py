@@ -11,24 +11,21 @@ import os
 import shutil
 import sqlite3
 import tarfile
-import tempfile
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from memory_format import FormatError, StorageError
 from memory_service.store import files
 from memory_service.store.files import storage_error
 from memory_service.store.generation import Mark, write_mark
 from memory_service.store.layout import BODY_AT
+from memory_service.store.opening import GENERATION, INDEX, connect, look, reading
 from memory_service.store.segments import OPEN, SEALED
 
-INDEX: Final = "index.sqlite"
-GENERATION: Final = "generation"
 SEGMENTS: Final = "segments"
 PIECE_BYTES: Final = 1024 * 1024
 
@@ -55,11 +52,19 @@ def backup(data: Path, target: Path, *, progress: Callable[[int, int, str], None
     for path in (target, partial):
         if path.exists() or path.is_symlink():
             raise FormatError(f"{path} exists already; a backup makes a new directory", code="invalid_request")
-    _expect_store(data)
+    standing = look(data)
+    if standing.kind == "new":
+        raise StorageError(f"there is no store in {data}")
+    standing.expect_usable()
     try:
         partial.mkdir(files.DIRECTORY_MODE)
         try:
             copied = copy_store(data, partial, progress=progress)
+            descriptor = files.open_for_writing(partial / INDEX)
+            try:
+                files.sync(descriptor)
+            finally:
+                os.close(descriptor)
             for directory in (partial / SEGMENTS, partial):
                 files.sync_directory(directory)
             partial.rename(target)
@@ -119,44 +124,12 @@ def copy_index(data: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, files.FILE_MODE))
     try:
-        with _reading(data) as source, closing(sqlite3.connect(target)) as copy:
+        with reading(data) as source, closing(sqlite3.connect(target)) as copy:
             source.backup(copy)
             # In one file, which can be read where nothing can be written.
             copy.execute("PRAGMA journal_mode=DELETE")
     except sqlite3.Error as error:
         raise StorageError(f"the index of the store in {data} cannot be copied: {error}") from error
-    descriptor = files.open_for_writing(target)
-    try:
-        files.sync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _reading(data: Path) -> Iterator[sqlite3.Connection]:
-    """The index, which others may write meanwhile."""
-    with ExitStack() as stack:
-        connection = stack.enter_context(closing(_read_only(data / INDEX)))
-        try:
-            connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:
-            if _can_write(data):
-                raise
-            # SQLite cannot read a log without writing beside it. Nobody else writes here either: a plain copy is whole.
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memory-service-")))
-            for name in (INDEX, f"{INDEX}-wal"):
-                if (data / name).exists():
-                    shutil.copyfile(data / name, directory / name)
-            connection = stack.enter_context(closing(sqlite3.connect(directory / INDEX)))
-        yield connection
-
-
-def _can_write(data: Path) -> bool:
-    return os.access(data, os.W_OK) and not os.statvfs(data).f_flag & os.ST_RDONLY
-
-
-def _read_only(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
 
 
 @dataclass(frozen=True)
@@ -170,26 +143,21 @@ class _Row:
 
 def _rows(index: Path) -> list[_Row]:
     try:
-        with closing(_read_only(index)) as connection:
+        with closing(connect(index)) as connection:
             found = connection.execute("SELECT stem, file_bytes, sealed FROM segments ORDER BY id").fetchall()
     except sqlite3.Error as error:
         raise StorageError(
-            f"the index does not say what segments there are ({error}); was it made by an early version? Then stop the "
-            "service and copy the directory"
+            f"the index does not say what segments there are ({error}); an earlier version made it: start the service "
+            "on the store, or copy its directory while nobody serves it"
         ) from error
     return [_Row(stem, file_bytes, bool(sealed)) for stem, file_bytes, sealed in found]
 
 
 def _mark(target: Path) -> None:
     """Say that the segment files are those of the index: it is the newest that there is of them."""
-    with closing(_read_only(target / INDEX)) as connection:
+    with closing(connect(target / INDEX)) as connection:
         if connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'store'").fetchone()[0]:
             write_mark(target / GENERATION, Mark(*connection.execute("SELECT store_id, changes FROM store").fetchone()))
-
-
-def _expect_store(data: Path) -> None:
-    if not (data / INDEX).exists():
-        raise StorageError(f"there is no store in {data}")
 
 
 def _path(store: Path, row: _Row) -> Path:

@@ -5,10 +5,14 @@ Like index.py, this knows that the index is SQLite.
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 from urllib.parse import quote
 
@@ -103,7 +107,7 @@ def _segment_names(directory: Path) -> list[str]:
 def damage(data: Path) -> str:
     """What is wrong with an index as a database, nothing where it is sound."""
     try:
-        with closing(_connect(data / INDEX)) as connection:
+        with reading(data) as connection:
             found: str = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             foreign = connection.execute("PRAGMA foreign_key_check").fetchone()
     except sqlite3.DatabaseError as error:
@@ -111,11 +115,39 @@ def damage(data: Path) -> str:
     return found if found != "ok" else f"a row refers to none: {foreign}" if foreign else ""
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+@contextmanager
+def reading(data: Path) -> Iterator[sqlite3.Connection]:
+    """The index of a store that others may write, or that lies where nothing can be written.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    with ExitStack() as stack:
+        connection = stack.enter_context(closing(connect(data / INDEX)))
+        try:
+            connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError:
+            if _can_write(data):
+                raise
+            # SQLite cannot read a log without writing beside it. Nobody else writes here either: a plain copy is whole.
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="memory-service-")))
+            for name in (INDEX, f"{INDEX}-wal", f"{INDEX}-journal"):
+                if (data / name).exists():
+                    shutil.copyfile(data / name, directory / name)
+            connection = stack.enter_context(closing(sqlite3.connect(directory / INDEX)))
+        yield connection
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A database, to read."""
     # Read only, SQLite neither carries its write-ahead log over nor removes it: what is behind a damaged part of it
     # stays there. A transaction that a crash has cut is undone by whoever may write.
     writes = path.with_name(f"{path.name}-journal").exists()
     return sqlite3.connect(f"file:{quote(str(path))}?mode={'rw' if writes else 'ro'}", uri=True)
+
+
+def _can_write(data: Path) -> bool:
+    return os.access(data, os.W_OK) and not os.statvfs(data).f_flag & os.ST_RDONLY
 
 
 @dataclass(frozen=True)
@@ -130,7 +162,7 @@ def _peek(path: Path) -> _Seen | None:
     """What an index says; None where there is none, or one without tables."""
     if not path.exists() or not path.stat().st_size:
         return None
-    with closing(_connect(path)) as connection:
+    with reading(path.parent) as connection:
         connection.execute("BEGIN")
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables & {"alembic_version", "meta"}:

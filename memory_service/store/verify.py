@@ -1,8 +1,8 @@
 """Is a store what it says it is, and what to do where it is not.
 
-Both work on a store that nobody serves. :func:`verify` changes nothing and reads everything: every CRC, every
-counter, every file. :func:`repair` moves damaged files to ``quarantine/``, carries over what is sound in them, sets
-the counters right, and says what was lost.
+:func:`verify` changes nothing and reads everything: every CRC, every counter, every file, also while a service goes on
+with it. :func:`repair` works on a store that nobody serves: it moves damaged files to ``quarantine/``, carries over
+what is sound in them, sets the counters right, and says what was lost.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from memory_service.store.contents import Contents
 from memory_service.store.generation import write_mark
 from memory_service.store.layout import BODY_AT, READ_DTYPE, read_contents
 from memory_service.store.model import Options
+from memory_service.store.online import Copies, Pace, held_if_free
 from memory_service.store.pushes import candidates
 from memory_service.store.quarantine import put_aside, put_copy_aside
 from memory_service.store.segments import OWN_NAME, SegmentFiles
@@ -69,6 +71,8 @@ class Report:
     """Records of segments so damaged that not even their ids can be read."""
     foreign: list[str] = field(default_factory=list)
     """Names in the directory of segments that are none of the store's: left alone, and no problem."""
+    gone: int = 0
+    """Segments that a service has removed since the check began."""
     quarantined: list[str] = field(default_factory=list)
     """Files that a repair has moved, and copies that it has made."""
     adopted: list[str] = field(default_factory=list)
@@ -111,18 +115,31 @@ class _Segment:
 
 
 class _Store:
-    """A store that is looked at and not served."""
+    """A store that is looked at and not served.
 
-    def __init__(self, data: Path, *, migrate: bool = False) -> None:
+    Args:
+        index_: a copy of its index, which is closed with it.
+    """
+
+    def __init__(self, data: Path, index_: index.Index | None = None, *, migrate: bool = False) -> None:
         self.data = data
         self.directory = data / "segments"
-        self.index = index.Index(data / opening.INDEX, migrate=migrate)
+        self.index = index_ or index.Index(data / opening.INDEX, migrate=migrate)
         self.files = SegmentFiles(self.directory, self.index)
 
     def rows_of_segments(self) -> list[SegmentState]:
         with self.index.read() as connection:
             found = connection.execute(sa.select(index.segments).order_by(index.segments.c.id))
             return [SegmentState(row.id, row.stem, row.file_bytes, row.num_records, row.sealed) for row in found]
+
+    def known_stems(self) -> set[str]:
+        """Of all files that may be there, of those that are about to be made or to go as well."""
+        with self.index.read() as connection:
+            return {
+                stem
+                for table in (index.segments, index.intents)
+                for stem in connection.execute(sa.select(table.c.stem)).scalars()
+            }
 
     def read(self, state: SegmentState, report: Report) -> _Segment:
         """Check every record of a segment."""
@@ -199,14 +216,21 @@ class _Store:
         self.index.close()
 
 
-def verify(data: Path, *, progress: Progress | None = None) -> Report:
-    """Check a store, and change nothing.
+def verify(data: Path, *, progress: Progress | None = None, pace: Pace | None = None) -> Report:
+    """Check a store, and change nothing. A service may serve it, and it may lie where nothing can be written.
+
+    What is checked is what the store holds when this begins, as far as it holds it still when its turn comes.
+
+    Args:
+        pace: how fast to read.
 
     Raises:
-        StorageError: ``store_locked`` where a service holds it; ``storage_failed`` where its index cannot be read
-            at all, or is of another version.
+        StorageError: its index cannot be read at all, or is of another version; or a served store changes faster than
+            it can be looked at.
     """
-    with _locked(data):
+    if not data.is_dir():
+        raise StorageError(f"there is no store in {data}")
+    with held_if_free(data) as served, TemporaryDirectory(prefix="memory-service-") as directory:
         standing = opening.look(data)
         if standing.kind == "new":
             raise StorageError(f"there is no store in {data}")
@@ -215,8 +239,9 @@ def verify(data: Path, *, progress: Progress | None = None) -> Report:
         report = Report()
         if not standing.trusted and standing.kind != "unmarked":
             report.note(f"{standing.kind}_index", opening.INDEX, standing.words)
-        with closing(_Store(data)) as store:
-            _examine(store, progress, report)
+        copies = Copies(data, Path(directory))
+        with closing(_Store(data, copies.take())) as store:
+            _examine(store, progress, report, _Newer(data, copies) if served else None, pace)
         return report
 
 
@@ -332,31 +357,164 @@ def _locked(data: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _examine(store: _Store, progress: Progress | None, report: Report) -> tuple[Report, list[_Segment]]:
+class _Newer:
+    """A served store as it is now."""
+
+    def __init__(self, data: Path, copies: Copies) -> None:
+        self._data = data
+        self.names = copies.names
+        self._take = copies.take
+
+    def __call__(self) -> _Store:
+        """With an index of now; the caller closes it."""
+        return _Store(self._data, self._take())
+
+
+_MOST_TURNS = 100
+_MOST_REWRITTEN = 10
+"""Times that segments are looked at which have come in place of some that are gone."""
+
+
+def _examine(
+    store: _Store,
+    progress: Progress | None,
+    report: Report,
+    newer: _Newer | None = None,
+    pace: Pace | None = None,
+) -> tuple[Report, list[_Segment]]:
+    """Look at everything.
+
+    Args:
+        newer: for a store that is served.
+    """
     with store.index.read() as connection:
         for words in _index_problems(connection):
             report.note("damaged_index", opening.INDEX, words)
     states = store.rows_of_segments()
-    report.segments = len(states)
+    read = _read_all(store, states, report, progress, newer, pace or Pace())
+    _find_orphans(store, {state.stem for state in states}, report, newer)
+    damaged = {segment.id: segment for segment in read if segment.damaged}
+    if newer is None:
+        with store.index.read() as connection:
+            for row in connection.execute(sa.select(index.buffers)).all():
+                _examine_buffer(store, connection, row, damaged, report)
+    else:
+        _examine_served_buffers(newer, damaged, report)
+    return report, read
+
+
+def _read_all(
+    store: _Store,
+    states: list[SegmentState],
+    report: Report,
+    progress: Progress | None,
+    newer: _Newer | None,
+    pace: Pace,
+) -> list[_Segment]:
     read = []
-    for number, state in enumerate(states):
-        if progress is not None:
-            progress(number, len(states), state.stem)
-        read.append(store.read(state, report))
+    begun: set[str] = set()
+    with ExitStack() as stack:
+        for _ in range(_MOST_REWRITTEN):
+            gone = report.gone
+            begun |= {state.stem for state in states}
+            for number, state in enumerate(states):
+                if progress is not None:
+                    progress(report.segments + number, report.segments + len(states), state.stem)
+                before = report.bytes_checked
+                segment = store.read(state, report) if newer is None else _read_served(store, state, report, newer)
+                if segment is not None:
+                    read.append(segment)
+                pace.spent(report.bytes_checked - before)
+            report.segments += len(states) - (report.gone - gone)
+            if newer is None or report.gone == gone:
+                break
+            # What was rewritten lies elsewhere now.
+            store = stack.enter_context(closing(newer()))
+            states = [state for state in store.rows_of_segments() if state.stem not in begun]
     if progress is not None:
-        progress(len(states), len(states), "")
-    known = {state.stem for state in states}
-    for entry in sorted(os.listdir(store.directory)):
+        progress(report.segments, report.segments, "")
+    return read
+
+
+def _read_served(store: _Store, state: SegmentState, report: Report, newer: _Newer) -> _Segment | None:
+    """Check a segment that may change or go meanwhile; None where it is gone."""
+    found, seen = _read_apart(store, state)
+    for _ in range(_MOST_TURNS):
+        if not seen.problems:
+            break
+        if not newer.names(state.stem):
+            report.gone += 1
+            return None
+        with closing(newer()) as now:
+            state_now = next((other for other in now.rows_of_segments() if other.stem == state.stem), None)
+            if state_now is None:
+                report.gone += 1
+                return None
+            again, seen_again = _read_apart(now, state_now)
+        # Twice the same, with the same row: not a file between two names.
+        settled = state_now == state and seen_again.problems == seen.problems
+        found, seen, state = again, seen_again, state_now
+        if settled:
+            break
+    report.records += seen.records
+    report.bytes_checked += seen.bytes_checked
+    report.unknown_records += seen.unknown_records
+    report.problems += seen.problems
+    return found
+
+
+def _read_apart(store: _Store, state: SegmentState) -> tuple[_Segment, Report]:
+    """What is read of a served segment, in a report of its own."""
+    seen = Report()
+    try:
+        found = store.read(state, seen)
+    except FileNotFoundError:
+        seen.note("missing_segment", state.stem, "its file went while it was looked at")
+        found = store._unreadable(state)
+    # A push under way.
+    seen.problems = [problem for problem in seen.problems if problem.kind != "loose_end"]
+    return found, seen
+
+
+def _find_orphans(store: _Store, known: set[str], report: Report, newer: _Newer | None) -> None:
+    entries = sorted(os.listdir(store.directory))
+    if newer is not None:
+        with closing(newer()) as now:
+            known = known | now.known_stems()
+    for entry in entries:
         stem = _stem_of(entry)
         if stem is None:
             report.foreign.append(entry)
-        elif stem not in known:
+        elif stem not in known and (store.directory / entry).exists():
             report.note("orphan", entry, "no row of the index speaks of this file")
-    damaged = {segment.id: segment for segment in read if segment.damaged}
-    with store.index.read() as connection:
-        for row in connection.execute(sa.select(index.buffers)).all():
-            _examine_buffer(store, connection, row, damaged, report)
-    return report, read
+
+
+def _examine_served_buffers(newer: _Newer, damaged: dict[int, _Segment], report: Report) -> None:
+    """Each as of one moment, whose files are there while they are read."""
+    done: set[int] = set()
+    for _ in range(_MOST_TURNS):
+        with closing(newer()) as now, now.index.read() as connection:
+            for row in connection.execute(sa.select(index.buffers)).all():
+                if row.id in done:
+                    continue
+                seen = Report()
+                try:
+                    _examine_buffer(now, connection, row, damaged, seen)
+                except StorageError as error:
+                    # It was rewritten, or came damaged since the others were read: look at a newer state.
+                    stem = error.details.get("segment")
+                    for state in now.rows_of_segments():
+                        if state.stem == stem and (found := _read_served(now, state, report, newer)) and found.damaged:
+                            damaged[found.id] = found
+                    break
+                done.add(row.id)
+                report.buffers |= seen.buffers
+                report.lost |= seen.lost
+                report.lost_in_snapshots |= seen.lost_in_snapshots
+                report.problems += seen.problems
+            else:
+                return
+    raise StorageError("the store changes faster than it can be looked at; try it while less is pushed")
 
 
 def _examine_buffer(

@@ -40,7 +40,7 @@ OPTIONS = Options(segment_bytes=300_000)
 def filled(data: Path) -> Store:
     """Sealed segments and open ones, dead records, a snapshot, a fork."""
     store = Store(data, OPTIONS)
-    buffer, _ = store.create_buffer("b", budget_bytes=700_000, disk_limit_bytes=4_000_000)
+    buffer, _ = store.create_buffer("b", budget_bytes=700_000, disk_limit_bytes=8_000_000)
     for phase in range(6):
         buffer.push(encode_batch([make_exemplar(phase, rank, pad=20_000, seed=99 * phase + rank) for rank in range(8)]))
         if phase == 3:
@@ -137,10 +137,15 @@ def test_a_segment_cut_short_is_not_backed_up_in_silence(tmp_path: Path) -> None
 
 
 class Load:
-    """Pushes that evict, snapshots and forks that come and go, from several threads, until it is left."""
+    """Pushes that evict, snapshots and forks that come and go, from several threads, until it is left.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        pause: seconds between two pushes of a thread: the processors are for others, too.
+    """
+
+    def __init__(self, url: str, pause: float = 0.02) -> None:
         self._url = url
+        self._pause = pause
         self._ending = threading.Event()
         self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(3)]
         self.acknowledged: dict[str, int] = {}
@@ -152,7 +157,7 @@ class Load:
         with httpx.Client(base_url=self._url, timeout=30) as client:
             put_buffer(client, 1_000_000, buffer=name, eviction="fifo", disk_limit_bytes=4_000_000)
             turn = 0
-            while not self._ending.is_set():
+            while not self._ending.wait(self._pause):
                 turn += 1
                 batch = [make_exemplar(turn % 5, rank, pad=20_000, seed=turn * 10 + rank) for rank in range(8)]
                 response = client.post(

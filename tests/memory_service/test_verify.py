@@ -261,7 +261,11 @@ def test_the_commands(store: Path, tmp_path: Path) -> None:
     assert command("verify", str(store))[0] == 0
     code, _, error = command("verify", str(tmp_path / "nowhere"))
     assert (code, "no store" in error) == (2, True)
+    code, _, error = command("verify", str(store), "--max-rate", "0")
+    assert (code, "more than 0" in error) == (2, True)
     opened = Store(store, OPTIONS)
-    code, _, error = command("verify", str(store))
+    code, said, _ = command("verify", str(store))
+    assert (code, said.strip().endswith("sound")) == (0, True)
+    code, _, error = command("repair", str(store))
     opened.release()
     assert (code, "held by another process" in error) == (2, True)
