@@ -19,8 +19,9 @@ import httpx
 import pytest
 
 from memory_format import Record, encode_batch
+from memory_service.store.generation import read_mark
 from tests.memory_service import disk
-from tests.memory_service.helpers import ARROW, Server, all_records, make_exemplar, put_buffer
+from tests.memory_service.helpers import ARROW, Server, all_records, make_exemplar, put_buffer, reading
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "5"))
 CLIENTS = 4
@@ -276,7 +277,13 @@ def kill_under_load(server: Server, clients: list[Client]) -> None:
     for client in clients:
         client.url = server.url
         client.start()
-    time.sleep(0.4 + random.random() * 0.8)
+    known = clients[0].known
+    enough = {name: len(buffer.records) + 25 for name, buffer in known.buffers.items()}
+    end = time.monotonic() + 60
+    # So much at least, however slow the machine is.
+    while time.monotonic() < end and any(len(known.buffers[name].records) < least for name, least in enough.items()):
+        time.sleep(0.02)
+    time.sleep(random.random() * 0.6)
     server.kill()
     for client in clients:
         client.join()
@@ -301,6 +308,11 @@ def assert_nothing_lost(client: httpx.Client, data: Path, known: Known, clients:
 
 def assert_files_and_counters_agree(client: httpx.Client, data: Path) -> None:
     assert not disk.orphans(data)
+    # The process died, not the power: the mark is exact.
+    mark = read_mark(data / "generation")
+    with reading(data) as index:
+        assert mark is not None
+        assert (mark.store_id, mark.changes) == index.execute("SELECT store_id, changes FROM store").fetchone()
     stored = disk.read_store(data)
     names = [buffer["name"] for buffer in client.get("/v1/buffers?limit=1000").json()["buffers"]]
     assert names == sorted(stored)
