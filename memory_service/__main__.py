@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from memory_format import ExemplarMemoryError
 from memory_service.app import create_app, open_store
+from memory_service.background import SWITCH_SECONDS
 from memory_service.connections import Connections, Limits, connections_that_fit
 from memory_service.guard import is_loopback
 from memory_service.offline import OFFLINE, add_offline_commands
@@ -85,6 +86,7 @@ def serve(settings: Settings) -> int:
         )
         _keep_answers_memory()
         _collect_seldom()
+        sys.setswitchinterval(SWITCH_SECONDS)
         server = _Server(
             config, connections, f"memory-service listening on http://{shown}:{port} (data: {settings.data})"
         )

@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 
 from memory_format import BusyError
+from memory_service.background import Background
 
 T = TypeVar("T")
 
@@ -45,16 +46,16 @@ class Admission:
         self._max_bytes = max_bytes
         self._pushes = 0
         self._bytes = 0
-        self._threads = anyio.CapacityLimiter(max_threads)
+        self._writing = Background(max_threads)
         self._max_imports = max_imports
         self._imports = 0
-        self._receiving_threads = anyio.CapacityLimiter(_RECEIVING_THREADS)
-        self._import_threads = anyio.CapacityLimiter(max_imports)
+        self._receiving = Background(_RECEIVING_THREADS)
+        self._taking_over = Background(max_imports)
         self._max_pictures = max_pictures
         self._pictures = 0
+        self._drawing = Background(picture_threads)
         self._check: asyncio.Future[None] | None = None
         self._check_thread = anyio.CapacityLimiter(1)
-        self._picture_threads = anyio.CapacityLimiter(picture_threads)
 
     @contextmanager
     def push(self) -> Iterator[Admitted]:
@@ -79,7 +80,7 @@ class Admission:
         self._expect_place(self._pushes, self._max_pushes, "pushes")
         self._pushes += 1
         try:
-            return await anyio.to_thread.run_sync(push, limiter=self._threads)
+            return await self._writing.run(push)
         finally:
             self._pushes -= 1
 
@@ -91,13 +92,13 @@ class Admission:
 
     async def receive(self, work: Callable[[], T]) -> T:
         """Run ``work`` on a file that arrives in a thread. It runs to its end also where its client has gone."""
-        return await anyio.to_thread.run_sync(work, limiter=self._receiving_threads)
+        return await self._receiving.run(work)
 
     async def take_over(self, work: Callable[[], T]) -> T:
         """Run an import whose file is there in a thread. It waits for its turn: its file has come already."""
         self._imports += 1
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._import_threads)
+            return await self._taking_over.run(work)
         finally:
             self._imports -= 1
 
@@ -115,7 +116,7 @@ class Admission:
         self._expect_place(self._pictures, self._max_pictures, "pictures")
         self._pictures += 1
         try:
-            return await anyio.to_thread.run_sync(picture, limiter=self._picture_threads)
+            return await self._drawing.run(picture)
         finally:
             self._pictures -= 1
 
