@@ -273,7 +273,7 @@ class WarmupConfig:
     def __post_init__(self) -> None:
         within(self, 0, 10**9, "epochs")
         within(self, 0, FINITE, "lr", "text_lr_factor", "head_lr")
-        within(self, 0.001, 0.999, "word_mask")
+        within(self, 1e-9, 0.999, "word_mask")
         within(self, 0, 0.5, "modality_drop")
         within(self, 1, MAX_BATCH, "batch_size")
         within(self, 0, LARGEST, "mask_token_id")
