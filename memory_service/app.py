@@ -16,6 +16,7 @@ from memory_service.admission import Admission
 from memory_service.body import BodyLimit
 from memory_service.guard import Guard
 from memory_service.media import EXPORT_MEDIA_TYPE
+from memory_service.openapi import DescribedApp
 from memory_service.routes import backup, buffers, exemplars, health, sample, snapshots, transfer
 from memory_service.routes.common import methods_at
 from memory_service.settings import Settings
@@ -65,7 +66,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
             app.state.store = None
             await run_in_threadpool(opened.close)
 
-    app = FastAPI(
+    app = DescribedApp(
         title="Exemplar Memory",
         summary="A shared, byte-budgeted replay memory for class-incremental learning.",
         version=health.service_version(),

@@ -63,6 +63,10 @@ Decimal = BeforeValidator(_decimal)
 Flag = Annotated[bool, BeforeValidator(_flag)]
 
 
+Name = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME_PATTERN.pattern}$"})]
+"""Of a buffer or a snapshot. The store says what is none, and there is nothing under such a name."""
+
+
 class _Strict(BaseModel):
     """JSON that is sent: ``true``, ``"1"`` and ``1.0`` are no whole numbers."""
 
@@ -92,6 +96,15 @@ class BudgetSettings(_Strict):
 class BufferRequest(BudgetSettings):
     """Settings of a new buffer; PATCH changes them."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"budget_bytes": 2_000_000, "eviction": "class_balanced"},
+                {"full_samples_per_class": 20, "full_sample_bytes": 150_528, "description": "grows with the classes"},
+            ]
+        }
+    )
+
     disk_limit_bytes: DiskLimit | None = Field(
         None, description="Most bytes on disk for the buffer; default 1.5 times the budget, at least 256 KiB over it."
     )
@@ -105,6 +118,8 @@ class BufferRequest(BudgetSettings):
 class BufferChange(BudgetSettings):
     """Settings to change; what is absent stays. ``null`` as disk_limit_bytes, retain_snapshots, num_classes or
     max_budget_bytes sets the default again."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"budget_bytes": 3_000_000, "retain_snapshots": 5}]})
 
     disk_limit_bytes: DiskLimit | None = None
     eviction: EvictionPolicy = "class_balanced"
@@ -167,13 +182,22 @@ class ChangedBuffer(BufferInfo):
     evicted: list[int] = Field(description="Ids of the records that a smaller budget evicted.")
 
 
-class PageQuery(BaseModel):
+class _PageQuery(BaseModel):
     """Which part of a list."""
 
     model_config = ConfigDict(extra="forbid")
 
     limit: Annotated[int, Digits] = Field(100, ge=1, le=MAX_LIMIT)
-    cursor: str | None = Field(None, max_length=1024, description="The next_cursor of the page before.")
+
+
+class BufferQuery(_PageQuery):
+    cursor: Name | None = Field(None, description="The next_cursor of the page before.")
+
+
+class SnapshotQuery(_PageQuery):
+    cursor: str | None = Field(
+        None, description="The next_cursor of the page before.", json_schema_extra={"pattern": "^[0-9]{1,19}$"}
+    )
 
 
 class BufferList(BaseModel):
@@ -193,6 +217,10 @@ class PushResponse(BaseModel):
 
 class ScoreUpdate(_Strict):
     """New scores or ranks, one for each id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"exemplar_ids": [41, 42], "scores": [0.91, 0.13], "if_version": 12}]}
+    )
 
     exemplar_ids: list[ExemplarId] = Field(min_length=1, max_length=MAX_UPDATE)
     scores: list[Score] | None = None
@@ -229,11 +257,9 @@ class SnapshotList(BaseModel):
     next_cursor: str | None
 
 
-Name = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME_PATTERN.pattern}$"})]
-"""Of a buffer or a snapshot. The store says what is none, and there is nothing under such a name."""
-
-
 class ForkRequest(_Strict):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "demo-ablation", "snapshot": "phase-3"}]})
+
     name: Name = Field(description="Of the new buffer.")
     snapshot: Name | None = Field(None, description="Start from this snapshot; default from what is held now.")
     disk_limit_bytes: DiskLimit | None = None
@@ -286,6 +312,10 @@ class DeleteQuery(_FilterQuery):
 
 class SampleBody(_Filters, _Strict):
     """What to draw; the same request on the same version of a buffer gives the same batch."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"batch_size": 64, "seed": 1, "step": 250, "strategy": "class_balanced"}]}
+    )
 
     batch_size: int = Field(ge=1, le=MAX_SAMPLE)
     seed: int = Field(0, ge=0, lt=2**63)

@@ -11,6 +11,7 @@ from fastapi import Request
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from memory_service.openapi import refusals
 from memory_service.routes.common import Router, StoreDep, headers_only
 from memory_service.store.backup import Archive
 
@@ -20,7 +21,9 @@ MEDIA_TYPE: Final = "application/x-tar"
 _TAR: Final[dict[str, Any]] = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 
 
-@router.get("/backup", response_class=StreamingResponse, responses={200: _TAR})
+@router.get(
+    "/backup", response_class=StreamingResponse, responses={200: _TAR}, openapi_extra=refusals("disk_limit_exceeded")
+)
 async def backup(request: Request, store: StoreDep) -> Response:
     """All of the store as it is now, as a tar file of its directory; an answer that is shorter than it says failed on
     the way."""

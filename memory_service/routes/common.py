@@ -6,23 +6,33 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final, TypeVar, get_origin
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 
 from memory_format import MEDIA_TYPE, text
 from memory_service.media import JSON_MEDIA_TYPE, media_type
+from memory_service.schemas import Name
 from memory_service.store import Buffer, Store
 
 VERSION_HEADER: Final = "Exemplar-Memory-Version"
 CURSOR_HEADER: Final = "Exemplar-Memory-Next-Cursor"
 
-ARROW_ANSWER: Final[dict[str, Any]] = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
-"""For the OpenAPI document."""
+_VERSIONED: Final[dict[str, Any]] = {
+    VERSION_HEADER: {"description": "Of the buffer.", "required": True, "schema": {"type": "integer", "minimum": 0}}
+}
+_CURSOR: Final[dict[str, Any]] = {
+    CURSOR_HEADER: {"description": "Leads to the next page; absent at the end.", "schema": {"type": "string"}}
+}
+
+# For the OpenAPI document.
+ARROW: Final[dict[str, Any]] = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+BATCH: Final[dict[str, Any]] = {**ARROW, "headers": _VERSIONED}
+PAGE: Final[dict[str, Any]] = {**ARROW, "headers": {**_VERSIONED, **_CURSOR}}
 
 
 # Coroutines: what is none is run in a thread of its own, which takes longer than the look-up.
@@ -35,7 +45,10 @@ async def get_store(request: Request) -> Store:
 StoreDep = Annotated[Store, Depends(get_store)]
 
 
-async def get_buffer(name: str, store: StoreDep) -> Buffer:
+BufferName = Annotated[Name, Path(description="Of a buffer.")]
+
+
+async def get_buffer(name: BufferName, store: StoreDep) -> Buffer:
     """The buffer in the path; unknown names become ``unknown_buffer``."""
     return store.buffer(name)
 
@@ -160,7 +173,8 @@ JSON_BODY: Final = Depends(_expect_json)
 
 def json_operation(model: type[BaseModel], *path: str) -> dict[str, Any]:
     """What the OpenAPI document says of a route that reads its request itself: its body and its path's parameters."""
-    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path]
+    named = TypeAdapter(Name).json_schema()
+    parameters = [{"name": name, "in": "path", "required": True, "schema": named} for name in path]
     content = {"application/json": {"schema": model.model_json_schema()}}
     return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
 

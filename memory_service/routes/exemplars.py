@@ -11,10 +11,12 @@ from starlette.concurrency import run_in_threadpool
 from memory_format import MEDIA_TYPE, FormatError
 from memory_service.admission import Admission
 from memory_service.media import prefers_arrow
+from memory_service.openapi import RECORD_CODES, refusals
 from memory_service.render import Dropped, to_png
 from memory_service.routes.common import (
-    ARROW_ANSWER,
+    ARROW,
     JSON_BODY,
+    PAGE,
     VERSION_HEADER,
     BufferDep,
     Router,
@@ -46,7 +48,7 @@ ExemplarId = Annotated[fields.ExemplarId, Digits, Path()]
 
 def read_idempotency_key(
     request: Request,
-    key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=10_000)] = None,
+    key: Annotated[str | None, Header(alias="Idempotency-Key", json_schema_extra={"pattern": "^[ -~]{1,128}$"})] = None,
 ) -> str | None:
     if len(request.headers.getlist("Idempotency-Key")) > 1:
         raise FormatError("there are two Idempotency-Keys, and one is taken", code="invalid_request")
@@ -58,7 +60,17 @@ def read_idempotency_key(
 @router.post(
     "",
     response_model=PushResponse,
-    openapi_extra={"requestBody": {"required": True, **ARROW_ANSWER}},
+    openapi_extra={"requestBody": {"required": True, **ARROW}}
+    | refusals(
+        "unknown_buffer",
+        "invalid_batch",
+        *RECORD_CODES,
+        "record_exceeds_budget",
+        "budget_exceeded",
+        "disk_limit_exceeded",
+        "quota_exceeded",
+        "idempotency_key_reused",
+    ),
 )
 async def push(
     request: Request,
@@ -80,44 +92,50 @@ async def push(
     return Response(answer.document, media_type="application/json", headers=headers)
 
 
-@router.get("", response_model=ExemplarPage, responses={200: ARROW_ANSWER})
+@router.get(
+    "",
+    response_model=ExemplarPage,
+    responses={200: PAGE},
+    openapi_extra=refusals("unknown_buffer", "unknown_snapshot", "invalid_cursor"),
+)
 def query(
-    buffer: BufferDep,
-    query: Annotated[ExemplarQuery, Query()],
-    response: Response,
-    accept: Annotated[str, Header()] = "",
+    request: Request, buffer: BufferDep, query: Annotated[ExemplarQuery, Query()], response: Response
 ) -> ExemplarPage | Response:
     """List records: metadata as JSON, or with ``Accept: application/vnd.apache.arrow.stream`` whole records.
 
     ``next_cursor`` (or the header ``Exemplar-Memory-Next-Cursor``) leads to the next page.
     """
-    if prefers_arrow(accept):
+    if prefers_arrow(", ".join(request.headers.getlist("accept"))):
         return arrow_response(*buffer.query_encoded(query.query(), snapshot=query.snapshot))
     rows, next_cursor, version = buffer.query(query.query(), snapshot=query.snapshot)
     response.headers[VERSION_HEADER] = str(version)
     return ExemplarPage(exemplars=[ExemplarInfo.of_row(row) for row in rows], next_cursor=next_cursor, version=version)
 
 
-@router.patch("", dependencies=[JSON_BODY])
+@router.patch(
+    "",
+    dependencies=[JSON_BODY],
+    openapi_extra=refusals("unknown_buffer", "stale_version", "disk_limit_exceeded"),
+)
 def update(buffer: BufferDep, wanted: ScoreUpdate) -> UpdateResponse:
     """Give records other scores or ranks, many at once. With ``if_version``, only if nothing has changed since."""
     result = buffer.update(wanted.exemplar_ids, scores=wanted.scores, ranks=wanted.ranks, if_version=wanted.if_version)
     return UpdateResponse(**vars(result))
 
 
-@router.delete("")
+@router.delete("", openapi_extra=refusals("unknown_buffer", "invalid_query", "disk_limit_exceeded"))
 def delete_matching(buffer: BufferDep, query: Annotated[DeleteQuery, Query()]) -> DeleteResponse:
     """Delete the records that match; at least one filter is needed."""
     return DeleteResponse(**vars(buffer.delete(where=query.filter())))
 
 
-@router.delete("/{exemplar_id}")
+@router.delete("/{exemplar_id}", openapi_extra=refusals("unknown_buffer", "unknown_exemplar", "disk_limit_exceeded"))
 def delete_one(buffer: BufferDep, exemplar_id: ExemplarId) -> DeleteResponse:
     """Delete one record."""
     return DeleteResponse(**vars(buffer.delete([exemplar_id])))
 
 
-@router.get("/{exemplar_id}")
+@router.get("/{exemplar_id}", openapi_extra=refusals("unknown_buffer", "unknown_exemplar", "unknown_snapshot"))
 def get_exemplar(buffer: BufferDep, exemplar_id: ExemplarId, snapshot: SnapshotName = None) -> ExemplarDetail:
     """One record: metadata, masks, tokens and the user's JSON."""
     return ExemplarDetail.of_record(buffer.get(exemplar_id, snapshot=snapshot))
@@ -127,6 +145,14 @@ def get_exemplar(buffer: BufferDep, exemplar_id: ExemplarId, snapshot: SnapshotN
     "/{exemplar_id}/image.png",
     response_class=Response,
     responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
+    openapi_extra=refusals(
+        "unknown_buffer",
+        "unknown_exemplar",
+        "unknown_snapshot",
+        "invalid_query",
+        "invalid_payload",
+        "codec_unavailable",
+    ),
 )
 async def get_image(
     request: Request,

@@ -9,6 +9,7 @@ from fastapi import Request
 from memory_format import CODECS
 from memory_format.wire import WIRE_VERSION
 from memory_service.admission import Admission
+from memory_service.openapi import refusals
 from memory_service.routes.common import Router, StoreDep
 from memory_service.schemas import Health, ServiceInfo
 from memory_service.store.eviction import EVICTION_POLICIES
@@ -32,7 +33,7 @@ async def healthz() -> Health:
     return Health()
 
 
-@router.get("/readyz")
+@router.get("/readyz", openapi_extra=refusals("disk_limit_exceeded"))
 async def readyz(request: Request, store: StoreDep) -> Health:
     """A push would find what it needs: a file can be made, written and synced, and the disk has room."""
     admission: Admission = request.app.state.admission

@@ -5,15 +5,27 @@ from __future__ import annotations
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from memory_service.openapi import refusals
 from memory_service.piecewise import DrawnResponse
-from memory_service.routes.common import ARROW_ANSWER, Router, get_buffer, get_store, json_operation, read_json
+from memory_service.routes.common import BATCH, Router, get_buffer, get_store, json_operation, read_json
 from memory_service.schemas import SampleBody
 
 router = Router(prefix="/v1/buffers/{name}", tags=["sample"])
 
 
 @router.post(
-    "/sample", response_class=Response, responses={200: ARROW_ANSWER}, openapi_extra=json_operation(SampleBody, "name")
+    "/sample",
+    response_class=Response,
+    responses={200: BATCH},
+    openapi_extra=json_operation(SampleBody, "name")
+    | refusals(
+        "unknown_buffer",
+        "unknown_snapshot",
+        "no_matching_exemplars",
+        "stale_version",
+        "invalid_query",
+        "batch_too_large",
+    ),
 )
 async def sample(request: Request) -> Response:
     """Draw a batch, as an Arrow IPC stream in drawing order; ``Exemplar-Memory-Version`` says of which

@@ -12,8 +12,9 @@ from starlette.responses import Response, StreamingResponse
 
 from memory_service.admission import Admission
 from memory_service.media import EXPORT_MEDIA_TYPE
+from memory_service.openapi import RECORD_CODES, refusals
 from memory_service.piecewise import ExportResponse
-from memory_service.routes.common import BufferDep, Router, StoreDep, expect_media_type, headers_only
+from memory_service.routes.common import BufferDep, BufferName, Router, StoreDep, expect_media_type, headers_only
 from memory_service.schemas import BufferInfo, Name
 
 router = Router(prefix="/v1/buffers/{name}", tags=["transfer"])
@@ -21,7 +22,12 @@ router = Router(prefix="/v1/buffers/{name}", tags=["transfer"])
 _ZIP: Final[dict[str, Any]] = {"content": {EXPORT_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 
 
-@router.get("/export", response_class=StreamingResponse, responses={200: _ZIP})
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    responses={200: _ZIP},
+    openapi_extra=refusals("unknown_buffer", "unknown_snapshot"),
+)
 async def export(
     request: Request,
     buffer: BufferDep,
@@ -37,8 +43,21 @@ async def export(
     return ExportResponse(file, request.app.state.lease_seconds, headers, EXPORT_MEDIA_TYPE)
 
 
-@router.post("/import", status_code=201, openapi_extra={"requestBody": {"required": True, **_ZIP}})
-async def import_buffer(name: str, request: Request, store: StoreDep) -> BufferInfo:
+@router.post(
+    "/import",
+    status_code=201,
+    openapi_extra={"requestBody": {"required": True, **_ZIP}}
+    | refusals(
+        "buffer_exists",
+        "invalid_export",
+        "invalid_budget",
+        *RECORD_CODES,
+        "budget_exceeded",
+        "disk_limit_exceeded",
+        "quota_exceeded",
+    ),
+)
+async def import_buffer(name: BufferName, request: Request, store: StoreDep) -> BufferInfo:
     """Make a buffer of an exported file: same exemplar ids, version, settings and bytes."""
     expect_media_type(request, EXPORT_MEDIA_TYPE, "an export")
     # Before a large body is read.

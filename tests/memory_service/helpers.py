@@ -16,6 +16,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ from memory_format import (
     make_record,
 )
 from memory_format.record import HEADER_DTYPE
+from memory_service.app import create_app
 from memory_service.problems import PROBLEMS
+from memory_service.settings import Settings
 from memory_service.store import ledger
 
 ARROW = {"Content-Type": MEDIA_TYPE}
@@ -137,10 +140,32 @@ def assert_problem(response: httpx.Response, code: str, *, status: int | None = 
     assert document["title"] == title
     assert document["type"] == f"urn:exemplar-memory:problem:{code}"
     assert len(document["detail"]) >= 10
+    assert_documented(response, code)
     assert "Traceback" not in response.text
     for name, value in members.items():
         assert document[name] == value, document
     return document
+
+
+@cache
+def _operations() -> list[tuple[str, re.Pattern[str], dict[str, Any]]]:
+    paths = create_app(Settings(data=Path("unused"))).openapi()["paths"]
+    return [
+        (method.upper(), re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), operation)
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+    ]
+
+
+def assert_documented(response: httpx.Response, code: str) -> None:
+    """The OpenAPI document says that this route may answer this, with this status."""
+    method, path = response.request.method, response.request.url.path
+    if code == "unknown_route":
+        return
+    for known, pattern, operation in _operations():
+        if known == method and pattern.fullmatch(path):
+            content = operation["responses"][str(response.status_code)]["content"]
+            assert code in content["application/problem+json"]["examples"], f"{method} {path}: {code}"
 
 
 def segment_records(data: Path, buffer: str | None = None) -> dict[int, tuple[str, int]]:
