@@ -17,7 +17,7 @@ help:
 	@echo "make serve   the memory service alone, its store in runs/serve/"
 	@echo "make test    the tests"
 	@echo "make check   formatting, lint, types, who imports whom, and the tests: what CI runs"
-	@echo "make nightly the store's long tests: 500 runs of the state machine, 30 rounds of kill -9, a soak of 10 minutes (about 40 minutes)"
+	@echo "make nightly the store's long tests: 500 runs of the state machine, 30 rounds of kill -9, a soak of 10 minutes, 300 made-up requests a route (about 45 minutes)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
 	@echo "make bench-learner  methods at equal bytes: the table of accuracies (some 36 minutes on two cores; goes on after Ctrl-C)"
@@ -67,6 +67,8 @@ nightly: setup
 	@KILL_ROUNDS=300 $(BIN)/python -m pytest -q tests/memory_service/test_power_loss.py
 	@echo "Everything at once for ten minutes, every figure within its limit"
 	@SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/memory_service/test_soak.py
+	@echo "Requests made up from the OpenAPI document: 300 a route"
+	@SCHEMATHESIS_EXAMPLES=300 $(BIN)/python -m pytest tests/memory_service/test_schemathesis.py
 
 bench: setup
 	@$(BIN)/python -c 'import sklearn' 2>/dev/null || \

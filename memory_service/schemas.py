@@ -318,8 +318,8 @@ class SampleBody(_Filters, _Strict):
     )
 
     batch_size: int = Field(ge=1, le=MAX_SAMPLE)
-    seed: int = Field(0, ge=0, lt=2**63)
-    step: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, le=2**63 - 1)
+    step: int = Field(0, ge=0, le=2**63 - 1)
     strategy: Strategy = "uniform"
     replace: bool = True
     class_id: list[ClassId] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
@@ -352,7 +352,7 @@ class ExemplarInfo(BaseModel):
     learner_id: str
     score: float
     rank: int
-    grid: tuple[int, int]
+    grid: Annotated[list[int], Field(min_length=2, max_length=2, description="Rows and columns.")]
     patch_px: int
     codec: str
     layout: Layout
@@ -375,7 +375,7 @@ class ExemplarInfo(BaseModel):
             learner_id=row.learner_id,
             score=float(header["score"]),
             rank=int(header["rank"]),
-            grid=(h, w),
+            grid=[h, w],
             patch_px=int(header["patch_px"]),
             codec=codec_by_number(int(header["codec"])).codec_id,
             layout=layout_of(flags),
@@ -414,7 +414,7 @@ class ExemplarDetail(ExemplarInfo):
             learner_id=record.learner_id,
             score=record.score,
             rank=record.rank,
-            grid=record.grid,
+            grid=list(record.grid),
             patch_px=record.patch_px,
             codec=record.codec_id,
             layout=record.layout,

@@ -159,7 +159,7 @@ async def get_image(
     buffer: BufferDep,
     exemplar_id: ExemplarId,
     dropped: Annotated[Dropped, Query()] = "grey",
-    scale: Annotated[int, Digits, Query(ge=1, le=8)] = 1,
+    scale: Annotated[int, Query(ge=1, le=8), Digits] = 1,
     snapshot: SnapshotName = None,
 ) -> Response:
     """One record as a picture, dropped patches flat."""

@@ -33,7 +33,7 @@ async def healthz() -> Health:
     return Health()
 
 
-@router.get("/readyz", openapi_extra=refusals("disk_limit_exceeded"))
+@router.get("/readyz", openapi_extra=refusals())
 async def readyz(request: Request, store: StoreDep) -> Health:
     """A push would find what it needs: a file can be made, written and synced, and the disk has room."""
     admission: Admission = request.app.state.admission

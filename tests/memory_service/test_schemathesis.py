@@ -1,0 +1,52 @@
+"""The service against its own OpenAPI document: requests that fit it and that do not, made up by schemathesis.
+
+All of its checks are on but one, whose place a stricter reading of the same takes: see ``schemathesis_hooks``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.memory_service.helpers import Server, make_exemplar, push, put_buffer
+
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "5")
+"""Requests of each phase and route, beside those at the ends of every range, which are always the same."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_service_does_what_its_document_says(tmp_path: Path) -> None:
+    config = tmp_path / "schemathesis.toml"
+    config.write_text("[phases.coverage]\ngenerate-duplicate-query-parameters = true\n")
+    with Server(tmp_path / "store") as server, server.client() as client:
+        put_buffer(client)
+        push(client, [make_exemplar(number % 2, number) for number in range(5)])
+        client.put("/v1/buffers/b/snapshots/s")
+        run = subprocess.run(
+            [
+                *(str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config)),
+                *("run", f"{server.url}/openapi.json", "--seed", "0", "--max-examples", EXAMPLES),
+                *("--checks", "all", "--exclude-checks", "positive_data_acceptance", "--continue-on-failure"),
+                # Whether an id exists is chance: most requests are for none.
+                *("--warnings", "off"),
+            ],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "SCHEMATHESIS_HOOKS": "tests.memory_service.schemathesis_hooks",
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        print(run.stdout)
+        assert run.returncode == 0, run.stdout[-20_000:]
+        assert client.get("/readyz").status_code == 200
+        assert server.stop()[0] == 0
