@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from math import isfinite
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -65,10 +66,11 @@ class Owner(BaseModel):
 def owner_of(config: BufferConfig, version: int, next_exemplar_id: int) -> dict[str, Any]:
     """The attributes of a segment that a buffer seals."""
     budget = asdict(config.budget) | {"budget_bytes": config.budget_bytes}
-    owner = Owner(
+    # Not validated: a buffer from before something was checked is sealed as well, and read_owner looks at it.
+    owner = Owner.model_construct(
         **budget,
         name=config.name,
-        created_at=config.created_at,
+        created_at=config.created_at if isfinite(config.created_at) else 0.0,
         draw_key=config.draw_key,
         disk_limit_bytes=config.given_disk_limit,
         eviction=config.eviction,

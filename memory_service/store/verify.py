@@ -308,7 +308,7 @@ def _repair(store: _Store, standing: opening.Standing, report: Report, progress:
         segment = store.read(state, report)
         if segment.damaged:
             _carry_over(store, segment, report)
-    if not standing.trusted or recovered.states:
+    if recovered.states or standing.kind not in ("current", "unmarked"):
         report.unknown += recovery.UNKNOWN
     report.recovered, report.made, report.nameless = recovered.records, recovered.made, recovered.nameless
     _settle_buffers(store, standing, recovered, report)

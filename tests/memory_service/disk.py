@@ -206,3 +206,10 @@ def overwrite_first_header(path: Path) -> None:
     """What sealing that no transaction followed leaves at a segment's beginning."""
     with path.open("r+b") as file:
         file.write(struct.pack("<4s", b"PK\x03\x04"))
+
+
+def leave_behind(data: Path, name: str, content: bytes) -> None:
+    """A segment file that a crash has left: it was named before it was made, and no change was committed."""
+    with closing(sqlite3.connect(data / "index.sqlite")) as connection, connection:
+        connection.execute("INSERT INTO intents VALUES (?, 0)", [name.split(".")[0]])
+    (data / "segments" / name).write_bytes(content)

@@ -471,7 +471,7 @@ def test_a_start_that_cannot_clean_up_fails_and_the_next_one_does(data: Path, op
     disk.append_garbage(last, b"garbage")
     sealed = sorted((data / "segments").glob("*.zarr.zip"))[0]
     sealed.rename(sealed.with_name(sealed.name.removesuffix(".zarr.zip") + ".open"))
-    (data / "segments" / f"{'0' * 32}.open").write_bytes(b"left behind")
+    disk.leave_behind(data, "0" * 32 + ".open", b"left behind")
     with Faults((operation, 0)).active() as fault, pytest.raises(StorageError) as caught:
         Store(data, OPTIONS)
     assert fault.happened

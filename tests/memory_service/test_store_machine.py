@@ -341,7 +341,7 @@ class StoreMachine(RuleBasedStateMachine):
                 # A rename that did not reach the disk before the transaction did.
                 path.rename(path.with_name(path.name.removesuffix(".zarr.zip") + ".open"))
         for _ in range(orphans):
-            (self.data / "segments" / (uuid.uuid4().hex + suffix)).write_bytes(b"left behind")
+            disk.leave_behind(self.data, uuid.uuid4().hex + suffix, b"left behind")
         self.store = Store(self.data, self.options)
 
     # Invariants are checked before @initialize, too.
@@ -351,6 +351,8 @@ class StoreMachine(RuleBasedStateMachine):
     def the_disk_holds_what_the_model_holds(self) -> None:
         on_disk = disk.read_store(self.data)
         assert not disk.orphans(self.data)
+        # A crash leaves nothing that the index does not know.
+        assert not (self.data / "quarantine").exists()
         assert set(on_disk) == set(self.models)
         for name, model in self.models.items():
             stored, buffer = on_disk[name], self.store.buffer(name)

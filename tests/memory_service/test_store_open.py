@@ -22,6 +22,7 @@ from memory_service.store import Store
 from memory_service.store.contents import Contents
 from memory_service.store.index import Index
 from memory_service.store.query import Query
+from tests.memory_service import disk
 from tests.memory_service.conftest import crashing, running
 from tests.memory_service.helpers import (
     ARROW,
@@ -54,10 +55,10 @@ def test_what_a_crash_left_behind_is_swept(data: Path, caplog: pytest.LogCapture
     segments = data / "segments"
     orphans = [segments / ("0" * 32 + ".zarr.zip"), segments / ("1" * 32 + ".open")]
     for orphan in orphans:
-        orphan.write_bytes(b"half a file")
+        disk.leave_behind(data, orphan.name, b"half a file")
     with reading(data) as index:
         # One was about to be made, the other to go.
-        index.execute("INSERT INTO intents VALUES (?, 0), (?, 1)", ["0" * 32, "1" * 32])
+        index.execute("UPDATE intents SET leaving = 1 WHERE stem = ?", ["1" * 32])
         index.commit()
     (segments / "notes.txt").write_text("mine")
     with caplog.at_level(logging.WARNING), running(data) as client:
