@@ -159,9 +159,10 @@ def _operations() -> list[tuple[str, re.Pattern[str], dict[str, Any]]]:
 
 def assert_documented(response: httpx.Response, code: str) -> None:
     """The OpenAPI document says that this route may answer this, with this status."""
-    method, path = response.request.method, response.request.url.path
-    if code == "unknown_route":
+    # What a test read from a socket of its own does not know what it answers.
+    if code == "unknown_route" or response._request is None:
         return
+    method, path = response.request.method, response.request.url.path
     for known, pattern, operation in _operations():
         if known == method and pattern.fullmatch(path):
             content = operation["responses"][str(response.status_code)]["content"]
