@@ -79,7 +79,8 @@ def test_pushes_that_wait_share_one_transaction(buffer: Buffer, data: Path) -> N
     with transactions(buffer) as commits, mock.patch.object(files, "sync", wraps=files.sync) as sync:
         answers = [json.loads(answer.document) for answer in push_together(buffer, batches)]
     assert len(commits) == 1
-    assert sync.call_count == 1
+    # The segment, and before it is made the count of changes.
+    assert sync.call_count == 2
     assert [answer["version"] for answer in answers] == list(range(1, PUSHES + 1))
     assert [answer["exemplar_ids"] for answer in answers] == [[2 * n + 1, 2 * n + 2] for n in range(PUSHES)]
     used = 0

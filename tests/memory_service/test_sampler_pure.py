@@ -320,7 +320,7 @@ def test_balanced_without_replacement_fills_classes_to_one_level(batch_size: int
     rng = np.random.default_rng(5)
     classes = np.sort(rng.zipf(1.5, 5000) % 900).astype(np.uint32)
     request = SampleRequest(batch_size, 1, 2, "class_balanced", replace=False)
-    drawn = draw(Selection(classes, None), request, buffer="b", version=3).positions
+    drawn = draw(Selection(classes, None), request, draw_key="b", version=3).positions
     assert len(set(drawn.tolist())) == batch_size
     sizes = np.bincount(classes)
     given = np.bincount(classes[drawn], minlength=len(sizes))
@@ -332,6 +332,6 @@ def test_balanced_without_replacement_fills_classes_to_one_level(batch_size: int
 def test_balanced_without_replacement_is_what_it_was() -> None:
     """Fixed for ever, as the streams above."""
     selection = Selection(np.arange(1000, dtype=np.uint32) ** 2 % 31, None)
-    once = draw(selection, SampleRequest(40, 11, 22, "class_balanced", replace=False), buffer="b", version=3)
+    once = draw(selection, SampleRequest(40, 11, 22, "class_balanced", replace=False), draw_key="b", version=3)
     assert once.positions[:6].tolist() == [831, 169, 18, 444, 222, 40]
     assert int(once.positions.sum()) == 18303
