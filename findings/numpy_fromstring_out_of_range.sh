@@ -5,7 +5,7 @@
 # Guess: a number outside the type is an error, as with np.array and np.loadtxt.
 # Seen: of 64 bits it becomes the nearest that fits, of fewer it loses its high bits: "300" as uint8 is 44.
 #   -1 as an unsigned number is an error, and so is everything that is no number.
-# For this project: memory_service/store/rows.py (read_buffers) reads ids and versions so, as uint64. Those are the
+# For this project: the store (store/rows.py, read_buffers) reads ids and versions so, as uint64. Those are the
 #   index's own and have at most 63 bits; what comes from outside must be judged before it is read in this way.
 set -euo pipefail
 folder=$(mktemp -d)

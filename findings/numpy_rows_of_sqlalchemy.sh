@@ -7,7 +7,7 @@
 #   __getattr__, which looks for a column of each name, finds none, and raises one error from another. That is where
 #   the time goes: a plain Sequence without __getattr__ is several times as fast.
 # For this project: opening a buffer with 500,000 deaths took 13.6 s, tuples 0.5 s. It went into
-#   memory_service/store/rows.py (read_buffers): the database joins the numbers of a segment into one string.
+#   the store (store/rows.py, read_buffers): the database joins the numbers of a segment into one string.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -5,7 +5,7 @@
 # Guess: an error. Arrow writes a mark at the end, and a stream that is cut anywhere else is refused.
 # Seen: at the end of any batch the reader is content: half the rows, no error, no warning, and nothing in the reader
 #   says whether the mark was there.
-# For this project: batches of records travel so. The mark may be missing in a good stream, so memory_format/wire.py
+# For this project: batches of records travel so. The mark may be missing in a good stream, so wire.py
 #   does not ask for it. That a body came whole is for HTTP to say: a server or client that loses the connection within
 #   one fails. Nothing had to change; what keeps such streams in files must keep their length beside them.
 set -euo pipefail
