@@ -222,7 +222,7 @@ def _open(data: Path, row: _Row) -> int | None:
 
 
 class Archive(Iterator[bytes]):
-    """A store's copy as one tar file on its way out, piece by piece. Close it: its directory goes then.
+    """A store's copy as one tar file on its way out, piece by piece; its directory goes with the last, or by closing it.
 
     Args:
         staging: a directory that does not exist, on the store's own file system.
@@ -249,7 +249,11 @@ class Archive(Iterator[bytes]):
         self._pieces = _pieces(members)
 
     def __next__(self) -> bytes:
-        return next(self._pieces)
+        piece = next(self._pieces)
+        if piece is _END:
+            # Whoever has read the last byte finds nothing left of it.
+            self._remove()
+        return piece
 
     def close(self) -> None:
         self._pieces.close()
