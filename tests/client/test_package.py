@@ -7,13 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import client
 from client import Buffer, MemoryClient
-from tests.client.samples import make_many
-from tests.conftest import Service
 
 DOC = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
 
@@ -35,41 +32,6 @@ def test_the_documented_defaults_are_the_real_ones() -> None:
     timeout, retries = client.Timeout(), client.Retries()
     assert f"`connect` {timeout.connect:g}, `read` {timeout.read:g}, `total` {timeout.total:g}" in DOC
     assert f"`tries` {retries.tries}, `first_wait` {retries.first_wait:g} s, `max_wait` {retries.max_wait:g} s" in DOC
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")  # on one core
-def test_the_documents_code_runs(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("tqdm")
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
-    names = {
-        "url": service.url,
-        "patches": np.zeros((2, 16, 16, 3), dtype=np.uint8),
-        "keep_mask": np.array([[True, False, True]]),
-        "token_ids": np.array([101, 7, 102]),
-        "records": make_many(20),
-    }
-    said = []
-    with MemoryClient(service.url) as memory:
-        for block in blocks:
-            exec(compile(block, "docs/client.md", "exec"), names)
-            said.append(capsys.readouterr().out)
-            # What the first block closed.
-            names |= {"memory": memory, "buffer": memory.buffer(names["buffer"].name)}  # type: ignore[attr-defined]
-        for name in ("birds", "reptiles", "reptiles-trial", "reptiles-again"):
-            memory.delete_buffer(name)
-    use, training, epochs, settings, time, files = said
-    assert "1 kept" in use
-    assert "waited" in training
-    assert epochs == ""
-    assert "1000000 bytes while" in settings
-    assert "would keep 20" in settings
-    assert "10 have new scores, gone meanwhile: ()" in time
-    assert "0 came, 7 went" in time
-    assert "13 records" in files
 
 
 @pytest.mark.parametrize("module", ["client", "memory_format"])

@@ -104,13 +104,7 @@ def test_every_command_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_default_disk_limit_is_the_codes() -> None:
-    assert f"{SMALLEST_HEADROOM // 1024} KiB more than it" in section("The disk limit")
-
-
-def test_links_within_the_page_lead_somewhere() -> None:
-    headings = re.findall(r"^#+ (.*)$", DOCS, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#([^)]+)\)", DOCS)) <= anchors
+    assert f"{SMALLEST_HEADROOM // 1024} KiB more than it" in " ".join(section("The disk limit").split())
 
 
 def test_every_route_has_a_curl(tmp_path: Path) -> None:

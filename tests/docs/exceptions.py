@@ -1,0 +1,36 @@
+"""What of the documentation's blocks is not run as it stands, and why: all of it is here.
+
+A block is named by its page and its first line. An entry that names no block fails a test.
+"""
+
+from __future__ import annotations
+
+Name = tuple[str, str]
+
+NOT_RUN: dict[Name, str] = {
+    (
+        "docs/service.md",
+        "MEMORY_SERVICE_ALLOWED_HOSTS=memory,memory.example.org \\",
+    ): "listens where other machines can reach it",
+    (
+        "docs/service.md",
+        "docker run --rm --user root -v memory:/memory exemplar-memory-service chown -R memory: /memory",
+    ): "needs docker and the image",
+}
+
+JUDGED: dict[str, str] = {
+    "docs/learner.md": "its runs take hours, or need data that is not here",
+}
+"""Pages whose commands are all the learner's: they are parsed, and the whole configuration is judged as it is before
+a run."""
+
+STOPPED_BEFORE: set[Name] = {("docs/service.md", "memory-service export demo demo-again.zarr.zip --data runs/memory")}
+"""Before these the reader ends the service with Ctrl-C, as the page says."""
+
+NOT_COMPARED: dict[Name, str] = {
+    ("docs/format.md", "charge = 39 + ⌈h·w/8⌉ + ⌈text_length/8⌉ + 2·T + (4 + extras, if any) + payload"): "a formula",
+}
+"""``text`` blocks that are not what the block before them prints word by word."""
+
+SMALLER: dict[str, str] = {}
+"""Arguments added to each ``learner run`` of a page, so that it takes seconds."""
