@@ -222,7 +222,7 @@ def _open(data: Path, row: _Row) -> int | None:
 
 
 class Archive(Iterator[bytes]):
-    """A store's copy as one tar file on its way out, piece by piece; its directory goes with the last, or by closing it.
+    """A store's copy as one tar file on its way out, piece by piece; its directory goes with the last, or by close.
 
     Args:
         staging: a directory that does not exist, on the store's own file system.
