@@ -45,8 +45,8 @@ def _bars(left: Axes, right: Axes, table: Sequence[Row], title: str) -> None:
     colours = ["tab:orange" if row.method.startswith(_RECOMMENDED) else "tab:blue" for row in table]
     left.barh(
         places,
-        [100 * row.last.mean() for row in table],
-        xerr=[100 * row.last.std(ddof=1) if len(row.last) > 1 else 0.0 for row in table],
+        [100 * row.last.mean for row in table],
+        xerr=[100 * (row.last.deviation or 0.0) for row in table],
         color=colours,
         error_kw={"elinewidth": 1, "capsize": 2},
     )
@@ -67,8 +67,8 @@ def _lines(left: Axes, right: Axes, tables: Mapping[int, Sequence[Row]], title: 
         if not all(method in table for table in by_method):
             continue
         found = [table[method] for table in by_method]
-        means = [100 * row.last.mean() for row in found]
-        spreads = [100 * row.last.std(ddof=1) if len(row.last) > 1 else 0.0 for row in found]
+        means = [100 * row.last.mean for row in found]
+        spreads = [100 * (row.last.deviation or 0.0) for row in found]
         width = 2.2 if method == _RECOMMENDED else 1.2
         left.errorbar(list(tables), means, yerr=spreads, marker="o", capsize=2, label=method, linewidth=width)
         right.plot(list(tables), [row.exemplars_per_class for row in found], marker="o", label=method, linewidth=width)

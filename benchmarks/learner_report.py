@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from benchmarks.learner_plan import Job
 from learner.methods import parse_method
 from learner.metrics import PhaseMetrics
+from learner.spread import Spread, gap_points, paired, points, spread
 from learner.summary import summarise
 
 Results = Mapping[Job, Sequence[PhaseMetrics]]
@@ -22,41 +22,20 @@ class Row:
     """One method at one memory size and number of phases, over seeds.
 
     Attributes:
-        last, average, forgetting: ``(S,)``, a value a seed, shares in [0, 1].
+        last, average, forgetting: over seeds, shares in [0, 1].
         exemplars_per_class, bytes_per_exemplar: after the last phase, means over seeds.
         modality: last accuracy with the picture or the text alone, means over seeds; empty for the references.
         seconds: of all runs.
     """
 
     method: str
-    last: np.ndarray[Any, np.dtype[np.float64]]
-    average: np.ndarray[Any, np.dtype[np.float64]]
-    forgetting: np.ndarray[Any, np.dtype[np.float64]]
+    last: Spread
+    average: Spread
+    forgetting: Spread
     exemplars_per_class: float
     bytes_per_exemplar: float
     modality: dict[str, float]
     seconds: float
-
-
-@dataclass(frozen=True)
-class Paired:
-    """A mean difference over seeds and its 95 % interval by Student's t; None with fewer than two seeds."""
-
-    mean: float
-    interval: tuple[float, float] | None
-
-    def document(self) -> dict[str, Any]:
-        return {"mean": self.mean, "interval": None if self.interval is None else list(self.interval)}
-
-
-def paired(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> Paired:
-    """``left - right``, seed by seed."""
-    gaps = np.asarray(left) - np.asarray(right)
-    mean = float(gaps.mean())
-    if len(gaps) < 2:
-        return Paired(mean, None)
-    half = float(stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
-    return Paired(mean, (mean - half, mean + half))
 
 
 def rows(results: Results, *, num_phases: int, memory: int) -> list[Row]:
@@ -69,9 +48,9 @@ def rows(results: Results, *, num_phases: int, memory: int) -> list[Row]:
         table.append(
             Row(
                 method=method,
-                last=np.array([figure.last for figure in figures]),
-                average=np.array([figure.average for figure in figures]),
-                forgetting=np.array([figure.forgetting for figure in figures]),
+                last=spread([figure.last for figure in figures]),
+                average=spread([figure.average for figure in figures]),
+                forgetting=spread([figure.forgetting for figure in figures]),
                 exemplars_per_class=float(np.mean([line[-1].exemplars / line[-1].classes_seen for line in lines])),
                 bytes_per_exemplar=float(np.mean([figure.bytes_per_exemplar for figure in figures])),
                 modality={
@@ -87,7 +66,7 @@ def rows(results: Results, *, num_phases: int, memory: int) -> list[Row]:
 def best_full(table: Sequence[Row]) -> Row | None:
     """The whole-picture baseline with the best mean last accuracy: the one to beat, chosen on the test itself."""
     full = [row for row in table if parse_method(row.method).stores == "full"]
-    return max(full, key=lambda row: float(row.last.mean()), default=None)
+    return max(full, key=lambda row: row.last.mean, default=None)
 
 
 def summary(table: Sequence[Row]) -> dict[str, Any]:
@@ -95,12 +74,12 @@ def summary(table: Sequence[Row]) -> dict[str, Any]:
     reference = best_full(table)
     return {
         row.method: {
-            "last": _spread(row.last),
-            "average": _spread(row.average),
-            "forgetting": _spread(row.forgetting),
+            "last": {"mean": row.last.mean, "std": row.last.deviation},
+            "average": {"mean": row.average.mean, "std": row.average.deviation},
+            "forgetting": {"mean": row.forgetting.mean, "std": row.forgetting.deviation},
             "exemplars_per_class": row.exemplars_per_class,
             "bytes_per_exemplar": row.bytes_per_exemplar,
-            "paired_vs_best_full": None if reference is None else paired(row.last, reference.last).document(),
+            "paired_vs_best_full": None if reference is None else _difference(row, reference),
         }
         for row in table
     }
@@ -120,10 +99,10 @@ def markdown(table: Sequence[Row], title: str) -> str:
         stored = row.bytes_per_exemplar > 0
         alone = [f"{100 * row.modality[name]:.1f}" for name in ("picture", "text") if row.modality]
         lines.append(
-            f"| `{row.method}` | {_points(row.last)} | {_points(row.average)} | {_points(row.forgetting)} "
+            f"| `{row.method}` | {points(row.last)} | {points(row.average)} | {points(row.forgetting)} "
             f"| {f'{row.exemplars_per_class:.1f}' if stored else '-'} "
             f"| {f'{row.bytes_per_exemplar:,.0f}' if stored else '-'} "
-            f"| {'' if reference is None else _gap(paired(row.last, reference.last))} "
+            f"| {'' if reference is None else gap_points(paired(row.last.values, reference.last.values))} "
             f"| {' / '.join(alone) or '-'} |"
         )
     return "\n".join([*lines, "", *verdicts(table)]) + "\n"
@@ -144,12 +123,12 @@ def verdicts(table: Sequence[Row]) -> list[str]:
     for name, rival in rivals.items():
         if rival is None:
             continue
-        gap = paired(masked.last, rival.last)
+        gap = paired(masked.last.values, rival.last.values)
         word = "ahead of" if gap.mean > 0 else "behind" if gap.mean < 0 else "level with"
-        sure = gap.interval is not None and (gap.interval[0] > 0 or gap.interval[1] < 0)
-        ending = "" if sure else ("; one seed" if gap.interval is None else "; the interval holds zero")
+        ending = "" if gap.excludes_zero else ("; one seed" if gap.interval is None else "; the interval holds zero")
         said.append(
-            f"- Masked exemplars are {word} {name} (`{rival.method}`): {_gap(gap)} points of last accuracy{ending}."
+            f"- Masked exemplars are {word} {name} (`{rival.method}`): {gap_points(gap)} points of last "
+            f"accuracy{ending}."
         )
     return said
 
@@ -160,15 +139,6 @@ def _seconds(lines: Sequence[PhaseMetrics]) -> float:
     return sum(own) + sum(line.mask_seconds + line.push_seconds + line.evaluate_seconds for line in lines)
 
 
-def _spread(values: np.ndarray[Any, Any]) -> dict[str, float | None]:
-    return {"mean": float(values.mean()), "std": float(values.std(ddof=1)) if len(values) > 1 else None}
-
-
-def _points(values: np.ndarray[Any, Any]) -> str:
-    spread = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{100 * values.mean():.1f}{spread}"
-
-
-def _gap(gap: Paired) -> str:
-    interval = "" if gap.interval is None else f" [{100 * gap.interval[0]:+.1f}, {100 * gap.interval[1]:+.1f}]"
-    return f"{100 * gap.mean:+.1f}{interval}"
+def _difference(row: Row, reference: Row) -> dict[str, Any]:
+    gap = paired(row.last.values, reference.last.values)
+    return {"mean": gap.mean, "interval": gap.interval and list(gap.interval)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from learner.backbones.facts import backbone_facts
 from learner.backbones.weights import wordpiece_tokenizer
 from learner.class_order import class_order, cut
-from learner.config import LearnerConfig
+from learner.config import DataConfig, LearnerConfig
 from learner.data.base import DataError
 from learner.data.load import load_data
 from learner.data.tokenised import PictureSplit, tokenise
@@ -40,9 +42,22 @@ def load_problem(config: LearnerConfig, directory: Path | None) -> Problem:
     return Problem(
         train=splits.pop("train"),
         tests=dict(splits),
-        phases=cut(class_order(config.data, data.class_names), config.data.base_classes, config.data.classes_per_phase),
+        phases=_phases(config.data, data.class_names),
         class_names=data.class_names,
     )
+
+
+def in_order(problem: Problem, config: LearnerConfig) -> Problem:
+    """The same samples with the classes in the order of another configuration, which differs in nothing else of data.
+
+    Raises:
+        DataError: that order gives phases that cannot be tested.
+    """
+    return replace(problem, phases=_phases(config.data, problem.class_names))
+
+
+def _phases(data: DataConfig, class_names: Sequence[str]) -> list[list[int]]:
+    return cut(class_order(data, class_names), data.base_classes, data.classes_per_phase)
 
 
 def _say_what_is_cut(splits: list[PictureSplit], longest: int, positions: int) -> None:

@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import Protocol
@@ -23,8 +23,9 @@ from learner.config import LearnerConfig
 from learner.examples import Example, load_examples
 from learner.files import DamagedFileError, write_atomically
 from learner.methods import parse_method
-from learner.metrics import PhaseMetrics
-from learner.summary import budget_words, label, summarise, verdict
+from learner.seeds import SeedResults, seeds_verdict, seeds_words, summarise_seeds
+from learner.spread import points
+from learner.summary import Results, budget_words, label, summarise, verdict
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,6 @@ OTHER_COLOURS = ("#2e9e5b", "#8250df", "#bf8700", "#cf3a6b", "#0a9396", "#7a5c3e
 """Of the demo's methods, and what others take in turn."""
 SHOWN_PX = 256
 """The longer side of the pictures in the report: a page of hundreds must stay one that a browser opens."""
-
-Results = Mapping[str, Sequence[PhaseMetrics]]
 
 
 def colour(method: str, results: Results) -> str:
@@ -56,32 +55,39 @@ def write_report(
     classes: Sequence[Sequence[str]],
     directory: Path | None = None,
     vocabulary: Vocabulary | None = None,
+    seeds: SeedResults | None = None,
+    examples: Path | None = None,
 ) -> Path:
     """Write ``out/report.html``.
 
     Args:
-        out: the run's folder, with the examples that masking left there.
+        out: where to.
+        results: of the run, or the means of several.
         class_names: by class id.
         classes: names of each phase's.
         directory: where the tokenizer's package is kept.
         vocabulary: turns token ids into words; default MiniLM's.
+        seeds: the runs that ``results`` are the means of.
+        examples: the run's folder, with the examples that masking left there, where it is another one than ``out``.
     """
     words = vocabulary or wordpiece_tokenizer(directory)
     masked = [parse_method(method).slug for method in results if parse_method(method).stores == "masked"]
-    examples = [
+    shown = [
         example
         for folder in masked[:1]
-        for path in sorted((out / folder).glob("examples-*.npz"), key=lambda path: int(path.stem.split("-")[1]))
+        for path in sorted(
+            ((examples or out) / folder).glob("examples-*.npz"), key=lambda path: int(path.stem.split("-")[1])
+        )
         for example in _examples(path)
     ]
     page = _PAGE.substitute(
-        verdict=html.escape(verdict(results)),
-        data=html.escape(_setting(config, len(class_names))),
-        table=_table(results),
+        verdict=html.escape(seeds_verdict(seeds) if seeds else verdict(results)),
+        data=html.escape(_setting(config, len(class_names), seeds)),
+        table=_seeds_table(seeds) if seeds else _table(results),
         classes="\n".join(f"<li>{html.escape(', '.join(names))}</li>" for names in classes),
         accuracy=_accuracy_chart(results),
         memory=_memory_chart(results),
-        examples="\n".join(_example(example, class_names, words) for example in examples)
+        examples="\n".join(_example(example, class_names, words) for example in shown)
         or "<p>No masked exemplars in this run.</p>",
         note=html.escape(_text_note(config)),
     )
@@ -99,15 +105,20 @@ def _examples(path: Path) -> list[Example]:
         return []
 
 
-def _setting(config: LearnerConfig, num_classes: int) -> str:
+def _setting(config: LearnerConfig, num_classes: int, seeds: SeedResults | None) -> str:
     data, memory = config.data, config.memory
     codec = ", ".join(f"{name} {value}" for name, value in memory.codec.items())
     tested = ", on unseen renditions and unseen emoji together" if data.name == "emoji" else ""
+    runs = "One seed."
+    if seeds:
+        runs = (
+            f"Means over {seeds_words(seeds)}; ± is their standard deviation. The classes below are those of the first."
+        )
     return (
         f"{num_classes} classes of {data.title} at {data.image_size} px, {data.base_classes} in the first "
         f"phase and {data.classes_per_phase} in each later one. Every method has {budget_words(memory)} "
         f"({codec}) and the same trainer; selection by {memory.selection}. Accuracy is over all classes seen"
-        f"{tested}. One seed."
+        f"{tested}. {runs}"
     )
 
 
@@ -130,6 +141,19 @@ def _table(results: Results) -> str:
             else ("-", "-", "-")
         )
         cells = (f"{figures.last:.3f}", f"{figures.average:.3f}", f"{figures.forgetting:.3f}", *memory)
+        rows.append(f"<tr><th>{label(method)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return "\n".join(rows)
+
+
+def _seeds_table(seeds: SeedResults) -> str:
+    rows = []
+    for method, found in summarise_seeds(seeds).items():
+        held = found.exemplars.mean
+        cells = [f"{points(figure)} %" for figure in (found.last, found.average, found.forgetting)]
+        cells += [
+            f"{figure.mean:,.0f}" if held else "-"
+            for figure in (found.exemplars, found.bytes_used, found.bytes_per_exemplar)
+        ]
         rows.append(f"<tr><th>{label(method)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return "\n".join(rows)
 

@@ -15,6 +15,9 @@ from learner.evaluate import forgetting
 from learner.methods import parse_method
 from learner.metrics import PhaseMetrics
 
+Results = Mapping[str, Sequence[PhaseMetrics]]
+"""By method, its phases."""
+
 
 @dataclass(frozen=True)
 class MethodSummary:
@@ -43,7 +46,7 @@ def summarise(lines: Sequence[PhaseMetrics]) -> MethodSummary:
 
 def summary_json(
     config: LearnerConfig,
-    results: Mapping[str, Sequence[PhaseMetrics]],
+    results: Results,
     seconds: float,
     *,
     buffers: Mapping[str, str],
@@ -69,7 +72,7 @@ def summary_json(
     }
 
 
-def seconds_spent(results: Mapping[str, Sequence[PhaseMetrics]]) -> float:
+def seconds_spent(results: Results) -> float:
     """Seconds of work in all phases; the base phase that methods share is counted once."""
     total = 0.0
     base = 0.0
@@ -97,11 +100,16 @@ def budget_words(memory: MemoryConfig) -> str:
     return f"{memory.budget_bytes:,} bytes"
 
 
-def final_table(config: LearnerConfig, results: Mapping[str, Sequence[PhaseMetrics]]) -> Table:
+def codec_words(memory: MemoryConfig) -> str:
+    """The codec of a configuration and its options in words."""
+    options = ", ".join(f"{name} {value}" for name, value in memory.codec.items() if name != "id")
+    return f"{memory.codec['id']} {options}".strip()
+
+
+def final_table(config: LearnerConfig, results: Results) -> Table:
     """Methods side by side at the same byte budget."""
-    codec = ", ".join(f"{name} {value}" for name, value in config.memory.codec.items() if name != "id")
     table = Table(
-        title=f"Same budget for all: {budget_words(config.memory)}, {config.memory.codec['id']} {codec}",
+        title=f"Same budget for all: {budget_words(config.memory)}, {codec_words(config.memory)}",
         title_justify="left",
         box=SIMPLE,
     )
@@ -125,7 +133,7 @@ def final_table(config: LearnerConfig, results: Mapping[str, Sequence[PhaseMetri
     return table
 
 
-def verdict(results: Mapping[str, Sequence[PhaseMetrics]]) -> str:
+def verdict(results: Results) -> str:
     """In words whether masking paid, losses included."""
     if "full" not in results or "masked" not in results:
         return ""

@@ -9,30 +9,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks import learner, learner_cost, learner_plan
 from benchmarks.learner_plan import TRIALS, Job
-from benchmarks.learner_report import Row, best_full, paired, summary, verdicts
+from benchmarks.learner_report import Row, best_full, summary, verdicts
 from learner.data.fetch import data_dir
 from learner.methods import parse_method
 from learner.phases import class_phases
+from learner.spread import spread
 
 ROOT = Path(__file__).parents[2]
 
 
 def _row(method: str, last: list[float]) -> Row:
-    values = np.array(last)
-    return Row(method, values, values + 0.1, values * 0, 3.0, 400.0, {"picture": 0.2, "text": 0.1}, 1.0)
-
-
-def test_intervals_are_students_over_the_seeds_own_differences() -> None:
-    gap = paired(np.array([0.5, 0.6, 0.9]), np.array([0.4, 0.4, 0.6]))
-    # Differences .1, .2, .3: mean .2, deviation .1, t(2 degrees, 97.5 %) = 4.3027 (any table).
-    assert gap.mean == pytest.approx(0.2)
-    assert gap.interval == pytest.approx((0.2 - 4.3027 * 0.1 / 3**0.5, 0.2 + 4.3027 * 0.1 / 3**0.5), abs=1e-5)
-    assert paired(np.array([0.5]), np.array([0.4])).interval is None
+    figures = (spread(last), spread([value + 0.1 for value in last]), spread([0.0] * len(last)))
+    return Row(method, *figures, 3.0, 400.0, {"picture": 0.2, "text": 0.1}, 1.0)
 
 
 def test_the_reference_is_the_best_full_baseline_and_losses_are_said() -> None:

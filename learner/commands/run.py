@@ -1,0 +1,158 @@
+"""``learner run``: all phases with each method, once or with several seeds, and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from client import MemoryClient
+from learner.config import LearnerConfig
+from learner.files import write_atomically
+from learner.methods import Method
+from learner.metrics import PhaseMetrics
+from learner.phases import Problem, Run
+from learner.problem import in_order, load_problem
+from learner.run_lock import locked
+from learner.seeds import (
+    difference_lines,
+    mean_results,
+    refuse_other_kind,
+    seed_config,
+    seed_folder,
+    seeds_json,
+    seeds_table,
+    seeds_verdict,
+    seeds_words,
+)
+from learner.summary import Results, budget_words, final_table, phase_line, seconds_spent, summary_json, verdict
+
+
+@dataclass(frozen=True)
+class Order:
+    """What ``learner run`` was told beside its configuration.
+
+    Attributes:
+        seeds: how many runs; None: one, in ``out`` itself.
+        directory: where data and weights are kept.
+    """
+
+    out: Path
+    methods: Sequence[Method]
+    seeds: int | None
+    directory: Path | None
+
+
+def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Console) -> None:
+    """Train, test and write what was found.
+
+    Raises:
+        RunError, DataError, FetchError, ServiceError: something stands in the way; the message says what.
+    """
+    # Asked first: better to hear of a wrong address now than after minutes of training.
+    client.info()
+    refuse_other_kind(order.out, several=order.seeds is not None)
+    with locked(order.out):
+        data = config.data
+        console.print(
+            f"data: {data.title}, {data.num_classes or 'all'} classes at {data.image_size} px ...", markup=False
+        )
+        problem = load_problem(config, order.directory)
+        phases = " + ".join(str(len(classes)) for classes in problem.phases)
+        console.print(
+            f"{len(problem.train)} samples to train on, {sum(map(len, problem.tests.values()))} to test on "
+            f"(unseen: {', '.join(problem.tests)}); phases of {phases} classes; "
+            f"budget {budget_words(config.memory)}"
+        )
+        if order.seeds is None:
+            _one(config, problem, client, order, console)
+        else:
+            _several(config, problem, client, order, console)
+
+
+def _one(config: LearnerConfig, problem: Problem, client: MemoryClient, order: Order, console: Console) -> None:
+    begun = _Begun.of(config, problem, client, order.out, order, console)
+    results = begun.finish(order, console)
+    console.print()
+    console.print(final_table(config, results))
+    console.print(verdict(results), highlight=False)
+    _say_what_is_written(order.out, console)
+
+
+def _several(config: LearnerConfig, problem: Problem, client: MemoryClient, order: Order, console: Console) -> None:
+    begun: dict[int, _Begun] = {}
+    # All are looked at before the first is trained: what stands in the way of the last is not to be said hours later.
+    for number in range(order.seeds or 0):
+        own = seed_config(config, number)
+        folder = seed_folder(order.out, own.seed)
+        begun[own.seed] = _Begun.of(own, in_order(problem, own), client, folder, order, console)
+    runs: dict[int, Results] = {}
+    for number, (seed, one) in enumerate(begun.items(), start=1):
+        console.print(f"\nseed {seed}, run {number} of {len(begun)}", highlight=False)
+        runs[seed] = one.finish(order, console)
+        console.print(verdict(runs[seed]), highlight=False)
+    from learner.report import write_report
+
+    console.print()
+    console.print(seeds_table(config, runs))
+    for line in [*difference_lines(runs), seeds_verdict(runs)]:
+        console.print(line, highlight=False)
+    write_atomically(order.out / "summary.json", (json.dumps(seeds_json(config, runs), indent=2) + "\n").encode())
+    first = next(iter(begun.values()))
+    write_report(
+        order.out,
+        config,
+        mean_results(runs),
+        problem.class_names,
+        classes=first.run.problem.named_phases,
+        directory=order.directory,
+        seeds=runs,
+        examples=first.run.out,
+    )
+    console.print(f"each of the {seeds_words(runs)} has files of its own in {order.out}/seed-*", highlight=False)
+    _say_what_is_written(order.out, console)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run that nothing stands in the way of."""
+
+    config: LearnerConfig
+    run: Run
+    buffers: dict[str, str]
+
+    @staticmethod
+    def of(
+        config: LearnerConfig, problem: Problem, client: MemoryClient, out: Path, order: Order, console: Console
+    ) -> _Begun:
+        report = _line_printer(console, len(problem.phases))
+        run = Run(config, problem, client, out, directory=order.directory, report=report)
+        run.prepare(order.methods)
+        buffers = {method.name: run.buffer_name(method) for method in order.methods if method.stores != "nothing"}
+        if buffers:
+            console.print(f"buffers: {', '.join(buffers.values())}", markup=False, highlight=False)
+        return _Begun(config, run, buffers)
+
+    def finish(self, order: Order, console: Console) -> Results:
+        """Run all methods and write the run's own summary and report."""
+        results = {method.name: self.run.run(method) for method in order.methods}
+        # Imported here: drawing is not needed to train.
+        from learner.report import write_report
+
+        problem, out = self.run.problem, self.run.out
+        classes = problem.named_phases
+        summary = summary_json(self.config, results, seconds_spent(results), buffers=self.buffers, classes=classes)
+        write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        write_report(out, self.config, results, problem.class_names, classes=classes, directory=order.directory)
+        return results
+
+
+def _line_printer(console: Console, num_phases: int) -> Callable[[PhaseMetrics], None]:
+    return lambda metrics: console.print(phase_line(metrics, num_phases), markup=False, highlight=False)
+
+
+def _say_what_is_written(out: Path, console: Console) -> None:
+    console.print(f"wrote {out / 'summary.json'} and {out / 'report.html'}")
