@@ -10,7 +10,7 @@ CODE := memory_format memory_service client learner tests $(wildcard scripts ben
 export EXEMPLAR_MEMORY_DATA ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check nightly bench bench-storage bench-learner bench-density prose format clean
+.PHONY: help setup demo serve test check nightly bench bench-storage bench-learner bench-density docs prose format clean
 
 help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
 	@echo "make bench-learner  methods at equal bytes: the table of accuracies (some 36 minutes on two cores; goes on after Ctrl-C)"
 	@echo "make bench-density  exemplars in the bytes of one full sample, for every codec and quality (10 minutes)"
+	@echo "make docs    the documentation as a site, links checked: site/index.html"
 	@echo "make prose   words of the README and the documentation, and how long their sentences are"
 	@echo "make format  put the code into shape"
 	@echo "make setup   .venv with everything (the others do it by themselves)"
@@ -94,13 +95,17 @@ bench-density: setup
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@$(BIN)/python -m benchmarks.density
 
+docs: setup
+	@$(BIN)/python -m sphinx -c docs -b html --fail-on-warning --keep-going --quiet . site
+	@echo "open site/index.html in a browser"
+
 prose: setup
-	@$(BIN)/python scripts/prose.py --longest 0 README.md docs/*.md
+	@$(BIN)/python scripts/prose.py --longest 0 README.md $(wildcard docs/*.md docs/howto/*.md docs/explanation/*.md)
 
 format: setup
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
 clean:
-	rm -rf .venv runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv runs site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -49,6 +49,9 @@ def blocks_of(page: str) -> list[Block]:
         elif token.type in ("fence", "code_block"):
             assert token.map is not None
             language = token.info.strip()
+            if language.startswith("{"):
+                # For the maker of the site, and no code.
+                continue
             named = re.findall(rf"`([\w-]+\.{language})`", words) if language else []
             found.append(Block(page, token.map[0] + 1, language, token.content, named[-1] if named else None, section))
     return found

@@ -1,0 +1,48 @@
+"""The site: ``make docs``. Its pages are the Markdown files of the repository, with the links that they have there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+project = "Exemplar Memory"
+author = "the authors of Exemplar Memory"
+project_copyright = author
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+root_doc = "docs/contents"
+# The source is the repository: a link from one page to another leads there on the site as it does in the files.
+include_patterns = [
+    "README.md",
+    "CHANGELOG.md",
+    "ATTRIBUTION.md",
+    "docs/contents.rst",
+    "docs/**.md",
+    "benchmarks/README.md",
+    "benchmarks/results/*.md",
+    "findings/README.md",
+]
+# Folders that would be searched for nothing.
+exclude_patterns = [".venv", ".git", ".*_cache", ".hypothesis", "data", "runs", "site", "build", "dist"]
+
+myst_heading_anchors = 4
+suppress_warnings = [
+    # Tables and results begin with a heading of their own level.
+    "myst.header",
+    # Pygments knows no csv.
+    "misc.highlighting_failure",
+]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = "Exemplar Memory"
+html_extra_path = ["site"]
+html_copy_source = False
+html_show_sphinx = False
