@@ -10,13 +10,14 @@ CODE := memory_format memory_service client learner tests $(wildcard scripts ben
 export EXEMPLAR_MEMORY_DATA ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check nightly bench bench-storage bench-learner bench-density docs prose format clean
+.PHONY: help setup demo serve test check nightly check-pages bench bench-storage bench-learner bench-density docs prose format clean
 
 help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
 	@echo "make serve   the memory service alone, its store in runs/serve/"
 	@echo "make test    the tests"
 	@echo "make check   formatting, lint, types, who imports whom, and the tests: what CI runs"
+	@echo "make check-pages  the demo's report in Chromium, narrow and wide, light and dark, judged by axe-core (1 minute)"
 	@echo "make nightly the store's long tests: 500 runs of the state machine, 30 rounds of kill -9, a soak of 10 minutes, 300 made-up requests a route (about 45 minutes)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
@@ -59,6 +60,13 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# Pictures of each are then in runs/pages/. Debian has the browser as `chromium`. The README's picture, without the art
+# that the memory holds: `make check-pages ARGS="--picture docs/report.png"`.
+check-pages: setup
+	@$(BIN)/python -c 'import axe_playwright_python' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pages]'
+	@$(BIN)/python scripts/check_pages.py runs/demo/report.html --out runs/pages $(ARGS)
 
 nightly: setup
 	@echo "State machine over the store: 500 examples of 30 steps"

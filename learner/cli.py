@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import tomllib
@@ -25,6 +26,8 @@ from learner.run_mark import RunError
 from learner.seeds import seed_config
 from memory_format import ExemplarMemoryError
 
+LOG_COLUMNS = 100
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C, the shells' convention for SIGINT."""
 
@@ -36,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # docker stop and a supervising process send SIGTERM: leave the same way as after Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
-    console = Console(soft_wrap=True)
+    # Of a log, which has no width of its own, that of tables; and of prose, which is wrapped.
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_COLUMNS)
     try:
         if arguments.command == "caption":
             return caption(arguments, console)

@@ -21,6 +21,7 @@ from learner.data.tokenised import TokenisedSplit
 from learner.evaluate import MODALITIES, accuracy_by_phase, correct
 from learner.examples import save_examples
 from learner.exemplars import exemplar_features, make_exemplars, mask_split, rerank, to_replay, what_to_store
+from learner.held import save_held
 from learner.methods import Method
 from learner.metrics import PhaseMetrics
 from learner.run_mark import RunError
@@ -137,6 +138,8 @@ class MethodRun:
         with self._test_head(phase):
             scores = self._evaluate(phase)
         stats = self.buffer.stats() if self.buffer else None
+        if self.buffer and stats and phase == len(self.problem.phases) - 1:
+            save_held(self.folder, self.buffer, stats)
         if stats and stats.bytes_used > stats.budget_bytes:
             raise RunError(f"the memory holds {stats.bytes_used} bytes, over its budget of {stats.budget_bytes}")
         return PhaseMetrics(
@@ -226,12 +229,13 @@ class MethodRun:
         if memory.rerank and not any(buffer.query(phase=phase, limit=1)):
             changed = rerank(model, buffer, memory.selection, np.random.default_rng([self.config.seed, phase, 1]))
             log.info("re-ranked: %d exemplars have another rank", changed)
-        buffer.push(records, idempotency_key=f"{self.key}-{phase}")
+        pushed = buffer.push(records, idempotency_key=f"{self.key}-{phase}")
         push_seconds = time.perf_counter() - started
         if memory.snapshots:
             buffer.take_snapshot(f"phase-{phase}")
         if self.method.stores == "masked":
-            save_examples(self.folder / f"examples-{phase}.npz", model, new, masked, self.config.mask)
+            held = zip(samples, records, pushed.exemplar_ids, strict=True)
+            save_examples(self.folder / f"examples-{phase}.npz", model, new, masked, self.config.mask, held)
         return float(np.mean([record.keep_mask.mean() for record in records])), mask_seconds, push_seconds
 
     @contextlib.contextmanager
@@ -292,6 +296,11 @@ class MethodRun:
             "accuracy_new": float(all_hits[is_new].mean()),
             "accuracy_old": float(all_hits[~is_new].mean()) if phase else None,
             "by_phase": accuracy_by_phase(all_hits, all_ids, self.problem.phases[: phase + 1]),
+            "by_class": {
+                self.problem.name_of(class_id): float(all_hits[all_ids == class_id].mean())
+                for class_id in seen
+                if (all_ids == class_id).any()
+            },
             "by_split": {name: float(values.mean()) for name, values in hits.items()},
             "by_modality": by_modality,
         }

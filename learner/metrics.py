@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,8 @@ class PhaseMetrics:
 
     ``by_phase[j]``: accuracy on the classes of phase j. ``by_modality``: with both, the picture alone and the text
     alone, after the last phase of a method that starts from the shared base phase; otherwise empty. ``pull_seconds``:
-    what training waited for replay.
+    what training waited for replay. ``by_class``: on each class seen, by its name, or its id where it has none; a
+    class without test samples is left out.
     """
 
     method: str
@@ -33,3 +34,4 @@ class PhaseMetrics:
     push_seconds: float
     pull_seconds: float
     evaluate_seconds: float
+    by_class: dict[str, float] = field(default_factory=dict)

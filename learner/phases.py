@@ -93,9 +93,11 @@ class Problem:
     @property
     def named_phases(self) -> list[list[str]]:
         """The classes of each phase, by name where they have one."""
-        return [
-            [self.class_names[c] if c < len(self.class_names) else str(c) for c in classes] for classes in self.phases
-        ]
+        return [[self.name_of(class_id) for class_id in classes] for classes in self.phases]
+
+    def name_of(self, class_id: int) -> str:
+        """The class's name, or its id where it has none."""
+        return self.class_names[class_id] if class_id < len(self.class_names) else str(class_id)
 
     def _named(self, class_id: int) -> str:
         return repr(self.class_names[class_id]) if 0 <= class_id < len(self.class_names) else str(class_id)

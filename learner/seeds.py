@@ -7,13 +7,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
 
 from learner.config import LearnerConfig
 from learner.methods import parse_method
-from learner.metrics import PhaseMetrics
 from learner.run_mark import FILE as MARK
 from learner.run_mark import RunError
 from learner.spread import Spread, gap_points, paired, points, spread
@@ -119,30 +117,6 @@ def seeds_json(config: LearnerConfig, runs: SeedResults) -> dict[str, Any]:
         },
         "config": config.to_dict(),
     }
-
-
-def mean_results(runs: SeedResults) -> dict[str, list[PhaseMetrics]]:
-    """The phases of each method, every figure as its mean over the seeds."""
-    results = list(runs.values())
-    return {
-        method: [_mean(lines) for lines in zip(*(r[method] for r in results), strict=True)] for method in results[0]
-    }
-
-
-def _mean(lines: Sequence[PhaseMetrics]) -> PhaseMetrics:
-    """One phase of one method; ``by_phase[j]`` is then the mean over whatever classes were in phase j."""
-    return PhaseMetrics(**{f.name: _mean_of([getattr(line, f.name) for line in lines]) for f in fields(PhaseMetrics)})
-
-
-def _mean_of(values: Sequence[Any]) -> Any:
-    first = values[0]
-    if first is None or isinstance(first, str):
-        return first
-    if isinstance(first, list):
-        return [float(mean) for mean in np.mean(values, axis=0)]
-    if isinstance(first, dict):
-        return {name: float(np.mean([value[name] for value in values])) for name in first}
-    return round(float(np.mean(values))) if isinstance(first, int) else float(np.mean(values))
 
 
 def seeds_table(config: LearnerConfig, runs: SeedResults) -> Table:

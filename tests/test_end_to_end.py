@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from learner.data.fetch import data_dir
@@ -40,7 +43,7 @@ budget_bytes = 6000
 def _start(folder: Path) -> subprocess.Popen[str]:
     (folder / "run.toml").write_text(CONFIG)
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "demo.py"), "--config", "run.toml"],
+        [sys.executable, str(ROOT / "scripts" / "demo.py"), "--config", "run.toml", "--seeds", "2"],
         cwd=folder,
         env=os.environ | {"EXEMPLAR_MEMORY_DATA": str(data_dir().resolve()), "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
         stdout=subprocess.PIPE,
@@ -95,27 +98,57 @@ def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     output, _ = second.communicate(timeout=150)
     assert second.returncode == 0, output
     assert _left_over(tmp_path) == []
-    assert output.count("phase 2/2") == 3
+    assert output.count("phase 2/2") == 2 * 3
     for name in DEFAULT:
         assert f"\n  {label(name)} " in output
     out = tmp_path / "runs" / "demo"
     summary = json.loads((out / "summary.json").read_text())
+    assert summary["seeds"] == [0, 1]
     assert summary["phases"] == 2
     assert summary["budget_bytes"] == 6000
     assert summary["seconds"] > 0
-    assert summary["masked"]["exemplars"] > summary["full"]["exemplars"] > 0
-    assert summary["none"]["exemplars"] == 0
+    assert summary["masked"]["exemplars"]["mean"] > summary["full"]["exemplars"]["mean"] > 0
+    assert summary["none"]["exemplars"]["mean"] == 0
     for method in DEFAULT:
-        assert 0 <= summary[method]["last"] <= 1
-        assert summary[method]["bytes_used"] <= 6000
+        assert all(0 <= last <= 1 for last in summary[method]["last"]["values"])
+        assert all(used <= 6000 for used in summary[method]["bytes_used"]["values"])
     assert "<svg" in (out / "report.html").read_text()
 
-    # Once more: everything is there, nothing is trained again.
-    before = {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoint.pt")}
+    # A log that can be read in a narrow window, without bars; and commands at its end that work.
+    lines = output.splitlines()
+    assert max(map(len, lines)) <= 100, max(lines, key=len)
+    assert "\r" not in output
+    assert "95 % interval" in output
+    _look(tmp_path, lines)
+
+    # Once more: everything is there, nothing is trained again, and the same is said.
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*/checkpoint.pt")}
+    assert len(before) == 2 * 3
     took = time.monotonic() - started
     started = time.monotonic()
     third = _start(tmp_path)
-    output, _ = third.communicate(timeout=150)
-    assert third.returncode == 0, output
-    assert {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoint.pt")} == before
+    again, _ = third.communicate(timeout=150)
+    assert third.returncode == 0, again
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/*/checkpoint.pt")} == before
     assert time.monotonic() - started < took + 10
+    clock = re.compile(r"127\.0\.0\.1:\d+ \(|done in \d+ s")
+    assert clock.sub("", again) == clock.sub("", output)
+
+
+def _look(folder: Path, lines: list[str]) -> None:
+    """Do as the last lines say."""
+    report, memory, exemplar = lines[-3:]
+    assert (folder / report.split()[-1]).name == "report.html"
+    assert (folder / report.split()[-1]).exists()
+    command = shlex.split(memory.removeprefix("the memory:"))
+    service = subprocess.Popen(
+        [*command, "--port", "0"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert service.stdout is not None
+        listening = service.stdout.readline().split("listening on ")[1].split()[0]
+        address = exemplar.split()[-1].replace("http://127.0.0.1:8765", listening)
+        assert httpx.get(address).headers["content-type"] == "image/png"
+    finally:
+        service.terminate()
+        service.communicate(timeout=30)

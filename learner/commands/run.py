@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from client import MemoryClient
+from learner import machine
 from learner.config import LearnerConfig
 from learner.files import write_atomically
 from learner.methods import Method
@@ -19,7 +21,6 @@ from learner.problem import in_order, load_problem
 from learner.run_lock import locked
 from learner.seeds import (
     difference_lines,
-    mean_results,
     refuse_other_kind,
     seed_config,
     seed_folder,
@@ -28,7 +29,10 @@ from learner.seeds import (
     seeds_verdict,
     seeds_words,
 )
-from learner.summary import Results, budget_words, final_table, phase_line, seconds_spent, summary_json, verdict
+from learner.summary import budget_words, final_table, phase_line, seconds_spent, summary_json, verdict
+
+if TYPE_CHECKING:
+    from learner.report import SeedRun
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,10 @@ def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Cons
         RunError, DataError, FetchError, ServiceError: something stands in the way; the message says what.
     """
     # Asked first: better to hear of a wrong address now than after minutes of training.
-    client.info()
+    service = client.info()
     refuse_other_kind(order.out, several=order.seeds is not None)
     with locked(order.out):
+        machine.remember(order.out, service)
         data = config.data
         console.print(
             f"data: {data.title}, {data.num_classes or 'all'} classes at {data.image_size} px ...", markup=False
@@ -64,9 +69,10 @@ def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Cons
         phases = " + ".join(str(len(classes)) for classes in problem.phases)
         console.print(
             f"{len(problem.train)} samples to train on, {sum(map(len, problem.tests.values()))} to test on "
-            f"(unseen: {', '.join(problem.tests)}); phases of {phases} classes; "
-            f"budget {budget_words(config.memory)}"
+            f"(unseen: {', '.join(problem.tests)})",
+            markup=False,
         )
+        console.print(f"phases of {phases} classes; budget {budget_words(config.memory)}", markup=False)
         if order.seeds is None:
             _one(config, problem, client, order, console)
         else:
@@ -75,10 +81,10 @@ def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Cons
 
 def _one(config: LearnerConfig, problem: Problem, client: MemoryClient, order: Order, console: Console) -> None:
     begun = _Begun.of(config, problem, client, order.out, order, console)
-    results = begun.finish(order, console)
+    results = begun.finish(order).results
     console.print()
     console.print(final_table(config, results))
-    console.print(verdict(results), highlight=False)
+    _say(verdict(results), console)
     _say_what_is_written(order.out, console)
 
 
@@ -89,30 +95,21 @@ def _several(config: LearnerConfig, problem: Problem, client: MemoryClient, orde
         own = seed_config(config, number)
         folder = seed_folder(order.out, own.seed)
         begun[own.seed] = _Begun.of(own, in_order(problem, own), client, folder, order, console)
-    runs: dict[int, Results] = {}
+    runs: dict[int, SeedRun] = {}
     for number, (seed, one) in enumerate(begun.items(), start=1):
         console.print(f"\nseed {seed}, run {number} of {len(begun)}", highlight=False)
-        runs[seed] = one.finish(order, console)
-        console.print(verdict(runs[seed]), highlight=False)
+        machine.remember(one.run.out, client.info())
+        runs[seed] = one.finish(order)
     from learner.report import write_report
 
+    results = {seed: run.results for seed, run in runs.items()}
     console.print()
-    console.print(seeds_table(config, runs))
-    for line in [*difference_lines(runs), seeds_verdict(runs)]:
-        console.print(line, highlight=False)
-    write_atomically(order.out / "summary.json", (json.dumps(seeds_json(config, runs), indent=2) + "\n").encode())
-    first = next(iter(begun.values()))
-    write_report(
-        order.out,
-        config,
-        mean_results(runs),
-        problem.class_names,
-        classes=first.run.problem.named_phases,
-        directory=order.directory,
-        seeds=runs,
-        examples=first.run.out,
-    )
-    console.print(f"each of the {seeds_words(runs)} has files of its own in {order.out}/seed-*", highlight=False)
+    console.print(seeds_table(config, results))
+    for line in [*difference_lines(results), seeds_verdict(results)]:
+        _say(line, console)
+    write_atomically(order.out / "summary.json", (json.dumps(seeds_json(config, results), indent=2) + "\n").encode())
+    write_report(order.out, config, runs, problem.class_names, directory=order.directory)
+    console.print(f"each of the {seeds_words(results)} has files of its own in {order.out}/seed-*", highlight=False)
     _say_what_is_written(order.out, console)
 
 
@@ -136,18 +133,24 @@ class _Begun:
             console.print(f"buffers: {', '.join(buffers.values())}", markup=False, highlight=False)
         return _Begun(config, run, buffers)
 
-    def finish(self, order: Order, console: Console) -> Results:
+    def finish(self, order: Order) -> SeedRun:
         """Run all methods and write the run's own summary and report."""
         results = {method.name: self.run.run(method) for method in order.methods}
         # Imported here: drawing is not needed to train.
-        from learner.report import write_report
+        from learner.report import SeedRun, write_report
 
         problem, out = self.run.problem, self.run.out
         classes = problem.named_phases
         summary = summary_json(self.config, results, seconds_spent(results), buffers=self.buffers, classes=classes)
         write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-        write_report(out, self.config, results, problem.class_names, classes=classes, directory=order.directory)
-        return results
+        run = SeedRun(results, classes, out)
+        write_report(out, self.config, {self.config.seed: run}, problem.class_names, directory=order.directory)
+        return run
+
+
+def _say(words: str, console: Console) -> None:
+    """Prose, in lines that can be read."""
+    console.print(words, highlight=False, markup=False, soft_wrap=False, width=min(console.width, 100))
 
 
 def _line_printer(console: Console, num_phases: int) -> Callable[[PhaseMetrics], None]:

@@ -20,14 +20,16 @@ from learner import method_run, phases
 from learner.config import BackboneConfig, DataConfig, LearnerConfig, MemoryConfig, TrainConfig
 from learner.evaluate import correct
 from learner.examples import load_examples
+from learner.held import load_held
 from learner.masks import MaskConfig
 from learner.method_run import MethodRun
 from learner.methods import DEFAULT, parse_method
 from learner.metrics import PhaseMetrics
 from learner.phases import Run, class_phases
-from learner.report import write_report
+from learner.report import SeedRun, write_report
 from learner.run_mark import RunError, buffer_name, mark_of
 from learner.summary import final_table, summary_json, verdict
+from memory_format import image_to_patches
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_problem
 
@@ -133,6 +135,8 @@ def test_a_run_of_all_methods(start_service: Any, tmp_path: Path) -> None:
             assert len(line.by_phase) == line.phase + 1
             assert line.bytes_used <= line.budget_bytes == (0 if method == "none" else 6_000)
             assert set(line.by_split) == {"near", "far"}
+            assert set(line.by_class) == {str(c) for c in PROBLEM.seen(line.phase)}
+            assert np.mean(list(line.by_class.values())) == pytest.approx(line.accuracy)
             assert set(line.by_modality) == ({"both", "picture", "text"} if line.phase == 2 else set())
         on_disk = [json.loads(line) for line in (out / method / "metrics.jsonl").read_text().splitlines()]
         assert on_disk == [asdict(line) for line in lines]
@@ -162,22 +166,26 @@ def test_a_run_of_all_methods(start_service: Any, tmp_path: Path) -> None:
     assert {record.class_id for record in records} == set(range(6))
     assert {record.phase for record in records} == {0, 1, 2}
 
-    examples = [example for phase in range(3) for example in load_examples(out / "masked" / f"examples-{phase}.npz")]
-    assert [example.class_id for example in examples] == [4, 0, 2, 5, 1, 3]
-    # What is shown is what is stored: the picture at the kept patches, as the codec left it.
-    by_class = {record.class_id: [r for r in records if r.class_id == record.class_id] for record in records}
-    shown = examples[-1]
-    stored = [r for r in by_class[3] if np.array_equal(r.keep_mask, shown.keep_mask)]
-    assert stored, "the example's record is not among those stored"
-
-    names = [f"class <{c}>" for c in range(6)]
-    classes = replace(PROBLEM, class_names=names).named_phases
-    page = write_report(out, CONFIG, results, names, classes=classes, vocabulary=Words()).read_text()
-    assert "<li>class &lt;4&gt;, class &lt;0&gt;</li>\n<li>class &lt;2&gt;, class &lt;5&gt;</li>" in page
-    assert page.count("<figure>") == 6
-    assert page.count("<svg") == 2
-    assert "class &lt;3&gt;" in page
-    assert "<script" not in page
+    held = load_held(out / "masked")
+    assert held is not None
+    by_id = {record.exemplar_id: record for record in records}
+    assert held.ids == set(by_id)
+    assert sum(held.exemplars.values()) == masked.exemplars
+    assert sum(held.bytes.values()) == masked.bytes_used
+    # Of each class the exemplars that go last: what is kept of them for the report is what the memory holds.
+    for class_id in range(6):
+        phase = next(p for p, classes in enumerate(PROBLEM.phases) if class_id in classes)
+        shown = [e for e in load_examples(out / "masked" / f"examples-{phase}.npz") if e.class_id == class_id]
+        assert [by_id[e.exemplar_id].rank for e in shown if e.exemplar_id in held.ids][:1] == [0]
+        for example in shown:
+            if (record := by_id.get(example.exemplar_id)) is None:
+                continue
+            assert np.array_equal(record.keep_mask, example.keep_mask)
+            assert np.array_equal(record.token_ids, example.token_ids[example.stored_tokens])
+            assert record.charge == example.charge
+            kept = image_to_patches(example.stored, PATCH_PX)[example.keep_mask.ravel()]
+            assert np.array_equal(kept, record.patches())
+            assert not image_to_patches(example.stored, PATCH_PX)[~example.keep_mask.ravel()].any()
     summary = summary_json(CONFIG, results, 1.0, buffers={"masked": "runs-a-masked"}, classes=[["a", "b"], ["c"]])
     assert summary["phases"] == 3
     assert summary["classes"] == [["a", "b"], ["c"]]
@@ -257,9 +265,12 @@ def test_files_that_were_damaged_are_made_again_or_named(
     assert all(torch.equal(again["backbone"][name], value) for name, value in base["backbone"].items())
 
     (out / "masked/examples-1.npz").write_bytes(b"PK")
-    write_report(out, CONFIG, {"masked": whole}, [str(c) for c in range(6)], classes=[], vocabulary=Words())
+    (out / "masked/held.json").write_bytes(b"[")
+    run = SeedRun({"masked": whole}, PROBLEM.named_phases, out)
+    write_report(out, CONFIG, {0: run}, [str(c) for c in range(6)], vocabulary=Words())
     assert "examples-1.npz is damaged" in caplog.text
-    assert (out / "report.html").read_text().count("<figure>") == 4
+    assert "held.json is damaged" in caplog.text
+    assert (out / "report.html").read_text().count("<h3>") == 4
 
     (out / "masked/checkpoint.pt").write_bytes(b"")
     with pytest.raises(RunError, match=r"checkpoint\.pt is damaged .* delete .*masked to begin masked again"):

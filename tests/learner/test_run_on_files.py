@@ -89,8 +89,8 @@ def test_a_folder_of_odd_pictures_runs_to_its_report(
     assert summary["phases"] == 3
     assert summary["masked"]["exemplars"] > 0
     page = (out / "report.html").read_text()
-    assert f"5 classes of {table}" in page
-    assert page.count("<figure>") == 5
+    assert "5 classes of things" in page
+    assert page.count("<h3>") == 5
     with MemoryClient(service.url) as client:
         grids = {record.keep_mask.shape for record in client.buffer(summary["buffers"]["full"]).records()}
         kept = list(client.buffer(summary["buffers"]["masked"]).records())
@@ -100,7 +100,7 @@ def test_a_folder_of_odd_pictures_runs_to_its_report(
     assert all(height % 8 == width % 8 == 0 for height, width, _ in shapes)
     shown = [Image.open(io.BytesIO(base64.b64decode(data))).size for data in re.findall(r'webp;base64,([^"]+)', page)]
     assert len(shown) == 3 * 5
-    assert {width / height for width, height in shown} == {width / height for height, width, _ in shapes}
+    assert {width / height for width, height in shown} <= {width / height for height, width, _ in shapes}
 
 
 def test_a_run_on_other_data_starts_anew(

@@ -1,0 +1,166 @@
+"""The page's charts, as SVG that takes its colours from the page's own variables and so follows light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from learner.metrics import PhaseMetrics
+from learner.seeds import SeedResults
+from learner.summary import label
+
+INK, GRID = "#010203", "#010204"
+"""Stand-ins that :func:`_svg` replaces by ``var(--ink)`` and ``var(--line)``; methods have :func:`_stand_in`."""
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.size": 11,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing and the line below it."""
+
+    svg: Markup
+    caption: str
+
+
+def accuracy_chart(runs: SeedResults) -> Chart:
+    """Accuracy over the classes seen, by phase, with that of guessing."""
+    figure, axes = _figure()
+    said = []
+    seen = [line.classes_seen for line in next(iter(_by_method(runs).values()))[0]]
+    for place, (method, lines) in enumerate(_by_method(runs).items()):
+        means = _drawn(axes, seen, lines, lambda line: 100 * line.accuracy, place, label(method))
+        said.append(f"{label(method)} {', '.join(f'{mean:.1f}' for mean in means)}")
+    guess = [100 / count for count in seen]
+    axes.plot(seen, guess, "--", color=INK, linewidth=1, label="chance")
+    axes.set_xlabel("classes seen")
+    axes.set_ylabel("accuracy, %")
+    axes.set_ylim(0, 100)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(figure, axes)
+    words = f"Accuracy in percent after each phase: {'; '.join(said)}; chance {', '.join(f'{g:.1f}' for g in guess)}."
+    return Chart(_svg(figure, "accuracy", words), "Accuracy on all classes seen. Dashed: chance, that of guessing.")
+
+
+def bytes_chart(runs: SeedResults) -> Chart:
+    """Bytes used by phase, with the budget."""
+    figure, axes = _figure()
+    said = []
+    by_method = _by_method(runs)
+    for place, (method, lines) in enumerate(by_method.items()):
+        if not lines[0][-1].exemplars:
+            continue
+        phases = [line.phase + 1 for line in lines[0]]
+        means = _drawn(axes, phases, lines, lambda line: line.bytes_used / 1000, place, label(method))
+        said.append(f"{label(method)} {', '.join(f'{mean:.1f}' for mean in means)}")
+    budgets = max(([line.budget_bytes / 1000 for line in lines[0]] for lines in by_method.values()), key=max)
+    axes.step(range(1, len(budgets) + 1), budgets, "--", color=INK, where="mid", linewidth=1, label="budget")
+    axes.set_xlabel("phase")
+    axes.set_ylabel("kB used")
+    axes.set_ylim(0, max([*budgets, 0.001]) * 1.1)  # no budget at all where nothing is stored
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(figure, axes)
+    words = f"Kilobytes used after each phase: {'; '.join(said) or 'nothing is stored'}; budget {budgets[-1]:.1f}."
+    return Chart(_svg(figure, "bytes", words), "What each memory uses of its budget (dashed).")
+
+
+def exemplars_chart(runs: SeedResults) -> Chart | None:
+    """Exemplars held by phase; None where nothing is stored."""
+    figure, axes = _figure()
+    said = []
+    for place, (method, lines) in enumerate(_by_method(runs).items()):
+        if lines[0][-1].exemplars:
+            phases = [line.phase + 1 for line in lines[0]]
+            means = _drawn(axes, phases, lines, lambda line: line.exemplars, place, label(method))
+            said.append(f"{label(method)} {', '.join(f'{mean:.0f}' for mean in means)}")
+    if not said:
+        return None
+    axes.set_xlabel("phase")
+    axes.set_ylabel("exemplars held")
+    axes.set_ylim(0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(figure, axes)
+    words = f"Exemplars held after each phase: {'; '.join(said)}."
+    return Chart(_svg(figure, "exemplars", words), "How many exemplars fit into those bytes.")
+
+
+def _by_method(runs: SeedResults) -> dict[str, list[Sequence[PhaseMetrics]]]:
+    """The phases of each seed, by method."""
+    results: Sequence[Mapping[str, Sequence[PhaseMetrics]]] = list(runs.values())
+    return {method: [each[method] for each in results] for method in results[0]}
+
+
+def _drawn(
+    axes: Axes,
+    places: Sequence[int],
+    lines: Sequence[Sequence[PhaseMetrics]],
+    figure_of: Callable[[PhaseMetrics], float],
+    method: int,
+    name: str,
+) -> list[float]:
+    """The mean over the seeds as a line; where there are several, a band from the lowest to the highest and a dot for
+    each. Returns the means."""
+    values = np.array([[figure_of(line) for line in of_seed] for of_seed in lines])
+    colour, means = _stand_in(method), values.mean(0)
+    marker = "os^Dv"[method % 5]
+    axes.plot(places, means, marker=marker, color=colour, linewidth=2, markersize=5, label=name)
+    if len(values) > 1:
+        axes.fill_between(places, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0)
+        for of_seed in values:
+            axes.plot(places, of_seed, ".", color=colour, markersize=3, alpha=0.8)
+    return [float(mean) for mean in means]
+
+
+def _figure() -> tuple[Figure, Axes]:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.4, 3.1), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Below the axes, which names of many parts would cover; two side by side, and the figure as much taller."""
+    figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(axes.get_legend_handles_labels()[0]) // 2))
+    with matplotlib.rc_context(_STYLE):
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="medium")
+
+
+def _stand_in(method: int) -> str:
+    return f"#0a0b{method:02x}"
+
+
+def _svg(figure: Figure, name: str, words: str) -> Markup:
+    """The drawing, its ids its own on the page, its colours the page's, and what it shows in words."""
+    buffer = io.StringIO()
+    nothing: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
+    drawing = re.sub(r"#0a0b([0-9a-f]{2})", lambda found: f"var(--method-{int(found[1], 16)})", drawing)
+    drawing = drawing.replace(INK, "var(--ink)").replace(GRID, "var(--line)")
+    return Markup(drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(words)}" ', 1))

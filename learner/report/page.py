@@ -1,0 +1,166 @@
+"""The page: figures, charts and pictures put into its template."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from learner import machine
+from learner.backbones.weights import wordpiece_tokenizer
+from learner.config import LearnerConfig
+from learner.files import DamagedFileError, write_atomically
+from learner.held import Held, load_held
+from learner.methods import parse_method
+from learner.report import charts, numbers, tables
+from learner.report.colours import colours
+from learner.report.pictures import Exhibit, Vocabulary, exhibits
+from learner.seeds import SeedResults, seeds_verdict, seeds_words
+from learner.summary import Results, budget_words, codec_words, label, verdict
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """The finished run of one seed.
+
+    Attributes:
+        classes: names of each phase's.
+        folder: with what the run left there of each method.
+    """
+
+    results: Results
+    classes: Sequence[Sequence[str]]
+    folder: Path
+
+
+def write_report(
+    out: Path,
+    config: LearnerConfig,
+    runs: Mapping[int, SeedRun],
+    class_names: Sequence[str],
+    *,
+    directory: Path | None = None,
+    vocabulary: Vocabulary | None = None,
+) -> Path:
+    """Write ``out/report.html``, all in one file.
+
+    Args:
+        config: of the first run.
+        runs: by seed; all of the same methods and as many phases.
+        class_names: by class id.
+        directory: where the tokenizer's package is kept.
+        vocabulary: turns token ids into words; default MiniLM's.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    results: SeedResults = {seed: run.results for seed, run in runs.items()}
+    classes = {seed: run.classes for seed, run in runs.items()}
+    first = next(iter(runs.values()))
+    methods = list(first.results)
+    made_with = machine.recall(out)
+    environment = Environment(
+        loader=PackageLoader("learner.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(
+        name=out.resolve().name,
+        title=data_name(config),
+        verdict=seeds_verdict(results) if len(runs) > 1 else verdict(first.results),
+        setting=_setting(config, len(class_names), results),
+        colours=list(colours(methods).values()),
+        tables=[table for table in (tables.results(results), tables.gaps(results), tables.seeds(results)) if table],
+        charts=[
+            chart
+            for chart in (
+                charts.accuracy_chart(results),
+                charts.bytes_chart(results),
+                charts.exemplars_chart(results),
+            )
+            if chart
+        ],
+        several=len(runs) > 1,
+        seeds=seeds_words(results),
+        matrices=tables.matrices(results),
+        modalities=tables.modalities(results),
+        classes=tables.classes(results, classes, _held(runs, methods), class_names),
+        exhibits=_exhibits(first, class_names, vocabulary or wordpiece_tokenizer(directory)),
+        whole_texts=not config.mask.text,
+        settings=_settings(config.to_dict()),
+        changed=_settings(config.to_dict()).items() - _settings(LearnerConfig().to_dict()).items(),
+        machine=made_with,
+        csv=numbers.download(numbers.as_csv(results), "text/csv"),
+        json=numbers.download(numbers.as_json(config, results, classes, made_with), "application/json"),
+    )
+    path = out / "report.html"
+    write_atomically(path, page.encode())
+    return path
+
+
+def data_name(config: LearnerConfig) -> str:
+    """What people call the data set: of files of their own, the folder's name."""
+    if config.data.name != "folder":
+        return config.data.title
+    path = PurePath(config.data.path)
+    return (path.parent.name if path.suffix else path.name) or path.stem or config.data.path
+
+
+def _setting(config: LearnerConfig, num_classes: int, results: SeedResults) -> str:
+    data, memory = config.data, config.memory
+    tested = ", on unseen renditions and unseen emoji together" if data.name == "emoji" else ""
+    return (
+        f"{num_classes} classes of {data_name(config)} at {data.image_size} px, {data.base_classes} in the first "
+        f"phase and {data.classes_per_phase} in each later one. Every method has {budget_words(memory)} "
+        f"({codec_words(memory)}) and the same trainer; selection by {memory.selection}. Accuracy is over all classes "
+        f"seen{tested}; chance is {100 / num_classes:.1f} % at the end. {seeds_words(results).capitalize()}."
+    )
+
+
+def _held(runs: Mapping[int, SeedRun], methods: Sequence[str]) -> dict[str, list[Held]]:
+    """What the memories hold at the end, by method; without those of which some seed does not say."""
+    contents: dict[str, list[Held]] = {}
+    for method in methods:
+        found = [_loaded(run.folder, method) for run in runs.values()]
+        known = [held for held in found if held is not None]
+        if len(known) == len(runs):
+            contents[method] = known
+    return contents
+
+
+def _loaded(folder: Path, method: str) -> Held | None:
+    try:
+        return load_held(folder / parse_method(method).slug)
+    except DamagedFileError as error:
+        log.warning("%s: what the memory holds is not in the report", error)
+        return None
+
+
+def _exhibits(run: SeedRun, class_names: Sequence[str], vocabulary: Vocabulary) -> dict[str, Any]:
+    """Of the first method that stores masked exemplars."""
+    masked = [method for method in run.results if parse_method(method).stores == "masked"]
+    shown: list[Exhibit] = []
+    for method in masked[:1]:
+        folder = run.folder / parse_method(method).slug
+        shown = exhibits(folder, _loaded(run.folder, method), class_names, vocabulary)
+    return {"method": label(masked[0]) if masked else "", "shown": shown}
+
+
+def _settings(config: Mapping[str, Any], within: str = "") -> dict[str, str]:
+    """All settings in words, by their names."""
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        # A codec is one setting, whatever it has of options.
+        if isinstance(value, Mapping) and "id" not in value:
+            flat |= _settings(value, f"{within}{name}.")
+        elif isinstance(value, Mapping):
+            flat[f"{within}{name}"] = ", ".join(f"{key} {option}" for key, option in value.items())
+        elif isinstance(value, list | tuple):
+            flat[f"{within}{name}"] = ", ".join(map(str, value))
+        else:
+            flat[f"{within}{name}"] = str(value).lower() if isinstance(value, bool) else str(value)
+    return flat
