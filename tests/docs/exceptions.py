@@ -32,5 +32,10 @@ NOT_COMPARED: dict[Name, str] = {
 }
 """``text`` blocks that are not what the block before them prints word by word."""
 
+INSTEAD: dict[str, tuple[str, str]] = {
+    "pretrained=True": ("pretrained=False", "weights are downloaded; random ones of the same shapes will do here"),
+}
+"""Words of blocks, and what a test has for them."""
+
 SMALLER: dict[str, str] = {}
 """Arguments added to each ``learner run`` of a page, so that it takes seconds."""

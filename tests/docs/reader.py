@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from client import MemoryClient
 from learner.cli import _config, _parser
 from tests.conftest import Service, launch_service
 from tests.docs import exceptions
@@ -44,21 +45,31 @@ class Reader:
         curl = folder / "curl"
         curl.mkdir()
         (curl / ".curlrc").write_text("fail-with-body\nno-progress-meter\n")
-        environment = os.environ | {
+        self._shell = shell
+        self._environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "CURL_HOME": str(curl),
+            # The terminal knows the prompt by its words.
+            "VIRTUAL_ENV_DISABLE_PROMPT": "1",
         }
-        self._terminal = Terminal(shell, folder, environment, seconds=SECONDS)
+        self._terminal: Terminal | None = None
         self._service: Service | None = None
         self._port: str | None = None
         self._printed: str | None = None
+        self._left_out = False
+        """The block before was not run, so that there is nothing to compare."""
         self._section = 0
         self._said = ""
         """By a service that a block has started."""
 
     def close(self) -> None:
-        self._terminal.close()
+        if self._terminal is not None:
+            self._terminal.close()
+        for value in list(self._console.locals.values()):
+            # As the end of the reader's Python does.
+            if isinstance(value, MemoryClient):
+                value.close()
         self._stop()
 
     def read(self, block: Block) -> None:
@@ -70,31 +81,36 @@ class Reader:
             (self._folder / block.file).write_text(block.text)
         if block.section != self._section:
             # What a section shows is not what the one before printed.
-            self._section, self._printed = block.section, None
+            self._section, self._printed, self._left_out = block.section, None, False
         getattr(self, f"_{block.language}")(block)
 
     def _sh(self, block: Block) -> None:
-        self._printed = None
+        self._printed, self._left_out = None, block.name in exceptions.NOT_RUN
         if block.page in exceptions.JUDGED:
             _judge(block.text)
-        elif block.name not in exceptions.NOT_RUN:
+        elif not self._left_out:
             text = block.text
             for line in text.splitlines():
-                if _serves(line):
+                if starts_a_service(line):
                     self._serve(line)
                     text = text.replace(f"{line}\n", "")
             more = exceptions.SMALLER.get(block.page, "")
             text = re.sub(r"^(learner run (?:.*\\\n)*.*)$", rf"\1 {more}", text, flags=re.MULTILINE) if more else text
-            self._printed = self._said + self._from_here(self._terminal.paste(self._to_here(text)))
+            self._printed = self._said + self._from_here(self._paste(self._to_here(text)))
             self._said = ""
 
+    def _paste(self, commands: str) -> str:
+        if commands.strip() and self._terminal is None:
+            self._terminal = Terminal(self._shell, self._folder, self._environment, seconds=SECONDS)
+        return self._terminal.paste(commands) if self._terminal is not None else ""
+
     def _python(self, block: Block) -> None:
-        self._printed = None
-        if block.name not in exceptions.NOT_RUN:
+        self._printed, self._left_out = None, block.name in exceptions.NOT_RUN
+        if not self._left_out:
             self._printed = self._from_here(self._console.paste(self._to_here(block.text), block.at))
 
     def _text(self, block: Block) -> None:
-        if block.name in exceptions.NOT_COMPARED:
+        if self._left_out or block.name in exceptions.NOT_COMPARED:
             return
         assert self._printed is not None, f"{block.at}: what is printed, but nothing ran before it"
         expected = r"[^\n]*\n(?:.*\n)?".join(
@@ -145,6 +161,8 @@ class Reader:
         """With the address of the service that runs, on a port of its own."""
         if ADDRESS in text and self._service is None:
             self._serve(_MAKE_SERVE)
+        for words, (others, _) in exceptions.INSTEAD.items():
+            text = text.replace(words, others)
         return text.replace(ADDRESS, self._service.url.removeprefix("http://")) if self._service else text
 
     def _from_here(self, text: str) -> str:
@@ -170,7 +188,7 @@ class _Console(code.InteractiveConsole):
         raise AssertionError(f"{self._at} (as pasted at Python's prompt)") from sys.exc_info()[1]
 
 
-def _serves(line: str) -> bool:
+def starts_a_service(line: str) -> bool:
     return line == "make serve" or line.startswith("memory-service serve ")
 
 
