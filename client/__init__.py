@@ -5,6 +5,7 @@ from client.api import MemoryClient
 from client.batch import ReplayBatch
 from client.buffer import Buffer
 from client.errors import ProtocolError, ServiceError, ServiceTimeoutError, ServiceUnavailableError
+from client.from_image import record_from_image
 from client.models import (
     BufferInfo,
     BufferStats,
@@ -44,4 +45,5 @@ __all__ = [
     "SnapshotInfo",
     "Timeout",
     "UpdateResult",
+    "record_from_image",
 ]

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client._params import whole
-from memory_format import FormatError, Record, require_codec
+from memory_format import Dropped, FormatError, Record, require_codec
+from memory_format.in_place import to_image
 from memory_format.wire import record_list
 
 IntArray = NDArray[np.int64]
@@ -64,9 +65,28 @@ class ReplayBatch:
     """The records themselves, for their learner ids, user JSON and arrays."""
     version: int = 0
     """Of the buffer, or of the snapshot, that it was drawn from; 0 where nobody said."""
+    has_pixels: bool = True
+    """False where the patches were left undecoded, and are all zero."""
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def images(self, dropped: Dropped = "grey") -> list[NDArray[np.uint8]]:
+        """The B pictures, kept patches in place and the dropped ones flat: ``(h*P, w*P, 3)`` uint8 RGB each, with
+        ``transparent`` ``(h*P, w*P, 4)``. Each has the size of its own grid.
+
+        Raises:
+            ValueError: the batch was made with ``pixels=False``.
+            FormatError: ``dropped`` is no such word, or a picture has more than 16 million pixels.
+        """
+        if not self.has_pixels:
+            raise ValueError("this batch has no pixels: draw it without pixels=False, or decode its records")
+        return [
+            to_image(patches[valid], places[valid], record.grid, dropped)
+            for record, patches, places, valid in zip(
+                self.records, self.patches, self.patch_positions, self.patch_valid, strict=True
+            )
+        ]
 
     @classmethod
     def from_records(
@@ -146,6 +166,7 @@ class ReplayBatch:
             text_length=np.array([record.text_length for record in rows], dtype=np.int64),
             records=rows,
             version=version,
+            has_pixels=pixels,
         )
 
 

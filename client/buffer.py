@@ -30,14 +30,13 @@ from client.models import (
     UpdateResult,
     parse,
 )
-from memory_format import MEDIA_TYPE, Record, encode_batch
+from memory_format import MEDIA_TYPE, Dropped, Record, encode_batch
 
 if TYPE_CHECKING:
     from client.api import MemoryClient
 
 Eviction = Literal["class_balanced", "lowest_score", "fifo", "reservoir", "reject"]
 Strategy = Literal["uniform", "class_balanced", "score_weighted"]
-Dropped = Literal["grey", "black", "transparent"]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from memory_format.errors import (
     NotFoundError,
     StorageError,
 )
+from memory_format.in_place import Dropped
 from memory_format.masks import Layout, image_to_patches, patches_to_image
 from memory_format.quality import TargetBytes, TargetGain, TargetPSNR, kept_psnr
 from memory_format.record import HEADER_BYTES, Record, check_record, make_record
@@ -55,6 +56,7 @@ __all__ = [
     "BudgetError",
     "BusyError",
     "ConflictError",
+    "Dropped",
     "ErrorCode",
     "ExemplarMemoryError",
     "FormatError",

@@ -26,6 +26,7 @@ from memory_format.codecs import PatchCodec, WebP, codec_by_number, codec_class
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
 from memory_format.extras import decode_extras, encode_extras
+from memory_format.in_place import Dropped, to_image
 from memory_format.masks import (
     BoolArray,
     ByteArray,
@@ -176,6 +177,18 @@ class Record:
         """
         canvas = self.codec.read_checked(self.payload, self.canvas_size)
         return take_out(canvas, self.keep_mask, self.patch_px, self.layout)
+
+    def image(self, dropped: Dropped = "grey") -> ByteArray:
+        """The picture with its kept patches in place and the dropped ones flat.
+
+        Args:
+            dropped: ``grey`` or ``black`` give ``(h*P, w*P, 3)`` uint8, RGB; ``transparent`` gives ``(h*P, w*P, 4)``,
+                RGBA.
+
+        Raises:
+            FormatError: the payload is damaged, or the picture has more than 16 million pixels.
+        """
+        return to_image(self.patches(), self.keep_indices, self.grid, dropped)
 
     def user_json(self) -> dict[str, Any]:
         """The user's own JSON, ``{}`` where there is none."""

@@ -9,23 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-__all__ = ["PICTURE_SUFFIXES", "LazyPictures", "Picture", "PictureError", "PictureFile", "fit", "read_picture"]
+from memory_format.rgb import DECODE_GAP, LONGEST, fit, upright_rgb, why_unreadable
+
+__all__ = ["PICTURE_SUFFIXES", "LazyPictures", "Picture", "PictureError", "PictureFile", "read_picture"]
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
-
-# ViLT lets a picture with its short side at 800 px be 1333 px long, and keeps that ratio at every size.
-_LONGEST = 1333 / 800
-# A picture may be this many times larger than needed when it is decoded; JPEGs shrink in the decoder.
-_DECODE_GAP = 2
-# Of samples whose depth is not that of the mode they are decoded to, by Pillow's raw mode.
-_WHITES = {"L;2": 3, "L;4": 15, "I;12": 0xFFF, "RGB;16B": 0xFFFF}
-_PHOTOMETRIC = 262  # a tag of TIFF
 
 
 class PictureError(ValueError):
@@ -100,7 +94,7 @@ class LazyPictures:
     @property
     def most_patches(self) -> int:
         """Of any picture, however long it is."""
-        return (self.short_side // self.patch_px) * (int(_LONGEST * self.short_side) // self.patch_px)
+        return (self.short_side // self.patch_px) * (int(LONGEST * self.short_side) // self.patch_px)
 
     def take(self, indices: NDArray[np.int64]) -> LazyPictures:
         """The pictures at ``indices``, in that order; nothing is decoded."""
@@ -120,100 +114,10 @@ def read_picture(picture: Picture, *, about: int | None = None) -> Image.Image:
     try:
         with Image.open(picture.open()) as image:
             if about is not None:
-                side = _DECODE_GAP * about
+                side = DECODE_GAP * about
                 image.draft(None, (side, side))
-            stored = _stored(image)
-            image.load()
-            return _rgb(_upright(image), stored)
+            return upright_rgb(image)
     # Whatever is raised for damaged files: Pillow names no closed list.
     except Exception as error:
-        raise PictureError(f"{picture.name}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(error, UnidentifiedImageError):
-        return "is no picture that Pillow can read"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"is too large to be read safely ({error})"
-    if isinstance(error, PictureError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
-        return f"cannot be read ({error.strerror})"
-    return f"is damaged ({error})"
-
-
-def fit(image: Image.Image, *, short_side: int, patch_px: int) -> Image.Image:
-    """Resize as ViLT does: by the short side, the long side at most 1333/800 of it, both down to whole patches.
-
-    A picture so long that its short side would vanish keeps one patch there.
-    """
-    width, height = image.size
-    longest = int(_LONGEST * short_side)
-    scale = min(short_side / min(width, height), longest / max(width, height))
-    sides = [max(patch_px, round(side * scale) // patch_px * patch_px) for side in (width, height)]
-    return image.resize((sides[0], sides[1]), Image.Resampling.BICUBIC, reducing_gap=_DECODE_GAP)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        # Whatever is wrong in EXIF data, it is no reason to lose the picture.
-        return image.copy()
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """What a file says of its values, and Pillow forgets or passes by when it decodes them.
-
-    Attributes:
-        white: the greatest value that a sample can have.
-        negative: white is 0.
-    """
-
-    white: int
-    negative: bool = False
-
-
-def _stored(image: ImageFile.ImageFile) -> _Stored | None:
-    """None where white is not known. To be asked before the picture is decoded."""
-    args = image.tile[0].args if image.tile else ""
-    raw = str(args[0] if isinstance(args, tuple) and args else args)
-    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # Pillow scales those of PPM to 16 bits
-        return None
-    if raw in _WHITES:
-        return _Stored(_WHITES[raw])
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow turns TIFFs round whose white is 0 if they have 8 bits, and not if they have 16.
-        return _Stored(0xFFFF, image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0)
-    return _Stored(255)
-
-
-def _rgb(image: Image.Image, stored: _Stored | None) -> Image.Image:
-    if stored is None:
-        raise PictureError("has floating-point or 32-bit pixels, whose white nobody knows; save it with 8 or 16 bits")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_16_bit(image, stored)
-    # The value that stands for transparent is given as the file has it, pixels are not.
-    key = image.info.get("transparency")
-    if isinstance(key, int) and image.mode == "L":
-        image.info["transparency"] = key * 255 // stored.white
-    elif isinstance(key, tuple) and stored.white == 0xFFFF:
-        image.info["transparency"] = tuple(value >> 8 for value in key)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert("RGB")
-
-
-def _from_16_bit(image: Image.Image, stored: _Stored) -> Image.Image:
-    """Grey with up to 16 bits, which Pillow would clip to 255 instead of scaling."""
-    values: NDArray[Any] = np.asarray(image).astype(np.int64)
-    shown = values * 255 // stored.white
-    if stored.negative:
-        shown = 255 - shown
-    if "transparency" in image.info:
-        shown[values == image.info["transparency"]] = 255
-    return Image.fromarray(shown.astype(np.uint8)).convert("RGB")
+        reason = str(error) if isinstance(error, PictureError) else why_unreadable(error)
+        raise PictureError(f"{picture.name}: {reason}") from error

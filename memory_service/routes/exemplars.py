@@ -8,11 +8,11 @@ from typing import Annotated
 from fastapi import Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from memory_format import MEDIA_TYPE, FormatError
+from memory_format import MEDIA_TYPE, Dropped, FormatError
 from memory_service.admission import Admission
 from memory_service.media import prefers_arrow
 from memory_service.openapi import RECORD_CODES, refusals
-from memory_service.render import Dropped, to_png
+from memory_service.render import to_png
 from memory_service.routes.common import (
     ARROW,
     JSON_BODY,
