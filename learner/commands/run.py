@@ -85,6 +85,7 @@ def _one(config: LearnerConfig, problem: Problem, client: MemoryClient, order: O
     console.print()
     console.print(final_table(config, results))
     _say(verdict(results), console)
+    _say("--seeds 3 makes three runs, and says by how much they differ.", console)
     _say_what_is_written(order.out, console)
 
 

@@ -147,7 +147,8 @@ def _exhibits(run: SeedRun, class_names: Sequence[str], vocabulary: Vocabulary) 
     for method in masked[:1]:
         folder = run.folder / parse_method(method).slug
         shown = exhibits(folder, _loaded(run.folder, method), class_names, vocabulary)
-    return {"method": label(masked[0]) if masked else "", "shown": shown}
+    worded = any(exhibit.words for exhibit in shown)
+    return {"method": label(masked[0]) if masked else "", "shown": shown, "worded": worded}
 
 
 def _settings(config: Mapping[str, Any], within: str = "") -> dict[str, str]:
