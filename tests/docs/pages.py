@@ -10,7 +10,8 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    str(path.relative_to(ROOT)) for path in (ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md"))
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md"))
 )
 LANGUAGES = {"sh", "python", "json", "toml", "csv", "text"}
 

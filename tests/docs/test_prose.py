@@ -18,6 +18,11 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
 
 
+def test_the_readme_has_at_most_1000_words() -> None:
+    done = run("--most-words", "1000", "--most-median", "18", ROOT / "README.md")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
 @pytest.mark.parametrize("folder", ["docs", "docs/howto", "docs/explanation"])
 def test_sentences_of_the_pages_are_short(folder: str) -> None:
     done = run("--most-median", "18", *sorted((ROOT / folder).glob("*.md")))
