@@ -222,7 +222,7 @@ def _open(data: Path, row: _Row) -> int | None:
 
 
 class Archive(Iterator[bytes]):
-    """A store's copy as one tar file on its way out, piece by piece; its directory goes with the last, or by close.
+    """A store's copy as one tar file on its way out, piece by piece. Its directory goes with the last, or on closing.
 
     Args:
         staging: a directory that does not exist, on the store's own file system.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
+
+import numpy as np
 
 from memory_format import StorageError
 
@@ -64,18 +67,56 @@ def read_into(descriptor: int, target: memoryview, offset: int) -> int:
     return done
 
 
-def read_cached(descriptor: int, target: memoryview, offset: int) -> bool:
-    """Fill ``target`` from the page cache, without waiting for the disk; returns whether all of it was there.
+class CachedReads:
+    """Reads from the page cache into a buffer, without waiting for the disk, nor for other threads.
 
-    False says no more than that: not that the file ends or cannot be read, nor that the system has page caches to ask.
+    ``os.preadv`` gives Python's global lock away at each call, and beside a busy thread waits for it each time. A read
+    that never waits for the disk has no reason to, so the lock is kept (docs/decisions/0016).
+
+    Args:
+        target: what is filled, writable and contiguous.
     """
-    if not _IF_CACHED:
-        return False
-    try:
+
+    def __init__(self, target: memoryview) -> None:
+        self._target = target
+        self._address = np.frombuffer(target, np.uint8).ctypes.data
+        self._piece = _Piece()
+        self._pointer = ctypes.addressof(self._piece)
+
+    def read(self, descriptor: int, length: int, offset: int, at: int) -> bool:
+        """Fill ``length`` bytes of the target, from ``at`` on, with those at ``offset`` of the file.
+
+        Returns:
+            whether all of it was in the page cache. False says no more than that: not that the file ends or cannot
+            be read, nor that the system has page caches to ask.
+        """
+        if _preadv2 is None:
+            return False
+        if not 0 <= at <= at + length <= len(self._target):
+            raise ValueError(f"bytes {at} to {at + length} do not lie in a target of {len(self._target)}")
+        self._piece.base, self._piece.length = self._address + at, length
         # Linux 5.9 and 5.10 give 0 bytes where there are more: preadv2(2), "Bugs".
-        return os.preadv(descriptor, [target], offset, _IF_CACHED) == len(target)
-    except OSError:
-        return False
+        return _preadv2(descriptor, self._pointer, 1, offset, _IF_CACHED) == length
+
+
+class _Piece(ctypes.Structure):
+    """C's ``struct iovec``."""
+
+    _fields_: ClassVar = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+
+def _find_preadv2() -> Callable[..., int] | None:
+    try:
+        found = ctypes.PyDLL(None).preadv2
+    except (AttributeError, OSError):
+        return None
+    found.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_int)
+    found.restype = ctypes.c_ssize_t
+    return found
+
+
+# C's off_t has 64 bits where a pointer has.
+_preadv2 = _find_preadv2() if _IF_CACHED and ctypes.sizeof(ctypes.c_void_p) == 8 else None
 
 
 def truncate(descriptor: int, length: int) -> None:

@@ -415,11 +415,12 @@ class Held:
             StorageError: ``corrupt_record``, or ``storage_failed`` where a file cannot be read.
         """
         numbers = [descriptor.number for descriptor in self.descriptors]
+        cached = None if wait else files.CachedReads(target)
         for number, offset, length, crc32, at in places:
             which = number - self._first
             body = target[at : at + length]
-            if not wait:
-                if not files.read_cached(numbers[which], body, offset):
+            if cached is not None:
+                if not cached.read(numbers[which], length, offset, at):
                     raise BlockingIOError(f"segment {self._stems[which]} is not in the page cache")
                 found = length
             else:

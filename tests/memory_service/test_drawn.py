@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Callable, Iterator
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -109,26 +111,8 @@ def test_a_batch_from_more_segments_than_may_be_held_is_read_at_once(tmp_path: P
         assert len(decode_batch(stream)) == 200
 
 
-NOT_CACHED = OSError(errno.EAGAIN, "not in the page cache")
-CANNOT_SAY = OSError(errno.EOPNOTSUPP, "no such flag on this file system")
-
-
-def uncached(answer: OSError | int) -> Callable[..., int]:
-    """``os.preadv`` that gives this answer to whoever asks for what is in the page cache."""
-    real = os.preadv
-
-    def read(descriptor: int, targets: list[memoryview], offset: int, flags: int = 0) -> int:
-        if not flags:
-            return real(descriptor, targets, offset)
-        if isinstance(answer, int):
-            return answer
-        raise OSError(answer.errno, answer.strerror)
-
-    return read
-
-
-@pytest.mark.parametrize("answer", [NOT_CACHED, CANNOT_SAY, 0, 100], ids=["uncached", "unsupported", "none", "part"])
-def test_what_is_not_at_hand_is_said_and_nothing_lost(tmp_path: Path, answer: OSError | int) -> None:
+@pytest.mark.parametrize("answer", [-1, 0, 100], ids=["uncached or unsupported", "none", "part"])
+def test_what_is_not_at_hand_is_said_and_nothing_lost(tmp_path: Path, answer: int) -> None:
     fill(tmp_path)
     with Store(tmp_path) as store:
         buffer = store.buffer("b")
@@ -138,11 +122,11 @@ def test_what_is_not_at_hand_is_said_and_nothing_lost(tmp_path: Path, answer: OS
         expected = bytes(buffer.sample(request)[0])
         with buffer.draw(request, wait=False) as drawn:
             got = bytes(drawn.next_piece(wait=False))
-            with mock.patch.object(os, "preadv", uncached(answer)):
+            with mock.patch.object(files, "_preadv2", return_value=answer):
                 with pytest.raises(BlockingIOError):
                     drawn.next_piece(wait=False)
                 got += bytes(drawn.next_piece())
-            with mock.patch.object(files, "_IF_CACHED", 0), pytest.raises(BlockingIOError):
+            with mock.patch.object(files, "_preadv2", None), pytest.raises(BlockingIOError):
                 drawn.next_piece(wait=False)
             assert got + b"".join(pieces_of(drawn)) == expected
         assert not store._segments.damaged
@@ -222,3 +206,40 @@ def test_who_goes_away_in_the_middle_leaves_nothing_held(data: Path) -> None:
         wait_until(lambda: not held_files(data, server.process.pid))
         put_buffer(client)
         push(client, [make_exemplar()])
+
+
+def test_what_is_at_hand_is_read_without_giving_the_lock_away(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(200)))
+    target = memoryview(bytearray(100))
+    reads = files.CachedReads(target)
+    descriptor = files.open_for_reading(path)
+    ended = threading.Event()
+    turns = 0
+
+    def take_turns() -> None:
+        nonlocal turns
+        while not ended.is_set():
+            turns += 1
+            time.sleep(0)
+
+    interval = sys.getswitchinterval()
+    other = threading.Thread(target=take_turns)
+    try:
+        other.start()
+        # The lock is not asked for while this lasts: it changes hands only where it is given away.
+        sys.setswitchinterval(60)
+        before = turns
+        for offset in range(100):
+            assert reads.read(descriptor, 50, offset, 25)
+        assert turns == before
+        time.sleep(0.01)
+        assert turns > before
+    finally:
+        ended.set()
+        sys.setswitchinterval(interval)
+        other.join()
+    assert bytes(target) == bytes(25) + bytes(range(99, 149)) + bytes(25)
+    with pytest.raises(ValueError, match="bytes 51 to 101 do not lie in a target of 100"):
+        reads.read(descriptor, 50, 0, 51)
+    os.close(descriptor)
