@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
 
 import anyio
@@ -44,6 +44,7 @@ class Admission:
     ) -> None:
         self._max_pushes = max_pushes
         self._max_bytes = max_bytes
+        self._arriving = 0
         self._pushes = 0
         self._bytes = 0
         self._writing = Background(max_threads)
@@ -54,6 +55,7 @@ class Admission:
         self._max_pictures = max_pictures
         self._pictures = 0
         self._drawing = Background(picture_threads)
+        self._turn = asyncio.Lock()
         self._check: asyncio.Future[None] | None = None
         self._check_thread = anyio.CapacityLimiter(1)
 
@@ -66,10 +68,30 @@ class Admission:
         """
         self._expect_place(self._pushes, self._max_pushes, "pushes")
         admitted = Admitted(self)
+        self._arriving += 1
         try:
             yield admitted
         finally:
+            self._arriving -= 1
             self._bytes -= admitted.num_bytes
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Around drawing a batch in the event loop, for one request at a time.
+
+        While pushes are under way, the next turn begins after a pause as long as this one: pushes get half of the
+        loop's time however many samplers there are (docs/decisions/0016).
+        """
+        await self._turn.acquire()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            yield
+        finally:
+            if self._arriving:
+                loop.call_later(loop.time() - began, self._turn.release)
+            else:
+                self._turn.release()
 
     async def write(self, push: Callable[[], T]) -> T:
         """Run a push whose body is there in a thread. It runs to its end also where its client has gone.

@@ -46,7 +46,7 @@ SnapshotName = Annotated[Name | None, Query(description="Look at what the buffer
 ExemplarId = Annotated[fields.ExemplarId, Digits, Path()]
 
 
-def read_idempotency_key(
+async def read_idempotency_key(
     request: Request,
     key: Annotated[str | None, Header(alias="Idempotency-Key", json_schema_extra={"pattern": "^[ -~]{1,128}$"})] = None,
 ) -> str | None:
@@ -98,9 +98,7 @@ async def push(
     responses={200: PAGE},
     openapi_extra=refusals("unknown_buffer", "unknown_snapshot", "invalid_cursor"),
 )
-def query(
-    request: Request, buffer: BufferDep, query: Annotated[ExemplarQuery, Query()], response: Response
-) -> ExemplarPage | Response:
+def query(request: Request, buffer: BufferDep, query: Annotated[ExemplarQuery, Query()]) -> Response:
     """List records: metadata as JSON, or with ``Accept: application/vnd.apache.arrow.stream`` whole records.
 
     ``next_cursor`` (or the header ``Exemplar-Memory-Next-Cursor``) leads to the next page.
@@ -108,8 +106,9 @@ def query(
     if prefers_arrow(", ".join(request.headers.getlist("accept"))):
         return arrow_response(*buffer.query_encoded(query.query(), snapshot=query.snapshot))
     rows, next_cursor, version = buffer.query(query.query(), snapshot=query.snapshot)
-    response.headers[VERSION_HEADER] = str(version)
-    return ExemplarPage(exemplars=[ExemplarInfo.of_row(row) for row in rows], next_cursor=next_cursor, version=version)
+    page = ExemplarPage(exemplars=[ExemplarInfo.of_row(row) for row in rows], next_cursor=next_cursor, version=version)
+    # Written here: FastAPI would check it once more, and write it in the event loop, where samples are drawn.
+    return Response(page.model_dump_json(), media_type="application/json", headers={VERSION_HEADER: str(version)})
 
 
 @router.patch(

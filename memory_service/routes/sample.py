@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from memory_service.admission import Admission
 from memory_service.openapi import refusals
 from memory_service.piecewise import DrawnResponse
 from memory_service.routes.common import BATCH, Router, get_buffer, get_store, json_operation, read_json
@@ -35,8 +36,10 @@ async def sample(request: Request) -> Response:
     """
     buffer = await get_buffer(request.path_params["name"], await get_store(request))
     wanted = (await read_json(request, SampleBody)).request()
+    admission: Admission = request.app.state.admission
     try:
-        drawn = buffer.draw(wanted, wait=False)
+        async with admission.turn():
+            drawn = buffer.draw(wanted, wait=False)
     except BlockingIOError:
         drawn = await run_in_threadpool(buffer.draw, wanted)
     return await DrawnResponse.begin(drawn, request.app.state.lease_seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from memory_format import MEDIA_TYPE, encode_batch
+from memory_service.admission import Admission
 from memory_service.app import create_app, open_store
 from memory_service.settings import Settings
 from tests.memory_service.conftest import URL as LOOPBACK
@@ -357,3 +360,66 @@ def test_an_import_stops_where_the_disk_would_not_take_it_twice(data: Path, monk
         response = client.post("/v1/buffers/copy/import", content=pieces, headers=ZIP)
         assert_problem(response, "disk_limit_exceeded", free_bytes=6 * 2**20)
         assert not list((data / "incoming").iterdir())
+
+
+def new_admission() -> Admission:
+    return Admission(max_pushes=1, max_bytes=1, max_threads=1, max_imports=1, max_pictures=1, picture_threads=1)
+
+
+async def drawn_in_turn(admission: Admission, seconds: float) -> list[tuple[float, float]]:
+    """When each of four draws began and ended."""
+    found = []
+
+    async def draw() -> None:
+        async with admission.turn():
+            began = time.monotonic()
+            time.sleep(seconds)
+            found.append((began, time.monotonic()))
+
+    await asyncio.gather(*(draw() for _ in range(4)))
+    return found
+
+
+def test_samplers_leave_half_of_the_time_to_who_pushes() -> None:
+    async def beside_a_push() -> list[tuple[float, float]]:
+        admission = new_admission()
+        with admission.push():
+            return await drawn_in_turn(admission, 0.02)
+
+    found = asyncio.run(beside_a_push())
+    for (began, ended), (next_began, _) in pairwise(found):
+        assert next_began - ended >= 0.9 * (ended - began)
+
+
+def test_one_draw_a_turn_of_the_loop_and_no_pause_where_nobody_pushes() -> None:
+    async def alone() -> tuple[int, list[tuple[float, float]]]:
+        turns, ended = 0, False
+
+        async def count() -> None:
+            nonlocal turns
+            while not ended:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.ensure_future(count())
+        found = await drawn_in_turn(new_admission(), 0.0)
+        ended = True
+        await counting
+        return turns, found
+
+    turns, found = asyncio.run(alone())
+    assert len(found) == 4
+    # One between each two; a pause would be thousands.
+    assert 3 <= turns <= 20
+
+
+def test_a_draw_that_fails_ends_its_turn() -> None:
+    async def twice() -> int:
+        admission = new_admission()
+        for _ in range(2):
+            with suppress(BlockingIOError):
+                async with admission.turn():
+                    raise BlockingIOError
+        return 2
+
+    assert asyncio.run(asyncio.wait_for(twice(), 5)) == 2
