@@ -28,6 +28,8 @@ include_patterns = [
 exclude_patterns = [".venv", ".git", ".*_cache", ".hypothesis", "data", "runs", "site", "build", "dist"]
 
 myst_heading_anchors = 4
+# Pictures with a width, which Markdown cannot say.
+myst_enable_extensions = ["html_image"]
 suppress_warnings = [
     # Tables and results begin with a heading of their own level.
     "myst.header",

@@ -24,7 +24,8 @@ PAGES = [
 def _links(page: Path) -> list[str]:
     inline = [token for token in _parsed(page) if token.type == "inline"]
     children = [child for token in inline for child in token.children or []]
-    return [
+    html = "".join(token.content for token in _parsed(page) if token.type in ("html_block", "inline"))
+    return re.findall(r'<img\b[^>]*\bsrc="([^"]*)"', html) + [
         str(child.attrGet("href") or child.attrGet("src")) for child in children if child.type in ("link_open", "image")
     ]
 
