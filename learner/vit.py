@@ -120,8 +120,9 @@ class _Captured:
     """Keeps what the queries give to the patches in one attention layer, of its latest call.
 
     timm's layers hand their matrix to nobody, and with a fused kernel form none: a hook on what comes after the
-    softmax is skipped without a word. So the layer is told to do without that kernel meanwhile, and :meth:`take` raises
-    where nothing came all the same.
+    softmax is skipped without a word. timm 1.0.31's own ``AttentionExtract`` then gives an empty dictionary
+    (findings/timm_attention_extract.sh). So the layer is told to do without that kernel meanwhile, and :meth:`take`
+    raises where nothing came all the same.
 
     Args:
         attention: the layer.
