@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads or torch.get_num_threads())
     options.out.mkdir(parents=True, exist_ok=True)
     data = replace(DataConfig(), test_per_class=options.test_per_class)
-    problem = load_problem(LearnerConfig(data=data), options.data)
+    _, problem = load_problem(LearnerConfig(data=data), options.data)
     outcomes = []
     try:
         # A store for each set of seeds: two of these may run side by side.

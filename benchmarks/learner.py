@@ -36,9 +36,10 @@ from benchmarks.learner_plan import ABLATIONS, REFERENCE_MEMORY, Job, Plan
 from benchmarks.learner_report import Results, markdown, rows, summary
 from benchmarks.storage_ours import Service
 from benchmarks.storage_system import machine, stop_remaining, versions
-from learner.config import SceneChoice, read_settings, with_settings
+from learner.config import SceneChoice
 from learner.methods import parse_method
 from learner.report import write_report
+from learner.settings import read_settings, with_settings
 from learner.train import best_device
 
 RESULTS = Path(__file__).with_name("results")

@@ -27,7 +27,8 @@ def drop_words(tokens: Tokens, drop: float, generator: torch.Generator) -> Token
 
 
 def drop_modality(tokens: Tokens, probability: float, generator: torch.Generator) -> Tokens:
-    """Take away the whole picture from some samples and all words from others, each with ``probability``.
+    """Take away the whole picture from some samples and all words from others, each with ``probability``; never what a
+    sample without the other has left.
 
     Without it a model that can tell most classes from one modality stops looking at the other, and attention to it
     means nothing.
@@ -35,12 +36,14 @@ def drop_modality(tokens: Tokens, probability: float, generator: torch.Generator
     if probability == 0:
         return tokens
     draw = torch.rand(len(tokens), generator=generator).to(tokens.patches.device)
-    blind = draw < probability
-    wordless = (draw >= probability) & (draw < 2 * probability)
+    special = special_tokens(tokens)
+    blind = (draw < probability) & (tokens.token_valid & ~special).any(1)
+    # A grid of one patch is that of a text without a picture.
+    wordless = (draw >= probability) & (draw < 2 * probability) & (tokens.grid.prod(1) > 1).to(draw.device)
     return replace(
         tokens,
         patch_valid=tokens.patch_valid & ~blind[:, None],
-        token_valid=torch.where(wordless[:, None], special_tokens(tokens), tokens.token_valid),
+        token_valid=torch.where(wordless[:, None], special, tokens.token_valid),
     )
 
 

@@ -1,8 +1,9 @@
-"""``learner``: run the phases against a memory service and write the report; write captions of pictures."""
+"""``learner``: run the phases against a memory service and write the report; and what helps to get there."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import signal
@@ -15,15 +16,19 @@ from rich.console import Console
 
 from client import MemoryClient, ServiceError
 from learner.commands.caption import caption
+from learner.commands.check_data import check_data
+from learner.commands.methods import methods
 from learner.commands.run import Order, run
-from learner.config import LearnerConfig, read_settings, with_settings
+from learner.commands.settings import as_markdown, as_toml
+from learner.config import LearnerConfig
 from learner.data.base import DataError
 from learner.data.fetch import FetchError
 from learner.data.pictures import PictureError
 from learner.fit import check_fit, with_backbones_patch
-from learner.methods import BASES, DEFAULT, PARTS, Method, parse_method
+from learner.methods import DEFAULT, Method, parse_method
 from learner.run_mark import RunError
 from learner.seeds import seed_config
+from learner.settings import configured, read_settings
 from memory_format import ExemplarMemoryError
 
 LOG_COLUMNS = 100
@@ -44,8 +49,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.command == "caption":
             return caption(arguments, console)
+        if arguments.command == "methods":
+            methods(console)
+            return 0
         try:
+            if arguments.command == "config":
+                sys.stdout.write(as_markdown() if arguments.markdown else as_toml(_config(arguments)))
+                return 0
             config = _checked(arguments)
+            if arguments.command == "check-data":
+                return check_data(config, arguments.data, console)
             client = MemoryClient(arguments.url)
         except (ValueError, OSError) as error:
             parser.error(str(error))
@@ -67,28 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     running = commands.add_parser("run", help="train all phases with each method and compare them at equal bytes")
     running.add_argument("--url", required=True, help="the memory service, http://HOST:PORT")
     running.add_argument("--out", type=Path, required=True, help="folder for checkpoints, metrics and the report")
-    running.add_argument(
-        "--data",
-        type=Path,
-        default=None,
-        help="folder of data and weights (default: $EXEMPLAR_MEMORY_DATA, else the user's cache)",
-    )
+    _add_data(running)
     running.add_argument(
         "--methods",
         type=_methods,
         default=_methods(",".join(DEFAULT)),
-        help=f"BASE[+PART...] with commas between, default {','.join(DEFAULT)}; bases: {', '.join(BASES)}; "
-        f"parts: {', '.join(PARTS)}, qNN (quality), keepNN (percent of the patches kept); of l2p, dualprompt and "
-        "ease: addedNN and headNN (learning rates in thousandths)",
+        help=f"BASE[+PART...] with commas between, default {','.join(DEFAULT)}; `learner methods` lists them",
     )
-    running.add_argument("--config", type=Path, help="TOML file with tables like those of the printed configuration")
-    running.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="one setting, as in --set train.base_epochs=2",
-    )
+    _add_settings(running)
     running.add_argument(
         "--seeds",
         type=_positive,
@@ -96,7 +95,19 @@ def _parser() -> argparse.ArgumentParser:
         help="N runs, each with the next seed and another order of classes, in OUT/seed-*; the summary and the report "
         "then have means, deviations and 95 %% intervals (default: one run, in OUT itself)",
     )
-    captioning = commands.add_parser("caption", help="write a text for each picture of a folder, for MM-ImageNet-R")
+    checking = commands.add_parser(
+        "check-data",
+        help="say what a run would find in its data: classes, sizes, texts, what is damaged, a budget",
+    )
+    _add_data(checking)
+    _add_settings(checking)
+    configuring = commands.add_parser("config", help="print every setting as TOML, with a comment on each")
+    _add_settings(configuring)
+    configuring.add_argument(
+        "--markdown", action="store_true", help="print the table of defaults for the documentation"
+    )
+    commands.add_parser("methods", help="print what --methods takes, a line each")
+    captioning = commands.add_parser("caption", help="write a text for each picture of a folder")
     captioning.add_argument("--images", type=Path, required=True, help="folder of pictures, in folders of any depth")
     captioning.add_argument(
         "--out", type=Path, required=True, help="captions file, .csv or .jsonl; one that is there grows"
@@ -117,6 +128,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=None,
+        help="folder of what is downloaded: data and weights (default: $EXEMPLAR_MEMORY_DATA, else the user's cache)",
+    )
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "pictures",
+        nargs="?",
+        metavar="PICTURES",
+        help="data of one's own: a folder with a folder of pictures for each class, or a table of them; short for "
+        "--set data.name=folder --set data.path=PICTURES (default: the demo's data)",
+    )
+    parser.add_argument("--config", type=Path, help="TOML file of settings, such as `learner config` prints")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one setting, as in --set train.base_epochs=2; wins over --config",
+    )
+
+
 def _positive(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
     if number < 1:
@@ -135,12 +173,12 @@ def _methods(text: str) -> list[Method]:
 
 
 def _config(arguments: argparse.Namespace) -> LearnerConfig:
-    """Defaults, then the file, then each ``--set``.
+    """Defaults, then the file, then the pictures, then each ``--set``.
 
     Raises:
         ValueError: an unknown key, or a value of the wrong kind.
     """
-    return with_settings(LearnerConfig(), _settings(arguments))
+    return configured(_settings(arguments))
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -150,7 +188,12 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         ValueError: it is no TOML, or a ``--set`` cannot be read.
     """
     given = tomllib.loads(arguments.config.read_text()) if arguments.config else {}
-    return read_settings(arguments.set, given)
+    own = []
+    if arguments.pictures is not None:
+        own = [f"data.path={json.dumps(arguments.pictures)}"]
+        # Of a data set in a folder of its own, such as imagenet-r, the name is in the file.
+        own += [] if "name" in given.get("data", {}) else ["data.name=folder"]
+    return read_settings([*own, *arguments.set], given)
 
 
 def _checked(arguments: argparse.Namespace) -> LearnerConfig:
@@ -162,6 +205,9 @@ def _checked(arguments: argparse.Namespace) -> LearnerConfig:
     config = _config(arguments)
     if "patch_px" not in _settings(arguments).get("backbone", {}):
         config = with_backbones_patch(config)
+    if arguments.command == "check-data":
+        check_fit(config)
+        return config
     for method in arguments.methods:
         check_fit(method.configure(config))
     if arguments.seeds is not None:

@@ -1,11 +1,13 @@
-"""Everything a run can be told, as frozen values. They are stored with the run; the defaults are the demo's."""
+"""Everything a run can be told, as frozen values. They are stored with the run.
+
+The defaults are the demo's; data of one's own has others for sizes and budget (:mod:`learner.settings`). Every field is
+described under ``Attributes``: ``learner config`` and docs/reference/learner-settings.md are made of these words.
+"""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from learner.head import HeadKind
 from learner.masks import MaskConfig
@@ -15,8 +17,6 @@ from learner.selection import Selection
 from learner.techniques.fill import FillSource
 from memory_format import ExemplarMemoryError, make_codec
 from memory_format.codecs import MAX_SIDE_PX
-
-C = TypeVar("C")
 
 MAX_BATCH, MAX_BUDGET_BYTES = 4096, 2**50
 """What the service takes at most: records a draw, bytes a buffer."""
@@ -33,7 +33,10 @@ class Columns:
     """Which column holds what, in the table of ``folder`` and in a data set of ``hub``.
 
     Attributes:
-        split: may be missing from the table; the split is then drawn.
+        image: path of the picture, relative to the table; empty = the data is texts only.
+        text: the picture's text, or a list of texts. Where there is no such column, the data is pictures only.
+        label: the class.
+        split: ``train``, ``test``, ``test-NAME`` or ``val``. Where there is no such column, the split is drawn.
     """
 
     image: str = "image"
@@ -47,8 +50,9 @@ class HubConfig:
     """Which part of a Hugging Face data set.
 
     Attributes:
-        subset: its configuration, for data sets that have several.
-        train_split, test_split: names of its splits; without a ``test_split`` a share of ``train_split`` is tested on.
+        subset: which configuration, of data sets that have several.
+        train_split: name of the split to train on.
+        test_split: name of the split to test on; empty = a share of each class of ``train_split``.
     """
 
     subset: str = ""
@@ -61,25 +65,31 @@ class DataConfig:
     """Which data, how much of it, and how it is cut into phases.
 
     Attributes:
-        name: ``emoji``: MM-Emoji-R; ``imagenet-r``: MM-ImageNet-R; ``food101``: UPMC Food-101; ``folder``: a table of
-            pictures, texts and classes; ``hub``: a data set of Hugging Face's ``datasets``. See docs/learner.md.
+        name: ``emoji``: MM-Emoji-R; ``imagenet-r``: MM-ImageNet-R; ``food101``: UPMC Food-101; ``folder``: pictures in
+            class folders, or a table of pictures, texts and classes; ``hub``: a data set of Hugging Face's
+            ``datasets``. See docs/learner.md.
         path: the data set's folder, ``folder``'s table, or ``hub``'s name or folder.
-        captions: the captions file of ``imagenet-r``; empty = ``captions.csv`` in its folder.
-        num_classes, train_per_class, test_per_class: size of the subset; the last counts for each test split. 0 = all.
-        interim_tests_per_class: with how many of those each phase before the last is tested, at most; 0 = all. What
-            counts most is known best then, and no hour is spent on curves.
-        test_share: of each class, where the data has no test split of its own.
-        split_seed: draws that split, and the samples of a subset.
-        bad_pictures: missing and damaged ones end the run before it starts, or are left out.
+        captions: the captions file of ``imagenet-r`` and of class folders; empty = ``captions.csv`` in their folder.
+        columns: names of columns, where they are others.
+        hub: which part of a data set of ``hub``.
+        num_classes: so many classes, those with the most samples; 0 = all.
+        train_per_class: so many samples of a class to train on, at most; 0 = all.
+        test_per_class: so many samples of a class in each split to test on, at most; 0 = all.
+        interim_tests_per_class: the same in each phase before the last; 0 = all. What counts most is known best then,
+            and no hour is spent on curves.
+        test_share: share of each class that is tested on, where the data has no split of its own.
+        split_seed: seed of that split, and of the samples of a subset.
+        bad_pictures: missing and damaged pictures end the run before it starts (``error``), or are left out (``skip``).
         image_size: short side of the pictures in pixels.
-        scenes: of ``emoji``: ``any``, or ``misleading`` ones (:data:`SceneChoice`).
-        base_classes: classes of phase 0.
-        classes_per_phase: classes of every later phase.
-        max_text_tokens: longer texts are cut.
+        scenes: of ``emoji``: ``any``, or ``misleading``: half of a class's training samples stand in front of the same
+            scene, which is never behind it in the tests.
+        base_classes: classes of phase 0; 0 = a third of them.
+        classes_per_phase: classes of every later phase; 0 = so many that there are four later phases.
+        max_text_tokens: word pieces of a text, at most; longer texts lose their end.
         class_order: in which order classes come: ``seeded``, shuffled; ``natural``, as the data set has them, for
             pictures in files by their labels; a list of classes, by name or by number in the natural order; or a file
             that has one a line.
-        class_order_seed: shuffles the classes.
+        class_order_seed: seed of the ``seeded`` order.
     """
 
     name: DataName = "emoji"
@@ -103,7 +113,7 @@ class DataConfig:
     class_order_seed: int = 0
 
     def __post_init__(self) -> None:
-        within(self, 1, LARGEST, "base_classes", "classes_per_phase")
+        within(self, 0, LARGEST, "base_classes", "classes_per_phase")
         within(self, 0, LARGEST, "num_classes", "train_per_class", "test_per_class", "interim_tests_per_class")
         within(self, 0, LARGEST, "split_seed", "class_order_seed")
         within(self, 1, MAX_SIDE_PX, "image_size")
@@ -133,7 +143,9 @@ class BackboneConfig:
         kind: ``parts``: DINOv2-S blocks + MiniLM words; ``small``: random weights; ``pretrained``: a ViLT checkpoint.
         name: hub id or folder for ``pretrained``.
         blocks: which DINOv2 blocks ``parts`` takes.
-        hidden_size, num_layers: of ``small``; heads are 64 wide.
+        patch_px: side of a patch in pixels; that of a ``pretrained`` backbone is its own unless it is set.
+        hidden_size: width of ``small``; its heads are 64 wide.
+        num_layers: layers of ``small``.
     """
 
     kind: BackboneKind = "parts"
@@ -168,24 +180,30 @@ class TrainConfig:
         base_tunes: what phase 0 trains beside the head: ``ssf`` alone, as all later phases, or the whole ``backbone``.
         ssf_layers: how many of the last layers SSF tunes; 0 = all. The others stay as they are and need no backward
             pass.
-        base_epochs, ssf_epochs: passes over the new data in phase 0 and in each later phase.
-        base_lr, ssf_lr, head_lr: highest learning rates of the whole backbone, of SSF and of the head.
-        added_lr: that of what L2P, DualPrompt and EASE add to their frozen backbone.
-        head: the classifier.
+        base_epochs: passes over the data of phase 0.
+        base_lr: highest learning rate of the whole backbone.
+        ssf_epochs: passes over the new data of each later phase.
+        ssf_lr: highest learning rate of SSF.
+        head_lr: highest learning rate of the head.
+        added_lr: highest learning rate of what L2P, DualPrompt and EASE add to their frozen backbone.
+        head: the classifier: ``linear``, or ``cosine``, which does not look at lengths.
         clip_norm: largest norm of a step's gradient.
         batch_size: new samples a step; replay adds as many.
+        weight_decay: AdamW's, but for SSF, which has none.
         masked_views: share of the new (and of full replayed) samples shown as their masked view, so that few tokens
             do not come to mean an old class.
-        patch_drop, word_drop: random drop of kept tokens of replayed exemplars and of words.
+        patch_drop: share of the patches of replayed exemplars that are dropped at random.
+        word_drop: share of all words that are dropped at random.
         fill: share of masked exemplars whose dropped places are filled.
-        fill_from: with what (:mod:`learner.techniques.fill`).
+        fill_from: what they are filled with: patches of a ``new`` picture, of its ``background`` only, of what another
+            exemplar of the ``batch`` kept, or the ``mean`` colour of the exemplar itself.
         repair_text: share of replayed exemplars that get the text of another of their class (done by the service).
         flip: share of all samples that are mirrored.
         colour: how far brightness, contrast and saturation of a sample move at most, as a share; 0 = not at all.
         distill: weight of the loss that keeps old classes' logits where the previous phase's model had them
-            (:mod:`learner.techniques.distill`); 0 = off, as for the next.
+            (:mod:`learner.techniques.distill`); 0 = off.
         stored_logits: weight of the loss that keeps replayed exemplars' logits where they were when stored
-            (:mod:`learner.techniques.stored_logits`).
+            (:mod:`learner.techniques.stored_logits`); 0 = off.
         weight_align: rescale the new classes' weights after each phase (:mod:`learner.techniques.weight_align`); for
             the linear head.
         balance: how much of a class's share in a phase's steps the loss takes out
@@ -195,8 +213,9 @@ class TrainConfig:
         translate: fit that classifier to what the exemplars' whole pictures would give
             (:mod:`learner.techniques.translate`).
         two_views: test with the sum of the scores of the whole sample and of its masked view.
-        modality_drop: share of base-phase samples without a picture, and the same share without words.
-        bf16: ``auto``: bfloat16 where the hardware has it.
+        modality_drop: share of base-phase samples that are shown without their picture, and the same share without
+            their words; those that have only one of both keep it.
+        bf16: train in bfloat16; ``auto``: where the hardware has it.
         compile: compile the backbone's blocks by ``torch.compile``: a minute or more at the start, for quicker steps. A
             CPU needs a C++ compiler for it.
         decode_on_device: decode replayed JPEG exemplars on the model's device; needs ``memory.codec`` to be JPEG.
@@ -254,10 +273,12 @@ class WarmupConfig:
 
     Attributes:
         epochs: passes over the base phase's data; 0 = no warm-up.
-        lr: highest learning rate of the backbone, ``text_lr_factor`` times that for the text's projection and layer
-            norm, which have the longest way to go; ``head_lr`` for the heads of the two objectives.
+        lr: highest learning rate of the backbone.
+        text_lr_factor: so many times that rate for the text's projection and layer norm, which have the longest way.
+        head_lr: highest learning rate of the heads of the two objectives.
         word_mask: share of words that are masked.
-        modality_drop: share of samples without a picture, and the same share without words.
+        modality_drop: share of samples that are shown without their picture, and the same share without their words.
+        batch_size: samples a step.
         mask_token_id: ``[MASK]`` of the vocabulary; BERT's by default.
     """
 
@@ -284,7 +305,8 @@ class MemoryConfig:
     """What is stored.
 
     Attributes:
-        budget_bytes: of the buffer, for all classes.
+        budget_bytes: bytes of the buffer, for all classes; 0 = room for five full samples of each class, or for a
+            quarter of them where there are fewer than twenty.
         full_samples_per_class: where not 0, the budget is instead so many full samples for each class seen, and
             grows with them.
         full_sample_bytes: what one full sample is taken to cost in that case.
@@ -309,8 +331,7 @@ class MemoryConfig:
     snapshots: bool = True
 
     def __post_init__(self) -> None:
-        within(self, 1, MAX_BUDGET_BYTES, "budget_bytes")
-        within(self, 0, MAX_BUDGET_BYTES, "full_samples_per_class", "full_sample_bytes")
+        within(self, 0, MAX_BUDGET_BYTES, "budget_bytes", "full_samples_per_class", "full_sample_bytes")
         if self.full_samples_per_class * self.full_sample_bytes > MAX_BUDGET_BYTES or (
             self.full_samples_per_class > 0
         ) != (self.full_sample_bytes > 0):
@@ -344,7 +365,11 @@ class MemoryConfig:
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """One run."""
+    """One run.
+
+    Attributes:
+        seed: of all that is drawn but the split and the order of the classes, which have their own.
+    """
 
     data: DataConfig = field(default_factory=DataConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -361,72 +386,3 @@ class LearnerConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def read_settings(items: Iterable[str], settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings for :func:`with_settings`, with those of items like ``train.base_epochs=2`` put into them.
-
-    Args:
-        items: values are as in TOML; strings may do without quotes.
-        settings: tables and their fields; later ones win.
-
-    Raises:
-        ValueError: no ``=`` in one, or a setting within what is a value.
-    """
-    for item in items:
-        key, separator, value = item.partition("=")
-        if not separator:
-            raise ValueError(f"--set takes KEY=VALUE, got {item!r}")
-        table = settings
-        *path, name = key.split(".")
-        for part in path:
-            table = table.setdefault(part, {})
-            if not isinstance(table, dict):
-                raise ValueError(f"{part} is set to {table!r}, so {key} cannot be set")
-        try:
-            table[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            table[name] = value
-    return settings
-
-
-def with_settings(config: C, settings: Mapping[str, Any], where: str = "") -> C:
-    """A configuration with some of its fields changed, tables within tables.
-
-    Raises:
-        ValueError: an unknown key, or a value of the wrong kind.
-    """
-    known = {entry.name: getattr(config, entry.name) for entry in fields(config)}  # type: ignore[arg-type]
-    hints = get_type_hints(type(config))
-    changes = {}
-    for name, value in settings.items():
-        if name not in known:
-            raise ValueError(f"unknown setting {where}{name}; known: {', '.join(known)}")
-        present = known[name]
-        if is_dataclass(present):
-            if not isinstance(value, Mapping):
-                raise ValueError(
-                    f"{where}{name} is a table of settings, got {value!r}; set one, as in {where}{name}.KEY"
-                )
-            value = with_settings(present, value, f"{where}{name}.")
-        elif isinstance(present, dict) and isinstance(value, dict):
-            # A codec by its id is another one; without, it is the present one with other options.
-            value = value if "id" in value else {**present, **value}
-        elif isinstance(value, list) and any(
-            get_origin(kind) is tuple for kind in (hints[name], *get_args(hints[name]))
-        ):
-            value = tuple(value)
-        elif isinstance(present, float) and type(value) is int:
-            value = float(min(max(value, -LARGEST), LARGEST))  # no float is beyond what any range has
-        elif type(value) is not type(present):
-            kind = "a list" if isinstance(present, tuple) else type(present).__name__
-            raise ValueError(f"{where}{name} must be {kind}, got {value!r}")
-        elif isinstance(value, str) and "\0" in value:
-            raise ValueError(f"{where}{name} must be text without NUL, got {value!r}")
-        elif get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
-            raise ValueError(f"{where}{name} must be one of {', '.join(get_args(hints[name]))}, got {value!r}")
-        changes[name] = value
-    try:
-        return replace(config, **changes)  # type: ignore[type-var]
-    except ValueError as error:
-        raise ValueError(f"{where[:-1]}: {error}" if where else str(error)) from error

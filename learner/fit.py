@@ -56,7 +56,7 @@ def check_fit(config: LearnerConfig) -> None:
         )
     given_order(config.data)
     smallest = _smallest_exemplar(config.memory, patch_px)
-    if not config.memory.grows and config.memory.budget_bytes < smallest:
+    if not config.memory.grows and 0 < config.memory.budget_bytes < smallest:
         raise ValueError(
             f"memory.budget_bytes is {config.memory.budget_bytes}, but an exemplar takes {smallest} bytes at the least"
         )

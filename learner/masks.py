@@ -28,10 +28,14 @@ class MaskConfig:
     Attributes:
         image: mask the image at all.
         text: mask the text at all.
-        layers: which layers' attention is read; ``last_layers``: over how many ``mean`` goes.
-        heads: how the heads of a layer are combined.
-        image_threshold, text_threshold: ``mean``: above the sample's own mean; ``quantile``: the top
-            ``*_amount`` share of the tokens; ``mass``: the fewest tokens that hold ``*_amount`` of the attention.
+        layers: which layers' attention is read: the ``last``, the ``mean`` of several, or the ``rollout`` of all.
+        last_layers: over how many of the last layers ``mean`` goes.
+        heads: how the heads of a layer are combined: ``max``, that of the head that looks hardest, or ``mean``.
+        image_threshold: which patches are kept. ``mean``: those above the sample's own mean; ``quantile``: the top
+            ``image_amount`` share; ``mass``: the fewest that hold ``image_amount`` of the attention.
+        image_amount: for ``quantile`` and ``mass``.
+        text_threshold: the same of words, with ``text_amount``.
+        text_amount: for ``quantile`` and ``mass`` of words.
         drop_sinks: leave out patches whose last hidden state is an outlier in length: "registers" that gather
             attention whatever the picture shows there (Darcet et al., ICLR 2024).
         random: same number of patches as attention would keep, drawn at random: the control.

@@ -42,6 +42,7 @@ class Problem:
     Attributes:
         phases: class ids of each; a class belongs to one phase.
         class_names: by class id, where they have names.
+        notes: what was made of the data that its owner may not expect, a sentence each.
 
     Raises:
         DataError: a phase is empty, or there is nothing to train or to test on.
@@ -51,6 +52,7 @@ class Problem:
     tests: Mapping[str, Samples]
     phases: list[list[int]]
     class_names: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         seen: set[int] = set()

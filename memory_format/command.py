@@ -9,7 +9,7 @@ _OURS = ("memory_format", "memory_service", "client", "learner")
 
 
 def run_command(name: str, module: str, extra: str) -> int:
-    """Run ``main`` of a module; returns its exit status, or 2 where a library is missing.
+    """Run ``main`` of a module; returns its exit status, or 2 where a library is missing, then or later.
 
     Args:
         name: of the command.
@@ -17,11 +17,13 @@ def run_command(name: str, module: str, extra: str) -> int:
         extra: of the package, what the command needs beside the base install.
     """
     try:
-        main = importlib.import_module(module).main
+        return int(importlib.import_module(module).main())
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing in _OURS:
+        if not missing or missing in _OURS:
             raise
-        sys.stderr.write(f"{name}: {missing} is not installed; it comes with pip install 'exemplar-memory[{extra}]'\n")
+        sys.stderr.write(
+            f"{name}: {missing} is not installed; it comes with the extra `{extra}`: in a checkout of Exemplar Memory, "
+            f"pip install -e '.[{extra}]'\n"
+        )
         return 2
-    return int(main())

@@ -7,4 +7,4 @@ from memory_format.command import run_command
 
 def main() -> int:
     """Run the command line; returns the exit status."""
-    return run_command("memory-service", "memory_service.__main__", "service")
+    return run_command("memory-service", "memory_service.cli", "service")

@@ -12,7 +12,7 @@ import pytest
 SCRIPTS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
 OF_EXTRA = {
     "memory-service": ("service", ["uvicorn", "fastapi", "sqlalchemy", "alembic", "zarr", "pydantic_settings"]),
-    "learner": ("learner", ["torch", "transformers", "timm", "rich", "tqdm", "matplotlib", "platformdirs"]),
+    "learner": ("learner", ["torch", "transformers", "timm", "rich", "tqdm", "matplotlib", "platformdirs", "tomlkit"]),
 }
 
 
@@ -26,13 +26,38 @@ def _run(command: str, missing: list[str], *arguments: str) -> subprocess.Comple
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
 
 
+@pytest.mark.parametrize("module", ["memory_service", "learner"])
+def test_a_module_that_is_run_says_it_too(module: str) -> None:
+    extra, packages = OF_EXTRA[module.replace("_", "-")]
+    code = (
+        f"import runpy, sys; sys.argv = [{module!r}, '--help']; sys.modules.update(dict.fromkeys({packages!r}))\n"
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert f"pip install -e '.[{extra}]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_library_that_is_missed_later_is_named_too() -> None:
+    """Not at once: what a command needs in the end only is imported then."""
+    code = (
+        "import sys, types; from memory_format.command import run_command\n"
+        "late = types.ModuleType('late'); exec('def main():\\n    import no_such_library', late.__dict__)\n"
+        "sys.modules['late'] = late; sys.exit(run_command('late', 'late', 'learner'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("late: no_such_library is not installed")
+
+
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_a_command_of_the_base_install_says_what_to_install(command: str) -> None:
     extra, packages = OF_EXTRA[command]
     done = _run(command, packages, "--help")
     assert done.returncode == 2
     assert done.stdout == ""
-    words = rf"is not installed; it comes with pip install 'exemplar-memory[{extra}]'"
+    words = f"is not installed; it comes with the extra `{extra}`: in a checkout of Exemplar Memory, pip install -e"
     assert done.stderr.startswith(f"{command}: ")
     assert words in done.stderr
     assert done.stderr.count("\n") == 1

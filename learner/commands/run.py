@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from client import MemoryClient
+from client import MemoryClient, ServiceUnavailableError
 from learner import machine
 from learner.config import LearnerConfig
 from learner.files import write_atomically
@@ -19,6 +19,7 @@ from learner.metrics import PhaseMetrics
 from learner.phases import Problem, Run
 from learner.problem import in_order, load_problem
 from learner.run_lock import locked
+from learner.run_mark import RunError
 from learner.seeds import (
     difference_lines,
     refuse_other_kind,
@@ -57,22 +58,29 @@ def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Cons
         RunError, DataError, FetchError, ServiceError: something stands in the way; the message says what.
     """
     # Asked first: better to hear of a wrong address now than after minutes of training.
-    service = client.info()
+    try:
+        service = client.info()
+    except ServiceUnavailableError as error:
+        raise RunError(
+            f"no memory service answers there ({error}). Start one in another terminal, `memory-service serve --data "
+            "runs/memory`, and give the address that it prints as --url"
+        ) from error
     refuse_other_kind(order.out, several=order.seeds is not None)
+    data = config.data
+    console.print(f"data: {data.title}, {data.num_classes or 'all'} classes at {data.image_size} px ...", markup=False)
+    config, problem = load_problem(config, order.directory)
+    for note in problem.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    phases = " + ".join(str(len(classes)) for classes in problem.phases)
+    console.print(
+        f"{len(problem.train)} samples to train on, {sum(map(len, problem.tests.values()))} to test on "
+        f"(unseen: {', '.join(problem.tests)})",
+        markup=False,
+    )
+    console.print(f"phases of {phases} classes; budget {budget_words(config.memory)}", markup=False)
+    # Made no sooner: data that cannot be used leave no folder behind.
     with locked(order.out):
         machine.remember(order.out, service)
-        data = config.data
-        console.print(
-            f"data: {data.title}, {data.num_classes or 'all'} classes at {data.image_size} px ...", markup=False
-        )
-        problem = load_problem(config, order.directory)
-        phases = " + ".join(str(len(classes)) for classes in problem.phases)
-        console.print(
-            f"{len(problem.train)} samples to train on, {sum(map(len, problem.tests.values()))} to test on "
-            f"(unseen: {', '.join(problem.tests)})",
-            markup=False,
-        )
-        console.print(f"phases of {phases} classes; budget {budget_words(config.memory)}", markup=False)
         if order.seeds is None:
             _one(config, problem, client, order, console)
         else:

@@ -27,7 +27,7 @@ __all__ = ["BadPictures", "Listing", "Sample", "assemble"]
 
 log = logging.getLogger(__name__)
 
-BadPictures = Literal["error", "skip"]
+BadPictures = Literal["error", "skip", "list"]
 
 _SHOWN = 5
 
@@ -57,11 +57,13 @@ class Listing:
     Attributes:
         name: of the data set.
         class_names: what to call a label where the label itself says nothing (``n01443537`` -> ``goldfish``).
+        notes: see :class:`~learner.data.base.MultimodalData`.
     """
 
     name: str
     samples: Sequence[Sample]
     class_names: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def assemble(
@@ -85,16 +87,20 @@ def assemble(
         train_per_class, test_per_class: at most so many samples of a class in each split, drawn at random; 0 = all.
         test_share: of each class, where the listing has no split of its own.
         seed: of both draws.
-        bad_pictures: what to do with missing and damaged ones: say so and stop, or leave them out.
+        bad_pictures: what to do with missing and damaged ones: say so and stop, or leave them out and say so in the
+            log (``skip``) or in what is returned only (``list``).
         directory: where is kept which pictures were looked at, see :func:`learner.data.fetch.data_dir`.
 
     Raises:
         DataError: the listing contradicts itself, a class has nothing to train on, or a picture is bad.
     """
-    samples = _split(_distinct(listing.samples), test_share, seed)
+    distinct = _distinct(listing.samples)
+    samples = _split(distinct, test_share, seed)
+    notes = (*listing.notes, *_about_the_split(distinct, test_share, seed), *_about_texts(samples, listing.name))
     labels = _labels(samples, num_classes, listing.name)
     chosen = _drawn(samples, labels, train_per_class, test_per_class, seed)
-    chosen = _readable(chosen, bad_pictures, listing.name, directory)
+    bad = _bad_pictures(chosen, bad_pictures, listing.name, directory)
+    chosen = [sample for sample in chosen if sample.key not in bad]
     place = {label: class_id for class_id, label in enumerate(labels)}
     splits: dict[str, list[Sample]] = {"train": []}
     for sample in chosen:
@@ -104,6 +110,7 @@ def assemble(
     if bare:
         raise DataError(
             f"{listing.name}: no sample to train on of {_some(map(repr, bare))}; every class needs one at least"
+            + (f". {len(bad)} pictures cannot be used: {_some(bad.values(), separator='; ')}" if bad else "")
         )
 
     def make(part: Sequence[Sample]) -> Split:
@@ -117,7 +124,7 @@ def assemble(
     shown = {_composed(label): name for label, name in listing.class_names.items()}
     names = [shown.get(label, label) for label in labels]
     tests = {name: make(part) for name, part in sorted(splits.items()) if name != "train"}
-    return MultimodalData(listing.name, names, make(splits["train"]), tests)
+    return MultimodalData(listing.name, names, make(splits["train"]), tests, notes, tuple(bad.values()))
 
 
 def _distinct(samples: Sequence[Sample]) -> list[Sample]:
@@ -171,6 +178,33 @@ def _split(samples: list[Sample], test_share: float, seed: int) -> list[Sample]:
     return [s if s.split else replace(s, split="test" if s.key in tested else "train") for s in samples]
 
 
+def _about_the_split(samples: Sequence[Sample], test_share: float, seed: int) -> tuple[str, ...]:
+    if all(sample.split for sample in samples):
+        return ()
+    return (
+        f"the data has no split: {test_share:.0%} of each class is tested on, drawn by data.split_seed={seed}, and not "
+        "trained on",
+    )
+
+
+def _about_texts(samples: Sequence[Sample], name: str) -> list[str]:
+    """What is said of splits without texts beside others with texts.
+
+    Raises:
+        DataError: there are none to train on, and some to test on.
+    """
+    with_text = {sample.split for sample in samples if sample.text}
+    without = sorted({sample.split for sample in samples} - with_text)
+    if not with_text or not without:
+        return []
+    if "train" in without:
+        raise DataError(
+            f"{name}: no sample to train on has a text, but samples of {', '.join(sorted(with_text))} have: is the "
+            "file of texts (metadata.csv, captions.csv) missing for train? To learn from pictures alone, take it away"
+        )
+    return [f"no sample of {', '.join(without)} has a text, but those to train on have"]
+
+
 def _labels(samples: Sequence[Sample], num_classes: int, name: str) -> list[str]:
     """The labels in alphabetical order, of all classes or of those with the most samples."""
     count = Counter(sample.label for sample in samples)
@@ -199,23 +233,22 @@ def _drawn(samples: Sequence[Sample], labels: Sequence[str], train: int, test: i
     return drawn
 
 
-def _readable(
+def _bad_pictures(
     samples: list[Sample], bad_pictures: BadPictures, name: str, directory: Path | str | None
-) -> list[Sample]:
-    """The samples whose pictures can be read. All are decoded once, so that no run stops at one after hours; those that
-    are good are not decoded again as long as no file changes."""
+) -> dict[str, str]:
+    """By key, what is wrong with each picture that cannot be read, with its name. All are decoded once, so that no run
+    stops at one after hours; those that are good are not decoded again as long as no file changes."""
     pictures: dict[str, Picture] = {}
     for sample in samples:
         pictures.setdefault(sample.key, sample.picture)
-    bad = _bad(pictures, name, directory)
-    if not bad:
-        return samples
-    shown = _some((f"{pictures[key].name}: {reason}" for key, reason in bad.items()), separator="; ")
-    message = f"{len(bad)} of {len(pictures)} pictures cannot be used: {shown}"
-    if bad_pictures == "error":
-        raise DataError(f"{message}. Mend them, or leave them out with --set data.bad_pictures=skip")
-    log.warning("%s. They are left out", message)
-    return [sample for sample in samples if sample.key not in bad]
+    bad = {key: f"{pictures[key].name}: {reason}" for key, reason in _bad(pictures, name, directory).items()}
+    if bad and bad_pictures != "list":
+        shown = _some(bad.values(), separator="; ")
+        message = f"{len(bad)} of {len(pictures)} pictures cannot be used: {shown}"
+        if bad_pictures == "error":
+            raise DataError(f"{message}. Mend them, or leave them out with --set data.bad_pictures=skip")
+        log.warning("%s. They are left out", message)
+    return bad
 
 
 def _bad(pictures: Mapping[str, Picture], name: str, directory: Path | str | None) -> dict[str, str]:

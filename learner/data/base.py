@@ -82,6 +82,10 @@ class Split:
 class MultimodalData:
     """A data set: its classes, what to train on and, by name, what to test on.
 
+    Attributes:
+        notes: what was made of it that its owner may not expect, a sentence each.
+        bad: pictures that are missing or damaged and were left out, with the reason of each.
+
     Raises:
         ValueError: a sample's class has no name, or arrays of pictures differ in size between splits.
     """
@@ -90,6 +94,8 @@ class MultimodalData:
     class_names: list[str]
     train: Split
     test: dict[str, Split]
+    notes: tuple[str, ...] = ()
+    bad: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for split_name, split in {"train": self.train, **self.test}.items():

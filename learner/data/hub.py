@@ -11,7 +11,8 @@ from learner.config import Columns, DataConfig
 from learner.data.assemble import Listing, Sample
 from learner.data.base import DataError
 from learner.data.cells import label_of, texts_of
-from learner.data.pictures import PictureError
+from learner.data.folder import ONLY_TEXTS, only_pictures
+from learner.data.pictures import NoPicture, PictureError
 
 __all__ = ["list_hub"]
 
@@ -50,20 +51,27 @@ def list_hub(config: DataConfig) -> Listing:
         import datasets
     except ImportError as error:
         raise DataError(
-            "data.name=hub needs the package `datasets`: pip install 'exemplar-memory[hub]' (or pip install datasets)"
+            "data.name=hub needs the package `datasets`: pip install datasets (it is the extra `hub`: in a checkout "
+            "of Exemplar Memory, pip install -e '.[hub]')"
         ) from error
     try:
         loaded = datasets.load_dataset(config.path, config.hub.subset or None)
     # Whatever the library, the network or a data set's own files raise.
     except Exception as error:
+        # What it says where metadata.csv lies in the folder of one split only.
+        hint = "; a metadata.csv must lie in the folder of each split" if "corresponds to no data" in str(error) else ""
         raise DataError(
             f"`datasets` cannot load {config.path!r} ({type(error).__name__}: {error}). {_HOW}; for one without a "
-            "network, download it first where there is one"
+            f"network, download it first where there is one{hint}"
         ) from error
     splits = {"train": config.hub.train_split, "test": config.hub.test_split}
     if not config.hub.test_split:
         del splits["test"]
     samples: list[Sample] = []
+    notes = [] if config.columns.image else [ONLY_TEXTS]
+    there = {column for name in splits.values() if name in loaded for column in loaded[name].column_names}
+    if config.columns.text not in there:
+        notes.append(only_pictures(config.columns.text, sorted(there)))
     for split, name in splits.items():
         if name not in loaded:
             raise DataError(
@@ -71,25 +79,31 @@ def list_hub(config: DataConfig) -> Listing:
                 + (" (empty: a share of each class is tested on)" if split == "test" else "")
             )
         samples += _samples(loaded[name], name, split if len(splits) > 1 else "", config)
-    return Listing(config.path, samples)
+    return Listing(config.path, samples, notes=tuple(notes))
 
 
 def _samples(rows: Any, name: str, split: str, config: DataConfig) -> list[Sample]:
     columns, where = config.columns, f"{config.path}/{name}"
-    _require(rows, "image", columns.image, where)
-    _require(rows, "text", columns.text, where)
-    pictures = _pictures(rows, columns.image, where)
+    if columns.image:
+        _require(rows, "image", columns.image, where)
+    # A column of texts may be missing under its usual name; under another one it was asked for.
+    if columns.text != Columns().text or not columns.image or columns.text in rows.column_names:
+        _require(rows, "text", columns.text, where)
+    pictures = _pictures(rows, columns.image, where) if columns.image else None
     labels = _labels(rows, pictures, columns, where)
+    texts = rows[columns.text] if columns.text in rows.column_names else [""] * len(rows)
     return [
         Sample(
-            picture=HubPicture(pictures, columns.image, row, f"{where} row {row}", str(rows._fingerprint)),
+            picture=NoPicture(f"{where} row {row}")
+            if pictures is None
+            else HubPicture(pictures, columns.image, row, f"{where} row {row}", str(rows._fingerprint)),
             key=f"{name}/{row}",
             text=text,
             label=label,
             where=f"{where} row {row}",
             split=split,
         )
-        for row, (value, label) in enumerate(zip(rows[columns.text], labels, strict=True))
+        for row, (value, label) in enumerate(zip(texts, labels, strict=True))
         for text in texts_of(value, f"{where} row {row}: column {columns.text!r}")
     ]
 
@@ -147,7 +161,7 @@ def _labels(rows: Any, pictures: Any, columns: Columns, where: str) -> list[str]
 
 def _class_folders(rows: Any, pictures: Any, column: str) -> list[str]:
     """The folder of each picture, where they lie in several of the same depth; else nothing."""
-    if rows.info.builder_name != "imagefolder":
+    if pictures is None or rows.info.builder_name != "imagefolder":
         return []
     paths = [PurePath(value["path"].partition("::")[0]) if value else None for value in pictures[column]]
     if None in paths or len({len(path.parts) for path in paths if path}) != 1:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from learner.config import DataConfig, DataName
-from learner.data.assemble import Listing, assemble
+from learner.data.assemble import BadPictures, Listing, assemble
 from learner.data.base import DataError, MultimodalData
 from learner.data.emoji import load_emoji
 from learner.data.folder import list_folder
@@ -25,8 +25,17 @@ LISTINGS: Mapping[DataName, Callable[[DataConfig], Listing]] = {
 """Data sets of pictures in files: each says what it holds, :func:`~learner.data.assemble.assemble` does the rest."""
 
 
-def load_data(config: DataConfig, *, patch_px: int, directory: Path | str | None = None) -> MultimodalData:
+def load_data(
+    config: DataConfig,
+    *,
+    patch_px: int,
+    directory: Path | str | None = None,
+    bad_pictures: BadPictures | None = None,
+) -> MultimodalData:
     """The data set of a configuration; pictures in files stay there until they are needed.
+
+    Args:
+        bad_pictures: in place of the configuration's.
 
     Raises:
         DataError: it is not there or cannot be used; the message says where to get it, or which file and line is wrong.
@@ -58,6 +67,6 @@ def load_data(config: DataConfig, *, patch_px: int, directory: Path | str | None
         test_per_class=config.test_per_class,
         test_share=config.test_share,
         seed=config.split_seed,
-        bad_pictures=config.bad_pictures,
+        bad_pictures=bad_pictures or config.bad_pictures,
         directory=directory,
     )

@@ -17,7 +17,7 @@ from PIL import Image
 
 from memory_format.rgb import DECODE_GAP, LONGEST, fit, upright_rgb, why_unreadable
 
-__all__ = ["PICTURE_SUFFIXES", "LazyPictures", "Picture", "PictureError", "PictureFile", "read_picture"]
+__all__ = ["PICTURE_SUFFIXES", "LazyPictures", "NoPicture", "Picture", "PictureError", "PictureFile", "read_picture"]
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 
@@ -65,6 +65,22 @@ class PictureFile:
         return f"{self.path}: {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
+@dataclass(frozen=True)
+class NoPicture:
+    """What a text without a picture has: one grey patch, since an exemplar has one patch at least."""
+
+    name: str = "no picture"
+
+    def open(self) -> BytesIO:
+        grey = BytesIO()
+        Image.new("RGB", (1, 1), (128, 128, 128)).save(grey, "PNG")
+        grey.seek(0)
+        return grey
+
+    def stamp(self) -> str:
+        return self.name
+
+
 class LazyPictures:
     """N pictures that are decoded each time they are asked for.
 
@@ -88,7 +104,10 @@ class LazyPictures:
         Raises:
             PictureError: it is missing, damaged, or of a kind that cannot be shown.
         """
-        upright = read_picture(self.pictures[index], about=self.short_side)
+        picture = self.pictures[index]
+        if isinstance(picture, NoPicture):
+            return np.full((self.patch_px, self.patch_px, 3), 128, dtype=np.uint8)
+        upright = read_picture(picture, about=self.short_side)
         return np.array(fit(upright, short_side=self.short_side, patch_px=self.patch_px))
 
     @property

@@ -11,6 +11,7 @@ NOT_RUN: dict[Name, str] = {
     ("README.md", "make setup"): "installs some 6 GB",
     ("README.md", "make demo"): "trains for minutes, and downloads; tests of the learner run it on less",
     ("README.md", "make test"): "is what runs here",
+    ("docs/tutorial.md", "make setup"): "installs, which a test has behind it",
     (
         "docs/service.md",
         "MEMORY_SERVICE_ALLOWED_HOSTS=memory,memory.example.org \\",
@@ -31,6 +32,7 @@ STOPPED_BEFORE: set[Name] = {("docs/service.md", "memory-service export demo dem
 """Before these the reader ends the service with Ctrl-C, as the page says."""
 
 NOT_COMPARED: dict[Name, str] = {
+    ("docs/tutorial.md", "pictures/"): "a folder",
     ("docs/format.md", "charge = 39 + ⌈h·w/8⌉ + ⌈text_length/8⌉ + 2·T + (4 + extras, if any) + payload"): "a formula",
 }
 """``text`` blocks that are not what the block before them prints word by word."""
@@ -40,5 +42,8 @@ INSTEAD: dict[str, tuple[str, str]] = {
 }
 """Words of blocks, and what a test has for them."""
 
-SMALLER: dict[str, str] = {}
+SMALLER: dict[str, str] = {
+    "docs/tutorial.md": "--set backbone.kind=small --set backbone.patch_px=8 --set backbone.num_layers=2 "
+    "--set data.image_size=32 --set train.base_epochs=1 --set train.ssf_epochs=1",
+}
 """Arguments added to each ``learner run`` of a page, so that it takes seconds."""

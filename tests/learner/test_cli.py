@@ -36,7 +36,7 @@ def test_one_option_of_the_codec_can_be_set() -> None:
         ("train.base_epochs=many", "train.base_epochs must be int"),
         ("mask.image_amount=0", "image_amount must lie in"),
         ("seed", "KEY=VALUE"),
-        ("data.base_classes=0", "base_classes"),
+        ("data.base_classes=-1", "base_classes"),
         ("train.head=conical", "train.head must be one of"),
         ("memory.buffer=Birds!", "buffer is 1..22 of a-z 0-9 . _ -"),
         ("train=5", "train is a table of settings"),
@@ -73,4 +73,6 @@ def test_wrong_methods_are_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_service_that_is_not_there_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(_arguments()) == 1
-    assert "127.0.0.1:9" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no memory service answers there (GET http://127.0.0.1:9/" in said
+    assert "memory-service serve --data" in said

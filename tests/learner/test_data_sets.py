@@ -295,7 +295,7 @@ class TestFolder:
         [
             (b"", "has no rows"),
             (b"image,text,label\n", "has no rows"),
-            (b"image,caption,label\na.png,x,y\n", "line 1 has no column 'text'; it has image, caption, label"),
+            (b"image,text,class\na.png,x,y\n", "line 1 has no column 'label'; it has image, text, class"),
             (b"image,text,label\na.png,caf\xe9,x\n", r"line 2 is not UTF-8 \(byte 0xe9"),
             (b"image,text,label\na.png,one, two,x\n", "line 2 has 4 fields where the columns are image, text, label"),
             (b'image,text,label\na.png,"one,x\n', "line 2 is not CSV: unexpected end of data"),
@@ -333,7 +333,7 @@ class TestFolder:
         [
             ('{"image": "a.png", "text": "x", "label": "y"}\n{"image": \n', "line 2 is not JSON"),
             ("[1]\n", "line 1 must be an object"),
-            ('{"image": "a.png", "label": "y"}\n', "line 1 has no column 'text'"),
+            ('{"image": "a.png", "text": "x"}\n', "line 1 has no column 'label'"),
             (
                 '{"image": "a.png", "text": "x", "label": "y", "label": "z"}\n',
                 "line 1 has more than one column 'label'",
@@ -644,6 +644,38 @@ class TestHub:
         ):
             load("hub", path, hub=self.ONE_SPLIT)
 
+    @pytest.mark.filterwarnings(LEFT_OPEN)
+    @pytest.mark.parametrize(
+        ("described", "words"),
+        [
+            ("test", "no sample to train on has a text, but samples of test have"),
+            ("train", "a metadata.csv must lie in the folder of each split"),
+        ],
+    )
+    def test_a_metadata_file_for_one_split_only_is_said(
+        self, described: str, words: str, parquet: Path, tmp_path: Path, load: Callable[..., MultimodalData]
+    ) -> None:
+        root = tmp_path / "half"
+        names = [f"{bird}/{i}.png" for bird in ("jay", "wren") for i in range(2)]
+        for split in ("train", "test"):
+            for name in names:
+                trees.picture(root / split / name)
+        trees.write_table(root / described / "metadata.csv", [["file_name", "text"], *([name, "x"] for name in names)])
+        with pytest.raises(DataError, match=words):
+            load("hub", root)
+        gc.collect()
+
+    def test_columns_of_texts_and_of_pictures_may_be_missing(
+        self, of_rows: Callable[..., Path], load: Callable[..., MultimodalData]
+    ) -> None:
+        path = of_rows(label=["jay"] * 5, caption=["x"] * 5)
+        data = load("hub", path, hub=self.ONE_SPLIT)
+        assert data.train.texts == [""] * 4
+        assert any("no column 'text' of texts, only " in note for note in data.notes)
+        texts = load("hub", path, hub=self.ONE_SPLIT, columns=Columns(image="", text="caption"))
+        assert texts.train.texts == ["x"] * 4
+        assert texts.train.images[0].shape == (8, 8, 3)
+
     @pytest.mark.parametrize(
         ("columns", "words"),
         [
@@ -694,7 +726,7 @@ class TestHub:
         self, load: Callable[..., MultimodalData], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "datasets", None)
-        with pytest.raises(DataError, match=r"pip install 'exemplar-memory\[hub\]'"):
+        with pytest.raises(DataError, match=r"pip install datasets .*pip install -e '\.\[hub\]'"):
             load("hub", "user/birds")
 
 

@@ -144,7 +144,7 @@ def test_imagenet_r_runs_from_its_folder(
         ({"data__name": "imagenet-r"}, "hendrycks/imagenet-r.tar"),
         ({"data__name": "food101"}, "visiir.isir.upmc.fr"),
         ({"data__path": ""}, "data.path is not set"),
-        ({"data__path": "nowhere.csv"}, "there is no table nowhere.csv"),
+        ({"data__path": "nowhere.csv"}, "there is no folder and no table nowhere.csv"),
         ({"data__num_classes": 9}, "num_classes cannot be 9"),
         ({"data__base_classes": 9}, "data.base_classes is 9, but"),
         ({"data__columns__label": "species"}, "line 1 has no column 'species'; it has image, text, label"),

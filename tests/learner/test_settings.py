@@ -32,13 +32,7 @@ def _settings(config: Any = None, prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 NUMBERS = [name for name, value in _settings() if type(value) in (int, float)]
-FROM_ONE = {
-    "data.base_classes",
-    "data.classes_per_phase",
-    "data.image_size",
-    "data.max_text_tokens",
-    "memory.budget_bytes",
-}
+FROM_ONE = {"data.image_size", "data.max_text_tokens"}
 FROM_ONE |= {"backbone.patch_px", "backbone.hidden_size", "backbone.num_layers", "mask.last_layers", "train.clip_norm"}
 FROM_ONE |= {"train.batch_size", "warmup.batch_size", "warmup.word_mask", "mask.image_amount", "mask.text_amount"}
 FROM_ONE |= {"data.test_share"}

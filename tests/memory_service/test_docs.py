@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from memory_service import schemas
-from memory_service.__main__ import main
 from memory_service.app import create_app
+from memory_service.cli import main
 from memory_service.problems import PROBLEMS
 from memory_service.settings import Settings
 from memory_service.store.eviction import EVICTION_POLICIES

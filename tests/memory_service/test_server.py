@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from memory_service.__main__ import main
+from memory_service.cli import main
 from tests.memory_service.helpers import Server, make_exemplar, push, put_buffer, reading, segment_records
 
 
@@ -117,6 +117,6 @@ def test_settings_come_from_the_environment_too(data: Path, monkeypatch: pytest.
 
 
 def test_neither_torch_nor_the_client_is_imported() -> None:
-    code = "import sys, memory_service.__main__; print({'torch', 'client', 'learner'} & set(sys.modules))"
+    code = "import sys, memory_service.cli; print({'torch', 'client', 'learner'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

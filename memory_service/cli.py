@@ -1,0 +1,204 @@
+"""The command line: ``memory-service serve --data DIR``, and what is done to a store that nobody serves."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import pyarrow as pa
+import uvicorn
+from pydantic import ValidationError
+
+from memory_format import ExemplarMemoryError
+from memory_service.app import create_app, open_store
+from memory_service.background import SWITCH_SECONDS
+from memory_service.connections import Connections, Limits, connections_that_fit
+from memory_service.guard import is_loopback
+from memory_service.offline import OFFLINE, add_offline_commands
+from memory_service.settings import Settings
+
+_DECAY_MS = 1000
+_TICKS_BETWEEN_CHECKS = 5
+"""Of uvicorn's, a tenth of a second each."""
+_OBJECTS_BETWEEN_COLLECTIONS = 20_000
+EXIT_REFUSED = 2
+"""Exit status where nothing was done: bad settings, or a store that is locked or damaged."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("command")
+    try:
+        if command == "serve":
+            return _serve(options)
+        return OFFLINE[command](**options)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        return _refuse(f"bad settings: {problems}")
+    except (ExemplarMemoryError, OSError) as error:
+        return _refuse(str(error))
+
+
+def _serve(given: dict[str, Any]) -> int:
+    settings = Settings(**given)
+    if not (settings.trust_network or is_loopback(settings.host)):
+        return _refuse(
+            f"--host {settings.host} can be reached by other machines, and there are no API keys yet: "
+            "whoever reaches it can read and delete everything. --trust-network says that this is wanted"
+        )
+    return serve(settings)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        StorageError: the store cannot be opened.
+        OSError: the address cannot be bound.
+    """
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    with open_store(settings) as store, _bind(settings.host, settings.port) as listener:
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        connections = Connections(_limits(settings))
+        config = uvicorn.Config(
+            create_app(settings, store),
+            http=connections.protocol,
+            ws="none",
+            timeout_keep_alive=settings.keep_alive_seconds,
+            # The root logger is set up above, on stderr: stdout carries the one line below and nothing else.
+            log_config=None,
+            access_log=settings.access_log,
+            timeout_graceful_shutdown=10,
+        )
+        _keep_answers_memory()
+        _collect_seldom()
+        sys.setswitchinterval(SWITCH_SECONDS)
+        server = _Server(
+            config, connections, f"memory-service listening on http://{shown}:{port} (data: {settings.data})"
+        )
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            server.should_exit = True
+
+        # uvicorn raises the signal once more after its shutdown, to whoever handled it before: this handler
+        # makes that the end of a clean run, and covers the moment before uvicorn takes over.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        server.run(sockets=[listener])
+    return 0
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_connections=connections_that_fit(settings.max_connections, settings.open_segments),
+        head_bytes=settings.head_bytes,
+        head_fields=settings.head_fields,
+        head_seconds=settings.head_seconds,
+        body_bytes=settings.max_body_bytes,
+        body_seconds=settings.body_seconds,
+        write_seconds=settings.write_seconds,
+        least_rate=settings.least_rate,
+    )
+
+
+def _keep_answers_memory() -> None:
+    """Let the memory of one answer serve for the next.
+
+    Answers are megabytes. Arrow's usual allocator gives them back to the system within milliseconds, and has them
+    mapped in again page by page, which takes as long as reading the records does (docs/decisions/0010).
+    """
+    try:
+        pool = pa.jemalloc_memory_pool()
+    except NotImplementedError:  # not on every platform
+        return
+    pa.jemalloc_set_decay_ms(_DECAY_MS)
+    pa.set_memory_pool(pool)
+
+
+def _collect_seldom() -> None:
+    """Let Python look for garbage in cycles every few batches, not several times in each.
+
+    A batch takes some thousand small objects, which reference counts free (docs/decisions/0010).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and looks over its connections."""
+
+    def __init__(self, config: uvicorn.Config, connections: Connections, ready_line: str) -> None:
+        super().__init__(config)
+        self._connections = connections
+        self._ready_line = ready_line
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            print(self._ready_line, flush=True)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_BETWEEN_CHECKS == 0:
+            self._connections.check(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="memory-service", description="A shared, byte-budgeted memory of masked exemplars."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    options: dict[str, Any] = {"argument_default": argparse.SUPPRESS}
+    command = commands.add_parser(
+        "serve",
+        help="serve a store over HTTP",
+        epilog="Every setting can be given in the environment as MEMORY_SERVICE_<NAME>: see docs/service.md.",
+        **options,
+    )
+    command.add_argument("--data", help="directory of the store; made when it does not exist")
+    command.add_argument("--host", help="address to listen on (127.0.0.1)")
+    command.add_argument("--port", type=int, help="port to listen on, 0 for a free one (8765)")
+    command.add_argument(
+        "--trust-network",
+        action="store_true",
+        help="allow an address that other machines can reach; no API keys yet",
+    )
+    command.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    command.add_argument("--access-log", action="store_true", help="log a line for every request")
+    add_offline_commands(commands)
+    return parser
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named so that asyncio sees TCP and switches Nagle's algorithm off: with it, the answer's
+    # body waits 40 ms for the acknowledgement of its headers.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return listener
+
+
+def _refuse(reason: str) -> int:
+    print(f"memory-service: {reason}", file=sys.stderr)
+    return EXIT_REFUSED
