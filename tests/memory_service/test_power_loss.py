@@ -296,3 +296,43 @@ def bodies_after(world: World) -> set[bytes]:
 def made(store: Store) -> str:
     store.create_buffer("new", budget_bytes=10**7)
     return "new"
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("sealed", [False, True], ids=["open", "sealed"])
+def test_a_last_segment_of_any_length_keeps_the_records_that_are_whole(tmp_path: Path, sealed: bool) -> None:
+    """Cut by 1 to all of its bytes; every one of them where KILL_ROUNDS asks for many.
+
+    What an open segment holds the index says. A sealed one says it itself, at its end: cut, it is put aside whole.
+    """
+    store = Store(tmp_path / "store", OPTIONS)
+    store.create_buffer("a", budget_bytes=40_000_000)
+    records = [make_exemplar(0, rank, seed=rank, pad=100_000 * sealed) for rank in range(3)]
+    for record in records:
+        store.buffer("a").push(encode_batch([record]))
+    store.release()
+    (path,) = (tmp_path / "store" / "segments").iterdir()
+    assert path.name.endswith(".zarr.zip" if sealed else ".open")
+    content = path.read_bytes()
+    ends = [content.index(record.body) + len(record.body) for record in records]
+    step = 1 if ROUNDS >= 100 and not sealed else len(content) // 7 + 1
+    for length in sorted({*range(0, len(content), step), *ends, *(end - 1 for end in ends)} - {len(content)}):
+        data = tmp_path / "cut"
+        shutil.copytree(tmp_path / "store", data)
+        (data / "segments" / path.name).write_bytes(content[:length])
+        found, refusal = opened(data)
+        if found is None:
+            assert "memory-service repair" in refusal.message
+        else:
+            found.release()
+        kept = [file.read_bytes() for file in (data / "segments").iterdir()]
+        kept += [file.read_bytes() for file in data.glob("quarantine/*")]
+        assert any(content[:length] in one for one in kept), f"cut to {length} bytes, a start destroyed some"
+        repair(data)
+        assert verify(data).sound
+        mended = Store(data, OPTIONS)
+        there = served(mended)
+        mended.release()
+        whole = {record.body for record, end in zip(records, ends, strict=True) if end <= length and not sealed}
+        assert whole <= there, f"cut to {length} bytes, {len(whole - there)} whole records are not served"
+        shutil.rmtree(data)
