@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from memory_format import StorageError, checksum
 from memory_format.record import HEADER_DTYPE
 from memory_service.store import files
-from memory_service.store.checksums import crc32_of_all
 from memory_service.store.files import storage_error
 from memory_service.store.layout import BODY_AT, frame_bytes, seal_frame
 
@@ -184,7 +183,7 @@ class SegmentFiles:
         chunk = headers.copy()
         chunk["offset"] = offsets - BODY_AT
         chunk["learner"] = [codes.setdefault(learner_id, len(codes)) for learner_id in learner_ids]
-        crc32 = crc32_of_all(old.crc32, headers["crc32"], lengths)
+        crc32 = checksum.crc32_of_all(old.crc32, headers["crc32"].tolist(), lengths.tolist())
         end = old.end + int(lengths.sum())
         num_records = old.num_records + len(chunk)
         after = OpenSegment(old.stem, end, crc32, (*old.chunks, chunk), tuple(codes), num_records)

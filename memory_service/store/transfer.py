@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memory_format import BudgetError, FormatError
+from memory_format.checksum import crc32_of_all
 from memory_format.record import HEADER_DTYPE, MAX_BODY_BYTES
 from memory_format.wire import Batch, check_batch
 from memory_service.store import files, index, rows
-from memory_service.store.checksums import crc32_of_all
 from memory_service.store.columns import Columns, charge_of, headers_of_rows
 from memory_service.store.eviction import EvictionPolicy
 from memory_service.store.fields import ClassId, Timestamp
@@ -195,7 +195,9 @@ def _frame(
         entries.append(entry)
         head += piece
     # Every body is checked against its CRC when it is read, so theirs together is known before.
-    body = Entry("body/c/0", int(lengths.sum()), crc32_of_all(0, columns["crc32"], lengths), len(head))
+    body = Entry(
+        "body/c/0", int(lengths.sum()), crc32_of_all(0, columns["crc32"].tolist(), lengths.tolist()), len(head)
+    )
     head += local_header(body.name, body.size, body.crc32)
     return bytes(head), zip_directory([*entries, body], len(head) + body.size)
 
