@@ -15,13 +15,16 @@ python3 -m venv "$folder/venv"
 "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     torchrl==0.14.1 tensordict==0.14.3 torch==2.14.1 numpy==2.4.6
 
-"$folder/venv/bin/python" -I - 2>"$folder/log" <<'PYTHON' || { cat "$folder/log"; exit 1; }
+"$folder/venv/bin/python" -I - <<'PYTHON'
+import logging
+
 import torch
 import torchrl
 from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.data.replay_buffers import SamplerWithoutReplacement
 
+logging.getLogger("torchrl").setLevel(logging.WARNING)
 ITEMS, BATCH = 100, 10
 
 
