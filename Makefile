@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.setup-done
-CODE := memory_format memory_service client learner tests $(wildcard scripts benchmarks)
+CODE := memory_format memory_service client learner tests $(wildcard scripts benchmarks examples)
 
 # A checkout keeps what it downloads beside itself.
 export EXEMPLAR_MEMORY_DATA ?= $(CURDIR)/data

@@ -1,0 +1,59 @@
+"""What the examples share: a service that ends with them, and pictures to learn from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from skimage import data
+
+CLASSES = ("coffee", "chelsea", "astronaut", "rocket", "brick", "grass", "gravel", "retina")
+"""Photographs that come with scikit-image; each is a class, its samples are pieces of it."""
+
+
+@contextmanager
+def service(url: str | None = None) -> Iterator[str]:
+    """The address of a memory service: the one that was given, or one that starts here and ends with the block."""
+    if url is not None:
+        yield url
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "memory_service",
+            "serve",
+            "--data",
+            str(Path(folder) / "memory"),
+            "--port",
+            "0",
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            try:
+                if "listening on " not in line:
+                    sys.exit("the memory service did not start: is it installed? pip install -e '.[service]'")
+                yield line.split("listening on ")[1].split()[0]
+            finally:
+                process.terminate()
+
+
+def pieces(class_id: int, number: int, *, side: int = 64, seed: int = 0) -> NDArray[np.uint8]:
+    """``(number, side, side, 3)``: a third of a class's photograph each, from anywhere in it, half of them mirrored."""
+    photograph = Image.fromarray(getattr(data, CLASSES[class_id])()).convert("RGB")
+    rng = np.random.default_rng([seed, class_id])
+    found = []
+    for _ in range(number):
+        size = min(photograph.size) // 3
+        x, y = (int(rng.integers(0, length - size)) for length in photograph.size)
+        piece = np.asarray(photograph.crop((x, y, x + size, y + size)).resize((side, side)))
+        found.append(piece[:, ::-1] if rng.random() < 0.5 else piece)
+    return np.stack(found)

@@ -1,0 +1,72 @@
+"""The examples run as they are, from any folder, and print what they say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+FOLDER = Path(__file__).parents[2] / "examples"
+EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+def run(name: str, folder: Path, *arguments: str) -> str:
+    """What it printed."""
+    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", str(FOLDER / f"{name}.py"), *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_replay_keeps_old_classes_in_an_own_loop(tmp_path: Path) -> None:
+    found = re.findall(
+        r"^(no|with) replay, (\d) classes: (\d\.\d\d) right$", run("own_loop", tmp_path, "40"), re.MULTILINE
+    )
+    assert [(how, classes) for how, classes, _ in found] == [(how, n) for how in ("no", "with") for n in "246"]
+    assert float(found[5][2]) > float(found[2][2]) + 0.15
+
+
+def test_two_learners_share_a_budget(tmp_path: Path) -> None:
+    printed = run("two_learners", tmp_path, "24")
+    assert re.search(r"^ada drew 32 exemplars: \{.*'ada': \d+", printed, re.MULTILINE)
+    assert re.search(r"^ben drew 32 exemplars: \{.*'ben': \d+", printed, re.MULTILINE)
+    held = re.search(
+        r"^held: ([\d,]+) of 40,000 bytes, exemplars by learner: \{'\w+': \d+, '\w+': \d+\}", printed, re.MULTILINE
+    )
+    assert held is not None
+    assert int(held[1].replace(",", "")) <= 40_000
+    assert len(re.findall(r"^  \w+ +\d+ exemplars, +[\d,]+ bytes$", printed, re.MULTILINE)) == 6
+
+
+def test_what_is_stored_can_be_looked_at(tmp_path: Path) -> None:
+    printed = run("look", tmp_path, "--out", "sheet.png", "--limit", "4")
+    assert re.search(r"^ +1 +0 +0 +53/196 +0 +\d+  a cup of coffee$", printed, re.MULTILINE)
+    assert "wrote sheet.png" in printed
+    page = Image.open(tmp_path / "sheet.png")
+    assert page.size == (4 * 232 + 8, 232 + 8)
+    assert page.getpixel((8 + 223, 8)) == (211, 211, 211)
+
+
+@pytest.mark.slow
+def test_own_pictures_end_in_a_report(tmp_path: Path) -> None:
+    less = ["--set=train.base_epochs=1", "--set=backbone.kind=small", "--set=backbone.num_layers=1", "--methods=masked"]
+    printed = run("own_pictures", tmp_path, "--out", "out", *less)
+    assert "96 samples to train on, 24 to test on" in " ".join(printed.split())
+    assert re.search(r"^ +masked exemplars +\S", printed, re.MULTILINE)
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_they_are_short_and_listed(name: str) -> None:
+    text = (FOLDER / f"{name}.py").read_text()
+    assert len(text.splitlines()) < 60
+    assert name in (FOLDER / "README.md").read_text()
+    if name != "shared":
+        assert "on two cores" in " ".join(text.split('"""')[1].split())
