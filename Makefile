@@ -61,8 +61,8 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-# Pictures of each are then in runs/pages/. Debian has the browser as `chromium`. The README's picture, without the art
-# that the memory holds: `make check-pages ARGS="--picture docs/report.png"`.
+# Pictures of each are then in runs/pages/. Debian has the browser as `chromium`. The picture of docs/demo.md,
+# without the art that the memory holds: `make check-pages ARGS="--picture docs/report.png"`.
 check-pages: setup
 	@$(BIN)/python -c 'import axe_playwright_python' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pages]'
