@@ -1,13 +1,12 @@
-"""A folder of own pictures, from files to a report: the learner's command, and a table beside the pictures.
+"""A folder of own pictures, from files to a report: `learner run FOLDER`, and a few settings that make it short.
 
-The pictures here are pieces of six photographs, 20 of each, with a caption. --pictures takes a folder of yours with a
-labels.csv (image,text,label). Classes come two at a time; whole pictures and masked exemplars are compared in the same
-bytes. Starts a service of its own, takes one to two minutes on two cores, and downloads weights (180 MB) at first. It
-prints the learner's table and where its report is. Other arguments are passed on to `learner run`.
+The pictures here are pieces of six photographs, 20 of each, in a folder for each class; --pictures takes such a folder
+of yours. Classes come two at a time; whole pictures and masked exemplars are compared in the same bytes. Starts a
+service of its own, takes one to two minutes on two cores, and downloads weights (180 MB) at first. It prints the
+learner's table and where its report is. Other arguments are passed on to the command.
 """
 
 import argparse
-import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +15,6 @@ from PIL import Image
 from shared import CLASSES, pieces, service
 
 SETTINGS = {
-    "data.name": "folder",
-    "data.num_classes": 0,
-    "data.train_per_class": 0,
-    "data.test_per_class": 0,
     "data.image_size": 64,
     "data.base_classes": 2,
     "data.classes_per_phase": 2,
@@ -31,27 +26,23 @@ SETTINGS = {
 
 
 def write_pictures(folder: Path, classes: int = 6, number: int = 20) -> None:
-    rows = [("image", "text", "label")]
     for class_id, name in enumerate(CLASSES[:classes]):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for place, piece in enumerate(pieces(class_id, number, side=96)):
             Image.fromarray(piece).save(folder / name / f"{place}.jpg", quality=95)
-            rows.append((f"{name}/{place}.jpg", f"a piece of a photograph, number {place}", name))
-    with (folder / "labels.csv").open("w", newline="") as table:
-        csv.writer(table).writerows(rows)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=Path, help="folder with labels.csv; default: write some")
+    parser.add_argument("--pictures", type=Path, help="a folder with a folder for each class; default: write some")
     parser.add_argument("--out", type=Path, default=Path("runs/own-pictures"))
     arguments, more = parser.parse_known_args()
     pictures = arguments.pictures or arguments.out / "pictures"
-    if arguments.pictures is None and not (pictures / "labels.csv").exists():
+    if not pictures.exists() and arguments.pictures is None:
         write_pictures(pictures)
-    settings = [f"--set={name}={value}" for name, value in {**SETTINGS, "data.path": pictures.resolve()}.items()]
+    settings = [f"--set={name}={value}" for name, value in SETTINGS.items()]
     with service() as url:
-        command = [sys.executable, "-m", "learner", "run", "--url", url, "--out", str(arguments.out)]
+        command = [sys.executable, "-m", "learner", "run", str(pictures), "--url", url, "--out", str(arguments.out)]
         return subprocess.run([*command, "--methods", "full,masked", *settings, *more]).returncode
 
 
