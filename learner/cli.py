@@ -23,6 +23,7 @@ from learner.commands.settings import as_markdown, as_toml
 from learner.config import LearnerConfig
 from learner.data.base import DataError
 from learner.data.fetch import FetchError
+from learner.data.names import pictures_below
 from learner.data.pictures import PictureError
 from learner.fit import check_fit, with_backbones_patch
 from learner.methods import DEFAULT, Method, parse_method
@@ -203,6 +204,7 @@ def _checked(arguments: argparse.Namespace) -> LearnerConfig:
         ValueError: a setting is wrong, or does not go with another one or with the backbone.
     """
     config = _config(arguments)
+    _refuse_pictures_as_data(arguments)
     if "patch_px" not in _settings(arguments).get("backbone", {}):
         config = with_backbones_patch(config)
     if arguments.command == "check-data":
@@ -213,6 +215,22 @@ def _checked(arguments: argparse.Namespace) -> LearnerConfig:
     if arguments.seeds is not None:
         seed_config(config, arguments.seeds - 1)
     return config
+
+
+def _refuse_pictures_as_data(arguments: argparse.Namespace) -> None:
+    """``--data pictures`` is what people try for their own pictures, and would download the demo's data into them.
+
+    Raises:
+        ValueError: the folder holds pictures, and nothing that was downloaded.
+    """
+    folder = arguments.data
+    if folder is None or not folder.is_dir() or any((folder / name).is_dir() for name in ("packages", "built")):
+        return
+    if pictures_below(folder):
+        raise ValueError(
+            f"--data says where downloads are kept, and {folder} holds pictures: to learn from them, "
+            f"learner {arguments.command} {folder} ..."
+        )
 
 
 def _interrupt(number: int, frame: object) -> None:

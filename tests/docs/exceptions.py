@@ -38,12 +38,15 @@ NOT_COMPARED: dict[Name, str] = {
 """``text`` blocks that are not what the block before them prints word by word."""
 
 INSTEAD: dict[str, tuple[str, str]] = {
+    "--out runs/three --seeds 3": ("--out runs/three --seeds 2", "each takes as long as a run"),
     "pretrained=True": ("pretrained=False", "weights are downloaded; random ones of the same shapes will do here"),
 }
 """Words of blocks, and what a test has for them."""
 
 SMALLER: dict[str, str] = {
     "docs/tutorial.md": "--set backbone.kind=small --set backbone.patch_px=8 --set backbone.num_layers=2 "
-    "--set data.image_size=32 --set train.base_epochs=1 --set train.ssf_epochs=1",
+    "--set backbone.hidden_size=64 --set data.image_size=32 --set data.train_per_class=6 --set data.test_per_class=2 "
+    "--set data.num_classes=4 --set data.base_classes=2 --set data.classes_per_phase=2 "
+    "--set train.base_epochs=1 --set train.ssf_epochs=1",
 }
 """Arguments added to each ``learner run`` of a page, so that it takes seconds."""

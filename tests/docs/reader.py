@@ -197,7 +197,7 @@ def _judge(text: str) -> None:
         words = shlex.split(command)
         assert words[0] == "learner", f"only the learner's commands are judged: {command}"
         arguments = _parser().parse_args(words[1:])
-        if arguments.command == "run":
+        if arguments.command in ("run", "check-data", "config"):
             _config(arguments)
 
 

@@ -187,6 +187,16 @@ def test_check_data_names_what_is_damaged_and_ends_as_a_run_would(
     assert not caplog.records
 
 
+def test_pictures_given_as_the_folder_of_downloads_are_refused(
+    things: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["check-data", "--data", str(things)])
+    assert stop.value.code == 2
+    assert f"{things} holds pictures: to learn from them, learner check-data {things}" in capsys.readouterr().err
+    assert {path.name for path in things.iterdir()} == set(trees.COLOURS[:4])
+
+
 def test_data_of_ones_own_has_defaults_of_its_own() -> None:
     own = configured({"data": {"name": "folder", "path": "x"}})
     assert own.data.num_classes == own.data.train_per_class == own.memory.budget_bytes == 0
