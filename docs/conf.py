@@ -23,6 +23,7 @@ include_patterns = [
     "benchmarks/README.md",
     "benchmarks/results/*.md",
     "findings/README.md",
+    "examples/README.md",
 ]
 # Folders that would be searched for nothing.
 exclude_patterns = [".venv", ".git", ".*_cache", ".hypothesis", "data", "runs", "site", "build", "dist"]

@@ -18,6 +18,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "benchmarks").rglob("*.md")),
     ROOT / "findings" / "README.md",
+    ROOT / "examples" / "README.md",
 ]
 
 
