@@ -39,7 +39,6 @@ NOT_COMPARED: dict[Name, str] = {
 
 INSTEAD: dict[str, tuple[str, str]] = {
     "--out runs/three --seeds 3": ("--out runs/three --seeds 2", "each takes as long as a run"),
-    "pretrained=True": ("pretrained=False", "weights are downloaded; random ones of the same shapes will do here"),
 }
 """Words of blocks, and what a test has for them."""
 
@@ -49,4 +48,5 @@ SMALLER: dict[str, str] = {
     "--set data.num_classes=4 --set data.base_classes=2 --set data.classes_per_phase=2 "
     "--set train.base_epochs=1 --set train.ssf_epochs=1",
 }
-"""Arguments added to each ``learner run`` of a page, so that it takes seconds."""
+"""Arguments added to each ``learner run`` of a page, so that it takes seconds. In zsh it is ``--help``: the command's
+words are read there, and bash has run them."""

@@ -95,6 +95,8 @@ class Reader:
                     self._serve(line)
                     text = text.replace(f"{line}\n", "")
             more = exceptions.SMALLER.get(block.page, "")
+            if more and self._shell != "bash" and "learner run " in text:
+                more, self._left_out = "--help", True
             text = re.sub(r"^(learner run (?:.*\\\n)*.*)$", rf"\1 {more}", text, flags=re.MULTILINE) if more else text
             self._printed = self._said + self._from_here(self._paste(self._to_here(text)))
             self._said = ""
@@ -113,10 +115,11 @@ class Reader:
         if self._left_out or block.name in exceptions.NOT_COMPARED:
             return
         assert self._printed is not None, f"{block.at}: what is printed, but nothing ran before it"
-        expected = r"[^\n]*\n(?:.*\n)?".join(
-            ".*".join(re.escape(part) for part in line.rstrip().split("...")) for line in block.text.splitlines()
-        )
-        assert re.search(expected, self._printed, re.DOTALL), f"{block.at}: printed was\n{self._printed}"
+        # Columns are as wide as what they hold, so that spaces count once.
+        shown, printed = (re.sub(r" +", " ", text) for text in (block.text, self._printed))
+        lines = (".*".join(map(re.escape, line.rstrip().split("..."))) for line in shown.splitlines())
+        expected = r"[^\n]*\n(?:.*\n)?".join(lines)
+        assert re.search(expected, printed, re.DOTALL), f"{block.at}: printed was\n{self._printed}"
         self._printed = None
 
     def _json(self, block: Block) -> None:
