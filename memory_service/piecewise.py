@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Final, Self
@@ -27,8 +28,10 @@ from memory_service.store.transfer import Export
 
 logger = logging.getLogger(__name__)
 
-SLICE_BYTES: Final = 256 * 1024
-"""Bytes that a client has to take within ``lease_seconds``."""
+UNSENT: Final = "memory_service.unsent"
+"""ASGI extension: a function that says how many bytes wait for the client (``memory_service.connections``)."""
+_LOOKS: Final = 4
+"""Within ``lease_seconds``."""
 
 
 class DrawnResponse(Response):
@@ -62,7 +65,7 @@ class DrawnResponse(Response):
                 # Nothing is read any more.
                 await send({"type": "http.response.body", "body": self._first})
             else:
-                await _send_leased(_pieces(self._first, drawn), drawn.lease, self._lease_seconds, send)
+                await _send_leased(_pieces(self._first, drawn), drawn.lease, self._lease_seconds, scope, send)
         finally:
             drawn.close()
 
@@ -76,35 +79,59 @@ class ExportResponse(StreamingResponse):
         self._file = file
         self._lease_seconds = lease_seconds
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        await super().__call__(scope, receive, send)
+
     async def stream_response(self, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await _send_leased(_pieces_of_file(self._file), self._file.lease, self._lease_seconds, send)
+            await _send_leased(_pieces_of_file(self._file), self._file.lease, self._lease_seconds, self._scope, send)
         finally:
             # Also where the client has gone: what was kept for it is let go.
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._file.close)
 
 
-async def _send_leased(pieces: AsyncIterator[memoryview], lease: Lease, lease_seconds: float, send: Send) -> None:
+async def _send_leased(
+    pieces: AsyncIterator[memoryview], lease: Lease, lease_seconds: float, scope: Scope, send: Send
+) -> None:
     """Send all of an answer's body, as long as the lease lasts."""
     loop = asyncio.get_running_loop()
-    with anyio.CancelScope() as scope:
-        lease.on_end = partial(_wake, loop, scope)
+    unsent: Callable[[], int] = scope.get("extensions", {}).get(UNSENT, lambda: 0)
+    sending = False
+    left_before = 0
+    timer: asyncio.TimerHandle
+
+    def look() -> None:
+        # Now and then: to set a deadline for each piece takes as long as to send it.
+        nonlocal timer, left_before
+        left = unsent()
+        if not sending or left < left_before:
+            lease.progress()
+        left_before = left
+        if time.monotonic() - lease.progressed > lease_seconds:
+            cancelled.cancel()
+        else:
+            timer = loop.call_later(lease_seconds / _LOOKS, look)
+
+    with anyio.CancelScope() as cancelled:
+        lease.on_end = partial(_wake, loop, cancelled)
+        timer = loop.call_later(lease_seconds / _LOOKS, look)
         try:
             async for piece in pieces:
-                for first in range(0, len(piece), SLICE_BYTES):
-                    scope.deadline = anyio.current_time() + lease_seconds
-                    body = piece[first : first + SLICE_BYTES]
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-                    lease.progress()
-                scope.deadline = float("inf")
+                sending = True
+                lease.progress()
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                lease.progress()
+                sending = False
             await send({"type": "http.response.body", "body": b""})
         except LeaseEndedError:
-            scope.cancel()
+            cancelled.cancel()
         finally:
+            timer.cancel()
             lease.on_end = None
-    if scope.cancel_called:
+    if cancelled.cancel_called:
         why = "a change needed the room" if lease.ended else f"its client took nothing for {lease_seconds:g} s"
         logger.warning("an answer was cut short: %s", why)
 

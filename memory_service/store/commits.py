@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -463,7 +463,7 @@ class Commits:
 
         owner = owner_of(change.config, change.version, change.next_id)
         with _Writing(self, change.new, change.bodies, "pushed", owner) as writing:
-            with self._index.write() as connection:
+            with self._index.write(counted=not self._is_answer_alone(change)) as connection:
                 added = writing.note(connection)
                 columns = (old.kept(change.version, keep) if len(change.dead) else old).appended(
                     change.version, writing.rows
@@ -511,6 +511,16 @@ class Commits:
         contents.index_rows = counts
         self._forget(emptied, orphaned)
         contents.forget_selections()
+
+    def _is_answer_alone(self, change: Change) -> bool:
+        """Whether a change is the answer to a push of which nothing was kept."""
+        same = (change.version, change.next_id, change.config) == (
+            self._contents.columns.version,
+            self.next_id,
+            self.config,
+        )
+        parts: tuple[Sized, ...] = (change.bodies, change.dead, change.rescored, change.classes, change.dropped)
+        return same and change.taken is None and not any(len(part) for part in parts)
 
     def _make_room_for(self, change: Change) -> None:
         # What only gives back room is always allowed, also where the index row that says so takes some.

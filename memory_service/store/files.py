@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
@@ -23,6 +24,8 @@ FILE_MODE: Final = 0o600
 _IOV_MAX = 1024
 # Linux has it, for most file systems.
 _IF_CACHED: Final[int] = getattr(os, "RWF_NOWAIT", 0)
+_SLOW_SECONDS: Final = 0.0002
+"""Between one read and the next. What is copied and checked meanwhile is done in a tenth of it, up to a megabyte."""
 
 
 def create(path: Path) -> int:
@@ -68,10 +71,11 @@ def read_into(descriptor: int, target: memoryview, offset: int) -> int:
 
 
 class CachedReads:
-    """Reads from the page cache into a buffer, without waiting for the disk, nor for other threads.
+    """Reads from the page cache into a buffer, without waiting for the disk, and at most once for other threads.
 
     ``os.preadv`` gives Python's global lock away at each call, and beside a busy thread waits for it each time. A read
-    that never waits for the disk has no reason to, so the lock is kept (docs/decisions/0016).
+    that never waits for the disk has no reason to. So once one was slow, the others keep the lock, by way of ctypes,
+    which takes a little longer where nobody else wants it (docs/decisions/0016).
 
     Args:
         target: what is filled, writable and contiguous.
@@ -79,9 +83,9 @@ class CachedReads:
 
     def __init__(self, target: memoryview) -> None:
         self._target = target
-        self._address = np.frombuffer(target, np.uint8).ctypes.data
+        self._address = 0
         self._piece = _Piece()
-        self._pointer = ctypes.addressof(self._piece)
+        self._last = time.perf_counter()
 
     def read(self, descriptor: int, length: int, offset: int, at: int) -> bool:
         """Fill ``length`` bytes of the target, from ``at`` on, with those at ``offset`` of the file.
@@ -92,11 +96,29 @@ class CachedReads:
         """
         if _preadv2 is None:
             return False
+        if self._address:
+            return self._read_keeping_the_lock(descriptor, length, offset, at)
+        try:
+            # Linux 5.9 and 5.10 give 0 bytes where there are more: preadv2(2), "Bugs".
+            if os.preadv(descriptor, [self._target[at : at + length]], offset, _IF_CACHED) != length:
+                return False
+        except OSError:
+            return False
+        now = time.perf_counter()
+        if now - self._last > _SLOW_SECONDS:
+            self.keep_the_lock()
+        self._last = now
+        return True
+
+    def keep_the_lock(self) -> None:
+        """From now on."""
+        self._address = np.frombuffer(self._target, np.uint8).ctypes.data
+
+    def _read_keeping_the_lock(self, descriptor: int, length: int, offset: int, at: int) -> bool:
         if not 0 <= at <= at + length <= len(self._target):
             raise ValueError(f"bytes {at} to {at + length} do not lie in a target of {len(self._target)}")
         self._piece.base, self._piece.length = self._address + at, length
-        # Linux 5.9 and 5.10 give 0 bytes where there are more: preadv2(2), "Bugs".
-        return _preadv2(descriptor, self._pointer, 1, offset, _IF_CACHED) == length
+        return _preadv2(descriptor, ctypes.addressof(self._piece), 1, offset, _IF_CACHED) == length  # type: ignore[misc]
 
 
 class _Piece(ctypes.Structure):

@@ -229,18 +229,20 @@ class Index:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
+    def write(self, *, counted: bool = True) -> Iterator[sa.Connection]:
         """A transaction that is durable when this returns, and undone when the block raises.
 
-        Every one is counted in :data:`store`.
+        Args:
+            counted: in :data:`store`, which costs a page. What no record or file has to do with need not be: an index
+                that lacks it destroys nothing.
         """
         with self._write_lock:
             with self._writing() as connection:
-                changes = connection.execute(_COUNT).scalar_one()
+                changes = connection.execute(_COUNT).scalar_one() if counted else None
                 yield connection
                 noted = self._intents.note(connection)
             self._intents.noted(*noted)
-            if self.generation is not None:
+            if self.generation is not None and changes is not None:
                 self.generation.note(changes)
 
     @contextmanager

@@ -112,7 +112,11 @@ def test_a_batch_from_more_segments_than_may_be_held_is_read_at_once(tmp_path: P
 
 
 @pytest.mark.parametrize("answer", [-1, 0, 100], ids=["uncached or unsupported", "none", "part"])
-def test_what_is_not_at_hand_is_said_and_nothing_lost(tmp_path: Path, answer: int) -> None:
+def test_what_is_not_at_hand_is_said_and_nothing_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int
+) -> None:
+    # Every read keeps the lock.
+    monkeypatch.setattr(files, "_SLOW_SECONDS", -1)
     fill(tmp_path)
     with Store(tmp_path) as store:
         buffer = store.buffer("b")
@@ -227,6 +231,7 @@ def test_what_is_at_hand_is_read_without_giving_the_lock_away(tmp_path: Path) ->
     other = threading.Thread(target=take_turns)
     try:
         other.start()
+        reads.keep_the_lock()
         # The lock is not asked for while this lasts: it changes hands only where it is given away.
         sys.setswitchinterval(60)
         before = turns

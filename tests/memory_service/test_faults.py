@@ -311,8 +311,8 @@ def test_a_crash_at_any_moment_leaves_a_change_whole_or_not_made(data: Path, tmp
         return call
 
     @contextmanager
-    def watched_write() -> Iterator[sa.Connection]:
-        with write() as connection:
+    def watched_write(**options: Any) -> Iterator[sa.Connection]:
+        with write(**options) as connection:
             yield connection
             copy()
         copy()
@@ -347,21 +347,21 @@ def failing_commit(store: Store, nth: int, *, committed: bool) -> Iterator[list[
         raise sa.exc.OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
 
     @contextmanager
-    def failing() -> Iterator[sa.Connection]:
+    def failing(**options: Any) -> Iterator[sa.Connection]:
         nonlocal count
         fails, count = count == nth, count + 1
         if not fails:
-            with write() as connection:
+            with write(**options) as connection:
                 yield connection
             return
         happened.append(True)
         if committed:
-            with write() as connection:
+            with write(**options) as connection:
                 yield connection
             raise StorageError(reason)
         sa.event.listen(store._index._engine, "commit", refuse)
         try:
-            with write() as connection:
+            with write(**options) as connection:
                 yield connection
         finally:
             sa.event.remove(store._index._engine, "commit", refuse)

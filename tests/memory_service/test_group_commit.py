@@ -147,8 +147,8 @@ def test_a_group_that_cannot_be_written_fails_whole_and_happens_at_most_once(buf
     write = buffer._index.write
 
     @contextmanager
-    def failing() -> Iterator[sa.Connection]:
-        with write() as connection:
+    def failing(**options: Any) -> Iterator[sa.Connection]:
+        with write(**options) as connection:
             yield connection
             if not committed:
                 raise StorageError("the index cannot be used: disk I/O error")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -203,7 +204,7 @@ def test_twelve_samples_and_an_export_that_nobody_reads_stay_within_the_disk_lim
     with Server(data) as server, server.client() as client, ExitStack() as stack:
         put_buffer(client, budget, eviction="fifo", disk_limit_bytes=limit)
         push(client, batch(0, count))
-        sent = b'{"batch_size": 90, "replace": false}'
+        sent = b'{"batch_size": 200}'
         readers = []
         for round_ in range(1, 13):
             readers.append(stack.enter_context(stalled(server, "POST /v1/buffers/b/sample", sent)))
@@ -220,7 +221,7 @@ def test_twelve_samples_and_an_export_that_nobody_reads_stay_within_the_disk_lim
         with suppress(ConnectionResetError):
             while piece := readers[0].recv(1 << 20):
                 received += len(piece)
-        assert received < 90 * SIZE
+        assert received < 200 * SIZE
         assert_consistent(client, data)
 
 
@@ -239,3 +240,21 @@ def test_who_takes_nothing_for_a_while_lets_go_without_anybodys_need(
             assert deleted_but_open(server) == 0
         _, _, log = server.stop()
         assert "cut short: its client took nothing for 0.3 s" in log
+
+
+def test_who_takes_a_little_now_and_then_gets_all_of_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte is sent at once, and takes him longer than a lease lasts."""
+    monkeypatch.setenv("MEMORY_SERVICE_LEASE_SECONDS", "0.5")
+    with Server(data) as server, server.client() as client:
+        put_buffer(client, 120 * SIZE)
+        push(client, batch(0, 120))
+        with stalled(server, "POST /v1/buffers/b/sample", b'{"batch_size": 300}') as reader:
+            received = 0
+            for _ in range(15):
+                received += len(reader.recv(100_000))
+                time.sleep(0.2)
+            while piece := reader.recv(1 << 20):
+                received += len(piece)
+        assert received >= 300 * SIZE
+        _, _, log = server.stop()
+        assert "cut short" not in log

@@ -210,8 +210,8 @@ def test_a_commit_that_fails(client: httpx.Client, data: Path, monkeypatch: pyte
     real = Index.write
 
     @contextmanager
-    def failing_write(self: Index) -> Iterator[sa.Connection]:
-        with real(self) as connection:
+    def failing_write(self: Index, **options: Any) -> Iterator[sa.Connection]:
+        with real(self, **options) as connection:
             yield connection
             if moment == "before":
                 raise StorageError("disk I/O error")
