@@ -4,7 +4,8 @@
     python -m benchmarks.neighbours --only pushes,imports --seconds 5 --rounds 3
 
 One service, one sampler that asks for a batch every 50 ms, and one neighbour at a time in a process of its own. In each
-round the sampler is timed alone, then beside the neighbour. The ratio of the two 99th percentiles is taken within the
+round the sampler is timed alone, then beside the neighbour. One only computes, on two cores, and asks the service for
+nothing: what it costs is the machine's share. The ratio of the two 99th percentiles is taken within the
 round, and the median of the rounds is printed. So is what eight pushers get done beside eight samplers, over alone.
 Progress goes to stderr; the last line of stdout is one JSON object.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import hashlib
 import http.client
 import json
 import os
@@ -38,6 +40,7 @@ _RECORDS = 2_000
 _RECORD_BYTES = 20_000
 _EVERY = 0.05
 _ROOMY = 2**36
+_BLOCK = bytes(2**20)
 
 
 class Connection:
@@ -125,7 +128,12 @@ def slow_bodies(connection: Connection, files: Path, number: int) -> None:
             time.sleep(0.1)
 
 
+def computing(connection: Connection, files: Path, number: int) -> None:
+    hashlib.sha256(_BLOCK).digest()
+
+
 NEIGHBOURS: dict[str, tuple[Callable[[Connection, Path, int], None], int]] = {
+    "computing": (computing, 2),
     "pushes": (pushes, 8),
     "large pushes": (large_pushes, 2),
     "samples": (samples, 8),
