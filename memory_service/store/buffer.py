@@ -442,11 +442,16 @@ class Buffer:
             NotFoundError: ``unknown_snapshot``.
             StorageError: a record is damaged; only when its piece is read.
         """
-        lease = self._lease(snapshot)
-        try:
-            with self._changing():
+        # One step: a change in between may need the room, and end the lease before there is anything to read.
+        with self._changing():
+            lease = self._lease(snapshot)
+            try:
                 view, config = self._view(lease.mark.name), self.config
                 described = transfer.describe(config, view.version, lease.mark, self.contents.classes)
+            except BaseException:
+                del self.contents.leases[lease.mark.name]
+                raise
+        try:
             read = partial(self._read_leased, lease)
             let_go = partial(self._end_lease, lease)
             return transfer.Export(view, self.contents.learners.ids, described, read, let_go, lease)
@@ -488,20 +493,20 @@ class Buffer:
                 contents.forget_view(name)
 
     def _lease(self, snapshot: str | None) -> PinningLease:
-        with self._changing():
-            columns = self.contents.columns
-            mark = None if snapshot is None else self.contents.snapshot(snapshot)
-            lease = Snapshot(
-                name=f"#{uuid.uuid4().hex}",
-                version=mark.version if mark else columns.version,
-                next_exemplar_id=mark.next_exemplar_id if mark else self._commits.next_id,
-                num_records=mark.num_records if mark else columns.num_records,
-                bytes_used=mark.bytes_used if mark else columns.bytes_used,
-                created_at=time.time(),
-                number=0,
-            )
-            made = self.contents.leases[lease.name] = PinningLease(lease)
-            return made
+        """Called with the lock."""
+        columns = self.contents.columns
+        mark = None if snapshot is None else self.contents.snapshot(snapshot)
+        lease = Snapshot(
+            name=f"#{uuid.uuid4().hex}",
+            version=mark.version if mark else columns.version,
+            next_exemplar_id=mark.next_exemplar_id if mark else self._commits.next_id,
+            num_records=mark.num_records if mark else columns.num_records,
+            bytes_used=mark.bytes_used if mark else columns.bytes_used,
+            created_at=time.time(),
+            number=0,
+        )
+        made = self.contents.leases[lease.name] = PinningLease(lease)
+        return made
 
     # Reads
 

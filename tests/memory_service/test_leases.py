@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -258,3 +259,26 @@ def test_who_takes_a_little_now_and_then_gets_all_of_it(data: Path, monkeypatch:
         assert received >= 300 * SIZE
         _, _, log = server.stop()
         assert "cut short" not in log
+
+
+def test_a_lease_does_not_end_before_there_is_anything_to_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change that needs the room comes at once: the export is cut short, and not an error about a snapshot."""
+    with full_buffer(data, limit=1.6) as (_, buffer):
+        begin = buffer._lease
+        changes = []
+
+        def lease_and_change(snapshot: str | None) -> Any:
+            made = begin(snapshot)
+            changes.append(threading.Thread(target=push_all, args=(buffer, range(60, 180, 10))))
+            changes[0].start()
+            # Time enough for all of it, if nothing held it up.
+            changes[0].join(1.0)
+            return made
+
+        monkeypatch.setattr(buffer, "_lease", lease_and_change)
+        export = buffer.export()
+        changes[0].join()
+        with pytest.raises(LeaseEndedError):
+            list(export)
+        export.close()
+        assert not buffer.contents.leases
