@@ -38,7 +38,7 @@ from benchmarks.storage_ours import Service
 from benchmarks.storage_system import machine, stop_remaining, versions
 from learner.config import SceneChoice
 from learner.methods import parse_method
-from learner.report import write_report
+from learner.report import SeedRun, write_report
 from learner.settings import read_settings, with_settings
 from learner.train import best_device
 
@@ -178,14 +178,9 @@ def _pictures(plan: Plan, results: Results, unit: int, out: Path, directory: Pat
     if chosen:
         names = learner_plan.load_data(plan, directory).class_names
         problem = replace(learner_plan.load_problem(plan, first, directory), class_names=names)
-        page = write_report(
-            first.folder(out),
-            first.config(plan, unit),
-            chosen,
-            names,
-            classes=problem.named_phases,
-            directory=directory,
-        )
+        folder = first.folder(out)
+        run = SeedRun(results=chosen, classes=problem.named_phases, folder=folder)
+        page = write_report(folder, first.config(plan, unit), {first.seed: run}, names, directory=directory)
         _say(f"masked exemplars of seed {first.seed}: {page}")
 
 
