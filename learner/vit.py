@@ -24,7 +24,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"learner.vit needs {error.name}, which is not installed; it comes with the extra 'learner': "
-        "pip install 'exemplar-memory[learner]', in a checkout pip install -e '.[learner]'",
+        "in the clone, pip install -e '.[learner]'",
         name=error.name,
     ) from error
 
