@@ -94,7 +94,7 @@ class CachedReads:
             whether all of it was in the page cache. False says no more than that: not that the file ends or cannot
             be read, nor that the system has page caches to ask.
         """
-        if _preadv2 is None:
+        if not _IF_CACHED:
             return False
         if self._address:
             return self._read_keeping_the_lock(descriptor, length, offset, at)
@@ -105,7 +105,7 @@ class CachedReads:
         except OSError:
             return False
         now = time.perf_counter()
-        if now - self._last > _SLOW_SECONDS:
+        if now - self._last > _SLOW_SECONDS and _preadv2 is not None:
             self.keep_the_lock()
         self._last = now
         return True

@@ -130,8 +130,11 @@ def test_what_is_not_at_hand_is_said_and_nothing_lost(
                 with pytest.raises(BlockingIOError):
                     drawn.next_piece(wait=False)
                 got += bytes(drawn.next_piece())
-            with mock.patch.object(files, "_preadv2", None), pytest.raises(BlockingIOError):
+            with mock.patch.object(files, "_IF_CACHED", 0), pytest.raises(BlockingIOError):
                 drawn.next_piece(wait=False)
+            with mock.patch.object(files, "_preadv2", None):
+                # A C library that lacks it: every read gives the lock away.
+                got += bytes(drawn.next_piece(wait=False))
             assert got + b"".join(pieces_of(drawn)) == expected
         assert not store._segments.damaged
 
