@@ -21,8 +21,8 @@ from benchmarks.storage_system import ChildProcess, python_module
 from client import ReplayBatch
 from memory_format import MEDIA_TYPE, Record, decode_batch, encode_batch
 from memory_service.store import Store
-from memory_service.store.model import Options
-from memory_service.store.sampler import SampleRequest, Strategy
+from memory_service.store.pure.model import Options
+from memory_service.store.pure.sampler import SampleRequest, Strategy
 
 BUFFER = "records"
 STRATEGIES: tuple[Strategy, ...] = ("uniform", "class_balanced")

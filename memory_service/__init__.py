@@ -1,5 +1,5 @@
 """The memory service: a FastAPI application over a byte-budgeted store of exemplar records.
 
-Import :func:`memory_service.app.create_app`; nothing is built, opened or configured by importing this
+Import :func:`memory_service.http.app.create_app`; nothing is built, opened or configured by importing this
 package.
 """

@@ -18,10 +18,10 @@ import uvicorn
 from pydantic import ValidationError
 
 from memory_format import ExemplarMemoryError
-from memory_service.app import create_app, open_store
-from memory_service.background import SWITCH_SECONDS
-from memory_service.connections import Connections, Limits, connections_that_fit
-from memory_service.guard import is_loopback
+from memory_service.http.app import create_app, open_store
+from memory_service.http.background import SWITCH_SECONDS
+from memory_service.http.connections import Connections, Limits, connections_that_fit
+from memory_service.http.guard import is_loopback
 from memory_service.offline import OFFLINE, add_offline_commands
 from memory_service.settings import Settings
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from memory_format import FormatError
-from memory_service.app import open_store
+from memory_service.http.app import open_store
 from memory_service.settings import Settings
-from memory_service.store.backup import backup
-from memory_service.store.online import Pace
-from memory_service.store.verify import Report, repair, verify
+from memory_service.store.admin.backup import backup
+from memory_service.store.admin.online import Pace
+from memory_service.store.admin.verify import Report, repair, verify
 
 EXIT_UNSOUND: Final = 1
 """Exit status where a check found something."""

@@ -24,10 +24,17 @@ from numpy.typing import NDArray
 from memory_format import BudgetError, ConflictError, FormatError, NotFoundError, Record, StorageError, checksum
 from memory_format.record import count_parts, split_body, swap_text
 from memory_format.wire import check_batch, frame_batch, read_batch, write_batch
-from memory_service.store import eviction, index, rows, sampler, transfer
-from memory_service.store import query as queries
-from memory_service.store import snapshots as marks
-from memory_service.store.columns import (
+from memory_service.store.admin import transfer
+from memory_service.store.commits import Commits, segment_bytes
+from memory_service.store.contents import Contents, SegmentCache
+from memory_service.store.drawn import Drawn
+from memory_service.store.forks import Fork
+from memory_service.store.index import statements
+from memory_service.store.index.sqlite import Index
+from memory_service.store.pure import eviction, sampler
+from memory_service.store.pure import query as queries
+from memory_service.store.pure import snapshots as marks
+from memory_service.store.pure.columns import (
     COLUMN_DTYPES,
     Arrays,
     Columns,
@@ -35,11 +42,7 @@ from memory_service.store.columns import (
     headers_of_rows,
     rows_of_batch,
 )
-from memory_service.store.commits import Commits, segment_bytes
-from memory_service.store.contents import Contents, SegmentCache
-from memory_service.store.drawn import Drawn
-from memory_service.store.forks import Fork
-from memory_service.store.model import (
+from memory_service.store.pure.model import (
     BufferConfig,
     DeleteResult,
     Options,
@@ -48,11 +51,11 @@ from memory_service.store.model import (
     UpdateResult,
     check_settings,
 )
+from memory_service.store.pure.stats import BufferStats, stats
 from memory_service.store.pushes import GroupPlan, Pending, PushQueue, candidates, digest_of
 from memory_service.store.quota import Quota
-from memory_service.store.readers import LeaseEndedError, PinningLease, Rest
-from memory_service.store.segments import SegmentFiles, SegmentGoneError
-from memory_service.store.stats import BufferStats, stats
+from memory_service.store.segments.local import SegmentFiles, SegmentGoneError
+from memory_service.store.segments.readers import LeaseEndedError, PinningLease, Rest
 
 T = TypeVar("T")
 
@@ -94,10 +97,10 @@ class Buffer:
     def __init__(
         self,
         config: BufferConfig,
-        said: rows.BufferRows,
+        said: statements.BufferRows,
         version: int,
         next_exemplar_id: int,
-        index_: index.Index,
+        index_: Index,
         segments: SegmentFiles,
         options: Options,
         cache: SegmentCache,
@@ -136,7 +139,7 @@ class Buffer:
 
         Raises:
             FormatError: the batch or one of its records is malformed.
-            BudgetError: see :func:`memory_service.store.eviction.plan`; ``disk_limit_exceeded``.
+            BudgetError: see :func:`memory_service.store.pure.eviction.plan`; ``disk_limit_exceeded``.
             ConflictError: ``idempotency_key_reused``.
             StorageError: it could not be stored. In every case nothing has changed.
         """
@@ -434,7 +437,7 @@ class Buffer:
                 return fork.make(self.config.id, self._commits.next_id)
 
     def export(self, snapshot: str | None = None) -> transfer.Export:
-        """The buffer as one Zarr store in a ZIP, piece by piece: see :mod:`memory_service.store.transfer`.
+        """The buffer as one Zarr store in a ZIP, piece by piece: see :mod:`memory_service.store.admin.transfer`.
 
         What is read stays readable until the last piece or ``close()``, whatever is evicted meanwhile.
 
@@ -704,7 +707,7 @@ class Buffer:
 
     def _read_scores(self, version: int) -> Arrays:
         with self._index.read() as connection:
-            return rows.scores_at(connection, self.config.id, version)
+            return statements.scores_at(connection, self.config.id, version)
 
     def _steadily(self, snapshot: str | None, read: Callable[[Columns], T]) -> T:
         """Read without a lock; once more under it where a segment was rewritten or removed meanwhile."""

@@ -18,22 +18,25 @@ from numpy.typing import NDArray
 
 from memory_format import BudgetError, ConflictError, StorageError, checksum
 from memory_format.record import HEADER_DTYPE
-from memory_service.store import compaction, files, index, ledger, rows
-from memory_service.store.answers import Answer, read_answer
-from memory_service.store.columns import Arrays, charge_of, concatenated, empty_rows, headers_of_rows
-from memory_service.store.compaction import SegmentState
 from memory_service.store.contents import Contents, Growing, Purpose, shown_by
-from memory_service.store.layout import BODY_AT, frame_bytes
-from memory_service.store.model import BufferConfig, Options, PushAnswer, Snapshot
-from memory_service.store.owner import owner_of
-from memory_service.store.readers import Lease, PinningLease
-from memory_service.store.segments import (
+from memory_service.store.index import sqlite, statements, tables
+from memory_service.store.index.sqlite import Index
+from memory_service.store.pure import compaction, ledger
+from memory_service.store.pure.answers import Answer, read_answer
+from memory_service.store.pure.columns import Arrays, charge_of, concatenated, empty_rows, headers_of_rows
+from memory_service.store.pure.compaction import SegmentState
+from memory_service.store.pure.model import BufferConfig, Options, PushAnswer, Snapshot
+from memory_service.store.segments import files
+from memory_service.store.segments.layout import BODY_AT, frame_bytes
+from memory_service.store.segments.local import (
     SMALLEST_SEALED,
     Part,
     SegmentFiles,
     SegmentGoneError,
     added_bytes,
 )
+from memory_service.store.segments.owner import owner_of
+from memory_service.store.segments.readers import Lease, PinningLease
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +96,8 @@ def store_share(config: BufferConfig) -> int:
     """What of a disk limit is left to the store itself, its write-ahead log first of all: where the limit leaves room
     for it, all files of a store with one buffer together stay within that buffer's limit."""
     headroom = max(0, config.disk_limit_bytes - config.budget_bytes)
-    least = index.LEAST_STORE_BYTES if headroom >= 2 * index.LEAST_STORE_BYTES else 0
-    return min(index.STORE_BYTES, max(headroom // 4, least))
+    least = sqlite.LEAST_STORE_BYTES if headroom >= 2 * sqlite.LEAST_STORE_BYTES else 0
+    return min(sqlite.STORE_BYTES, max(headroom // 4, least))
 
 
 def segment_bytes(config: BufferConfig, options: Options) -> int:
@@ -115,7 +118,7 @@ class Commits:
         self,
         config: BufferConfig,
         next_exemplar_id: int,
-        index_: index.Index,
+        index_: Index,
         segments: SegmentFiles,
         contents: Contents,
         options: Options,
@@ -141,7 +144,7 @@ class Commits:
         Raises:
             ConflictError: ``idempotency_key_reused``, it held other records.
         """
-        p = index.pushes.c
+        p = tables.pushes.c
         with self._index.read() as connection:
             found = connection.execute(
                 sa.select(p.digest, p.answer).where(p.buffer_id == self.config.id, p.idempotency_key == key)
@@ -281,7 +284,7 @@ class Commits:
         answers, answer_bytes = 0, 0
         if change.forgets_answers:
             with self._index.read() as connection:
-                answers, answer_bytes = rows.answers_beyond(connection, self.config.id, _ANSWERS_KEPT)
+                answers, answer_bytes = statements.answers_beyond(connection, self.config.id, _ANSWERS_KEPT)
         counts = replace(
             counts,
             snapshots=counts.snapshots - len(change.dropped),
@@ -417,9 +420,11 @@ class Commits:
                     added[purpose] = writing.note(connection)
                     was = is_pinned[places[purpose]]
                     dead = {name: values[was] for name, values in writing.rows.items()}
-                    rows.insert_deaths(connection, self.config.id, dead, died[places[purpose]][was])
-                orphaned = rows.drop_segments(connection, self.config.id, [state])
-                rows.update_buffer(connection, self.config.id, contents.columns.version, contents.columns, self.next_id)
+                    statements.insert_deaths(connection, self.config.id, dead, died[places[purpose]][was])
+                orphaned = statements.drop_segments(connection, self.config.id, [state])
+                statements.update_buffer(
+                    connection, self.config.id, contents.columns.version, contents.columns, self.next_id
+                )
             for writing in writings.values():
                 writing.committed = True
         for purpose, writing in writings.items():
@@ -474,23 +479,23 @@ class Commits:
                 assert columns.bytes_used <= change.config.budget_bytes, "the plan is over the budget"
                 staying = {id_ for id_ in contents.states if id_ not in {state.id for state in emptied}}
                 dead = np.isin(leaving["segment"], list(staying))
-                rows.insert_deaths(
+                statements.insert_deaths(
                     connection,
                     self.config.id,
                     {name: values[dead] for name, values in leaving.items()},
                     change.died[dead],
                 )
-                orphaned = rows.drop_segments(connection, self.config.id, emptied)
+                orphaned = statements.drop_segments(connection, self.config.id, emptied)
                 unreadable = [*leaving["exemplar_id"][~pinned].tolist(), *lost["exemplar_id"].tolist()]
                 counts = self._write_small_rows(connection, change, unreadable)
                 # Whichever way a budget goes, what is used must not be over it in between.
                 grows = change.config.budget_bytes > self.config.budget_bytes
                 if grows:
-                    rows.update_settings(connection, change.config)
+                    statements.update_settings(connection, change.config)
                 if (change.version, change.next_id) != (old.version, self.next_id):
-                    rows.update_buffer(connection, self.config.id, old.version, columns, change.next_id)
+                    statements.update_buffer(connection, self.config.id, old.version, columns, change.next_id)
                 if not grows and change.config != self.config:
-                    rows.update_settings(connection, change.config)
+                    statements.update_settings(connection, change.config)
             writing.committed = True
 
         # Readers must find the segments of whatever columns they see.
@@ -581,28 +586,28 @@ class Commits:
         counts = replace(contents.index_rows, description_bytes=len(change.config.description.encode()))
         if change.classes:
             parameters = [{"buffer_id": buffer_id, "class_id": class_id} for class_id in sorted(change.classes)]
-            connection.execute(index.classes.insert(), parameters)
+            connection.execute(tables.classes.insert(), parameters)
             counts.classes += len(parameters)
         if change.taken is not None:
-            connection.execute(index.snapshots.insert(), {"buffer_id": buffer_id, **vars(change.taken)})
+            connection.execute(tables.snapshots.insert(), {"buffer_id": buffer_id, **vars(change.taken)})
             counts.snapshots += 1
         for snapshot in change.dropped:
-            s = index.snapshots.c
-            this = index.snapshots.delete().where(s.buffer_id == buffer_id, s.name == snapshot.name)
+            s = tables.snapshots.c
+            this = tables.snapshots.delete().where(s.buffer_id == buffer_id, s.name == snapshot.name)
             counts.snapshots -= connection.execute(this).rowcount
         versions = sorted(mark.version for mark in contents.marks if mark not in change.dropped)
         if len(change.rescored):
             counts.scores += self._write_scores(connection, change, versions)
         if counts.scores and gone:
-            counts.scores -= rows.forget_scores(connection, buffer_id, gone)
+            counts.scores -= statements.forget_scores(connection, buffer_id, gone)
         if counts.scores and change.dropped:
-            counts.scores -= rows.prune_scores(connection, buffer_id, None, versions)
+            counts.scores -= statements.prune_scores(connection, buffer_id, None, versions)
         if change.forgets_answers:
             _forget_answers(connection, buffer_id, counts, but_newest=_ANSWERS_KEPT)
         if change.answers:
             now = time.time()
             values = [{"buffer_id": buffer_id, "created_at": now, **vars(answer)} for answer in change.answers]
-            connection.execute(index.pushes.insert(), values)
+            connection.execute(tables.pushes.insert(), values)
             counts.answers += len(values)
             counts.answer_bytes += sum(answer.num_bytes for answer in change.answers)
             kept_for = self._options.idempotency_seconds
@@ -628,15 +633,15 @@ class Commits:
             for id_, score, rank in zip(ids, change.score.tolist(), change.rank.tolist(), strict=True)
         ]
         if snapshot_versions:
-            known = rows.scored(connection, self.config.id, ids)
+            known = statements.scored(connection, self.config.id, ids)
             columns = (taken["score"].tolist(), taken["rank"].tolist())
             added += [
                 {"exemplar_id": id_, "version": 0, "score": score, "rank": rank}
                 for id_, score, rank in zip(ids, *columns, strict=True)
                 if id_ not in known
             ]
-        rows.write_scores(connection, self.config.id, added)
-        return len(added) - rows.prune_scores(connection, self.config.id, ids, snapshot_versions)
+        statements.write_scores(connection, self.config.id, added)
+        return len(added) - statements.prune_scores(connection, self.config.id, ids, snapshot_versions)
 
     def seal(self) -> None:
         """Make Zarr groups of open segments, as far as that leaves the disk limit room to rewrite segments.
@@ -647,7 +652,7 @@ class Commits:
         contents, limit = self._contents, self.config.disk_limit_bytes
         for state in [state for state in contents.states.values() if not state.sealed]:
             with self._index.read() as connection:
-                open_ = rows.open_segment(state, rows.chunks_of(connection, state.id))
+                open_ = statements.open_segment(state, statements.chunks_of(connection, state.id))
             needed = frame_bytes(open_.num_records, open_.learners)
             # Nothing is moved for it: an open segment serves as well, and a frame is not worth another's room.
             if self._taken(limit) + needed + self._moving_room() > limit:
@@ -656,7 +661,7 @@ class Commits:
             part = self._segments.seal(open_, owner_of(self.config, contents.columns.version, self.next_id))
             try:
                 with self._index.write() as connection:
-                    rows.write_part(connection, self.config.id, state.id, part)
+                    statements.write_part(connection, self.config.id, state.id, part)
             except BaseException:
                 self._recover([part])
                 raise
@@ -667,14 +672,14 @@ class Commits:
         """Delete the buffer's rows, then the files that no other buffer shares."""
         try:
             with self._index.write() as connection:
-                orphaned = rows.delete_buffer(connection, self.config.id)
+                orphaned = statements.delete_buffer(connection, self.config.id)
         except StorageError:
             with self._index.read() as connection:
-                if rows.find_buffer(connection, self.config.name) is not None:
+                if statements.find_buffer(connection, self.config.name) is not None:
                     raise
                 # It was committed all the same.
                 stems = {state.stem for state in self._contents.states.values()}
-                orphaned = sorted(stems - rows.known_stems(connection, stems))
+                orphaned = sorted(stems - statements.known_stems(connection, stems))
         self._segments.delete(orphaned)
         self._index.shrink()
 
@@ -689,7 +694,7 @@ class Commits:
                 contents.states[id_] = state
             state.file_bytes, state.num_records = part.file_bytes, part.after.num_records
             state.sealed = part.sealed
-            state.open_bytes = 0 if part.sealed else state.open_bytes + rows.part_open_bytes(part)
+            state.open_bytes = 0 if part.sealed else state.open_bytes + statements.part_open_bytes(part)
             if purpose is not None:
                 contents.growing[purpose] = Growing(id_, part.after)
                 if part.full:
@@ -718,18 +723,18 @@ class Commits:
         if self._unsettled is None:
             return
         with self._index.read() as connection:
-            b, s = index.buffers.c, index.segments.c
-            row = connection.execute(sa.select(index.buffers).where(b.id == self.config.id)).one()
+            b, s = tables.buffers.c, tables.segments.c
+            row = connection.execute(sa.select(tables.buffers).where(b.id == self.config.id)).one()
             stems = [part.after.stem for part in self._unsettled]
             found = connection.execute(sa.select(s.stem, s.file_bytes, s.sealed).where(s.stem.in_(stems)))
             known = {stem: (file_bytes, sealed) for stem, file_bytes, sealed in found}
             before = {state.stem for state in self._contents.states.values()}
             undone = [part for part in self._unsettled if known.get(part.after.stem) != (part.file_bytes, part.sealed)]
             self._segments.undo(undone)
-            self._contents.load(rows.read_buffers(connection, row.id)[row.id], row.version)
-            self.config, self.next_id = rows.read_config(row), row.next_exemplar_id
+            self._contents.load(statements.read_buffers(connection, row.id)[row.id], row.version)
+            self.config, self.next_id = statements.read_config(row), row.next_exemplar_id
             gone = before - {state.stem for state in self._contents.states.values()}
-            gone -= rows.known_stems(connection, gone)
+            gone -= statements.known_stems(connection, gone)
         # Of a change that was committed and did not come to that.
         self._segments.delete(gone - {part.after.stem for part in undone})
         # A file that was not written well is not gone on with.
@@ -753,7 +758,7 @@ def _tally(states: Mapping[int, SegmentState], leaving: _Leaving) -> None:
 
 def _count(states: Mapping[int, SegmentState], kind: Literal["live", "pinned"], of: Arrays, sign: int = 1) -> None:
     """Add rows to what their segments hold, or with -1 take them off."""
-    for id_, (count, total) in rows.totals_by_segment(of["segment"], charge_of(of["length"])).items():
+    for id_, (count, total) in statements.totals_by_segment(of["segment"], charge_of(of["length"])).items():
         state = states[id_]
         if kind == "live":
             state.live_records += sign * count
@@ -771,7 +776,7 @@ def _forget_answers(
     older_than: float | None = None,
     but_newest: int | None = None,
 ) -> None:
-    number, num_bytes = rows.forget_answers(connection, buffer_id, older_than=older_than, but_newest=but_newest)
+    number, num_bytes = statements.forget_answers(connection, buffer_id, older_than=older_than, but_newest=but_newest)
     counts.answers -= number
     counts.answer_bytes -= num_bytes
 
@@ -820,7 +825,7 @@ class _Writing:
         ids = []
         for part in self.parts:
             known = self._growing.id if self._growing and part.before is not None else None
-            id_ = rows.write_part(connection, commits.config.id, known, part)
+            id_ = statements.write_part(connection, commits.config.id, known, part)
             self.rows["segment"][part.first : part.last] = id_
             self.rows["offset"][part.first : part.last] = part.offsets
             ids.append(id_)

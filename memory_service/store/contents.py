@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from memory_format import NotFoundError, StorageError, checksum
 from memory_format.record import prefix_bytes
-from memory_service.store import ledger, rows, sampler
-from memory_service.store.columns import (
+from memory_service.store.index import statements
+from memory_service.store.pure import ledger, sampler
+from memory_service.store.pure.columns import (
     Arrays,
     Columns,
     Learners,
@@ -24,11 +25,11 @@ from memory_service.store.columns import (
     headers_of_rows,
     rows_of_headers,
 )
-from memory_service.store.compaction import SegmentState
-from memory_service.store.layout import SegmentContents, read_contents
-from memory_service.store.model import Snapshot
-from memory_service.store.readers import HeldLease, PinningLease, Readers, lost
-from memory_service.store.segments import OpenSegment, Place, SegmentFiles, SegmentGoneError
+from memory_service.store.pure.compaction import SegmentState
+from memory_service.store.pure.model import Snapshot
+from memory_service.store.segments.layout import SegmentContents, read_contents
+from memory_service.store.segments.local import OpenSegment, Place, SegmentFiles, SegmentGoneError
+from memory_service.store.segments.readers import HeldLease, PinningLease, Readers, lost
 
 _HELD_AT_A_TIME = 16
 """Segments that a thread has open beside those that are kept open anyway."""
@@ -149,7 +150,7 @@ class Contents:
 
     def load(
         self,
-        found: rows.BufferRows,
+        found: statements.BufferRows,
         version: int,
         cache: SegmentCache | None = None,
         *,
@@ -190,26 +191,26 @@ class Contents:
         self.pinned = Pinned.of_rows(concatenated(pinned), np.concatenate(died))
         self.readers.leave(self.states, lost(self.states, states))
         self.states = {state.id: state for state in states}
-        self._rescore(rows.latest_scores(found.scores))
+        self._rescore(statements.latest_scores(found.scores))
         for columns, records, num_bytes in (
             (self.columns, "live_records", "live_bytes"),
             (self.pinned.columns, "pinned_records", "pinned_bytes"),
         ):
-            for id_, (count, charge) in rows.totals_by_segment(columns["segment"], columns.charge).items():
+            for id_, (count, charge) in statements.totals_by_segment(columns["segment"], columns.charge).items():
                 setattr(self.states[id_], records, count)
                 setattr(self.states[id_], num_bytes, charge)
         self._views.clear()
         self._selections.clear()
 
-    def _rows_of(self, state: SegmentState, chunks: rows.Chunks, cache: SegmentCache) -> Arrays:
+    def _rows_of(self, state: SegmentState, chunks: statements.Chunks, cache: SegmentCache) -> Arrays:
         if state.sealed:
             contents = cache.contents(state)
             headers, learners, lengths = contents.headers, contents.learners, contents.lengths
             starts = headers["offset"]
         else:
-            segment = rows.open_segment(state, chunks)
+            segment = statements.open_segment(state, chunks)
             headers, learners = segment.headers(), list(segment.learners)
-            starts, lengths = rows.file_starts(headers, segment.end)
+            starts, lengths = statements.file_starts(headers, segment.end)
             # Of several the newest: the others are full, or were left after a failed write.
             self.growing["pushed"] = Growing(state.id, segment)
         codes = np.array([self.learners.code(learner) for learner in learners], dtype=np.uint32)
@@ -376,7 +377,7 @@ class Contents:
         """The records that a snapshot shows. For the holder of the buffer's lock.
 
         Args:
-            read_scores: version -> what :func:`rows.scores_at` finds.
+            read_scores: version -> what :func:`statements.scores_at` finds.
 
         Raises:
             NotFoundError: ``unknown_snapshot``.

@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
-from memory_service.store.readers import HeldLease
-from memory_service.store.segments import Place
+from memory_service.store.segments.local import Place
+from memory_service.store.segments.readers import HeldLease
 
 PIECE_BYTES: Final = 1024 * 1024
 """Bodies of a piece. Damage in the first one is answered as an error; in a later one, when part of the answer is on its

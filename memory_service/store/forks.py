@@ -12,15 +12,17 @@ import sqlalchemy as sa
 
 from memory_format import BudgetError, StorageError
 from memory_format.record import HEADER_DTYPE
-from memory_service.store import compaction, index, ledger, rows
-from memory_service.store.columns import Arrays, Columns, headers_of_rows
 from memory_service.store.commits import frame_overhead, store_share
-from memory_service.store.compaction import SegmentState
 from memory_service.store.contents import Contents
-from memory_service.store.ledger import IndexRows
-from memory_service.store.model import BufferConfig
-from memory_service.store.owner import owner_of
-from memory_service.store.segments import OpenSegment, Part, SegmentFiles, added_bytes
+from memory_service.store.index import statements, tables
+from memory_service.store.index.sqlite import Index
+from memory_service.store.pure import compaction, ledger
+from memory_service.store.pure.columns import Arrays, Columns, headers_of_rows
+from memory_service.store.pure.compaction import SegmentState
+from memory_service.store.pure.ledger import IndexRows
+from memory_service.store.pure.model import BufferConfig
+from memory_service.store.segments.local import OpenSegment, Part, SegmentFiles, added_bytes
+from memory_service.store.segments.owner import owner_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class Fork:
 
     def __init__(
         self,
-        index_: index.Index,
+        index_: Index,
         segments: SegmentFiles,
         contents: Contents,
         view: Columns,
@@ -61,7 +63,7 @@ class Fork:
         self._config = config
         self._num_bytes = num_bytes
         self._parts: list[Part] = []
-        totals = rows.totals_by_segment(view["segment"], view.charge)
+        totals = statements.totals_by_segment(view["segment"], view.charge)
         states = [replace(contents.states[id_], pinned_records=0, pinned_bytes=0) for id_ in totals]
         for state in states:
             state.live_records, state.live_bytes = totals[state.id]
@@ -80,10 +82,10 @@ class Fork:
         self._copy_what_does_not_fit()
         try:
             self._copy(next_id)
-            number, num_bytes = rows.totals_of_parts(self._parts)
+            number, num_bytes = statements.totals_of_parts(self._parts)
             self._expect_fit(self._disk_bytes(number, num_bytes))
             with self._index.write() as connection:
-                row = rows.insert_buffer(
+                row = statements.insert_buffer(
                     connection,
                     self._config,
                     version=self._view.version,
@@ -91,10 +93,10 @@ class Fork:
                     num_records=self._view.num_records,
                     next_exemplar_id=next_id,
                 )
-                rows.write_parts(connection, row.id, self._parts)
+                statements.write_parts(connection, row.id, self._parts)
                 self._share(connection, row.id)
         except BaseException:
-            rows.discard(self._index, self._segments, self._parts)
+            statements.discard(self._index, self._segments, self._parts)
             raise
         return row
 
@@ -176,26 +178,26 @@ class Fork:
     def _scored_of(self, connection: sa.Connection, source_id: int) -> set[int]:
         if not self._contents.index_rows.scores:
             return set()
-        return rows.scored(connection, source_id, self._view["exemplar_id"].tolist())
+        return statements.scored(connection, source_id, self._view["exemplar_id"].tolist())
 
     def _share(self, connection: sa.Connection, fork_id: int) -> None:
         """Make the rows by which the fork consists of its source's segments and holds what is shown of them."""
         view = self._view
         for state in self._shared:
-            connection.execute(index.buffer_segments.insert(), {"buffer_id": fork_id, "segment_id": state.id})
+            connection.execute(tables.buffer_segments.insert(), {"buffer_id": fork_id, "segment_id": state.id})
             held = view["exemplar_id"][view["segment"] == state.id]
             stored = self._contents.ids_in(state)
             dead = stored[~np.isin(stored, held)]
             values = {"buffer_id": fork_id, "segment_id": state.id, "version": 0}
             if len(dead):
-                connection.execute(index.deaths.insert(), [{**values, "exemplar_id": id_} for id_ in dead.tolist()])
+                connection.execute(tables.deaths.insert(), [{**values, "exemplar_id": id_} for id_ in dead.tolist()])
         taken = view.take(view.positions_of(np.array(sorted(self._scored), dtype=np.uint64)))
         changed = zip(*(taken[name].tolist() for name in ("exemplar_id", "score", "rank")), strict=True)
-        rows.write_scores(
+        statements.write_scores(
             connection,
             fork_id,
             [{"exemplar_id": id_, "version": 0, "score": score, "rank": rank} for id_, score, rank in changed],
         )
         seen = [{"buffer_id": fork_id, "class_id": class_id} for class_id in sorted(self._contents.classes)]
         if seen:
-            connection.execute(index.classes.insert(), seen)
+            connection.execute(tables.classes.insert(), seen)

@@ -1,9 +1,10 @@
 """What a start finds in ``segments/`` that is not as the index says, and what it does about it.
 
-A crash leaves files that were to be made or to go, which the index names (:mod:`memory_service.store.intents`), bytes
-behind the end of an open segment, and seals that were not committed. Those go. Everything else is data that the index
-does not know: it goes to ``quarantine/``, and nowhere else. Only for the holder of the store's lock: to anybody else a
-file in flight looks like a leftover.
+A crash leaves files that were to be made or to go, which the index names
+(:mod:`memory_service.store.index.intents`), bytes behind the end of an open segment, and seals that were not committed.
+Those go. Everything else is data that the index does not know: it goes to ``quarantine/``, and nowhere else.
+
+Only for the holder of the store's lock: to anybody else a file in flight looks like a leftover.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from memory_format import StorageError
-from memory_service.store import files, index
-from memory_service.store.layout import SegmentContents, read_contents
-from memory_service.store.quarantine import put_aside, put_copy_aside
-from memory_service.store.segments import OPEN, OWN_NAME, SEALED
+from memory_service.store.admin.quarantine import put_aside, put_copy_aside
+from memory_service.store.index import tables
+from memory_service.store.segments import files
+from memory_service.store.segments.layout import SegmentContents, read_contents
+from memory_service.store.segments.local import OPEN, OWN_NAME, SEALED
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +61,11 @@ class Found:
 
 
 def known_to(connection: sa.Connection) -> Known:
-    s, b = index.segments.c, index.buffers.c
+    s, b = tables.segments.c, tables.buffers.c
     segments = connection.execute(sa.select(s.stem, s.file_bytes, s.num_records, s.sealed))
     return Known(
         {stem: (file_bytes, num_records, sealed) for stem, file_bytes, num_records, sealed in segments},
-        {row.stem: row.leaving for row in connection.execute(sa.select(index.intents))},
+        {row.stem: row.leaving for row in connection.execute(sa.select(tables.intents))},
         {row.name: row.next_exemplar_id for row in connection.execute(sa.select(b.name, b.next_exemplar_id))},
     )
 

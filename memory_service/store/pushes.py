@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import BudgetError, ExemplarMemoryError
-from memory_service.store import eviction
-from memory_service.store.answers import Answer
-from memory_service.store.columns import COLUMN_DTYPES, Arrays, Columns, charge_of, concatenated
 from memory_service.store.commits import Change, Commits
 from memory_service.store.contents import Contents
-from memory_service.store.model import BufferConfig, PushAnswer, PushResult
+from memory_service.store.pure import eviction
+from memory_service.store.pure.answers import Answer
+from memory_service.store.pure.columns import COLUMN_DTYPES, Arrays, Columns, charge_of, concatenated
+from memory_service.store.pure.model import BufferConfig, PushAnswer, PushResult
 
 MAX_GROUP_BYTES = 64 * 1024 * 1024
 """Bodies that are written in one go: bounds the memory of a group, and the pause of its last push."""
@@ -162,7 +162,7 @@ class GroupPlan:
         """Judge a push after all that were judged before.
 
         Raises:
-            BudgetError: see :func:`memory_service.store.eviction.plan`; the plan is as before.
+            BudgetError: see :func:`memory_service.store.pure.eviction.plan`; the plan is as before.
         """
         incoming = dict(push.rows)
         num = len(incoming["exemplar_id"])

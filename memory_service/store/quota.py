@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from memory_format import BudgetError
 from memory_service.store.commits import store_share
-from memory_service.store.model import BufferConfig
+from memory_service.store.pure.model import BufferConfig
 
 
 class Quota:

@@ -27,18 +27,21 @@ from memory_format import (
     NotFoundError,
     StorageError,
 )
-from memory_service.store import files, index, leftovers, opening, rows
-from memory_service.store.backup import Archive
+from memory_service.store import leftovers
+from memory_service.store.admin.backup import Archive
+from memory_service.store.admin.transfer import Import, Incoming
 from memory_service.store.buffer import Buffer
 from memory_service.store.commits import segment_bytes
 from memory_service.store.contents import SegmentCache
-from memory_service.store.eviction import EVICTION_POLICIES, EvictionPolicy
-from memory_service.store.generation import Generation
-from memory_service.store.model import Budget, BufferConfig, Options, check_settings
+from memory_service.store.index import opening, statements, tables
+from memory_service.store.index.generation import Generation
+from memory_service.store.index.sqlite import Index
+from memory_service.store.pure.eviction import EVICTION_POLICIES, EvictionPolicy
+from memory_service.store.pure.model import Budget, BufferConfig, Options, check_settings
+from memory_service.store.pure.snapshots import NAME_PATTERN, check_name
 from memory_service.store.quota import Quota
-from memory_service.store.segments import SegmentFiles
-from memory_service.store.snapshots import NAME_PATTERN, check_name
-from memory_service.store.transfer import Import, Incoming
+from memory_service.store.segments import files
+from memory_service.store.segments.local import SegmentFiles
 
 logger = logging.getLogger(__name__)
 
@@ -79,14 +82,14 @@ class Store:
     def _open(self) -> None:
         standing = opening.look(self.data)
         standing.expect_usable()
-        self._index = index.Index(self.data / opening.INDEX)
+        self._index = Index(self.data / opening.INDEX)
         self._quota = Quota(self._options.total_budget_bytes, self._index.bound_log)
         self._segments = SegmentFiles(self.data / "segments", self._index, max_open=self._options.open_segments)
         try:
             with self._index.read() as connection:
                 known = leftovers.known_to(connection)
-                buffers = connection.execute(sa.select(index.buffers)).all()
-                said = rows.read_buffers(connection)
+                buffers = connection.execute(sa.select(tables.buffers)).all()
+                said = statements.read_buffers(connection)
             if not standing.trusted:
                 logger.info("%s does not say which index is of these files; nothing is removed", opening.GENERATION)
             leftovers.clear(self.data, known, trusted=standing.trusted)
@@ -100,15 +103,15 @@ class Store:
             raise
 
     def _open_buffer(
-        self, row: sa.Row[Any], said: rows.BufferRows | None = None, cache: SegmentCache | None = None
+        self, row: sa.Row[Any], said: statements.BufferRows | None = None, cache: SegmentCache | None = None
     ) -> Buffer:
         if row.eviction not in EVICTION_POLICIES:
             raise StorageError(f"buffer {row.name!r} has eviction {row.eviction!r}, which this version does not know")
         if said is None:
             with self._index.read() as connection:
-                said = rows.read_buffers(connection, row.id)[row.id]
+                said = statements.read_buffers(connection, row.id)[row.id]
         buffer = Buffer(
-            rows.read_config(row),
+            statements.read_config(row),
             said,
             row.version,
             row.next_exemplar_id,
@@ -145,7 +148,7 @@ class Store:
         Args:
             budget_bytes, budget: one of the two.
             disk_limit_bytes: everything on disk for the buffer; default 1.5 times the budget, and at least
-                :data:`~memory_service.store.model.SMALLEST_HEADROOM` more than it.
+                :data:`~memory_service.store.pure.model.SMALLEST_HEADROOM` more than it.
 
         Raises:
             FormatError: ``invalid_budget``, or ``invalid_request`` for a name or description that will not
@@ -175,7 +178,7 @@ class Store:
                 return existing, False
             claim = self._quota.claim(config)
             with claim, self._made(name) as made, self._index.write() as connection:
-                made.append(rows.insert_buffer(connection, config))
+                made.append(statements.insert_buffer(connection, config))
             buffer = self._open_buffer(made[0])
             self._buffers[name] = buffer
             return buffer, True
@@ -236,7 +239,7 @@ class Store:
                 with self._made(name) as made, self._index.write() as connection:
                     made.append(incoming.note(connection, config, parts))
             except BaseException:
-                rows.discard(self._index, self._segments, parts)
+                statements.discard(self._index, self._segments, parts)
                 raise
             return self._add(made[0])
 
@@ -296,7 +299,7 @@ class Store:
             yield made
         except StorageError:
             with self._index.read() as connection:
-                row = rows.find_buffer(connection, name)
+                row = statements.find_buffer(connection, name)
             if row is None:
                 raise
             made[:] = [row]

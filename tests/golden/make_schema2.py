@@ -14,8 +14,8 @@ from typing import Any
 
 from memory_format import Record, decode_batch, encode_batch
 from memory_service.store import Buffer, Store
-from memory_service.store.query import Query
-from memory_service.store.sampler import SampleRequest
+from memory_service.store.pure.query import Query
+from memory_service.store.pure.sampler import SampleRequest
 from tests.memory_service.helpers import make_exemplar
 
 HERE = Path(__file__).parent

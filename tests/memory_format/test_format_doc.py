@@ -22,7 +22,7 @@ from memory_format.codecs.webp import _file_of as webp_file
 from memory_format.extras import MAX_JSON_DEPTH
 from memory_format.record import FLAG_EXTRAS, FLAG_IN_PLACE, FLAG_STRIP, HEADER_DTYPE, MAX_BODY_BYTES, MAX_EXTRAS_BYTES
 from memory_format.wire import _MAX_BATCHES, MEDIA_TYPE, SCHEMA, WIRE_VERSION
-from memory_service.store.layout import BODY_AT
+from memory_service.store.segments.layout import BODY_AT
 from tests.conftest import Service
 from tests.memory_format.strategies import smooth
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from memory_service.app import create_app, open_store
+from memory_service.http.app import create_app, open_store
 from memory_service.settings import Settings
 
 URL = "http://127.0.0.1:8765"

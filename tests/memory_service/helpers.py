@@ -37,10 +37,10 @@ from memory_format import (
     make_record,
 )
 from memory_format.record import HEADER_DTYPE
-from memory_service.app import create_app
-from memory_service.problems import PROBLEMS
+from memory_service.http.app import create_app
+from memory_service.http.problems import PROBLEMS
 from memory_service.settings import Settings
-from memory_service.store import ledger
+from memory_service.store.pure import ledger
 
 ARROW = {"Content-Type": MEDIA_TYPE}
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from memory_service.store import Buffer, index, rows
-from memory_service.store.columns import COLUMN_DTYPES, Columns
+from memory_service.store import Buffer
 from memory_service.store.contents import Contents
+from memory_service.store.index import statements, tables
+from memory_service.store.pure.columns import COLUMN_DTYPES, Columns
 
 _COUNTED = (
     *("stem", "file_bytes", "num_records", "sealed", "open_bytes"),
@@ -22,8 +23,8 @@ def assert_memory_matches_index(buffer: Buffer) -> None:
     kept = buffer.contents
     fresh = Contents(buffer.config.id, buffer._segments)
     with buffer._index.read() as connection:
-        row = connection.execute(sa.select(index.buffers).where(index.buffers.c.id == buffer.config.id)).one()
-        fresh.load(rows.read_buffers(connection, row.id)[row.id], row.version)
+        row = connection.execute(sa.select(tables.buffers).where(tables.buffers.c.id == buffer.config.id)).one()
+        fresh.load(statements.read_buffers(connection, row.id)[row.id], row.version)
     assert (kept.columns.version, buffer.config.budget_bytes) == (row.version, row.budget_bytes)
     assert _rows(kept, kept.columns) == _rows(fresh, fresh.columns)
     assert _rows(kept, kept.pinned.columns) == _rows(fresh, fresh.pinned.columns)
@@ -38,7 +39,7 @@ def assert_memory_matches_index(buffer: Buffer) -> None:
         assert (segment.end, segment.num_records) == (state.file_bytes, state.num_records)
         assert not state.sealed
         with buffer._index.read() as connection:
-            on_disk = rows.open_segment(state, rows.chunks_of(connection, state.id))
+            on_disk = statements.open_segment(state, statements.chunks_of(connection, state.id))
         assert segment.learners == on_disk.learners
         assert segment.headers().tobytes() == on_disk.headers().tobytes()
         assert segment.crc32 == zlib.crc32(buffer._segments.bodies_of(segment))

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from memory_format import BudgetError, Record
-from memory_service.store import eviction
-from memory_service.store.model import Budget
+from memory_service.store.pure import eviction
+from memory_service.store.pure.model import Budget
 
 Held = tuple[int, int, str, float, int, int, bytes]
 """Class, phase, learner, score, rank, CRC-32 and body of a record."""

@@ -19,8 +19,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from memory_format import MEDIA_TYPE, encode_batch
-from memory_service.admission import Admission
-from memory_service.app import create_app, open_store
+from memory_service.http.admission import Admission
+from memory_service.http.app import create_app, open_store
 from memory_service.settings import Settings
 from tests.memory_service.conftest import URL as LOOPBACK
 from tests.memory_service.conftest import running

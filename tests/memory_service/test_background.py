@@ -9,7 +9,7 @@ import threading
 import anyio
 import pytest
 
-from memory_service.background import Background
+from memory_service.http.background import Background
 
 
 def test_results_and_errors_come_back() -> None:

@@ -18,10 +18,10 @@ import pytest
 
 from memory_format import BusyError, FormatError, StorageError, encode_batch
 from memory_service.store import Store
-from memory_service.store import backup as backups
-from memory_service.store.backup import backup
-from memory_service.store.model import Options
-from memory_service.store.verify import verify
+from memory_service.store.admin import backup as backups
+from memory_service.store.admin.backup import backup
+from memory_service.store.admin.verify import verify
+from memory_service.store.pure.model import Options
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import (
     Server,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from memory_format import Record, encode_batch
-from memory_service.store.eviction import EVICTION_POLICIES, reservoir_keys
+from memory_service.store.pure.eviction import EVICTION_POLICIES, reservoir_keys
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import (
     ARROW,

@@ -10,7 +10,7 @@ import httpx
 
 from memory_format import CODECS
 from memory_format.wire import WIRE_VERSION
-from memory_service.store.migrations import HEAD
+from memory_service.store.index.migrations import HEAD
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import (
     assert_consistent,

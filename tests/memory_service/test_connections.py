@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from memory_service.connections import connections_that_fit
-from memory_service.store import files
+from memory_service.http.connections import connections_that_fit
+from memory_service.store.segments import files
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import (
     Server,

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from memory_format import Record, encode_batch
-from memory_service.store.generation import read_mark
+from memory_service.store.index.generation import read_mark
 from tests.memory_service import disk
 from tests.memory_service.helpers import ARROW, Server, all_records, make_exemplar, put_buffer, reading
 

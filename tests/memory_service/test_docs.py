@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from memory_service import schemas
-from memory_service.app import create_app
 from memory_service.cli import main
-from memory_service.problems import PROBLEMS
+from memory_service.http import schemas
+from memory_service.http.app import create_app
+from memory_service.http.problems import PROBLEMS
 from memory_service.settings import Settings
-from memory_service.store.eviction import EVICTION_POLICIES
-from memory_service.store.model import SMALLEST_HEADROOM
-from memory_service.store.sampler import STRATEGIES
-from memory_service.store.stats import BufferStats
+from memory_service.store.pure.eviction import EVICTION_POLICIES
+from memory_service.store.pure.model import SMALLEST_HEADROOM
+from memory_service.store.pure.sampler import STRATEGIES
+from memory_service.store.pure.stats import BufferStats
 
 DOCS = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
 

@@ -16,10 +16,11 @@ import pytest
 
 from client import MemoryClient
 from memory_format import StorageError, decode_batch, encode_batch
-from memory_service.store import Store, files
+from memory_service.store import Store
 from memory_service.store.drawn import PIECE_BYTES, Drawn
-from memory_service.store.model import Options
-from memory_service.store.sampler import Filter, SampleRequest
+from memory_service.store.pure.model import Options
+from memory_service.store.pure.sampler import Filter, SampleRequest
+from memory_service.store.segments import files
 from tests.memory_service.helpers import Server, assert_problem, make_exemplar, push, put_buffer, wait_until
 
 RECORDS = 24

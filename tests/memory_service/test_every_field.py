@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from memory_format import MEDIA_TYPE, encode_batch
-from memory_service.app import create_app
+from memory_service.http.app import create_app
 from memory_service.settings import Settings
-from memory_service.store.verify import verify
+from memory_service.store.admin.verify import verify
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import make_exemplar, push, put_buffer
 

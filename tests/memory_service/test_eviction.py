@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_format import BudgetError
-from memory_service.store import eviction
-from memory_service.store.eviction import (
+from memory_service.store.pure import eviction
+from memory_service.store.pure.eviction import (
     EVICTION_POLICIES,
     Candidates,
     EvictionPolicy,

@@ -22,9 +22,11 @@ import pytest
 import sqlalchemy as sa
 
 from memory_format import ExemplarMemoryError, StorageError, decode_batch, encode_batch
-from memory_service.store import Buffer, Store, commits, files, index, segments
-from memory_service.store.model import Options
-from memory_service.store.query import Query
+from memory_service.store import Buffer, Store, commits
+from memory_service.store.index import tables
+from memory_service.store.pure.model import Options
+from memory_service.store.pure.query import Query
+from memory_service.store.segments import files, local
 from tests.memory_service import disk
 from tests.memory_service.helpers import make_exemplar
 from tests.memory_service.memory_state import assert_memory_matches_index
@@ -56,7 +58,7 @@ def unsealed(change: Change) -> Change:
     """A change that rewrites segments into such as are not sealed: a frame is larger than what these hold."""
 
     def run(store: Store) -> object:
-        with mock.patch.multiple(segments, SMALLEST_SEALED=2**18), mock.patch.multiple(commits, SMALLEST_SEALED=2**18):
+        with mock.patch.multiple(local, SMALLEST_SEALED=2**18), mock.patch.multiple(commits, SMALLEST_SEALED=2**18):
             return change(store)
 
     return run
@@ -100,7 +102,7 @@ def _ids(store: Store) -> list[int]:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store with something of everything: sealed and open segments, deaths, scores, snapshots, a fork."""
     data = tmp_path_factory.mktemp("faults") / "store"
-    with mock.patch.multiple(segments, SMALLEST_SEALED=1), mock.patch.multiple(commits, SMALLEST_SEALED=1):
+    with mock.patch.multiple(local, SMALLEST_SEALED=1), mock.patch.multiple(commits, SMALLEST_SEALED=1):
         store = Store(data, OPTIONS)
         for name in ("b", "fresh", "retaining"):
             retain = 1 if name == "retaining" else None
@@ -484,6 +486,6 @@ def test_a_start_that_cannot_clean_up_fails_and_the_next_one_does(data: Path, op
 def test_a_transaction_that_raises_leaves_the_index_free(data: Path) -> None:
     with Store(data, OPTIONS) as store:
         with pytest.raises(StorageError), store._index.write() as connection:
-            connection.execute(index.buffers.delete())  # foreign keys refuse
+            connection.execute(tables.buffers.delete())  # foreign keys refuse
         with store._index.write() as connection:
-            assert connection.execute(sa.select(index.buffers)).first() is not None
+            assert connection.execute(sa.select(tables.buffers)).first() is not None

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from memory_format import StorageError, decode_batch
-from memory_service.store import Buffer, Store, migrations
-from memory_service.store.query import Query
-from memory_service.store.sampler import SampleRequest
+from memory_service.store import Buffer, Store
+from memory_service.store.index import migrations
+from memory_service.store.pure.query import Query
+from memory_service.store.pure.sampler import SampleRequest
 from tests.golden.make_schema2 import batch, described
 from tests.memory_service import disk
 from tests.memory_service.memory_state import assert_memory_matches_index

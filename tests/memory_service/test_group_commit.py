@@ -15,8 +15,9 @@ import pytest
 import sqlalchemy as sa
 
 from memory_format import BudgetError, ConflictError, Record, StorageError, decode_batch, encode_batch
-from memory_service.store import Buffer, Store, files
-from memory_service.store.query import Query
+from memory_service.store import Buffer, Store
+from memory_service.store.pure.query import Query
+from memory_service.store.segments import files
 from tests.memory_service import disk
 from tests.memory_service.helpers import make_exemplar, wait_until
 from tests.memory_service.memory_state import assert_memory_matches_index

@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from memory_format import MEDIA_TYPE, FormatError, encode_batch
-from memory_service.app import create_app
-from memory_service.guard import Guard
-from memory_service.media import media_type, prefers_arrow
+from memory_service.http.app import create_app
+from memory_service.http.guard import Guard
+from memory_service.http.media import media_type, prefers_arrow
 from memory_service.settings import Settings
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import ARROW, Server, assert_problem, make_exemplar, push, put_buffer, whole_state

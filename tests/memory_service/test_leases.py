@@ -16,9 +16,9 @@ import pytest
 
 from memory_format import BudgetError, decode_batch, encode_batch
 from memory_service.store import Buffer, Store
-from memory_service.store.model import Options
-from memory_service.store.readers import LeaseEndedError
-from memory_service.store.sampler import SampleRequest
+from memory_service.store.pure.model import Options
+from memory_service.store.pure.sampler import SampleRequest
+from memory_service.store.segments.readers import LeaseEndedError
 from tests.memory_service import disk
 from tests.memory_service.helpers import (
     Server,

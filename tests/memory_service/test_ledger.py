@@ -18,9 +18,12 @@ import pytest
 import sqlalchemy as sa
 
 from memory_format import BudgetError, Record, decode_batch, encode_batch
-from memory_service.store import Buffer, Store, commits, files, index, ledger, rows, segments
-from memory_service.store.model import Options
-from memory_service.store.query import Query
+from memory_service.store import Buffer, Store, commits
+from memory_service.store.index import sqlite, statements, tables
+from memory_service.store.pure import ledger
+from memory_service.store.pure.model import Options
+from memory_service.store.pure.query import Query
+from memory_service.store.segments import files, local
 from tests.memory_service import disk
 from tests.memory_service.helpers import make_exemplar
 
@@ -105,7 +108,7 @@ def fill_with_answers(key: Callable[[int], str], size: int) -> Callable[[Buffer]
                 for number in range(first, first + 100)
             ]
             with buffer._index.write() as connection:
-                connection.execute(index.pushes.insert(), values)
+                connection.execute(tables.pushes.insert(), values)
 
     return fill
 
@@ -120,8 +123,8 @@ def fill_with_segments(buffer: Buffer) -> None:
         with buffer._index.write() as connection:
             for _ in range(150):
                 values = {"stem": random.bytes(16).hex(), "file_bytes": 2**26, "num_records": 2**16, "sealed": True}
-                made = connection.execute(index.segments.insert().returning(index.segments.c.id), values).scalar_one()
-                connection.execute(index.buffer_segments.insert(), {"buffer_id": buffer.config.id, "segment_id": made})
+                made = connection.execute(tables.segments.insert().returning(tables.segments.c.id), values).scalar_one()
+                connection.execute(tables.buffer_segments.insert(), {"buffer_id": buffer.config.id, "segment_id": made})
 
 
 def fill_with_open_rows(*sizes: int, times: int) -> Callable[[Buffer], None]:
@@ -175,10 +178,10 @@ def test_the_index_takes_no_more_than_the_ledger_says(data: Path, kind: str) -> 
 def said(buffer: Buffer) -> int:
     """The ledger's figure for the rows there are."""
     with buffer._index.read() as connection:
-        counts = rows.read_buffers(connection, buffer.config.id)[buffer.config.id].counts
-        s = index.buffer_segments.c
+        counts = statements.read_buffers(connection, buffer.config.id)[buffer.config.id].counts
+        s = tables.buffer_segments.c
         segments = connection.execute(
-            sa.select(sa.func.count()).select_from(index.buffer_segments).where(s.buffer_id == buffer.config.id)
+            sa.select(sa.func.count()).select_from(tables.buffer_segments).where(s.buffer_id == buffer.config.id)
         ).scalar_one()
     states = buffer.contents.states.values()
     dead, open_bytes = sum(state.num_dead for state in states), sum(state.open_bytes for state in states)
@@ -257,7 +260,7 @@ class Churn:
     count: int
     """Records a push."""
     pad: int
-    seals_at: int = segments.SMALLEST_SEALED
+    seals_at: int = local.SMALLEST_SEALED
     most_written: float = 2.0
     """Bytes written for each one kept."""
 
@@ -327,9 +330,9 @@ def test_all_files_of_a_store_stay_within_its_buffers_limit(data: Path, budget: 
                 refused += 1
             assert sum(path.stat().st_size for path in data.rglob("*") if path.is_file()) <= limit
         store.create_buffer("large", budget_bytes=10**8)
-        assert store._index._wal_bytes == index.WAL_BYTES
+        assert store._index._wal_bytes == sqlite.WAL_BYTES
         store.delete_buffer("large")
-        assert (data / "index.sqlite-wal").stat().st_size <= store._index._wal_bytes < index.WAL_BYTES
+        assert (data / "index.sqlite-wal").stat().st_size <= store._index._wal_bytes < sqlite.WAL_BYTES
     assert refused < 40
 
 
@@ -356,7 +359,7 @@ def test_answers_take_an_eighth_of_the_room_over_the_budget(data: Path) -> None:
 @contextmanager
 def smallest_sealed(num_bytes: int) -> Iterator[None]:
     with (
-        mock.patch.object(segments, "SMALLEST_SEALED", num_bytes),
+        mock.patch.object(local, "SMALLEST_SEALED", num_bytes),
         mock.patch.object(commits, "SMALLEST_SEALED", num_bytes),
     ):
         yield

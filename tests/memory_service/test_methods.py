@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from memory_service.app import create_app
+from memory_service.http.app import create_app
 from memory_service.settings import Settings
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import Server, assert_problem, make_exemplar, push, put_buffer, whole_state

@@ -16,7 +16,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from memory_format import StorageError
-from memory_service.store import Store, index, migrations
+from memory_service.store import Store
+from memory_service.store.index import migrations, tables
 
 
 def config() -> Config:
@@ -69,7 +70,7 @@ def test_alembic_finds_no_difference_either(migrated: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{migrated}")
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-        assert compare_metadata(context, index.metadata) == []
+        assert compare_metadata(context, tables.metadata) == []
     engine.dispose()
 
 

@@ -21,10 +21,10 @@ import pytest
 
 from memory_format import Record, StorageError, decode_batch, encode_batch
 from memory_service.store import Store
-from memory_service.store.layout import read_contents
-from memory_service.store.model import Options
-from memory_service.store.query import Query
-from memory_service.store.verify import repair, verify
+from memory_service.store.admin.verify import repair, verify
+from memory_service.store.pure.model import Options
+from memory_service.store.pure.query import Query
+from memory_service.store.segments.layout import read_contents
 from tests.memory_service.helpers import make_exemplar
 
 OPTIONS = Options(segment_bytes=300_000)

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from memory_format import MEDIA_TYPE, JPEGXLLossless, RawZstd, Record, decode_batch, make_record, patches_to_image
-from memory_service import render
-from memory_service.store.query import SORTS
+from memory_service.http import render
+from memory_service.store.pure.query import SORTS
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import all_records, assert_problem, make_exemplar, push, put_buffer, wait_until
 
@@ -271,7 +271,7 @@ def test_pictures_are_drawn_a_few_at_a_time(data: Path) -> None:
     with running(data, max_pictures=3, picture_threads=2) as client, pytest.MonkeyPatch.context() as patch:
         put_buffer(client)
         (exemplar_id,) = push(client, [small])["exemplar_ids"]
-        patch.setattr("memory_service.routes.exemplars.to_png", slow)
+        patch.setattr("memory_service.http.routes.exemplars.to_png", slow)
         url = f"{URL}/{exemplar_id}/image.png"
         answers: list[httpx.Response] = []
         threads = [threading.Thread(target=lambda: answers.append(client.get(url))) for _ in range(3)]

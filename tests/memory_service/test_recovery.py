@@ -16,13 +16,14 @@ import pytest
 
 from memory_format import StorageError, decode_batch, encode_batch
 from memory_format.record import HEADER_DTYPE
-from memory_service.store import Buffer, Store, files
-from memory_service.store.generation import read_mark
-from memory_service.store.layout import frame_bytes, read_contents, seal_frame
-from memory_service.store.model import MAX_BUDGET_BYTES, Budget, BufferConfig, Options
-from memory_service.store.owner import ATTRIBUTE, owner_of
-from memory_service.store.query import Query
-from memory_service.store.verify import repair, verify
+from memory_service.store import Buffer, Store
+from memory_service.store.admin.verify import repair, verify
+from memory_service.store.index.generation import read_mark
+from memory_service.store.pure.model import MAX_BUDGET_BYTES, Budget, BufferConfig, Options
+from memory_service.store.pure.query import Query
+from memory_service.store.segments import files
+from memory_service.store.segments.layout import frame_bytes, read_contents, seal_frame
+from memory_service.store.segments.owner import ATTRIBUTE, owner_of
 from tests.memory_service.helpers import make_exemplar, reading
 
 OPTIONS = Options(segment_bytes=300_000)

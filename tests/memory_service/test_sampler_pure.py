@@ -12,9 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_format import FormatError, NotFoundError
-from memory_service.store import sampler
-from memory_service.store.columns import COLUMN_DTYPES, Columns
-from memory_service.store.sampler import STRATEGIES, Filter, SampleRequest, Selection, Strategy, Weights, draw, select
+from memory_service.store.pure import sampler
+from memory_service.store.pure.columns import COLUMN_DTYPES, Columns
+from memory_service.store.pure.sampler import (
+    STRATEGIES,
+    Filter,
+    SampleRequest,
+    Selection,
+    Strategy,
+    Weights,
+    draw,
+    select,
+)
 
 strategies = st.sampled_from(STRATEGIES)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_service.store.contents import shown_by
-from memory_service.store.model import Snapshot
+from memory_service.store.pure.model import Snapshot
 
 _SMALL = st.integers(1, 12)
 

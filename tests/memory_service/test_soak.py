@@ -24,7 +24,7 @@ import httpx
 import pytest
 
 from memory_format import MEDIA_TYPE, Record, encode_batch
-from memory_service.store.verify import verify
+from memory_service.store.admin.verify import verify
 from tests.memory_service.helpers import Server, all_records, make_exemplar
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "5"))

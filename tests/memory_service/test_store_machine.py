@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from memory_format import BudgetError, ConflictError, FormatError, NotFoundError, Record, decode_batch, encode_batch
-from memory_service.store import Buffer, Store, commits, segments
-from memory_service.store.eviction import EVICTION_POLICIES
-from memory_service.store.model import Budget, Options
-from memory_service.store.query import Query
-from memory_service.store.sampler import STRATEGIES, SampleRequest
+from memory_service.store import Buffer, Store, commits
+from memory_service.store.pure.eviction import EVICTION_POLICIES
+from memory_service.store.pure.model import Budget, Options
+from memory_service.store.pure.query import Query
+from memory_service.store.pure.sampler import STRATEGIES, SampleRequest
+from memory_service.store.segments import local
 from tests.memory_service import disk
 from tests.memory_service.helpers import make_exemplar
 from tests.memory_service.memory_state import assert_memory_matches_index
@@ -74,7 +75,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.options = Options(segment_bytes=segment_bytes)
         # Segments of real sizes would need records of real sizes; the frame of a sealed one stays as it is.
         if seals:
-            for module in (segments, commits):
+            for module in (local, commits):
                 self._patch(module, "SMALLEST_SEALED", 1)
         self.store = Store(self.data, self.options)
         limit = budget.bytes_for(4) + headroom

@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from memory_format import ConflictError, StorageError, decode_batch, encode_batch
 from memory_service.store import Store
 from memory_service.store.contents import Contents
-from memory_service.store.index import Index
-from memory_service.store.query import Query
+from memory_service.store.index.sqlite import Index
+from memory_service.store.pure.query import Query
 from tests.memory_service import disk
 from tests.memory_service.conftest import crashing, running
 from tests.memory_service.helpers import (
@@ -192,7 +192,7 @@ def test_a_push_that_the_disk_refuses_changes_nothing(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"memory_service.store.files.os.{call}", fail)
+        patch.setattr(f"memory_service.store.segments.files.os.{call}", fail)
         response = client.post("/v1/buffers/b/exemplars", content=encode_batch([make_exemplar(0, 1)]), headers=ARROW)
     document = assert_problem(response, "storage_failed", errno=number)
     assert ("disk is full" in document["detail"]) == (number == errno.ENOSPC)

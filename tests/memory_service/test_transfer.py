@@ -23,10 +23,11 @@ import tensorstore
 import zarr
 
 from memory_format import ConflictError, FormatError, NotFoundError, encode_batch
-from memory_service.store import Store, layout
-from memory_service.store.model import Options
-from memory_service.store.sampler import SampleRequest
-from memory_service.store.transfer import PIECE_BYTES, BufferDescription
+from memory_service.store import Store
+from memory_service.store.admin.transfer import PIECE_BYTES, BufferDescription
+from memory_service.store.pure.model import Options
+from memory_service.store.pure.sampler import SampleRequest
+from memory_service.store.segments import layout
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import (
     Server,
@@ -526,7 +527,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from memory_format import FormatError
-from memory_service.store.transfer import Import
+from memory_service.store.admin.transfer import Import
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
 try:

@@ -13,9 +13,9 @@ import pytest
 
 from memory_format import Record, StorageError, decode_batch, encode_batch
 from memory_service.store import Store
-from memory_service.store.model import Options
-from memory_service.store.query import Query
-from memory_service.store.verify import Report, repair, verify
+from memory_service.store.admin.verify import Report, repair, verify
+from memory_service.store.pure.model import Options
+from memory_service.store.pure.query import Query
 from tests.memory_service.helpers import contents, make_exemplar, whole_state
 
 OPTIONS = Options(segment_bytes=300_000)

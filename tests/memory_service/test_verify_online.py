@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from memory_format import StorageError, encode_batch
-from memory_service.store import Store, opening
-from memory_service.store import verify as verifying
-from memory_service.store.compaction import SegmentState
-from memory_service.store.online import Pace, held_if_free
-from memory_service.store.verify import verify
+from memory_service.store import Store
+from memory_service.store.admin import verify as verifying
+from memory_service.store.admin.online import Pace, held_if_free
+from memory_service.store.admin.verify import verify
+from memory_service.store.index import opening
+from memory_service.store.pure.compaction import SegmentState
 from tests.memory_service.helpers import Server, make_exemplar, push, put_buffer, whole_state
 from tests.memory_service.test_backup import Load, command, filled
 

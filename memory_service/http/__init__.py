@@ -1,0 +1,1 @@
+"""The service over HTTP: routes, bounds, errors, and the bytes of answers."""

@@ -1,0 +1,109 @@
+"""The application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
+
+from memory_format import MEDIA_TYPE
+from memory_service.http import problems
+from memory_service.http.admission import Admission
+from memory_service.http.body import BodyLimit
+from memory_service.http.guard import Guard
+from memory_service.http.media import EXPORT_MEDIA_TYPE
+from memory_service.http.openapi import DescribedApp
+from memory_service.http.routes import backup, buffers, exemplars, health, sample, snapshots, transfer
+from memory_service.http.routes.common import methods_at
+from memory_service.settings import Settings
+from memory_service.store import Store
+from memory_service.store.pure.model import Options
+
+PUSH_THREADS = 16
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that the settings name.
+
+    Raises:
+        StorageError: it is held by another process, damaged, or made by a newer version.
+    """
+    options = Options(
+        max_batch_records=settings.max_batch_records,
+        max_response_bytes=settings.max_response_bytes,
+        segment_bytes=settings.segment_bytes,
+        open_segments=settings.open_segments,
+        least_free_bytes=settings.least_free_bytes,
+        total_budget_bytes=settings.total_budget_bytes,
+        idempotency_seconds=settings.idempotency_hours * 3600,
+    )
+    return Store(settings.data, options)
+
+
+def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
+    """A new application.
+
+    Args:
+        settings: see ``memory_service.settings``.
+        store: an open store, which stays the caller's to close. Without one, the application opens
+            ``settings.data`` when it starts and closes it when it stops.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if store is not None:
+            yield
+            return
+        opened = await run_in_threadpool(open_store, settings)
+        app.state.store = opened
+        try:
+            yield
+        finally:
+            app.state.store = None
+            await run_in_threadpool(opened.close)
+
+    app = DescribedApp(
+        title="Exemplar Memory",
+        summary="A shared, byte-budgeted replay memory for class-incremental learning.",
+        version=health.service_version(),
+        lifespan=lifespan,
+        # To the address that Host names; problems.py answers instead.
+        redirect_slashes=False,
+    )
+    app.state.store = store
+    app.state.lease_seconds = settings.lease_seconds
+    app.state.admission = Admission(
+        max_pushes=settings.max_pushes,
+        max_bytes=settings.max_pending_bytes,
+        max_threads=PUSH_THREADS,
+        max_imports=settings.max_imports,
+        max_pictures=settings.max_pictures,
+        picture_threads=settings.picture_threads,
+    )
+    app.add_middleware(
+        BodyLimit,
+        limits={MEDIA_TYPE: settings.max_body_bytes, EXPORT_MEDIA_TYPE: settings.max_import_bytes},
+        other_bytes=settings.max_json_bytes,
+        seconds=settings.body_seconds,
+        least_rate=settings.least_rate,
+    )
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    # Outermost: who is not let in is asked nothing else.
+    app.add_middleware(Guard, bound=settings.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
+    problems.install(app)
+    routers = [module.router for module in (sample, health, buffers, exemplars, snapshots, transfer, backup)]
+    app.state.methods_at = partial(methods_at, [*app.routes, *(route for router in routers for route in router.routes)])
+    for router in routers:
+        app.include_router(router)
+    return app

@@ -1,0 +1,71 @@
+"""Bounds on request bodies, held while they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import anyio
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from memory_service.http.media import media_type
+from memory_service.http.problems import BodyTooLargeError, problem_response
+
+
+class BodyLimit:
+    """ASGI middleware that refuses a body over its limit before, or as soon as, that is known.
+
+    Args:
+        limits: media type -> limit in bytes of bodies of that type.
+        other_bytes: limit of all others.
+        seconds: how far a body may fall behind ``least_rate``; a pause between two pieces is at most as long.
+        least_rate: bytes a second.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, limits: Mapping[str, int], other_bytes: int, seconds: float, least_rate: int
+    ) -> None:
+        self._app = app
+        self._seconds = seconds
+        self._least_rate = least_rate
+        self._limits = limits
+        self._other_bytes = other_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        kind = media_type(headers.get(b"content-type", b"").decode("latin-1"))
+        limit = self._other_bytes if kind is None else self._limits.get(kind, self._other_bytes)
+        announced = headers.get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > limit:
+            error = BodyTooLargeError(limit)
+            response = problem_response("batch_too_large", error.detail, details={"limit": limit})
+            await response(scope, receive, send)
+            return
+        received = 0
+        complete = False
+        left = self._seconds
+
+        async def bounded_receive() -> Message:
+            nonlocal received, complete, left
+            began = anyio.current_time()
+            try:
+                # Behind the body comes nothing but the news that the client has gone.
+                with anyio.fail_after(None if complete else left):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(
+                    408, f"the body fell {self._seconds:g} s behind {self._least_rate} bytes a second"
+                ) from None
+            complete = not message.get("more_body", False)
+            num_bytes = len(message.get("body", b""))
+            received += num_bytes
+            # What comes faster makes up for a pause before it, never for one to come.
+            left = min(self._seconds, left - (anyio.current_time() - began) + num_bytes / self._least_rate)
+            if received > limit:
+                raise BodyTooLargeError(limit)
+            return message
+
+        await self._app(scope, bounded_receive, send)

@@ -1,0 +1,112 @@
+"""The OpenAPI document: what FastAPI makes of the routes, and what it does not know of them.
+
+That is every problem that a route can answer: those that :func:`refusals` names for it, and those of any request.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from memory_format import ERROR_CODES, ErrorCode
+from memory_service.http.problems import MEDIA_TYPE, PROBLEMS, problem_document
+
+CODES: Final = "x-problem-codes"
+
+RECORD_CODES: Final[tuple[ErrorCode, ...]] = (
+    "invalid_record",
+    "mask_mismatch",
+    "invalid_payload",
+    "payload_mismatch",
+    "unknown_codec",
+    "codec_unavailable",
+)
+"""Of a record that is taken in."""
+
+_STORE: Final[tuple[ErrorCode, ...]] = ("storage_failed", "corrupt_record")
+_ANY: Final[tuple[tuple[ErrorCode, int], ...]] = (
+    ("invalid_request", 400),
+    ("untrusted_host", 403),
+    ("untrusted_origin", 403),
+    ("invalid_request", 408),
+    ("invalid_request", 422),
+    ("too_busy", 429),
+    ("invalid_request", 431),
+    ("internal_error", 500),
+)
+_WITH_BODY: Final[tuple[tuple[ErrorCode, int], ...]] = (("batch_too_large", 413), ("invalid_request", 415))
+
+_PROBLEM: Final[dict[str, Any]] = {
+    "title": "Problem",
+    "description": "What was wrong, as RFC 9457 has it. Some codes have members of their own: see docs/service.md.",
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string", "minLength": 1},
+        "code": {"type": "string", "enum": list(ERROR_CODES), "description": "Keeps its meaning for ever."},
+    },
+}
+_RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
+
+
+def refusals(*codes: ErrorCode, store: bool = True) -> dict[str, Any]:
+    """For a route's ``openapi_extra``: what it may answer beside the problems of any request.
+
+    Args:
+        store: it reads or writes the store, which may fail.
+    """
+    return {CODES: [*codes, *(_STORE if store else ())]}
+
+
+class DescribedApp(FastAPI):
+    """An application whose OpenAPI document is whole."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
+            for path in document["paths"].values():
+                for operation in path.values():
+                    _complete(operation)
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            schemas["Problem"] = _PROBLEM
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
+def _complete(operation: dict[str, Any]) -> None:
+    for parameter in operation.get("parameters", ()):
+        # Null cannot be written in an address.
+        options = parameter["schema"].pop("anyOf", None)
+        if options is not None:
+            parameter["schema"] |= next(option for option in options if option.get("type") != "null")
+    answers = [*_ANY, *(_WITH_BODY if "requestBody" in operation else ())]
+    answers += [(code, PROBLEMS[code][0]) for code in operation.get(CODES, ())]
+    by_status: dict[int, list[ErrorCode]] = defaultdict(list)
+    for code, status in answers:
+        if code not in by_status[status]:
+            by_status[status].append(code)
+    operation["responses"].pop("422", None)
+    for status, codes in sorted(by_status.items()):
+        operation["responses"][str(status)] = _response(status, codes)
+    operation[CODES] = sorted({code for code, _ in answers})
+
+
+def _response(status: int, codes: Iterable[ErrorCode]) -> dict[str, Any]:
+    examples = {code: {"value": problem_document(code, PROBLEMS[code][1], status=status)} for code in codes}
+    schema = {
+        "allOf": [{"$ref": "#/components/schemas/Problem"}],
+        "properties": {"status": {"const": status}, "code": {"enum": list(examples)}},
+    }
+    response = {
+        "description": "; ".join(f"`{code}`: {PROBLEMS[code][1]}" for code in examples),
+        "content": {MEDIA_TYPE: {"schema": schema, "examples": examples}},
+    }
+    return {**response, "headers": _RETRY_AFTER} if status == 429 else response

@@ -1,0 +1,106 @@
+"""Buffers: make, list, look at, change, fork, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query, Response
+
+from memory_service.http.openapi import refusals
+from memory_service.http.routes.common import JSON_BODY, BufferDep, BufferName, Router, StoreDep
+from memory_service.http.schemas import (
+    BufferChange,
+    BufferInfo,
+    BufferList,
+    BufferQuery,
+    BufferRequest,
+    ChangedBuffer,
+    ForkRequest,
+)
+from memory_service.store.pure.stats import BufferStats
+
+router = Router(prefix="/v1/buffers", tags=["buffers"])
+
+
+@router.put(
+    "/{name}",
+    responses={201: {"model": BufferInfo}},
+    dependencies=[JSON_BODY],
+    openapi_extra=refusals("invalid_budget", "buffer_exists", "quota_exceeded", "disk_limit_exceeded"),
+)
+def put_buffer(name: BufferName, wanted: BufferRequest, store: StoreDep, response: Response) -> BufferInfo:
+    """Make a buffer: 201 when it is new, 200 when an equal one exists."""
+    buffer, created = store.create_buffer(
+        name,
+        budget=wanted.budget(),
+        disk_limit_bytes=wanted.disk_limit_bytes,
+        eviction=wanted.eviction,
+        retain_snapshots=wanted.retain_snapshots,
+        description=wanted.description,
+    )
+    response.status_code = 201 if created else 200
+    return BufferInfo.of(buffer)
+
+
+@router.get("", openapi_extra=refusals("invalid_cursor"))
+def list_buffers(store: StoreDep, page: Annotated[BufferQuery, Query()]) -> BufferList:
+    """Buffers, by name; ``next_cursor`` leads to the next page."""
+    buffers, next_cursor = store.page_of_buffers(page.limit, page.cursor)
+    return BufferList(buffers=[BufferInfo.of(buffer) for buffer in buffers], next_cursor=next_cursor)
+
+
+@router.get("/{name}", openapi_extra=refusals("unknown_buffer"))
+def get_buffer_info(buffer: BufferDep) -> BufferInfo:
+    """One buffer."""
+    return BufferInfo.of(buffer)
+
+
+@router.patch(
+    "/{name}",
+    dependencies=[JSON_BODY],
+    openapi_extra=refusals(
+        "unknown_buffer", "invalid_budget", "budget_exceeded", "disk_limit_exceeded", "quota_exceeded"
+    ),
+)
+def patch_buffer(buffer: BufferDep, change: BufferChange) -> ChangedBuffer:
+    """Change settings. A smaller budget evicts by the buffer's policy; a larger one changes nothing that is held."""
+    evicted = buffer.configure(change.applied_to)
+    return ChangedBuffer(**BufferInfo.of(buffer).model_dump(), evicted=evicted)
+
+
+@router.delete("/{name}", status_code=204, openapi_extra=refusals("unknown_buffer"))
+def delete_buffer(name: BufferName, store: StoreDep) -> None:
+    """Delete a buffer, its records and their files."""
+    store.delete_buffer(name)
+
+
+@router.post(
+    "/{name}/forks",
+    status_code=201,
+    dependencies=[JSON_BODY],
+    openapi_extra=refusals(
+        "unknown_buffer",
+        "unknown_snapshot",
+        "buffer_exists",
+        "invalid_budget",
+        "budget_exceeded",
+        "disk_limit_exceeded",
+        "quota_exceeded",
+    ),
+)
+def fork(name: BufferName, wanted: ForkRequest, store: StoreDep) -> BufferInfo:
+    """A new buffer that starts from this one, or from one of its snapshots, and shares its files."""
+    buffer = store.fork(
+        name,
+        wanted.name,
+        snapshot=wanted.snapshot,
+        disk_limit_bytes=wanted.disk_limit_bytes,
+        description=wanted.description,
+    )
+    return BufferInfo.of(buffer)
+
+
+@router.get("/{name}/stats", openapi_extra=refusals("unknown_buffer"))
+def get_stats(buffer: BufferDep) -> BufferStats:
+    """Figures: budget, bytes, records by class, phase and learner, what is on disk."""
+    return buffer.stats()

@@ -1,0 +1,174 @@
+"""Exemplars: push, list, change, delete, look at one, see it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from memory_format import MEDIA_TYPE, Dropped, FormatError
+from memory_service.http.admission import Admission
+from memory_service.http.media import prefers_arrow
+from memory_service.http.openapi import RECORD_CODES, refusals
+from memory_service.http.render import to_png
+from memory_service.http.routes.common import (
+    ARROW,
+    JSON_BODY,
+    PAGE,
+    VERSION_HEADER,
+    BufferDep,
+    Router,
+    arrow_response,
+    expect_media_type,
+    headers_only,
+)
+from memory_service.http.schemas import (
+    DeleteQuery,
+    DeleteResponse,
+    Digits,
+    ExemplarDetail,
+    ExemplarInfo,
+    ExemplarPage,
+    ExemplarQuery,
+    Flag,
+    Name,
+    PushResponse,
+    ScoreUpdate,
+    UpdateResponse,
+)
+from memory_service.store.pure import fields
+
+router = Router(prefix="/v1/buffers/{name}/exemplars", tags=["exemplars"])
+
+SnapshotName = Annotated[Name | None, Query(description="Look at what the buffer held at this snapshot.")]
+ExemplarId = Annotated[fields.ExemplarId, Digits, Path()]
+
+
+async def read_idempotency_key(
+    request: Request,
+    key: Annotated[str | None, Header(alias="Idempotency-Key", json_schema_extra={"pattern": "^[ -~]{1,128}$"})] = None,
+) -> str | None:
+    if len(request.headers.getlist("Idempotency-Key")) > 1:
+        raise FormatError("there are two Idempotency-Keys, and one is taken", code="invalid_request")
+    if key is not None and not (1 <= len(key) <= 128 and key.isascii() and key.isprintable()):
+        raise FormatError("an Idempotency-Key has 1..128 printable ASCII characters", code="invalid_request")
+    return key
+
+
+@router.post(
+    "",
+    response_model=PushResponse,
+    openapi_extra={"requestBody": {"required": True, **ARROW}}
+    | refusals(
+        "unknown_buffer",
+        "invalid_batch",
+        *RECORD_CODES,
+        "record_exceeds_budget",
+        "budget_exceeded",
+        "disk_limit_exceeded",
+        "quota_exceeded",
+        "idempotency_key_reused",
+    ),
+)
+async def push(
+    request: Request,
+    buffer: BufferDep,
+    key: Annotated[str | None, Depends(read_idempotency_key)],
+    dry_run: Annotated[Flag, Query(description="Answer what a push would be answered, and change nothing.")] = False,
+) -> Response:
+    """Push a batch of records (an Arrow IPC stream): all of it is judged, and kept or not, in one step.
+
+    When this answers, what was kept is on disk. With an ``Idempotency-Key`` a repeated push changes nothing
+    and gets the first answer, with ``Idempotency-Replayed: true``.
+    """
+    expect_media_type(request, MEDIA_TYPE, "a push")
+    admission: Admission = request.app.state.admission
+    with admission.push() as admitted:
+        body = await admitted.read(request.stream())
+        answer = await admission.write(partial(buffer.push, body, idempotency_key=key, dry_run=dry_run))
+    headers = {"Idempotency-Replayed": "true"} if answer.replayed else {}
+    return Response(answer.document, media_type="application/json", headers=headers)
+
+
+@router.get(
+    "",
+    response_model=ExemplarPage,
+    responses={200: PAGE},
+    openapi_extra=refusals("unknown_buffer", "unknown_snapshot", "invalid_cursor"),
+)
+def query(request: Request, buffer: BufferDep, query: Annotated[ExemplarQuery, Query()]) -> Response:
+    """List records: metadata as JSON, or with ``Accept: application/vnd.apache.arrow.stream`` whole records.
+
+    ``next_cursor`` (or the header ``Exemplar-Memory-Next-Cursor``) leads to the next page.
+    """
+    if prefers_arrow(", ".join(request.headers.getlist("accept"))):
+        return arrow_response(*buffer.query_encoded(query.query(), snapshot=query.snapshot))
+    rows, next_cursor, version = buffer.query(query.query(), snapshot=query.snapshot)
+    page = ExemplarPage(exemplars=[ExemplarInfo.of_row(row) for row in rows], next_cursor=next_cursor, version=version)
+    # Written here: FastAPI would check it once more, and write it in the event loop, where samples are drawn.
+    return Response(page.model_dump_json(), media_type="application/json", headers={VERSION_HEADER: str(version)})
+
+
+@router.patch(
+    "",
+    dependencies=[JSON_BODY],
+    openapi_extra=refusals("unknown_buffer", "stale_version", "disk_limit_exceeded"),
+)
+def update(buffer: BufferDep, wanted: ScoreUpdate) -> UpdateResponse:
+    """Give records other scores or ranks, many at once. With ``if_version``, only if nothing has changed since."""
+    result = buffer.update(wanted.exemplar_ids, scores=wanted.scores, ranks=wanted.ranks, if_version=wanted.if_version)
+    return UpdateResponse(**vars(result))
+
+
+@router.delete("", openapi_extra=refusals("unknown_buffer", "invalid_query", "disk_limit_exceeded"))
+def delete_matching(buffer: BufferDep, query: Annotated[DeleteQuery, Query()]) -> DeleteResponse:
+    """Delete the records that match; at least one filter is needed."""
+    return DeleteResponse(**vars(buffer.delete(where=query.filter())))
+
+
+@router.delete("/{exemplar_id}", openapi_extra=refusals("unknown_buffer", "unknown_exemplar", "disk_limit_exceeded"))
+def delete_one(buffer: BufferDep, exemplar_id: ExemplarId) -> DeleteResponse:
+    """Delete one record."""
+    return DeleteResponse(**vars(buffer.delete([exemplar_id])))
+
+
+@router.get("/{exemplar_id}", openapi_extra=refusals("unknown_buffer", "unknown_exemplar", "unknown_snapshot"))
+def get_exemplar(buffer: BufferDep, exemplar_id: ExemplarId, snapshot: SnapshotName = None) -> ExemplarDetail:
+    """One record: metadata, masks, tokens and the user's JSON."""
+    return ExemplarDetail.of_record(buffer.get(exemplar_id, snapshot=snapshot))
+
+
+@router.get(
+    "/{exemplar_id}/image.png",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
+    openapi_extra=refusals(
+        "unknown_buffer",
+        "unknown_exemplar",
+        "unknown_snapshot",
+        "invalid_query",
+        "invalid_payload",
+        "codec_unavailable",
+    ),
+)
+async def get_image(
+    request: Request,
+    buffer: BufferDep,
+    exemplar_id: ExemplarId,
+    dropped: Annotated[Dropped, Query()] = "grey",
+    scale: Annotated[int, Query(ge=1, le=8), Digits] = 1,
+    snapshot: SnapshotName = None,
+) -> Response:
+    """One record as a picture, dropped patches flat."""
+
+    if request.method == "HEAD":
+        await run_in_threadpool(buffer.get, exemplar_id, snapshot=snapshot)
+        return headers_only("image/png", {})
+
+    def draw() -> bytes:
+        return to_png(buffer.get(exemplar_id, snapshot=snapshot), dropped=dropped, scale=scale)
+
+    admission: Admission = request.app.state.admission
+    return Response(await admission.draw(draw), media_type="image/png")

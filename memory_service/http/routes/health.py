@@ -1,0 +1,70 @@
+"""Is the service there, is it able to work, and what does it speak."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import Request
+
+from memory_format import CODECS
+from memory_format.wire import WIRE_VERSION
+from memory_service.http.admission import Admission
+from memory_service.http.openapi import refusals
+from memory_service.http.routes.common import Router, StoreDep
+from memory_service.http.schemas import Health, ServiceInfo
+from memory_service.store.index.migrations import HEAD
+from memory_service.store.pure.eviction import EVICTION_POLICIES
+from memory_service.store.pure.sampler import STRATEGIES
+from memory_service.store.segments.layout import FORMAT_VERSION
+
+router = Router(tags=["service"])
+
+
+def service_version() -> str:
+    try:
+        return version("exemplar-memory")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0+unknown"
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """The process answers; also while all its worker threads are busy."""
+    return Health()
+
+
+@router.get("/readyz", openapi_extra=refusals())
+async def readyz(request: Request, store: StoreDep) -> Health:
+    """A push would find what it needs: a file can be made, written and synced, and the disk has room."""
+    admission: Admission = request.app.state.admission
+    await admission.once(store.check_ready)
+    return Health()
+
+
+@router.get("/v1")
+def info() -> ServiceInfo:
+    """Versions and what is on offer."""
+    return ServiceInfo(
+        service="exemplar-memory",
+        version=service_version(),
+        wire_version=WIRE_VERSION,
+        segment_format=FORMAT_VERSION,
+        schema_version=HEAD,
+        codecs=[codec.codec_id for codec in CODECS],
+        eviction=list(EVICTION_POLICIES),
+        strategies=list(STRATEGIES),
+    )
+
+
+@router.get("/", include_in_schema=False)
+def root() -> dict[str, str]:
+    return {
+        "service": "exemplar-memory",
+        "version": service_version(),
+        "api": "/v1",
+        "buffers": "/v1/buffers",
+        "docs": "/docs",
+        "openapi": "/openapi.json",
+        "health": "/healthz",
+        "ready": "/readyz",
+    }

@@ -1,0 +1,58 @@
+"""Snapshots: take, list, compare, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path, Query, Response
+
+from memory_service.http.openapi import refusals
+from memory_service.http.routes.common import BufferDep, Router
+from memory_service.http.schemas import Name, SnapshotInfo, SnapshotList, SnapshotQuery
+from memory_service.store.pure.snapshots import Diff
+
+router = Router(prefix="/v1/buffers/{name}", tags=["snapshots"])
+
+SnapshotName = Annotated[Name, Path(description="Of a snapshot.")]
+_NAMED = refusals("unknown_buffer", "unknown_snapshot")
+
+
+@router.put(
+    "/snapshots/{snapshot}",
+    responses={201: {"model": SnapshotInfo}},
+    openapi_extra=refusals("unknown_buffer", "snapshot_exists", "disk_limit_exceeded"),
+)
+def take_snapshot(buffer: BufferDep, snapshot: SnapshotName, response: Response) -> SnapshotInfo:
+    """Name what the buffer holds now: 201 when it is new, 200 when it was taken at this version before."""
+    taken, created = buffer.take_snapshot(snapshot)
+    response.status_code = 201 if created else 200
+    return SnapshotInfo.of(taken)
+
+
+@router.get("/snapshots", openapi_extra=refusals("unknown_buffer", "invalid_cursor"))
+def list_snapshots(buffer: BufferDep, page: Annotated[SnapshotQuery, Query()]) -> SnapshotList:
+    """Snapshots, oldest first; ``next_cursor`` leads to the next page."""
+    snapshots, next_cursor = buffer.page_of_snapshots(page.limit, page.cursor)
+    return SnapshotList(snapshots=[SnapshotInfo.of(snapshot) for snapshot in snapshots], next_cursor=next_cursor)
+
+
+@router.get("/snapshots/{snapshot}", openapi_extra=_NAMED)
+def get_snapshot(buffer: BufferDep, snapshot: SnapshotName) -> SnapshotInfo:
+    """One snapshot."""
+    return SnapshotInfo.of(buffer.snapshot(snapshot))
+
+
+@router.delete("/snapshots/{snapshot}", status_code=204, openapi_extra=_NAMED)
+def delete_snapshot(buffer: BufferDep, snapshot: SnapshotName) -> None:
+    """Delete a snapshot, and from the disk what only it held."""
+    buffer.drop_snapshot(snapshot)
+
+
+@router.get("/diff", openapi_extra=_NAMED)
+def diff(
+    buffer: BufferDep,
+    before: Annotated[Name, Query(alias="from", description="A snapshot.")],
+    after: Annotated[Name | None, Query(alias="to", description="A snapshot; default what is held now.")] = None,
+) -> Diff:
+    """What was added and what was evicted between two snapshots, or a snapshot and now."""
+    return buffer.diff(before, after)

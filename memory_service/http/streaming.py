@@ -1,0 +1,162 @@
+"""Answers that are sent while they are read.
+
+What they read is kept for them by a lease. It ends where their client takes nothing for a while, or a change needs the
+room: the answer then ends early, its reader sees that it is shorter than announced, and asks again. The same where a
+piece cannot be read; the error goes to the server's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Final, Self
+
+import anyio
+import anyio.to_thread
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from memory_format import MEDIA_TYPE
+from memory_service.http.routes.common import arrow_headers
+from memory_service.store.admin.transfer import Export
+from memory_service.store.drawn import Drawn
+from memory_service.store.segments.readers import Lease, LeaseEndedError
+
+logger = logging.getLogger(__name__)
+
+UNSENT: Final = "memory_service.unsent"
+"""ASGI extension: a function that says how many bytes wait for the client (``memory_service.http.connections``)."""
+_LOOKS: Final = 4
+"""Within ``lease_seconds``."""
+
+
+class DrawnResponse(Response):
+    """A batch, each piece of which is read when the one before is on its way. Get it from :meth:`begin`."""
+
+    def __init__(self, first: memoryview, drawn: Drawn, lease_seconds: float) -> None:
+        headers = arrow_headers(None, drawn.version) | {"content-length": str(len(drawn.stream))}
+        super().__init__(None, headers=headers, media_type=MEDIA_TYPE)
+        self._first = first
+        self._drawn = drawn
+        self._lease_seconds = lease_seconds
+
+    @classmethod
+    async def begin(cls, drawn: Drawn, lease_seconds: float) -> Self:
+        """Read the first piece, so that what is wrong with it can still be answered.
+
+        Raises:
+            StorageError, LeaseEndedError: as :meth:`Drawn.next_piece`; the batch is closed then.
+        """
+        try:
+            return cls(await _next_piece(drawn), drawn, lease_seconds)
+        except BaseException:
+            drawn.close()
+            raise
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        drawn = self._drawn
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if drawn.lease is None or len(self._first) == len(drawn.stream):
+                # Nothing is read any more.
+                await send({"type": "http.response.body", "body": self._first})
+            else:
+                await _send_leased(_pieces(self._first, drawn), drawn.lease, self._lease_seconds, scope, send)
+        finally:
+            drawn.close()
+
+
+class ExportResponse(StreamingResponse):
+    """An exported buffer."""
+
+    def __init__(self, file: Export, lease_seconds: float, headers: Mapping[str, str], media_type: str) -> None:
+        headers = {**headers, "Content-Length": str(file.num_bytes)}
+        super().__init__(file, headers=headers, media_type=media_type)
+        self._file = file
+        self._lease_seconds = lease_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        await super().__call__(scope, receive, send)
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await _send_leased(_pieces_of_file(self._file), self._file.lease, self._lease_seconds, self._scope, send)
+        finally:
+            # Also where the client has gone: what was kept for it is let go.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._file.close)
+
+
+async def _send_leased(
+    pieces: AsyncIterator[memoryview], lease: Lease, lease_seconds: float, scope: Scope, send: Send
+) -> None:
+    """Send all of an answer's body, as long as the lease lasts."""
+    loop = asyncio.get_running_loop()
+    unsent: Callable[[], int] = scope.get("extensions", {}).get(UNSENT, lambda: 0)
+    sending = False
+    left_before = 0
+    timer: asyncio.TimerHandle
+
+    def look() -> None:
+        # Now and then: to set a deadline for each piece takes as long as to send it.
+        nonlocal timer, left_before
+        left = unsent()
+        if not sending or left < left_before:
+            lease.progress()
+        left_before = left
+        if time.monotonic() - lease.progressed > lease_seconds:
+            cancelled.cancel()
+        else:
+            timer = loop.call_later(lease_seconds / _LOOKS, look)
+
+    with anyio.CancelScope() as cancelled:
+        lease.on_end = partial(_wake, loop, cancelled)
+        timer = loop.call_later(lease_seconds / _LOOKS, look)
+        try:
+            async for piece in pieces:
+                sending = True
+                lease.progress()
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                lease.progress()
+                sending = False
+            await send({"type": "http.response.body", "body": b""})
+        except LeaseEndedError:
+            cancelled.cancel()
+        finally:
+            timer.cancel()
+            lease.on_end = None
+    if cancelled.cancel_called:
+        why = "a change needed the room" if lease.ended else f"its client took nothing for {lease_seconds:g} s"
+        logger.warning("an answer was cut short: %s", why)
+
+
+def _wake(loop: asyncio.AbstractEventLoop, scope: anyio.CancelScope) -> None:
+    # Of a server that has stopped meanwhile there is nothing to wake.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(scope.cancel)
+
+
+async def _pieces(first: memoryview, drawn: Drawn) -> AsyncIterator[memoryview]:
+    piece = first
+    while piece:
+        yield piece
+        piece = await _next_piece(drawn)
+
+
+async def _pieces_of_file(file: Export) -> AsyncIterator[memoryview]:
+    while (piece := await anyio.to_thread.run_sync(next, file, None)) is not None:
+        yield memoryview(piece)
+
+
+async def _next_piece(drawn: Drawn) -> memoryview:
+    # What is in the page cache is read here: changing to a thread and back takes as long as that.
+    try:
+        return drawn.next_piece(wait=False)
+    except BlockingIOError:
+        return await anyio.to_thread.run_sync(drawn.next_piece)

@@ -1,0 +1,1 @@
+"""What is done to whole stores and buffers: verify, repair, backup, export, import."""

@@ -1,0 +1,302 @@
+"""A copy of a store as of one moment, also while a service serves it: its index, and the segment files that it names.
+
+Nothing is asked of the service. SQLite gives the index as it is after some change, whole. Sealed segments never
+change, and of an open one the bytes that the index counts do not: whenever they are copied, they are right. Only files
+that have been removed since are missed; then a newer index is taken, and what it names and is not there yet.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tarfile
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from memory_format import FormatError, StorageError
+from memory_service.store.index.generation import Mark, write_mark
+from memory_service.store.index.opening import GENERATION, INDEX, connect, look, reading
+from memory_service.store.segments import files
+from memory_service.store.segments.files import storage_error
+from memory_service.store.segments.layout import BODY_AT
+from memory_service.store.segments.local import OPEN, SEALED
+
+SEGMENTS: Final = "segments"
+PIECE_BYTES: Final = 1024 * 1024
+
+_MOST_TURNS = 100
+
+
+@dataclass(frozen=True)
+class Backup:
+    """What was copied."""
+
+    segments: int
+    num_bytes: int
+    """Of all its files."""
+
+
+def backup(data: Path, target: Path, *, progress: Callable[[int, int, str], None] | None = None) -> Backup:
+    """Copy a store to a directory that does not exist; it is there under its name only when it is whole and on disk.
+
+    Raises:
+        FormatError: ``invalid_request``: the directory exists, or something of a backup that did not end.
+        StorageError: there is no store, its index or a segment cannot be read, or the disk is full.
+    """
+    partial = target.with_name(f"{target.name}.partial")
+    for path in (target, partial):
+        if path.exists() or path.is_symlink():
+            raise FormatError(f"{path} exists already; a backup makes a new directory", code="invalid_request")
+    standing = look(data)
+    if standing.kind == "new":
+        raise StorageError(f"there is no store in {data}")
+    standing.expect_usable()
+    try:
+        partial.mkdir(files.DIRECTORY_MODE)
+        try:
+            copied = copy_store(data, partial, progress=progress)
+            descriptor = files.open_for_writing(partial / INDEX)
+            try:
+                files.sync(descriptor)
+            finally:
+                os.close(descriptor)
+            for directory in (partial / SEGMENTS, partial):
+                files.sync_directory(directory)
+            partial.rename(target)
+            files.sync_directory(target.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise storage_error(f"write {target}", error) from error
+    return copied
+
+
+def copy_store(
+    data: Path, target: Path, *, link: bool = False, progress: Callable[[int, int, str], None] | None = None
+) -> Backup:
+    """Copy a store into an empty directory.
+
+    Args:
+        link: give sealed segments another name instead of copying them, where the file system can. For copies that
+            are not kept: damage to a file is then damage to both.
+
+    Raises:
+        StorageError: its index or a segment cannot be read; or it changes faster than it can be copied.
+        OSError: the copy cannot be written.
+    """
+    (target / SEGMENTS).mkdir(files.DIRECTORY_MODE)
+    there: dict[str, _Row] = {}
+    for _ in range(_MOST_TURNS):
+        copy_index(data, target / INDEX)
+        rows = {row.stem: row for row in _rows(target / INDEX)}
+        for stem in [stem for stem, row in there.items() if rows.get(stem) != row]:
+            _path(target, there.pop(stem)).unlink()
+        wanted = [row for stem, row in rows.items() if stem not in there]
+        for number, row in enumerate(wanted):
+            if progress is not None:
+                progress(len(rows) - len(wanted) + number, len(rows), row.stem)
+            if not _copy_segment(data, target, row, link):
+                # The others may have gone as well. Those that are younger are less likely to.
+                break
+            there[row.stem] = row
+        else:
+            if progress is not None:
+                progress(len(rows), len(rows), "")
+            _mark(target)
+            num_bytes = sum(path.stat().st_size for path in target.iterdir() if path.is_file())
+            num_bytes += sum(row.file_bytes for row in rows.values())
+            return Backup(len(rows), num_bytes)
+    raise StorageError(f"the store in {data} changes faster than it can be copied; try it while less is pushed")
+
+
+def copy_index(data: Path, target: Path) -> None:
+    """The index as it is after some change, as a database without a log.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    target.unlink(missing_ok=True)
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, files.FILE_MODE))
+    try:
+        with reading(data) as source, closing(sqlite3.connect(target)) as copy:
+            source.backup(copy)
+            # In one file, which can be read where nothing can be written.
+            copy.execute("PRAGMA journal_mode=DELETE")
+    except sqlite3.Error as error:
+        raise StorageError(f"the index of the store in {data} cannot be copied: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What an index says of a segment."""
+
+    stem: str
+    file_bytes: int
+    sealed: bool
+
+
+def _rows(index: Path) -> list[_Row]:
+    try:
+        with closing(connect(index)) as connection:
+            found = connection.execute("SELECT stem, file_bytes, sealed FROM segments ORDER BY id").fetchall()
+    except sqlite3.Error as error:
+        raise StorageError(
+            f"the index does not say what segments there are ({error}); an earlier version made it: start the service "
+            "on the store, or copy its directory while nobody serves it"
+        ) from error
+    return [_Row(stem, file_bytes, bool(sealed)) for stem, file_bytes, sealed in found]
+
+
+def _mark(target: Path) -> None:
+    """Say that the segment files are those of the index: it is the newest that there is of them."""
+    with closing(connect(target / INDEX)) as connection:
+        if connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'store'").fetchone()[0]:
+            write_mark(target / GENERATION, Mark(*connection.execute("SELECT store_id, changes FROM store").fetchone()))
+
+
+def _path(store: Path, row: _Row) -> Path:
+    return store / SEGMENTS / (row.stem + (SEALED if row.sealed else OPEN))
+
+
+def _copy_segment(data: Path, target: Path, row: _Row, link: bool) -> bool:
+    """Copy what the index counts of a segment; False where the file does not exist any more."""
+    if link and row.sealed:
+        try:
+            os.link(_path(data, row), _path(target, row))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            # File systems without second names, or with a bound on them.
+            pass
+        else:
+            _expect_whole(_path(target, row).stat().st_size, row)
+            return True
+    source = _open(data, row)
+    if source is None:
+        return False
+    try:
+        _expect_whole(os.fstat(source).st_size, row)
+        copy = os.open(_path(target, row), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
+        try:
+            end = 0
+            if not row.sealed:
+                # What sealing writes at the beginning is not in this index yet.
+                end = files.write_at(copy, [bytes(BODY_AT)], 0)
+            while end < row.file_bytes:
+                piece = os.pread(source, min(PIECE_BYTES, row.file_bytes - end), end)
+                if not piece:
+                    raise StorageError(f"segment {row.stem} was cut short while it was copied")
+                end = files.write_at(copy, [piece], end)
+            files.sync(copy)
+        finally:
+            os.close(copy)
+    finally:
+        os.close(source)
+    return True
+
+
+def _expect_whole(num_bytes: int, row: _Row) -> None:
+    if num_bytes < row.file_bytes:
+        raise StorageError(
+            f"segment {row.stem} has {num_bytes} bytes, the index says {row.file_bytes}: `memory-service verify` says "
+            "what is lost, `memory-service repair` goes on without it; then back it up"
+        )
+
+
+def _open(data: Path, row: _Row) -> int | None:
+    # Sealing renames, before the index says so, and failing to takes the name back.
+    for sealed in (row.sealed, True, False, True):
+        try:
+            return files.open_for_reading(_path(data, _Row(row.stem, row.file_bytes, sealed)))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise storage_error(f"open segment {row.stem}", error) from error
+    return None
+
+
+class Archive(Iterator[bytes]):
+    """A store's copy as one tar file on its way out, piece by piece. Its directory goes with the last, or on closing.
+
+    Args:
+        staging: a directory that does not exist, on the store's own file system.
+        let_go: called once, when it is closed, or was not made.
+
+    Raises:
+        StorageError: as :func:`copy_store`; the copy cannot be written.
+    """
+
+    def __init__(self, data: Path, staging: Path, let_go: Callable[[], object]) -> None:
+        # Also where nobody reads it or closes it.
+        self._remove = weakref.finalize(self, _end, staging, let_go)
+        try:
+            staging.mkdir(files.DIRECTORY_MODE)
+            copy_store(data, staging, link=True)
+            members = [_member(staging, path) for path in sorted(staging.rglob("*"))]
+        except BaseException as error:
+            self._remove()
+            if isinstance(error, OSError):
+                raise storage_error("copy the store", error) from error
+            raise
+        padded = (-(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE for info, _ in members)
+        self.num_bytes = sum(map(len, map(_header, members))) + sum(padded) + len(_END)
+        self._pieces = _pieces(members)
+
+    def __next__(self) -> bytes:
+        piece = next(self._pieces)
+        if piece is _END:
+            # Whoever has read the last byte finds nothing left of it.
+            self._remove()
+        return piece
+
+    def close(self) -> None:
+        self._pieces.close()
+        self._remove()
+
+
+def _end(staging: Path, let_go: Callable[[], object]) -> None:
+    shutil.rmtree(staging, ignore_errors=True)
+    let_go()
+
+
+_END: Final = bytes(2 * tarfile.BLOCKSIZE)
+_Member = tuple[tarfile.TarInfo, Path]
+
+
+def _member(staging: Path, path: Path) -> _Member:
+    status = path.stat()
+    info = tarfile.TarInfo(str(path.relative_to(staging)))
+    info.type = tarfile.DIRTYPE if path.is_dir() else tarfile.REGTYPE
+    info.size = 0 if path.is_dir() else status.st_size
+    info.mode = files.DIRECTORY_MODE if path.is_dir() else files.FILE_MODE
+    info.mtime = int(status.st_mtime)
+    return info, path
+
+
+def _header(member: _Member) -> bytes:
+    # GNU's, which holds sizes beyond 8 GiB.
+    return member[0].tobuf(tarfile.GNU_FORMAT)
+
+
+def _pieces(members: Sequence[_Member]) -> Generator[bytes, None, None]:
+    for member in members:
+        yield _header(member)
+        info, path = member
+        if info.isdir():
+            continue
+        with path.open("rb") as file:
+            left = info.size
+            while left:
+                piece = file.read(min(PIECE_BYTES, left))
+                if not piece:
+                    raise StorageError(f"{path.name} was cut short while it was sent")
+                left -= len(piece)
+                yield piece
+        yield bytes(-info.size % tarfile.BLOCKSIZE)
+    yield _END

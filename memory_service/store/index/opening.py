@@ -1,0 +1,174 @@
+"""Do a store's index and its segment files belong together? Looked at before anything is opened or changed.
+
+Like index.py, this knows that the index is SQLite.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+from urllib.parse import quote
+
+from memory_format import StorageError
+from memory_service.store.index.generation import Mark, read_mark
+from memory_service.store.segments.local import OWN_NAME, SEALED
+
+INDEX = "index.sqlite"
+GENERATION = "generation"
+
+Kind = Literal["new", "current", "unmarked", "missing", "damaged", "older", "foreign"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a directory holds.
+
+    ``new``: nothing. ``current``: an index that is as new as the segment files. ``unmarked``: nothing says so, as in
+    stores of earlier versions. ``missing``: segment files and no index of them. ``damaged``: an index that cannot be
+    read. ``older``: one that has not seen the last changes. ``foreign``: one of another store.
+    """
+
+    kind: Kind
+    words: str = ""
+    mark: Mark | None = None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the index knows everything that was ever acknowledged."""
+        return self.kind in ("new", "current")
+
+    def expect_usable(self) -> None:
+        """Raises:
+        StorageError: a start could lose what the segment files hold.
+        """
+        if self.kind not in ("new", "current", "unmarked"):
+            raise StorageError(self.words, standing=self.kind)
+
+
+def look(data: Path) -> Standing:
+    """Look at a store that nobody serves; changes nothing.
+
+    Raises:
+        StorageError: the index cannot be opened, whatever it holds.
+        OSError: the directory cannot be read.
+    """
+    mark = read_mark(data / GENERATION)
+    names = _segment_names(data / "segments")
+    try:
+        seen = _peek(data / INDEX)
+    except sqlite3.OperationalError as error:
+        raise StorageError(f"the index cannot be used: {error}") from error
+    except sqlite3.DatabaseError as error:
+        words = f"the index of the store in {data} is damaged ({error}): {_remedy(data)}"
+        return Standing("damaged", words, mark)
+    num = f"{len(names)} segment files are there" if names else "it has held something"
+    if seen is None:
+        log = data / f"{INDEX}-wal"
+        if not names and not (data / GENERATION).exists() and not (log.exists() and log.stat().st_size):
+            return Standing("new")
+        return Standing("missing", f"the store in {data} has no index ({INDEX}), and {num}: {_remedy(data)}", mark)
+    if mark is None:
+        if not seen.segments and any(name.endswith(SEALED) for name in names):
+            words = f"the index of the store in {data} knows no segments, and {num}: {_remedy(data)}"
+            return Standing("missing", words)
+        return Standing("unmarked")
+    if seen.store_id is not None and seen.store_id != mark.store_id:
+        words = f"the index in {data} is of another store than what lies beside it ({num}): {_remedy(data)}"
+        return Standing("foreign", words, mark)
+    if seen.store_id is None or seen.changes < mark.changes:
+        words = (
+            f"the index of the store in {data} is older than its segment files: it has seen {seen.changes} changes, "
+            f"they have seen {mark.changes}: {_remedy(data)}"
+        )
+        return Standing("older", words, mark)
+    return Standing("current", mark=mark)
+
+
+def _remedy(data: Path) -> str:
+    return (
+        f"put the newest {INDEX} back, with its {INDEX}-wal if it has one, or run `memory-service repair {data}`, "
+        "which makes an index of what the sealed segments say. Nothing was changed"
+    )
+
+
+def _segment_names(directory: Path) -> list[str]:
+    if not directory.is_dir():
+        return []
+    return [entry.name for entry in directory.iterdir() if OWN_NAME.fullmatch(entry.name)]
+
+
+def damage(data: Path) -> str:
+    """What is wrong with an index as a database, nothing where it is sound."""
+    try:
+        with reading(data) as connection:
+            found: str = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            foreign = connection.execute("PRAGMA foreign_key_check").fetchone()
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return found if found != "ok" else f"a row refers to none: {foreign}" if foreign else ""
+
+
+@contextmanager
+def reading(data: Path) -> Iterator[sqlite3.Connection]:
+    """The index of a store that others may write, or that lies where nothing can be written.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    with ExitStack() as stack:
+        connection = stack.enter_context(closing(connect(data / INDEX)))
+        try:
+            connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError:
+            if _can_write(data):
+                raise
+            # SQLite cannot read a log without writing beside it. Nobody else writes here either: a plain copy is whole.
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="memory-service-")))
+            for name in (INDEX, f"{INDEX}-wal", f"{INDEX}-journal"):
+                if (data / name).exists():
+                    shutil.copyfile(data / name, directory / name)
+            connection = stack.enter_context(closing(sqlite3.connect(directory / INDEX)))
+        yield connection
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A database, to read."""
+    # Read only, SQLite neither carries its write-ahead log over nor removes it: what is behind a damaged part of it
+    # stays there. A transaction that a crash has cut is undone by whoever may write.
+    writes = path.with_name(f"{path.name}-journal").exists()
+    return sqlite3.connect(f"file:{quote(str(path))}?mode={'rw' if writes else 'ro'}", uri=True)
+
+
+def _can_write(data: Path) -> bool:
+    return os.access(data, os.W_OK) and not os.statvfs(data).f_flag & os.ST_RDONLY
+
+
+@dataclass(frozen=True)
+class _Seen:
+    store_id: str | None
+    """None in schemas that did not say."""
+    changes: int
+    segments: int
+
+
+def _peek(path: Path) -> _Seen | None:
+    """What an index says; None where there is none, or one without tables."""
+    if not path.exists() or not path.stat().st_size:
+        return None
+    with reading(path.parent) as connection:
+        connection.execute("BEGIN")
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not tables & {"alembic_version", "meta"}:
+            return None
+        (segments,) = connection.execute("SELECT COUNT(*) FROM segments").fetchone()
+        if "store" not in tables:
+            return _Seen(None, 0, segments)
+        store_id, changes = connection.execute("SELECT store_id, changes FROM store").fetchone()
+        return _Seen(store_id, changes, segments)

@@ -1,0 +1,160 @@
+"""The tables of the index.
+
+A record has no row. A sealed segment says itself what records it holds; the index says which segments a buffer
+consists of, which of their records have died and when, and whose score has changed since. That is what keeps a
+push of a thousand records one small transaction, and the opening of a million records a matter of reading a few
+files (docs/decisions/0004).
+
+The database itself refuses what must never be: a CHECK holds ``bytes_used`` within the budget, and foreign keys
+keep a segment's row while a buffer consists of it.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+_Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+metadata = sa.MetaData()
+
+buffers = sa.Table(
+    "buffers",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False, unique=True),
+    sa.Column("budget_bytes", sa.BigInteger, nullable=False),
+    # How the budget was given, where not in bytes: see model.Budget.
+    sa.Column("full_samples_per_class", sa.Integer),
+    sa.Column("full_sample_bytes", sa.BigInteger),
+    sa.Column("num_classes", sa.Integer),
+    sa.Column("max_budget_bytes", sa.BigInteger),
+    sa.Column("disk_limit_bytes", sa.BigInteger),
+    sa.Column("eviction", sa.String(32), nullable=False),
+    sa.Column("retain_snapshots", sa.Integer),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("bytes_used", sa.BigInteger, nullable=False),
+    sa.Column("num_records", sa.BigInteger, nullable=False),
+    sa.Column("next_exemplar_id", sa.BigInteger, nullable=False),
+    # See model.BufferConfig.
+    sa.Column("draw_key", sa.String(63), nullable=False, server_default=sa.text("''")),
+    sa.CheckConstraint("bytes_used >= 0 AND bytes_used <= budget_bytes", name="within_budget"),
+    sa.CheckConstraint("num_records >= 0", name="records_counted"),
+    # Ids are never given twice: what an old process remembers of a deleted buffer cannot be taken for a new
+    # one.
+    sqlite_autoincrement=True,
+)
+
+segments = sa.Table(
+    "segments",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("stem", sa.String(32), nullable=False, unique=True),
+    # Of an open segment, the bytes that count: a crash may have left more.
+    sa.Column("file_bytes", sa.BigInteger, nullable=False),
+    sa.Column("num_records", sa.Integer, nullable=False),
+    sa.Column("sealed", sa.Boolean, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+buffer_segments = sa.Table(
+    "buffer_segments",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("segment_id", _Id, sa.ForeignKey("segments.id"), primary_key=True, index=True),
+    sqlite_with_rowid=False,
+)
+"""Forks share segments, so a segment can be part of several buffers."""
+
+open_rows = sa.Table(
+    "open_rows",
+    metadata,
+    sa.Column("segment_id", _Id, sa.ForeignKey("segments.id"), primary_key=True),
+    sa.Column("first", sa.Integer, primary_key=True),
+    sa.Column("headers", sa.LargeBinary, nullable=False),
+    sa.Column("learners", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Headers of the records of open segments, a row a push: ``headers`` is an array of ``HEADER_DTYPE``, ``learners``
+a JSON list of the learner ids that were new to the segment."""
+
+deaths = sa.Table(
+    "deaths",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("segment_id", _Id, sa.ForeignKey("segments.id"), primary_key=True),
+    sa.Column("exemplar_id", sa.BigInteger, primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Records of a segment that the buffer no longer holds, and the version at which it ceased to."""
+
+scores = sa.Table(
+    "scores",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("exemplar_id", sa.BigInteger, primary_key=True),
+    sa.Column("version", sa.BigInteger, primary_key=True),
+    sa.Column("score", sa.Double, nullable=False),
+    sa.Column("rank", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""What a record's score and rank are from a version on, where they were changed after its push."""
+
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("next_exemplar_id", sa.BigInteger, nullable=False),
+    sa.Column("num_records", sa.BigInteger, nullable=False),
+    sa.Column("bytes_used", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+)
+
+classes = sa.Table(
+    "classes",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("class_id", sa.BigInteger, primary_key=True),
+    sqlite_with_rowid=False,
+)
+"""Classes that a buffer has ever been offered: what a growing budget grows with."""
+
+pushes = sa.Table(
+    "pushes",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("idempotency_key", sa.String(128), primary_key=True),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    # See answers.py.
+    sa.Column("answer", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+store = sa.Table(
+    "store",
+    metadata,
+    # One row, 1.
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("store_id", sa.String(32), nullable=False),
+    sa.Column("changes", sa.BigInteger, nullable=False),
+)
+"""Which store this is the index of, and how many transactions have changed it."""
+
+intents = sa.Table(
+    "intents",
+    metadata,
+    sa.Column("stem", sa.String(32), primary_key=True),
+    # Whether a segment's row was removed, and the file is to go; else it is about to be made.
+    sa.Column("leaving", sa.Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Segment files that no row of ``segments`` speaks of and that may be there all the same."""
+
+BUFFER_TABLES = (buffer_segments, deaths, scores, snapshots, classes, pushes)
+"""Tables with a ``buffer_id``, in an order in which their rows can be deleted."""

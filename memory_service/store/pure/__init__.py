@@ -1,0 +1,1 @@
+"""Decisions without I/O and without SQL: functions of arrays and values."""

@@ -1,0 +1,403 @@
+"""Which records a batch draws. Pure functions of (draw key, version, seed, step): the same in any process, for
+ever.
+
+Numbers come from Philox's raw 64-bit stream, which NumPy keeps stable, and are mapped to ranges here; what
+``numpy.random.Generator`` makes of the same stream may change between versions of NumPy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_format import FormatError, NotFoundError
+from memory_service.store.pure.columns import Columns
+
+Strategy = Literal["uniform", "class_balanced", "score_weighted"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which records take part; None = no condition. Values are sorted and unique, so that equal filters are
+    equal."""
+
+    class_id: tuple[int, ...] | None = None
+    phase: tuple[int, ...] | None = None
+    learner_id: tuple[str, ...] | None = None
+
+
+EVERYTHING: Final = Filter()
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What to draw. The same request on the same version of a buffer gives the same batch."""
+
+    batch_size: int
+    seed: int = 0
+    step: int = 0
+    strategy: Strategy = "uniform"
+    replace: bool = True
+    where: Filter = EVERYTHING
+    repair_text: float = 0.0
+    """Probability that a drawn record gets the text of another record of its class."""
+    version: int | None = None
+    """Draw only if the buffer is at this version."""
+    snapshot: str | None = None
+    """Draw from the records of this snapshot: the buffer's affair. The batch is the one that the buffer gave at
+    the snapshot's version."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Positions of the records drawn, ``(B,)`` in drawing order, and whose text each of them carries."""
+
+    positions: Indices
+    text_from: Indices
+
+
+class Selection:
+    """The records that match a filter, grouped by class or weighted by score when somebody asks.
+
+    Args:
+        class_id: ``(N,)`` of all live records.
+        positions: ``(M,)`` ascending places of those that match; None = all, which costs nothing to hold.
+        score: ``(N,)`` of all live records, finite; only ``score_weighted`` needs it.
+    """
+
+    def __init__(
+        self,
+        class_id: NDArray[np.uint32],
+        positions: Indices | None,
+        score: NDArray[np.float32] | None = None,
+    ) -> None:
+        self._class_id = class_id
+        self._positions = positions
+        self._score = score
+        self.num = len(class_id) if positions is None else len(positions)
+
+    @cached_property
+    def groups(self) -> Groups:
+        order, starts = _grouped(self._of_matching(self._class_id))
+        counts = np.diff(np.append(starts, self.num))
+        positions = order if self._positions is None else self._positions[order]
+        # With the groups, so that no later draw has to sort.
+        ascending = np.sort(counts)
+        return Groups(positions, starts, counts, ascending, np.append(np.int64(0), np.cumsum(ascending)))
+
+    @cached_property
+    def weights(self) -> Weights:
+        """By score, of the places within the selection.
+
+        Raises:
+            ValueError: the selection was made without scores.
+        """
+        if self._score is None:
+            raise ValueError("the selection has no scores")
+        return Weights.of_scores(self._of_matching(self._score))
+
+    def is_ready(self, strategy: Strategy) -> bool:
+        """Whether what a strategy needs has been worked out."""
+        needed = {"uniform": None, "class_balanced": "groups", "score_weighted": "weights"}[strategy]
+        return needed is None or needed in vars(self)
+
+    def at(self, places: Indices) -> Indices:
+        """Places within the selection -> positions in the buffer."""
+        return places if self._positions is None else self._positions[places]
+
+    def _of_matching(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values if self._positions is None else values[self._positions]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Positions sorted by class, ascending within each; group ``c`` is
+    ``positions[starts[c]:][:counts[c]]``."""
+
+    positions: Indices
+    starts: Indices
+    counts: Indices
+    ascending: Indices
+    """``counts``, sorted."""
+    sums: Indices
+    """``(C + 1,)``: of those of ``ascending`` before each place."""
+
+    @cached_property
+    def place_of(self) -> Indices:
+        """Inverse of ``positions``; only the entries of positions in the selection mean anything."""
+        places = np.empty(int(self.positions.max()) + 1, dtype=np.int64)
+        places[self.positions] = np.arange(len(self.positions))
+        return places
+
+    def filled_to(self, level: int) -> int:
+        """Records taken where each class gives ``level``, or all it has."""
+        smaller = int(np.searchsorted(self.ascending, level))
+        return int(self.sums[smaller]) + level * (len(self.ascending) - smaller)
+
+    def class_of(self, places: Indices) -> Indices:
+        """The group that each place in ``positions`` belongs to."""
+        return np.searchsorted(self.starts, places, side="right") - 1
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Integer weights as running sums, so that draws are the same on every platform."""
+
+    running: NDArray[np.uint64]
+    """``(M,)``: the weights up to and with each; the last is the total, under 2**63."""
+    num_positive: int
+
+    @classmethod
+    def of_scores(cls, score: NDArray[np.float32]) -> Weights:
+        """Proportional to ``max(score, 0)``, ``(M,)``.
+
+        A weight is ``floor(score * 2**k)``, at least 1 where the score is positive, so a probability is off by
+        2**-k of the sum of scores at most. ``k`` is as large as it can be while M weights of the highest
+        score's power of two stay under 2**63; so no score is too large and no sum overflows. Among 10 million
+        scores of at most 1.0, 1.0 weighs 2**38, and 2**-20 still 2**18.
+        The product is exact: 24 significant bits times a power of two.
+        """
+        positive = score > 0
+        num_positive = int(np.count_nonzero(positive))
+        if num_positive == 0:
+            return cls(np.zeros(len(score), dtype=np.uint64), 0)
+        _, exponent = np.frexp(score.max())
+        k = 63 - len(score).bit_length() - int(exponent)
+        scaled = np.multiply(score, 2.0**k, dtype=np.float64)
+        np.maximum(scaled, positive, out=scaled)
+        return cls(np.cumsum(scaled.astype(np.uint64)), num_positive)
+
+    @property
+    def total(self) -> int:
+        return int(self.running[-1])
+
+    def places_of(self, values: NDArray[np.uint64]) -> Indices:
+        """The place whose share of ``[0, total)`` each value falls into; weight 0 has none."""
+        return np.searchsorted(self.running, values, side="right")
+
+    def at(self, places: Indices) -> NDArray[np.uint64]:
+        """Weights of places."""
+        before = np.where(places > 0, self.running[places - 1], np.uint64(0))
+        return self.running[places] - before
+
+
+def _grouped(values: NDArray[np.uint32]) -> tuple[Indices, Indices]:
+    """``(M,)`` places in ascending order of their values, equals in the order given, and ``(C,)`` where in it
+    each value starts."""
+    # numpy sorts 16-bit numbers by radix, five times as fast as wider ones; so 16 bits at a time, low ones first.
+    if len(values) == 0:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    offsets = values - values.min()
+    order = np.argsort(offsets.astype(np.uint16), kind="stable")
+    high = (offsets >> np.uint32(16)).astype(np.uint16)
+    if high.any():
+        order = order[np.argsort(high[order], kind="stable")]
+    ascending = values[order]
+    starts = np.flatnonzero(ascending[1:] != ascending[:-1]) + 1
+    return order, np.concatenate([np.zeros(1, dtype=np.int64), starts])
+
+
+def select(columns: Columns, where: Filter, learner_codes: list[int]) -> Selection:
+    """The records that match; ``learner_codes`` stand for ``where.learner_id``."""
+    if where == EVERYTHING:
+        return Selection(columns["class_id"], None, columns["score"])
+    codes = None if where.learner_id is None else learner_codes
+    matches = np.ones(columns.num_records, dtype=bool)
+    for name, wanted in (("class_id", where.class_id), ("phase", where.phase), ("learner", codes)):
+        if wanted is not None:
+            matches &= np.isin(columns[name], np.array(wanted, dtype=np.int64))
+    return Selection(columns["class_id"], np.flatnonzero(matches), columns["score"])
+
+
+def draw(selection: Selection, request: SampleRequest, *, draw_key: str, version: int) -> Draw:
+    """Draw a batch.
+
+    Costs what the batch takes, and for ``class_balanced`` without replacement a pass in NumPy over the classes'
+    counts; only the first batch of a selection pays for grouping or weighing all of its records.
+
+    Raises:
+        NotFoundError: ``no_matching_exemplars``.
+        FormatError: ``invalid_query`` where more are asked for without replacement than there are, or
+            ``score_weighted`` finds no positive score, or without replacement not as many as asked for.
+    """
+    if selection.num == 0:
+        raise NotFoundError("no exemplar of the buffer matches", code="no_matching_exemplars", version=version)
+    if not request.replace and request.batch_size > selection.num:
+        raise FormatError(
+            f"{request.batch_size} exemplars were asked for without replacement, {selection.num} match",
+            code="invalid_query",
+            batch_size=request.batch_size,
+            matching=selection.num,
+        )
+    numbers = _Numbers([draw_key, version, request.seed, request.step, request.strategy, "draw"])
+    if request.strategy == "uniform":
+        places = _choose(numbers, selection.num, request.batch_size, request.replace)
+        positions = selection.at(places)
+    elif request.strategy == "class_balanced":
+        draw_places = _balanced if request.replace else _balanced_without_replacement
+        positions = selection.groups.positions[draw_places(numbers, selection.groups, request.batch_size)]
+    else:
+        _check_scores(selection, request)
+        draw_weighted = _weighted if request.replace else _weighted_without_replacement
+        positions = selection.at(draw_weighted(numbers, selection.weights, request.batch_size))
+    text_from = positions
+    if request.repair_text > 0:
+        numbers = _Numbers([draw_key, version, request.seed, request.step, request.strategy, "text"])
+        text_from = _text_donors(numbers, selection.groups, positions, request.repair_text)
+    return Draw(positions, text_from)
+
+
+def _check_scores(selection: Selection, request: SampleRequest) -> None:
+    positive = selection.weights.num_positive
+    if positive == 0:
+        raise FormatError(
+            f"score_weighted draws records with a positive score, none of the {selection.num} that match has one",
+            code="invalid_query",
+            matching=selection.num,
+            positive=0,
+        )
+    if not request.replace and request.batch_size > positive:
+        raise FormatError(
+            f"{request.batch_size} exemplars were asked for without replacement; of the {selection.num} that match,"
+            f" {positive} have a positive score, and score_weighted draws only those",
+            code="invalid_query",
+            batch_size=request.batch_size,
+            matching=selection.num,
+            positive=positive,
+        )
+
+
+class _Numbers:
+    """A stream of random numbers that depends on nothing but its key."""
+
+    def __init__(self, key: list[str | int]) -> None:
+        digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).digest()
+        self._philox = np.random.Philox(key=np.frombuffer(digest, dtype="<u8"))
+
+    def below(self, bounds: Indices | int, count: int) -> Indices:
+        """``(count,)`` integers, each in ``[0, bound)``; bounds under 2**32.
+
+        The high 32 bits scaled to the bound: no value is favoured by more than bound / 2**32.
+        """
+        raw = self._philox.random_raw(count) >> np.uint64(32)
+        return ((raw * np.asarray(bounds, dtype=np.uint64)) >> np.uint64(32)).astype(np.int64)
+
+    def below_total(self, total: int, count: int) -> NDArray[np.uint64]:
+        """``(count,)`` integers in ``[0, total)``; total up to 2**64 - 1.
+
+        The high 64 bits of the 128-bit product: a range of values is favoured by no more than 2**-64, whatever
+        its width. In 32-bit halves, as numpy has nothing wider than 64 bits.
+        """
+        raw = self._philox.random_raw(count)
+        half, low = np.uint64(32), np.uint64(0xFFFFFFFF)
+        raw_high, raw_low = raw >> half, raw & low
+        total_high, total_low = np.uint64(total >> 32), np.uint64(total & 0xFFFFFFFF)
+        cross = raw_high * total_low + ((raw_low * total_low) >> half)
+        carry = (cross & low) + raw_low * total_high
+        values: NDArray[np.uint64] = raw_high * total_high + (cross >> half) + (carry >> half)
+        return values
+
+    def unit(self, count: int) -> NDArray[np.float64]:
+        """``(count,)`` numbers in ``[0, 1)``."""
+        return np.asarray(self._philox.random_raw(count) >> np.uint64(11), dtype=np.float64) * 2.0**-53
+
+
+def _choose(numbers: _Numbers, num: int, count: int, replace: bool) -> Indices:
+    """``(count,)`` of ``range(num)`` in random order, at a cost of O(count)."""
+    if replace:
+        return numbers.below(num, count)
+    return _distinct(numbers.below(num - np.arange(count), count) + np.arange(count))
+
+
+def _distinct(picks: Indices) -> Indices:
+    """Fisher-Yates: ``picks[i]``, from i on, is the place that the i-th number drawn is taken from."""
+    # The list that it shuffles is only written down where it differs from 0, 1, 2, ...
+    moved: dict[int, int] = {}
+    out = np.empty(len(picks), dtype=np.int64)
+    for here, pick in enumerate(picks.tolist()):
+        out[here] = moved.get(pick, pick)
+        moved[pick] = moved.get(here, here)
+    return out
+
+
+def _balanced(numbers: _Numbers, groups: Groups, count: int) -> Indices:
+    """A class with equal chances, then one of its records; places in ``groups.positions``."""
+    group = numbers.below(len(groups.counts), count)
+    return groups.starts[group] + numbers.below(groups.counts[group], count)
+
+
+def _balanced_without_replacement(numbers: _Numbers, groups: Groups, count: int) -> Indices:
+    """As equal a number of every class as there are records; who gets the odd ones is drawn too."""
+    # The highest level that every class can be filled to with ``count`` draws.
+    low, high = 0, int(groups.ascending[-1])
+    while low < high:
+        level = (low + high + 1) // 2
+        low, high = (level, high) if groups.filled_to(level) <= count else (low, level - 1)
+    take = np.minimum(groups.counts, low)
+    able = np.flatnonzero(groups.counts > low)
+    take[able[_choose(numbers, len(able), count - groups.filled_to(low), False)]] += 1
+    # No more classes than are drawn: their number must not be paid for one by one.
+    drawn = np.flatnonzero(take)
+    wanted = take[drawn]
+    firsts = np.cumsum(wanted) - wanted
+    within = np.arange(count) - np.repeat(firsts, wanted)
+    picks = numbers.below(np.repeat(groups.counts[drawn], wanted) - within, count) + within
+    for first, num in zip(firsts[wanted > 1].tolist(), wanted[wanted > 1].tolist(), strict=True):
+        picks[first : first + num] = _distinct(picks[first : first + num])
+    places: Indices = np.repeat(groups.starts[drawn], wanted) + picks
+    return places[_choose(numbers, count, count, False)]
+
+
+def _weighted(numbers: _Numbers, weights: Weights, count: int) -> Indices:
+    """Each place as often as its weight says."""
+    return weights.places_of(numbers.below_total(weights.total, count))
+
+
+def _weighted_without_replacement(numbers: _Numbers, weights: Weights, count: int) -> Indices:
+    """Successive sampling: each place by its weight among those not drawn before it.
+
+    That is the distribution of Efraimidis & Spirakis 2006, "Weighted random sampling with a reservoir", whose
+    keys need a pass over all records and floating-point powers, which differ between platforms. Here, a round
+    draws with replacement and drops repeats, which leaves the distribution as it is; the next round draws from
+    what is left of ``[0, total)`` once the shares of all drawn so far are cut out. The first draw of a round is
+    never a repeat, so this ends; and as the heavy records that cause repeats are cut out with it, it ends soon,
+    within some twenty rounds for 4096 records even where the weights fall geometrically. No round looks at more
+    records than are drawn.
+    """
+    drawn = np.zeros(0, dtype=np.int64)
+    while len(drawn) < count:
+        taken = np.sort(drawn)
+        widths = weights.at(taken)
+        cut = np.cumsum(widths)
+        # Where each share taken would start if those before it were cut out already.
+        starts = weights.running[taken] - cut
+        left = weights.total - int(widths.sum(dtype=np.uint64))
+        values = numbers.below_total(left, count - len(drawn))
+        shift = np.concatenate([np.zeros(1, dtype=np.uint64), cut])
+        places = weights.places_of(values + shift[np.searchsorted(starts, values, side="right")])
+        _, first = np.unique(places, return_index=True)
+        drawn = np.concatenate([drawn, places[np.sort(first)]])
+    return drawn
+
+
+def _text_donors(numbers: _Numbers, groups: Groups, positions: Indices, probability: float) -> Indices:
+    """For each drawn record the one whose text it carries: itself, or another of its class."""
+    count = len(positions)
+    swaps = numbers.unit(count) < probability
+    places = groups.place_of[positions]
+    group = groups.class_of(places)
+    start, size = groups.starts[group], groups.counts[group]
+    # One of the others: the draw leaves out the record itself.
+    within = numbers.below(np.maximum(size - 1, 1), count)
+    within += within >= places - start
+    swaps &= size > 1
+    return np.where(swaps, groups.positions[np.where(swaps, start + within, places)], positions)

@@ -1,0 +1,1 @@
+"""Segment files: records appended one after another, sealed into Zarr groups."""

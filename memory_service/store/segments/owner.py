@@ -1,0 +1,89 @@
+"""What a sealed segment says of the buffer that wrote it: enough to make the buffer again without an index."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from math import isfinite
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from memory_service.store.pure.eviction import EvictionPolicy
+from memory_service.store.pure.model import Budget, BufferConfig
+from memory_service.store.pure.snapshots import NAME_PATTERN
+
+ATTRIBUTE: Final = "exemplar_memory_segment"
+
+
+class Owner(BaseModel):
+    """The attribute ``exemplar_memory_segment``. The same buffer in the same state makes the same one."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    name: str = Field(pattern=f"^{NAME_PATTERN.pattern}$")
+    created_at: float = Field(allow_inf_nan=False)
+    """Tells a buffer from an earlier one of its name."""
+    draw_key: str = Field(pattern=f"^({NAME_PATTERN.pattern})?$")
+    budget_bytes: int = Field(ge=1)
+    full_samples_per_class: int | None
+    full_sample_bytes: int | None
+    num_classes: int | None
+    max_budget_bytes: int | None = None
+    disk_limit_bytes: int | None
+    eviction: EvictionPolicy
+    retain_snapshots: int | None
+    version: int = Field(ge=0, lt=2**63)
+    next_exemplar_id: int = Field(ge=1, lt=2**63)
+
+    def config(self, name: str, description: str) -> BufferConfig:
+        """The settings of a buffer made of it.
+
+        Raises:
+            FormatError: ``invalid_budget``.
+        """
+        in_samples = self.full_samples_per_class is not None
+        budget = Budget(
+            None if in_samples else self.budget_bytes,
+            self.full_samples_per_class,
+            self.full_sample_bytes,
+            self.num_classes,
+            self.max_budget_bytes,
+        )
+        return BufferConfig(
+            id=0,
+            name=name,
+            budget=budget,
+            budget_bytes=self.budget_bytes,
+            eviction=self.eviction,
+            description=description,
+            created_at=self.created_at,
+            given_disk_limit=self.disk_limit_bytes,
+            retain_snapshots=self.retain_snapshots,
+            draw_key=self.draw_key,
+        )
+
+
+def owner_of(config: BufferConfig, version: int, next_exemplar_id: int) -> dict[str, Any]:
+    """The attributes of a segment that a buffer seals."""
+    budget = asdict(config.budget) | {"budget_bytes": config.budget_bytes}
+    # Not validated: a buffer from before something was checked is sealed as well, and read_owner looks at it.
+    owner = Owner.model_construct(
+        **budget,
+        name=config.name,
+        created_at=config.created_at if isfinite(config.created_at) else 0.0,
+        draw_key=config.draw_key,
+        disk_limit_bytes=config.given_disk_limit,
+        eviction=config.eviction,
+        retain_snapshots=config.retain_snapshots,
+        version=version,
+        next_exemplar_id=next_exemplar_id,
+    )
+    return {ATTRIBUTE: owner.model_dump()}
+
+
+def read_owner(attributes: dict[str, Any]) -> Owner | None:
+    """Whose a sealed segment is; None where it does not say, as those of earlier versions do not."""
+    try:
+        return Owner.model_validate(attributes.get(ATTRIBUTE))
+    except ValidationError:
+        return None

@@ -1,0 +1,208 @@
+"""Who reads a buffer's files, and what of them is on the disk for that alone.
+
+A file that is removed while it is read stays on the disk until its last reader is done, so it counts until then. Most
+readers are done in a moment. Those that go at the pace of a client have a *lease*, which ends when a change needs the
+room: see :meth:`Commits.make_room`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_format import BusyError
+from memory_service.store.pure.columns import Columns
+from memory_service.store.pure.compaction import SegmentState
+from memory_service.store.pure.model import Snapshot
+from memory_service.store.segments.local import Held, Place
+
+
+class LeaseEndedError(BusyError):
+    """What was read was let go: asked again, the answer is whole."""
+
+    def __init__(self) -> None:
+        super().__init__("a change needed the room of what was read for this answer; ask again")
+
+
+class Lease:
+    """For as long as an answer is sent, what it reads is kept. May be ended at any time, by any thread."""
+
+    def __init__(self) -> None:
+        self.progressed = time.monotonic()
+        """When its reader last took something."""
+        self.on_end: Callable[[], object] | None = None
+        """Called when a change ends it, to tell whoever sends the answer."""
+        self.ended = False
+        self._lock = threading.Lock()
+
+    def progress(self) -> None:
+        self.progressed = time.monotonic()
+
+    def end(self) -> None:
+        """Let go of everything, now; who reads on gets :class:`LeaseEndedError`."""
+        self.ended = True
+        self.close()
+        if self.on_end is not None:
+            self.on_end()
+
+    def close(self) -> None:
+        """Nothing more is read."""
+
+
+class HeldLease(Lease):
+    """Segments that are read from at a client's pace.
+
+    Args:
+        done: called once, when they are not held any more.
+    """
+
+    def __init__(self, stems: Sequence[str], held: Held, done: Callable[[HeldLease], object]) -> None:
+        super().__init__()
+        self.stems = stems
+        self._held = held
+        self._done: Callable[[HeldLease], object] | None = done
+
+    def read(self, places: Iterable[Place], target: memoryview, *, wait: bool = True) -> None:
+        """As :meth:`Held.read`.
+
+        Raises:
+            LeaseEndedError: a change has ended it.
+        """
+        with self._lock:
+            if self.ended:
+                raise LeaseEndedError
+            self._held.read(places, target, wait=wait)
+            self.progress()
+
+    def close(self) -> None:
+        with self._lock:
+            self._held.close()
+            done, self._done = self._done, None
+        if done is not None:
+            done(self)
+
+
+class PinningLease(Lease):
+    """Records that are read at a client's pace, kept as a snapshot keeps them.
+
+    Args:
+        mark: the snapshot, which is not in the index.
+    """
+
+    def __init__(self, mark: Snapshot) -> None:
+        super().__init__()
+        self.mark = mark
+        self.rest: Rest | None = None
+        """What is read where the buffer was deleted meanwhile."""
+
+    def close(self) -> None:
+        if self.rest is not None:
+            self.rest.lease.close()
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Records of a buffer that was deleted, in files that are held.
+
+    Args:
+        segment_ids: ascending, of the segments that the lease holds.
+    """
+
+    view: Columns
+    segment_ids: NDArray[np.uint32]
+    lease: HeldLease
+
+    def read(self, positions: NDArray[np.int64]) -> memoryview:
+        """Bodies end to end. Raises as :meth:`HeldLease.read`."""
+        taken = self.view.take(positions)
+        lengths = taken["length"].astype(np.int64)
+        which = np.searchsorted(self.segment_ids, taken["segment"])
+        columns = (which, taken["offset"], lengths, taken["crc32"], np.cumsum(lengths) - lengths)
+        target = memoryview(bytearray(int(lengths.sum())))
+        self.lease.read(zip(*(column.tolist() for column in columns), strict=True), target)
+        return target
+
+
+class Readers:
+    """The readers of one buffer."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._users: Counter[str] = Counter()
+        self._left: dict[str, int] = {}
+        """Segments that the buffer does not consist of any more and somebody reads -> bytes of their files."""
+        self._leases: set[HeldLease] = set()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of files that are on the disk for readers alone."""
+        with self._changed:
+            return sum(self._left.values())
+
+    def held_with(self, states: Iterable[SegmentState]) -> int:
+        """The same, had the buffer let go of some more."""
+        with self._changed:
+            left = self._left | {state.stem: state.file_bytes for state in states if self._users[state.stem] > 0}
+            return sum(left.values())
+
+    def begin(self, find: Callable[[], Sequence[str]]) -> Sequence[str]:
+        """Read segments, those that ``find`` gives: it is called when no segment can leave."""
+        with self._changed:
+            stems = find()
+            self._users.update(stems)
+            return stems
+
+    def done(self, stems: Iterable[str]) -> None:
+        with self._changed:
+            self._users.subtract(stems)
+            for stem in stems:
+                if self._users[stem] <= 0:
+                    del self._users[stem]
+                    self._left.pop(stem, None)
+            self._changed.notify_all()
+
+    def leave(self, states: dict[int, SegmentState], gone: Collection[int]) -> None:
+        """Take segments out of ``states``: from now on nobody begins to read them."""
+        with self._changed:
+            for id_ in gone:
+                state = states.pop(id_, None)
+                if state is not None and self._users[state.stem] > 0:
+                    self._left[state.stem] = state.file_bytes
+
+    def lease(self, stems: Sequence[str], held: Held) -> HeldLease:
+        """Held segments, begun with :meth:`begin`, as a lease."""
+        made = HeldLease(stems, held, self._let_go)
+        with self._changed:
+            self._leases.add(made)
+        return made
+
+    def _let_go(self, lease: HeldLease) -> None:
+        with self._changed:
+            self._leases.discard(lease)
+        self.done(lease.stems)
+
+    def in_the_way(self) -> list[Lease]:
+        """The leases that keep a file on the disk."""
+        with self._changed:
+            return [lease for lease in self._leases if any(stem in self._left for stem in lease.stems)]
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until some file that is on the disk for readers alone is let go; returns whether one was."""
+
+        def held() -> int:
+            return sum(self._left.values())
+
+        with self._changed:
+            before = held()
+            return before > 0 and self._changed.wait_for(lambda: held() < before, seconds)
+
+
+def lost(before: Mapping[int, SegmentState], after: Iterable[SegmentState]) -> list[int]:
+    """Ids of segments that are not there any more."""
+    return sorted(before.keys() - {state.id for state in after})
