@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import logging
 import signal
 import socket
 import sys
@@ -22,6 +21,7 @@ from memory_service.http.app import create_app, open_store
 from memory_service.http.background import SWITCH_SECONDS
 from memory_service.http.connections import Connections, Limits, connections_that_fit
 from memory_service.http.guard import is_loopback
+from memory_service.logs import logging_to_stderr
 from memory_service.offline import OFFLINE, add_offline_commands
 from memory_service.settings import Settings
 
@@ -65,12 +65,11 @@ def serve(settings: Settings) -> int:
         StorageError: the store cannot be opened.
         OSError: the address cannot be bound.
     """
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    with open_store(settings) as store, _bind(settings.host, settings.port) as listener:
+    with (
+        logging_to_stderr(settings.log_level.upper()),
+        open_store(settings) as store,
+        _bind(settings.host, settings.port) as listener,
+    ):
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         connections = Connections(_limits(settings))

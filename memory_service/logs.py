@@ -1,0 +1,93 @@
+"""Log lines on stderr, written by a thread of their own.
+
+Whoever reads stderr can be slow or stand still: a pager, a full disk, a container's log driver. A pipe takes 64 KiB and
+then lets its writer wait. In the event loop that would be every client's wait, and under a buffer's lock that of all
+its pushes. So lines wait in a queue; what does not fit it is counted, and the count is logged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+
+_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+MOST_WAITING: Final = 10_000
+"""Lines: some 2 MB."""
+_LAST_SECONDS: Final = 2.0
+"""How long the last lines may take, at the end."""
+
+
+class BackgroundHandler(logging.Handler):
+    """Logs to a file descriptor without ever waiting for it.
+
+    Args:
+        descriptor: what lines are written to. Past Python's own buffer of stderr: its lock would be held by a thread
+            that stands still when the process wants to end.
+        most_waiting: lines that may wait; those beyond are dropped and counted.
+    """
+
+    def __init__(self, descriptor: int, most_waiting: int = MOST_WAITING) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(_FORMAT))
+        self._descriptor = descriptor
+        self._waiting: queue.Queue[str | None] = queue.Queue(most_waiting)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._waiting.put_nowait(self.format(record))
+        except queue.Full:
+            # Called with the handler's lock.
+            self._dropped += 1
+        except Exception:
+            self.handleError(record)
+
+    def _run(self) -> None:
+        while (line := self._waiting.get()) is not None:
+            self._write(line)
+            if self._dropped and self._waiting.qsize() < self._waiting.maxsize // 2:
+                with self.lock or contextlib.nullcontext():
+                    dropped, self._dropped = self._dropped, 0
+                logger = logging.getLogger(__name__)
+                text = f"{dropped} lines were not logged: whoever reads them was too slow"
+                self._write(self.format(logger.makeRecord(__name__, logging.WARNING, "", 0, text, (), None)))
+
+    def _write(self, line: str) -> None:
+        rest = memoryview((line + "\n").encode(errors="backslashreplace"))
+        # Nobody reads any more: there is nowhere to say so.
+        with contextlib.suppress(OSError):
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+
+    def close(self) -> None:
+        """Wait for what is on its way, but not for long."""
+        deadline = time.monotonic() + _LAST_SECONDS
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(None, timeout=_LAST_SECONDS)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        super().close()
+
+
+@contextlib.contextmanager
+def logging_to_stderr(level: str) -> Iterator[None]:
+    """The root logger's lines go to stderr, until the end of the block.
+
+    Args:
+        level: the least severe that is logged, as ``logging`` names them.
+    """
+    root, handler = logging.getLogger(), BackgroundHandler(2)
+    root.addHandler(handler)
+    root.setLevel(level)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
