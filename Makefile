@@ -83,9 +83,9 @@ nightly: setup
 bench: setup
 	@$(BIN)/python -c 'import sklearn' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
-	@$(BIN)/python benchmarks/read_layout.py
-	@$(BIN)/python -m benchmarks.codecs
-	@$(BIN)/python benchmarks/checksum.py
+	@$(BIN)/python -m benchmarks.decisions.read_layout
+	@$(BIN)/python -m benchmarks.decisions.codecs
+	@$(BIN)/python -m benchmarks.decisions.checksum
 
 # The last line of its stdout is one JSON object.
 bench-storage: setup

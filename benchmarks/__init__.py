@@ -1,1 +1,1 @@
-"""Measurements. `codecs.py` and `read_layout.py` back docs/decisions/; `storage.py` compares the store with others."""
+"""Measurements, a room for each question; README.md says which command answers what."""

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from benchmarks import codec_accuracy, density_pictures, density_stamps
-from benchmarks.density_decode import decode_speed
-from benchmarks.density_masks import at_random, masked
-from benchmarks.density_measure import MOST_PSNR_DB, Result, Setting, exemplar, full_bytes, measure, psnr, ssim
-from benchmarks.density_pictures import Picture, PicturesMissingError, Sample, fitted, folder, photographs
-from benchmarks.density_plan import KEEP_RATIOS, Plan, settings
-from benchmarks.density_report import Run, document, headline, markdown, summary
-from benchmarks.density_stamps import StampsMissingError, load_stamps
+from benchmarks.decisions import codec_accuracy
+from benchmarks.density.decode import decode_speed
+from benchmarks.density.masks import at_random, masked
+from benchmarks.density.measure import MOST_PSNR_DB, Result, Setting, exemplar, full_bytes, measure, psnr, ssim
+from benchmarks.density.pictures import Picture, PicturesMissingError, Sample, fitted, folder, photographs
+from benchmarks.density.plan import KEEP_RATIOS, Plan, settings
+from benchmarks.density.report import Run, document, headline, markdown, summary
+from benchmarks.density.stamps import PACKAGE, Stamp, StampsMissingError, load_stamps
 from memory_format import AVIF, MissingLibraryError, WebP, make_record
 
 ROOT = Path(__file__).parents[2]
@@ -144,10 +144,10 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_without_stamps_the_wheels_photographs_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(number: int, directory: Path | None) -> list[density_stamps.Stamp]:
+    def nothing(number: int, directory: Path | None) -> list[Stamp]:
         raise StampsMissingError("there is no apt-get here")
 
-    monkeypatch.setattr(density_pictures, "load_stamps", nothing)
+    monkeypatch.setattr("benchmarks.density.pictures.load_stamps", nothing)
     notes: list[str] = []
     pictures = photographs(5, None, notes.append)
     with_sklearn = importlib.util.find_spec("sklearn") is not None
@@ -162,7 +162,7 @@ def test_without_stamps_the_wheels_photographs_are_left(monkeypatch: pytest.Monk
 
 
 def test_without_apt_the_reason_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(density_stamps.shutil, "which", lambda command: None)
+    monkeypatch.setattr("benchmarks.density.stamps.shutil.which", lambda command: None)
     with pytest.raises(StampsMissingError, match="there is no apt-get here: the stamps come as Debian package"):
         load_stamps(3, tmp_path)
 
@@ -179,22 +179,22 @@ def test_stamps_are_the_photographs_among_a_packages_files(monkeypatch: pytest.M
         (stamps / f"{name}.ogg").write_bytes(b"a sound")
     (tree / "DEBIAN").mkdir()
     (tree / "DEBIAN" / "control").write_text(
-        f"Package: {density_stamps.PACKAGE}\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: -\n"
+        f"Package: {PACKAGE}\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: -\n"
     )
 
     def download(*command: str, cwd: Path) -> None:
-        assert command == ("apt-get", "download", density_stamps.PACKAGE)
+        assert command == ("apt-get", "download", PACKAGE)
         build = ["dpkg-deb", "--root-owner-group", "--build", str(tree), str(cwd / "stamps.deb")]
         subprocess.run(build, check=True, capture_output=True)
 
-    monkeypatch.setattr(density_stamps, "_run", download)
-    monkeypatch.setattr(density_stamps.shutil, "which", lambda command: command)
+    monkeypatch.setattr("benchmarks.density.stamps._run", download)
+    monkeypatch.setattr("benchmarks.density.stamps.shutil.which", lambda command: command)
     (stamp,) = load_stamps(3, tmp_path / "data")
     assert (stamp.name, stamp.description, stamp.picture.size) == ("animals/owl", "An owl.", (240, 120))
     held = {path.suffix for path in (tmp_path / "data").rglob("*") if path.is_file()}
     assert held == {".png", ".txt"}
 
-    monkeypatch.setattr(density_stamps, "_run", lambda *command, cwd: pytest.fail("fetched again"))
+    monkeypatch.setattr("benchmarks.density.stamps._run", lambda *command, cwd: pytest.fail("fetched again"))
     assert len(load_stamps(3, tmp_path / "data")) == 1
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import learner, learner_cost, learner_plan
-from benchmarks.learner_plan import TRIALS, Job
-from benchmarks.learner_report import Row, best_full, summary, verdicts
+from benchmarks.learner import command, cost, plans
+from benchmarks.learner.plans import TRIALS, Job
+from benchmarks.learner.report import Row, best_full, summary, verdicts
 from learner.data.fetch import data_dir
 from learner.methods import parse_method
 from learner.phases import class_phases
@@ -52,7 +52,7 @@ def test_the_reference_is_the_best_full_baseline_and_losses_are_said() -> None:
 
 @pytest.mark.parametrize("kind", ["default", "full", "tune", "quick"])
 def test_plans_are_made_of_methods_that_go_with_their_settings(kind: str) -> None:
-    plan = getattr(learner_plan, kind)()
+    plan = getattr(plans, kind)()
     jobs = plan.jobs()
     assert len(set(jobs)) == len(jobs)
     for job in jobs:
@@ -70,24 +70,24 @@ def test_plans_are_made_of_methods_that_go_with_their_settings(kind: str) -> Non
 def test_tuning_is_as_long_for_each_kind_and_on_other_classes() -> None:
     assert len({len(names) for names in TRIALS.values()}) == 1
     assert all(parse_method(name).stores == parse_method(kind).stores for kind in TRIALS for name in TRIALS[kind])
-    table, tuning = learner_plan.default(), learner_plan.tune()
+    table, tuning = plans.default(), plans.tune()
     assert tuning.first_class >= table.first_class + table.num_classes
     assert replace(tuning, first_class=0, methods=table.methods, seeds=table.seeds) == table
 
 
 def test_misleading_scenes_are_a_benchmark_of_their_own() -> None:
-    plain, misleading = (learner._parser().parse_args(["--quick", *more]) for more in ([], ["--scenes", "misleading"]))
-    assert [learner._suffix(options) for options in (plain, misleading)] == ["-quick", "-quick-misleading"]
-    plan = learner._plan(misleading)
-    assert plan != learner._plan(plain) == learner_plan.quick()
+    plain, misleading = (command._parser().parse_args(["--quick", *more]) for more in ([], ["--scenes", "misleading"]))
+    assert [command._suffix(options) for options in (plain, misleading)] == ["-quick", "-quick-misleading"]
+    plan = command._plan(misleading)
+    assert plan != command._plan(plain) == plans.quick()
     assert {job.config(plan, 1000).data.scenes for job in plan.jobs()} == {"misleading"}
-    assert learner._title(misleading, plan, 2, 5).startswith("misleading scenes, 2 phases")
+    assert command._title(misleading, plan, 2, 5).startswith("misleading scenes, 2 phases")
 
 
 def test_one_setting_of_all_methods_makes_a_benchmark_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    options = learner._parser().parse_args(["--tune", "--set", "data.image_size=224", "--set", "train.head=cosine"])
-    assert learner._suffix(options) == "-tune-data-image_size-224-train-head-cosine"
-    assert learner._title(options, plan := learner._plan(options), 5, 2).startswith(
+    options = command._parser().parse_args(["--tune", "--set", "data.image_size=224", "--set", "train.head=cosine"])
+    assert command._suffix(options) == "-tune-data-image_size-224-train-head-cosine"
+    assert command._title(options, plan := command._plan(options), 5, 2).startswith(
         "data.image_size=224, train.head=cosine, 5 phases"
     )
     assert {(c.data.image_size, c.train.head) for c in (job.config(plan, 1) for job in plan.jobs())} == {
@@ -100,25 +100,25 @@ def test_one_setting_of_all_methods_makes_a_benchmark_of_its_own(capsys: pytest.
         ("--set", "data.image_size"): "--set takes KEY=VALUE",
     }.items():
         with pytest.raises(SystemExit):
-            learner.main(words)
+            command.main(words)
         assert message in capsys.readouterr().err
 
 
 def test_ablations_and_memory_sizes_go_on_from_the_table() -> None:
-    plain, more = (learner._parser().parse_args(words) for words in ([], ["--ablations", "--memories", "2,5"]))
-    assert learner._suffix(plain) == learner._suffix(more) == ""
-    assert [learner._more(options) for options in (plain, more)] == ["", "-ablations-memories"]
-    jobs = learner._plan(more).jobs()
-    assert set(learner._plan(plain).jobs()) < set(jobs)
-    assert {job.method for job in jobs if job.memory == 2} == set(learner_plan.CHARTED)
-    assert {job.method for job in jobs if job.memory == 5} == {*learner_plan.METHODS, *learner_plan.ABLATIONS}
+    plain, more = (command._parser().parse_args(words) for words in ([], ["--ablations", "--memories", "2,5"]))
+    assert command._suffix(plain) == command._suffix(more) == ""
+    assert [command._more(options) for options in (plain, more)] == ["", "-ablations-memories"]
+    jobs = command._plan(more).jobs()
+    assert set(command._plan(plain).jobs()) < set(jobs)
+    assert {job.method for job in jobs if job.memory == 2} == set(plans.CHARTED)
+    assert {job.method for job in jobs if job.memory == 5} == {*plans.METHODS, *plans.ABLATIONS}
     # A row that is there already is run once.
-    twice = learner._plan(learner._parser().parse_args(["--methods", "masked+q30", "--ablations"])).methods
-    assert sorted(twice) == sorted(learner_plan.ABLATIONS)
+    twice = command._plan(command._parser().parse_args(["--methods", "masked+q30", "--ablations"])).methods
+    assert sorted(twice) == sorted(plans.ABLATIONS)
 
 
 def test_memory_sizes_share_a_base_phase_and_seeds_do_not(tmp_path: Path) -> None:
-    jobs = learner_plan.full().jobs()
+    jobs = plans.full().jobs()
     assert len({job.base_path(tmp_path) for job in jobs}) == 3 * 5
     assert len({job.folder(tmp_path) for job in jobs}) == 3 * 5 * 5
 
@@ -140,7 +140,7 @@ def _quick(out: Path) -> tuple[dict[str, dict[str, object]], str]:
 @pytest.mark.slow
 def test_the_quick_benchmark_runs_everything_and_a_second_time_nothing(tmp_path: Path) -> None:
     first, said = _quick(tmp_path)
-    assert list(first) == list(learner_plan.quick().methods)
+    assert list(first) == list(plans.quick().methods)
     for method, figures in first.items():
         assert set(figures) == {
             *("last", "average", "forgetting", "exemplars_per_class", "bytes_per_exemplar", "paired_vs_best_full")
@@ -167,8 +167,8 @@ def test_the_cost_benchmark_measures_each_kind_of_mask_and_both_kinds_of_replay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    figures = learner_cost.measure(learner_plan.quick(), tmp_path, None, rounds=1)
-    assert set(figures["mask_over_forward"]) == set(learner_cost.MASKS)
+    figures = cost.measure(plans.quick(), tmp_path, None, rounds=1)
+    assert set(figures["mask_over_forward"]) == set(cost.MASKS)
     assert all(value > 0 for value in figures["mask_over_forward"].values())
     assert figures["step_service_over_tensors"] > 0
     assert 0 <= figures["replay_wait_share"] < 1

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.storage_ours import InProcess, OverHttp
-from benchmarks.storage_peers import Lmdb, Peer, RawFile
-from benchmarks.storage_records import Maker, Noise, Pictures, batches, with_ranks
-from benchmarks.storage_reverb import ENVIRONMENT, Reverb, ReverbPixels
-from benchmarks.storage_rounds import Figure, interleave, ratio
-from benchmarks.storage_stages import Field, verify_contents
-from benchmarks.storage_system import disk_bytes, file_system_of
+from benchmarks.common.records import Maker, Noise, Pictures, batches, with_ranks
+from benchmarks.common.rounds import Figure, interleave, ratio
+from benchmarks.common.system import disk_bytes, file_system_of
+from benchmarks.storage.contestants.dm_reverb import ENVIRONMENT, Reverb, ReverbPixels
+from benchmarks.storage.contestants.files import Lmdb, RawFile
+from benchmarks.storage.contestants.ours import InProcess, OverHttp
+from benchmarks.storage.contestants.peer import Peer
+from benchmarks.storage.stages import Field, verify_contents
 from memory_format import decode_batch
 
 ROOT = Path(__file__).parents[2]
@@ -86,11 +87,11 @@ def _peers() -> list[type[Peer]]:
     if importlib.util.find_spec("lmdb"):
         found.append(Lmdb)
     if importlib.util.find_spec("torch"):
-        from benchmarks.storage_peers_torch import JpegFolder
+        from benchmarks.storage.contestants.jpegs import JpegFolder
 
         found.append(JpegFolder)
     if importlib.util.find_spec("torchrl"):
-        from benchmarks.storage_peers_torch import TorchRL, TorchRLPixels
+        from benchmarks.storage.contestants.torchrl_memmap import TorchRL, TorchRLPixels
 
         found += [TorchRL, TorchRLPixels]
     if (ENVIRONMENT / "installed").exists():

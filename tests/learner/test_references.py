@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import learner_jobs, learner_plan
+from benchmarks.learner import jobs, plans
 from client import MemoryClient
 from learner import method_run, phases
 from learner.backbones.additions import Additions, Prefix
@@ -315,14 +315,14 @@ def test_runs_begin_when_the_base_phase_that_they_share_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began: list[tuple[str, int]] = []
-    monkeypatch.setattr(learner_jobs, "train_base", lambda task: began.append(("base", task.job.seed)))
-    monkeypatch.setattr(learner_jobs, "run_job", lambda task: began.append((task.job.method, task.job.seed)) or [])
+    monkeypatch.setattr(jobs, "train_base", lambda task: began.append(("base", task.job.seed)))
+    monkeypatch.setattr(jobs, "run_job", lambda task: began.append((task.job.method, task.job.seed)) or [])
 
     def work_off(*methods: str) -> None:
-        plan = replace(learner_plan.quick(), methods=methods, charted=(), seeds=(0, 1), memories=(5,))
-        tasks = [learner_jobs.Task(plan, job, 1000, "http://nowhere", tmp_path, None, 1) for job in plan.jobs()]
+        plan = replace(plans.quick(), methods=methods, charted=(), seeds=(0, 1), memories=(5,))
+        tasks = [jobs.Task(plan, job, 1000, "http://nowhere", tmp_path, None, 1) for job in plan.jobs()]
         with ThreadPoolExecutor(1) as pool:
-            assert sorted(task.job.seed for task, _ in learner_jobs.work_off(pool, tasks)) == sorted(
+            assert sorted(task.job.seed for task, _ in jobs.work_off(pool, tasks)) == sorted(
                 job.seed for job in plan.jobs()
             )
 

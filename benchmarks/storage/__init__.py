@@ -1,0 +1,1 @@
+"""The store against what people use today: ``python -m benchmarks.storage``."""
