@@ -17,7 +17,7 @@ TEXTS = ("a cup of coffee", "a cat looks up", "an astronaut in orange", "a rocke
 
 
 def fill(buffer: Buffer) -> None:
-    from learner.vit import pretrained_vit, vit_attention
+    from learner.model.vit import pretrained_vit, vit_attention
 
     pictures = [getattr(data, name)() for name in CLASSES[: len(TEXTS)]]
     for class_id, scores in enumerate(vit_attention(pretrained_vit(), pictures)):

@@ -7,7 +7,7 @@
 # Seen: hooks give {}: the fused kernel passes the hooked module by. method="fx" raises an error of names that were not
 #   found. set_fused_attn(False) changes nothing for a model that is there, since each block asked when it was made.
 # For this project: maps that nobody made must be noticed. The capture switches the kernel off in the block itself and
-#   fails where nothing was caught (learner/vit.py).
+#   fails where nothing was caught (learner/model/vit.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -4,7 +4,7 @@
 # What: a checkpoint, saved to a file, in which one bit of one number is turned.
 # Guess: an error: the file is a ZIP with a CRC-32 of each member, and zipfile.testzip reports it.
 # Seen: the wrong number, from a path, from memory and mapped, with weights_only and without.
-# For this project: a run that goes on from its checkpoint would go on wrongly. It went into learner/checkpoint.py (load),
+# For this project: a run that goes on from its checkpoint would go on wrongly. It went into learner/run/checkpoint.py (load),
 #   which lets zipfile look first.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -20,16 +20,16 @@ from learner.commands.check_data import check_data
 from learner.commands.methods import methods
 from learner.commands.run import Order, run
 from learner.commands.settings import as_markdown, as_toml
-from learner.config import LearnerConfig
 from learner.data.base import DataError
 from learner.data.fetch import FetchError
 from learner.data.names import pictures_below
 from learner.data.pictures import PictureError
-from learner.fit import check_fit, with_backbones_patch
-from learner.methods import DEFAULT, Method, parse_method
-from learner.run_mark import RunError
-from learner.seeds import seed_config
-from learner.settings import configured, read_settings
+from learner.run.config import LearnerConfig
+from learner.run.methods import DEFAULT, Method, parse_method
+from learner.run.overrides import configured, read_settings
+from learner.run.run_mark import RunError
+from learner.run.seeds import seed_config
+from learner.run.settings_check import check_fit, with_backbones_patch
 from memory_format import ExemplarMemoryError
 
 LOG_COLUMNS = 100

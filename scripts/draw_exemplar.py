@@ -19,10 +19,10 @@ from skimage import data
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from client import record_from_image
-from learner.backbones.parts import vilt_from_parts
-from learner.backbones.weights import wordpiece_tokenizer
-from learner.masks import MaskConfig, compute_masks
-from learner.tokens import Tokens
+from learner.model.attention_masks import MaskConfig, compute_masks
+from learner.model.backbones.parts import vilt_from_parts
+from learner.model.backbones.weights import wordpiece_tokenizer
+from learner.model.tokens import Tokens
 from memory_format import HEADER_BYTES, Record, image_to_patches
 
 OUT = Path(__file__).parents[1] / "docs" / "masked-exemplar.png"

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from learner.data.fetch import data_dir
-from learner.methods import DEFAULT
-from learner.summary import label
+from learner.run.methods import DEFAULT
+from learner.run.summary import label
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """

@@ -27,12 +27,12 @@ import torch
 from benchmarks.common.service import Service
 from benchmarks.common.tables import table
 from client import MemoryClient
-from learner.config import DataConfig, LearnerConfig
-from learner.methods import parse_method
-from learner.phases import Problem, Run
-from learner.problem import load_problem
-from learner.summary import phase_line, summarise
-from learner.tokens import Tokens
+from learner.model.tokens import Tokens
+from learner.run.config import DataConfig, LearnerConfig
+from learner.run.loading import load_problem
+from learner.run.methods import parse_method
+from learner.run.run import Problem, Run
+from learner.run.summary import phase_line, summarise
 from memory_format import make_codec, make_record
 
 OUT = Path("runs/codec-accuracy")

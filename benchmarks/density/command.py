@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(plan: Plan, options: argparse.Namespace) -> Run:
     # Imported here and below: the processes that measure import this module too, and would wait seconds for torch.
     from benchmarks.density.masks import at_random
-    from learner.config import LearnerConfig
+    from learner.run.config import LearnerConfig
 
     started = time.monotonic()
     skipped: list[str] = []

@@ -16,11 +16,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.density.pictures import Picture, Sample
-from learner.attention import AttentionRead
-from learner.backbones.parts import vilt_from_parts
-from learner.backbones.weights import wordpiece_tokenizer
-from learner.masks import MaskConfig, compute_masks
-from learner.tokens import Tokens
+from learner.model.attention import AttentionRead
+from learner.model.attention_masks import MaskConfig, compute_masks
+from learner.model.backbones.parts import vilt_from_parts
+from learner.model.backbones.weights import wordpiece_tokenizer
+from learner.model.tokens import Tokens
 from memory_format import image_to_patches
 
 _SMOOTH_CELLS = 1.2  # makes shapes of a few patches

@@ -131,8 +131,8 @@ def folder(path: Path, most: int, note: Callable[[str], object]) -> list[Picture
 def emoji(number: int, directory: Path | None) -> list[Picture]:
     """``number`` training pictures of MM-Emoji-R, evenly spaced over the demo's classes, at the demo's size."""
     # Imported here: a folder of one's own needs none of the art.
-    from learner.config import LearnerConfig
     from learner.data.emoji import load_emoji
+    from learner.run.config import LearnerConfig
 
     config = LearnerConfig()
     data = load_emoji(

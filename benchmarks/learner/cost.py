@@ -31,11 +31,11 @@ from benchmarks.learner import plans
 from benchmarks.learner.plans import Job, Plan
 from client import Buffer, MemoryClient
 from client.dataset import ReplayDataset
-from learner.backbones.choose import make_backbone
-from learner.data.tokenised import TokenisedSplit
-from learner.exemplars import make_exemplars, mask_split, to_replay, what_to_store
-from learner.masks import MaskConfig
-from learner.train import Classifier, best_device, train_phase
+from learner.memory.exemplars import make_exemplars, mask_split, to_replay, what_to_store
+from learner.model.attention_masks import MaskConfig
+from learner.model.backbones.choose import make_backbone
+from learner.model.tokenised import TokenisedSplit
+from learner.training.train import Classifier, best_device, train_phase
 
 MASKS: dict[str, MaskConfig] = {
     "masks": MaskConfig(text=False),

@@ -15,9 +15,9 @@ import torch
 from benchmarks.learner.plans import Job, Plan, load_problem
 from client import MemoryClient
 from learner.files import write_atomically
-from learner.methods import parse_method
-from learner.metrics import PhaseMetrics
-from learner.phases import Run
+from learner.run.methods import parse_method
+from learner.run.phase_metrics import PhaseMetrics
+from learner.run.run import Run
 
 
 @dataclass(frozen=True)

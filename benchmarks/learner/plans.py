@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from learner.config import BackboneConfig, DataConfig, LearnerConfig, MemoryConfig, SceneChoice, TrainConfig
 from learner.data.base import MultimodalData
 from learner.data.emoji import load_emoji
-from learner.data.tokenised import tokenise
-from learner.methods import parse_method
-from learner.phases import Problem, class_phases
+from learner.model.tokenised import tokenise
+from learner.run.config import BackboneConfig, DataConfig, LearnerConfig, MemoryConfig, SceneChoice, TrainConfig
+from learner.run.methods import parse_method
+from learner.run.run import Problem, class_phases
 from memory_format import make_codec, make_record
 
 REFERENCE_MEMORY = 5
@@ -216,7 +216,7 @@ def _emoji(
 
 def load_problem(plan: Plan, job: Job, directory: Path | None) -> Problem:
     """The data of a job, cut into phases in the order of its seed."""
-    from learner.backbones.weights import wordpiece_tokenizer
+    from learner.model.backbones.weights import wordpiece_tokenizer
 
     data = load_data(plan, directory)
     tokenizer = wordpiece_tokenizer(directory)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.learner.plans import Job
-from learner.methods import parse_method
-from learner.metrics import PhaseMetrics
-from learner.spread import Spread, gap_points, paired, points, spread
-from learner.summary import summarise
+from learner.run.methods import parse_method
+from learner.run.phase_metrics import PhaseMetrics
+from learner.run.spread import Spread, gap_points, paired, points, spread
+from learner.run.summary import summarise
 
 Results = Mapping[Job, Sequence[PhaseMetrics]]
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from learner.backbones.additions import Additions, Prefix
-from learner.backbones.vilt import ViltBackbone
 from learner.baselines.frozen import FrozenClassifier, cosines, small_uniform
-from learner.config import TrainConfig
-from learner.tokens import Tokens
+from learner.model.backbones.additions import Additions, Prefix
+from learner.model.backbones.vilt import ViltBackbone
+from learner.model.tokens import Tokens
+from learner.run.config import TrainConfig
 
 GENERAL_LAYERS, EXPERT_LAYERS = 2, 3
 """How many layers have which prompt: the first ones, and those that follow."""

@@ -19,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learner.backbones.additions import Additions
-from learner.backbones.vilt import ViltBackbone
 from learner.baselines.frozen import FrozenClassifier
-from learner.config import TrainConfig
-from learner.data.tokenised import TokenisedSplit
-from learner.head import GrowingHead
-from learner.tokens import Tokens
+from learner.model.backbones.additions import Additions
+from learner.model.backbones.vilt import ViltBackbone
+from learner.model.head import GrowingHead
+from learner.model.tokenised import TokenisedSplit
+from learner.model.tokens import Tokens
+from learner.run.config import TrainConfig
 
 BOTTLENECK = 16
 """r, width of an adapter."""

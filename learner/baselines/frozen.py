@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learner.backbones.vilt import ViltBackbone
-from learner.config import TrainConfig
-from learner.data.tokenised import TokenisedSplit
-from learner.tokens import Tokens
-from learner.train import Classifier
+from learner.model.backbones.vilt import ViltBackbone
+from learner.model.tokenised import TokenisedSplit
+from learner.model.tokens import Tokens
+from learner.run.config import TrainConfig
+from learner.training.train import Classifier
 
 SMALL = 0.01
 """Prompts and keys start uniformly in [0, SMALL), as in the code of L2P and DualPrompt: a key's direction is soon that

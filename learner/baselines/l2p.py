@@ -13,11 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learner.backbones.additions import Additions
-from learner.backbones.vilt import ViltBackbone
 from learner.baselines.frozen import FrozenClassifier, cosines, small_uniform
-from learner.config import TrainConfig
-from learner.tokens import Tokens
+from learner.model.backbones.additions import Additions
+from learner.model.backbones.vilt import ViltBackbone
+from learner.model.tokens import Tokens
+from learner.run.config import TrainConfig
 
 POOL = 10
 """M, prompts in the pool."""

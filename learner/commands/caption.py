@@ -9,7 +9,7 @@ from rich.console import Console
 
 def caption(arguments: argparse.Namespace, console: Console) -> int:
     """Write what is missing; the exit status is 1 where a picture cannot be read."""
-    from learner.captioning import Captioner, caption_folder
+    from learner.model.captioner import Captioner, caption_folder
 
     def model() -> Captioner:
         console.print(f"loading {arguments.model} ...", markup=False)

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from learner.config import LearnerConfig
 from learner.data.base import DataError, Split
 from learner.data.pictures import LazyPictures, NoPicture, Picture
-from learner.problem import Loaded, cut_into_phases, load_samples
-from learner.suit import suggest_budget, suited_phases
-from learner.summary import budget_words
+from learner.run.automatic import suggest_budget, suited_phases
+from learner.run.config import LearnerConfig
+from learner.run.loading import Loaded, cut_into_phases, load_samples
+from learner.run.summary import budget_words
 
 _MOST_CLASSES = 40
 _MOST_BAD = 20

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from learner.methods import BASES, DEFAULT, NUMBERED, PARTS
+from learner.run.methods import BASES, DEFAULT, NUMBERED, PARTS
 
 
 def methods(console: Console) -> None:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from client import MemoryClient, ServiceUnavailableError
-from learner import machine
-from learner.config import LearnerConfig
 from learner.files import write_atomically
-from learner.methods import Method
-from learner.metrics import PhaseMetrics
-from learner.phases import Problem, Run
-from learner.problem import in_order, load_problem
-from learner.run_lock import locked
-from learner.run_mark import RunError
-from learner.seeds import (
+from learner.run import machine
+from learner.run.config import LearnerConfig
+from learner.run.loading import in_order, load_problem
+from learner.run.methods import Method
+from learner.run.phase_metrics import PhaseMetrics
+from learner.run.run import Problem, Run
+from learner.run.run_lock import locked
+from learner.run.run_mark import RunError
+from learner.run.seeds import (
     difference_lines,
     refuse_other_kind,
     seed_config,
@@ -30,7 +30,7 @@ from learner.seeds import (
     seeds_verdict,
     seeds_words,
 )
-from learner.summary import budget_words, final_table, phase_line, seconds_spent, summary_json, verdict
+from learner.run.summary import budget_words, final_table, phase_line, seconds_spent, summary_json, verdict
 
 if TYPE_CHECKING:
     from learner.report import SeedRun

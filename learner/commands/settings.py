@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import tomlkit
 from tomlkit.items import Item
 
-from learner.config import LearnerConfig
-from learner.settings import OWN_DATA
+from learner.run.config import LearnerConfig
+from learner.run.overrides import OWN_DATA
 
 _WIDTH = 100
 _HEAD = """\

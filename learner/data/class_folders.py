@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from learner.captions_file import read_captions
 from learner.data.assemble import Listing, Sample
 from learner.data.base import DataError
+from learner.data.caption_table import read_captions
 from learner.data.names import picture_in, pictures_below
 
 __all__ = ["list_class_folders", "split_of"]

@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from learner.config import SceneChoice
 from learner.data.base import MultimodalData, Split
-from learner.data.captions import CaptionSettings, Lexicon, caption, gives_away
 from learner.data.emoji_catalog import RENDITIONS, Catalog, Emoji, Rendition, load_catalog
 from learner.data.emoji_render import ArtStore, compose
+from learner.data.emoji_texts import CaptionSettings, Lexicon, caption, gives_away
 from learner.data.fetch import EMOJI_ART, EMOJI_TEXTS, data_dir, fetch
 from learner.data.textures import SCENES, Scene
 from learner.files import replacing
+from learner.run.config import SceneChoice
 
 __all__ = ["load_emoji"]
 

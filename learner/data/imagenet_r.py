@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from learner.captions_file import read_captions
-from learner.config import DataConfig
 from learner.data.assemble import Listing, Sample
 from learner.data.base import DataError
+from learner.data.caption_table import read_captions
 from learner.data.names import picture_in, pictures_below
 from learner.data.pictures import Picture, PictureError, read_picture
+from learner.run.config import DataConfig
 
 __all__ = ["list_imagenet_r"]
 

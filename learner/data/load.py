@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from learner.config import DataConfig, DataName
 from learner.data.assemble import BadPictures, Listing, assemble
 from learner.data.base import DataError, MultimodalData
 from learner.data.emoji import load_emoji
@@ -13,6 +12,7 @@ from learner.data.folder import list_folder
 from learner.data.food101 import list_food101
 from learner.data.hub import list_hub
 from learner.data.imagenet_r import list_imagenet_r
+from learner.run.config import DataConfig, DataName
 
 __all__ = ["LISTINGS", "load_data"]
 

@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from learner.metrics import PhaseMetrics
-from learner.seeds import SeedResults
-from learner.summary import label
+from learner.run.phase_metrics import PhaseMetrics
+from learner.run.seeds import SeedResults
+from learner.run.summary import label
 
 INK, GRID = "#010203", "#010204"
 """Stand-ins that :func:`_svg` replaces by ``var(--ink)`` and ``var(--line)``; methods have :func:`_stand_in`."""

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from learner.config import LearnerConfig
-from learner.metrics import PhaseMetrics
-from learner.seeds import SeedResults
+from learner.run.config import LearnerConfig
+from learner.run.phase_metrics import PhaseMetrics
+from learner.run.seeds import SeedResults
 
 _LISTED = ("method", "phase", "by_phase", "by_split", "by_modality", "by_class")
 _PLAIN = tuple(field.name for field in fields(PhaseMetrics) if field.name not in _LISTED)

@@ -10,17 +10,17 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from learner import machine
-from learner.backbones.weights import wordpiece_tokenizer
-from learner.config import LearnerConfig
 from learner.files import DamagedFileError, write_atomically
-from learner.held import Held, load_held
-from learner.methods import parse_method
+from learner.memory.contents import Held, load_held
+from learner.model.backbones.weights import wordpiece_tokenizer
 from learner.report import charts, numbers, tables
 from learner.report.colours import colours
 from learner.report.pictures import Exhibit, Vocabulary, exhibits
-from learner.seeds import SeedResults, seeds_verdict, seeds_words
-from learner.summary import Results, budget_words, codec_words, label, verdict
+from learner.run import machine
+from learner.run.config import LearnerConfig
+from learner.run.methods import parse_method
+from learner.run.seeds import SeedResults, seeds_verdict, seeds_words
+from learner.run.summary import Results, budget_words, codec_words, label, verdict
 
 log = logging.getLogger(__name__)
 

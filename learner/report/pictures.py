@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from learner.examples import Example, load_examples
 from learner.files import DamagedFileError
-from learner.held import Held
+from learner.memory.contents import Held
+from learner.memory.stored_examples import Example, load_examples
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from learner.evaluate import MODALITIES
-from learner.held import Held
-from learner.seeds import SeedResults, differences, reference, summarise_seeds
-from learner.spread import Spread, gap_points, points
-from learner.summary import label
+from learner.memory.contents import Held
+from learner.run.evaluate import MODALITIES
+from learner.run.seeds import SeedResults, differences, reference, summarise_seeds
+from learner.run.spread import Spread, gap_points, points
+from learner.run.summary import label
 
 NOTHING = "-"
 

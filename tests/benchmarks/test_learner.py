@@ -15,9 +15,9 @@ from benchmarks.learner import command, cost, plans
 from benchmarks.learner.plans import TRIALS, Job
 from benchmarks.learner.report import Row, best_full, summary, verdicts
 from learner.data.fetch import data_dir
-from learner.methods import parse_method
-from learner.phases import class_phases
-from learner.spread import spread
+from learner.run.methods import parse_method
+from learner.run.run import class_phases
+from learner.run.spread import spread
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from transformers import ViltConfig
 
-from learner.data.tokenised import TokenisedSplit
-from learner.phases import Problem
-from learner.tokens import Tokens
+from learner.model.tokenised import TokenisedSplit
+from learner.model.tokens import Tokens
+from learner.run.run import Problem
 
 PATCH_PX = 8
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from learner.backbones.additions import Additions, Prefix
-from learner.backbones.vilt import ViltBackbone, small_vilt
-from learner.tokens import Tokens
+from learner.model.backbones.additions import Additions, Prefix
+from learner.model.backbones.vilt import ViltBackbone, small_vilt
+from learner.model.tokens import Tokens
 from tests.learner.builders import PATCH_PX, make_tokens
 
 KEPT = torch.arange(9) < 5

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from transformers import ViltModel
 
-from learner.attention import InputRecorder
-from learner.augment import special_tokens
-from learner.backbones.vilt import VILT_MEAN_STD, ViltBackbone, pretrained_vilt, small_vilt
-from learner.tokens import Tokens, concatenate
+from learner.model.attention import InputRecorder
+from learner.model.backbones.vilt import VILT_MEAN_STD, ViltBackbone, pretrained_vilt, small_vilt
+from learner.model.tokens import Tokens, concatenate
+from learner.training.augment import special_tokens
 from memory_format import patches_to_image
 from tests.learner.builders import PATCH_PX, make_tokens, make_vilt_config
 

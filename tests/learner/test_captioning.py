@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from learner import captioning
-from learner.captioning import Captioner, caption_folder
-from learner.captions_file import CaptionsWriter, read_captions
 from learner.cli import INTERRUPTED, main
-from learner.config import DataConfig
 from learner.data.base import DataError
+from learner.data.caption_table import CaptionsWriter, read_captions
 from learner.data.load import load_data
+from learner.model.captioner import Captioner, caption_folder
+from learner.run.config import DataConfig
 from tests.learner import tiny_captioners, trees
 
 MODELS = {"instructblip": tiny_captioners.instructblip, "blip": tiny_captioners.blip, "llava": tiny_captioners.llava}
@@ -83,7 +82,7 @@ def test_it_goes_on_where_it_stopped(
                 raise KeyboardInterrupt
             return [f'red, "green"\nand {image.size}' for image in images]
 
-    monkeypatch.setattr(captioning, "Captioner", Fake)
+    monkeypatch.setattr("learner.model.captioner.Captioner", Fake)
     assert _caption(pictures, out, "any", "--batch-size", "4") == INTERRUPTED
     assert "goes on from there" in capsys.readouterr().out
     assert len(read_captions(out, ())) == 8
@@ -97,7 +96,7 @@ def test_it_goes_on_where_it_stopped(
     assert set(captions.values()) == {'red, "green" and (32, 24)'}
     assert out.read_bytes().startswith(whole[:100])
     # Nothing to do: no model is loaded.
-    monkeypatch.setattr(captioning, "Captioner", None)
+    monkeypatch.setattr("learner.model.captioner.Captioner", None)
     assert _caption(pictures, out, "any") == 0
     assert "0 captions written, 15 were there" in capsys.readouterr().out
 
@@ -106,7 +105,9 @@ def test_bad_pictures_are_named_and_the_others_captioned(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (pictures / "n01440001/art_2.jpg").write_bytes(b"not found")
-    monkeypatch.setattr(captioning, "Captioner", lambda name, **options: lambda images: ["words"] * len(images))
+    monkeypatch.setattr(
+        "learner.model.captioner.Captioner", lambda name, **options: lambda images: ["words"] * len(images)
+    )
     assert _caption(pictures, tmp_path / "out.csv", "any") == 1
     shown = capsys.readouterr().out
     assert "14 captions written" in shown

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.config import Columns
 from learner.data.base import DataError, MultimodalData
+from learner.run.config import Columns
 from tests.learner import trees
 from tests.learner.test_data_sets import _colours, load
 

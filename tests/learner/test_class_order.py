@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.class_order import class_order, cut
 from learner.cli import _config, _parser
-from learner.config import DataConfig
 from learner.data.base import DataError
-from learner.phases import class_phases
+from learner.run.config import DataConfig
+from learner.run.phase_order import class_order, cut
+from learner.run.run import class_phases
 
 NAMES = ["ant", "bee", "crane", "crane", "3", "owl"]
 

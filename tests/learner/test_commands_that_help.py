@@ -14,10 +14,10 @@ import pytest
 from client import MemoryClient
 from learner.cli import _config, _parser, main
 from learner.commands.settings import as_markdown, settings_of
-from learner.config import DataConfig, LearnerConfig, MemoryConfig
-from learner.methods import BASES, NUMBERED, PARTS
-from learner.settings import OWN_DATA, configured
-from learner.suit import Budget, suggest_budget, suited_phases
+from learner.run.automatic import Budget, suggest_budget, suited_phases
+from learner.run.config import DataConfig, LearnerConfig, MemoryConfig
+from learner.run.methods import BASES, NUMBERED, PARTS
+from learner.run.overrides import OWN_DATA, configured
 from memory_format import make_codec, make_record
 from tests.conftest import Service
 from tests.learner import trees

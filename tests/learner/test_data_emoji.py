@@ -13,10 +13,10 @@ import pytest
 
 from learner.data import emoji as emoji_module
 from learner.data.base import MultimodalData, Split
-from learner.data.captions import CaptionSettings, Lexicon, WordNet, caption, gives_away
 from learner.data.emoji import load_emoji
 from learner.data.emoji_catalog import RENDITIONS, TYPOGRAPHY, Catalog, Emoji, load_catalog
 from learner.data.emoji_render import SIDE_SHARE, ArtStore, compose
+from learner.data.emoji_texts import CaptionSettings, Lexicon, WordNet, caption, gives_away
 from learner.data.fetch import EMOJI_ART, EMOJI_TEXTS, data_dir, fetch, package_dir
 from learner.data.textures import SCENES, crop
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from learner.config import Columns, DataConfig, DataName, HubConfig
 from learner.data.base import DataError, MultimodalData
 from learner.data.load import LISTINGS, load_data
+from learner.run.config import Columns, DataConfig, DataName, HubConfig
 from tests.learner import trees
 
 SMALL = {"num_classes": 0, "train_per_class": 0, "test_per_class": 0, "image_size": 16, "base_classes": 1}

@@ -13,8 +13,9 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
-from learner import checkpoint, files
+from learner import files
 from learner.files import DamagedFileError, replacing, write_atomically
+from learner.run import checkpoint
 
 
 def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

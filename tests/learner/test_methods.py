@@ -12,19 +12,19 @@ import pytest
 import torch
 
 from client import MemoryClient
-from learner import method_run
-from learner.backbones.vilt import small_vilt
 from learner.baselines import cim
-from learner.config import LearnerConfig, TrainConfig
-from learner.exemplars import rerank
-from learner.method_run import MethodRun
-from learner.methods import BASES, PARTS, parse_method
-from learner.metrics import PhaseMetrics
-from learner.phases import Run
-from learner.run_mark import buffer_name, mark_of
-from learner.techniques.refit import fit_ridge
-from learner.tokens import Tokens
-from learner.train import Classifier
+from learner.memory.exemplars import rerank
+from learner.model.backbones.vilt import small_vilt
+from learner.model.tokens import Tokens
+from learner.run import method_run
+from learner.run.config import LearnerConfig, TrainConfig
+from learner.run.method_run import MethodRun
+from learner.run.methods import BASES, PARTS, parse_method
+from learner.run.phase_metrics import PhaseMetrics
+from learner.run.run import Run
+from learner.run.run_mark import buffer_name, mark_of
+from learner.training.techniques.refit import fit_ridge
+from learner.training.train import Classifier
 from memory_format import WebP, make_record
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_split, make_tokens

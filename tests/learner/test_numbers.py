@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.evaluate import accuracy_by_phase, forgetting
-from learner.summary import summarise
+from learner.run.evaluate import accuracy_by_phase, forgetting
+from learner.run.summary import summarise
 from tests.learner.test_seeds import _line
 
 PAGE = (Path(__file__).parents[2] / "docs/numbers.md").read_text()

@@ -8,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner import augment, ssf
-from learner.backbones.vilt import small_vilt
-from learner.evaluate import accuracy_by_phase, forgetting
-from learner.head import GrowingHead
-from learner.selection import selection_order
+from learner.memory.selection import selection_order
+from learner.model import ssf
+from learner.model.backbones.vilt import small_vilt
+from learner.model.head import GrowingHead
+from learner.run.evaluate import accuracy_by_phase, forgetting
+from learner.training import augment
 from tests.learner.builders import PATCH_PX, make_tokens
 
 

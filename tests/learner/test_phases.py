@@ -16,19 +16,19 @@ import torch
 import zarr
 
 from client import MemoryClient
-from learner import method_run, phases
-from learner.config import BackboneConfig, DataConfig, LearnerConfig, MemoryConfig, TrainConfig
-from learner.evaluate import correct
-from learner.examples import load_examples
-from learner.held import load_held
-from learner.masks import MaskConfig
-from learner.method_run import MethodRun
-from learner.methods import DEFAULT, parse_method
-from learner.metrics import PhaseMetrics
-from learner.phases import Run, class_phases
+from learner.memory.contents import load_held
+from learner.memory.stored_examples import load_examples
+from learner.model.attention_masks import MaskConfig
 from learner.report import SeedRun, write_report
-from learner.run_mark import RunError, buffer_name, mark_of
-from learner.summary import final_table, summary_json, verdict
+from learner.run import method_run
+from learner.run.config import BackboneConfig, DataConfig, LearnerConfig, MemoryConfig, TrainConfig
+from learner.run.evaluate import correct
+from learner.run.method_run import MethodRun
+from learner.run.methods import DEFAULT, parse_method
+from learner.run.phase_metrics import PhaseMetrics
+from learner.run.run import Run, class_phases
+from learner.run.run_mark import RunError, buffer_name, mark_of
+from learner.run.summary import final_table, summary_json, verdict
 from memory_format import image_to_patches
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_problem
@@ -112,7 +112,7 @@ def test_phases_before_the_last_may_be_tested_on_fewer(
         asked.append(Counter(split.class_ids.tolist()))
         return correct(model, split, *arguments, **options)
 
-    monkeypatch.setattr(method_run, "correct", count)
+    monkeypatch.setattr("learner.run.method_run.correct", count)
     _run("none", tmp_path / "few", start_service(), data=replace(CONFIG.data, interim_tests_per_class=1))
     num_tests = {name: Counter(split.class_ids.tolist()) for name, split in PROBLEM.tests.items()}
     assert all(count > 1 for counts in num_tests.values() for count in counts.values())
@@ -244,8 +244,8 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
 
 def test_a_finished_run_is_not_run_again(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = _run("full", tmp_path / "again", service)
-    monkeypatch.setattr(phases, "train_phase", None)
-    monkeypatch.setattr(method_run, "train_phase", None)
+    monkeypatch.setattr("learner.run.run.train_phase", None)
+    monkeypatch.setattr("learner.run.method_run.train_phase", None)
     assert _run("full", tmp_path / "again", service) == first
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from learner import progress
-from learner.progress import Progress
+from learner.training import progress
+from learner.training.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -14,22 +14,22 @@ import torch
 
 from benchmarks.learner import jobs, plans
 from client import MemoryClient
-from learner import method_run, phases
-from learner.backbones.additions import Additions, Prefix
-from learner.backbones.vilt import ViltBackbone, small_vilt
 from learner.baselines import ease, l2p
 from learner.baselines.choose import REFERENCES
 from learner.baselines.dual_prompt import DualPrompt
 from learner.baselines.ease import Ease
 from learner.baselines.frozen import FrozenClassifier
 from learner.baselines.l2p import L2P
-from learner.config import LearnerConfig, TrainConfig
-from learner.method_run import MethodRun
-from learner.methods import BASES, parse_method
-from learner.metrics import PhaseMetrics
-from learner.phases import Run
-from learner.summary import seconds_spent
-from learner.train import train_phase
+from learner.model.backbones.additions import Additions, Prefix
+from learner.model.backbones.vilt import ViltBackbone, small_vilt
+from learner.run import method_run
+from learner.run.config import LearnerConfig, TrainConfig
+from learner.run.method_run import MethodRun
+from learner.run.methods import BASES, parse_method
+from learner.run.phase_metrics import PhaseMetrics
+from learner.run.run import Run
+from learner.run.summary import seconds_spent
+from learner.training.train import train_phase
 from tests.learner.builders import PATCH_PX, make_problem, make_split, make_tokens
 from tests.learner.test_phases import CONFIG, PROBLEM, PowerCutError
 
@@ -68,7 +68,7 @@ def _run(name: str, out: Path, config: LearnerConfig = CONFIG) -> list[PhaseMetr
 
 @pytest.fixture(autouse=True)
 def backbone_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phases, "make_backbone", lambda *args: _backbone())
+    monkeypatch.setattr("learner.run.run.make_backbone", lambda *args: _backbone())
 
 
 def test_l2p_chooses_the_keys_nearest_in_angle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +247,7 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
     states = [torch.load(tmp_path / part / name / "checkpoint.pt", weights_only=True) for part in ("whole", "parts")]
     for stored in states[0]["own"]:
         assert torch.equal(*(state["own"][stored] for state in states))
-    monkeypatch.setattr(method_run, "train_phase", None)
+    monkeypatch.setattr("learner.run.method_run.train_phase", None)
     assert _run(name, tmp_path / "parts") == resumed
 
 

@@ -18,14 +18,14 @@ import html5lib
 import pytest
 
 from client import MemoryClient
-from learner import machine
-from learner.config import BackboneConfig, DataConfig, LearnerConfig, MemoryConfig, TrainConfig
-from learner.held import load_held
-from learner.masks import MaskConfig
-from learner.methods import DEFAULT, parse_method
-from learner.phases import Problem, Run
+from learner.memory.contents import load_held
+from learner.model.attention_masks import MaskConfig
 from learner.report import SeedRun, write_report
 from learner.report.page import data_name
+from learner.run import machine
+from learner.run.config import BackboneConfig, DataConfig, LearnerConfig, MemoryConfig, TrainConfig
+from learner.run.methods import DEFAULT, parse_method
+from learner.run.run import Problem, Run
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_problem
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from client import Buffer, MemoryClient
-from learner.config import LearnerConfig
-from learner.methods import parse_method
-from learner.metrics import PhaseMetrics
-from learner.phases import Run
-from learner.run_mark import RunError, buffer_name, mark_of
+from learner.run.config import LearnerConfig
+from learner.run.methods import parse_method
+from learner.run.phase_metrics import PhaseMetrics
+from learner.run.run import Run
+from learner.run.run_mark import RunError, buffer_name, mark_of
 from memory_format import Record
 from tests.conftest import Service
 from tests.learner.builders import make_problem

@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 
 from client import MemoryClient
-from learner.backbones.facts import backbone_facts
-from learner.backbones.parts import vilt_from_parts
-from learner.backbones.vilt import small_vilt
-from learner.captioning import caption_folder
 from learner.cli import main
-from learner.config import BackboneConfig
 from learner.data.base import DataError
-from learner.examples import load_examples
-from learner.phases import Problem
+from learner.memory.stored_examples import load_examples
+from learner.model.backbones.facts import backbone_facts
+from learner.model.backbones.parts import vilt_from_parts
+from learner.model.backbones.vilt import small_vilt
+from learner.model.captioner import caption_folder
+from learner.run.config import BackboneConfig
+from learner.run.run import Problem
 from tests.conftest import Service
 from tests.learner import trees
 from tests.learner.builders import make_split

@@ -12,7 +12,7 @@ import pytest
 from transformers import ViltConfig, ViltModel
 
 from learner.cli import _checked, _parser, main
-from learner.config import LearnerConfig
+from learner.run.config import LearnerConfig
 from memory_format import BudgetError, FormatError
 from tests.conftest import Service
 from tests.learner.test_run_mark import SHORT, _run

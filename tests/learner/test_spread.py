@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from learner.spread import gap_points, paired, points, spread
+from learner.run.spread import gap_points, paired, points, spread
 
 
 def test_the_interval_is_students() -> None:

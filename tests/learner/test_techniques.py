@@ -11,23 +11,23 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.augment import without_picture
-from learner.backbones.vilt import small_vilt
-from learner.config import TrainConfig
-from learner.evaluate import correct
-from learner.head import GrowingHead
-from learner.masks import MaskConfig, compute_masks
-from learner.techniques.balance import log_shares
-from learner.techniques.colour import jitter
-from learner.techniques.distill import distillation_loss
-from learner.techniques.fill import fill, to_canvas
-from learner.techniques.flip import flip
-from learner.techniques.refit import STRENGTH, fit_ridge
-from learner.techniques.stored_logits import stored_logits_loss
-from learner.techniques.translate import fit_translation
-from learner.techniques.weight_align import align_weights
-from learner.tokens import Tokens, concatenate
-from learner.train import Classifier, _loss, _View
+from learner.model.attention_masks import MaskConfig, compute_masks
+from learner.model.backbones.vilt import small_vilt
+from learner.model.head import GrowingHead
+from learner.model.tokens import Tokens, concatenate
+from learner.run.config import TrainConfig
+from learner.run.evaluate import correct
+from learner.training.augment import without_picture
+from learner.training.techniques.balance import log_shares
+from learner.training.techniques.colour import jitter
+from learner.training.techniques.distill import distillation_loss
+from learner.training.techniques.fill import fill, to_canvas
+from learner.training.techniques.flip import flip
+from learner.training.techniques.refit import STRENGTH, fit_ridge
+from learner.training.techniques.stored_logits import stored_logits_loss
+from learner.training.techniques.translate import fit_translation
+from learner.training.techniques.weight_align import align_weights
+from learner.training.train import Classifier, _loss, _View
 from memory_format import patches_to_image
 from tests.learner.builders import PATCH_PX, make_split, make_tokens
 

@@ -7,12 +7,12 @@ from timm.models.vision_transformer import VisionTransformer
 
 from client import ReplayBatch
 from client.dataset import to_tensors
-from learner.backbones.parts import vilt_from_parts
-from learner.backbones.weights import load_dinov2_small
 from learner.data.base import Split
-from learner.data.tokenised import Encoding, tokenise
-from learner.exemplars import to_replay
-from learner.tokens import concatenate
+from learner.memory.exemplars import to_replay
+from learner.model.backbones.parts import vilt_from_parts
+from learner.model.backbones.weights import load_dinov2_small
+from learner.model.tokenised import Encoding, tokenise
+from learner.model.tokens import concatenate
 from memory_format import FormatError, RawZstd, make_record
 from tests.learner.builders import make_tokens
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from learner import ssf
-from learner.backbones.vilt import small_vilt
-from learner.config import TrainConfig
-from learner.data.tokenised import TokenisedSplit
-from learner.evaluate import correct
-from learner.exemplars import mask_split
-from learner.masks import MaskConfig
-from learner.train import Classifier, Replay, one_cycle, train_phase
+from learner.memory.exemplars import mask_split
+from learner.model import ssf
+from learner.model.attention_masks import MaskConfig
+from learner.model.backbones.vilt import small_vilt
+from learner.model.tokenised import TokenisedSplit
+from learner.run.config import TrainConfig
+from learner.run.evaluate import correct
+from learner.training.train import Classifier, Replay, one_cycle, train_phase
 from tests.learner.builders import PATCH_PX, make_split
 
 CONFIG = TrainConfig(

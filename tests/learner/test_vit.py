@@ -17,7 +17,7 @@ from timm.layers import Attention
 from torch import Tensor
 
 from client import record_from_image
-from learner.vit import pretrained_vit, vit_attention
+from learner.model.vit import pretrained_vit, vit_attention
 from memory_format import FormatError
 
 
@@ -190,7 +190,7 @@ def test_a_missing_library_names_the_extra(missing: str, monkeypatch: pytest.Mon
             raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
         return real(name, *args, **options)
 
-    monkeypatch.delitem(sys.modules, "learner.vit")
+    monkeypatch.delitem(sys.modules, "learner.model.vit")
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ModuleNotFoundError, match=rf"learner\.vit needs {missing}.*pip install -e '\.\[learner\]'"):
-        importlib.import_module("learner.vit")
+        importlib.import_module("learner.model.vit")

@@ -10,15 +10,14 @@ import torch
 from transformers import ViltModel
 
 from client import MemoryClient
-from learner import phases
-from learner.backbones.vilt import ViltBackbone, small_vilt
-from learner.config import TrainConfig, WarmupConfig
-from learner.data.tokenised import TokenisedSplit
-from learner.evaluate import MODALITIES
-from learner.methods import parse_method
-from learner.phases import Run
-from learner.train import Classifier
-from learner.warmup import IGNORED, WarmupHeads, _loss, mask_words, swap_texts, warm_up
+from learner.model.backbones.vilt import ViltBackbone, small_vilt
+from learner.model.tokenised import TokenisedSplit
+from learner.run.config import TrainConfig, WarmupConfig
+from learner.run.evaluate import MODALITIES
+from learner.run.methods import parse_method
+from learner.run.run import Run
+from learner.training.train import Classifier
+from learner.training.warmup import IGNORED, WarmupHeads, _loss, mask_words, swap_texts, warm_up
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_split, make_tokens, make_vilt_config
 from tests.learner.test_phases import CONFIG, PROBLEM
@@ -135,8 +134,8 @@ def test_a_warmed_up_base_is_kept_and_not_trained_again(
     with MemoryClient(service.url) as client:
         run = Run(config, PROBLEM, client, tmp_path / f"warm-{base_tunes}")
         first, _ = run.base()
-        monkeypatch.setattr(phases, "warm_up", None)
-        monkeypatch.setattr(phases, "train_phase", None)
+        monkeypatch.setattr("learner.run.run.warm_up", None)
+        monkeypatch.setattr("learner.run.run.train_phase", None)
         second, _ = run.base()
         for name, value in first.state_dict().items():
             assert torch.equal(value, second.state_dict()[name]), name

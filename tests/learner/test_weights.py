@@ -13,8 +13,8 @@ from torch.nn.functional import interpolate
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
-from learner.backbones import weights
-from learner.backbones.weights import (
+from learner.model.backbones import weights
+from learner.model.backbones.weights import (
     MiniLM,
     fold_layer_scale,
     load_dinov2_small,

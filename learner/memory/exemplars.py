@@ -1,0 +1,209 @@
+"""From samples to exemplar records, and back to tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client import Buffer, ReplayBatch
+from client.dataset import ARRAYS_PREFIX, TensorBatch, to_tensors
+from learner.baselines import cim
+from learner.memory.selection import Selection, cosine_scores, selection_order
+from learner.model.attention_masks import MaskConfig, compute_masks
+from learner.model.tokenised import TokenisedSplit
+from learner.model.tokens import Tokens
+from learner.run.config import MemoryConfig
+from learner.run.methods import Stores
+from learner.training.techniques import stored_logits
+from learner.training.train import Classifier, Replay
+from memory_format import Record, make_codec, make_record
+
+
+@dataclass(frozen=True)
+class MaskedSplit:
+    """Masks of a phase's data. All on the CPU.
+
+    Attributes:
+        keep_patches: ``(N, K)`` bool.
+        keep_tokens: ``(N, T)`` bool.
+        patch_attention: ``(N, K)``.
+        features: ``(N, D)`` of the full samples.
+    """
+
+    keep_patches: Tensor
+    keep_tokens: Tensor
+    patch_attention: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What of a phase's data a method stores.
+
+    Attributes:
+        tokens: the samples, their pixels as they are to be stored.
+        keep_patches: ``(N, K)`` bool.
+        keep_tokens: ``(N, T)`` bool.
+    """
+
+    tokens: Tokens
+    keep_patches: Tensor
+    keep_tokens: Tensor
+
+    @property
+    def kept(self) -> Tokens:
+        """The samples as replay will show them, but for the codec's loss."""
+        return self.tokens.keep_patches(self.keep_patches).keep_tokens(self.keep_tokens)
+
+
+def mask_split(model: Classifier, split: TokenisedSplit, config: MaskConfig, generator: torch.Generator) -> MaskedSplit:
+    """Masks of every sample of a split, by the model as it is."""
+    keep_patches, keep_tokens = (torch.zeros_like(v) for v in (split.tokens.patch_valid, split.tokens.token_valid))
+    patch_attention = torch.zeros(keep_patches.shape)
+    all_features = torch.zeros((len(split), model.backbone.feature_dim))
+    for rows, tokens, features, read in model.read(split.tokens, config):
+        masks = compute_masks(read, tokens, config, generator)
+        most, longest = tokens.patch_valid.shape[1], tokens.token_valid.shape[1]
+        keep_patches[rows, :most] = masks.keep_patches.cpu()
+        keep_tokens[rows, :longest] = masks.keep_tokens.cpu()
+        patch_attention[rows, :most] = masks.patch_attention.float().cpu()
+        all_features[rows] = features.cpu()
+    return MaskedSplit(keep_patches, keep_tokens, patch_attention, all_features)
+
+
+def what_to_store(model: Classifier, new: TokenisedSplit, masked: MaskedSplit, stores: Stores) -> Stored:
+    """The samples of a split as a method stores them.
+
+    Raises:
+        ValueError: it stores nothing.
+    """
+    if stores == "masked":
+        return Stored(new.tokens, masked.keep_patches, masked.keep_tokens)
+    if stores == "full":
+        return Stored(new.tokens, new.tokens.patch_valid, new.tokens.token_valid)
+    if stores == "cim":
+        boxed = cim.compress(model, new.tokens, model.targets(new.class_ids))
+        return Stored(boxed, boxed.patch_valid, boxed.token_valid)
+    raise ValueError(f"a method that stores {stores} has no exemplars")
+
+
+def make_exemplars(
+    model: Classifier,
+    class_ids: NDArray[np.int64],
+    stored: Stored,
+    class_features: Tensor,
+    *,
+    memory: MemoryConfig,
+    with_logits: bool,
+    phase: int,
+    learner_id: str,
+    rng: np.random.Generator,
+) -> Iterator[tuple[int, Record]]:
+    """The phase's samples as records, each with its row: class by class, each class in its order of preference.
+
+    Selection orders and the memory truncates, so every sample is offered: how many stay is a matter of the budget.
+    Each sample is selected by the feature of what is stored of it, against the class mean of full samples.
+
+    Args:
+        class_ids: ``(N,)``.
+        class_features: ``(N, D)`` features of the full samples.
+        with_logits: store the model's logits too (:mod:`learner.training.techniques.stored_logits`).
+    """
+    features = model.features(stored.kept)
+    logits = model.head_logits(features).numpy() if with_logits else None
+    codec = make_codec(memory.codec)
+    for class_id in dict.fromkeys(class_ids.tolist()):
+        members = np.flatnonzero(class_ids == class_id)
+        mean = class_features[members].mean(0).numpy()
+        of_class = features[members].numpy()
+        scores = cosine_scores(of_class, mean)
+        for rank, place in enumerate(selection_order(of_class, mean, memory.selection, rng)):
+            sample = int(members[place])
+            record = _record(
+                stored,
+                sample,
+                class_id=class_id,
+                phase=phase,
+                learner_id=learner_id,
+                score=float(scores[place]),
+                rank=rank,
+                codec=codec,
+                arrays=None if logits is None else {stored_logits.ARRAY: logits[sample]},
+            )
+            yield sample, record
+
+
+def _record(stored: Stored, sample: int, **fields: object) -> Record:
+    tokens, keep_patches, keep_tokens = stored.tokens, stored.keep_patches[sample], stored.keep_tokens[sample]
+    h, w = tokens.grid[sample].tolist()
+    return make_record(
+        patches=tokens.patches[sample][keep_patches].numpy(),
+        keep_mask=keep_patches[: h * w].numpy().reshape(h, w),  # behind it is padding up to the largest grid
+        token_ids=tokens.token_ids[sample][keep_tokens].numpy(),
+        token_positions=np.flatnonzero(keep_tokens.numpy()),
+        text_length=int(tokens.token_valid[sample].sum()),
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def rerank(model: Classifier, buffer: Buffer, selection: Selection, rng: np.random.Generator) -> int:
+    """Put what a buffer holds of each class into the order that the model would choose now.
+
+    The class mean is that of the exemplars held: the full samples are gone. Doing it again changes nothing.
+
+    Returns:
+        How many exemplars have another rank than before.
+    """
+    records = sorted(buffer.records(), key=lambda record: (record.class_id, record.exemplar_id))
+    if not records:
+        return 0
+    features = exemplar_features(model, records).numpy()
+    class_ids = np.array([record.class_id for record in records])
+    changed: dict[int, tuple[int, float]] = {}
+    for class_id in np.unique(class_ids):
+        members = np.flatnonzero(class_ids == class_id)
+        mean = features[members].mean(0)
+        scores = cosine_scores(features[members], mean)
+        for rank, place in enumerate(selection_order(features[members], mean, selection, rng)):
+            record = records[members[place]]
+            if record.rank != rank:
+                changed[record.exemplar_id] = (rank, float(scores[place]))
+    if changed:
+        ranks, scores_now = zip(*changed.values(), strict=True)
+        buffer.update_scores(list(changed), scores_now, ranks)
+    return len(changed)
+
+
+def exemplar_features(model: Classifier, records: Sequence[Record], batch_size: int = 128) -> Tensor:
+    """Features ``(N, D)`` of at least one exemplar as it is held, on the CPU."""
+    return torch.cat(
+        [
+            model.features(to_replay(to_tensors(ReplayBatch.from_records(records[start : start + batch_size]))).tokens)
+            for start in range(0, len(records), batch_size)
+        ]
+    )
+
+
+def to_replay(batch: TensorBatch) -> Replay:
+    """A batch of the client's data set -> tokens, class ids and what else the records carry."""
+    tokens = Tokens(
+        patches=batch["patches"],
+        patch_positions=batch["patch_positions"],
+        patch_valid=batch["patch_valid"],
+        grid=batch["grid"],
+        token_ids=batch["token_ids"],
+        token_positions=batch["token_positions"],
+        token_valid=batch["token_valid"],
+    )
+    complete = bool((tokens.patch_valid.sum(1) == tokens.grid.prod(1)).all())
+    return Replay(tokens, batch["class_id"].numpy(), complete, batch.get(ARRAYS_PREFIX + stored_logits.ARRAY))
+
+
+def with_text_mask(config: MaskConfig) -> MaskConfig:
+    """The same masks with the text masked too, for showing what it would keep."""
+    return replace(config, text=True)

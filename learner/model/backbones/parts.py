@@ -1,0 +1,116 @@
+"""ViLT from parts: an image transformer's blocks and patch embedding + a BERT-like model's word embeddings.
+
+That is how ViLT itself was made (ViT-B/32 + BERT's tokens); here DINOv2-S and MiniLM, both 384 wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import ViltConfig, ViltModel
+
+from learner.model.backbones.vilt import IMAGENET_MEAN_STD, ViltBackbone
+from learner.model.backbones.weights import (
+    load_dinov2_small,
+    load_minilm,
+    patch_embedding_resized,
+    position_embedding_resized,
+)
+
+
+def vilt_from_parts(
+    *,
+    image_size: int = 112,
+    patch_px: int = 16,
+    blocks: Sequence[int] = tuple(range(12)),
+    directory: Path | str | None = None,
+) -> ViltBackbone:
+    """A ViLT with DINOv2-S's blocks and MiniLM's word embeddings.
+
+    Args:
+        image_size: side of the training pictures in pixels; other grids interpolate from its positions.
+        patch_px: side of a patch; DINOv2's 14-px kernel is resized to it.
+        blocks: which of the 12 blocks, in order; fewer are faster and know less.
+        directory: where the weights packages are kept.
+
+    Raises:
+        ValueError: ``blocks`` is empty or names a block that is not there.
+        FetchError: the packages are not there and cannot be fetched.
+    """
+    if not blocks or not all(0 <= block < 12 for block in blocks):
+        raise ValueError(f"blocks must name some of 0..11, got {tuple(blocks)}")
+    image, words = load_dinov2_small(directory), load_minilm(directory)
+    dim = image["cls_token"].shape[-1]
+    config = ViltConfig(
+        image_size=image_size,
+        patch_size=patch_px,
+        hidden_size=dim,
+        intermediate_size=image["blocks.0.mlp.fc1.weight"].shape[0],
+        num_hidden_layers=len(blocks),
+        num_attention_heads=6,
+        vocab_size=len(words.word_embeddings),
+        max_position_embeddings=len(words.position_embeddings),
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        layer_norm_eps=1e-6,
+    )
+    model = ViltModel(config, add_pooling_layer=False)
+    projection = patch_embedding_resized(image["patch_embed.proj.weight"], patch_px)
+    positions = position_embedding_resized(image["pos_embed"], image_size // patch_px)
+    # The blocks were trained on image tokens. Word embeddings are several times smaller; unscaled, the text would start
+    # as a whisper beside the image.
+    scale = _token_std(image) / words.embed(torch.arange(1000, 3000)[:, None]).std()
+    state: dict[str, Tensor] = {
+        "embeddings.cls_token": image["cls_token"],
+        "embeddings.position_embeddings": positions,
+        "embeddings.patch_embeddings.projection.weight": projection,
+        "embeddings.patch_embeddings.projection.bias": image["patch_embed.proj.bias"],
+        "embeddings.token_type_embeddings.weight": torch.zeros(config.modality_type_vocab_size, dim),
+        "embeddings.text_embeddings.word_embeddings.weight": words.word_embeddings,
+        "embeddings.text_embeddings.position_embeddings.weight": words.position_embeddings,
+        "embeddings.text_embeddings.token_type_embeddings.weight": words.token_type_embeddings,
+        "embeddings.text_embeddings.LayerNorm.weight": words.layer_norm_weight * scale,
+        "embeddings.text_embeddings.LayerNorm.bias": words.layer_norm_bias * scale,
+        "layernorm.weight": image["norm.weight"],
+        "layernorm.bias": image["norm.bias"],
+    }
+    for place, block in enumerate(blocks):
+        state |= _block(image, block, f"encoder.layer.{place}")
+    model.load_state_dict(state)
+    # Half of all parameters, pretrained on more text than any run here sees: updating them costs much, gains nothing.
+    model.embeddings.text_embeddings.word_embeddings.weight.requires_grad_(False)
+    return ViltBackbone(model, class_token="image", mean_std=IMAGENET_MEAN_STD, project_text=True, keep_words=True)
+
+
+def _token_std(image: dict[str, Tensor]) -> Tensor:
+    """Standard deviation of image tokens as the first block sees them, from the part that varies: 0.18 on
+    photographs, most of it the position embeddings and the projection's response to texture."""
+    kernel = image["patch_embed.proj.weight"]
+    noise = torch.randn(256, kernel[0].numel(), generator=torch.Generator().manual_seed(0))
+    response = noise @ kernel.flatten(1).T + image["patch_embed.proj.bias"]
+    return (response + image["pos_embed"][0, 1:257]).std()
+
+
+def _block(image: dict[str, Tensor], block: int, place: str) -> dict[str, Tensor]:
+    """One timm block under ViltModel's names."""
+    source = f"blocks.{block}"
+    names = {
+        "layernorm_before": "norm1",
+        "layernorm_after": "norm2",
+        "attention.output.dense": "attn.proj",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+    }
+    state = {
+        f"{place}.{ours}.{kind}": image[f"{source}.{theirs}.{kind}"]
+        for ours, theirs in names.items()
+        for kind in ("weight", "bias")
+    }
+    for kind in ("weight", "bias"):
+        parts = image[f"{source}.attn.qkv.{kind}"].chunk(3)
+        for ours, values in zip(("query", "key", "value"), parts, strict=True):
+            state[f"{place}.attention.attention.{ours}.{kind}"] = values
+    return state

@@ -1,0 +1,299 @@
+"""ViLT (Kim et al., arXiv 2102.03334) fed with any subset of its tokens.
+
+``transformers.ViltModel`` holds the weights, so that every ViLT checkpoint loads; its own embedding step takes whole
+pictures only, so the tokens are embedded here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import ViltConfig, ViltModel
+
+from learner.model.attention import (
+    AttentionRead,
+    HeadReduction,
+    InputRecorder,
+    LayerInput,
+    Layers,
+    mean_rows,
+    rollout_rows,
+)
+from learner.model.backbones.additions import NOTHING, Additions
+from learner.model.backbones.block import EVERYTHING, Block
+from learner.model.tokens import Tokens
+from learner.training.augment import special_tokens
+
+ClassToken = Literal["text", "image"]
+
+IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+VILT_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+class ViltBackbone(nn.Module):
+    """Tokens in; features and the two attention reads out.
+
+    Args:
+        model: any ``ViltModel``; its weights are shared.
+        class_token: whose feature stands for the sample and whose attention masks the image: ViLT's pooled text
+            ``[CLS]``, or the image's own class token (the right one when the blocks come from an image model).
+        mean_std: pixel normalisation that the patch embedding was trained with.
+        project_text: put a linear map, the identity at first, between the word embeddings and the blocks: for words
+            that come from another model than the blocks.
+        keep_words: a sample's feature is the class token's and, beside it, the mean of its words as they enter the
+            first block: for blocks of an image model, which carry little of what words say to the class token
+            (docs/decisions/0012).
+    """
+
+    def __init__(
+        self,
+        model: ViltModel,
+        *,
+        class_token: ClassToken = "text",
+        mean_std: MeanStd = VILT_MEAN_STD,
+        project_text: bool = False,
+        keep_words: bool = False,
+    ) -> None:
+        super().__init__()
+        # transformers' modules are looser in their types than strict checking can follow.
+        self.embeddings: Any = model.embeddings
+        self.encoder: Any = nn.Module()
+        self.encoder.layer = nn.ModuleList(Block(layer) for layer in model.encoder.layer)
+        self.layernorm: Any = model.layernorm
+        self.config: Any = model.config
+        self.class_token = class_token
+        self.keep_words = keep_words
+        self.text_projection: nn.Linear | None = None
+        if project_text:
+            self.text_projection = nn.Linear(self.dim, self.dim)
+            nn.init.eye_(self.text_projection.weight)
+            nn.init.zeros_(self.text_projection.bias)
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        mean, std = (torch.tensor(values).mul(255) for values in mean_std)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+
+    @property
+    def dim(self) -> int:
+        """D, of a token's state."""
+        return int(self.config.hidden_size)
+
+    @property
+    def feature_dim(self) -> int:
+        """F, of a sample's feature: D, or 2 D with ``keep_words``."""
+        return self.dim * (2 if self.keep_words else 1)
+
+    def forward(self, tokens: Tokens, additions: Additions = NOTHING) -> Tensor:
+        """Features ``(B, F)``."""
+        place = additions.num_prompts + self.class_index(tokens)
+        embedded, hidden = self._through(tokens, additions, slice(place, place + 1))
+        return self._feature(self.layernorm(hidden[:, 0]), embedded, tokens)
+
+    def hidden(self, tokens: Tokens, additions: Additions = NOTHING) -> Tensor:
+        """Last hidden states ``(B, P + T + 1 + K, D)``: prompts, text, the image's class token, patches."""
+        return self.layernorm(self._through(tokens, additions)[1])  # type: ignore[no-any-return]
+
+    def prompted(self, tokens: Tokens, additions: Additions) -> Tensor:
+        """Features ``(B, F)`` with the mean of the prompts' last hidden states in the place of the class token's."""
+        embedded, hidden = self._through(tokens, additions, slice(additions.num_prompts))
+        return self._feature(self.layernorm(hidden).mean(1), embedded, tokens)
+
+    def compile_blocks(self) -> None:
+        """Have ``torch.compile`` compile each block at its first use, for sequences of any length."""
+        for layer in self.encoder.layer:
+            layer.compile(dynamic=True)
+
+    def text_parameters(self) -> Iterator[nn.Parameter]:
+        """What fits the text to the blocks: its layer norm and, where there is one, its projection."""
+        yield from self.embeddings.text_embeddings.LayerNorm.parameters()
+        if self.text_projection is not None:
+            yield from self.text_projection.parameters()
+
+    def read(
+        self,
+        tokens: Tokens,
+        *,
+        layers: Layers = "last",
+        last_layers: int = 4,
+        heads: HeadReduction = "mean",
+        text: bool = True,
+    ) -> tuple[Tensor, AttentionRead]:
+        """Features ``(B, F)`` and attention (see :mod:`learner.model.attention`).
+
+        Args:
+            layers: which layers' attention.
+            last_layers: over how many ``mean`` goes.
+            heads: how ``rollout`` combines them; otherwise they stay apart.
+            text: read the patches' rows onto the text too.
+
+        Raises:
+            ValueError: there are not so many layers.
+        """
+        number = {"last": 1, "mean": last_layers, "rollout": len(self.encoder.layer)}[layers]
+        if not 1 <= number <= len(self.encoder.layer):
+            raise ValueError(f"last_layers must lie in 1..{len(self.encoder.layer)}, got {number}")
+        embedded, additive_mask = self._embed(tokens)
+        chosen = list(self.encoder.layer)[-number:]
+        with contextlib.ExitStack() as stack:
+            recorders = [stack.enter_context(InputRecorder(layer)) for layer in chosen]
+            hidden = self._encode(embedded, additive_mask)
+        inputs = [
+            LayerInput(
+                hidden=layer.layernorm_before(recorder.value()),
+                query=layer.attention.attention.query,
+                key=layer.attention.attention.key,
+                num_heads=layer.attention.attention.num_heads,
+            )
+            for layer, recorder in zip(chosen, recorders, strict=True)
+        ]
+        num_text = tokens.token_ids.shape[1]
+        first_patch = num_text + 1
+        rows = torch.tensor([self.class_index(tokens)], device=hidden.device)
+        if text:
+            rows = torch.cat([rows, torch.arange(first_patch, hidden.shape[1], device=hidden.device)])
+        if layers == "rollout":
+            attention = rollout_rows(inputs, rows, additive_mask, heads)
+        else:
+            attention = mean_rows(inputs, rows, additive_mask)
+        read = AttentionRead(
+            class_to_image=attention[:, :, 0, first_patch:],
+            image_to_text=attention[:, :, 1:, :num_text] if text else None,
+            patch_norms=hidden[:, first_patch:].float().norm(dim=-1),
+        )
+        return self._feature(self.layernorm(hidden[:, self.class_index(tokens)]), embedded, tokens), read
+
+    def class_index(self, tokens: Tokens) -> int:
+        """Place of the class token in the sequence."""
+        # The sequence is text, image class token, patches: ViLT's order.
+        return 0 if self.class_token == "text" else tokens.token_ids.shape[1]
+
+    def _through(self, tokens: Tokens, additions: Additions, wanted: slice = EVERYTHING) -> tuple[Tensor, Tensor]:
+        """The sequence before the first block, ``(B, T + 1 + K, D)``, and the ``wanted`` places of it behind the last,
+        with prompts in front."""
+        embedded, additive_mask = self._embed(tokens)
+        return embedded, self._encode(*additions.prepend(embedded, additive_mask), additions, wanted)
+
+    def _feature(self, state: Tensor, embedded: Tensor, tokens: Tokens) -> Tensor:
+        """A sample's feature ``(B, F)`` from the state ``(B, D)`` that stands for it and the embedded sequence."""
+        if not self.keep_words:
+            return state
+        words = (tokens.token_valid & ~special_tokens(tokens)).to(embedded.dtype)[:, :, None]
+        mean = (embedded[:, : words.shape[1]] * words).sum(1) / words.sum(1).clamp(min=1)
+        # As long as the other half, so that neither outweighs the other; zero, where there are no words.
+        length = state.detach().norm(dim=1, keepdim=True)
+        return torch.cat([state, F.normalize(mean, dim=1) * length], dim=1)
+
+    def _encode(
+        self,
+        hidden: Tensor,
+        additive_mask: Tensor,
+        additions: Additions = NOTHING,
+        wanted: slice = EVERYTHING,
+    ) -> Tensor:
+        last = len(self.encoder.layer) - 1
+        for place, block in enumerate(self.encoder.layer):
+            hidden = block(
+                hidden,
+                additive_mask.to(hidden.dtype),
+                prefix=additions.prefixes.get(place),
+                adapter=additions.adapters[place] if additions.adapters else None,
+                wanted=wanted if place == last else EVERYTHING,
+            )
+        return hidden
+
+    def _embed(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Embedded sequence ``(B, T + 1 + K, D)`` and its additive mask ``(B, 1, 1, T + 1 + K)``."""
+        embeddings = self.embeddings
+        kinds = embeddings.token_type_embeddings.weight
+        text = embeddings.text_embeddings(input_ids=tokens.token_ids, position_ids=tokens.token_positions)
+        if self.text_projection is not None:
+            # In float32 as all that enters the first block: the residual stream begins here.
+            with torch.autocast(text.device.type, enabled=False):
+                text = self.text_projection(text.float())
+        text = text + kinds[0]
+        positions = self._patch_positions(tokens)
+        image = self._project(tokens.patches) + positions + kinds[1]
+        class_token = embeddings.cls_token + embeddings.position_embeddings[:, :1] + kinds[1]
+        class_token = class_token.expand(len(tokens), -1, -1)
+        hidden = embeddings.dropout(torch.cat([text, class_token.to(text.dtype), image.to(text.dtype)], dim=1))
+        valid = torch.cat(
+            [tokens.token_valid, tokens.patch_valid.new_ones((len(tokens), 1)), tokens.patch_valid], dim=1
+        )
+        additive_mask = torch.zeros(valid.shape, device=hidden.device).masked_fill_(
+            ~valid, torch.finfo(torch.bfloat16).min
+        )
+        return hidden, additive_mask[:, None, None, :]
+
+    def _project(self, patches: Tensor) -> Tensor:
+        """Patch embedding ``(B, K, D)``: a convolution with stride = kernel is a linear map of each patch."""
+        projection = self.embeddings.patch_embeddings.projection
+        pixels = (patches.float() - self.pixel_mean) / self.pixel_std
+        weight = projection.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(pixels.flatten(2), weight, projection.bias)
+
+    def _patch_positions(self, tokens: Tokens) -> Tensor:
+        """Position embeddings ``(B, K, D)``, bilinear in the sample's own grid as in ViLT."""
+        grids, which = torch.unique(tokens.grid, dim=0, return_inverse=True)
+        tables = [self._position_table(int(h), int(w)) for h, w in grids.tolist()]
+        if len(tables) == 1:
+            return tables[0][tokens.patch_positions]
+        longest = max(len(table) for table in tables)
+        stacked = torch.stack([F.pad(table, (0, 0, 0, longest - len(table))) for table in tables])
+        return stacked[which[:, None], tokens.patch_positions]
+
+    def _position_table(self, h: int, w: int) -> Tensor:
+        side = self.config.image_size // self.config.patch_size
+        table: Tensor = self.embeddings.position_embeddings[0, 1:]
+        if (h, w) == (side, side):
+            return table
+        square = table.T.unflatten(1, (side, side))[None]
+        resized = F.interpolate(square, size=(h, w), mode="bilinear", align_corners=True)
+        return resized[0].flatten(1).T
+
+
+def small_vilt(
+    *,
+    image_size: int = 112,
+    patch_px: int = 16,
+    hidden_size: int = 192,
+    num_layers: int = 6,
+    num_heads: int = 3,
+    vocab_size: int = 30522,
+    seed: int = 0,
+) -> ViltBackbone:
+    """A small ViLT with random weights: trains from nothing in minutes, and needs nothing downloaded."""
+    config = ViltConfig(
+        image_size=image_size,
+        patch_size=patch_px,
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        vocab_size=vocab_size,
+        max_position_embeddings=128,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = ViltModel(config, add_pooling_layer=False)
+        nn.init.trunc_normal_(model.embeddings.position_embeddings, std=0.02)
+        nn.init.trunc_normal_(model.embeddings.cls_token, std=0.02)
+    return ViltBackbone(model)
+
+
+def pretrained_vilt(name_or_folder: str) -> ViltBackbone:
+    """A ViLT checkpoint from a local folder or by its hub name, such as ``dandelin/vilt-b32-mlm``.
+
+    Raises:
+        OSError: transformers finds no such folder and no such model.
+    """
+    return ViltBackbone(ViltModel.from_pretrained(name_or_folder, add_pooling_layer=False))

