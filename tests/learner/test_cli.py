@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +79,22 @@ def test_a_service_that_is_not_there_is_said_at_once(capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "no memory service answers there (GET http://127.0.0.1:9/" in said
     assert "memory-service serve --data" in said
+
+
+def test_the_waiting_of_openmp_is_set_before_torch_is_loaded() -> None:
+    code = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("as torch is loaded:", os.environ.get("OMP_WAIT_POLICY"))
+sys.meta_path.insert(0, Watch())
+sys.argv[1:] = ["methods"]
+from learner.__main__ import main
+main()
+import torch
+"""
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, wanted in ((env, "PASSIVE"), (env | {"OMP_WAIT_POLICY": "active"}, "active")):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=given, check=True)
+        assert f"as torch is loaded: {wanted}" in done.stdout
