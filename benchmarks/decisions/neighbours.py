@@ -5,8 +5,10 @@
 
 One service, one sampler that asks for a batch every 50 ms, and one neighbour at a time in a process of its own. In each
 round the sampler is timed alone, then beside the neighbour. One only computes, on two cores, and asks the service for
-nothing: what it costs is the machine's share. The ratio of the two 99th percentiles is taken within the
-round, and the median of the rounds is printed. So is what eight pushers get done beside eight samplers, over alone.
+nothing: what it costs is the machine's share. Neighbours of a service are on other machines as a rule, so here their
+processes get what sampler and service leave of the processor (``--nice 19``); ``--nice 0`` has all compete. The ratio
+of the two 99th percentiles is taken within the round, and the median of the rounds is printed. So is what eight pushers
+get done beside eight samplers, over alone.
 Progress goes to stderr; the last line of stdout is one JSON object.
 """
 
@@ -170,8 +172,9 @@ def _head(method: str, path: str, length: int, content_type: str = "application/
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
-def be_neighbour(name: str, url: str, files: Path) -> None:
+def be_neighbour(name: str, url: str, files: Path, nice: int) -> None:
     """Do a neighbour's work until stdin ends; each piece of work done is counted, and the count is printed then."""
+    os.nice(nice)
     work, threads = NEIGHBOURS[name]
     ended = threading.Event()
     done = [0] * threads
@@ -192,6 +195,10 @@ def be_neighbour(name: str, url: str, files: Path) -> None:
     ended.set()
     print(sum(done), flush=True)
     os._exit(0)
+
+
+def neighbour_command(name: str, url: str, files: Path, nice: int) -> list[str]:
+    return python_module("benchmarks.decisions.neighbours", "--be", name, url, str(files), str(nice))
 
 
 def latencies(url: str, seconds: float, first: int) -> list[float]:
@@ -223,7 +230,7 @@ def prepare(service: Service, files: Path) -> None:
         service.create_buffer(f"pushed-{number}", 40_000_000)
 
 
-def measure(place: Path, names: Sequence[str], seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+def measure(place: Path, names: Sequence[str], seconds: float, rounds: int, nice: int) -> dict[str, dict[str, float]]:
     files = place / "files"
     files.mkdir()
     found: dict[str, dict[str, float]] = {}
@@ -234,7 +241,7 @@ def measure(place: Path, names: Sequence[str], seconds: float, rounds: int) -> d
             ratios, alone_ms, beside_ms = [], [], []
             for turn in range(rounds):
                 alone = latencies(service.url, seconds, 1000 * turn)
-                command = python_module("benchmarks.decisions.neighbours", "--be", name, service.url, str(files))
+                command = neighbour_command(name, service.url, files, nice)
                 with ChildProcess(command, place / "neighbour.log") as neighbour:
                     time.sleep(0.5)
                     beside = latencies(service.url, seconds, 1000 * turn)
@@ -260,21 +267,18 @@ def work_done(neighbour: ChildProcess) -> int:
 
 
 def pushes_beside_samples(place: Path, seconds: float, rounds: int) -> dict[str, float]:
-    """Pushes a second of eight pushers: alone, beside eight samplers, and the ratio."""
+    """Pushes a second of eight pushers: alone, beside eight samplers, and the ratio. All are of one priority."""
 
     def per_second(*beside: str) -> float:
         with contextlib.ExitStack() as stack:
-            for name in beside:
-                stack.enter_context(ChildProcess([*command, name, service.url, str(files)], place / "beside.log"))
-            pusher = stack.enter_context(
-                ChildProcess([*command, "pushes", service.url, str(files)], place / "pushes.log")
-            )
+            for name in (*beside, "pushes"):
+                command = neighbour_command(name, service.url, files, nice=0)
+                last = stack.enter_context(ChildProcess(command, place / f"{name}.log"))
             time.sleep(seconds)
-            return work_done(pusher) / seconds
+            return work_done(last) / seconds
 
     files = place / "files"
     files.mkdir()
-    command = python_module("benchmarks.decisions.neighbours", "--be")
     with Service(place / "store") as service:
         prepare(service, files)
         alone, beside = zip(*((per_second(), per_second("samples")) for _ in range(rounds)), strict=True)
@@ -288,11 +292,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default=",".join(name for name in NEIGHBOURS if name != "samples"), help="by commas")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each turn")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--nice", type=int, default=19, help="of the neighbour's process; 0 competes with the service")
     parser.add_argument("--directory", type=Path, help="where the store is made (default: a temporary place on a disk)")
-    parser.add_argument("--be", nargs=3, metavar=("NAME", "URL", "FILES"), help=argparse.SUPPRESS)
+    parser.add_argument("--be", nargs=4, metavar=("NAME", "URL", "FILES", "NICE"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.be is not None:
-        be_neighbour(options.be[0], options.be[1], Path(options.be[2]))
+        be_neighbour(options.be[0], options.be[1], Path(options.be[2]), int(options.be[3]))
         return 0
     names = options.only.split(",")
     if unknown := set(names) - set(NEIGHBOURS):
@@ -300,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="bench-neighbours-", dir=options.directory or directory_on_disk()) as place:
         (Path(place) / "1").mkdir()
         (Path(place) / "2").mkdir()
-        found = measure(Path(place) / "1", names, options.seconds, options.rounds)
+        found = measure(Path(place) / "1", names, options.seconds, options.rounds, options.nice)
         pushed = pushes_beside_samples(Path(place) / "2", options.seconds, options.rounds)
     document = {"p99_beside_over_alone": found, "pushes_a_second_beside_samples": pushed, "machine": machine()}
     print(json.dumps(document), flush=True)
