@@ -1,6 +1,6 @@
 """The client of a memory service. The torch data set is in ``client.dataset``, which nothing here imports."""
 
-from client._transport import Retries, Timeout
+from client._limits import Retries, Timeout
 from client.api import MemoryClient
 from client.batch import ReplayBatch
 from client.buffer import Buffer

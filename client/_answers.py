@@ -1,31 +1,14 @@
-"""Addresses of the service's resources, and reading its answers."""
+"""Reading the service's answers."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
 from client.errors import ProtocolError
 from memory_format import FormatError, Record, decode_batch
-
-
-def buffer_path(name: str, *rest: str) -> str:
-    """``/v1/buffers/NAME/...``.
-
-    Raises:
-        FormatError: a name would make another address; what else is no name, the service says.
-    """
-    parts: tuple[Any, ...] = (name, *rest)
-    for part in parts:
-        if not isinstance(part, str) or part in ("", ".", ".."):
-            raise FormatError(f"{part!r:.100} cannot be a name", code="invalid_request")
-    try:
-        return "/".join(("/v1/buffers", *(quote(part, safe="") for part in parts)))
-    except UnicodeEncodeError:
-        raise FormatError(f"{parts!r:.100} cannot be names: they are no text", code="invalid_request") from None
 
 
 def read_json(response: httpx.Response) -> Any:

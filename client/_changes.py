@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from client._answers import buffer_path
+from client._address import buffer_path
 from client._params import numbers, whole
+from client._session import Session
 from client.errors import ServiceError
-from client.models import DeleteResult, UpdateResult, parse
+from client.models import BufferInfo, DeleteResult, UpdateResult
 from memory_format import ExemplarMemoryError, NotFoundError
-
-if TYPE_CHECKING:
-    from client.buffer import Buffer
 
 _UPDATE = 16_000
 """Ids in one request for new scores: 64 bytes each, the most that they take as JSON, stay under 1 MiB."""
@@ -23,7 +19,12 @@ _MOST_AT_ONCE = 100_000
 
 
 def update(
-    buffer: Buffer, exemplar_ids: ArrayLike, scores: ArrayLike | None, ranks: ArrayLike | None, if_version: int | None
+    session: Session,
+    buffer: str,
+    exemplar_ids: ArrayLike,
+    scores: ArrayLike | None,
+    ranks: ArrayLike | None,
+    if_version: int | None,
 ) -> UpdateResult:
     """See :meth:`Buffer.update_scores`."""
     ids = numbers("exemplar_ids", exemplar_ids)
@@ -39,17 +40,15 @@ def update(
     if if_version is not None and len(ids) > _MOST_AT_ONCE:
         raise ValueError(f"if_version guards one request, which takes {_MOST_AT_ONCE} ids, not {len(ids)}")
     if not len(ids):
-        return UpdateResult(0, (), buffer.info().version)
+        return UpdateResult(0, (), _info(session, buffer).version)
     guard = {} if if_version is None else {"if_version": whole("if_version", if_version, 0)}
+    path = buffer_path(buffer, "exemplars")
     results: list[UpdateResult] = []
     step = len(ids) if guard else _UPDATE
     for first in range(0, len(ids), step):
         body = {name: column[first : first + step].tolist() for name, column in columns.items()}
         try:
-            answer = buffer.client._json(
-                "PATCH", buffer_path(buffer.name, "exemplars"), safe=not guard, json={**body, **guard}
-            )
-            results.append(parse(UpdateResult, answer))
+            results.append(session.value(UpdateResult, "PATCH", path, safe=not guard, json={**body, **guard}))
         except (ExemplarMemoryError, ServiceError) as error:
             error.details["ids_acknowledged"] = first
             raise
@@ -60,14 +59,15 @@ def update(
     )
 
 
-def delete_each(buffer: Buffer, exemplar_ids: list[int]) -> DeleteResult:
+def delete_each(session: Session, buffer: str, exemplar_ids: list[int]) -> DeleteResult:
     """Delete exemplars by their ids, those that are there."""
     deleted: list[int] = []
     missing: list[int] = []
     last: DeleteResult | None = None
     for exemplar_id in exemplar_ids:
         try:
-            answer = buffer.client._json("DELETE", buffer_path(buffer.name, "exemplars", str(exemplar_id)))
+            path = buffer_path(buffer, "exemplars", str(exemplar_id))
+            last = session.value(DeleteResult, "DELETE", path)
         except NotFoundError as error:
             if error.code != "unknown_exemplar":
                 raise
@@ -75,7 +75,10 @@ def delete_each(buffer: Buffer, exemplar_ids: list[int]) -> DeleteResult:
             (missing if error.details.get("tries", 1) == 1 else deleted).append(exemplar_id)
             last = None
         else:
-            last = parse(DeleteResult, answer)
             deleted += last.deleted
-    now = last or buffer.info()
+    now = last or _info(session, buffer)
     return DeleteResult(tuple(deleted), now.bytes_used, now.version, tuple(missing))
+
+
+def _info(session: Session, buffer: str) -> BufferInfo:
+    return session.value(BufferInfo, "GET", buffer_path(buffer))

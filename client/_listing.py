@@ -4,36 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from client._answers import buffer_path, list_member, read_records
+from client._address import buffer_path
+from client._answers import list_member, read_records
 from client._params import query_string, whole
+from client._session import Session
 from client.models import ExemplarInfo, parse
 from memory_format import MEDIA_TYPE, Record
-
-if TYPE_CHECKING:
-    from client.api import MemoryClient
-    from client.buffer import Buffer
 
 T = TypeVar("T")
 
 _PAGE = 500
 
 
-def infos(buffer: Buffer, where: Mapping[str, Any], limit: int | None) -> Iterator[ExemplarInfo]:
+def infos(session: Session, buffer: str, where: Mapping[str, Any], limit: int | None) -> Iterator[ExemplarInfo]:
     """What is known of the first ``limit`` that match; a page is asked for when its first one is."""
-    path = buffer_path(buffer.name, "exemplars")
-    found = listed(buffer.client, path, "exemplars", ExemplarInfo, where=where, page=_page_size(limit))
+    path = buffer_path(buffer, "exemplars")
+    found = listed(session, path, "exemplars", ExemplarInfo, where=where, page=_page_size(limit))
     return islice(found, limit)
 
 
-def records(buffer: Buffer, where: Mapping[str, Any], limit: int | None) -> Iterator[Record]:
+def records(session: Session, buffer: str, where: Mapping[str, Any], limit: int | None) -> Iterator[Record]:
     """As :func:`infos`, but whole records."""
-    return islice(_records(buffer, where, _page_size(limit)), limit)
+    return islice(_records(session, buffer, where, _page_size(limit)), limit)
 
 
 def listed(
-    client: MemoryClient,
+    session: Session,
     path: str,
     member: str,
     kind: type[T],
@@ -45,7 +43,7 @@ def listed(
     cursor: str | None = None
     while True:
         params = query_string({**(where or {}), "limit": page or _PAGE, "cursor": cursor})
-        document = client._json("GET", path, params=params)
+        document = session.json("GET", path, params=params)
         for item in list_member(document, member):
             yield parse(kind, item)
         cursor = document.get("next_cursor")
@@ -53,12 +51,12 @@ def listed(
             return
 
 
-def _records(buffer: Buffer, where: Mapping[str, Any], page: int) -> Iterator[Record]:
-    path = buffer_path(buffer.name, "exemplars")
+def _records(session: Session, buffer: str, where: Mapping[str, Any], page: int) -> Iterator[Record]:
+    path = buffer_path(buffer, "exemplars")
     cursor: str | None = None
     while True:
         params = query_string({**where, "limit": page, "cursor": cursor})
-        response = buffer.client._request("GET", path, safe=True, params=params, headers={"Accept": MEDIA_TYPE})
+        response = session.request("GET", path, params=params, headers={"Accept": MEDIA_TYPE})
         yield from read_records(response)
         cursor = response.headers.get("Exemplar-Memory-Next-Cursor")
         if not cursor:

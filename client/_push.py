@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from client._params import whole
+from client._address import buffer_path
+from client._params import query_string, whole
+from client._session import Session
 from client.errors import ProtocolError, ServiceError
-from client.models import PushResult
-from memory_format import BudgetError, ConflictError, ExemplarMemoryError, FormatError, Record
+from client.models import BufferInfo, PushResult
+from memory_format import (
+    MEDIA_TYPE,
+    BudgetError,
+    ConflictError,
+    ExemplarMemoryError,
+    FormatError,
+    Record,
+    encode_batch,
+)
 
 # What a record takes on the wire beside its body: the fixed columns, the offsets and the CRC.
 _WIRE_OVERHEAD = 128
@@ -18,10 +29,33 @@ Send = Callable[[Sequence[Record], str], Mapping[str, Any]]
 """Sends a batch under a key and gives the answer's JSON."""
 
 
-def check_key(key: Any) -> str:
-    """Raises:
-    ValueError: it is no key of a push.
-    """
+def push(
+    session: Session, buffer: str, batches: Iterator[list[Record]], key: str | None, *, dry_run: bool
+) -> PushResult:
+    """See :meth:`Buffer.push`."""
+    key = _checked(uuid.uuid4().hex if key is None else key)
+    path = buffer_path(buffer, "exemplars")
+    params = query_string({"dry_run": "true" if dry_run else None})
+
+    def send(batch: Sequence[Record], batch_key: str) -> Mapping[str, Any]:
+        headers = {"Content-Type": MEDIA_TYPE, "Idempotency-Key": batch_key}
+        # Safe by its key.
+        answer: Mapping[str, Any] = session.json(
+            "POST", path, params=params, content=encode_batch(batch), headers=headers
+        )
+        return answer
+
+    if dry_run:
+        answers = [send(batch, f"{key}-0") for batch in _only_batch(batches)]
+    else:
+        answers = push_batches(batches, key, send)
+    if not answers:
+        now = session.value(BufferInfo, "GET", buffer_path(buffer))
+        return PushResult((), 0, 0, (), now.bytes_used, now.budget_bytes, now.version, 0)
+    return _push_result(answers)
+
+
+def _checked(key: Any) -> str:
     # The service takes 128 characters; the rest is for the numbers of batches and of their pieces.
     if not isinstance(key, str) or not (1 <= len(key) <= 100 and key.isascii() and key.isprintable()):
         raise ValueError(f"an idempotency key is 1..100 printable ASCII characters, got {key!r:.120}")
@@ -68,7 +102,7 @@ def _may_be_cut(error: BudgetError | ConflictError) -> bool:
     return error.code in ("disk_limit_exceeded", "idempotency_key_reused")
 
 
-def push_result(answers: Sequence[Mapping[str, Any]]) -> PushResult:
+def _push_result(answers: Sequence[Mapping[str, Any]]) -> PushResult:
     """All answers of a push, at least one, as one.
 
     Raises:
@@ -117,7 +151,7 @@ def cut(records: Any, max_bytes: int, max_records: int) -> Iterator[list[Record]
         yield batch
 
 
-def only_batch(batches: Iterator[list[Record]]) -> list[list[Record]]:
+def _only_batch(batches: Iterator[list[Record]]) -> list[list[Record]]:
     """The one batch that there is, or none.
 
     Raises:

@@ -11,14 +11,40 @@ from pathlib import Path
 
 import httpx
 
+from client._address import buffer_path
+from client._params import query_string
+from client._session import Session
 from client.errors import ProtocolError
 
-MEDIA_TYPE = "application/zip"
+_MEDIA_TYPE = "application/zip"
 _CHUNK_BYTES = 1024 * 1024
 
 
+def receive(session: Session, buffer: str, target: Path, snapshot: str | None, *, progress: bool) -> Path:
+    """See :meth:`Buffer.export`."""
+    with _replacing(target) as partial:
+        session.request(
+            "GET",
+            buffer_path(buffer, "export"),
+            params=query_string({"snapshot": snapshot}),
+            receive=lambda response, chunks: _save(response, chunks, partial, progress=progress),
+        )
+    return target
+
+
+def send(session: Session, buffer: str, source: Path, *, progress: bool) -> None:
+    """See :meth:`MemoryClient.import_buffer`."""
+    session.request(
+        "POST",
+        buffer_path(buffer, "import"),
+        safe=False,
+        content=lambda: _pieces(source, progress=progress),
+        headers={"Content-Type": _MEDIA_TYPE, "Content-Length": str(source.stat().st_size)},
+    )
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def _replacing(path: Path) -> Iterator[Path]:
     """The path of a file to write, in the same directory; when the block ends well, it takes the place of ``path``."""
     partial = path.with_name(f".export-{uuid.uuid4().hex}.part")
     try:
@@ -28,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def save(response: httpx.Response, chunks: Iterator[bytes], path: Path, *, progress: bool) -> None:
+def _save(response: httpx.Response, chunks: Iterator[bytes], path: Path, *, progress: bool) -> None:
     """Write an answer to a file, from the file's beginning, and to the disk."""
     length = response.headers.get("Content-Length", "")
     announced = length.isascii() and length.isdigit() and "Content-Encoding" not in response.headers
@@ -54,7 +80,7 @@ def save(response: httpx.Response, chunks: Iterator[bytes], path: Path, *, progr
         raise ProtocolError(f"{response.request.url} did not answer with a whole ZIP file: {error}") from None
 
 
-def pieces(path: Path, *, progress: bool) -> Generator[bytes, None, None]:
+def _pieces(path: Path, *, progress: bool) -> Generator[bytes, None, None]:
     """A file from its beginning."""
     with path.open("rb") as file, _bar(progress, path.stat().st_size) as advance:
         while piece := file.read(_CHUNK_BYTES):

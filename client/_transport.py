@@ -1,21 +1,20 @@
-"""One HTTP exchange with the service: timeouts on everything, retries only where a retry is safe."""
+"""One call to the service: timeouts on everything, retries only where a retry is safe."""
 
 from __future__ import annotations
 
 import logging
-import os
 import random
-import threading
 import time
-import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from client._network import Deadline, Within, keep_deadlines
+from client._address import service_url
+from client._connections import Connections
+from client._limits import Retries, Timeout
+from client._network import Deadline, Within
 from client.errors import (
     ServiceError,
     ServiceTimeoutError,
@@ -24,7 +23,6 @@ from client.errors import (
     retry_after_seconds,
 )
 from memory_format import ExemplarMemoryError
-from memory_format.arguments import is_number, is_whole
 
 log = logging.getLogger(__name__)
 
@@ -37,55 +35,11 @@ Receive = Callable[[httpx.Response, Iterator[bytes]], object]
 
 _BUSY = 429
 _RETRIED_STATUS = (_BUSY, 503)
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_LONGEST = 1e9
 _PUT_OFF_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Timeout:
-    """Seconds to wait.
-
-    Args:
-        connect: for a connection.
-        read: for the next bytes of an answer, and for the service to take the next bytes of a body.
-        total: for one call with all its retries, however slowly its answer comes. A buffer that goes to a file or
-            comes from one takes as long as it takes: there it bounds each MiB.
-    """
-
-    connect: float = 5.0
-    read: float = 60.0
-    total: float = 120.0
-
-    def __post_init__(self) -> None:
-        if not all(is_number(value, 0, _LONGEST) and value for value in (self.connect, self.read, self.total)):
-            raise ValueError(f"timeouts must be positive seconds, at most {_LONGEST:g}, got {self}")
-
-
-@dataclass(frozen=True)
-class Retries:
-    """How often a safe request is tried, and the waits between: 8 to 16 seconds in all, which a restart of the
-    service fits into.
-
-    Args:
-        tries: the most requests that one call makes; 1 = no retries.
-        first_wait: seconds before the second try; doubled for each one after. The wait is drawn between half
-            of it and all of it, so that learners which lost the service together do not return together.
-        max_wait: the longest of these waits. A longer ``Retry-After`` is honoured all the same.
-    """
-
-    tries: int = 8
-    first_wait: float = 0.2
-    max_wait: float = 5.0
-
-    def __post_init__(self) -> None:
-        waits = (self.first_wait, self.max_wait)
-        if not is_whole(self.tries, 1, 2**31) or not all(is_number(wait, 0, _LONGEST) for wait in waits):
-            raise ValueError(f"tries must be at least 1 and waits not negative, got {self}")
-
-
 class Transport:
-    """An HTTP connection pool to one service. Threads may share it; a forked process opens connections of its own.
+    """What sends a request, as often as it takes, and reads the answer. Threads and forked processes may share it.
 
     Args:
         url: base address of the service.
@@ -104,47 +58,15 @@ class Transport:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self._url = service_url(url)
-        self.url = str(self._url).rstrip("/")
+        address = service_url(url)
+        self.url = str(address).rstrip("/")
         self.timeout = timeout
         self.retries = retries
-        self.injected = transport
-        self._given_sleep = sleep
+        self.connections = Connections(address, transport)
+        self._sleep = sleep or self.connections.wait
         self._clock = clock
-        self._rng = rng or random.Random()
-        self._of_a_parent: httpx.Client | None = None
-        self._start()
-        _transports.add(self)
-
-    def _start(self) -> None:
-        self._opening = threading.Lock()
-        self._stopped = threading.Event()
-        self._sleep = self._given_sleep or self._stopped.wait
-        self._http: httpx.Client | None = None
-
-    def start_anew(self) -> None:
-        """In a forked process: leave connections and locks to the parent, whose threads may hold them."""
-        stopped = self._stopped.is_set()
-        # Kept, as closing it is the parent's affair.
-        self._of_a_parent = self._http or self._of_a_parent
-        self._start()
-        self._rng = random.Random()  # the parent's would draw the same waits in every child
-        if stopped:
-            self._stopped.set()
-
-    def _connections(self) -> httpx.Client:
-        with self._opening:
-            if self._http is None:
-                self._http = httpx.Client(
-                    base_url=self.url,
-                    # Payloads are compressed already.
-                    headers={"Accept-Encoding": "identity"},
-                    transport=self.injected,
-                    # A proxy meant for the outside world must not come between two processes of one machine.
-                    trust_env=self._url.host not in _LOOPBACK,
-                )
-                keep_deadlines(self._http)
-            return self._http
+        # Another generator would draw the same waits in every forked process.
+        self._rng = rng or random.SystemRandom()
 
     def request(
         self,
@@ -153,7 +75,6 @@ class Transport:
         *,
         safe: bool,
         params: Params | None = None,
-        json: Any = None,
         content: bytes | Upload | None = None,
         headers: Mapping[str, str] | None = None,
         accept_status: tuple[int, ...] = (),
@@ -175,7 +96,7 @@ class Transport:
         """
         deadline = Deadline(self.timeout.total, self._clock)
         for attempt in range(1, self.retries.tries + 1):
-            self._refuse_if_stopped()
+            self.connections.refuse_if_stopped()
             wait: float | None = None
             again = safe
             error: ExemplarMemoryError | ServiceError
@@ -187,7 +108,6 @@ class Transport:
                     method=method,
                     url=path,
                     params=params or None,
-                    json=json,
                     headers=headers,
                     timeout=self._timeout_until(deadline),
                 )
@@ -226,7 +146,7 @@ class Transport:
     def _exchange(
         self, content: bytes | Upload | None, receive: Receive | None, deadline: Deadline, **arguments: Any
     ) -> httpx.Response:
-        http = self._connections()
+        http = self.connections.http()
         with ExitStack() as stack:
             if callable(content):
                 body: bytes | Iterable[bytes] | None = self._moved(stack.enter_context(closing(content())), deadline)
@@ -244,28 +164,12 @@ class Transport:
     def _moved(self, pieces: Iterable[bytes], deadline: Deadline) -> Iterator[bytes]:
         moved = 0
         for piece in pieces:
-            self._refuse_if_stopped()
+            self.connections.refuse_if_stopped()
             moved += len(piece)
             if moved >= _PUT_OFF_BYTES:
                 moved = 0
                 deadline.put_off()
             yield piece
-
-    def stop(self) -> None:
-        """Make calls in other threads end at their next step instead of trying on."""
-        self._stopped.set()
-
-    def close(self) -> None:
-        self.stop()
-        with self._opening:
-            if self._http is not None:
-                self._http.close()
-            elif self.injected is not None:
-                self.injected.close()
-
-    def _refuse_if_stopped(self) -> None:
-        if self._stopped.is_set():
-            raise ServiceUnavailableError("the client is closed")
 
     def _timeout_until(self, deadline: Deadline) -> httpx.Timeout:
         return httpx.Timeout(Within(self.timeout.read, deadline), connect=Within(self.timeout.connect, deadline))
@@ -286,35 +190,3 @@ class Transport:
         if isinstance(cause, httpx.TimeoutException):
             return ServiceTimeoutError(f"{what}: no answer within {self.timeout.read:g} s", tries=tries)
         return ServiceUnavailableError(f"{what}: {str(cause) or type(cause).__name__}", tries=tries)
-
-
-def service_url(url: str) -> httpx.URL:
-    """The address of a service; ``host:port`` stands for ``http://host:port``.
-
-    Raises:
-        ValueError: it is none.
-    """
-    problem = f"the service's address must be http(s)://host[:port], got {url!r}"
-    if not isinstance(url, str):
-        raise ValueError(problem)
-    try:
-        parsed = httpx.URL(url if "://" in url else f"http://{url}")
-    except httpx.InvalidURL as error:
-        raise ValueError(f"{problem}: {error}") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
-        raise ValueError(problem)
-    if parsed.port is not None and not 0 < parsed.port < 65536:
-        raise ValueError(f"{problem}: ports lie in 1..65535")
-    return parsed
-
-
-_transports: weakref.WeakSet[Transport] = weakref.WeakSet()
-
-
-def _start_anew() -> None:
-    for transport in list(_transports):
-        transport.start_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)

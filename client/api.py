@@ -11,14 +11,13 @@ from typing import Any
 import httpx
 
 from client import _listing, _transfer
-from client._answers import buffer_path, read_json
-from client._params import json_body, present
-from client._transport import Retries, Timeout, Transport
+from client._address import buffer_path
+from client._limits import Retries, Timeout
+from client._params import present
+from client._session import Session
+from client._transport import Transport
 from client.buffer import Buffer, Eviction
-from client.errors import ProtocolError
-from client.models import BufferInfo, ServiceInfo, parse
-from memory_format import NotFoundError
-from memory_format.wire import WIRE_VERSION
+from client.models import BufferInfo, ServiceInfo
 
 
 class MemoryClient:
@@ -53,9 +52,9 @@ class MemoryClient:
             timeout = replace(timeout, total=max(timeout.total, timeout.read))
         if not (retries is None or isinstance(retries, Retries)):
             raise ValueError(f"retries must be Retries(tries=...), got {retries!r:.100}")
-        self._transport = Transport(url, timeout=timeout, retries=retries or Retries(), transport=transport)
-        self.url = self._transport.url
-        self._checked = False
+        self.session = Session(Transport(url, timeout=timeout, retries=retries or Retries(), transport=transport))
+        """What asks. For the modules of this package."""
+        self.url = self.session.transport.url
 
     def __enter__(self) -> MemoryClient:
         return self
@@ -70,31 +69,25 @@ class MemoryClient:
 
     def clone(self) -> MemoryClient:
         """Another client of the same service and settings, with connections of its own."""
-        other = MemoryClient(
-            self.url,
-            timeout=self._transport.timeout,
-            retries=self._transport.retries,
-            transport=self._transport.injected,
-        )
-        other._checked = self._checked
+        other = _rebuild(*self._settings())
+        other.session.checked = self.session.checked
         return other
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Connections stay behind: a worker process opens its own.
-        transport = self._transport
-        return _rebuild, (self.url, transport.timeout, transport.retries, transport.injected)
+        return _rebuild, self._settings()
 
     def close(self) -> None:
         """Close the connections; calls in other threads end with an error."""
-        self._transport.close()
+        self.session.transport.connections.close()
 
     def stop(self) -> None:
         """Make calls in other threads end at their next step, refuse new ones; :meth:`close` must follow."""
-        self._transport.stop()
+        self.session.transport.connections.stop()
 
     def info(self) -> ServiceInfo:
         """Name and versions of the service."""
-        return parse(ServiceInfo, self._json("GET", "/v1"))
+        return self.session.value(ServiceInfo, "GET", "/v1")
 
     def health(self) -> bool:
         """Whether the service is up and can use its store; False where it says no.
@@ -102,7 +95,7 @@ class MemoryClient:
         Raises:
             ServiceError: nobody answers.
         """
-        response = self._transport.request("GET", "/readyz", safe=False, accept_status=(503,))
+        response = self.session.transport.request("GET", "/readyz", safe=False, accept_status=(503,))
         return response.status_code == 200
 
     def create_buffer(
@@ -150,7 +143,7 @@ class MemoryClient:
                 "description": description,
             }
         )
-        self._request("PUT", buffer_path(name), safe=True, json=body)
+        self.session.request("PUT", buffer_path(name), json=body)
         return Buffer(self, name)
 
     def buffer(self, name: str) -> Buffer:
@@ -165,7 +158,7 @@ class MemoryClient:
 
     def buffers(self) -> list[BufferInfo]:
         """All buffers of the service."""
-        return list(_listing.listed(self, "/v1/buffers", "buffers", BufferInfo))
+        return list(_listing.listed(self.session, "/v1/buffers", "buffers", BufferInfo))
 
     def delete_buffer(self, name: str) -> None:
         """Remove a buffer and all that it holds.
@@ -173,7 +166,7 @@ class MemoryClient:
         Raises:
             NotFoundError: there is none of that name.
         """
-        self._delete(buffer_path(name))
+        self.session.delete(buffer_path(name))
 
     def import_buffer(self, name: str, path: str | os.PathLike[str], *, progress: bool = False) -> Buffer:
         """Make a buffer of a file that :meth:`Buffer.export` wrote.
@@ -189,51 +182,12 @@ class MemoryClient:
             FormatError: ``invalid_export``: the file is not such a one.
             OSError: it cannot be read.
         """
-        source = Path(path)
-        headers = {"Content-Type": _transfer.MEDIA_TYPE, "Content-Length": str(source.stat().st_size)}
-        self._request(
-            "POST",
-            buffer_path(name, "import"),
-            safe=False,
-            content=lambda: _transfer.pieces(source, progress=progress),
-            headers=headers,
-        )
+        _transfer.send(self.session, name, Path(path), progress=progress)
         return Buffer(self, name)
 
-    def _delete(self, path: str) -> None:
-        """Delete what is at an address.
-
-        Raises:
-            NotFoundError: there is nothing.
-        """
-        try:
-            self._request("DELETE", path, safe=True)
-        except NotFoundError as error:
-            # After a broken connection, "there is none" is what a deletion that went through sounds like.
-            if error.details.get("tries", 1) == 1:
-                raise
-
-    def _request(self, method: str, path: str, *, safe: bool, **arguments: Any) -> httpx.Response:
-        if "json" in arguments:
-            arguments["content"] = json_body(arguments.pop("json"))
-            arguments["headers"] = {"Content-Type": "application/json", **arguments.get("headers", {})}
-        if not self._checked:
-            self._check_version()
-        return self._transport.request(method, path, safe=safe, **arguments)
-
-    def _json(self, method: str, path: str, *, safe: bool = True, **arguments: Any) -> Any:
-        return read_json(self._request(method, path, safe=safe, **arguments))
-
-    def _check_version(self) -> None:
-        found = parse(ServiceInfo, read_json(self._transport.request("GET", "/v1", safe=True)))
-        if found.wire_version != WIRE_VERSION:
-            raise ProtocolError(
-                f"the service at {self.url} ({found.service} {found.version}) speaks wire version "
-                f"{found.wire_version}, this client {WIRE_VERSION}: update the older of the two",
-                client=WIRE_VERSION,
-                service=found.wire_version,
-            )
-        self._checked = True
+    def _settings(self) -> tuple[str, Timeout, Retries, httpx.BaseTransport | None]:
+        transport = self.session.transport
+        return self.url, transport.timeout, transport.retries, transport.connections.injected
 
 
 def _rebuild(url: str, timeout: Timeout, retries: Retries, transport: httpx.BaseTransport | None) -> MemoryClient:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from client import _changes, _listing, _push, _transfer
-from client._answers import buffer_path, read_records, read_version
+from client import _changes, _listing, _push, _sampling, _transfer
+from client._address import buffer_path
 from client._params import UNSET, Many, Sort, Unset, conditions, given, numbers, present, query_string, whole
+from client._session import Connected
 from client.batch import ReplayBatch
 from client.errors import ProtocolError
 from client.models import (
@@ -28,12 +28,10 @@ from client.models import (
     PushResult,
     SnapshotInfo,
     UpdateResult,
-    parse,
 )
-from memory_format import MEDIA_TYPE, Dropped, Record, encode_batch
+from memory_format import Dropped, Record
 
-if TYPE_CHECKING:
-    from client.api import MemoryClient
+T = TypeVar("T")
 
 Eviction = Literal["class_balanced", "lowest_score", "fifo", "reservoir", "reject"]
 Strategy = Literal["uniform", "class_balanced", "score_weighted"]
@@ -47,16 +45,17 @@ class Buffer:
     ``NotFoundError`` (``unknown_snapshot``) where there is none of that name; None: what it holds now.
     """
 
-    client: MemoryClient
+    client: Connected
+    """The :class:`MemoryClient`."""
     name: str
 
     def info(self) -> BufferInfo:
         """Its settings and how full it is."""
-        return parse(BufferInfo, self.client._json("GET", buffer_path(self.name)))
+        return self._ask(BufferInfo, "GET")
 
     def stats(self) -> BufferStats:
         """Bytes and records, in all and by class, phase and learner."""
-        return parse(BufferStats, self.client._json("GET", buffer_path(self.name, "stats")))
+        return self._ask(BufferStats, "GET", "stats")
 
     def configure(
         self,
@@ -96,7 +95,7 @@ class Buffer:
                 "description": description,
             }
         )
-        return parse(ChangedBuffer, self.client._json("PATCH", buffer_path(self.name), json=changes))
+        return self._ask(ChangedBuffer, "PATCH", json=changes)
 
     def push(
         self,
@@ -131,26 +130,8 @@ class Buffer:
             ServiceError: no usable answer. Like the errors above it carries, in ``details``,
                 ``records_acknowledged`` (of batches that had been stored before) and ``idempotency_key``.
         """
-        key = _push.check_key(uuid.uuid4().hex if idempotency_key is None else idempotency_key)
-        batches: Iterable[list[Record]] = _push.cut(records, max_batch_bytes, max_batch_records)
-        params = query_string({"dry_run": "true" if dry_run else None})
-
-        def send(batch: Sequence[Record], batch_key: str) -> Mapping[str, Any]:
-            headers = {"Content-Type": MEDIA_TYPE, "Idempotency-Key": batch_key}
-            content = encode_batch(batch)
-            # Safe by its key.
-            path = buffer_path(self.name, "exemplars")
-            answer: Mapping[str, Any] = self.client._json("POST", path, params=params, content=content, headers=headers)
-            return answer
-
-        if dry_run:
-            answers = [send(batch, f"{key}-0") for batch in _push.only_batch(iter(batches))]
-        else:
-            answers = _push.push_batches(batches, key, send)
-        if not answers:
-            now = self.info()
-            return PushResult((), 0, 0, (), now.bytes_used, now.budget_bytes, now.version, 0)
-        return _push.push_result(answers)
+        batches = _push.cut(records, max_batch_bytes, max_batch_records)
+        return _push.push(self.client.session, self.name, batches, idempotency_key, dry_run=dry_run)
 
     def update_scores(
         self,
@@ -179,7 +160,7 @@ class Buffer:
             ServiceError: no usable answer. Like the errors above it carries ``ids_acknowledged`` in ``details``:
                 how many of the first ids had been dealt with before.
         """
-        return _changes.update(self, exemplar_ids, scores, ranks, if_version)
+        return _changes.update(self.client.session, self.name, exemplar_ids, scores, ranks, if_version)
 
     def delete(
         self,
@@ -206,9 +187,9 @@ class Buffer:
         if (exemplar_ids is None) == (not where):
             raise ValueError("either exemplar_ids are needed, or at least one of class_id, phase and learner_id")
         if exemplar_ids is None:
-            path = buffer_path(self.name, "exemplars")
-            return parse(DeleteResult, self.client._json("DELETE", path, params=query_string(where)))
-        return _changes.delete_each(self, numbers("exemplar_ids", np.atleast_1d(np.asarray(exemplar_ids))).tolist())
+            return self._ask(DeleteResult, "DELETE", "exemplars", params=query_string(where))
+        ids = numbers("exemplar_ids", np.atleast_1d(np.asarray(exemplar_ids))).tolist()
+        return _changes.delete_each(self.client.session, self.name, ids)
 
     def query(
         self,
@@ -228,8 +209,9 @@ class Buffer:
             sort: by which column; ``-`` for descending. Equal values come in the order of their ids.
             limit: the most to give; None = all.
         """
-        where = {**conditions(class_id, phase, learner_id), "min_score": min_score, "max_score": max_score}
-        return _listing.infos(self, {**where, "sort": sort, "snapshot": snapshot}, limit)
+        more = {"min_score": min_score, "max_score": max_score, "sort": sort, "snapshot": snapshot}
+        where = conditions(class_id, phase, learner_id, **more)
+        return _listing.infos(self.client.session, self.name, where, limit)
 
     def records(
         self,
@@ -244,8 +226,9 @@ class Buffer:
         snapshot: str | None = None,
     ) -> Iterator[Record]:
         """As :meth:`query`, but whole records."""
-        where = {**conditions(class_id, phase, learner_id), "min_score": min_score, "max_score": max_score}
-        return _listing.records(self, {**where, "sort": sort, "snapshot": snapshot}, limit)
+        more = {"min_score": min_score, "max_score": max_score, "sort": sort, "snapshot": snapshot}
+        where = conditions(class_id, phase, learner_id, **more)
+        return _listing.records(self.client.session, self.name, where, limit)
 
     def get(self, exemplar_id: int, *, snapshot: str | None = None) -> ExemplarDetail:
         """One exemplar: metadata, masks, tokens and the user's JSON.
@@ -253,8 +236,8 @@ class Buffer:
         Raises:
             NotFoundError: the buffer does not hold it.
         """
-        path = buffer_path(self.name, "exemplars", str(whole("exemplar_id", exemplar_id, 0)))
-        return parse(ExemplarDetail, self.client._json("GET", path, params=query_string({"snapshot": snapshot})))
+        exemplar = str(whole("exemplar_id", exemplar_id, 0))
+        return self._ask(ExemplarDetail, "GET", "exemplars", exemplar, params=query_string({"snapshot": snapshot}))
 
     def image(
         self, exemplar_id: int, *, dropped: Dropped = "grey", scale: int = 1, snapshot: str | None = None
@@ -271,7 +254,7 @@ class Buffer:
         """
         path = buffer_path(self.name, "exemplars", str(whole("exemplar_id", exemplar_id, 0)), "image.png")
         params = query_string({"dropped": dropped, "scale": scale, "snapshot": snapshot})
-        response = self.client._request("GET", path, safe=True, params=params)
+        response = self.client.session.request("GET", path, params=params)
         if not response.content.startswith(b"\x89PNG"):
             raise ProtocolError(f"{path} did not answer with a PNG image")
         return response.content
@@ -312,24 +295,15 @@ class Buffer:
             FormatError: more are asked for without replacement than there are, or the drawn records have
                 different patch sizes.
         """
-        body = {
-            "batch_size": batch_size,
+        wanted = {
             "seed": seed,
             "step": step,
             "strategy": strategy,
             "replace": replace,
-            **conditions(class_id, phase, learner_id),
             "repair_text": repair_text,
-            **present({"version": version, "snapshot": snapshot}),
+            **conditions(class_id, phase, learner_id, version=version, snapshot=snapshot),
         }
-        response = self.client._request(
-            "POST", buffer_path(self.name, "sample"), safe=True, json=body, headers={"Accept": MEDIA_TYPE}
-        )
-        found = read_records(response)
-        if len(found) != batch_size:
-            raise ProtocolError(f"{batch_size} records were asked for, {len(found)} came")
-        version = read_version(response)
-        return ReplayBatch.from_records(found, decode_threads=decode_threads, pixels=pixels, version=version)
+        return _sampling.sample(self.client.session, self.name, batch_size, wanted, decode_threads, pixels)
 
     def take_snapshot(self, name: str) -> SnapshotInfo:
         """Name what the buffer holds now; nothing happens where the name stands for just that already.
@@ -340,11 +314,12 @@ class Buffer:
             ConflictError: ``snapshot_exists``: the name stands for an earlier version.
             BudgetError: ``disk_limit_exceeded``.
         """
-        return parse(SnapshotInfo, self.client._json("PUT", buffer_path(self.name, "snapshots", name)))
+        return self._ask(SnapshotInfo, "PUT", "snapshots", name)
 
     def snapshots(self) -> list[SnapshotInfo]:
         """All snapshots, oldest first."""
-        return list(_listing.listed(self.client, buffer_path(self.name, "snapshots"), "snapshots", SnapshotInfo))
+        path = buffer_path(self.name, "snapshots")
+        return list(_listing.listed(self.client.session, path, "snapshots", SnapshotInfo))
 
     def snapshot(self, name: str) -> SnapshotInfo:
         """One snapshot.
@@ -352,7 +327,7 @@ class Buffer:
         Raises:
             NotFoundError: there is none of that name.
         """
-        return parse(SnapshotInfo, self.client._json("GET", buffer_path(self.name, "snapshots", name)))
+        return self._ask(SnapshotInfo, "GET", "snapshots", name)
 
     def delete_snapshot(self, name: str) -> None:
         """Remove a snapshot, and from the disk what only it holds.
@@ -360,7 +335,7 @@ class Buffer:
         Raises:
             NotFoundError: there is none of that name.
         """
-        self.client._delete(buffer_path(self.name, "snapshots", name))
+        self.client.session.delete(buffer_path(self.name, "snapshots", name))
 
     def diff(self, before: str, after: str | None = None) -> Diff:
         """What came and went between a snapshot and another one, or now.
@@ -368,8 +343,7 @@ class Buffer:
         Raises:
             NotFoundError: there is no such snapshot.
         """
-        params = query_string({"from": before, "to": after})
-        return parse(Diff, self.client._json("GET", buffer_path(self.name, "diff"), params=params))
+        return self._ask(Diff, "GET", "diff", params=query_string({"from": before, "to": after}))
 
     def fork(
         self,
@@ -397,7 +371,8 @@ class Buffer:
             "disk_limit_bytes": disk_limit_bytes,
             "description": description,
         }
-        self.client._request("POST", buffer_path(self.name, "forks"), safe=False, json=present(wanted))
+        path = buffer_path(self.name, "forks")
+        self.client.session.request("POST", path, safe=False, json=present(wanted))
         return Buffer(self.client, name)
 
     def export(self, path: str | os.PathLike[str], *, snapshot: str | None = None, progress: bool = False) -> Path:
@@ -416,13 +391,7 @@ class Buffer:
             ProtocolError: what came is not a whole ZIP file.
             OSError: it cannot be written.
         """
-        target = Path(path)
-        with _transfer.replacing(target) as partial:
-            self.client._request(
-                "GET",
-                buffer_path(self.name, "export"),
-                safe=True,
-                params=query_string({"snapshot": snapshot}),
-                receive=lambda response, chunks: _transfer.save(response, chunks, partial, progress=progress),
-            )
-        return target
+        return _transfer.receive(self.client.session, self.name, Path(path), snapshot, progress=progress)
+
+    def _ask(self, kind: type[T], method: str, *rest: str, **arguments: Any) -> T:
+        return self.client.session.value(kind, method, buffer_path(self.name, *rest), **arguments)

@@ -148,9 +148,9 @@ def test_queries_are_lazy(buffer: Buffer, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("client._listing._PAGE", 5)
     buffer.push(make_many(20))
     calls = []
-    real = buffer.client._transport.request
+    real = buffer.client.session.transport.request
     monkeypatch.setattr(
-        buffer.client._transport, "request", lambda *args, **more: calls.append(args) or real(*args, **more)
+        buffer.client.session.transport, "request", lambda *args, **more: calls.append(args) or real(*args, **more)
     )
     found = buffer.query()
     assert calls == []

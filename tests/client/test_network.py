@@ -116,7 +116,7 @@ def test_a_call_ends_with_its_total_however_its_body_is_taken(seconds: float | N
     with listening(take_little) as url, MemoryClient(url, timeout=Timeout(total=1)) as memory:
         started = time.monotonic()
         with pytest.raises(ServiceTimeoutError, match=r"POST .* not done within 1 s"):
-            memory._request("POST", "/v1/buffers/b/exemplars", safe=True, content=bytes(16 * 1024 * 1024))
+            memory.session.request("POST", "/v1/buffers/b/exemplars", content=bytes(16 * 1024 * 1024))
         assert 0.9 < time.monotonic() - started < _LATE
 
 
@@ -165,7 +165,7 @@ def test_default_retries_outlast_a_restart(start_service: Callable[..., Service]
             if sum(waits) > 3 >= sum(waits[:-1]):
                 start_service(service.data, "--port", service.url.rsplit(":", 1)[1])
 
-        memory._transport._sleep = wait
+        memory.session.transport._sleep = wait
         assert buffer.push(make_many(4, first=4)).kept == 4
         assert sum(waits) > 3
         assert buffer.info().num_records == 8
@@ -205,14 +205,15 @@ def in_a_fork(do: Callable[[], object]) -> None:
 def test_a_forked_process_opens_connections_of_its_own(service: Service) -> None:
     with MemoryClient(service.url) as memory:
         memory.health()
-        pool = memory._transport._connections()._transport._pool  # type: ignore[attr-defined]
+        connections = memory.session.transport.connections
+        pool = connections.http()._transport._pool  # type: ignore[attr-defined]
         (connection,) = pool.connections
         # As a thread that is in the middle of a call at the time of the fork.
-        with memory._transport._opening, pool._optional_thread_lock:
+        with connections._opening, pool._optional_thread_lock:
 
             def ask() -> None:
                 assert memory.health()
-                assert memory._transport._connections()._transport._pool is not pool  # type: ignore[attr-defined]
+                assert connections.http()._transport._pool is not pool  # type: ignore[attr-defined]
                 memory.close()
                 with pytest.raises(ServiceUnavailableError, match="closed"):
                     memory.health()
@@ -227,15 +228,21 @@ def test_a_forked_process_opens_connections_of_its_own(service: Service) -> None
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_closed_client_stays_closed_in_a_fork_and_waits_differ(service: Service) -> None:
     memory = MemoryClient(service.url)
-    waits = [memory._transport._rng.getstate()]
     memory.close()
+    readable, writable = os.pipe()
+
+    def draw() -> str:
+        return repr([memory.session.transport._backoff(attempt) for attempt in range(1, 4)])
 
     def ask() -> None:
-        assert memory._transport._rng.getstate() != waits[0]
+        os.write(writable, draw().encode())
         with pytest.raises(ServiceUnavailableError, match="closed"):
             memory.health()
 
     in_a_fork(ask)
+    os.close(writable)
+    with open(readable, encoding="ascii") as drawn:
+        assert drawn.read() != draw()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{}", "localhost:{}", "http://127.0.0.1:{}/"])

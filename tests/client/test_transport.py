@@ -294,7 +294,7 @@ def test_a_clone_is_independent_and_a_pickle_is_a_clone() -> None:
     memory.close()
     for client in (copy, other):
         assert client.url == "http://127.0.0.1:9"
-        assert client._transport.timeout == Timeout(read=7)
+        assert client.session.transport.timeout == Timeout(read=7)
         with pytest.raises(ServiceUnavailableError, match="refused"):
             client.health()
         client.close()
@@ -304,7 +304,7 @@ def test_closing_ends_the_waits_of_other_threads() -> None:
     memory = MemoryClient("http://memory.test", retries=Retries(first_wait=60, max_wait=60), transport=Script(LOST[0]))
     memory.stop()
     started = time.monotonic()
-    memory._transport._sleep(60)
+    memory.session.transport._sleep(60)
     assert time.monotonic() - started < 5
     with pytest.raises(ServiceUnavailableError, match="closed"):
         memory.buffers()

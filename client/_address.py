@@ -1,0 +1,46 @@
+"""Addresses: of a service, and of what lies in it."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from memory_format import FormatError
+
+
+def service_url(url: str) -> httpx.URL:
+    """The address of a service; ``host:port`` stands for ``http://host:port``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    problem = f"the service's address must be http(s)://host[:port], got {url!r}"
+    if not isinstance(url, str):
+        raise ValueError(problem)
+    try:
+        parsed = httpx.URL(url if "://" in url else f"http://{url}")
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{problem}: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+        raise ValueError(problem)
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise ValueError(f"{problem}: ports lie in 1..65535")
+    return parsed
+
+
+def buffer_path(name: str, *rest: str) -> str:
+    """``/v1/buffers/NAME/...``.
+
+    Raises:
+        FormatError: a name would make another address; what else is no name, the service says.
+    """
+    parts: tuple[Any, ...] = (name, *rest)
+    for part in parts:
+        if not isinstance(part, str) or part in ("", ".", ".."):
+            raise FormatError(f"{part!r:.100} cannot be a name", code="invalid_request")
+    try:
+        return "/".join(("/v1/buffers", *(quote(part, safe="") for part in parts)))
+    except UnicodeEncodeError:
+        raise FormatError(f"{parts!r:.100} cannot be names: they are no text", code="invalid_request") from None

@@ -1,0 +1,97 @@
+"""Connections to one service that threads may share, and that no forked process takes over."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+
+import httpx
+
+from client._network import keep_deadlines
+from client.errors import ServiceUnavailableError
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Connections:
+    """A pool of connections that is opened when it is first used. A forked process opens one of its own.
+
+    Args:
+        url: base address of the service.
+        injected: an ``httpx`` transport in place of the network, for tests and in-process use.
+    """
+
+    def __init__(self, url: httpx.URL, injected: httpx.BaseTransport | None = None) -> None:
+        self._url = url
+        self.injected = injected
+        self._of_a_parent: httpx.Client | None = None
+        self._start()
+        _all.add(self)
+
+    def _start(self) -> None:
+        self._opening = threading.Lock()
+        self._stopped = threading.Event()
+        self._http: httpx.Client | None = None
+
+    def start_anew(self) -> None:
+        """In a forked process: leave the pool and the locks to the parent, whose threads may hold them."""
+        stopped = self._stopped.is_set()
+        # Kept, as closing it is the parent's affair.
+        self._of_a_parent = self._http or self._of_a_parent
+        self._start()
+        if stopped:
+            self.stop()
+
+    def http(self) -> httpx.Client:
+        """The pool of this process."""
+        with self._opening:
+            if self._http is None:
+                self._http = httpx.Client(
+                    base_url=self._url,
+                    # Payloads are compressed already.
+                    headers={"Accept-Encoding": "identity"},
+                    transport=self.injected,
+                    # A proxy meant for the outside world must not come between two processes of one machine.
+                    trust_env=self._url.host not in _LOOPBACK,
+                )
+                keep_deadlines(self._http)
+            return self._http
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, and wake early where :meth:`stop` is called."""
+        self._stopped.wait(seconds)
+
+    def refuse_if_stopped(self) -> None:
+        """Find out before a step whether it may still be taken.
+
+        Raises:
+            ServiceUnavailableError: after :meth:`stop`.
+        """
+        if self._stopped.is_set():
+            raise ServiceUnavailableError("the client is closed")
+
+    def stop(self) -> None:
+        """Make calls in other threads end at their next step instead of trying on."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Stop, and give the connections back."""
+        self.stop()
+        with self._opening:
+            if self._http is not None:
+                self._http.close()
+            elif self.injected is not None:
+                self.injected.close()
+
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+def _start_anew() -> None:
+    for connections in list(_all):
+        connections.start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)

@@ -1,0 +1,103 @@
+"""The one object that asks a service: it checks the version, tries again, and makes values or errors of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, Self, TypeVar
+
+import httpx
+
+from client._answers import read_json
+from client._params import json_body
+from client._transport import Transport
+from client.errors import ProtocolError
+from client.models import ServiceInfo, parse
+from memory_format import NotFoundError
+from memory_format.wire import WIRE_VERSION
+
+T = TypeVar("T")
+
+
+class Session:
+    """Asks one service. Threads and forked processes may share it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.checked = False
+        """Whether the service is known to speak this client's version."""
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        safe: bool = True,
+        json: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        **arguments: Any,
+    ) -> httpx.Response:
+        """The answer to a request.
+
+        Args:
+            json: what goes as its body, in JSON.
+            safe, arguments: as in :meth:`Transport.request`.
+
+        Raises:
+            ProtocolError: the service speaks another version.
+            ExemplarMemoryError, ServiceError: as :meth:`Transport.request`.
+        """
+        headers = dict(headers or {})
+        if json is not None:
+            arguments["content"] = json_body(json)
+            headers["Content-Type"] = "application/json"
+        if not self.checked:
+            self._check_version()
+        return self.transport.request(method, path, safe=safe, headers=headers, **arguments)
+
+    def json(self, method: str, path: str, **arguments: Any) -> Any:
+        """The answer's JSON; see :meth:`request`."""
+        return read_json(self.request(method, path, **arguments))
+
+    def value(self, kind: type[T], method: str, path: str, **arguments: Any) -> T:
+        """The answer's JSON as a ``kind``; see :meth:`request`."""
+        return parse(kind, self.json(method, path, **arguments))
+
+    def delete(self, path: str) -> None:
+        """Delete what is at an address.
+
+        Raises:
+            NotFoundError: there is nothing.
+        """
+        try:
+            self.request("DELETE", path)
+        except NotFoundError as error:
+            # After a broken connection, "there is none" is what a deletion that went through sounds like.
+            if error.details.get("tries", 1) == 1:
+                raise
+
+    def _check_version(self) -> None:
+        found = parse(ServiceInfo, read_json(self.transport.request("GET", "/v1", safe=True)))
+        if found.wire_version != WIRE_VERSION:
+            raise ProtocolError(
+                f"the service at {self.transport.url} ({found.service} {found.version}) speaks wire version "
+                f"{found.wire_version}, this client {WIRE_VERSION}: update the older of the two",
+                client=WIRE_VERSION,
+                service=found.wire_version,
+            )
+        self.checked = True
+
+
+class Connected(Protocol):
+    """What a buffer needs of the client that it came from."""
+
+    url: str
+    session: Session
+
+    def clone(self) -> Self:
+        """Another client of the same service, with connections of its own."""
+
+    def stop(self) -> None:
+        """Make calls in other threads end at their next step."""
+
+    def close(self) -> None:
+        """Close the connections."""
