@@ -1,95 +1,25 @@
 """Replay batches as a torch data set that fetches ahead, so that training does not wait for the memory.
 
-This and :mod:`client.device_jpeg` are the modules here that import torch.
+This, :mod:`client.tensors` and :mod:`client.device_jpeg` are the modules here that import torch.
 """
 
 from __future__ import annotations
 
-import os
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed
-from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
-from torch.utils.data._utils.collate import default_collate_fn_map
 
 from client._params import Many, whole
-from client.batch import ReplayBatch
+from client._prefetch import Prefetched
 from client.buffer import Buffer, Strategy
 from client.device_jpeg import decode_patches, require_torchvision
-from memory_format import ConflictError, FormatError
-
-TensorBatch: TypeAlias = dict[str, torch.Tensor]
-
-ARRAYS = (
-    "exemplar_id",
-    "class_id",
-    "phase",
-    "score",
-    "rank",
-    "grid",
-    "patches",
-    "patch_positions",
-    "patch_valid",
-    "token_ids",
-    "token_positions",
-    "token_valid",
-    "text_length",
-)
-"""The arrays of :class:`~client.batch.ReplayBatch` that become tensors, under their own names."""
-
-
-ARRAYS_PREFIX = "arrays."
-"""What stands before the names of the user's own arrays."""
-
-
-def to_tensors(batch: ReplayBatch) -> TensorBatch:
-    """The arrays of a batch as tensors that share its memory; see :class:`~client.batch.ReplayBatch`.
-
-    The user's own arrays come too, as ``arrays.NAME``: float32 ``(B, ...)``, padded with NaN to the largest, all of it
-    NaN where a record has none of that name.
-
-    Raises:
-        FormatError: arrays of one name have different numbers of axes.
-    """
-    tensors = {name: torch.from_numpy(getattr(batch, name)) for name in ARRAYS}
-    found = [record.arrays() if record.extras else {} for record in batch.records]
-    for name in sorted({name for arrays in found for name in arrays}):
-        tensors[ARRAYS_PREFIX + name] = torch.from_numpy(_padded(name, [arrays.get(name) for arrays in found]))
-    return tensors
-
-
-def _padded(name: str, rows: list[NDArray[np.float16] | None]) -> NDArray[np.float32]:
-    shapes = [row.shape for row in rows if row is not None]
-    if len({len(shape) for shape in shapes}) > 1:
-        raise FormatError(f"array {name!r} has {sorted(map(len, shapes))} axes in records of one batch")
-    padded = np.full((len(rows), *np.max(shapes, axis=0).tolist()), np.nan, dtype=np.float32)
-    for place, row in enumerate(rows):
-        if row is not None:
-            corner = tuple(slice(length) for length in row.shape)
-            padded[place][corner] = row
-    return padded
-
-
-class ReplayTensors(dict[str, torch.Tensor]):
-    """A batch of :class:`ReplayDataset`: a dict that no ``DataLoader`` makes a batch of batches of."""
-
-
-def _refuse_to_collate(batch: list[Any], **_: Any) -> None:
-    raise TypeError(
-        "ReplayDataset yields whole batches already: give it to DataLoader(dataset, batch_size=None); how many records "
-        "they have is for ReplayDataset(batch_size=...)"
-    )
-
-
-default_collate_fn_map[ReplayTensors] = _refuse_to_collate
+from client.tensors import ReplayTensors, TensorBatch, to_tensors
+from memory_format import ConflictError
 
 _MOST_AHEAD = 1024
 _ENDLESS = 2**32
@@ -104,9 +34,9 @@ class ReplayDataset(IterableDataset[TensorBatch]):
     """Batches of a buffer, drawn by the service from ``(seed, step)`` and fetched by a thread ahead of their
     use.
 
-    Yields a dict of tensors (:func:`to_tensors`, and the scalars ``step`` and ``version``) for each step. As long as
-    the buffer does not change, and of a snapshot always, the same seed and step give the same batch, whatever
-    ``prefetch``, ``threads`` and the number of workers are.
+    Yields a dict of tensors (:func:`client.tensors.to_tensors`, and the scalars ``step`` and ``version``) for each
+    step. As long as the buffer does not change, and of a snapshot always, the same seed and step give the same batch,
+    whatever ``prefetch``, ``threads`` and the number of workers are.
 
     Give it to ``DataLoader(dataset, batch_size=None)``, or iterate over it: with its own threads it needs no
     worker processes. With W of them, worker i takes steps i, i + W, ..., so every batch is drawn once and in
@@ -267,12 +197,10 @@ class ReplayDataset(IterableDataset[TensorBatch]):
 
         For a loader with workers: ``for batch in map(dataset.renew, loader)``.
         """
-        if int(batch["version"]) >= self._min_version():
-            return batch
-        return self._fetcher(self.buffer)(int(batch["step"]), self._min_version())
+        return self._fetcher(self.buffer)(int(batch["step"])) if self._is_old(batch) else batch
 
-    def _min_version(self) -> int:
-        return int(self._shared[_MIN_VERSION])
+    def _is_old(self, batch: TensorBatch) -> bool:
+        return int(batch["version"]) < int(self._shared[_MIN_VERSION])
 
     def _epoch_steps(self) -> int:
         return _ENDLESS if self.num_steps is None else max(1, self.num_steps)
@@ -309,15 +237,17 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         self._shared[_EPOCH] = (following + 1) << 32 | name
         return following
 
-    def _fetcher(self, buffer: Buffer) -> Callable[[int, int], TensorBatch]:
+    def _fetcher(self, buffer: Buffer) -> Callable[[int], TensorBatch]:
         """What a thread runs. It holds no reference to the iterator, which could then never be collected."""
         batch_size, seed, strategy, replace = self.batch_size, self.seed, self.strategy, self.replace
         class_id, phase, learner_id = self.class_id, self.phase, self.learner_id
         repair_text, snapshot, decode_threads = self.repair_text, self.snapshot, self.decode_threads
         pin_memory, decode_device = self.pin_memory, self.decode_device
         rank, world_size = self._world()
+        shared = self._shared
 
-        def fetch(step: int, min_version: int) -> TensorBatch:
+        def fetch(step: int) -> TensorBatch:
+            min_version = int(shared[_MIN_VERSION])
             batch = buffer.sample(
                 batch_size,
                 seed=seed,
@@ -355,72 +285,39 @@ class PrefetchIterator(Iterator[TensorBatch]):
     """
 
     def __init__(self, dataset: ReplayDataset, steps: Iterator[int]) -> None:
-        self._process = os.getpid()
-        self._pool: ThreadPoolExecutor | None = None
+        self._is_open = False
         self._dataset = dataset
-        self._steps = steps
         self._client = dataset.buffer.client.clone()
-        self._fetch = dataset._fetcher(Buffer(self._client, dataset.buffer.name))
-        self._pending: deque[tuple[int, Future[TensorBatch]]] = deque()
-        self._pool = ThreadPoolExecutor(dataset.threads, thread_name_prefix="replay-prefetch")
-        for _ in range(dataset.prefetch):
-            self._submit_next()
+        self._batches = Prefetched(
+            dataset._fetcher(Buffer(self._client, dataset.buffer.name)),
+            steps,
+            ahead=dataset.prefetch,
+            threads=dataset.threads,
+            is_stale=dataset._is_old,
+            name="replay-prefetch",
+        )
+        self._is_open = True
 
     def __next__(self) -> TensorBatch:
-        if os.getpid() != self._process:
-            raise RuntimeError(
-                "this iterator was begun in another process, and its threads are there: iterate over the data set anew"
-            )
-        if not self._pending:
-            self.close()
-            raise StopIteration
         started = time.perf_counter()
         try:
-            batch = self._pending[0][1].result()
-            if int(batch["version"]) < self._dataset._min_version():
-                self._draw_again()
-                batch = self._pending[0][1].result()
+            return next(self._batches)
         except BaseException:
             self.close()
             raise
         finally:
             self._dataset.wait_seconds += time.perf_counter() - started
-        self._pending.popleft()
-        self._submit_next()
-        return batch
 
     def close(self) -> None:
         """End the threads. A request in flight is waited for, its retries are not."""
-        pool, self._pool = self._pool, None
-        if pool is None or os.getpid() != self._process:
-            return
-        self._pending.clear()
-        self._client.stop()
-        pool.shutdown(wait=True, cancel_futures=True)
-        self._client.close()
+        if self._is_open:
+            self._is_open = False
+            self._client.stop()
+            self._batches.close()
+            self._client.close()
 
     def __del__(self) -> None:
         self.close()
-
-    def _submit_next(self) -> None:
-        step = next(self._steps, None)
-        if step is not None and self._pool is not None:
-            self._pending.append((step, self._submit(step)))
-
-    def _submit(self, step: int) -> Future[TensorBatch]:
-        assert self._pool is not None
-        return self._pool.submit(self._fetch, step, self._dataset._min_version())
-
-    def _draw_again(self) -> None:
-        """All that is old, at once. What is still on its way is looked at in its turn."""
-        oldest = self._dataset._min_version()
-
-        def is_old(future: Future[TensorBatch]) -> bool:
-            return future.done() and future.exception() is None and int(future.result()["version"]) < oldest
-
-        self._pending = deque(
-            (step, self._submit(step) if is_old(future) else future) for step, future in self._pending
-        )
 
 
 def _is_distributed() -> bool:

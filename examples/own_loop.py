@@ -13,7 +13,8 @@ from shared import pieces, service
 from torch import Tensor, nn
 
 from client import Buffer, MemoryClient, record_from_image
-from client.dataset import ReplayDataset, TensorBatch
+from client.dataset import ReplayDataset
+from client.tensors import TensorBatch
 
 
 def replayed(batch: TensorBatch) -> Tensor:

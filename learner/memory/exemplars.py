@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client import Buffer, ReplayBatch
-from client.dataset import ARRAYS_PREFIX, TensorBatch, to_tensors
+from client.tensors import ARRAYS_PREFIX, TensorBatch, to_tensors
 from learner.baselines import cim
 from learner.memory.selection import Selection, cosine_scores, selection_order
 from learner.model.attention_masks import MaskConfig, compute_masks

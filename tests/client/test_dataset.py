@@ -15,7 +15,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from client import Buffer, MemoryClient, ReplayBatch, ServiceUnavailableError
-from client.dataset import ARRAYS, ReplayDataset, TensorBatch
+from client.dataset import ReplayDataset
+from client.tensors import ARRAYS, TensorBatch
 from memory_format import FormatError, NotFoundError
 from tests.client.samples import make, make_many
 

@@ -17,7 +17,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from client import Buffer, MemoryClient
-from client.dataset import PrefetchIterator, ReplayDataset, TensorBatch
+from client.dataset import PrefetchIterator, ReplayDataset
+from client.tensors import TensorBatch
 from memory_format import ConflictError
 from tests.client.samples import make_many
 from tests.client.test_network import in_a_fork
@@ -197,7 +198,7 @@ def test_what_was_deleted_is_in_no_batch_after_that(filled: Buffer) -> None:
     dataset = ReplayDataset(filled, 16, num_steps=20, prefetch=4, threads=2)
     batches = iter(dataset)
     assert {int(class_id) for class_id in next(batches)["class_id"]} == {0, 1, 2, 3}
-    for _, future in batches._pending:
+    for _, future in batches._batches._pending:
         future.result()  # fetched ahead, with class 3
     version = filled.delete(class_id=3).version
     dataset.set_min_version(version)

@@ -6,7 +6,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from client import ReplayBatch
-from client.dataset import to_tensors
+from client.tensors import to_tensors
 from learner.data.base import Split
 from learner.memory.exemplars import to_replay
 from learner.model.backbones.parts import vilt_from_parts

@@ -1,0 +1,78 @@
+"""Replay batches as tensors."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from client.batch import ReplayBatch
+from memory_format import FormatError
+
+TensorBatch: TypeAlias = dict[str, torch.Tensor]
+
+ARRAYS = (
+    "exemplar_id",
+    "class_id",
+    "phase",
+    "score",
+    "rank",
+    "grid",
+    "patches",
+    "patch_positions",
+    "patch_valid",
+    "token_ids",
+    "token_positions",
+    "token_valid",
+    "text_length",
+)
+"""The arrays of :class:`~client.batch.ReplayBatch` that become tensors, under their own names."""
+
+
+ARRAYS_PREFIX = "arrays."
+"""What stands before the names of the user's own arrays."""
+
+
+def to_tensors(batch: ReplayBatch) -> TensorBatch:
+    """The arrays of a batch as tensors that share its memory; see :class:`~client.batch.ReplayBatch`.
+
+    The user's own arrays come too, as ``arrays.NAME``: float32 ``(B, ...)``, padded with NaN to the largest, all of it
+    NaN where a record has none of that name.
+
+    Raises:
+        FormatError: arrays of one name have different numbers of axes.
+    """
+    tensors = {name: torch.from_numpy(getattr(batch, name)) for name in ARRAYS}
+    found = [record.arrays() if record.extras else {} for record in batch.records]
+    for name in sorted({name for arrays in found for name in arrays}):
+        tensors[ARRAYS_PREFIX + name] = torch.from_numpy(_padded(name, [arrays.get(name) for arrays in found]))
+    return tensors
+
+
+def _padded(name: str, rows: list[NDArray[np.float16] | None]) -> NDArray[np.float32]:
+    shapes = [row.shape for row in rows if row is not None]
+    if len({len(shape) for shape in shapes}) > 1:
+        raise FormatError(f"array {name!r} has {sorted(map(len, shapes))} axes in records of one batch")
+    padded = np.full((len(rows), *np.max(shapes, axis=0).tolist()), np.nan, dtype=np.float32)
+    for place, row in enumerate(rows):
+        if row is not None:
+            corner = tuple(slice(length) for length in row.shape)
+            padded[place][corner] = row
+    return padded
+
+
+class ReplayTensors(dict[str, torch.Tensor]):
+    """A batch of :class:`ReplayDataset`: a dict that no ``DataLoader`` makes a batch of batches of."""
+
+
+def _refuse_to_collate(batch: list[Any], **_: Any) -> None:
+    raise TypeError(
+        "ReplayDataset yields whole batches already: give it to DataLoader(dataset, batch_size=None); how many records "
+        "they have is for ReplayDataset(batch_size=...)"
+    )
+
+
+default_collate_fn_map[ReplayTensors] = _refuse_to_collate
