@@ -1,5 +1,6 @@
 """The exemplar record: what the service and its clients must agree on. No I/O."""
 
+from memory_format.api.terms import MEDIA_TYPE
 from memory_format.codecs import (
     AVIF,
     CODECS,
@@ -33,7 +34,6 @@ from memory_format.masks import Layout, image_to_patches, patches_to_image
 from memory_format.quality import TargetBytes, TargetGain, TargetPSNR, kept_psnr
 from memory_format.record import HEADER_BYTES, Record, check_record, make_record
 from memory_format.wire import (
-    MEDIA_TYPE,
     Batch,
     check_batch,
     decode_batch,

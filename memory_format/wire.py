@@ -21,7 +21,6 @@ from memory_format import checksum
 from memory_format.errors import FormatError
 from memory_format.record import HEADER_DTYPE, Record, at_index, check_row, headers_of, split_row
 
-MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
 WIRE_VERSION: Final = "2"
 
 SCHEMA: Final = pa.schema(

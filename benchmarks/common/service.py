@@ -11,7 +11,7 @@ import httpx
 
 from benchmarks.common.system import ChildProcess, python_module
 from memory_format import MEDIA_TYPE
-from memory_service.store.pure.sampler import Strategy
+from memory_format.api.terms import Strategy
 
 DISK_LIMIT_FACTOR = 1.5
 """Of the budget, where a buffer does not state its ``disk_limit_bytes``."""

@@ -11,11 +11,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
 from memory_format import MEDIA_TYPE
+from memory_format.api.terms import EXPORT_MEDIA_TYPE
 from memory_service.http import problems
 from memory_service.http.admission import Admission
 from memory_service.http.body import BodyLimit
 from memory_service.http.guard import Guard
-from memory_service.http.media import EXPORT_MEDIA_TYPE
 from memory_service.http.openapi import DescribedApp
 from memory_service.http.routes import backup, buffers, exemplars, health, sample, snapshots, transfer
 from memory_service.http.routes.common import methods_at

@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from memory_format import MEDIA_TYPE
-
-EXPORT_MEDIA_TYPE: Final = "application/zip"
-JSON_MEDIA_TYPE: Final = "application/json"
+from memory_format.api.terms import JSON_MEDIA_TYPE, MEDIA_TYPE
 
 # Nothing in here goes back over what it took, however the header is made up.
 _TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"

@@ -12,7 +12,8 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from memory_format import ERROR_CODES, ErrorCode
-from memory_service.http.problems import MEDIA_TYPE, PROBLEMS, problem_document
+from memory_format.api.terms import PROBLEM_MEDIA_TYPE
+from memory_service.http.problems import PROBLEMS, problem_document
 
 CODES: Final = "x-problem-codes"
 
@@ -107,6 +108,6 @@ def _response(status: int, codes: Iterable[ErrorCode]) -> dict[str, Any]:
     }
     response = {
         "description": "; ".join(f"`{code}`: {PROBLEMS[code][1]}" for code in examples),
-        "content": {MEDIA_TYPE: {"schema": schema, "examples": examples}},
+        "content": {PROBLEM_MEDIA_TYPE: {"schema": schema, "examples": examples}},
     }
     return {**response, "headers": _RETRY_AFTER} if status == 429 else response

@@ -14,10 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from memory_format import BudgetError, BusyError, ErrorCode, ExemplarMemoryError
+from memory_format.api.terms import PROBLEM_MEDIA_TYPE
 
 logger = logging.getLogger(__name__)
-
-MEDIA_TYPE: Final = "application/problem+json"
 
 PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "invalid_request": (422, "The request is malformed"),
@@ -86,7 +85,7 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     document = problem_document(code, detail, status=status, details=details)
-    return JSONResponse(document, status_code=document["status"], headers=headers, media_type=MEDIA_TYPE)
+    return JSONResponse(document, status_code=document["status"], headers=headers, media_type=PROBLEM_MEDIA_TYPE)
 
 
 def too_busy_response(detail: str, **details: Any) -> JSONResponse:

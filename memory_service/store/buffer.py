@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from memory_format import BudgetError, ConflictError, FormatError, NotFoundError, Record, StorageError, checksum
+from memory_format.api.answers import BufferStats, DeleteResponse, Diff, UpdateResponse
 from memory_format.record import count_parts, split_body, swap_text
 from memory_format.wire import check_batch, frame_batch, read_batch, write_batch
 from memory_service.store.admin import transfer
@@ -42,16 +43,8 @@ from memory_service.store.pure.columns import (
     headers_of_rows,
     rows_of_batch,
 )
-from memory_service.store.pure.model import (
-    BufferConfig,
-    DeleteResult,
-    Options,
-    PushAnswer,
-    Snapshot,
-    UpdateResult,
-    check_settings,
-)
-from memory_service.store.pure.stats import BufferStats, stats
+from memory_service.store.pure.model import BufferConfig, Options, PushAnswer, Snapshot, check_settings
+from memory_service.store.pure.stats import stats
 from memory_service.store.pushes import GroupPlan, Pending, PushQueue, candidates, digest_of
 from memory_service.store.quota import Quota
 from memory_service.store.segments.local import SegmentFiles, SegmentGoneError
@@ -173,7 +166,7 @@ class Buffer:
         scores: Sequence[float] | None = None,
         ranks: Sequence[int] | None = None,
         if_version: int | None = None,
-    ) -> UpdateResult:
+    ) -> UpdateResponse:
         """Give records other scores or ranks.
 
         Args:
@@ -215,10 +208,12 @@ class Buffer:
                         rank=rank[changes],
                     )
                 )
-            missing = [int(id_) for id_ in ids[~found]]
-            return UpdateResult(len(positions), missing, self.contents.columns.version)
+            missing = tuple(int(id_) for id_ in ids[~found])
+            return UpdateResponse(len(positions), missing, self.contents.columns.version)
 
-    def delete(self, exemplar_ids: Iterable[int] | None = None, *, where: sampler.Filter | None = None) -> DeleteResult:
+    def delete(
+        self, exemplar_ids: Iterable[int] | None = None, *, where: sampler.Filter | None = None
+    ) -> DeleteResponse:
         """Delete records: those named, or those that match.
 
         Raises:
@@ -235,13 +230,13 @@ class Buffer:
             else:
                 selection = self.contents.select(columns, where or sampler.EVERYTHING)
                 positions = selection.at(np.arange(selection.num))
-            deleted = columns["exemplar_id"][positions].tolist()
+            deleted = tuple(columns["exemplar_id"][positions].tolist())
             if len(positions):
                 version = columns.version + 1
                 died = np.full(len(positions), version, np.uint64)
                 self._commits.commit(replace(self._commits.change(), version=version, dead=positions, died=died))
                 self._commits.tidy(0)
-            return DeleteResult(deleted, self.contents.columns.bytes_used, self.contents.columns.version)
+            return DeleteResponse(deleted, self.contents.columns.bytes_used, self.contents.columns.version)
 
     def configure(self, change: Callable[[BufferConfig], BufferConfig]) -> list[int]:
         """Change settings; returns the ids of the records that a smaller budget evicts.
@@ -397,7 +392,7 @@ class Buffer:
         self._commits.commit(replace(self._commits.change(), dropped=gone))
         self._commits.tidy(0)
 
-    def diff(self, before: str, after: str | None) -> marks.Diff:
+    def diff(self, before: str, after: str | None) -> Diff:
         """What came and went between a snapshot and another, or now.
 
         Raises:

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import BudgetError, ExemplarMemoryError
+from memory_format.api.answers import PushResponse
 from memory_service.store.commits import Change, Commits
 from memory_service.store.contents import Contents
 from memory_service.store.pure import eviction
 from memory_service.store.pure.answers import Answer
 from memory_service.store.pure.columns import COLUMN_DTYPES, Arrays, Columns, charge_of, concatenated
-from memory_service.store.pure.model import BufferConfig, PushAnswer, PushResult
+from memory_service.store.pure.model import BufferConfig, PushAnswer
 
 MAX_GROUP_BYTES = 64 * 1024 * 1024
 """Bodies that are written in one go: bounds the memory of a group, and the pause of its last push."""
@@ -200,14 +201,14 @@ class GroupPlan:
         self._classes |= seen
         self.pushed_bytes += int(charge[accepted].sum())
         self._config = _with_budget(self._config, budget)
-        result = PushResult(
-            exemplar_ids=[
+        result = PushResponse(
+            exemplar_ids=tuple(
                 id_ if is_kept else None
                 for id_, is_kept in zip(incoming["exemplar_id"].tolist(), accepted.tolist(), strict=True)
-            ],
+            ),
             kept=int(accepted.sum()),
             rejected=num - int(accepted.sum()),
-            evicted=sorted(evicted),
+            evicted=tuple(sorted(evicted)),
             bytes_used=self._bytes_used,
             budget_bytes=budget,
             version=self._version,

@@ -27,6 +27,7 @@ from memory_format import (
     NotFoundError,
     StorageError,
 )
+from memory_format.api.terms import EVICTION_POLICIES, NAME_PATTERN, EvictionPolicy
 from memory_service.store import leftovers
 from memory_service.store.admin.backup import Archive
 from memory_service.store.admin.transfer import Import, Incoming
@@ -36,9 +37,8 @@ from memory_service.store.contents import SegmentCache
 from memory_service.store.index import opening, statements, tables
 from memory_service.store.index.generation import Generation
 from memory_service.store.index.sqlite import Index
-from memory_service.store.pure.eviction import EVICTION_POLICIES, EvictionPolicy
 from memory_service.store.pure.model import Budget, BufferConfig, Options, check_settings
-from memory_service.store.pure.snapshots import NAME_PATTERN, check_name
+from memory_service.store.pure.snapshots import check_name
 from memory_service.store.quota import Quota
 from memory_service.store.segments import files
 from memory_service.store.segments.local import SegmentFiles

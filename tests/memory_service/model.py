@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from memory_format import BudgetError, Record
+from memory_format.api.terms import EvictionPolicy
 from memory_service.store.pure import eviction
 from memory_service.store.pure.model import Budget
 
@@ -45,7 +46,7 @@ class ModelBuffer:
 
     name: str
     budget: Budget
-    policy: eviction.EvictionPolicy
+    policy: EvictionPolicy
     retain: int | None = None
     draw_key: str = ""
     budget_bytes: int = 0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schemathesis.core.failures import Failure
 
 from memory_format import MEDIA_TYPE, encode_batch
-from memory_service.http.media import EXPORT_MEDIA_TYPE
+from memory_format.api.terms import EXPORT_MEDIA_TYPE
 from memory_service.store import Store
 from tests.memory_service.helpers import make_exemplar
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from memory_format import Record, encode_batch
-from memory_service.store.pure.eviction import EVICTION_POLICIES, reservoir_keys
+from memory_format.api.terms import EVICTION_POLICIES
+from memory_service.store.pure.eviction import reservoir_keys
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import (
     ARROW,

@@ -12,16 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_format import BudgetError
+from memory_format.api.terms import EVICTION_POLICIES, EvictionPolicy
 from memory_service.store.pure import eviction
-from memory_service.store.pure.eviction import (
-    EVICTION_POLICIES,
-    Candidates,
-    EvictionPolicy,
-    class_balanced,
-    plan,
-    reservoir_keys,
-    water_fill,
-)
+from memory_service.store.pure.eviction import Candidates, class_balanced, plan, reservoir_keys, water_fill
 
 Row = tuple[int, int, float, int]
 PREFIX_POLICIES: tuple[EvictionPolicy, ...] = ("lowest_score", "fifo", "reservoir")

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from memory_format import MEDIA_TYPE, JPEGXLLossless, RawZstd, Record, decode_batch, make_record, patches_to_image
+from memory_format.api.terms import SORTS
 from memory_service.http import render
-from memory_service.store.pure.query import SORTS
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import all_records, assert_problem, make_exemplar, push, put_buffer, wait_until
 

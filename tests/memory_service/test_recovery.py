@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from memory_format import StorageError, decode_batch, encode_batch
+from memory_format.api.terms import MAX_BUDGET_BYTES
 from memory_format.record import HEADER_DTYPE
 from memory_service.store import Buffer, Store
 from memory_service.store.admin.verify import repair, verify
 from memory_service.store.index.generation import read_mark
-from memory_service.store.pure.model import MAX_BUDGET_BYTES, Budget, BufferConfig, Options
+from memory_service.store.pure.model import Budget, BufferConfig, Options
 from memory_service.store.pure.query import Query
 from memory_service.store.segments import files
 from memory_service.store.segments.layout import frame_bytes, read_contents, seal_frame

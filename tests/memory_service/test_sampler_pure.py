@@ -12,18 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_format import FormatError, NotFoundError
+from memory_format.api.terms import STRATEGIES, Strategy
 from memory_service.store.pure import sampler
 from memory_service.store.pure.columns import COLUMN_DTYPES, Columns
-from memory_service.store.pure.sampler import (
-    STRATEGIES,
-    Filter,
-    SampleRequest,
-    Selection,
-    Strategy,
-    Weights,
-    draw,
-    select,
-)
+from memory_service.store.pure.sampler import Filter, SampleRequest, Selection, Weights, draw, select
 
 strategies = st.sampled_from(STRATEGIES)
 

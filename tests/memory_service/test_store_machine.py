@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from memory_format import BudgetError, ConflictError, FormatError, NotFoundError, Record, decode_batch, encode_batch
+from memory_format.api.terms import EVICTION_POLICIES, STRATEGIES
 from memory_service.store import Buffer, Store, commits
-from memory_service.store.pure.eviction import EVICTION_POLICIES
 from memory_service.store.pure.model import Budget, Options
 from memory_service.store.pure.query import Query
-from memory_service.store.pure.sampler import STRATEGIES, SampleRequest
+from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.segments import local
 from tests.memory_service import disk
 from tests.memory_service.helpers import make_exemplar

@@ -20,9 +20,10 @@ from benchmarks.common.system import ChildProcess, python_module
 from benchmarks.storage.contestants.peer import Peer, Read
 from client import ReplayBatch
 from memory_format import Record, decode_batch, encode_batch
+from memory_format.api.terms import Strategy
 from memory_service.store import Store
 from memory_service.store.pure.model import Options
-from memory_service.store.pure.sampler import SampleRequest, Strategy
+from memory_service.store.pure.sampler import SampleRequest
 
 BUFFER = "records"
 STRATEGIES: tuple[Strategy, ...] = ("uniform", "class_balanced")

@@ -11,14 +11,14 @@ from fastapi import Request
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from memory_format.api.terms import BACKUP_MEDIA_TYPE
 from memory_service.http.openapi import refusals
 from memory_service.http.routes.common import Router, StoreDep, headers_only
 from memory_service.store.admin.backup import Archive
 
 router = Router(prefix="/v1", tags=["backup"])
 
-MEDIA_TYPE: Final = "application/x-tar"
-_TAR: Final[dict[str, Any]] = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+_TAR: Final[dict[str, Any]] = {"content": {BACKUP_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 
 
 @router.get(
@@ -30,11 +30,11 @@ async def backup(request: Request, store: StoreDep) -> Response:
     headers = {"Content-Disposition": 'attachment; filename="memory.tar"'}
     if request.method == "HEAD":
         # How long it would be only a copy of the index says.
-        return headers_only(MEDIA_TYPE, headers)
+        return headers_only(BACKUP_MEDIA_TYPE, headers)
     archive = await run_in_threadpool(store.archive)
     return StreamingResponse(
         _all(archive),
-        media_type=MEDIA_TYPE,
+        media_type=BACKUP_MEDIA_TYPE,
         headers={**headers, "Content-Length": str(archive.num_bytes)},
     )
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import Query, Response
 
+from memory_format.api.answers import BufferInfo, BufferList, BufferStats, ChangedBuffer
+from memory_format.api.requests import BufferChange, BufferQuery, BufferRequest, ForkRequest
+from memory_service.http.convert import budget_of, buffer_info, with_changes
 from memory_service.http.openapi import refusals
 from memory_service.http.routes.common import JSON_BODY, BufferDep, BufferName, Router, StoreDep
-from memory_service.http.schemas import (
-    BufferChange,
-    BufferInfo,
-    BufferList,
-    BufferQuery,
-    BufferRequest,
-    ChangedBuffer,
-    ForkRequest,
-)
-from memory_service.store.pure.stats import BufferStats
 
 router = Router(prefix="/v1/buffers", tags=["buffers"])
 
@@ -32,27 +26,27 @@ def put_buffer(name: BufferName, wanted: BufferRequest, store: StoreDep, respons
     """Make a buffer: 201 when it is new, 200 when an equal one exists."""
     buffer, created = store.create_buffer(
         name,
-        budget=wanted.budget(),
+        budget=budget_of(wanted),
         disk_limit_bytes=wanted.disk_limit_bytes,
         eviction=wanted.eviction,
         retain_snapshots=wanted.retain_snapshots,
         description=wanted.description,
     )
     response.status_code = 201 if created else 200
-    return BufferInfo.of(buffer)
+    return buffer_info(buffer)
 
 
 @router.get("", openapi_extra=refusals("invalid_cursor"))
 def list_buffers(store: StoreDep, page: Annotated[BufferQuery, Query()]) -> BufferList:
     """Buffers, by name; ``next_cursor`` leads to the next page."""
     buffers, next_cursor = store.page_of_buffers(page.limit, page.cursor)
-    return BufferList(buffers=[BufferInfo.of(buffer) for buffer in buffers], next_cursor=next_cursor)
+    return BufferList(tuple(map(buffer_info, buffers)), next_cursor=next_cursor)
 
 
 @router.get("/{name}", openapi_extra=refusals("unknown_buffer"))
 def get_buffer_info(buffer: BufferDep) -> BufferInfo:
     """One buffer."""
-    return BufferInfo.of(buffer)
+    return buffer_info(buffer)
 
 
 @router.patch(
@@ -64,8 +58,8 @@ def get_buffer_info(buffer: BufferDep) -> BufferInfo:
 )
 def patch_buffer(buffer: BufferDep, change: BufferChange) -> ChangedBuffer:
     """Change settings. A smaller budget evicts by the buffer's policy; a larger one changes nothing that is held."""
-    evicted = buffer.configure(change.applied_to)
-    return ChangedBuffer(**BufferInfo.of(buffer).model_dump(), evicted=evicted)
+    evicted = buffer.configure(partial(with_changes, change=change))
+    return ChangedBuffer(**vars(buffer_info(buffer)), evicted=tuple(evicted))
 
 
 @router.delete("/{name}", status_code=204, openapi_extra=refusals("unknown_buffer"))
@@ -97,7 +91,7 @@ def fork(name: BufferName, wanted: ForkRequest, store: StoreDep) -> BufferInfo:
         disk_limit_bytes=wanted.disk_limit_bytes,
         description=wanted.description,
     )
-    return BufferInfo.of(buffer)
+    return buffer_info(buffer)
 
 
 @router.get("/{name}/stats", openapi_extra=refusals("unknown_buffer"))

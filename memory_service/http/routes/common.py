@@ -15,12 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 
 from memory_format import MEDIA_TYPE, text
-from memory_service.http.media import JSON_MEDIA_TYPE, media_type
-from memory_service.http.schemas import Name
+from memory_format.api.fields import Name
+from memory_format.api.terms import CURSOR_HEADER, JSON_MEDIA_TYPE, VERSION_HEADER
+from memory_service.http.media import media_type
 from memory_service.store import Buffer, Store
-
-VERSION_HEADER: Final = "Exemplar-Memory-Version"
-CURSOR_HEADER: Final = "Exemplar-Memory-Next-Cursor"
 
 _VERSIONED: Final[dict[str, Any]] = {
     VERSION_HEADER: {"description": "Of the buffer.", "required": True, "schema": {"type": "integer", "minimum": 0}}
@@ -175,7 +173,7 @@ def json_operation(model: type[BaseModel], *path: str) -> dict[str, Any]:
     """What the OpenAPI document says of a route that reads its request itself: its body and its path's parameters."""
     named = TypeAdapter(Name).json_schema()
     parameters = [{"name": name, "in": "path", "required": True, "schema": named} for name in path]
-    content = {"application/json": {"schema": model.model_json_schema()}}
+    content = {JSON_MEDIA_TYPE: {"schema": model.model_json_schema()}}
     return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
 
 

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Header, Path, Query, Request, Response
+from pydantic import TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
 from memory_format import MEDIA_TYPE, Dropped, FormatError
+from memory_format.api import fields
+from memory_format.api.answers import (
+    DeleteResponse,
+    ExemplarDetail,
+    ExemplarPage,
+    PushResponse,
+    UpdateResponse,
+)
+from memory_format.api.fields import Name
+from memory_format.api.requests import DeleteQuery, Digits, ExemplarQuery, Flag, ScoreUpdate
+from memory_format.api.terms import (
+    JSON_MEDIA_TYPE,
+    KEY_HEADER,
+    MAX_KEY_LENGTH,
+    MAX_SCALE,
+    PICTURE_MEDIA_TYPE,
+    REPLAYED_HEADER,
+    VERSION_HEADER,
+)
 from memory_service.http.admission import Admission
+from memory_service.http.convert import deletion_of, exemplar_detail, exemplar_info, query_of
 from memory_service.http.media import prefers_arrow
 from memory_service.http.openapi import RECORD_CODES, refusals
 from memory_service.http.render import to_png
@@ -17,43 +38,31 @@ from memory_service.http.routes.common import (
     ARROW,
     JSON_BODY,
     PAGE,
-    VERSION_HEADER,
     BufferDep,
     Router,
     arrow_response,
     expect_media_type,
     headers_only,
 )
-from memory_service.http.schemas import (
-    DeleteQuery,
-    DeleteResponse,
-    Digits,
-    ExemplarDetail,
-    ExemplarInfo,
-    ExemplarPage,
-    ExemplarQuery,
-    Flag,
-    Name,
-    PushResponse,
-    ScoreUpdate,
-    UpdateResponse,
-)
-from memory_service.store.pure import fields
 
 router = Router(prefix="/v1/buffers/{name}/exemplars", tags=["exemplars"])
 
 SnapshotName = Annotated[Name | None, Query(description="Look at what the buffer held at this snapshot.")]
 ExemplarId = Annotated[fields.ExemplarId, Digits, Path()]
 
+_PAGE: Final = TypeAdapter(ExemplarPage)
+
 
 async def read_idempotency_key(
     request: Request,
-    key: Annotated[str | None, Header(alias="Idempotency-Key", json_schema_extra={"pattern": "^[ -~]{1,128}$"})] = None,
+    key: Annotated[
+        str | None, Header(alias=KEY_HEADER, json_schema_extra={"pattern": f"^[ -~]{{1,{MAX_KEY_LENGTH}}}$"})
+    ] = None,
 ) -> str | None:
-    if len(request.headers.getlist("Idempotency-Key")) > 1:
-        raise FormatError("there are two Idempotency-Keys, and one is taken", code="invalid_request")
-    if key is not None and not (1 <= len(key) <= 128 and key.isascii() and key.isprintable()):
-        raise FormatError("an Idempotency-Key has 1..128 printable ASCII characters", code="invalid_request")
+    if len(request.headers.getlist(KEY_HEADER)) > 1:
+        raise FormatError(f"there are two {KEY_HEADER}s, and one is taken", code="invalid_request")
+    if key is not None and not (1 <= len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
+        raise FormatError(f"an {KEY_HEADER} has 1..{MAX_KEY_LENGTH} printable ASCII characters", code="invalid_request")
     return key
 
 
@@ -88,8 +97,8 @@ async def push(
     with admission.push() as admitted:
         body = await admitted.read(request.stream())
         answer = await admission.write(partial(buffer.push, body, idempotency_key=key, dry_run=dry_run))
-    headers = {"Idempotency-Replayed": "true"} if answer.replayed else {}
-    return Response(answer.document, media_type="application/json", headers=headers)
+    headers = {REPLAYED_HEADER: "true"} if answer.replayed else {}
+    return Response(answer.document, media_type=JSON_MEDIA_TYPE, headers=headers)
 
 
 @router.get(
@@ -103,12 +112,13 @@ def query(request: Request, buffer: BufferDep, query: Annotated[ExemplarQuery, Q
 
     ``next_cursor`` (or the header ``Exemplar-Memory-Next-Cursor``) leads to the next page.
     """
+    wanted = query_of(query)
     if prefers_arrow(", ".join(request.headers.getlist("accept"))):
-        return arrow_response(*buffer.query_encoded(query.query(), snapshot=query.snapshot))
-    rows, next_cursor, version = buffer.query(query.query(), snapshot=query.snapshot)
-    page = ExemplarPage(exemplars=[ExemplarInfo.of_row(row) for row in rows], next_cursor=next_cursor, version=version)
+        return arrow_response(*buffer.query_encoded(wanted, snapshot=query.snapshot))
+    rows, next_cursor, version = buffer.query(wanted, snapshot=query.snapshot)
+    page = ExemplarPage(tuple(map(exemplar_info, rows)), next_cursor=next_cursor, version=version)
     # Written here: FastAPI would check it once more, and write it in the event loop, where samples are drawn.
-    return Response(page.model_dump_json(), media_type="application/json", headers={VERSION_HEADER: str(version)})
+    return Response(_PAGE.dump_json(page), media_type=JSON_MEDIA_TYPE, headers={VERSION_HEADER: str(version)})
 
 
 @router.patch(
@@ -118,32 +128,31 @@ def query(request: Request, buffer: BufferDep, query: Annotated[ExemplarQuery, Q
 )
 def update(buffer: BufferDep, wanted: ScoreUpdate) -> UpdateResponse:
     """Give records other scores or ranks, many at once. With ``if_version``, only if nothing has changed since."""
-    result = buffer.update(wanted.exemplar_ids, scores=wanted.scores, ranks=wanted.ranks, if_version=wanted.if_version)
-    return UpdateResponse(**vars(result))
+    return buffer.update(wanted.exemplar_ids, scores=wanted.scores, ranks=wanted.ranks, if_version=wanted.if_version)
 
 
 @router.delete("", openapi_extra=refusals("unknown_buffer", "invalid_query", "disk_limit_exceeded"))
 def delete_matching(buffer: BufferDep, query: Annotated[DeleteQuery, Query()]) -> DeleteResponse:
     """Delete the records that match; at least one filter is needed."""
-    return DeleteResponse(**vars(buffer.delete(where=query.filter())))
+    return buffer.delete(where=deletion_of(query))
 
 
 @router.delete("/{exemplar_id}", openapi_extra=refusals("unknown_buffer", "unknown_exemplar", "disk_limit_exceeded"))
 def delete_one(buffer: BufferDep, exemplar_id: ExemplarId) -> DeleteResponse:
     """Delete one record."""
-    return DeleteResponse(**vars(buffer.delete([exemplar_id])))
+    return buffer.delete([exemplar_id])
 
 
 @router.get("/{exemplar_id}", openapi_extra=refusals("unknown_buffer", "unknown_exemplar", "unknown_snapshot"))
 def get_exemplar(buffer: BufferDep, exemplar_id: ExemplarId, snapshot: SnapshotName = None) -> ExemplarDetail:
     """One record: metadata, masks, tokens and the user's JSON."""
-    return ExemplarDetail.of_record(buffer.get(exemplar_id, snapshot=snapshot))
+    return exemplar_detail(buffer.get(exemplar_id, snapshot=snapshot))
 
 
 @router.get(
     "/{exemplar_id}/image.png",
     response_class=Response,
-    responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={200: {"content": {PICTURE_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}},
     openapi_extra=refusals(
         "unknown_buffer",
         "unknown_exemplar",
@@ -158,17 +167,17 @@ async def get_image(
     buffer: BufferDep,
     exemplar_id: ExemplarId,
     dropped: Annotated[Dropped, Query()] = "grey",
-    scale: Annotated[int, Query(ge=1, le=8), Digits] = 1,
+    scale: Annotated[int, Query(ge=1, le=MAX_SCALE), Digits] = 1,
     snapshot: SnapshotName = None,
 ) -> Response:
     """One record as a picture, dropped patches flat."""
 
     if request.method == "HEAD":
         await run_in_threadpool(buffer.get, exemplar_id, snapshot=snapshot)
-        return headers_only("image/png", {})
+        return headers_only(PICTURE_MEDIA_TYPE, {})
 
     def draw() -> bytes:
         return to_png(buffer.get(exemplar_id, snapshot=snapshot), dropped=dropped, scale=scale)
 
     admission: Admission = request.app.state.admission
-    return Response(await admission.draw(draw), media_type="image/png")
+    return Response(await admission.draw(draw), media_type=PICTURE_MEDIA_TYPE)

@@ -7,14 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import Request
 
 from memory_format import CODECS
+from memory_format.api.answers import Health, ServiceInfo
+from memory_format.api.terms import EVICTION_POLICIES, STRATEGIES
 from memory_format.wire import WIRE_VERSION
 from memory_service.http.admission import Admission
 from memory_service.http.openapi import refusals
 from memory_service.http.routes.common import Router, StoreDep
-from memory_service.http.schemas import Health, ServiceInfo
 from memory_service.store.index.migrations import HEAD
-from memory_service.store.pure.eviction import EVICTION_POLICIES
-from memory_service.store.pure.sampler import STRATEGIES
 from memory_service.store.segments.layout import FORMAT_VERSION
 
 router = Router(tags=["service"])
@@ -50,9 +49,9 @@ def info() -> ServiceInfo:
         wire_version=WIRE_VERSION,
         segment_format=FORMAT_VERSION,
         schema_version=HEAD,
-        codecs=[codec.codec_id for codec in CODECS],
-        eviction=list(EVICTION_POLICIES),
-        strategies=list(STRATEGIES),
+        codecs=tuple(codec.codec_id for codec in CODECS),
+        eviction=EVICTION_POLICIES,
+        strategies=STRATEGIES,
     )
 
 

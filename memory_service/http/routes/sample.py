@@ -5,10 +5,11 @@ from __future__ import annotations
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from memory_format.api.requests import SampleBody
 from memory_service.http.admission import Admission
+from memory_service.http.convert import draw_of
 from memory_service.http.openapi import refusals
 from memory_service.http.routes.common import BATCH, Router, get_buffer, get_store, json_operation, read_json
-from memory_service.http.schemas import SampleBody
 from memory_service.http.streaming import DrawnResponse
 
 router = Router(prefix="/v1/buffers/{name}", tags=["sample"])
@@ -35,7 +36,7 @@ async def sample(request: Request) -> Response:
     The same request on the same version gives the same batch, in any process, after any restart.
     """
     buffer = await get_buffer(request.path_params["name"], await get_store(request))
-    wanted = (await read_json(request, SampleBody)).request()
+    wanted = draw_of(await read_json(request, SampleBody))
     admission: Admission = request.app.state.admission
     try:
         async with admission.turn():

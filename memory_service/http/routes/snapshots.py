@@ -6,10 +6,12 @@ from typing import Annotated
 
 from fastapi import Path, Query, Response
 
+from memory_format.api.answers import Diff, SnapshotInfo, SnapshotList
+from memory_format.api.fields import Name
+from memory_format.api.requests import SnapshotQuery
+from memory_service.http.convert import snapshot_info
 from memory_service.http.openapi import refusals
 from memory_service.http.routes.common import BufferDep, Router
-from memory_service.http.schemas import Name, SnapshotInfo, SnapshotList, SnapshotQuery
-from memory_service.store.pure.snapshots import Diff
 
 router = Router(prefix="/v1/buffers/{name}", tags=["snapshots"])
 
@@ -26,20 +28,20 @@ def take_snapshot(buffer: BufferDep, snapshot: SnapshotName, response: Response)
     """Name what the buffer holds now: 201 when it is new, 200 when it was taken at this version before."""
     taken, created = buffer.take_snapshot(snapshot)
     response.status_code = 201 if created else 200
-    return SnapshotInfo.of(taken)
+    return snapshot_info(taken)
 
 
 @router.get("/snapshots", openapi_extra=refusals("unknown_buffer", "invalid_cursor"))
 def list_snapshots(buffer: BufferDep, page: Annotated[SnapshotQuery, Query()]) -> SnapshotList:
     """Snapshots, oldest first; ``next_cursor`` leads to the next page."""
     snapshots, next_cursor = buffer.page_of_snapshots(page.limit, page.cursor)
-    return SnapshotList(snapshots=[SnapshotInfo.of(snapshot) for snapshot in snapshots], next_cursor=next_cursor)
+    return SnapshotList(tuple(map(snapshot_info, snapshots)), next_cursor=next_cursor)
 
 
 @router.get("/snapshots/{snapshot}", openapi_extra=_NAMED)
 def get_snapshot(buffer: BufferDep, snapshot: SnapshotName) -> SnapshotInfo:
     """One snapshot."""
-    return SnapshotInfo.of(buffer.snapshot(snapshot))
+    return snapshot_info(buffer.snapshot(snapshot))
 
 
 @router.delete("/snapshots/{snapshot}", status_code=204, openapi_extra=_NAMED)

@@ -10,11 +10,13 @@ from fastapi import Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from memory_format.api.answers import BufferInfo
+from memory_format.api.fields import Name
+from memory_format.api.terms import EXPORT_MEDIA_TYPE
 from memory_service.http.admission import Admission
-from memory_service.http.media import EXPORT_MEDIA_TYPE
+from memory_service.http.convert import buffer_info
 from memory_service.http.openapi import RECORD_CODES, refusals
 from memory_service.http.routes.common import BufferDep, BufferName, Router, StoreDep, expect_media_type, headers_only
-from memory_service.http.schemas import BufferInfo, Name
 from memory_service.http.streaming import ExportResponse
 
 router = Router(prefix="/v1/buffers/{name}", tags=["transfer"])
@@ -73,4 +75,4 @@ async def import_buffer(name: BufferName, request: Request, store: StoreDep) -> 
     finally:
         with anyio.CancelScope(shield=True):
             await admission.receive(incoming.discard)
-    return BufferInfo.of(buffer)
+    return buffer_info(buffer)

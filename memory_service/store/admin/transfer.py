@@ -20,16 +20,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memory_format import BudgetError, FormatError
+from memory_format.api.fields import ClassId, Timestamp
+from memory_format.api.terms import MAX_DESCRIPTION, NAME_PATTERN, EvictionPolicy
 from memory_format.checksum import crc32_of_all
 from memory_format.record import HEADER_DTYPE, MAX_BODY_BYTES
 from memory_format.wire import Batch, check_batch
 from memory_service.store.index import statements, tables
 from memory_service.store.pure.columns import Columns, charge_of, headers_of_rows
-from memory_service.store.pure.eviction import EvictionPolicy
-from memory_service.store.pure.fields import ClassId, Timestamp
 from memory_service.store.pure.ledger import IndexRows
-from memory_service.store.pure.model import MAX_DESCRIPTION, Budget, BufferConfig, Snapshot
-from memory_service.store.pure.snapshots import NAME_PATTERN
+from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
 from memory_service.store.segments import files
 from memory_service.store.segments.files import storage_error
 from memory_service.store.segments.layout import (

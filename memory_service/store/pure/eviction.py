@@ -10,15 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import BudgetError
-
-EvictionPolicy = Literal["class_balanced", "lowest_score", "fifo", "reservoir", "reject"]
-EVICTION_POLICIES: tuple[EvictionPolicy, ...] = get_args(EvictionPolicy)
+from memory_format.api.terms import EvictionPolicy
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]

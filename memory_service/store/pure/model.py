@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memory_format import FormatError
+from memory_format.api.terms import (
+    MAX_BUDGET_BYTES,
+    MAX_DESCRIPTION,
+    MAX_DISK_LIMIT_BYTES,
+    MAX_RETAINED,
+    EvictionPolicy,
+)
 from memory_format.text import check_text
-from memory_service.store.pure.eviction import EvictionPolicy
-
-MAX_BUDGET_BYTES = 2**50
-MAX_DISK_LIMIT_BYTES = 2 * MAX_BUDGET_BYTES
-MAX_RETAINED = 2**31 - 1
-MAX_DESCRIPTION = 10_000
 
 GROWN_CLASSES = 1000
 """For so many classes a budget grows, where no other ceiling is given: class ids are the clients' to make up."""
@@ -190,45 +191,11 @@ def check_settings(config: BufferConfig) -> BufferConfig:
 
 
 @dataclass(frozen=True)
-class PushResult:
-    """What became of a push."""
-
-    exemplar_ids: list[int | None]
-    """One entry a record pushed, None where it was not kept."""
-    kept: int
-    rejected: int
-    evicted: list[int]
-    """Ids of earlier records that gave way."""
-    bytes_used: int
-    budget_bytes: int
-    version: int
-
-
-@dataclass(frozen=True)
 class PushAnswer:
-    """A :class:`PushResult` as JSON, and whether it is the answer to an earlier push with the same key."""
+    """A ``PushResponse`` as JSON, and whether it is the answer to an earlier push with the same key."""
 
     document: str
     replayed: bool = False
-
-
-@dataclass(frozen=True)
-class UpdateResult:
-    """What became of new scores or ranks."""
-
-    updated: int
-    missing: list[int]
-    """Ids that the buffer does not hold (any more)."""
-    version: int
-
-
-@dataclass(frozen=True)
-class DeleteResult:
-    """What a deletion removed."""
-
-    deleted: list[int]
-    bytes_used: int
-    version: int
 
 
 @dataclass(frozen=True)

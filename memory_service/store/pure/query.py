@@ -11,19 +11,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import FormatError
+from memory_format.api.terms import Sort
 from memory_service.store.pure.columns import Columns
 from memory_service.store.pure.sampler import EVERYTHING, Filter, select
-
-Sort = Literal["exemplar_id", "-exemplar_id", "score", "-score", "rank", "-rank"]
-SORTS: tuple[Sort, ...] = get_args(Sort)
-
-MAX_LIMIT = 1000
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import FormatError, NotFoundError
+from memory_format.api.terms import Strategy
 from memory_service.store.pure.columns import Columns
-
-Strategy = Literal["uniform", "class_balanced", "score_weighted"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 Indices = NDArray[np.int64]
 

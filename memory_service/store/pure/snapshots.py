@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-import numpy as np
 
 from memory_format import FormatError
+from memory_format.api.answers import Diff, Side
+from memory_format.api.terms import MAX_DIFF_IDS, NAME_PATTERN
 from memory_service.store.pure.columns import Columns
 from memory_service.store.pure.model import Snapshot
-from memory_service.store.pure.stats import ClassStats, class_stats
-
-NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-MAX_DIFF_IDS = 10_000
-
-
-@dataclass(frozen=True)
-class Side:
-    """Records that only one of two states holds."""
-
-    count: int
-    bytes: int
-    classes: list[ClassStats]
-    exemplar_ids: list[int]
-    """The first :data:`MAX_DIFF_IDS` of them."""
-
-
-@dataclass(frozen=True)
-class Diff:
-    """What came and went between two versions."""
-
-    from_version: int
-    to_version: int
-    added: Side
-    evicted: Side
+from memory_service.store.pure.stats import class_stats
 
 
 def check_name(name: str) -> None:
@@ -69,5 +43,5 @@ def _only_in(these: Columns, those: Columns) -> Side:
         count=alone.num_records,
         bytes=alone.bytes_used,
         classes=class_stats(alone),
-        exemplar_ids=alone["exemplar_id"][:MAX_DIFF_IDS].astype(np.int64).tolist(),
+        exemplar_ids=tuple(alone["exemplar_id"][:MAX_DIFF_IDS].tolist()),
     )

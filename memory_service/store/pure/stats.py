@@ -2,51 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_format.api.answers import BufferStats, ClassStats
 from memory_service.store.contents import Contents
 from memory_service.store.pure.columns import Columns
 from memory_service.store.pure.model import BufferConfig
-
-
-@dataclass(frozen=True)
-class ClassStats:
-    class_id: int
-    count: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class BufferStats:
-    """See docs/service.md for each figure."""
-
-    budget_bytes: int
-    bytes_used: int
-    bytes_free: int
-    utilization: float
-    num_records: int
-    num_classes: int
-    num_classes_seen: int
-    bytes_per_exemplar: float | None
-    classes: list[ClassStats]
-    phases: dict[int, int]
-    learners: dict[str, int]
-    disk_limit_bytes: int
-    disk_bytes: int
-    dead_bytes: int
-    pinned_bytes: int
-    held_bytes: int
-    index_bytes: int
-    segments: int
-    open_segments: int
-    orphans: int
-    snapshots: int
-    version: int
-    pushes: int
-    samples: int
 
 
 def stats(config: BufferConfig, contents: Contents, *, pushes: int, samples: int, orphans: int) -> BufferStats:
@@ -83,13 +45,13 @@ def stats(config: BufferConfig, contents: Contents, *, pushes: int, samples: int
     )
 
 
-def class_stats(columns: Columns) -> list[ClassStats]:
+def class_stats(columns: Columns) -> tuple[ClassStats, ...]:
     """Records and bytes of each class, by class."""
     class_ids, inverse, counts = np.unique(columns["class_id"], return_inverse=True, return_counts=True)
     class_bytes = np.zeros(len(class_ids), dtype=np.int64)
     np.add.at(class_bytes, inverse, columns.charge)
     by_class = zip(class_ids.tolist(), counts.tolist(), class_bytes.tolist(), strict=True)
-    return [ClassStats(*values) for values in by_class]
+    return tuple(ClassStats(*values) for values in by_class)
 
 
 def _counts(values: NDArray[np.unsignedinteger]) -> dict[int, int]:

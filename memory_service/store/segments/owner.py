@@ -8,9 +8,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from memory_service.store.pure.eviction import EvictionPolicy
+from memory_format.api.terms import NAME_PATTERN, EvictionPolicy
 from memory_service.store.pure.model import Budget, BufferConfig
-from memory_service.store.pure.snapshots import NAME_PATTERN
 
 ATTRIBUTE: Final = "exemplar_memory_segment"
 

@@ -9,10 +9,16 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
-from memory_format import FormatError
+from memory_format.api.terms import (
+    MAX_BUDGET_BYTES,
+    MAX_DESCRIPTION,
+    MAX_DISK_LIMIT_BYTES,
+    MAX_RETAINED,
+    NAME_PATTERN,
+)
+from memory_format.errors import FormatError
 from memory_format.record import LEARNER_ID_PATTERN
 from memory_format.text import TEXT_PATTERN, check_text
-from memory_service.store.pure.model import MAX_BUDGET_BYTES, MAX_DESCRIPTION, MAX_DISK_LIMIT_BYTES, MAX_RETAINED
 
 MAX_SCORE: Final = 3.4028234663852886e38
 """The largest float32."""
@@ -32,6 +38,9 @@ Timestamp = Annotated[float, Field(allow_inf_nan=False, ge=0, lt=253_402_300_800
 ByteCount = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": MAX_BUDGET_BYTES})]
 SampleCount = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": MAX_BUDGET_BYTES})]
 DiskLimit = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": MAX_DISK_LIMIT_BYTES})]
+
+Name = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME_PATTERN.pattern}$"})]
+"""Of a buffer or a snapshot. The store says what is none, and there is nothing under such a name."""
 
 
 def _kept(text: str) -> str:

@@ -1,0 +1,1 @@
+"""What is said over HTTP, once for both sides: requests, answers, closed sets of words, names of headers, limits."""

@@ -1,0 +1,322 @@
+"""What the service answers. The service fills these values in, the client reads them.
+
+Members that a newer service adds are passed over. Members with a default are absent from older services' answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
+
+from memory_format.api.terms import EVICTION_POLICIES
+from memory_format.masks import Layout
+
+
+def _require_all(schema: dict[str, Any]) -> None:
+    """A default is for reading an older service's answer: this service sends every member."""
+    for member in schema.get("properties", {}).values():
+        member.pop("default", None)
+
+
+_CONFIG: Final = ConfigDict(
+    use_attribute_docstrings=True,
+    json_schema_serialization_defaults_required=True,
+    json_schema_extra=_require_all,
+)
+
+
+def _one_of(words: tuple[str, ...]) -> Any:
+    """For the schema. Readers take words that a newer service may know."""
+    return Field(json_schema_extra={"enum": list(words)})
+
+
+def _array(dtype: type[np.generic]) -> Callable[[Any], NDArray[Any]]:
+    def read(value: Any) -> NDArray[Any]:
+        try:
+            return np.array(value, dtype=dtype)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+    return read
+
+
+_INTEGERS: Final[dict[str, Any]] = {"type": "array", "items": {"type": "integer"}}
+
+Grid = Annotated[tuple[int, int], WithJsonSchema({**_INTEGERS, "minItems": 2, "maxItems": 2})]
+Mask = Annotated[
+    NDArray[np.bool_],
+    PlainValidator(_array(np.bool_)),
+    PlainSerializer(lambda mask: mask.astype(int).tolist()),
+    WithJsonSchema({"type": "array", "items": _INTEGERS}),
+]
+Integers = Annotated[
+    NDArray[np.int64],
+    PlainValidator(_array(np.int64)),
+    PlainSerializer(lambda values: values.tolist()),
+    WithJsonSchema(_INTEGERS),
+]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+
+
+@dataclass(frozen=True)
+class Health:
+    """The service is up."""
+
+    status: Literal["ok"] = "ok"
+
+
+@dataclass(frozen=True)
+class ServiceInfo(_Answer):
+    """What answers at the address, and what it has on offer."""
+
+    service: str
+    version: str
+    wire_version: str
+    """Of batches of records."""
+    segment_format: int = field(default=0, kw_only=True)
+    """Of its segment files."""
+    codecs: tuple[str, ...] = field(default=(), kw_only=True)
+    schema_version: str = field(default="", kw_only=True)
+    """Of its index."""
+    eviction: tuple[str, ...] = field(default=(), kw_only=True)
+    strategies: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True)
+class BufferInfo(_Answer):
+    """A buffer's settings, and how full it is."""
+
+    name: str
+    budget_bytes: int
+    """What the budget comes to now."""
+    full_samples_per_class: int | None
+    """None, as the next two, where the budget was given in bytes."""
+    full_sample_bytes: int | None
+    num_classes: int | None
+    """None also where the budget grows with the classes seen."""
+    max_budget_bytes: int | None = field(default=None, kw_only=True)
+    """Where the budget grows, to no more than that; None: than 1,000 classes' worth."""
+    disk_limit_bytes: int
+    """Given, or the default for the budget."""
+    eviction: Annotated[str, _one_of(EVICTION_POLICIES)]
+    retain_snapshots: int | None
+    """None: all are kept."""
+    description: str
+    created_at: float
+    """Seconds since 1970."""
+    version: int
+    """Counts the changes of the contents."""
+    bytes_used: int
+    num_records: int
+
+
+@dataclass(frozen=True)
+class ChangedBuffer(BufferInfo):
+    """A buffer after its settings were changed."""
+
+    evicted: tuple[int, ...] = field(default=(), kw_only=True)
+    """Ids of the records that a smaller budget evicted."""
+
+
+@dataclass(frozen=True)
+class BufferList(_Answer):
+    """Buffers by name."""
+
+    buffers: tuple[BufferInfo, ...]
+    next_cursor: str | None = field(default=None, kw_only=True)
+    """Leads to the next page; None at the end."""
+
+
+@dataclass(frozen=True)
+class ClassStats(_Answer):
+    """One class's share of a buffer."""
+
+    class_id: int
+    count: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class BufferStats(_Answer):
+    """Figures of a buffer, all of one moment."""
+
+    budget_bytes: int
+    bytes_used: int
+    bytes_free: int
+    utilization: float
+    """``bytes_used`` of ``budget_bytes``, 0..1."""
+    num_records: int
+    num_classes: int
+    """Classes that it holds records of."""
+    num_classes_seen: int
+    """Classes of all records that were ever offered to it."""
+    bytes_per_exemplar: float | None
+    """None while the buffer is empty."""
+    classes: tuple[ClassStats, ...]
+    phases: dict[int, int]
+    """Phase -> records."""
+    learners: dict[str, int]
+    """Learner id -> records."""
+    disk_limit_bytes: int
+    disk_bytes: int
+    """Bytes on the service's disk: files, and rows of the index."""
+    dead_bytes: int
+    """Of the files, what no record needs that the buffer or a snapshot holds."""
+    pinned_bytes: int
+    """Of the files, records that only snapshots and exports under way hold."""
+    held_bytes: int = field(default=0, kw_only=True)
+    """Of ``disk_bytes``, files that are removed once those who read them are done."""
+    index_bytes: int
+    """Of ``disk_bytes``, rows of the index."""
+    segments: int
+    """Files."""
+    open_segments: int
+    """Files that still grow."""
+    orphans: int
+    """Files of the whole store that are to be deleted, and could not be yet."""
+    snapshots: int
+    version: int
+    pushes: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class PushResponse(_Answer):
+    """What became of one batch of records."""
+
+    exemplar_ids: tuple[int | None, ...]
+    """One for each record pushed, in order; None where the record was not kept."""
+    kept: int
+    """Records that were kept."""
+    rejected: int
+    """Records that were not."""
+    evicted: tuple[int, ...]
+    """Ids of earlier records that made room."""
+    bytes_used: int
+    budget_bytes: int
+    version: int
+
+
+@dataclass(frozen=True)
+class UpdateResponse(_Answer):
+    """What became of new scores or ranks."""
+
+    updated: int
+    """Records that have the values now."""
+    missing: tuple[int, ...]
+    """Ids that the buffer does not hold (any more)."""
+    version: int
+
+
+@dataclass(frozen=True)
+class DeleteResponse(_Answer):
+    """What a deletion removed."""
+
+    deleted: tuple[int, ...]
+    bytes_used: int
+    version: int
+
+
+@dataclass(frozen=True)
+class SnapshotInfo(_Answer):
+    """A name for what a buffer held at one version."""
+
+    name: str
+    version: int
+    num_records: int
+    bytes_used: int
+    created_at: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class SnapshotList(_Answer):
+    """Snapshots, oldest first."""
+
+    snapshots: tuple[SnapshotInfo, ...]
+    next_cursor: str | None = field(default=None, kw_only=True)
+    """Leads to the next page; None at the end."""
+
+
+@dataclass(frozen=True)
+class Side(_Answer):
+    """Records that only one of two states holds."""
+
+    count: int
+    bytes: int
+    classes: tuple[ClassStats, ...]
+    exemplar_ids: tuple[int, ...]
+    """The first 10,000 of them."""
+
+
+@dataclass(frozen=True)
+class Diff(_Answer):
+    """What came and went between two states of a buffer."""
+
+    from_version: int
+    to_version: int
+    added: Side
+    evicted: Side
+    """Deleted ones among them."""
+
+
+@dataclass(frozen=True)
+class ExemplarInfo(_Answer):
+    """A record without its pixels and tokens."""
+
+    exemplar_id: int
+    class_id: int
+    phase: int
+    learner_id: str
+    score: float
+    rank: int
+    grid: Grid
+    """Rows and columns."""
+    patch_px: int
+    codec: str
+    layout: Annotated[str, _one_of(get_args(Layout))]
+    has_extras: bool
+    text_length: int
+    """Tokens of the original text."""
+    num_tokens: int
+    """Tokens that are kept."""
+    num_patches: int
+    """Patches that are kept."""
+    keep_ratio: float
+    """``num_patches`` of the grid's cells."""
+    charge: int
+    """Bytes of the budget that it takes."""
+    crc32: int
+    """Of its body."""
+
+
+@dataclass(frozen=True)
+class ExemplarPage(_Answer):
+    """A part of a listing."""
+
+    exemplars: tuple[ExemplarInfo, ...]
+    next_cursor: str | None = field(default=None, kw_only=True)
+    """Leads to the next page; None at the end."""
+    version: int
+
+
+@dataclass(frozen=True, eq=False)
+class ExemplarDetail(ExemplarInfo):
+    """One record with its masks, tokens and the user's JSON."""
+
+    keep_mask: Mask
+    """``(h, w)``: rows of 0 and 1, 1 = kept."""
+    token_ids: Integers
+    """``(T,)``."""
+    token_positions: Integers
+    """``(T,)``: places in the original text."""
+    user_json: dict[str, Any]

@@ -1,0 +1,200 @@
+"""What the service is asked: bodies in JSON, and query strings."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from memory_format.api.fields import (
+    ByteCount,
+    ClassId,
+    Description,
+    DiskLimit,
+    ExemplarId,
+    LearnerId,
+    Name,
+    Phase,
+    Rank,
+    RetainedSnapshots,
+    SampleCount,
+    Score,
+    Version,
+)
+from memory_format.api.terms import MAX_FILTER_VALUES, MAX_PAGE, MAX_SAMPLE, MAX_UPDATE, EvictionPolicy, Sort, Strategy
+
+
+def _digits(value: object) -> object:
+    """A whole number in a query string or a path: digits only. Python would take ``1.0``, ``+1`` and ``1_0``, too."""
+    if isinstance(value, str) and not re.fullmatch("-?[0-9]{1,40}", value):
+        raise ValueError("a whole number in digits is needed")
+    return value
+
+
+def _decimal(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,5})?", value):
+        raise ValueError("a number in digits is needed")
+    return value
+
+
+def _flag(value: object) -> object:
+    if isinstance(value, str) and value not in ("true", "false"):
+        raise ValueError("true or false is needed")
+    return value
+
+
+# A query string and a path are text: what numbers look like there. In one ``Annotated`` bounds come first: behind a
+# function pydantic 2.14.4 writes ``ge`` into the OpenAPI document for ``minimum``
+# (findings/pydantic_bound_behind_validator.sh).
+Digits = BeforeValidator(_digits)
+Decimal = BeforeValidator(_decimal)
+Flag = Annotated[bool, BeforeValidator(_flag)]
+
+
+class _Strict(BaseModel):
+    """JSON that is sent: ``true``, ``"1"`` and ``1.0`` are no whole numbers."""
+
+    # A misspelt filter must not silently select everything.
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class BudgetSettings(_Strict):
+    """``budget_bytes``, or ``full_samples_per_class`` with ``full_sample_bytes``."""
+
+    budget_bytes: ByteCount | None = Field(None, description="Most bytes that the live records may be charged.")
+    full_samples_per_class: SampleCount | None = Field(
+        None, description="The budget as so many full samples a class, of full_sample_bytes each."
+    )
+    full_sample_bytes: ByteCount | None = Field(None, description="Bytes of one full sample.")
+    num_classes: SampleCount | None = Field(
+        None, description="For how many classes; without it the budget grows with the classes seen."
+    )
+    max_budget_bytes: ByteCount | None = Field(
+        None, description="Where the budget grows, to no more than that; default 1,000 classes' worth."
+    )
+
+
+class BufferRequest(BudgetSettings):
+    """Settings of a new buffer; PATCH changes them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"budget_bytes": 2_000_000, "eviction": "class_balanced"},
+                {"full_samples_per_class": 20, "full_sample_bytes": 150_528, "description": "grows with the classes"},
+            ]
+        }
+    )
+
+    disk_limit_bytes: DiskLimit | None = Field(
+        None, description="Most bytes on disk for the buffer; default 1.5 times the budget, at least 256 KiB over it."
+    )
+    eviction: EvictionPolicy = "class_balanced"
+    retain_snapshots: RetainedSnapshots | None = Field(
+        None, description="Keep the newest so many snapshots; default all."
+    )
+    description: Description = ""
+
+
+class BufferChange(BudgetSettings):
+    """Settings to change; what is absent stays. ``null`` as disk_limit_bytes, retain_snapshots, num_classes or
+    max_budget_bytes sets the default again."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"budget_bytes": 3_000_000, "retain_snapshots": 5}]})
+
+    disk_limit_bytes: DiskLimit | None = None
+    eviction: EvictionPolicy = "class_balanced"
+    retain_snapshots: RetainedSnapshots | None = None
+    description: Description = ""
+
+
+class ForkRequest(_Strict):
+    """A new buffer that starts with what another one holds."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "demo-ablation", "snapshot": "phase-3"}]})
+
+    name: Name = Field(description="Of the new buffer.")
+    snapshot: Name | None = Field(None, description="Start from this snapshot; default from what is held now.")
+    disk_limit_bytes: DiskLimit | None = None
+    description: Description | None = None
+
+
+class ScoreUpdate(_Strict):
+    """New scores or ranks, one for each id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"exemplar_ids": [41, 42], "scores": [0.91, 0.13], "if_version": 12}]}
+    )
+
+    exemplar_ids: list[ExemplarId] = Field(min_length=1, max_length=MAX_UPDATE)
+    scores: list[Score] | None = None
+    ranks: list[Rank] | None = None
+    if_version: Version | None = Field(None, description="Only if the buffer is at this version.")
+
+
+class SampleBody(_Strict):
+    """What to draw; the same request on the same version of a buffer gives the same batch."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"batch_size": 64, "seed": 1, "step": 250, "strategy": "class_balanced"}]}
+    )
+
+    batch_size: int = Field(ge=1, le=MAX_SAMPLE)
+    seed: int = Field(0, ge=0, le=2**63 - 1)
+    step: int = Field(0, ge=0, le=2**63 - 1)
+    strategy: Strategy = "uniform"
+    replace: bool = True
+    class_id: list[ClassId] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
+    phase: list[Phase] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
+    learner_id: list[LearnerId] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
+    repair_text: float = Field(0.0, ge=0, le=1, description="Chance of carrying the text of another of its class.")
+    version: Version | None = Field(None, description="Draw only if the buffer is at this version.")
+    snapshot: Name | None = Field(None, description="Draw from what the buffer held at this snapshot.")
+
+
+class _QueryString(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _PageQuery(_QueryString):
+    """Which part of a list."""
+
+    limit: Annotated[int, Digits] = Field(100, ge=1, le=MAX_PAGE)
+
+
+class BufferQuery(_PageQuery):
+    """A page of buffers."""
+
+    cursor: Name | None = Field(None, description="The next_cursor of the page before.")
+
+
+class SnapshotQuery(_PageQuery):
+    """A page of snapshots."""
+
+    cursor: str | None = Field(
+        None, description="The next_cursor of the page before.", json_schema_extra={"pattern": "^[0-9]{1,19}$"}
+    )
+
+
+class FilterQuery(_QueryString):
+    """Conditions; one given several times matches any of its values."""
+
+    class_id: list[Annotated[ClassId, Digits]] = Field([], max_length=MAX_FILTER_VALUES)
+    phase: list[Annotated[Phase, Digits]] = Field([], max_length=MAX_FILTER_VALUES)
+    learner_id: list[LearnerId] = Field([], max_length=MAX_FILTER_VALUES)
+
+
+class ExemplarQuery(FilterQuery):
+    """The query string of a listing. A filter given several times matches any of its values."""
+
+    min_score: Annotated[Score, Decimal] | None = None
+    max_score: Annotated[Score, Decimal] | None = None
+    sort: Sort = "exemplar_id"
+    limit: Annotated[int, Digits] = Field(100, ge=1, le=MAX_PAGE)
+    cursor: str | None = Field(None, max_length=1024)
+    snapshot: Name | None = Field(None, description="List what the buffer held at this snapshot.")
+
+
+class DeleteQuery(FilterQuery):
+    """Which records to delete."""

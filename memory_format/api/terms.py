@@ -1,0 +1,59 @@
+"""Words, names and limits that both sides know."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal, get_args
+
+EvictionPolicy = Literal["class_balanced", "lowest_score", "fifo", "reservoir", "reject"]
+"""Which records leave a buffer whose budget is full."""
+EVICTION_POLICIES: Final[tuple[EvictionPolicy, ...]] = get_args(EvictionPolicy)
+
+Strategy = Literal["uniform", "class_balanced", "score_weighted"]
+"""How records are drawn into a batch."""
+STRATEGIES: Final[tuple[Strategy, ...]] = get_args(Strategy)
+
+Sort = Literal["exemplar_id", "-exemplar_id", "score", "-score", "rank", "-rank"]
+"""The order of a listing; ``-`` for descending."""
+SORTS: Final[tuple[Sort, ...]] = get_args(Sort)
+
+NAME_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+"""Names of buffers and snapshots."""
+
+MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
+"""Of a batch of records."""
+JSON_MEDIA_TYPE: Final = "application/json"
+PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
+EXPORT_MEDIA_TYPE: Final = "application/zip"
+BACKUP_MEDIA_TYPE: Final = "application/x-tar"
+PICTURE_MEDIA_TYPE: Final = "image/png"
+
+VERSION_HEADER: Final = "Exemplar-Memory-Version"
+"""Of the buffer that an answer was read from."""
+CURSOR_HEADER: Final = "Exemplar-Memory-Next-Cursor"
+"""Leads to the next page of records."""
+KEY_HEADER: Final = "Idempotency-Key"
+"""Names a push: with the same key it happens once."""
+REPLAYED_HEADER: Final = "Idempotency-Replayed"
+"""``true`` where an answer is that of an earlier push with the same key."""
+
+MAX_KEY_LENGTH: Final = 128
+"""Printable ASCII characters of an idempotency key."""
+MAX_PAGE: Final = 1000
+"""Items on a page of a list."""
+MAX_SAMPLE: Final = 4096
+"""Records of a batch that is drawn."""
+MAX_FILTER_VALUES: Final = 1000
+"""Values of one condition."""
+MAX_UPDATE: Final = 100_000
+"""Records that one request gives new scores or ranks."""
+MAX_DIFF_IDS: Final = 10_000
+"""Ids on each side of a difference."""
+MAX_SCALE: Final = 8
+"""Pixels of a picture for one of the record's, along each side."""
+MAX_BUDGET_BYTES: Final = 2**50
+MAX_DISK_LIMIT_BYTES: Final = 2 * MAX_BUDGET_BYTES
+MAX_RETAINED: Final = 2**31 - 1
+"""Snapshots that a buffer is told to keep."""
+MAX_DESCRIPTION: Final = 10_000
+"""Characters of a buffer's description."""
