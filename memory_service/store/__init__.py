@@ -10,7 +10,7 @@ drawn.py       a batch that is sent while it is read
 quota.py       what all buffers may promise together
 leftovers.py   what a crash has left, and what is nobody's to remove
 pure/          decisions as functions of arrays: eviction, draws, queries, compaction, bytes on disk
-index/         what is where, in SQL: tables, statements, transactions, migrations
+index/         what is where: the port (base), and its implementation in SQL
 segments/      files of records: append, seal, read, and the bytes in them
 admin/         done to whole stores and buffers: verify, repair, backup, export, import
 """

@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from memory_format import BudgetError, ConflictError, FormatError, NotFoundError, Record, StorageError, checksum
@@ -30,8 +29,7 @@ from memory_service.store.commits import Commits, segment_bytes
 from memory_service.store.contents import Contents, SegmentCache
 from memory_service.store.drawn import Drawn
 from memory_service.store.forks import Fork
-from memory_service.store.index import statements
-from memory_service.store.index.sqlite import Index
+from memory_service.store.index.base import BufferEntry, BufferRows, Index
 from memory_service.store.pure import eviction, sampler
 from memory_service.store.pure import query as queries
 from memory_service.store.pure import snapshots as marks
@@ -47,7 +45,8 @@ from memory_service.store.pure.model import BufferConfig, Options, PushAnswer, S
 from memory_service.store.pure.stats import stats
 from memory_service.store.pushes import GroupPlan, Pending, PushQueue, candidates, digest_of
 from memory_service.store.quota import Quota
-from memory_service.store.segments.local import SegmentFiles, SegmentGoneError
+from memory_service.store.segments.base import SegmentGoneError
+from memory_service.store.segments.local import SegmentFiles
 from memory_service.store.segments.readers import LeaseEndedError, PinningLease, Rest
 
 T = TypeVar("T")
@@ -89,18 +88,16 @@ class Buffer:
 
     def __init__(
         self,
-        config: BufferConfig,
-        said: statements.BufferRows,
-        version: int,
-        next_exemplar_id: int,
-        index_: Index,
+        entry: BufferEntry,
+        rows: BufferRows,
+        index: Index,
         segments: SegmentFiles,
         options: Options,
         cache: SegmentCache,
         quota: Quota,
     ) -> None:
         self._quota = quota
-        self._index = index_
+        self._index = index
         self._segments = segments
         self._options = options
         self._lock = threading.Lock()
@@ -108,9 +105,9 @@ class Buffer:
         self._dropped = False
         self._pushes = 0
         self._samples = 0
-        self.contents = Contents(config.id, segments)
-        self.contents.load(said, version, cache)
-        self._commits = Commits(config, next_exemplar_id, index_, segments, self.contents, options)
+        self.contents = Contents(entry.config.id, segments)
+        self.contents.load(rows, entry.version, cache)
+        self._commits = Commits(entry.config, entry.next_exemplar_id, index, segments, self.contents, options)
         self._queue = PushQueue(self._lock, self._commits, self.contents, self._check_alive)
 
     @property
@@ -403,8 +400,8 @@ class Buffer:
 
     def fork_into(
         self, name: str, snapshot: str | None, disk_limit_bytes: int | None, description: str | None
-    ) -> sa.Row[Any]:
-        """Make the rows of a fork, all in one transaction; returns that of the buffer.
+    ) -> BufferEntry:
+        """Make a fork in one transaction.
 
         It shares the sealed segments. What is in open ones is copied, and where the others do not fit the fork's disk
         limit, what it holds of those that have most to lose.
@@ -701,8 +698,8 @@ class Buffer:
         return self.contents.view(snapshot, self._read_scores)
 
     def _read_scores(self, version: int) -> Arrays:
-        with self._index.read() as connection:
-            return statements.scores_at(connection, self.config.id, version)
+        with self._index.reading() as reading:
+            return reading.scores_at(self.config.id, version)
 
     def _steadily(self, snapshot: str | None, read: Callable[[Columns], T]) -> T:
         """Read without a lock; once more under it where a segment was rewritten or removed meanwhile."""

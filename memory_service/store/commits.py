@@ -7,34 +7,36 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from memory_format import BudgetError, ConflictError, StorageError, checksum
 from memory_format.record import HEADER_DTYPE
 from memory_service.store.contents import Contents, Growing, Purpose, shown_by
-from memory_service.store.index import sqlite, statements, tables
-from memory_service.store.index.sqlite import Index
+from memory_service.store.index.base import BufferEntry, Index, Reading, Writing
 from memory_service.store.pure import compaction, ledger
 from memory_service.store.pure.answers import Answer, read_answer
-from memory_service.store.pure.columns import Arrays, charge_of, concatenated, empty_rows, headers_of_rows
+from memory_service.store.pure.columns import (
+    Arrays,
+    Columns,
+    charge_of,
+    concatenated,
+    empty_rows,
+    headers_of_rows,
+    totals_by_segment,
+)
 from memory_service.store.pure.compaction import SegmentState
+from memory_service.store.pure.ledger import store_share
 from memory_service.store.pure.model import BufferConfig, Options, PushAnswer, Snapshot
 from memory_service.store.segments import files
+from memory_service.store.segments.base import Part, SegmentGoneError
 from memory_service.store.segments.layout import BODY_AT, frame_bytes
-from memory_service.store.segments.local import (
-    SMALLEST_SEALED,
-    Part,
-    SegmentFiles,
-    SegmentGoneError,
-    added_bytes,
-)
+from memory_service.store.segments.local import SMALLEST_SEALED, SegmentFiles, added_bytes
 from memory_service.store.segments.owner import owner_of
 from memory_service.store.segments.readers import Lease, PinningLease
 
@@ -92,14 +94,6 @@ class _Leaving:
     """Those."""
 
 
-def store_share(config: BufferConfig) -> int:
-    """What of a disk limit is left to the store itself, its write-ahead log first of all: where the limit leaves room
-    for it, all files of a store with one buffer together stay within that buffer's limit."""
-    headroom = max(0, config.disk_limit_bytes - config.budget_bytes)
-    least = sqlite.LEAST_STORE_BYTES if headroom >= 2 * sqlite.LEAST_STORE_BYTES else 0
-    return min(sqlite.STORE_BYTES, max(headroom // 4, least))
-
-
 def segment_bytes(config: BufferConfig, options: Options) -> int:
     """Bodies after which a segment is full: few against the disk over the budget, in which it is rewritten."""
     headroom = config.disk_limit_bytes - config.budget_bytes
@@ -109,6 +103,23 @@ def segment_bytes(config: BufferConfig, options: Options) -> int:
 def frame_overhead(num_bytes: int) -> float:
     """Bytes of frame for each byte moved to a segment of that many, which is sealed one day."""
     return 0.0 if num_bytes < SMALLEST_SEALED else frame_bytes(0, ()) / num_bytes
+
+
+def discard(index: Index, segments: SegmentFiles, parts: Iterable[Part]) -> None:
+    """Remove new segments of a change that failed, unless it was committed all the same.
+
+    Where that cannot be found out they stay, and the next start looks again.
+    """
+    stems = {part.after.stem for part in parts}
+    if not stems:
+        return
+    try:
+        with index.reading() as reading:
+            stems -= reading.known_stems(stems)
+    except StorageError:
+        logger.exception("cannot tell whether a change was committed; its files stay")
+        return
+    segments.delete(stems)
 
 
 class Commits:
@@ -144,11 +155,8 @@ class Commits:
         Raises:
             ConflictError: ``idempotency_key_reused``, it held other records.
         """
-        p = tables.pushes.c
-        with self._index.read() as connection:
-            found = connection.execute(
-                sa.select(p.digest, p.answer).where(p.buffer_id == self.config.id, p.idempotency_key == key)
-            ).one_or_none()
+        with self._index.reading() as reading:
+            found = reading.find_answer(self.config.id, key)
         if found is None:
             return None
         if found.digest != digest:
@@ -283,8 +291,8 @@ class Commits:
         counts = self._contents.index_rows
         answers, answer_bytes = 0, 0
         if change.forgets_answers:
-            with self._index.read() as connection:
-                answers, answer_bytes = statements.answers_beyond(connection, self.config.id, _ANSWERS_KEPT)
+            with self._index.reading() as reading:
+                answers, answer_bytes = reading.answers_beyond(self.config.id, _ANSWERS_KEPT)
         counts = replace(
             counts,
             snapshots=counts.snapshots - len(change.dropped),
@@ -415,16 +423,14 @@ class Commits:
                 part = {name: values[of] for name, values in moved.items()}
                 writing = _Writing(self, part, [bodies[place] for place in of.tolist()], purpose, owner)
                 writings[purpose] = stack.enter_context(writing)
-            with self._index.write() as connection:
+            with self._index.writing() as transaction:
                 for purpose, writing in writings.items():
-                    added[purpose] = writing.note(connection)
+                    added[purpose] = writing.note(transaction)
                     was = is_pinned[places[purpose]]
                     dead = {name: values[was] for name, values in writing.rows.items()}
-                    statements.insert_deaths(connection, self.config.id, dead, died[places[purpose]][was])
-                orphaned = statements.drop_segments(connection, self.config.id, [state])
-                statements.update_buffer(
-                    connection, self.config.id, contents.columns.version, contents.columns, self.next_id
-                )
+                    transaction.insert_deaths(self.config.id, dead, died[places[purpose]][was])
+                orphaned = transaction.drop_segments(self.config.id, [state])
+                self._write_figures(transaction, contents.columns.version, contents.columns, self.next_id)
             for writing in writings.values():
                 writing.committed = True
         for purpose, writing in writings.items():
@@ -442,9 +448,8 @@ class Commits:
         counts = self._contents.index_rows
         if counts.answers <= _ANSWERS_KEPT:
             return False
-        counts = replace(counts)
-        with self._index.write() as connection:
-            _forget_answers(connection, self.config.id, counts, but_newest=_ANSWERS_KEPT)
+        with self._index.writing() as transaction:
+            counts = _forget_answers(transaction, self.config.id, counts, but_newest=_ANSWERS_KEPT)
         self._contents.index_rows = counts
         return True
 
@@ -468,8 +473,8 @@ class Commits:
 
         owner = owner_of(change.config, change.version, change.next_id)
         with _Writing(self, change.new, change.bodies, "pushed", owner) as writing:
-            with self._index.write(counted=not self._is_answer_alone(change)) as connection:
-                added = writing.note(connection)
+            with self._index.writing(counted=not self._is_answer_alone(change)) as transaction:
+                added = writing.note(transaction)
                 columns = (old.kept(change.version, keep) if len(change.dead) else old).appended(
                     change.version, writing.rows
                 )
@@ -479,23 +484,22 @@ class Commits:
                 assert columns.bytes_used <= change.config.budget_bytes, "the plan is over the budget"
                 staying = {id_ for id_ in contents.states if id_ not in {state.id for state in emptied}}
                 dead = np.isin(leaving["segment"], list(staying))
-                statements.insert_deaths(
-                    connection,
+                transaction.insert_deaths(
                     self.config.id,
                     {name: values[dead] for name, values in leaving.items()},
                     change.died[dead],
                 )
-                orphaned = statements.drop_segments(connection, self.config.id, emptied)
+                orphaned = transaction.drop_segments(self.config.id, emptied)
                 unreadable = [*leaving["exemplar_id"][~pinned].tolist(), *lost["exemplar_id"].tolist()]
-                counts = self._write_small_rows(connection, change, unreadable)
+                counts = self._write_small_rows(transaction, change, unreadable)
                 # Whichever way a budget goes, what is used must not be over it in between.
                 grows = change.config.budget_bytes > self.config.budget_bytes
                 if grows:
-                    statements.update_settings(connection, change.config)
+                    transaction.update_settings(change.config)
                 if (change.version, change.next_id) != (old.version, self.next_id):
-                    statements.update_buffer(connection, self.config.id, old.version, columns, change.next_id)
+                    self._write_figures(transaction, old.version, columns, change.next_id)
                 if not grows and change.config != self.config:
-                    statements.update_settings(connection, change.config)
+                    transaction.update_settings(change.config)
             writing.committed = True
 
         # Readers must find the segments of whatever columns they see.
@@ -576,72 +580,68 @@ class Commits:
             if contents.states[id_].held_records == count and id_ != received
         ]
 
-    def _write_small_rows(self, connection: sa.Connection, change: Change, gone: list[int]) -> ledger.IndexRows:
+    def _write_figures(self, transaction: Writing, old_version: int, columns: Columns, next_id: int) -> None:
+        figures = (columns.version, next_id, columns.bytes_used, columns.num_records)
+        transaction.update_figures(old_version, BufferEntry(self.config, *figures))
+
+    def _write_small_rows(self, transaction: Writing, change: Change, gone: list[int]) -> ledger.IndexRows:
         """All rows but those of segments and deaths; returns what the ledger counts afterwards.
 
         Args:
             gone: ids of records that nobody can read after the change.
         """
         contents, buffer_id = self._contents, self.config.id
-        counts = replace(contents.index_rows, description_bytes=len(change.config.description.encode()))
-        if change.classes:
-            parameters = [{"buffer_id": buffer_id, "class_id": class_id} for class_id in sorted(change.classes)]
-            connection.execute(tables.classes.insert(), parameters)
-            counts.classes += len(parameters)
+        before = contents.index_rows
+        transaction.insert_classes(buffer_id, change.classes)
+        snapshots = before.snapshots - sum(transaction.delete_snapshot(buffer_id, mark.name) for mark in change.dropped)
         if change.taken is not None:
-            connection.execute(tables.snapshots.insert(), {"buffer_id": buffer_id, **vars(change.taken)})
-            counts.snapshots += 1
-        for snapshot in change.dropped:
-            s = tables.snapshots.c
-            this = tables.snapshots.delete().where(s.buffer_id == buffer_id, s.name == snapshot.name)
-            counts.snapshots -= connection.execute(this).rowcount
+            transaction.insert_snapshot(buffer_id, change.taken)
+            snapshots += 1
+        counts = replace(
+            before,
+            classes=before.classes + len(change.classes),
+            snapshots=snapshots,
+            scores=self._write_scores(transaction, change, gone),
+            description_bytes=len(change.config.description.encode()),
+        )
+        if change.forgets_answers:
+            counts = _forget_answers(transaction, buffer_id, counts, but_newest=_ANSWERS_KEPT)
+        return self._write_answers(transaction, change.answers, counts) if change.answers else counts
+
+    def _write_scores(self, transaction: Writing, change: Change, gone: list[int]) -> int:
+        """Returns the rows of scores there are afterwards."""
+        contents, buffer_id = self._contents, self.config.id
+        count = contents.index_rows.scores
         versions = sorted(mark.version for mark in contents.marks if mark not in change.dropped)
         if len(change.rescored):
-            counts.scores += self._write_scores(connection, change, versions)
-        if counts.scores and gone:
-            counts.scores -= statements.forget_scores(connection, buffer_id, gone)
-        if counts.scores and change.dropped:
-            counts.scores -= statements.prune_scores(connection, buffer_id, None, versions)
-        if change.forgets_answers:
-            _forget_answers(connection, buffer_id, counts, but_newest=_ANSWERS_KEPT)
-        if change.answers:
-            now = time.time()
-            values = [{"buffer_id": buffer_id, "created_at": now, **vars(answer)} for answer in change.answers]
-            connection.execute(tables.pushes.insert(), values)
-            counts.answers += len(values)
-            counts.answer_bytes += sum(answer.num_bytes for answer in change.answers)
-            kept_for = self._options.idempotency_seconds
-            # All answers are looked at for it, so not with every push.
-            if now - self._answers_looked_at > min(60.0, kept_for):
-                self._answers_looked_at = now
-                _forget_answers(connection, buffer_id, counts, older_than=now - kept_for)
-            # What answers take is missing where garbage lies before it is worth moving records for it.
-            share = self.headroom // 8
-            if counts.answer_bytes > share and counts.answers > _ANSWERS_KEPT:
-                # By half, as forgetting looks at all of them.
-                fitting = counts.answers * share // (2 * counts.answer_bytes)
-                _forget_answers(connection, buffer_id, counts, but_newest=max(_ANSWERS_KEPT, fitting))
-        return counts
+            old = contents.columns.take(change.rescored)
+            count += transaction.rescore(buffer_id, change.version, old, change.score, change.rank, versions)
+        if count and gone:
+            count -= transaction.forget_scores(buffer_id, gone)
+        if count and change.dropped:
+            count -= transaction.prune_scores(buffer_id, versions)
+        return count
 
-    def _write_scores(self, connection: sa.Connection, change: Change, snapshot_versions: list[int]) -> int:
-        """New scores, and for the snapshots' sake the old ones where they are in the segment alone; returns the
-        rows added."""
-        taken = self._contents.columns.take(change.rescored)
-        ids = taken["exemplar_id"].tolist()
-        added = [
-            {"exemplar_id": id_, "version": change.version, "score": score, "rank": rank}
-            for id_, score, rank in zip(ids, change.score.tolist(), change.rank.tolist(), strict=True)
-        ]
-        if snapshot_versions:
-            known = statements.scored(connection, self.config.id, ids)
-            columns = (taken["score"].tolist(), taken["rank"].tolist())
-            added += [
-                {"exemplar_id": id_, "version": 0, "score": score, "rank": rank}
-                for id_, score, rank in zip(ids, *columns, strict=True)
-                if id_ not in known
-            ]
-        statements.write_scores(connection, self.config.id, added)
-        return len(added) - statements.prune_scores(connection, self.config.id, ids, snapshot_versions)
+    def _write_answers(
+        self, transaction: Writing, answers: Sequence[Answer], counts: ledger.IndexRows
+    ) -> ledger.IndexRows:
+        """Keep answers, and forget old ones; returns what the ledger counts afterwards."""
+        now, buffer_id = time.time(), self.config.id
+        transaction.insert_answers(buffer_id, answers, now)
+        num_bytes = sum(answer.num_bytes for answer in answers)
+        counts = replace(counts, answers=counts.answers + len(answers), answer_bytes=counts.answer_bytes + num_bytes)
+        kept_for = self._options.idempotency_seconds
+        # All answers are looked at for it, so not with every push.
+        if now - self._answers_looked_at > min(60.0, kept_for):
+            self._answers_looked_at = now
+            counts = _forget_answers(transaction, buffer_id, counts, older_than=now - kept_for)
+        # What answers take is missing where garbage lies before it is worth moving records for it.
+        share = self.headroom // 8
+        if counts.answer_bytes > share and counts.answers > _ANSWERS_KEPT:
+            # By half, as forgetting looks at all of them.
+            fitting = counts.answers * share // (2 * counts.answer_bytes)
+            counts = _forget_answers(transaction, buffer_id, counts, but_newest=max(_ANSWERS_KEPT, fitting))
+        return counts
 
     def seal(self) -> None:
         """Make Zarr groups of open segments, as far as that leaves the disk limit room to rewrite segments.
@@ -651,8 +651,8 @@ class Commits:
         """
         contents, limit = self._contents, self.config.disk_limit_bytes
         for state in [state for state in contents.states.values() if not state.sealed]:
-            with self._index.read() as connection:
-                open_ = statements.open_segment(state, statements.chunks_of(connection, state.id))
+            with self._index.reading() as reading:
+                open_ = reading.open_segment(state)
             needed = frame_bytes(open_.num_records, open_.learners)
             # Nothing is moved for it: an open segment serves as well, and a frame is not worth another's room.
             if self._taken(limit) + needed + self._moving_room() > limit:
@@ -660,8 +660,8 @@ class Commits:
             open_ = replace(open_, crc32=checksum.crc32(self._segments.bodies_of(open_)))
             part = self._segments.seal(open_, owner_of(self.config, contents.columns.version, self.next_id))
             try:
-                with self._index.write() as connection:
-                    statements.write_part(connection, self.config.id, state.id, part)
+                with self._index.writing() as transaction:
+                    transaction.write_part(self.config.id, state.id, part)
             except BaseException:
                 self._recover([part])
                 raise
@@ -670,17 +670,12 @@ class Commits:
 
     def drop(self) -> None:
         """Delete the buffer's rows, then the files that no other buffer shares."""
-        try:
-            with self._index.write() as connection:
-                orphaned = statements.delete_buffer(connection, self.config.id)
-        except StorageError:
-            with self._index.read() as connection:
-                if statements.find_buffer(connection, self.config.name) is not None:
-                    raise
-                # It was committed all the same.
-                stems = {state.stem for state in self._contents.states.values()}
-                orphaned = sorted(stems - statements.known_stems(connection, stems))
-        self._segments.delete(orphaned)
+        stems = {state.stem for state in self._contents.states.values()}
+
+        def gone(reading: Reading) -> list[str] | None:
+            return None if reading.find_buffer(self.config.id) else sorted(stems - reading.known_stems(stems))
+
+        self._segments.delete(self._index.make(lambda writing: writing.delete_buffer(self.config.id), gone))
         self._index.shrink()
 
     # The picture in memory
@@ -694,7 +689,7 @@ class Commits:
                 contents.states[id_] = state
             state.file_bytes, state.num_records = part.file_bytes, part.after.num_records
             state.sealed = part.sealed
-            state.open_bytes = 0 if part.sealed else state.open_bytes + statements.part_open_bytes(part)
+            state.open_bytes = 0 if part.sealed else state.open_bytes + part.open_bytes
             if purpose is not None:
                 contents.growing[purpose] = Growing(id_, part.after)
                 if part.full:
@@ -722,19 +717,17 @@ class Commits:
         """
         if self._unsettled is None:
             return
-        with self._index.read() as connection:
-            b, s = tables.buffers.c, tables.segments.c
-            row = connection.execute(sa.select(tables.buffers).where(b.id == self.config.id)).one()
-            stems = [part.after.stem for part in self._unsettled]
-            found = connection.execute(sa.select(s.stem, s.file_bytes, s.sealed).where(s.stem.in_(stems)))
-            known = {stem: (file_bytes, sealed) for stem, file_bytes, sealed in found}
+        with self._index.reading() as reading:
+            entry = reading.find_buffer(self.config.id)
+            if entry is None:
+                raise StorageError(f"buffer {self.config.name!r} is not in the index any more")
             before = {state.stem for state in self._contents.states.values()}
-            undone = [part for part in self._unsettled if known.get(part.after.stem) != (part.file_bytes, part.sealed)]
+            undone = reading.not_noted(self._unsettled)
             self._segments.undo(undone)
-            self._contents.load(statements.read_buffers(connection, row.id)[row.id], row.version)
-            self.config, self.next_id = statements.read_config(row), row.next_exemplar_id
+            self._contents.load(reading.contents(self.config.id)[self.config.id], entry.version)
+            self.config, self.next_id = entry.config, entry.next_exemplar_id
             gone = before - {state.stem for state in self._contents.states.values()}
-            gone -= statements.known_stems(connection, gone)
+            gone -= reading.known_stems(gone)
         # Of a change that was committed and did not come to that.
         self._segments.delete(gone - {part.after.stem for part in undone})
         # A file that was not written well is not gone on with.
@@ -745,7 +738,7 @@ class Commits:
         self._unsettled = [*(self._unsettled or ()), *parts]
         try:
             self.settle()
-        except (StorageError, SegmentGoneError, sa.exc.SQLAlchemyError):
+        except (StorageError, SegmentGoneError):
             logger.exception("cannot tell whether a change of buffer %s was committed", self.config.name)
 
 
@@ -758,7 +751,7 @@ def _tally(states: Mapping[int, SegmentState], leaving: _Leaving) -> None:
 
 def _count(states: Mapping[int, SegmentState], kind: Literal["live", "pinned"], of: Arrays, sign: int = 1) -> None:
     """Add rows to what their segments hold, or with -1 take them off."""
-    for id_, (count, total) in statements.totals_by_segment(of["segment"], charge_of(of["length"])).items():
+    for id_, (count, total) in totals_by_segment(of["segment"], charge_of(of["length"])).items():
         state = states[id_]
         if kind == "live":
             state.live_records += sign * count
@@ -769,16 +762,15 @@ def _count(states: Mapping[int, SegmentState], kind: Literal["live", "pinned"], 
 
 
 def _forget_answers(
-    connection: sa.Connection,
+    transaction: Writing,
     buffer_id: int,
     counts: ledger.IndexRows,
     *,
     older_than: float | None = None,
     but_newest: int | None = None,
-) -> None:
-    number, num_bytes = statements.forget_answers(connection, buffer_id, older_than=older_than, but_newest=but_newest)
-    counts.answers -= number
-    counts.answer_bytes -= num_bytes
+) -> ledger.IndexRows:
+    number, num_bytes = transaction.forget_answers(buffer_id, older_than=older_than, but_newest=but_newest)
+    return replace(counts, answers=counts.answers - number, answer_bytes=counts.answer_bytes - num_bytes)
 
 
 class _Writing:
@@ -819,13 +811,13 @@ class _Writing:
                 raise
         return self
 
-    def note(self, connection: sa.Connection) -> list[int]:
+    def note(self, transaction: Writing) -> list[int]:
         """Tell the index; returns the ids of the segments written to, and completes :attr:`rows`."""
         commits = self._commits
         ids = []
         for part in self.parts:
             known = self._growing.id if self._growing and part.before is not None else None
-            id_ = statements.write_part(connection, commits.config.id, known, part)
+            id_ = transaction.write_part(commits.config.id, known, part)
             self.rows["segment"][part.first : part.last] = id_
             self.rows["offset"][part.first : part.last] = part.offsets
             ids.append(id_)

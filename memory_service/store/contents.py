@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from memory_format import NotFoundError, StorageError, checksum
 from memory_format.record import prefix_bytes
-from memory_service.store.index import statements
+from memory_service.store.index.base import BufferRows
 from memory_service.store.pure import ledger, sampler
 from memory_service.store.pure.columns import (
     Arrays,
@@ -24,11 +24,13 @@ from memory_service.store.pure.columns import (
     empty_rows,
     headers_of_rows,
     rows_of_headers,
+    totals_by_segment,
 )
 from memory_service.store.pure.compaction import SegmentState
 from memory_service.store.pure.model import Snapshot
+from memory_service.store.segments.base import OpenSegment, Place, SegmentGoneError
 from memory_service.store.segments.layout import SegmentContents, read_contents
-from memory_service.store.segments.local import OpenSegment, Place, SegmentFiles, SegmentGoneError
+from memory_service.store.segments.local import SegmentFiles
 from memory_service.store.segments.readers import HeldLease, PinningLease, Readers, lost
 
 _HELD_AT_A_TIME = 16
@@ -150,7 +152,7 @@ class Contents:
 
     def load(
         self,
-        found: statements.BufferRows,
+        found: BufferRows,
         version: int,
         cache: SegmentCache | None = None,
         *,
@@ -173,7 +175,7 @@ class Contents:
         pinned: list[Arrays] = [empty_rows()]
         died: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
         for state in sorted(states, key=lambda state: state.id):
-            rows_ = self._rows_of(state, found.chunks.get(state.id, []), cache)
+            rows_ = self._rows_of(state, found.open_segments.get(state.id), cache)
             dead_ids, versions = deaths.get(state.id, (np.zeros(0, np.uint64), np.zeros(0, np.uint64)))
             dead = np.isin(rows_["exemplar_id"], dead_ids)
             gone = np.flatnonzero(dead)
@@ -191,26 +193,25 @@ class Contents:
         self.pinned = Pinned.of_rows(concatenated(pinned), np.concatenate(died))
         self.readers.leave(self.states, lost(self.states, states))
         self.states = {state.id: state for state in states}
-        self._rescore(statements.latest_scores(found.scores))
+        self._rescore(found.scores)
         for columns, records, num_bytes in (
             (self.columns, "live_records", "live_bytes"),
             (self.pinned.columns, "pinned_records", "pinned_bytes"),
         ):
-            for id_, (count, charge) in statements.totals_by_segment(columns["segment"], columns.charge).items():
+            for id_, (count, charge) in totals_by_segment(columns["segment"], columns.charge).items():
                 setattr(self.states[id_], records, count)
                 setattr(self.states[id_], num_bytes, charge)
         self._views.clear()
         self._selections.clear()
 
-    def _rows_of(self, state: SegmentState, chunks: statements.Chunks, cache: SegmentCache) -> Arrays:
-        if state.sealed:
+    def _rows_of(self, state: SegmentState, segment: OpenSegment | None, cache: SegmentCache) -> Arrays:
+        if segment is None:
             contents = cache.contents(state)
             headers, learners, lengths = contents.headers, contents.learners, contents.lengths
             starts = headers["offset"]
         else:
-            segment = statements.open_segment(state, chunks)
             headers, learners = segment.headers(), list(segment.learners)
-            starts, lengths = statements.file_starts(headers, segment.end)
+            starts, lengths = segment.places()
             # Of several the newest: the others are full, or were left after a failed write.
             self.growing["pushed"] = Growing(state.id, segment)
         codes = np.array([self.learners.code(learner) for learner in learners], dtype=np.uint32)
@@ -226,6 +227,8 @@ class Contents:
             self.growing[purpose] = Growing(id_, replace(segment, crc32=crc32))
 
     def _rescore(self, changed: Arrays) -> None:
+        if not changed:
+            return
         for which in (self.columns, self.pinned.columns):
             positions = which.positions_of(changed["exemplar_id"])
             found = positions >= 0
@@ -377,7 +380,7 @@ class Contents:
         """The records that a snapshot shows. For the holder of the buffer's lock.
 
         Args:
-            read_scores: version -> what :func:`statements.scores_at` finds.
+            read_scores: version -> what :meth:`Reading.scores_at` finds.
 
         Raises:
             NotFoundError: ``unknown_snapshot``.

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
-from memory_service.store.segments.local import Place
+from memory_service.store.segments.base import Place
 from memory_service.store.segments.readers import HeldLease
 
 PIECE_BYTES: Final = 1024 * 1024

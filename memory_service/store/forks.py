@@ -5,23 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 
 from memory_format import BudgetError, StorageError
 from memory_format.record import HEADER_DTYPE
-from memory_service.store.commits import frame_overhead, store_share
+from memory_service.store.commits import discard, frame_overhead
 from memory_service.store.contents import Contents
-from memory_service.store.index import statements, tables
-from memory_service.store.index.sqlite import Index
+from memory_service.store.index.base import BufferEntry, Index, Writing
 from memory_service.store.pure import compaction, ledger
-from memory_service.store.pure.columns import Arrays, Columns, headers_of_rows
+from memory_service.store.pure.columns import Arrays, Columns, headers_of_rows, totals_by_segment
 from memory_service.store.pure.compaction import SegmentState
-from memory_service.store.pure.ledger import IndexRows
+from memory_service.store.pure.ledger import IndexRows, store_share
 from memory_service.store.pure.model import BufferConfig
-from memory_service.store.segments.local import OpenSegment, Part, SegmentFiles, added_bytes
+from memory_service.store.segments.base import OpenSegment, Part, totals_of
+from memory_service.store.segments.local import SegmentFiles, added_bytes
 from memory_service.store.segments.owner import owner_of
 
 logger = logging.getLogger(__name__)
@@ -63,42 +61,48 @@ class Fork:
         self._config = config
         self._num_bytes = num_bytes
         self._parts: list[Part] = []
-        totals = statements.totals_by_segment(view["segment"], view.charge)
+        self._scored: set[int] = set()
+        totals = totals_by_segment(view["segment"], view.charge)
         states = [replace(contents.states[id_], pinned_records=0, pinned_bytes=0) for id_ in totals]
         for state in states:
             state.live_records, state.live_bytes = totals[state.id]
         self._shared = [state for state in states if state.sealed]
         self._copied = [state for state in states if not state.sealed]
 
-    def make(self, source_id: int, next_id: int) -> sa.Row[Any]:
-        """Write what is copied, and all rows in one transaction; returns the buffer's own.
+    def make(self, source_id: int, next_id: int) -> BufferEntry:
+        """Write what is copied, and all rows in one transaction.
 
         Raises:
             BudgetError: ``disk_limit_exceeded``.
             StorageError: it could not be stored. In either case there is no fork.
         """
-        with self._index.read() as connection:
-            self._scored = self._scored_of(connection, source_id)
+        if self._contents.index_rows.scores:
+            with self._index.reading() as reading:
+                self._scored = reading.scored(source_id, self._view["exemplar_id"].tolist())
         self._copy_what_does_not_fit()
         try:
             self._copy(next_id)
-            number, num_bytes = statements.totals_of_parts(self._parts)
+            number, num_bytes = totals_of(self._parts)
             self._expect_fit(self._disk_bytes(number, num_bytes))
-            with self._index.write() as connection:
-                row = statements.insert_buffer(
-                    connection,
-                    self._config,
-                    version=self._view.version,
-                    bytes_used=self._view.bytes_used,
-                    num_records=self._view.num_records,
-                    next_exemplar_id=next_id,
-                )
-                statements.write_parts(connection, row.id, self._parts)
-                self._share(connection, row.id)
+            return self._index.make(
+                lambda transaction: self._note(transaction, next_id),
+                lambda reading: reading.find_buffer(self._config.name),
+            )
         except BaseException:
-            statements.discard(self._index, self._segments, self._parts)
+            discard(self._index, self._segments, self._parts)
             raise
-        return row
+
+    def _note(self, transaction: Writing, next_id: int) -> BufferEntry:
+        entry = transaction.insert_buffer(
+            self._config,
+            version=self._view.version,
+            bytes_used=self._view.bytes_used,
+            num_records=self._view.num_records,
+            next_exemplar_id=next_id,
+        )
+        transaction.write_parts(entry.config.id, self._parts)
+        self._share(transaction, entry.config.id)
+        return entry
 
     def _copy_what_does_not_fit(self) -> None:
         while True:
@@ -175,29 +179,14 @@ class Fork:
         ids = [state.id for state in states]
         return self._view.take(np.flatnonzero(np.isin(self._view["segment"], ids)))
 
-    def _scored_of(self, connection: sa.Connection, source_id: int) -> set[int]:
-        if not self._contents.index_rows.scores:
-            return set()
-        return statements.scored(connection, source_id, self._view["exemplar_id"].tolist())
-
-    def _share(self, connection: sa.Connection, fork_id: int) -> None:
+    def _share(self, transaction: Writing, fork_id: int) -> None:
         """Make the rows by which the fork consists of its source's segments and holds what is shown of them."""
         view = self._view
         for state in self._shared:
-            connection.execute(tables.buffer_segments.insert(), {"buffer_id": fork_id, "segment_id": state.id})
             held = view["exemplar_id"][view["segment"] == state.id]
             stored = self._contents.ids_in(state)
-            dead = stored[~np.isin(stored, held)]
-            values = {"buffer_id": fork_id, "segment_id": state.id, "version": 0}
-            if len(dead):
-                connection.execute(tables.deaths.insert(), [{**values, "exemplar_id": id_} for id_ in dead.tolist()])
-        taken = view.take(view.positions_of(np.array(sorted(self._scored), dtype=np.uint64)))
-        changed = zip(*(taken[name].tolist() for name in ("exemplar_id", "score", "rank")), strict=True)
-        statements.write_scores(
-            connection,
-            fork_id,
-            [{"exemplar_id": id_, "version": 0, "score": score, "rank": rank} for id_, score, rank in changed],
-        )
-        seen = [{"buffer_id": fork_id, "class_id": class_id} for class_id in sorted(self._contents.classes)]
-        if seen:
-            connection.execute(tables.classes.insert(), seen)
+            transaction.share_segment(fork_id, state.id, stored[~np.isin(stored, held)].tolist())
+        if self._scored:
+            scored = view.take(view.positions_of(np.array(sorted(self._scored), dtype=np.uint64)))
+            transaction.rescore(fork_id, 0, scored, scored["score"], scored["rank"], ())
+        transaction.insert_classes(fork_id, self._contents.classes)

@@ -19,11 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
 from memory_format import StorageError
 from memory_service.store.admin.quarantine import put_aside, put_copy_aside
-from memory_service.store.index import tables
+from memory_service.store.index.base import KnownFiles
 from memory_service.store.segments import files
 from memory_service.store.segments.layout import SegmentContents, read_contents
 from memory_service.store.segments.local import OPEN, OWN_NAME, SEALED
@@ -34,18 +32,6 @@ _INCOMING = re.compile(r"(ready-)?[0-9a-f]{32}")
 """Names of what comes in, goes out or is written on trial."""
 
 Step = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the index says of the files."""
-
-    segments: Mapping[str, tuple[int, int, bool]]
-    """Stem -> bytes that count, records, whether it is sealed."""
-    intents: Mapping[str, bool]
-    """Stem -> whether it is to go; else it was about to be made."""
-    next_ids: Mapping[str, int]
-    """Buffer -> the exemplar id that comes next."""
 
 
 @dataclass
@@ -60,17 +46,7 @@ class Found:
     settle: list[Step] = field(default_factory=list)
 
 
-def known_to(connection: sa.Connection) -> Known:
-    s, b = tables.segments.c, tables.buffers.c
-    segments = connection.execute(sa.select(s.stem, s.file_bytes, s.num_records, s.sealed))
-    return Known(
-        {stem: (file_bytes, num_records, sealed) for stem, file_bytes, num_records, sealed in segments},
-        {row.stem: row.leaving for row in connection.execute(sa.select(tables.intents))},
-        {row.name: row.next_exemplar_id for row in connection.execute(sa.select(b.name, b.next_exemplar_id))},
-    )
-
-
-def clear(data: Path, known: Known, *, trusted: bool) -> None:
+def clear(data: Path, known: KnownFiles, *, trusted: bool) -> None:
     """Bring the files to what the index says of them.
 
     Args:
@@ -93,7 +69,7 @@ def clear(data: Path, known: Known, *, trusted: bool) -> None:
         logger.warning("removed %d files that no change had committed", len(found.remove))
 
 
-def _examine(directory: Path, known: Known, *, trusted: bool) -> Found:
+def _examine(directory: Path, known: KnownFiles, *, trusted: bool) -> Found:
     there: dict[str, dict[str, Path]] = {}
     for entry in os.scandir(directory):
         name = OWN_NAME.fullmatch(entry.name)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from memory_format import BudgetError
-from memory_service.store.commits import store_share
+from memory_service.store.pure.ledger import store_share
 from memory_service.store.pure.model import BufferConfig
 
 

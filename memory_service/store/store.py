@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
-
-import sqlalchemy as sa
+from typing import Final
 
 from memory_format import (
     BudgetError,
@@ -32,11 +30,12 @@ from memory_service.store import leftovers
 from memory_service.store.admin.backup import Archive
 from memory_service.store.admin.transfer import Import, Incoming
 from memory_service.store.buffer import Buffer
-from memory_service.store.commits import segment_bytes
+from memory_service.store.commits import discard, segment_bytes
 from memory_service.store.contents import SegmentCache
-from memory_service.store.index import opening, statements, tables
+from memory_service.store.index import opening
+from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.index.generation import Generation
-from memory_service.store.index.sqlite import Index
+from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.pure.model import Budget, BufferConfig, Options, check_settings
 from memory_service.store.pure.snapshots import check_name
 from memory_service.store.quota import Quota
@@ -82,39 +81,38 @@ class Store:
     def _open(self) -> None:
         standing = opening.look(self.data)
         standing.expect_usable()
-        self._index = Index(self.data / opening.INDEX)
-        self._quota = Quota(self._options.total_budget_bytes, self._index.bound_log)
+        self._index = SqliteIndex(self.data / opening.INDEX)
+        self._quota = Quota(self._options.total_budget_bytes, self._index.leave_room)
         self._segments = SegmentFiles(self.data / "segments", self._index, max_open=self._options.open_segments)
         try:
-            with self._index.read() as connection:
-                known = leftovers.known_to(connection)
-                buffers = connection.execute(sa.select(tables.buffers)).all()
-                said = statements.read_buffers(connection)
+            with self._index.reading() as reading:
+                known, buffers, contents = reading.known_files(), reading.buffers(), reading.contents()
             if not standing.trusted:
                 logger.info("%s does not say which index is of these files; nothing is removed", opening.GENERATION)
             leftovers.clear(self.data, known, trusted=standing.trusted)
             leftovers.empty_incoming(self.incoming)
             self._index.stems_gone(known.intents)
             cache = SegmentCache(self._segments)
-            self._buffers = {row.name: self._open_buffer(row, said.pop(row.id), cache) for row in buffers}
+            self._buffers = {
+                entry.config.name: self._open_buffer(entry, contents.pop(entry.config.id), cache) for entry in buffers
+            }
             self._index.generation = Generation(self.data / opening.GENERATION, self._index.mark())
         except BaseException:
             self._index.close()
             raise
 
     def _open_buffer(
-        self, row: sa.Row[Any], said: statements.BufferRows | None = None, cache: SegmentCache | None = None
+        self, entry: BufferEntry, rows: BufferRows | None = None, cache: SegmentCache | None = None
     ) -> Buffer:
-        if row.eviction not in EVICTION_POLICIES:
-            raise StorageError(f"buffer {row.name!r} has eviction {row.eviction!r}, which this version does not know")
-        if said is None:
-            with self._index.read() as connection:
-                said = statements.read_buffers(connection, row.id)[row.id]
+        name, eviction = entry.config.name, entry.config.eviction
+        if eviction not in EVICTION_POLICIES:
+            raise StorageError(f"buffer {name!r} has eviction {eviction!r}, which this version does not know")
+        if rows is None:
+            with self._index.reading() as reading:
+                rows = reading.contents(entry.config.id)[entry.config.id]
         buffer = Buffer(
-            statements.read_config(row),
-            said,
-            row.version,
-            row.next_exemplar_id,
+            entry,
+            rows,
             self._index,
             self._segments,
             self._options,
@@ -123,10 +121,10 @@ class Store:
         )
         self._quota.note(buffer.config)
         columns = buffer.contents.columns
-        if (columns.bytes_used, columns.num_records) != (row.bytes_used, row.num_records):
+        if (columns.bytes_used, columns.num_records) != (entry.bytes_used, entry.num_records):
             raise StorageError(
-                f"buffer {row.name!r} holds {columns.num_records} records of {columns.bytes_used} bytes, its counters "
-                f"say {row.num_records} and {row.bytes_used}: `memory-service verify` says more, `memory-service "
+                f"buffer {name!r} holds {columns.num_records} records of {columns.bytes_used} bytes, its counters "
+                f"say {entry.num_records} and {entry.bytes_used}: `memory-service verify` says more, `memory-service "
                 "repair` sets them right",
                 code="corrupt_record",
             )
@@ -176,10 +174,11 @@ class Store:
             if existing is not None:
                 _expect_equal(existing.config, config)
                 return existing, False
-            claim = self._quota.claim(config)
-            with claim, self._made(name) as made, self._index.write() as connection:
-                made.append(statements.insert_buffer(connection, config))
-            buffer = self._open_buffer(made[0])
+            with self._quota.claim(config):
+                entry = self._index.make(
+                    lambda transaction: transaction.insert_buffer(config), lambda reading: reading.find_buffer(name)
+                )
+            buffer = self._open_buffer(entry)
             self._buffers[name] = buffer
             return buffer, True
 
@@ -208,9 +207,7 @@ class Store:
         check_name(new_name)
         source = self.buffer(name)
         with self._reserved(new_name):
-            with self._made(new_name) as made:
-                made.append(source.fork_into(new_name, snapshot, disk_limit_bytes, description))
-            return self._add(made[0])
+            return self._add(source.fork_into(new_name, snapshot, disk_limit_bytes, description))
 
     def import_buffer(self, name: str, path: Path) -> Buffer:
         """Make a buffer of a file that :meth:`Buffer.export` wrote: same ids, version, settings and bytes.
@@ -236,12 +233,14 @@ class Store:
                         requested_bytes=needed,
                         disk_limit_bytes=config.disk_limit_bytes,
                     )
-                with self._made(name) as made, self._index.write() as connection:
-                    made.append(incoming.note(connection, config, parts))
+                entry = self._index.make(
+                    lambda transaction: incoming.note(transaction, config, parts),
+                    lambda reading: reading.find_buffer(name),
+                )
             except BaseException:
-                statements.discard(self._index, self._segments, parts)
+                discard(self._index, self._segments, parts)
                 raise
-            return self._add(made[0])
+            return self._add(entry)
 
     def receive(self, announced_bytes: int) -> Incoming:
         """Somewhere for a file to arrive that is to be imported.
@@ -290,22 +289,8 @@ class Store:
             with self._names_lock:
                 self._coming.discard(name)
 
-    @contextmanager
-    def _made(self, name: str) -> Iterator[list[sa.Row[Any]]]:
-        """Around the transaction that makes a buffer, which gives its row: where it fails and was committed all the
-        same, the buffer is there, as asked for."""
-        made: list[sa.Row[Any]] = []
-        try:
-            yield made
-        except StorageError:
-            with self._index.read() as connection:
-                row = statements.find_buffer(connection, name)
-            if row is None:
-                raise
-            made[:] = [row]
-
-    def _add(self, row: sa.Row[Any]) -> Buffer:
-        buffer = self._open_buffer(row)
+    def _add(self, entry: BufferEntry) -> Buffer:
+        buffer = self._open_buffer(entry)
         with self._names_lock:
             self._buffers[buffer.name] = buffer
         return buffer
@@ -402,11 +387,7 @@ class Store:
                 buffer.seal()
             except ExemplarMemoryError as error:
                 logger.warning("buffer %s keeps an open segment: %s", buffer.name, error.message)
-        if self._index.generation is not None:
-            try:
-                self._index.generation.sync()
-            except OSError:
-                logger.exception("cannot sync %s", self.data / opening.GENERATION)
+        self._index.settle()
         self.release()
 
     def release(self) -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-import sqlalchemy as sa
-
 from memory_service.store import Buffer
 from memory_service.store.contents import Contents
-from memory_service.store.index import statements, tables
 from memory_service.store.pure.columns import COLUMN_DTYPES, Columns
 
 _COUNTED = (
@@ -22,10 +19,11 @@ def assert_memory_matches_index(buffer: Buffer) -> None:
     """Every figure and every row, the ledger's counts included."""
     kept = buffer.contents
     fresh = Contents(buffer.config.id, buffer._segments)
-    with buffer._index.read() as connection:
-        row = connection.execute(sa.select(tables.buffers).where(tables.buffers.c.id == buffer.config.id)).one()
-        fresh.load(statements.read_buffers(connection, row.id)[row.id], row.version)
-    assert (kept.columns.version, buffer.config.budget_bytes) == (row.version, row.budget_bytes)
+    with buffer._index.reading() as reading:
+        entry = reading.find_buffer(buffer.config.id)
+        assert entry is not None
+        fresh.load(reading.contents(buffer.config.id)[buffer.config.id], entry.version)
+    assert (kept.columns.version, buffer.config) == (entry.version, entry.config)
     assert _rows(kept, kept.columns) == _rows(fresh, fresh.columns)
     assert _rows(kept, kept.pinned.columns) == _rows(fresh, fresh.pinned.columns)
     assert kept.pinned.died.tolist() == fresh.pinned.died.tolist()
@@ -38,8 +36,8 @@ def assert_memory_matches_index(buffer: Buffer) -> None:
         state, segment = kept.states[growing.id], growing.segment
         assert (segment.end, segment.num_records) == (state.file_bytes, state.num_records)
         assert not state.sealed
-        with buffer._index.read() as connection:
-            on_disk = statements.open_segment(state, statements.chunks_of(connection, state.id))
+        with buffer._index.reading() as reading:
+            on_disk = reading.open_segment(state)
         assert segment.learners == on_disk.learners
         assert segment.headers().tobytes() == on_disk.headers().tobytes()
         assert segment.crc32 == zlib.crc32(buffer._segments.bodies_of(segment))

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 
 from memory_format import BudgetError, Record, decode_batch, encode_batch
 from memory_service.store import Buffer, Store, commits
-from memory_service.store.index import sqlite, statements, tables
+from memory_service.store.index import tables
+from memory_service.store.index.selects import Selects
 from memory_service.store.pure import ledger
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
@@ -178,7 +179,7 @@ def test_the_index_takes_no_more_than_the_ledger_says(data: Path, kind: str) -> 
 def said(buffer: Buffer) -> int:
     """The ledger's figure for the rows there are."""
     with buffer._index.read() as connection:
-        counts = statements.read_buffers(connection, buffer.config.id)[buffer.config.id].counts
+        counts = Selects(connection).contents(buffer.config.id)[buffer.config.id].counts
         s = tables.buffer_segments.c
         segments = connection.execute(
             sa.select(sa.func.count()).select_from(tables.buffer_segments).where(s.buffer_id == buffer.config.id)
@@ -330,9 +331,9 @@ def test_all_files_of_a_store_stay_within_its_buffers_limit(data: Path, budget: 
                 refused += 1
             assert sum(path.stat().st_size for path in data.rglob("*") if path.is_file()) <= limit
         store.create_buffer("large", budget_bytes=10**8)
-        assert store._index._wal_bytes == sqlite.WAL_BYTES
+        assert store._index._wal_bytes == ledger.WAL_BYTES
         store.delete_buffer("large")
-        assert (data / "index.sqlite-wal").stat().st_size <= store._index._wal_bytes < sqlite.WAL_BYTES
+        assert (data / "index.sqlite-wal").stat().st_size <= store._index._wal_bytes < ledger.WAL_BYTES
     assert refused < 40
 
 

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from memory_format import ConflictError, StorageError, decode_batch, encode_batch
 from memory_service.store import Store
 from memory_service.store.contents import Contents
-from memory_service.store.index.sqlite import Index
+from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.pure.query import Query
 from tests.memory_service import disk
 from tests.memory_service.conftest import crashing, running
@@ -207,10 +207,10 @@ def test_a_commit_that_fails(client: httpx.Client, data: Path, monkeypatch: pyte
     put_buffer(client)
     push(client, [make_exemplar(0, 0)])
     before = whole_state(data)
-    real = Index.write
+    real = SqliteIndex.write
 
     @contextmanager
-    def failing_write(self: Index, **options: Any) -> Iterator[sa.Connection]:
+    def failing_write(self: SqliteIndex, **options: Any) -> Iterator[sa.Connection]:
         with real(self, **options) as connection:
             yield connection
             if moment == "before":
@@ -219,7 +219,7 @@ def test_a_commit_that_fails(client: httpx.Client, data: Path, monkeypatch: pyte
 
     url, body = "/v1/buffers/b/exemplars", encode_batch([make_exemplar(0, 1)])
     with monkeypatch.context() as patch:
-        patch.setattr(Index, "write", failing_write)
+        patch.setattr(SqliteIndex, "write", failing_write)
         response = client.post(url, content=body, headers={**ARROW, "Idempotency-Key": "k"})
     assert "disk I/O error" in assert_problem(response, "storage_failed")["detail"]
     if moment == "before":

@@ -17,7 +17,7 @@ from pathlib import Path
 from memory_format import StorageError
 from memory_service.store.admin.backup import copy_index
 from memory_service.store.index.opening import reading
-from memory_service.store.index.sqlite import Index
+from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.store import take_lock
 
 
@@ -81,7 +81,7 @@ class Copies:
         with reading(self._data) as connection:
             return connection.execute("SELECT 1 FROM segments WHERE stem = ?", [stem]).fetchone() is not None
 
-    def take(self) -> Index:
+    def take(self) -> SqliteIndex:
         """The index as it is now; the caller closes it.
 
         Raises:
@@ -90,7 +90,7 @@ class Copies:
         self._taken += 1
         path = self._directory / f"{self._taken}.sqlite"
         copy_index(self._data, path)
-        return Index(path, migrate=False)
+        return SqliteIndex(path, migrate=False)
 
 
 class Pace:

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from memory_format import FormatError
 from memory_service.store.admin import quarantine
-from memory_service.store.index import statements, tables
+from memory_service.store.index import tables
 from memory_service.store.index.opening import Standing
-from memory_service.store.index.sqlite import Index
+from memory_service.store.index.selects import Selects, entry_of
+from memory_service.store.index.sqlite import SqliteIndex
+from memory_service.store.index.updates import Updates
 from memory_service.store.pure.columns import charge_of
 from memory_service.store.pure.compaction import SegmentState
 from memory_service.store.pure.model import Budget, BufferConfig
@@ -132,7 +134,7 @@ class _Target:
                 self.held.setdefault(id_, crc32)
 
 
-def take_over_seals(index_: Index, directory: Path) -> list[str]:
+def take_over_seals(index_: SqliteIndex, directory: Path) -> list[str]:
     """Segments that the index calls open and that were sealed since count as sealed, with all that they hold.
 
     Only for an index that is older than its files; otherwise the seal was not committed.
@@ -141,12 +143,12 @@ def take_over_seals(index_: Index, directory: Path) -> list[str]:
     with index_.read() as connection:
         states = connection.execute(sa.select(tables.segments).where(~tables.segments.c.sealed)).all()
         found = [
-            (row, path, contents, statements.chunks_of(connection, row.id))
+            (row, path, contents, Selects(connection).open_segment(SegmentState(*row)))
             for row in states
             if (contents := _readable(path := directory / (row.stem + SEALED))) is not None
         ]
-    for row, path, contents, chunks in found:
-        known = np.concatenate([np.zeros(0, np.uint64), *(chunk["exemplar_id"] for chunk, _ in chunks)])
+    for row, path, contents, segment in found:
+        known = segment.headers()["exemplar_id"]
         if (directory / (row.stem + OPEN)).exists() or not np.array_equal(
             contents.headers["exemplar_id"][: len(known)], known
         ):
@@ -154,12 +156,12 @@ def take_over_seals(index_: Index, directory: Path) -> list[str]:
         values = {"file_bytes": path.stat().st_size, "num_records": len(contents.headers), "sealed": True}
         with index_.write() as connection:
             connection.execute(tables.segments.update().where(tables.segments.c.id == row.id).values(values))
-            statements.forget_open_rows(connection, row.id)
+            Updates(connection).forget_open_rows(row.id)
         taken.append(path.name)
     return taken
 
 
-def adopt(data: Path, index_: Index, standing: Standing, holes: Mapping[int, Hole]) -> Recovered:
+def adopt(data: Path, index_: SqliteIndex, standing: Standing, holes: Mapping[int, Hole]) -> Recovered:
     """Take in what the index has never heard of, or has lost.
 
     Args:
@@ -204,17 +206,17 @@ def _readable(path: Path) -> SegmentContents | None:
 def _targets(data: Path, connection: sa.Connection, holes: Mapping[int, Hole]) -> list[_Target]:
     """The buffers of the index, with what they hold."""
     found = []
-    said = statements.read_buffers(connection)
+    said = Selects(connection).contents()
     for row in connection.execute(sa.select(tables.buffers)).all():
         held: dict[int, int] = {}
-        parts = [chunk for chunks in said[row.id].chunks.values() for chunk, _ in chunks]
+        parts = [segment.headers() for segment in said[row.id].open_segments.values()]
         for state in said[row.id].segments:
             contents = _readable(data / "segments" / (state.stem + SEALED)) if state.sealed else None
             if contents is not None:
                 parts.append(contents.headers)
         for headers in parts:
             held.update(zip(headers["exemplar_id"].tolist(), headers["crc32"].tolist(), strict=True))
-        found.append(_Target(row, statements.read_config(row), held, holes.get(row.id)))
+        found.append(_Target(row, entry_of(row).config, held, holes.get(row.id)))
     return found
 
 
@@ -282,7 +284,7 @@ def _free_name(names: set[str]) -> str:
     return f"recovered-{number}"
 
 
-def _take_in(data: Path, index_: Index, plan: Sequence[_Target], known: set[str], recovered: Recovered) -> None:
+def _take_in(data: Path, index_: SqliteIndex, plan: Sequence[_Target], known: set[str], recovered: Recovered) -> None:
     """Move the files to where they belong, then one transaction for all of them: cut short, all of it is done again."""
     directory = data / "segments"
     directory.mkdir(files.DIRECTORY_MODE, exist_ok=True)
@@ -319,12 +321,12 @@ def _take_in_one(connection: sa.Connection, target: _Target, places: Mapping[Pat
         connection.execute(tables.buffer_segments.insert(), {"buffer_id": buffer_id, "segment_id": segment_id})
         dead = {"exemplar_id": candidate.ids[~wanted], "segment": np.full(int((~wanted).sum()), segment_id)}
         # Before every snapshot: none shows them.
-        statements.insert_deaths(connection, buffer_id, dead, np.zeros(len(dead["segment"]), np.uint64))
+        Updates(connection).insert_deaths(buffer_id, dead, np.zeros(len(dead["segment"]), np.uint64))
         classes |= set(np.unique(candidate.contents.headers["class_id"][wanted]).tolist())
         recovered.states.append(SegmentState(segment_id, stem, size, num, True))
         count = recovered.records.get(target.config.name, 0)
         recovered.records[target.config.name] = count + int(wanted.sum())
-    new = sorted(classes - statements.read_buffers(connection, buffer_id)[buffer_id].classes)
+    new = sorted(classes - Selects(connection).contents(buffer_id)[buffer_id].classes)
     if new:
         connection.execute(
             tables.classes.insert(), [{"buffer_id": buffer_id, "class_id": class_id} for class_id in new]
@@ -338,4 +340,4 @@ def _make(connection: sa.Connection, target: _Target, highest: Seen) -> int:
         held = sum(int(charge_of(candidate.contents.lengths)[wanted].sum()) for candidate, wanted in target.takes)
         config = replace(config, budget=Budget(budget_bytes=held), budget_bytes=held)
     figures = {"version": highest.version, "next_exemplar_id": highest.next_exemplar_id}
-    return int(statements.insert_buffer(connection, config, **figures).id)
+    return Updates(connection).insert_buffer(config, **figures).config.id

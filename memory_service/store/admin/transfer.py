@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,11 +24,12 @@ from memory_format.api.terms import MAX_DESCRIPTION, NAME_PATTERN, EvictionPolic
 from memory_format.checksum import crc32_of_all
 from memory_format.record import HEADER_DTYPE, MAX_BODY_BYTES
 from memory_format.wire import Batch, check_batch
-from memory_service.store.index import statements, tables
+from memory_service.store.index.base import BufferEntry, Writing
 from memory_service.store.pure.columns import Columns, charge_of, headers_of_rows
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
 from memory_service.store.segments import files
+from memory_service.store.segments.base import Part, totals_of
 from memory_service.store.segments.files import storage_error
 from memory_service.store.segments.layout import (
     Entry,
@@ -40,7 +40,7 @@ from memory_service.store.segments.layout import (
     zarr_documents,
     zip_directory,
 )
-from memory_service.store.segments.local import Part, SegmentFiles
+from memory_service.store.segments.local import SegmentFiles
 from memory_service.store.segments.owner import owner_of
 from memory_service.store.segments.readers import Lease
 
@@ -327,25 +327,22 @@ class Import:
             raise
         return parts
 
-    def note(self, connection: sa.Connection, config: BufferConfig, parts: list[Part]) -> sa.Row[Any]:
-        """Make the rows of the buffer; returns its own."""
-        row = statements.insert_buffer(
-            connection,
+    def note(self, transaction: Writing, config: BufferConfig, parts: list[Part]) -> BufferEntry:
+        """Make the buffer in the index."""
+        entry = transaction.insert_buffer(
             config,
             version=self.description.version,
             bytes_used=self._bytes_used(),
             num_records=len(self._contents.headers),
             next_exemplar_id=self.description.next_exemplar_id,
         )
-        statements.write_parts(connection, row.id, parts)
-        seen = [{"buffer_id": row.id, "class_id": class_id} for class_id in self.description.classes_seen]
-        if seen:
-            connection.execute(tables.classes.insert(), seen)
-        return row
+        transaction.write_parts(entry.config.id, parts)
+        transaction.insert_classes(entry.config.id, self.description.classes_seen)
+        return entry
 
     def disk_bytes(self, parts: list[Part]) -> int:
         """What the buffer takes on disk once the parts are noted."""
-        number, num_bytes = statements.totals_of_parts(parts)
+        number, num_bytes = totals_of(parts)
         small = IndexRows(
             classes=len(self.description.classes_seen), description_bytes=len(self.description.description.encode())
         )

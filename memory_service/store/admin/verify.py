@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,14 +27,16 @@ from memory_format.record import HEADER_DTYPE, check_row
 from memory_service.store.admin import recovery
 from memory_service.store.admin.online import Copies, Pace, held_if_free
 from memory_service.store.admin.quarantine import put_aside, put_copy_aside
-from memory_service.store.commits import Commits
+from memory_service.store.commits import Commits, discard
 from memory_service.store.contents import Contents
-from memory_service.store.index import opening, statements, tables
+from memory_service.store.index import opening, tables
+from memory_service.store.index.base import BufferEntry, Reading, Writing
 from memory_service.store.index.generation import write_mark
-from memory_service.store.index.sqlite import Index
+from memory_service.store.index.selects import Selects, entry_of
+from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.pure import eviction
 from memory_service.store.pure.compaction import SegmentState
-from memory_service.store.pure.model import Options
+from memory_service.store.pure.model import Options, Snapshot
 from memory_service.store.pushes import candidates
 from memory_service.store.segments import owner as owners
 from memory_service.store.segments.layout import BODY_AT, READ_DTYPE, read_contents
@@ -124,10 +127,10 @@ class _Store:
         index_: a copy of its index, which is closed with it.
     """
 
-    def __init__(self, data: Path, index_: Index | None = None, *, migrate: bool = False) -> None:
+    def __init__(self, data: Path, index_: SqliteIndex | None = None, *, migrate: bool = False) -> None:
         self.data = data
         self.directory = data / "segments"
-        self.index = index_ or Index(data / opening.INDEX, migrate=migrate)
+        self.index = index_ or SqliteIndex(data / opening.INDEX, migrate=migrate)
         self.files = SegmentFiles(self.directory, self.index)
 
     def rows_of_segments(self) -> list[SegmentState]:
@@ -201,8 +204,8 @@ class _Store:
         if state.sealed:
             contents = read_contents(path)
             return contents.headers, contents.learners, contents.lengths
-        with self.index.read() as connection:
-            segment = statements.open_segment(state, statements.chunks_of(connection, state.id))
+        with self.index.reading() as reading:
+            segment = reading.open_segment(state)
         stored = segment.headers()
         lengths = np.diff(np.append(stored["offset"].astype(np.int64) + BODY_AT, segment.end))
         headers = np.zeros(len(stored), READ_DTYPE)
@@ -335,8 +338,8 @@ def _holes(store: _Store, read: list[_Segment]) -> dict[int, recovery.Hole]:
     """What of each buffer is in segments that cannot be read."""
     damaged = {segment.id for segment in read if segment.damaged}
     found = {}
-    with store.index.read() as connection:
-        for buffer_id, said in statements.read_buffers(connection).items():
+    with store.index.reading() as reading:
+        for buffer_id, said in reading.contents().items():
             bad = damaged & {state.id for state in said.segments}
             if bad:
                 dead = [said.deaths[id_][0] for id_ in bad if id_ in said.deaths]
@@ -523,7 +526,7 @@ def _examine_served_buffers(newer: _Newer, damaged: dict[int, _Segment], report:
 def _examine_buffer(
     store: _Store, connection: sa.Connection, row: sa.Row[Any], damaged: dict[int, _Segment], report: Report
 ) -> None:
-    found = statements.read_buffers(connection, row.id)[row.id]
+    found = Selects(connection).contents(row.id)[row.id]
     lost: list[int] = []
     lost_in_snapshots: list[int] = []
     hidden = False
@@ -547,7 +550,7 @@ def _examine_buffer(
     contents.load(found, row.version, to_write=False)
     columns = contents.columns
     report.buffers[row.name] = columns.num_records
-    config = statements.read_config(row)
+    config = entry_of(row).config
     for name, stated, real in (
         ("bytes_used", row.bytes_used, columns.bytes_used),
         ("num_records", row.num_records, columns.num_records),
@@ -564,7 +567,7 @@ def _examine_buffer(
     if contents.disk_bytes > config.disk_limit_bytes:
         report.note("over_disk_limit", row.name, f"{contents.disk_bytes} bytes, the limit is {config.disk_limit_bytes}")
     for snapshot in contents.snapshots.values():
-        view = contents.view_at(snapshot, statements.scores_at(connection, row.id, snapshot.version))
+        view = contents.view_at(snapshot, Selects(connection).scores_at(row.id, snapshot.version))
         if (view.num_records, view.bytes_used) != (snapshot.num_records, snapshot.bytes_used):
             report.note(
                 "wrong_snapshot",
@@ -630,7 +633,7 @@ def _carry_over(store: _Store, segment: _Segment, report: Report) -> None:
                 connection.execute(table.delete().where(column.segment_id == segment.id))
             connection.execute(tables.segments.delete().where(s.id == segment.id))
     except BaseException:
-        statements.discard(store.index, store.files, parts)
+        discard(store.index, store.files, parts)
         raise
     if path.exists():
         # What is sound in it lies elsewhere now: no later repair looks at it again.
@@ -649,100 +652,99 @@ def _owner_of(store: _Store, segment: _Segment) -> dict[str, Any]:
     with store.index.read() as connection:
         of_it = sa.select(b.buffer_id).where(b.segment_id == segment.id).order_by(b.buffer_id).limit(1)
         row = connection.execute(sa.select(tables.buffers).where(tables.buffers.c.id.in_(of_it))).first()
-    return {} if row is None else owners.owner_of(statements.read_config(row), row.version, row.next_exemplar_id)
+    return {} if row is None else owners.owner_of(entry_of(row).config, row.version, row.next_exemplar_id)
 
 
-Write = Callable[[sa.Connection], object]
+Write = Callable[[Writing], object]
 
 
 def _settle_buffers(store: _Store, standing: opening.Standing, recovered: recovery.Recovered, report: Report) -> None:
     """Set counters of buffers and snapshots to what their records make, and hold budgets."""
-    with store.index.read() as connection:
+    with store.index.reading() as reading:
         writes = [
             write
-            for row in connection.execute(sa.select(tables.buffers)).all()
-            for write in _settlements(store, connection, row, _floor(row, standing, recovered.seen.get(row.id)), report)
+            for entry in reading.buffers()
+            for write in _settlements(
+                store, reading, entry, _floor(entry, standing, recovered.seen.get(entry.config.id)), report
+            )
         ]
     if writes:
-        with store.index.write() as connection:
+        with store.index.writing() as transaction:
             for write in writes:
-                write(connection)
+                write(transaction)
 
 
-def _floor(row: sa.Row[Any], standing: opening.Standing, seen: recovery.Seen | None) -> recovery.Seen | None:
+def _floor(entry: BufferEntry, standing: opening.Standing, seen: recovery.Seen | None) -> recovery.Seen | None:
     """What a buffer's version and next id have to be at least, where the index may not be the last that gave some."""
     if seen is None and (standing.trusted or standing.kind == "unmarked"):
         return None
     seen = seen or recovery.Seen(0, 0)
-    version, next_id = max(row.version, seen.version), max(row.next_exemplar_id, seen.next_exemplar_id)
+    version, next_id = max(entry.version, seen.version), max(entry.next_exemplar_id, seen.next_exemplar_id)
     return recovery.Seen(version + recovery.LEAP, next_id + recovery.LEAP)
 
 
 def _settlements(
-    store: _Store, connection: sa.Connection, row: sa.Row[Any], floor: recovery.Seen | None, report: Report
+    store: _Store, reading: Reading, entry: BufferEntry, floor: recovery.Seen | None, report: Report
 ) -> Iterator[Write]:
     """What sets a buffer right where it is not."""
-    contents = Contents(row.id, store.files)
-    contents.load(statements.read_buffers(connection, row.id)[row.id], row.version, to_write=False)
-    columns, config = contents.columns, statements.read_config(row)
+    config = entry.config
+    contents = Contents(config.id, store.files)
+    contents.load(reading.contents(config.id)[config.id], entry.version, to_write=False)
+    columns = contents.columns
     for snapshot in contents.snapshots.values():
-        view = contents.view_at(snapshot, statements.scores_at(connection, row.id, snapshot.version))
+        view = contents.view_at(snapshot, reading.scores_at(config.id, snapshot.version))
         if (view.num_records, view.bytes_used) != (snapshot.num_records, snapshot.bytes_used):
-            c = tables.snapshots.c
-            this = tables.snapshots.update().where(c.buffer_id == row.id, c.name == snapshot.name)
-            yield partial(
-                sa.Connection.execute,
-                statement=this.values(num_records=view.num_records, bytes_used=view.bytes_used),
-            )
+            right = replace(snapshot, num_records=view.num_records, bytes_used=view.bytes_used)
+            yield partial(_write_snapshot, buffer_id=config.id, snapshot=right)
     if config.budget.grows:
         config = replace(config, budget_bytes=max(config.budget_bytes, config.budget_for(len(contents.classes))))
-        if config.budget_bytes != row.budget_bytes:
-            yield partial(statements.update_settings, config=config)
+        if config.budget_bytes != entry.config.budget_bytes:
+            yield methodcaller("update_settings", config)
     last = int(columns["exemplar_id"][-1]) if columns.num_records else 0
-    next_id = max(row.next_exemplar_id, last + 1, floor.next_exemplar_id if floor else 0)
+    next_id = max(entry.next_exemplar_id, last + 1, floor.next_exemplar_id if floor else 0)
     keep = np.ones(columns.num_records, dtype=bool)
     if columns.bytes_used > config.budget_bytes:
         everything = columns.take(np.arange(columns.num_records))
         # Nothing else says which to give up where nothing is ever evicted.
         policy = "fifo" if config.eviction == "reject" else config.eviction
         keep = eviction.plan(policy, candidates([everything], config), columns.num_records, config.budget_bytes)
-        report.evicted[row.name] = columns["exemplar_id"][~keep].tolist()
+        report.evicted[config.name] = columns["exemplar_id"][~keep].tolist()
     # What it holds is not what it held: samples of the old version must not seem to be repeatable.
-    changed = columns.num_records != row.num_records or not keep.all()
-    version = max(row.version + changed, floor.version if floor else 0)
+    changed = columns.num_records != entry.num_records or not keep.all()
+    version = max(entry.version + changed, floor.version if floor else 0)
     dead = columns.take(np.flatnonzero(~keep))
     if len(dead["exemplar_id"]):
         died = np.full(len(dead["exemplar_id"]), version, np.uint64)
-        yield partial(statements.insert_deaths, buffer_id=row.id, dead=dead, versions=died)
+        yield methodcaller("insert_deaths", config.id, dead, died)
     kept = columns.kept(version, keep)
-    report.buffers[row.name] = kept.num_records
-    if (kept.bytes_used, kept.num_records, next_id, version) != (
-        row.bytes_used,
-        row.num_records,
-        row.next_exemplar_id,
-        row.version,
-    ):
-        yield partial(
-            statements.update_buffer, buffer_id=row.id, old_version=row.version, columns=kept, next_id=next_id
-        )
+    report.buffers[config.name] = kept.num_records
+    counted = BufferEntry(config, version, next_id, kept.bytes_used, kept.num_records)
+    if counted != replace(entry, config=config):
+        yield methodcaller("update_figures", entry.version, counted)
+
+
+def _write_snapshot(transaction: Writing, buffer_id: int, snapshot: Snapshot) -> None:
+    transaction.delete_snapshot(buffer_id, snapshot.name)
+    transaction.insert_snapshot(buffer_id, snapshot)
 
 
 def _fit_disk_limits(store: _Store, report: Report) -> None:
     """Rewrite segments of buffers that are over their disk limit; where that does not help, raise it."""
-    with store.index.read() as connection:
-        found = connection.execute(sa.select(tables.buffers)).all()
-    for row in found:
-        contents, config = Contents(row.id, store.files), statements.read_config(row)
-        with store.index.read() as connection:
-            contents.load(statements.read_buffers(connection, row.id)[row.id], row.version)
+    with store.index.reading() as reading:
+        found = reading.buffers()
+    for entry in found:
+        config = entry.config
+        contents = Contents(config.id, store.files)
+        with store.index.reading() as reading:
+            contents.load(reading.contents(config.id)[config.id], entry.version)
         if contents.disk_bytes <= config.disk_limit_bytes:
             continue
-        commits = Commits(config, row.next_exemplar_id, store.index, store.files, contents, Options())
+        commits = Commits(config, entry.next_exemplar_id, store.index, store.files, contents, Options())
         try:
             commits.make_room(0, config.disk_limit_bytes)
         except BudgetError:
-            logger.debug("segments of buffer %s cannot be made to fit", row.name)
+            logger.debug("segments of buffer %s cannot be made to fit", config.name)
         if contents.disk_bytes > config.disk_limit_bytes:
-            report.raised[row.name] = contents.disk_bytes
-            with store.index.write() as connection:
-                statements.update_settings(connection, replace(config, given_disk_limit=contents.disk_bytes))
+            report.raised[config.name] = contents.disk_bytes
+            with store.index.writing() as transaction:
+                transaction.update_settings(replace(config, given_disk_limit=contents.disk_bytes))

@@ -1,6 +1,6 @@
 """Do a store's index and its segment files belong together? Looked at before anything is opened or changed.
 
-Like index.py, this knows that the index is SQLite.
+Like sqlite.py, this knows that the index is SQLite.
 """
 
 from __future__ import annotations

@@ -224,6 +224,17 @@ def headers_of_rows(rows: Arrays) -> NDArray[np.void]:
     return headers
 
 
+def totals_by_segment(segment: NDArray[Any], charge: NDArray[np.int64]) -> dict[int, tuple[int, int]]:
+    """Segment id -> (records, bytes) of the rows given."""
+    ids, inverse, counts = np.unique(segment, return_inverse=True, return_counts=True)
+    totals = np.zeros(len(ids), dtype=np.int64)
+    np.add.at(totals, inverse, charge)
+    return {
+        segment_id: (count, total)
+        for segment_id, count, total in zip(ids.tolist(), counts.tolist(), totals.tolist(), strict=True)
+    }
+
+
 def _grown(values: NDArray[Any], capacity: int) -> NDArray[Any]:
     out = np.empty(capacity, dtype=values.dtype)
     out[: len(values)] = values

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from memory_format.record import HEADER_DTYPE
+from memory_service.store.pure.model import BufferConfig
 
 BUFFER_ROW: Final = 1024
 SEGMENT_ROW: Final = 192
@@ -32,8 +33,27 @@ OWN_PAGE: Final = 1024
 
 _PAGE: Final = 1024
 
+WAL_BYTES: Final = 256 * 1024
+"""How long the write-ahead log gets before it is carried over; one transaction may make it longer."""
+LEAST_WAL_BYTES: Final = 16 * 1024
+"""Where the disk limits leave little room to the store."""
+EMPTY_BYTES: Final = 72 * 1024
+"""An empty database, and the log's index."""
+LEAST_STORE_BYTES: Final = EMPTY_BYTES + 2 * LEAST_WAL_BYTES
+"""Below it, the files of the store itself do not fit."""
+STORE_BYTES: Final = 2 * WAL_BYTES + 128 * 1024
+"""Of a store without records: the log, its index and an empty database, and a transaction beyond the log."""
 
-@dataclass
+
+def store_share(config: BufferConfig) -> int:
+    """What of a disk limit is left to the store itself, its write-ahead log first of all: where the limit leaves room
+    for it, all files of a store with one buffer together stay within that buffer's limit."""
+    headroom = max(0, config.disk_limit_bytes - config.budget_bytes)
+    least = LEAST_STORE_BYTES if headroom >= 2 * LEAST_STORE_BYTES else 0
+    return min(STORE_BYTES, max(headroom // 4, least))
+
+
+@dataclass(frozen=True)
 class IndexRows:
     """Rows of the index that a buffer has, beside its own and those of its segments."""
 
@@ -74,7 +94,7 @@ def open_row_bytes(num_records: int, learners: Iterable[str]) -> int:
 
 
 def answer_bytes(key: int, answer: int) -> int:
-    """Of the row that keeps the answer to a push, given the lengths of both; rows.py says the same in SQL."""
+    """Of the row that keeps the answer to a push, given the lengths of both; index/selects.py says the same in SQL."""
     content = key + answer + ANSWER_COLUMNS
     if content <= ANSWER_WITHIN:
         return LOOSE * content

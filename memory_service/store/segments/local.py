@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from memory_format import StorageError, checksum
 from memory_format.record import HEADER_DTYPE
 from memory_service.store.segments import files
+from memory_service.store.segments.base import Names, OpenSegment, Part, Place, SegmentGoneError
 from memory_service.store.segments.files import storage_error
 from memory_service.store.segments.layout import BODY_AT, frame_bytes, seal_frame
 
@@ -38,61 +39,6 @@ SMALLEST_SEALED: Final = 256 * 1024
 SEALED: Final = ".zarr.zip"
 OPEN: Final = ".open"
 OWN_NAME = re.compile(r"([0-9a-f]{32})(\.zarr\.zip|\.open)")
-
-
-Place = tuple[int, int, int, int, int]
-"""Where a body is and goes: which of the segments held, its offset there, length and CRC-32, offset in the target."""
-
-
-class SegmentGoneError(Exception):
-    """The file was deleted since its place was looked up; look again."""
-
-
-@dataclass(frozen=True)
-class OpenSegment:
-    """A segment that grows, as of one commit. Appending gives another value; this one stays true."""
-
-    stem: str
-    end: int
-    """File offset behind the last body."""
-    crc32: int
-    """Of all bodies, end to end."""
-    chunks: tuple[NDArray[np.void], ...]
-    """Headers of its records, ``offset`` within the bodies."""
-    learners: tuple[str, ...]
-    num_records: int
-
-    @property
-    def body_bytes(self) -> int:
-        return self.end - BODY_AT
-
-    def headers(self) -> NDArray[np.void]:
-        return np.concatenate([*self.chunks, np.zeros(0, HEADER_DTYPE)])
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one write added to one segment: records ``first`` to ``last`` (exclusive) of those handed over."""
-
-    before: OpenSegment | None
-    """None for a new file."""
-    after: OpenSegment
-    full: bool
-    """Whether the next record goes to another segment."""
-    sealed: bool
-    first: int
-    last: int
-    offsets: NDArray[np.int64]
-    """Where each body begins in the file, ``(last - first,)``."""
-    file_bytes: int
-
-
-class Names(Protocol):
-    """Whoever names files, and wants to know which are gone: the index."""
-
-    def take_stem(self) -> str: ...
-
-    def stems_gone(self, stems: Iterable[str]) -> None: ...
 
 
 class SegmentFiles:

@@ -20,7 +20,8 @@ from memory_format import BusyError
 from memory_service.store.pure.columns import Columns
 from memory_service.store.pure.compaction import SegmentState
 from memory_service.store.pure.model import Snapshot
-from memory_service.store.segments.local import Held, Place
+from memory_service.store.segments.base import Place
+from memory_service.store.segments.local import Held
 
 
 class LeaseEndedError(BusyError):

@@ -1,0 +1,247 @@
+"""What is read from the index, in SQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from memory_format.record import HEADER_DTYPE
+from memory_service.store.index import tables
+from memory_service.store.index.base import BufferEntry, BufferRows, KnownFiles, Reading
+from memory_service.store.pure import ledger
+from memory_service.store.pure.answers import Answer
+from memory_service.store.pure.columns import Arrays
+from memory_service.store.pure.compaction import SegmentState
+from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
+from memory_service.store.segments.base import OpenSegment, Part
+
+MOST_VALUES: Final = 500
+"""In a list in SQL."""
+
+_SCORES: Final = np.dtype(
+    [("buffer_id", "i8"), ("exemplar_id", "u8"), ("version", "i8"), ("score", "f4"), ("rank", "u4")]
+)
+
+
+class Selects(Reading):
+    """Reads in a connection that is in a transaction."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self.connection = connection
+
+    def number(self) -> int:
+        return int(self.connection.execute(sa.select(tables.store.c.changes)).scalar_one())
+
+    def buffers(self) -> list[BufferEntry]:
+        return [entry_of(row) for row in self.connection.execute(sa.select(tables.buffers)).all()]
+
+    def find_buffer(self, of: str | int) -> BufferEntry | None:
+        column = tables.buffers.c.name if isinstance(of, str) else tables.buffers.c.id
+        row = self.connection.execute(sa.select(tables.buffers).where(column == of)).one_or_none()
+        return None if row is None else entry_of(row)
+
+    def contents(self, buffer_id: int | None = None) -> dict[int, BufferRows]:
+        found = self._described(buffer_id)
+        counts = {id_: {"description_bytes": num_bytes} for id_, num_bytes in found.items()}
+        contents = {id_: BufferRows() for id_ in found}
+        self._read_segments(contents, buffer_id)
+        self._read_deaths(contents, buffer_id)
+        columns = [tables.snapshots.c[name] for name in Snapshot.__dataclass_fields__]
+        number = tables.snapshots.c.number
+        for owner, *values in self._of(buffer_id, tables.snapshots, *columns, order_by=number):
+            snapshot = Snapshot(*values)
+            contents[owner].snapshots[snapshot.name] = snapshot
+        for owner, class_id in self._of(buffer_id, tables.classes, tables.classes.c.class_id):
+            contents[owner].classes.add(class_id)
+        p = tables.pushes.c
+        statement = sa.select(p.buffer_id, sa.func.count(), sa.func.sum(answer_bytes())).group_by(p.buffer_id)
+        for owner, answers, num_bytes in self.connection.execute(_only(statement, p.buffer_id, buffer_id)):
+            counts[owner] |= {"answers": answers, "answer_bytes": num_bytes}
+        scores = self._scores(buffer_id)
+        owners, starts = np.unique(scores["buffer_id"], return_index=True)
+        for owner, of_it in zip(owners.tolist(), np.split(scores, starts[1:]), strict=False):
+            contents[owner].scores = _latest(of_it)
+            counts[owner]["scores"] = len(of_it)
+        for id_, rows in contents.items():
+            numbers = {"snapshots": len(rows.snapshots), "classes": len(rows.classes)}
+            rows.counts = ledger.IndexRows(**counts[id_], **numbers)
+        return contents
+
+    def _described(self, buffer_id: int | None) -> dict[int, int]:
+        """Buffer id -> bytes of its description."""
+        b = tables.buffers.c
+        statement = _only(sa.select(b.id, b.description), b.id, buffer_id)
+        return {id_: len(description.encode()) for id_, description in self.connection.execute(statement)}
+
+    def _read_segments(self, contents: dict[int, BufferRows], buffer_id: int | None) -> None:
+        s, o, part = tables.segments.c, tables.open_rows.c, tables.buffer_segments.c
+        statement: Any = sa.select(part.buffer_id, o.segment_id, o.headers, o.learners)
+        statement = statement.join(tables.buffer_segments, part.segment_id == o.segment_id)
+        statement = statement.order_by(o.segment_id, o.first)
+        chunks: dict[tuple[int, int], list[tuple[bytes, str]]] = {}
+        for owner, id_, headers, learners in self.connection.execute(_only(statement, part.buffer_id, buffer_id)):
+            chunks.setdefault((owner, id_), []).append((headers, learners))
+        statement = sa.select(part.buffer_id, s.id, s.stem, s.file_bytes, s.num_records, s.sealed)
+        statement = statement.join(tables.buffer_segments, part.segment_id == s.id)
+        for owner, *values in self.connection.execute(_only(statement, part.buffer_id, buffer_id)):
+            state = SegmentState(*values)
+            if not state.sealed:
+                segment, open_bytes = _open_segment(state, chunks.get((owner, state.id), []))
+                contents[owner].open_segments[state.id] = segment
+                state = replace(state, open_bytes=open_bytes)
+            contents[owner].segments.append(state)
+
+    def _read_deaths(self, contents: dict[int, BufferRows], buffer_id: int | None) -> None:
+        d = tables.deaths.c
+        # A string a segment: SQLAlchemy's rows, one a death, would take ten times as long to come.
+        pair = d.exemplar_id.cast(sa.Text) + " " + d.version.cast(sa.Text)
+        statement = sa.select(d.buffer_id, d.segment_id, sa.func.aggregate_strings(pair, " "))
+        statement = _only(statement, d.buffer_id, buffer_id).group_by(d.buffer_id, d.segment_id)
+        for owner, segment_id, pairs in self.connection.execute(statement):
+            numbers = np.fromstring(pairs, np.uint64, sep=" ").reshape(-1, 2)
+            ids, versions = numbers[np.argsort(numbers[:, 0])].T.copy()
+            contents[owner].deaths[segment_id] = (ids, versions)
+
+    def _of(self, buffer_id: int | None, table: sa.Table, *columns: Any, order_by: Any = None) -> Any:
+        """Rows of one buffer or of all, each with its buffer's id in front."""
+        statement = _only(sa.select(table.c.buffer_id, *columns), table.c.buffer_id, buffer_id)
+        return self.connection.execute(statement if order_by is None else statement.order_by(order_by))
+
+    def open_segment(self, state: SegmentState) -> OpenSegment:
+        r = tables.open_rows.c
+        statement = sa.select(r.headers, r.learners).where(r.segment_id == state.id).order_by(r.first)
+        return _open_segment(state, [(row.headers, row.learners) for row in self.connection.execute(statement)])[0]
+
+    def _scores(self, buffer_id: int | None) -> NDArray[np.void]:
+        s = tables.scores.c
+        statement = sa.select(s.buffer_id, s.exemplar_id, s.version, s.score, s.rank)
+        statement = _only(statement, s.buffer_id, buffer_id).order_by(s.buffer_id, s.exemplar_id, s.version)
+        return np.fromiter((tuple(row) for row in self.connection.execute(statement)), _SCORES)
+
+    def scores_at(self, buffer_id: int, version: int) -> Arrays:
+        found = self._scores(buffer_id)
+        changed_later = np.unique(found["exemplar_id"][found["version"] > version])
+        return _latest(found[(found["version"] <= version) & np.isin(found["exemplar_id"], changed_later)])
+
+    def scored(self, buffer_id: int, exemplar_ids: Sequence[int]) -> set[int]:
+        s = tables.scores.c
+        statement = sa.select(s.exemplar_id).where(s.buffer_id == buffer_id)
+        return {row[0] for row in self.rows_among(statement, s.exemplar_id, exemplar_ids)}
+
+    def find_answer(self, buffer_id: int, key: str) -> Answer | None:
+        p = tables.pushes.c
+        statement = sa.select(p.idempotency_key, p.digest, p.answer)
+        row = self.connection.execute(statement.where(p.buffer_id == buffer_id, p.idempotency_key == key)).one_or_none()
+        return None if row is None else Answer(*row)
+
+    def answers_beyond(self, buffer_id: int, but_newest: int) -> tuple[int, int]:
+        return self.count_answers(old_answers(buffer_id, None, but_newest))
+
+    def count_answers(self, condition: sa.ColumnElement[bool]) -> tuple[int, int]:
+        """How many rows of ``pushes``, and the bytes that the ledger counts for them."""
+        counted = sa.select(sa.func.count(), sa.func.sum(answer_bytes())).where(condition)
+        number, num_bytes = self.connection.execute(counted).one()
+        return number, num_bytes or 0
+
+    def known_files(self) -> KnownFiles:
+        s, b, i = tables.segments.c, tables.buffers.c, tables.intents.c
+        segments = self.connection.execute(sa.select(s.stem, s.file_bytes, s.num_records, s.sealed))
+        intents = self.connection.execute(sa.select(i.stem, i.leaving))
+        next_ids = self.connection.execute(sa.select(b.name, b.next_exemplar_id))
+        return KnownFiles(
+            {stem: (file_bytes, num_records, sealed) for stem, file_bytes, num_records, sealed in segments},
+            {row.stem: row.leaving for row in intents},
+            {row.name: row.next_exemplar_id for row in next_ids},
+        )
+
+    def known_stems(self, stems: Collection[str]) -> set[str]:
+        s = tables.segments.c
+        return {row[0] for row in self.rows_among(sa.select(s.stem), s.stem, sorted(stems))}
+
+    def not_noted(self, parts: Iterable[Part]) -> list[Part]:
+        given, s = list(parts), tables.segments.c
+        statement = sa.select(s.stem, s.file_bytes, s.sealed)
+        known = {tuple(row) for row in self.rows_among(statement, s.stem, [part.after.stem for part in given])}
+        return [part for part in given if (part.after.stem, part.file_bytes, part.sealed) not in known]
+
+    def rows_among(self, statement: Any, column: sa.Column[Any], values: Sequence[Any]) -> list[sa.Row[Any]]:
+        """What a statement gives where a column has one of some values."""
+        found: list[sa.Row[Any]] = []
+        for first in range(0, len(values), MOST_VALUES):
+            found += self.connection.execute(statement.where(column.in_(values[first : first + MOST_VALUES]))).all()
+        return found
+
+
+def entry_of(row: sa.Row[Any]) -> BufferEntry:
+    """A row of ``buffers`` as a value."""
+    in_samples = row.full_samples_per_class is not None
+    budget = Budget(
+        budget_bytes=None if in_samples else row.budget_bytes,
+        full_samples_per_class=row.full_samples_per_class,
+        full_sample_bytes=row.full_sample_bytes,
+        num_classes=row.num_classes,
+        max_budget_bytes=row.max_budget_bytes,
+    )
+    config = BufferConfig(
+        id=row.id,
+        name=row.name,
+        budget=budget,
+        budget_bytes=row.budget_bytes,
+        eviction=row.eviction,
+        description=row.description,
+        created_at=row.created_at,
+        given_disk_limit=row.disk_limit_bytes,
+        retain_snapshots=row.retain_snapshots,
+        draw_key=row.draw_key,
+    )
+    return BufferEntry(config, row.version, row.next_exemplar_id, row.bytes_used, row.num_records)
+
+
+def _only(statement: Any, column: sa.Column[Any], buffer_id: int | None) -> Any:
+    return statement if buffer_id is None else statement.where(column == buffer_id)
+
+
+def _open_segment(state: SegmentState, chunks: Sequence[tuple[bytes, str]]) -> tuple[OpenSegment, int]:
+    """An open segment of its rows of ``open_rows``, and the bytes that the ledger counts for those."""
+    headers = tuple(np.frombuffer(chunk, HEADER_DTYPE) for chunk, _ in chunks)
+    learners = [json.loads(new) for _, new in chunks]
+    num_bytes = sum(ledger.open_row_bytes(len(chunk), new) for chunk, new in zip(headers, learners, strict=True))
+    names = tuple(learner for new in learners for learner in new)
+    return OpenSegment(state.stem, state.file_bytes, 0, headers, names, sum(map(len, headers))), num_bytes
+
+
+def _latest(scores: NDArray[np.void]) -> Arrays:
+    # The last of an id: they come in ascending order of versions.
+    newest = scores[np.append(scores["exemplar_id"][1:] != scores["exemplar_id"][:-1], True)[: len(scores)]]
+    return {name: newest[name].copy() for name in ("exemplar_id", "score", "rank")}
+
+
+def answer_bytes() -> sa.ColumnElement[int]:
+    """:func:`ledger.answer_bytes` of a row."""
+    p = tables.pushes.c
+    content = sa.func.length(p.idempotency_key, type_=sa.Integer) + sa.func.length(p.answer, type_=sa.Integer)
+    content += ledger.ANSWER_COLUMNS
+    pages = content // (ledger.OWN_PAGE - 4) + 1
+    return sa.case(
+        (content <= ledger.ANSWER_WITHIN, ledger.LOOSE * content),
+        else_=ledger.LOOSE * ledger.ANSWER_WITHIN + ledger.OWN_PAGE * pages,
+    )
+
+
+def old_answers(buffer_id: int, older_than: float | None, but_newest: int | None) -> sa.ColumnElement[bool]:
+    """Which rows of ``pushes`` are to go."""
+    p = tables.pushes.c
+    condition = p.buffer_id == buffer_id
+    if older_than is not None:
+        condition &= p.created_at < older_than
+    if but_newest is not None:
+        newest = sa.select(p.idempotency_key).where(p.buffer_id == buffer_id)
+        newest = newest.order_by(p.created_at.desc(), p.idempotency_key).limit(but_newest)
+        condition &= p.idempotency_key.not_in(newest)
+    return condition
