@@ -27,8 +27,9 @@ import torch
 from benchmarks.common.service import Service
 from benchmarks.common.tables import table
 from client import MemoryClient
+from learner.data.settings import DataConfig
 from learner.model.tokens import Tokens
-from learner.run.config import DataConfig, LearnerConfig
+from learner.run.config import LearnerConfig
 from learner.run.loading import load_problem
 from learner.run.methods import parse_method
 from learner.run.run import Problem, Run

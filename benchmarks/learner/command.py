@@ -36,11 +36,11 @@ from benchmarks.learner.chart import chart
 from benchmarks.learner.jobs import run_all
 from benchmarks.learner.plans import ABLATIONS, REFERENCE_MEMORY, Job, Plan
 from benchmarks.learner.report import Results, markdown, rows, summary
+from learner.data.settings import SceneChoice
+from learner.model.device import best_device
 from learner.report import SeedRun, write_report
-from learner.run.config import SceneChoice
 from learner.run.methods import parse_method
 from learner.run.overrides import read_settings, with_settings
-from learner.training.train import best_device
 
 RESULTS = ROOT / "benchmarks" / "results"
 _PACKAGES = ("exemplar-memory", "numpy", "pillow", "torch", "transformers")

@@ -34,8 +34,10 @@ from client.dataset import ReplayDataset
 from learner.memory.exemplars import make_exemplars, mask_split, to_replay, what_to_store
 from learner.model.attention_masks import MaskConfig
 from learner.model.backbones.choose import make_backbone
+from learner.model.classifier import Classifier
+from learner.model.device import best_device
 from learner.model.tokenised import TokenisedSplit
-from learner.training.train import Classifier, best_device, train_phase
+from learner.training.train import train_phase
 
 MASKS: dict[str, MaskConfig] = {
     "masks": MaskConfig(text=False),
@@ -67,7 +69,8 @@ def measure(plan: Plan, place: Path, directory: Path | None, rounds: int) -> dic
     old, new = (problem.train.of_classes(problem.phases[phase]) for phase in (0, 1))
     torch.manual_seed(_SEED)
     device = best_device()
-    model = Classifier(make_backbone(config.backbone, config.data.image_size, _SEED, directory), config.train, device)
+    backbone = make_backbone(config.backbone, config.data.image_size, _SEED, directory)
+    model = Classifier(backbone, device, head=config.train.head, bf16=config.train.bf16)
     model.tune_by_ssf()
     for split in (old, new):
         model.add_classes(split)

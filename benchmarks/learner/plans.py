@@ -10,10 +10,14 @@ import numpy as np
 
 from learner.data.base import MultimodalData
 from learner.data.emoji import load_emoji
+from learner.data.settings import DataConfig, SceneChoice
+from learner.memory.settings import MemoryConfig
+from learner.model.settings import BackboneConfig
 from learner.model.tokenised import tokenise
-from learner.run.config import BackboneConfig, DataConfig, LearnerConfig, MemoryConfig, SceneChoice, TrainConfig
+from learner.run.config import LearnerConfig
 from learner.run.methods import parse_method
 from learner.run.run import Problem, class_phases
+from learner.training.settings import TrainConfig
 from memory_format import make_codec, make_record
 
 REFERENCE_MEMORY = 5

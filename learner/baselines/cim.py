@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learner.model.classifier import Classifier
 from learner.model.tokens import Tokens
-from learner.training.train import Classifier
 
 THRESHOLD = 0.6
 """Share of the map's maximum from which on a patch is in the box."""

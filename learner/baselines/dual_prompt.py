@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from learner.baselines.frozen import FrozenClassifier, cosines, small_uniform
 from learner.model.backbones.additions import Additions, Prefix
 from learner.model.backbones.vilt import ViltBackbone
+from learner.model.device import Precision
 from learner.model.tokens import Tokens
-from learner.run.config import TrainConfig
 
 GENERAL_LAYERS, EXPERT_LAYERS = 2, 3
 """How many layers have which prompt: the first ones, and those that follow."""
@@ -31,8 +31,10 @@ PULL = 1.0
 class DualPrompt(FrozenClassifier):
     """``general`` ``(layers, 2, L, D)``, keys before values; ``experts`` alike and ``keys`` ``(D,)``, one a phase."""
 
-    def __init__(self, backbone: ViltBackbone, config: TrainConfig, device: torch.device, seed: int) -> None:
-        super().__init__(backbone, config, device, seed)
+    def __init__(
+        self, backbone: ViltBackbone, device: torch.device, *, bf16: Precision = "auto", seed: int = 0
+    ) -> None:
+        super().__init__(backbone, device, bf16=bf16, seed=seed)
         depth = len(backbone.encoder.layer)
         # A backbone of few layers keeps at least one for the experts.
         first = min(GENERAL_LAYERS, depth - 1)

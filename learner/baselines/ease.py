@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from learner.baselines.frozen import FrozenClassifier
 from learner.model.backbones.additions import Additions
 from learner.model.backbones.vilt import ViltBackbone
+from learner.model.device import Precision
 from learner.model.head import GrowingHead
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens
-from learner.run.config import TrainConfig
 
 BOTTLENECK = 16
 """r, width of an adapter."""
@@ -53,8 +53,10 @@ class Ease(FrozenClassifier):
     """``adapters``, a list of one for each layer for each phase; ``prototypes`` ``(C, S, D)`` in the order of
     ``classes_seen``, S the phases; ``spaces`` ``(C,)``, the phase that each class came in."""
 
-    def __init__(self, backbone: ViltBackbone, config: TrainConfig, device: torch.device, seed: int) -> None:
-        super().__init__(backbone, config, device, seed)
+    def __init__(
+        self, backbone: ViltBackbone, device: torch.device, *, bf16: Precision = "auto", seed: int = 0
+    ) -> None:
+        super().__init__(backbone, device, bf16=bf16, seed=seed)
         self.head = GrowingHead(backbone.feature_dim, kind="cosine")
         self.adapters = nn.ModuleList()
         self.prototypes = torch.zeros((0, 0, backbone.feature_dim), device=device)

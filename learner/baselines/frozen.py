@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from learner.model.backbones.vilt import ViltBackbone
+from learner.model.classifier import Classifier
+from learner.model.device import Precision
+from learner.model.settings import Rates
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens
-from learner.run.config import TrainConfig
-from learner.training.train import Classifier
 
 SMALL = 0.01
 """Prompts and keys start uniformly in [0, SMALL), as in the code of L2P and DualPrompt: a key's direction is soon that
@@ -36,8 +37,10 @@ class FrozenClassifier(Classifier, ABC):
         seed: draws the start of what it adds to the backbone.
     """
 
-    def __init__(self, backbone: ViltBackbone, config: TrainConfig, device: torch.device, seed: int) -> None:
-        super().__init__(backbone, config, device)
+    def __init__(
+        self, backbone: ViltBackbone, device: torch.device, *, bf16: Precision = "auto", seed: int = 0
+    ) -> None:
+        super().__init__(backbone, device, bf16=bf16)
         self.backbone.requires_grad_(False)
         self.round_frozen()
         self.seed = seed
@@ -80,13 +83,13 @@ class FrozenClassifier(Classifier, ABC):
         self._next_phase()
         super().add_classes(new)
 
-    def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
+    def parameter_groups(self, rates: Rates) -> list[dict[str, Any]]:
         own = [parameter for _, parameter in self._own_parameters() if parameter.requires_grad]
         head = list(self.head.parameters())
         # Decay would shrink what no gradient holds up: the old classes' weights, prompts that are not chosen.
         return [
-            {"params": own, "lr": config.added_lr, "weight_decay": 0.0},
-            {"params": head, "lr": config.head_lr, "weight_decay": 0.0},
+            {"params": own, "lr": rates.added, "weight_decay": 0.0},
+            {"params": head, "lr": rates.head, "weight_decay": 0.0},
         ]
 
     def tuned_state(self) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from torch import Tensor
 from learner.baselines.frozen import FrozenClassifier, cosines, small_uniform
 from learner.model.backbones.additions import Additions
 from learner.model.backbones.vilt import ViltBackbone
+from learner.model.device import Precision
 from learner.model.tokens import Tokens
-from learner.run.config import TrainConfig
 
 POOL = 10
 """M, prompts in the pool."""
@@ -32,8 +32,10 @@ PULL = 0.5
 class L2P(FrozenClassifier):
     """``prompts`` ``(M, L, D)`` and their ``keys`` ``(M, D)``, shared by all phases."""
 
-    def __init__(self, backbone: ViltBackbone, config: TrainConfig, device: torch.device, seed: int) -> None:
-        super().__init__(backbone, config, device, seed)
+    def __init__(
+        self, backbone: ViltBackbone, device: torch.device, *, bf16: Precision = "auto", seed: int = 0
+    ) -> None:
+        super().__init__(backbone, device, bf16=bf16, seed=seed)
         generator = torch.Generator().manual_seed(seed)
         self.prompts = small_uniform(POOL, LENGTH, backbone.dim, generator=generator)
         self.keys = small_uniform(POOL, backbone.feature_dim, generator=generator)

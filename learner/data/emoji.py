@@ -31,9 +31,9 @@ from learner.data.emoji_catalog import RENDITIONS, Catalog, Emoji, Rendition, lo
 from learner.data.emoji_render import ArtStore, compose
 from learner.data.emoji_texts import CaptionSettings, Lexicon, caption, gives_away
 from learner.data.fetch import EMOJI_ART, EMOJI_TEXTS, data_dir, fetch
+from learner.data.settings import SceneChoice
 from learner.data.textures import SCENES, Scene
 from learner.files import replacing
-from learner.run.config import SceneChoice
 
 __all__ = ["load_emoji"]
 

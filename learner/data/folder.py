@@ -12,8 +12,8 @@ from learner.data.assemble import Listing, Sample
 from learner.data.base import DataError
 from learner.data.class_folders import LAYOUT, list_class_folders, split_of
 from learner.data.pictures import NoPicture, Picture, PictureFile
+from learner.data.settings import Columns, DataConfig
 from learner.data.table import Row, read_table
-from learner.run.config import Columns, DataConfig
 
 __all__ = ["ONLY_TEXTS", "list_folder", "only_pictures", "split_name"]
 

@@ -10,8 +10,8 @@ from learner.data.base import DataError
 from learner.data.cells import one_text, texts_of
 from learner.data.folder import split_name
 from learner.data.pictures import PictureFile
+from learner.data.settings import DataConfig
 from learner.data.table import read_object, read_table
-from learner.run.config import DataConfig
 
 __all__ = ["list_food101"]
 

@@ -12,7 +12,7 @@ from learner.data.base import DataError
 from learner.data.cells import label_of, texts_of
 from learner.data.folder import ONLY_TEXTS, only_pictures
 from learner.data.pictures import NoPicture, PictureError
-from learner.run.config import Columns, DataConfig
+from learner.data.settings import Columns, DataConfig
 
 __all__ = ["list_hub"]
 

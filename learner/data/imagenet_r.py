@@ -13,7 +13,7 @@ from learner.data.base import DataError
 from learner.data.caption_table import read_captions
 from learner.data.names import picture_in, pictures_below
 from learner.data.pictures import Picture, PictureError, read_picture
-from learner.run.config import DataConfig
+from learner.data.settings import DataConfig
 
 __all__ = ["list_imagenet_r"]
 

@@ -12,7 +12,7 @@ from learner.data.folder import list_folder
 from learner.data.food101 import list_food101
 from learner.data.hub import list_hub
 from learner.data.imagenet_r import list_imagenet_r
-from learner.run.config import DataConfig, DataName
+from learner.data.settings import DataConfig, DataName
 
 __all__ = ["LISTINGS", "load_data"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,14 +15,18 @@ from client import Buffer, ReplayBatch
 from client.tensors import ARRAYS_PREFIX, TensorBatch, to_tensors
 from learner.baselines import cim
 from learner.memory.selection import Selection, cosine_scores, selection_order
+from learner.memory.settings import MemoryConfig
 from learner.model.attention_masks import MaskConfig, compute_masks
+from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens
-from learner.run.config import MemoryConfig
-from learner.run.methods import Stores
 from learner.training.techniques import stored_logits
-from learner.training.train import Classifier, Replay
+from learner.training.train import Replay
 from memory_format import Record, make_codec, make_record
+
+Stores = Literal["nothing", "full", "masked", "cim"]
+"""``full``: whole pictures. ``masked``: the patches and words that the mask keeps. ``cim``: whole pictures, downsampled
+outside their class-activation box (:mod:`learner.baselines.cim`). Texts are whole but for a text mask."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from learner.files import DamagedFileError, write_atomically
 from learner.memory.exemplars import MaskedSplit, mask_split, with_text_mask
 from learner.model.attention_masks import MaskConfig
+from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
-from learner.training.train import Classifier
 from memory_format import Record, patches_to_image
 
 PER_CLASS = 3

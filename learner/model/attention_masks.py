@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from learner.model.attention import AttentionRead, HeadReduction, Layers
-from learner.model.tokens import Tokens
+from learner.model.tokens import Tokens, special_tokens
 from learner.ranges import within
-from learner.training.augment import special_tokens
 
 Threshold = Literal["mean", "quantile", "mass"]
 

@@ -19,7 +19,7 @@ from learner.data.base import DataError
 from learner.data.caption_table import CaptionsWriter
 from learner.data.names import picture_in, pictures_below
 from learner.data.pictures import PICTURE_SUFFIXES, PictureError, read_picture
-from learner.training.train import best_device
+from learner.model.device import best_device
 
 __all__ = ["Captioner", "caption_folder"]
 

@@ -91,6 +91,13 @@ class Tokens:
         )
 
 
+def special_tokens(tokens: Tokens) -> Tensor:
+    """``(B, T)`` bool: ``[CLS]`` (first) and ``[SEP]`` (last of the valid ones)."""
+    places = torch.arange(tokens.token_ids.shape[1], device=tokens.token_ids.device)
+    last = tokens.token_valid.sum(1, keepdim=True) - 1
+    return ((places == 0) | (places == last)) & tokens.token_valid
+
+
 def _cut(valid: Tensor) -> int:
     """Places up to the last one that is valid in any row of ``(B, N)``, and at least one."""
     used = valid.any(0).nonzero()

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from learner.data.settings import DataConfig
+from learner.memory.settings import MemoryConfig
 from learner.model.tokenised import Samples
 from learner.model.tokens import Tokens
-from learner.run.config import DataConfig, LearnerConfig, MemoryConfig
+from learner.run.config import LearnerConfig
 from memory_format import make_codec, make_record
 
 FULL_SAMPLES = 5

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from learner.files import DamagedFileError, write_atomically
+from learner.model.classifier import Classifier
 from learner.model.head import GrowingHead
-from learner.training.train import Classifier
 
 
 def config_key(config: dict[str, Any]) -> str:

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from learner.model.attention_masks import MaskConfig, compute_masks
+from learner.model.classifier import Classifier
 from learner.model.tokenised import Samples
 from learner.model.tokens import Tokens
 from learner.training.augment import without_picture, without_words
-from learner.training.train import Classifier
 
 MODALITIES: dict[str, Callable[[Tokens], Tokens]] = {"picture": without_words, "text": without_picture}
 """What a model is shown of a sample to see what it knows from one modality alone."""

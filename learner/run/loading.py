@@ -10,11 +10,12 @@ from pathlib import Path
 from learner.data.assemble import BadPictures
 from learner.data.base import DataError, MultimodalData
 from learner.data.load import load_data
+from learner.data.settings import DataConfig
 from learner.model.backbones.facts import backbone_facts
 from learner.model.backbones.weights import wordpiece_tokenizer
 from learner.model.tokenised import PictureSplit, tokenise
 from learner.run.automatic import suited
-from learner.run.config import DataConfig, LearnerConfig
+from learner.run.config import LearnerConfig
 from learner.run.phase_order import class_order, cut
 from learner.run.run import Problem
 

@@ -12,7 +12,7 @@ import torch
 
 from client import ServiceInfo
 from learner.files import write_atomically
-from learner.training.train import best_device
+from learner.model.device import best_device
 
 FILE = "machine.json"
 

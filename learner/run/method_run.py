@@ -19,6 +19,7 @@ from client.dataset import ReplayDataset
 from learner.memory.contents import save_held
 from learner.memory.exemplars import exemplar_features, make_exemplars, mask_split, rerank, to_replay, what_to_store
 from learner.memory.stored_examples import save_examples
+from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.run import checkpoint
 from learner.run.evaluate import MODALITIES, accuracy_by_phase, correct
@@ -28,7 +29,7 @@ from learner.run.run_mark import RunError
 from learner.training.techniques.refit import fit_ridge
 from learner.training.techniques.translate import Translation, fit_translation
 from learner.training.techniques.weight_align import align_weights
-from learner.training.train import Classifier, Replay, train_phase
+from learner.training.train import Replay, train_phase
 from memory_format import ConflictError, NotFoundError
 
 if TYPE_CHECKING:

@@ -16,12 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from learner.memory.exemplars import Stores
 from learner.run.config import LearnerConfig
 from learner.run.overrides import with_settings
-
-Stores = Literal["nothing", "full", "masked", "cim"]
-"""``full``: whole pictures. ``masked``: the patches and words that the mask keeps. ``cim``: whole pictures, downsampled
-outside their class-activation box (:mod:`learner.baselines.cim`). Texts are whole but for a text mask."""
 
 Model = Literal["ssf", "l2p", "dualprompt", "ease"]
 """What is trained. ``ssf``: a backbone tuned by SSF, from the base phase on that all such methods share. The others: a

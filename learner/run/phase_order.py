@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from learner.data.base import DataError
-from learner.run.config import DataConfig
+from learner.data.settings import DataConfig
 
 
 def class_order(config: DataConfig, class_names: Sequence[str]) -> list[int]:

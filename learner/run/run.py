@@ -22,6 +22,8 @@ from learner.files import DamagedFileError, write_atomically
 from learner.memory.exemplars import mask_split
 from learner.model import ssf
 from learner.model.backbones.choose import make_backbone
+from learner.model.classifier import Classifier
+from learner.model.device import best_device
 from learner.model.tokenised import Samples
 from learner.run import checkpoint
 from learner.run.config import LearnerConfig
@@ -30,7 +32,7 @@ from learner.run.methods import Method
 from learner.run.phase_metrics import PhaseMetrics
 from learner.run.phase_order import cut
 from learner.run.run_mark import RunError, RunMark, buffer_name, mark_of
-from learner.training.train import Classifier, best_device, train_phase
+from learner.training.train import train_phase
 from learner.training.warmup import warm_up
 
 log = logging.getLogger(__name__)
@@ -213,7 +215,7 @@ class Run:
         model = self._pretrained()
         self._warm_up(model)
         train = method.configure(self.config).train
-        return REFERENCES[method.model](model.backbone, train, self.device, self.config.seed), None
+        return REFERENCES[method.model](model.backbone, self.device, bf16=train.bf16, seed=self.config.seed), None
 
     def base(self) -> tuple[Classifier, float]:
         """The model after phase 0, with SSF in place for the next phases, and the seconds that its training took.
@@ -257,7 +259,7 @@ class Run:
         config = self.config
         torch.manual_seed(config.seed)
         backbone = make_backbone(config.backbone, config.data.image_size, config.seed, self.directory)
-        model = Classifier(backbone, config.train, self.device)
+        model = Classifier(backbone, self.device, head=config.train.head, bf16=config.train.bf16)
         if config.train.compile:
             model.backbone.compile_blocks()
         return model

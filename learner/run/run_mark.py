@@ -18,8 +18,6 @@ FILE = "run.json"
 
 LONGEST_NAME = 63
 """Of a buffer (docs/service.md)."""
-BUFFER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,21}")
-"""What may stand before a method's name, which has 40 characters at most, in that of a buffer."""
 
 
 class RunError(RuntimeError):

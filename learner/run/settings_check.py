@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from learner.memory.settings import MemoryConfig
 from learner.model.backbones.facts import VOCABULARY, backbone_facts
-from learner.run.config import LearnerConfig, MemoryConfig
+from learner.run.config import LearnerConfig
 from learner.run.phase_order import given_order
 from memory_format import make_codec, make_record
 

@@ -10,7 +10,8 @@ import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
 
-from learner.run.config import LearnerConfig, MemoryConfig
+from learner.memory.settings import MemoryConfig
+from learner.run.config import LearnerConfig
 from learner.run.evaluate import forgetting
 from learner.run.methods import parse_method
 from learner.run.phase_metrics import PhaseMetrics

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from learner.model.tokens import Tokens
+from learner.model.tokens import Tokens, special_tokens
 
 
 def random_keep(valid: Tensor, drop: float, generator: torch.Generator) -> Tensor:
@@ -55,10 +55,3 @@ def without_picture(tokens: Tokens) -> Tokens:
 def without_words(tokens: Tokens) -> Tokens:
     """The pictures alone; ``[CLS]`` and ``[SEP]`` stay."""
     return tokens.keep_tokens(special_tokens(tokens))
-
-
-def special_tokens(tokens: Tokens) -> Tensor:
-    """``(B, T)`` bool: ``[CLS]`` (first) and ``[SEP]`` (last of the valid ones)."""
-    places = torch.arange(tokens.token_ids.shape[1], device=tokens.token_ids.device)
-    last = tokens.token_valid.sum(1, keepdim=True) - 1
-    return ((places == 0) | (places == last)) & tokens.token_valid

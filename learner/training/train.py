@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from learner.model import ssf
-from learner.model.attention import AttentionRead
-from learner.model.attention_masks import MaskConfig
-from learner.model.backbones.vilt import ViltBackbone
-from learner.model.head import GrowingHead
+from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens, concatenate
-from learner.run.config import TrainConfig
 from learner.training import augment
 from learner.training.progress import Progress
+from learner.training.settings import TrainConfig
 from learner.training.techniques.balance import log_shares
 from learner.training.techniques.colour import jitter
 from learner.training.techniques.distill import distillation_loss
@@ -46,153 +40,6 @@ class Replay:
     class_ids: NDArray[np.int64]
     complete: bool
     logits: Tensor | None = None
-
-
-def best_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def use_bf16(device: torch.device, setting: str) -> bool:
-    """Whether to autocast to bfloat16: ``auto`` = where the hardware multiplies in it."""
-    if setting != "auto":
-        return setting == "on"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-class Classifier(nn.Module):
-    """Backbone and growing head; head index <-> class id in the order the classes came.
-
-    It says what a phase trains and how scores come about; :mod:`learner.baselines` has others that answer otherwise.
-    """
-
-    def __init__(self, backbone: ViltBackbone, config: TrainConfig, device: torch.device) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = GrowingHead(backbone.feature_dim, kind=config.head)
-        self.classes_seen: list[int] = []
-        self.device = device
-        self.bf16 = use_bf16(device, config.bf16)
-        self.to(device)
-
-    def autocast(self) -> contextlib.AbstractContextManager[object]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
-
-    @property
-    def batch_size(self) -> int:
-        """Samples of a forward pass without gradients: where a call costs little, padding is what costs."""
-        return 32 if self.device.type == "cpu" else 256
-
-    def tune_by_ssf(self, pattern: str = ssf.DEFAULT_PATTERN) -> int:
-        """Freeze the backbone and put scales and shifts into it; how many parameters they have, and errors, as in
-        :func:`learner.model.ssf.inject`."""
-        number = ssf.inject(self.backbone, pattern)
-        self.round_frozen()
-        return number
-
-    def round_frozen(self) -> None:
-        """Hold the blocks' frozen weights as autocast would round them in every pass: the same products for less."""
-        if not self.bf16:
-            return
-        for module in self.backbone.encoder.modules():
-            if isinstance(module, nn.Linear) and not module.weight.requires_grad:
-                module.to(torch.bfloat16)
-
-    def targets(self, class_ids: NDArray[np.int64]) -> Tensor:
-        """Head indices of class ids."""
-        place = {class_id: index for index, class_id in enumerate(self.classes_seen)}
-        return torch.tensor([place[int(class_id)] for class_id in class_ids], device=self.device)
-
-    def encode(self, tokens: Tokens) -> Tensor:
-        """Features ``(B, F)`` for the head, of tokens on the model's device."""
-        return self.backbone(tokens)  # type: ignore[no-any-return]
-
-    def logits(self, tokens: Tokens) -> Tensor:
-        """Scores ``(B, C)`` of the classes seen."""
-        with self.autocast():
-            features = self.encode(tokens.to(self.device))
-        return self.head(features.float())  # type: ignore[no-any-return]
-
-    def answer(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Logits ``(B, C)`` for the training's loss, and a loss of the model's own, summed over the samples."""
-        return self.logits(tokens), torch.zeros((), device=self.device)
-
-    @torch.no_grad()
-    def head_logits(self, features: Tensor) -> Tensor:
-        """Logits of features that are there already, on the CPU."""
-        return self.head(features.to(self.device)).cpu()  # type: ignore[no-any-return]
-
-    def features(self, tokens: Tokens) -> Tensor:
-        """Features ``(N, F)`` float32 on the CPU, without gradients."""
-
-        def compute(part: Tokens) -> Tensor:
-            with self.autocast():
-                return self.encode(part.to(self.device))
-
-        return self._of_all(compute, tokens)
-
-    def scores(self, tokens: Tokens) -> Tensor:
-        """:meth:`logits` ``(N, C)`` on the CPU, without gradients."""
-        return self._of_all(self.logits, tokens)
-
-    @torch.no_grad()
-    def _of_all(self, compute: Callable[[Tokens], Tensor], tokens: Tokens) -> Tensor:
-        """What ``compute`` gives for each of any number of samples, float32 on the CPU."""
-        self.eval()
-        rows, values = zip(
-            *((rows, compute(part).float().cpu()) for rows, part in tokens.by_length(self.batch_size)), strict=True
-        )
-        return torch.cat(values)[torch.cat(rows).argsort()]
-
-    @torch.no_grad()
-    def read(self, tokens: Tokens, mask: MaskConfig) -> Iterator[tuple[Tensor, Tokens, Tensor, AttentionRead]]:
-        """Batches in any order: which rows they are, their tokens, their features ``(B, F)`` and what attention
-        ``mask`` needs, without gradients."""
-        self.eval()
-        for rows, part in tokens.by_length(self.batch_size):
-            batch = part.to(self.device)
-            with self.autocast():
-                features, read = self.backbone.read(
-                    batch, layers=mask.layers, last_layers=mask.last_layers, heads=mask.heads, text=mask.text
-                )
-            yield rows, batch, features.float(), read
-
-    def add_classes(self, new: TokenisedSplit) -> None:
-        """Grow the head by the classes of ``new``."""
-        fresh = [c for c in dict.fromkeys(new.class_ids.tolist()) if c not in self.classes_seen]
-        if self.head.kind == "cosine":
-            # At their mean features: "imprinting" (Qi et al., CVPR 2018).
-            features = F.normalize(self.features(new.tokens), dim=1)
-            start = torch.stack([features[torch.from_numpy(new.class_ids == c)].mean(0) for c in fresh])
-        else:
-            # At zero: features share a large common part, so imprinted classes would outshout all others at first.
-            start = torch.zeros(len(fresh), self.backbone.feature_dim)
-        self.head.grow(start)
-        self.classes_seen += fresh
-
-    def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
-        """What a phase trains, for an optimiser: SSF where it is in place, else the whole backbone; and the head."""
-        tuned = list(ssf.scale_shift_parameters(self.backbone))
-        if tuned:
-            backbone = {"params": tuned, "lr": config.ssf_lr, "weight_decay": 0.0}
-        else:
-            whole = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
-            backbone = {"params": whole, "lr": config.base_lr}
-        return [backbone, {"params": list(self.head.parameters()), "lr": config.head_lr}]
-
-    def finish_phase(self, new: TokenisedSplit) -> None:
-        """What is left to do with a phase's data once it has been trained on."""
-
-    def tuned_state(self) -> dict[str, Any]:
-        """What phases change beside the head, for a checkpoint."""
-        return {"ssf": [parameter.detach().cpu() for parameter in ssf.scale_shift_parameters(self.backbone)]}
-
-    def restore_tuned(self, saved: dict[str, Any]) -> None:
-        """Inverse of :meth:`tuned_state`, in a model that no phase has changed."""
-        for parameter, value in zip(ssf.scale_shift_parameters(self.backbone), saved["ssf"], strict=True):
-            parameter.data.copy_(value)
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -230,7 +77,7 @@ def train_phase(
         teacher: the model before the phase, for ``config.distill``.
         progress: what to call it in the progress shown.
     """
-    groups = model.parameter_groups(config)
+    groups = model.parameter_groups(config.rates)
     epochs = config.ssf_epochs if phase else config.base_epochs
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     steps_per_epoch = -(-len(new) // config.batch_size)

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from learner.data.base import DataError
+from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
-from learner.model.tokens import Tokens
-from learner.run.config import WarmupConfig
+from learner.model.tokens import Tokens, special_tokens
 from learner.training import augment
 from learner.training.progress import Progress
-from learner.training.train import Classifier, one_cycle
+from learner.training.settings import WarmupConfig
+from learner.training.train import one_cycle
 
 IGNORED = -100
 """Target of a token that is not asked for: what PyTorch's cross-entropy leaves out."""
@@ -124,7 +125,7 @@ def mask_words(
     Returns:
         The tokens, and the words' ids ``(B, T)``, :data:`IGNORED` where nothing was masked.
     """
-    words = tokens.token_valid & ~augment.special_tokens(tokens)
+    words = tokens.token_valid & ~special_tokens(tokens)
     chosen = words & (torch.rand(words.shape, generator=generator) < probability)
     masked = replace(tokens, token_ids=tokens.token_ids.masked_fill(chosen, mask_token_id))
     return masked, tokens.token_ids.masked_fill(~chosen, IGNORED)

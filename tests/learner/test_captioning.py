@@ -14,8 +14,8 @@ from learner.cli import INTERRUPTED, main
 from learner.data.base import DataError
 from learner.data.caption_table import CaptionsWriter, read_captions
 from learner.data.load import load_data
+from learner.data.settings import DataConfig
 from learner.model.captioner import Captioner, caption_folder
-from learner.run.config import DataConfig
 from tests.learner import tiny_captioners, trees
 
 MODELS = {"instructblip": tiny_captioners.instructblip, "blip": tiny_captioners.blip, "llava": tiny_captioners.llava}

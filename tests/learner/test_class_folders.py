@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from learner.data.base import DataError, MultimodalData
-from learner.run.config import Columns
+from learner.data.settings import Columns
 from tests.learner import trees
 from tests.learner.test_data_sets import _colours, load
 

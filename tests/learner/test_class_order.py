@@ -9,7 +9,7 @@ import pytest
 
 from learner.cli import _config, _parser
 from learner.data.base import DataError
-from learner.run.config import DataConfig
+from learner.data.settings import DataConfig
 from learner.run.phase_order import class_order, cut
 from learner.run.run import class_phases
 

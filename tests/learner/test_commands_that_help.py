@@ -14,8 +14,10 @@ import pytest
 from client import MemoryClient
 from learner.cli import _config, _parser, main
 from learner.commands.settings import as_markdown, settings_of
+from learner.data.settings import DataConfig
+from learner.memory.settings import MemoryConfig
 from learner.run.automatic import Budget, suggest_budget, suited_phases
-from learner.run.config import DataConfig, LearnerConfig, MemoryConfig
+from learner.run.config import LearnerConfig
 from learner.run.methods import BASES, NUMBERED, PARTS
 from learner.run.overrides import OWN_DATA, configured
 from memory_format import make_codec, make_record

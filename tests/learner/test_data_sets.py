@@ -16,7 +16,7 @@ from PIL import Image
 
 from learner.data.base import DataError, MultimodalData
 from learner.data.load import LISTINGS, load_data
-from learner.run.config import Columns, DataConfig, DataName, HubConfig
+from learner.data.settings import Columns, DataConfig, DataName, HubConfig
 from tests.learner import trees
 
 SMALL = {"num_classes": 0, "train_per_class": 0, "test_per_class": 0, "image_size": 16, "base_classes": 1}

@@ -15,16 +15,16 @@ from client import MemoryClient
 from learner.baselines import cim
 from learner.memory.exemplars import rerank
 from learner.model.backbones.vilt import small_vilt
+from learner.model.classifier import Classifier
 from learner.model.tokens import Tokens
 from learner.run import method_run
-from learner.run.config import LearnerConfig, TrainConfig
+from learner.run.config import LearnerConfig
 from learner.run.method_run import MethodRun
 from learner.run.methods import BASES, PARTS, parse_method
 from learner.run.phase_metrics import PhaseMetrics
 from learner.run.run import Run
 from learner.run.run_mark import buffer_name, mark_of
 from learner.training.techniques.refit import fit_ridge
-from learner.training.train import Classifier
 from memory_format import WebP, make_record
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_split, make_tokens
@@ -38,7 +38,7 @@ def _model(num_layers: int = 2) -> Classifier:
     backbone = small_vilt(
         image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=num_layers, num_heads=1, vocab_size=200
     )
-    model = Classifier(backbone, TrainConfig(bf16="off"), torch.device("cpu"))
+    model = Classifier(backbone, torch.device("cpu"), bf16="off")
     model.add_classes(make_split([7, 3], 4))
     torch.nn.init.normal_(model.head.weight, std=0.05)
     return model.eval()

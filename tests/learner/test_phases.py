@@ -16,12 +16,15 @@ import torch
 import zarr
 
 from client import MemoryClient
+from learner.data.settings import DataConfig
 from learner.memory.contents import load_held
+from learner.memory.settings import MemoryConfig
 from learner.memory.stored_examples import load_examples
 from learner.model.attention_masks import MaskConfig
+from learner.model.settings import BackboneConfig
 from learner.report import SeedRun, write_report
 from learner.run import method_run
-from learner.run.config import BackboneConfig, DataConfig, LearnerConfig, MemoryConfig, TrainConfig
+from learner.run.config import LearnerConfig
 from learner.run.evaluate import correct
 from learner.run.method_run import MethodRun
 from learner.run.methods import DEFAULT, parse_method
@@ -29,6 +32,7 @@ from learner.run.phase_metrics import PhaseMetrics
 from learner.run.run import Run, class_phases
 from learner.run.run_mark import RunError, buffer_name, mark_of
 from learner.run.summary import final_table, summary_json, verdict
+from learner.training.settings import TrainConfig
 from memory_format import image_to_patches
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_problem

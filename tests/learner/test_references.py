@@ -23,12 +23,13 @@ from learner.baselines.l2p import L2P
 from learner.model.backbones.additions import Additions, Prefix
 from learner.model.backbones.vilt import ViltBackbone, small_vilt
 from learner.run import method_run
-from learner.run.config import LearnerConfig, TrainConfig
+from learner.run.config import LearnerConfig
 from learner.run.method_run import MethodRun
 from learner.run.methods import BASES, parse_method
 from learner.run.phase_metrics import PhaseMetrics
 from learner.run.run import Run
 from learner.run.summary import seconds_spent
+from learner.training.settings import TrainConfig
 from learner.training.train import train_phase
 from tests.learner.builders import PATCH_PX, make_problem, make_split, make_tokens
 from tests.learner.test_phases import CONFIG, PROBLEM, PowerCutError
@@ -52,7 +53,7 @@ def _backbone() -> ViltBackbone:
 
 
 def _model(name: str, seed: int = 0) -> FrozenClassifier:
-    return REFERENCES[name](_backbone(), TRAIN, CPU, seed)
+    return REFERENCES[name](_backbone(), CPU, bf16="off", seed=seed)
 
 
 def _train(model: FrozenClassifier, classes: list[int], config: TrainConfig = TRAIN) -> None:

@@ -18,14 +18,18 @@ import html5lib
 import pytest
 
 from client import MemoryClient
+from learner.data.settings import DataConfig
 from learner.memory.contents import load_held
+from learner.memory.settings import MemoryConfig
 from learner.model.attention_masks import MaskConfig
+from learner.model.settings import BackboneConfig
 from learner.report import SeedRun, write_report
 from learner.report.page import data_name
 from learner.run import machine
-from learner.run.config import BackboneConfig, DataConfig, LearnerConfig, MemoryConfig, TrainConfig
+from learner.run.config import LearnerConfig
 from learner.run.methods import DEFAULT, parse_method
 from learner.run.run import Problem, Run
+from learner.training.settings import TrainConfig
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_problem
 

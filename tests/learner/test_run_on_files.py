@@ -21,7 +21,7 @@ from learner.model.backbones.facts import backbone_facts
 from learner.model.backbones.parts import vilt_from_parts
 from learner.model.backbones.vilt import small_vilt
 from learner.model.captioner import caption_folder
-from learner.run.config import BackboneConfig
+from learner.model.settings import BackboneConfig
 from learner.run.run import Problem
 from tests.conftest import Service
 from tests.learner import trees

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from learner.model.attention_masks import MaskConfig, compute_masks
 from learner.model.backbones.vilt import small_vilt
+from learner.model.classifier import Classifier
 from learner.model.head import GrowingHead
 from learner.model.tokens import Tokens, concatenate
-from learner.run.config import TrainConfig
 from learner.run.evaluate import correct
 from learner.training.augment import without_picture
+from learner.training.settings import TrainConfig
 from learner.training.techniques.balance import log_shares
 from learner.training.techniques.colour import jitter
 from learner.training.techniques.distill import distillation_loss
@@ -27,7 +28,7 @@ from learner.training.techniques.refit import STRENGTH, fit_ridge
 from learner.training.techniques.stored_logits import stored_logits_loss
 from learner.training.techniques.translate import fit_translation
 from learner.training.techniques.weight_align import align_weights
-from learner.training.train import Classifier, _loss, _View
+from learner.training.train import _loss, _View
 from memory_format import patches_to_image
 from tests.learner.builders import PATCH_PX, make_split, make_tokens
 
@@ -233,7 +234,7 @@ def test_translating_is_for_the_fitted_classifier() -> None:
 def _model() -> Classifier:
     torch.manual_seed(0)
     backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=1, num_heads=1, vocab_size=200)
-    model = Classifier(backbone, TrainConfig(bf16="off"), torch.device("cpu"))
+    model = Classifier(backbone, torch.device("cpu"), bf16="off")
     model.add_classes(make_split([7, 3], 4))
     torch.nn.init.normal_(model.head.weight, std=0.05)
     return model.eval()

@@ -13,10 +13,11 @@ from learner.memory.exemplars import mask_split
 from learner.model import ssf
 from learner.model.attention_masks import MaskConfig
 from learner.model.backbones.vilt import small_vilt
+from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
-from learner.run.config import TrainConfig
 from learner.run.evaluate import correct
-from learner.training.train import Classifier, Replay, one_cycle, train_phase
+from learner.training.settings import TrainConfig
+from learner.training.train import Replay, one_cycle, train_phase
 from tests.learner.builders import PATCH_PX, make_split
 
 CONFIG = TrainConfig(
@@ -74,7 +75,7 @@ def test_phases_of_few_steps_and_of_none_are_trained(samples: int) -> None:
     for epochs in (0, 1):
         torch.manual_seed(0)
         backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=1, num_heads=1)
-        model = Classifier(backbone, CONFIG, torch.device("cpu"))
+        model = Classifier(backbone, torch.device("cpu"), bf16=CONFIG.bf16, head=CONFIG.head)
         model.add_classes(split)
         before = model.backbone.layernorm.weight.clone()
         config = replace(CONFIG, base_epochs=epochs)
@@ -86,7 +87,7 @@ def _after_two_phases(replay: bool) -> tuple[float, float]:
     """Accuracy on the classes of the first and of the second phase."""
     torch.manual_seed(0)
     backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=2, num_heads=1, vocab_size=200)
-    model = Classifier(backbone, CONFIG, torch.device("cpu"))
+    model = Classifier(backbone, torch.device("cpu"), bf16=CONFIG.bf16, head=CONFIG.head)
     old, new = make_split([0, 1, 2], 16), make_split([4, 8], 16, seed=1)
     model.add_classes(old)
     train_phase(model, old, old.tokens.patch_valid, None, phase=0, config=CONFIG, generator=_generator(0))
@@ -103,7 +104,7 @@ def _after_two_phases(replay: bool) -> tuple[float, float]:
 def test_frozen_weights_are_held_as_autocast_rounds_them() -> None:
     torch.manual_seed(0)
     backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=2, num_heads=1, vocab_size=200)
-    model = Classifier(backbone, replace(CONFIG, bf16="on"), torch.device("cpu"))
+    model = Classifier(backbone, torch.device("cpu"), bf16="on", head=CONFIG.head)
     split = make_split([0, 1], 20)
     model.add_classes(split)
     ssf.inject(model.backbone)
@@ -124,7 +125,7 @@ def _gradients(model: Classifier, split: TokenisedSplit) -> list[torch.Tensor]:
 def test_samples_have_their_features_whatever_is_asked_beside_them() -> None:
     torch.manual_seed(0)
     backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=2, num_heads=1, vocab_size=200)
-    model = Classifier(backbone, CONFIG, torch.device("cpu"))
+    model = Classifier(backbone, torch.device("cpu"), bf16=CONFIG.bf16, head=CONFIG.head)
     split = make_split([0, 1, 2], 30)
     model.add_classes(split)
     singly = torch.cat([model.features(split.tokens[i : i + 1]) for i in range(len(split))])
@@ -152,7 +153,7 @@ def test_replay_keeps_what_training_on_new_classes_would_forget() -> None:
 
 def test_training_changes_only_what_it_should() -> None:
     backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=1, num_heads=1, vocab_size=200)
-    model = Classifier(backbone, CONFIG, torch.device("cpu"))
+    model = Classifier(backbone, torch.device("cpu"), bf16=CONFIG.bf16, head=CONFIG.head)
     ssf.inject(model.backbone)
     before = {name: value.clone() for name, value in model.backbone.named_parameters()}
     split = make_split([7, 3], 8)

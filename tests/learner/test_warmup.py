@@ -11,12 +11,12 @@ from transformers import ViltModel
 
 from client import MemoryClient
 from learner.model.backbones.vilt import ViltBackbone, small_vilt
+from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
-from learner.run.config import TrainConfig, WarmupConfig
 from learner.run.evaluate import MODALITIES
 from learner.run.methods import parse_method
 from learner.run.run import Run
-from learner.training.train import Classifier
+from learner.training.settings import WarmupConfig
 from learner.training.warmup import IGNORED, WarmupHeads, _loss, mask_words, swap_texts, warm_up
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_split, make_tokens, make_vilt_config
@@ -30,7 +30,7 @@ def _generator(seed: int = 0) -> torch.Generator:
 def _model() -> Classifier:
     torch.manual_seed(0)
     backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=2, num_heads=1, vocab_size=200)
-    return Classifier(backbone, TrainConfig(bf16="off"), torch.device("cpu"))
+    return Classifier(backbone, torch.device("cpu"), bf16="off")
 
 
 def test_masked_words_are_asked_for_and_cls_and_sep_are_not() -> None:

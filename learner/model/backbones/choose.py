@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from learner.data.base import DataError
 from learner.model.backbones.parts import vilt_from_parts
 from learner.model.backbones.vilt import ViltBackbone, pretrained_vilt, small_vilt
-from learner.run.config import BackboneConfig
+from learner.model.settings import BackboneConfig
 
 
 def make_backbone(config: BackboneConfig, image_size: int, seed: int, directory: Path | None) -> ViltBackbone:

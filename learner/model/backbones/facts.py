@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from transformers import ViltConfig
 
 from learner.data.base import DataError
-from learner.run.config import BackboneConfig
+from learner.model.settings import BackboneConfig
 
 VOCABULARY = 30_522
 """Words of the tokenizer: BERT's."""

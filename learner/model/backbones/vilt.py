@@ -26,8 +26,7 @@ from learner.model.attention import (
 )
 from learner.model.backbones.additions import NOTHING, Additions
 from learner.model.backbones.block import EVERYTHING, Block
-from learner.model.tokens import Tokens
-from learner.training.augment import special_tokens
+from learner.model.tokens import Tokens, special_tokens
 
 ClassToken = Literal["text", "image"]
 

@@ -1,0 +1,121 @@
+"""Settings: which data, how much of it, and how it is cut into phases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from learner.ranges import LARGEST, within
+from memory_format.codecs import MAX_SIDE_PX
+
+DataName = Literal["emoji", "imagenet-r", "food101", "folder", "hub"]
+SceneChoice = Literal["any", "misleading"]
+"""``any``: every sample stands in front of any scene. ``misleading``: half of a class's training samples stand in front
+of the same scene, which is never behind it in the tests: who goes by the scene takes one class for another there."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column holds what, in the table of ``folder`` and in a data set of ``hub``.
+
+    Attributes:
+        image: path of the picture, relative to the table; empty = the data is texts only.
+        text: the picture's text, or a list of texts. Where there is no such column, the data is pictures only.
+        label: the class.
+        split: ``train``, ``test``, ``test-NAME`` or ``val``. Where there is no such column, the split is drawn.
+    """
+
+    image: str = "image"
+    text: str = "text"
+    label: str = "label"
+    split: str = "split"
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """Which part of a Hugging Face data set.
+
+    Attributes:
+        subset: which configuration, of data sets that have several.
+        train_split: name of the split to train on.
+        test_split: name of the split to test on; empty = a share of each class of ``train_split``.
+    """
+
+    subset: str = ""
+    train_split: str = "train"
+    test_split: str = "test"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data, how much of it, and how it is cut into phases.
+
+    Attributes:
+        name: ``emoji``: MM-Emoji-R; ``imagenet-r``: MM-ImageNet-R; ``food101``: UPMC Food-101; ``folder``: pictures in
+            class folders, or a table of pictures, texts and classes; ``hub``: a data set of Hugging Face's
+            ``datasets``. See docs/learner.md.
+        path: the data set's folder, ``folder``'s table, or ``hub``'s name or folder.
+        captions: the captions file of ``imagenet-r`` and of class folders; empty = ``captions.csv`` in their folder.
+        columns: names of columns, where they are others.
+        hub: which part of a data set of ``hub``.
+        num_classes: so many classes, those with the most samples; 0 = all.
+        train_per_class: so many samples of a class to train on, at most; 0 = all.
+        test_per_class: so many samples of a class in each split to test on, at most; 0 = all.
+        interim_tests_per_class: the same in each phase before the last; 0 = all. What counts most is known best then,
+            and no hour is spent on curves.
+        test_share: share of each class that is tested on, where the data has no split of its own.
+        split_seed: seed of that split, and of the samples of a subset.
+        bad_pictures: missing and damaged pictures end the run before it starts (``error``), or are left out (``skip``).
+        image_size: short side of the pictures in pixels.
+        scenes: of ``emoji``: ``any``, or ``misleading``: half of a class's training samples stand in front of the same
+            scene, which is never behind it in the tests.
+        base_classes: classes of phase 0; 0 = a third of them.
+        classes_per_phase: classes of every later phase; 0 = so many that there are four later phases.
+        max_text_tokens: word pieces of a text, at most; longer texts lose their end.
+        class_order: in which order classes come: ``seeded``, shuffled; ``natural``, as the data set has them, for
+            pictures in files by their labels; a list of classes, by name or by number in the natural order; or a file
+            that has one a line.
+        class_order_seed: seed of the ``seeded`` order.
+    """
+
+    name: DataName = "emoji"
+    path: str = ""
+    captions: str = ""
+    columns: Columns = field(default_factory=Columns)
+    hub: HubConfig = field(default_factory=HubConfig)
+    num_classes: int = 18
+    train_per_class: int = 32
+    test_per_class: int = 10
+    interim_tests_per_class: int = 0
+    test_share: float = 0.2
+    split_seed: int = 0
+    bad_pictures: Literal["error", "skip"] = "error"
+    image_size: int = 112
+    scenes: SceneChoice = "any"
+    base_classes: int = 6
+    classes_per_phase: int = 3
+    max_text_tokens: int = 40
+    class_order: str | tuple[str | int, ...] = "seeded"
+    class_order_seed: int = 0
+
+    def __post_init__(self) -> None:
+        within(self, 0, LARGEST, "base_classes", "classes_per_phase")
+        within(self, 0, LARGEST, "num_classes", "train_per_class", "test_per_class", "interim_tests_per_class")
+        within(self, 0, LARGEST, "split_seed", "class_order_seed")
+        within(self, 1, MAX_SIDE_PX, "image_size")
+        if not self.class_order or not all(type(entry) in (str, int) for entry in self.class_order):
+            raise ValueError(
+                "class_order is natural, seeded, a list of names or numbers of classes, or a file with one a line; "
+                f"got {self.class_order!r}"
+            )
+        if 0 < self.num_classes < self.base_classes:
+            raise ValueError(f"base_classes must lie in 1..num_classes, got {self.base_classes} of {self.num_classes}")
+        if not 0 < self.test_share < 1:
+            raise ValueError(f"test_share must lie between 0 and 1, got {self.test_share}")
+        within(self, 2, 2**16, "max_text_tokens")  # [CLS] and [SEP] at least
+
+    @property
+    def title(self) -> str:
+        """What people call the data set."""
+        titles = {"emoji": "MM-Emoji-R", "imagenet-r": "MM-ImageNet-R", "food101": "UPMC Food-101"}
+        return titles.get(self.name, self.path)

@@ -1,0 +1,80 @@
+"""Settings: what is stored, and in how many bytes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from learner.memory.selection import Selection
+from learner.ranges import within
+from memory_format import ExemplarMemoryError, make_codec
+
+MAX_BUDGET_BYTES = 2**50
+"""Bytes of a buffer that the service gives at most."""
+
+BUFFER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,21}")
+"""What may stand before a method's name, which has 40 characters at most, in that of a buffer."""
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """What is stored.
+
+    Attributes:
+        budget_bytes: bytes of the buffer, for all classes; 0 = room for five full samples of each class, or for a
+            quarter of them where there are fewer than twenty.
+        full_samples_per_class: where not 0, the budget is instead so many full samples for each class seen, and
+            grows with them.
+        full_sample_bytes: what one full sample is taken to cost in that case.
+        codec: numcodecs configuration of the patch codec; full and masked exemplars use the same.
+        selection: order within a class.
+        rerank: put the exemplars held into a new order by each phase's model, before its new classes make the room
+            smaller.
+        buffer: what buffers are called, ``<buffer>-<method>``; empty = after the run's folder and id
+            (:mod:`learner.run.run_mark`).
+        snapshots: take a snapshot of the memory after each phase, ``phase-0``, ``phase-1`` and so on: what was
+            held then can be listed and drawn from later. What they keep of evicted exemplars is on the disk of the
+            service, and not in the budget.
+    """
+
+    budget_bytes: int = 50_000
+    full_samples_per_class: int = 0
+    full_sample_bytes: int = 0
+    codec: dict[str, Any] = field(default_factory=lambda: {"id": "em_webp", "quality": 30})
+    selection: Selection = "herding"
+    rerank: bool = False
+    buffer: str = ""
+    snapshots: bool = True
+
+    def __post_init__(self) -> None:
+        within(self, 0, MAX_BUDGET_BYTES, "budget_bytes", "full_samples_per_class", "full_sample_bytes")
+        if self.full_samples_per_class * self.full_sample_bytes > MAX_BUDGET_BYTES or (
+            self.full_samples_per_class > 0
+        ) != (self.full_sample_bytes > 0):
+            raise ValueError(
+                "full_samples_per_class and full_sample_bytes go together: both positive, or both 0, and at most 1 PiB"
+            )
+        try:
+            make_codec(self.codec)
+        except (ExemplarMemoryError, OverflowError) as error:
+            raise ValueError(f"codec: {error}") from error
+        if self.buffer and not BUFFER_NAME.fullmatch(self.buffer):
+            raise ValueError(
+                f"buffer is 1..22 of a-z 0-9 . _ - and begins with a letter or digit, or empty; got {self.buffer!r}"
+            )
+
+    @property
+    def grows(self) -> bool:
+        """Whether the budget grows with the classes seen."""
+        return self.full_samples_per_class > 0
+
+    def disk_limit_bytes(self, num_classes: int, num_phases: int) -> int | None:
+        """What the buffer may take on disk: room for what every snapshot may keep; None = the service's default.
+
+        Args:
+            num_classes: in all phases.
+            num_phases: each of which leaves a snapshot.
+        """
+        largest = self.full_samples_per_class * self.full_sample_bytes * num_classes or self.budget_bytes
+        return (num_phases + 1) * largest + 2**20 if self.snapshots else None

@@ -1,0 +1,148 @@
+"""Settings: how phases are trained, and the warm-up before them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from learner.model.device import Precision
+from learner.model.head import HeadKind
+from learner.model.settings import Rates
+from learner.ranges import FINITE, LARGEST, within
+from learner.training.techniques.fill import FillSource
+
+MAX_BATCH = 4096
+"""Records a draw that the service gives at most."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How phases are trained.
+
+    Attributes:
+        base_tunes: what phase 0 trains beside the head: ``ssf`` alone, as all later phases, or the whole ``backbone``.
+        ssf_layers: how many of the last layers SSF tunes; 0 = all. The others stay as they are and need no backward
+            pass.
+        base_epochs: passes over the data of phase 0.
+        base_lr: highest learning rate of the whole backbone.
+        ssf_epochs: passes over the new data of each later phase.
+        ssf_lr: highest learning rate of SSF.
+        head_lr: highest learning rate of the head.
+        added_lr: highest learning rate of what L2P, DualPrompt and EASE add to their frozen backbone.
+        head: the classifier: ``linear``, or ``cosine``, which does not look at lengths.
+        clip_norm: largest norm of a step's gradient.
+        batch_size: new samples a step; replay adds as many.
+        weight_decay: AdamW's, but for SSF, which has none.
+        masked_views: share of the new (and of full replayed) samples shown as their masked view, so that few tokens
+            do not come to mean an old class.
+        patch_drop: share of the patches of replayed exemplars that are dropped at random.
+        word_drop: share of all words that are dropped at random.
+        fill: share of masked exemplars whose dropped places are filled.
+        fill_from: what they are filled with: patches of a ``new`` picture, of its ``background`` only, of what another
+            exemplar of the ``batch`` kept, or the ``mean`` colour of the exemplar itself.
+        repair_text: share of replayed exemplars that get the text of another of their class (done by the service).
+        flip: share of all samples that are mirrored.
+        colour: how far brightness, contrast and saturation of a sample move at most, as a share; 0 = not at all.
+        distill: weight of the loss that keeps old classes' logits where the previous phase's model had them
+            (:mod:`learner.training.techniques.distill`); 0 = off.
+        stored_logits: weight of the loss that keeps replayed exemplars' logits where they were when stored
+            (:mod:`learner.training.techniques.stored_logits`); 0 = off.
+        weight_align: rescale the new classes' weights after each phase
+            (:mod:`learner.training.techniques.weight_align`); for the linear head.
+        balance: how much of a class's share in a phase's steps the loss takes out
+            (:mod:`learner.training.techniques.balance`); 1 = all.
+        refit: test with a classifier that is fitted to the exemplars (:mod:`learner.training.techniques.refit`),
+            where there is a memory.
+        translate: fit that classifier to what the exemplars' whole pictures would give
+            (:mod:`learner.training.techniques.translate`).
+        two_views: test with the sum of the scores of the whole sample and of its masked view.
+        modality_drop: share of base-phase samples that are shown without their picture, and the same share without
+            their words; those that have only one of both keep it.
+        bf16: train in bfloat16; ``auto``: where the hardware has it.
+        compile: compile the backbone's blocks by ``torch.compile``: a minute or more at the start, for quicker steps. A
+            CPU needs a C++ compiler for it.
+        decode_on_device: decode replayed JPEG exemplars on the model's device; needs ``memory.codec`` to be JPEG.
+    """
+
+    base_tunes: Literal["ssf", "backbone"] = "ssf"
+    ssf_layers: int = 0
+    base_epochs: int = 12
+    base_lr: float = 1e-4
+    ssf_epochs: int = 3
+    ssf_lr: float = 3e-3
+    head: HeadKind = "linear"
+    clip_norm: float = 1.0
+    head_lr: float = 3e-3
+    added_lr: float = 3e-3
+    batch_size: int = 24
+    weight_decay: float = 0.05
+    masked_views: float = 0.5
+    patch_drop: float = 0.15
+    word_drop: float = 0.1
+    fill: float = 0.5
+    fill_from: FillSource = "new"
+    repair_text: float = 0.25
+    flip: float = 0.0
+    colour: float = 0.0
+    distill: float = 0.0
+    stored_logits: float = 0.0
+    weight_align: bool = False
+    balance: float = 0.0
+    refit: bool = True
+    translate: bool = True
+    two_views: bool = False
+    modality_drop: float = 0.15
+    bf16: Precision = "auto"
+    compile: bool = False
+    decode_on_device: bool = False
+
+    @property
+    def rates(self) -> Rates:
+        """The learning rates, for a model's parts."""
+        return Rates(self.base_lr, self.ssf_lr, self.head_lr, self.added_lr)
+
+    def __post_init__(self) -> None:
+        within(self, 0, 1, "masked_views", "patch_drop", "word_drop", "fill", "repair_text", "flip", "colour")
+        within(self, 0, 0.5, "modality_drop")  # counts for each of two modalities
+        within(self, 0, 10**9, "base_epochs", "ssf_epochs", "ssf_layers")
+        within(self, 1, MAX_BATCH, "batch_size")
+        within(self, 0, FINITE, "base_lr", "ssf_lr", "head_lr", "added_lr", "weight_decay")
+        within(self, 0, FINITE, "distill", "stored_logits", "balance")
+        within(self, 1e-9, FINITE, "clip_norm")
+        if self.weight_align and self.head != "linear":
+            raise ValueError("weight_align needs head = linear: a cosine head does not look at lengths")
+        if self.translate and not self.refit:
+            raise ValueError("translate needs refit, the classifier that it is for: turn both off, or leave both on")
+
+
+@dataclass(frozen=True)
+class WarmupConfig:
+    """The vision-language warm-up before the base phase (:mod:`learner.training.warmup`).
+
+    Attributes:
+        epochs: passes over the base phase's data; 0 = no warm-up.
+        lr: highest learning rate of the backbone.
+        text_lr_factor: so many times that rate for the text's projection and layer norm, which have the longest way.
+        head_lr: highest learning rate of the heads of the two objectives.
+        word_mask: share of words that are masked.
+        modality_drop: share of samples that are shown without their picture, and the same share without their words.
+        batch_size: samples a step.
+        mask_token_id: ``[MASK]`` of the vocabulary; BERT's by default.
+    """
+
+    epochs: int = 0
+    lr: float = 1e-4
+    text_lr_factor: float = 10.0
+    head_lr: float = 1e-3
+    word_mask: float = 0.3
+    modality_drop: float = 0.15
+    batch_size: int = 24
+    mask_token_id: int = 103
+
+    def __post_init__(self) -> None:
+        within(self, 0, 10**9, "epochs")
+        within(self, 0, FINITE, "lr", "text_lr_factor", "head_lr")
+        within(self, 1e-9, 0.999, "word_mask")
+        within(self, 0, 0.5, "modality_drop")
+        within(self, 1, MAX_BATCH, "batch_size")
+        within(self, 0, LARGEST, "mask_token_id")
