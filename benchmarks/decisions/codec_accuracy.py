@@ -32,7 +32,8 @@ from learner.model.tokens import Tokens
 from learner.run.config import LearnerConfig
 from learner.run.loading import load_problem
 from learner.run.methods import parse_method
-from learner.run.run import Problem, Run
+from learner.run.problem import Problem
+from learner.run.run import Run
 from learner.run.summary import phase_line, summarise
 from memory_format import make_codec, make_record
 

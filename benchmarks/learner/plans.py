@@ -16,7 +16,8 @@ from learner.model.settings import BackboneConfig
 from learner.model.tokenised import tokenise
 from learner.run.config import LearnerConfig
 from learner.run.methods import parse_method
-from learner.run.run import Problem, class_phases
+from learner.run.phase_order import class_phases
+from learner.run.problem import Problem
 from learner.training.settings import TrainConfig
 from memory_format import make_codec, make_record
 

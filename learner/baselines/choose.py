@@ -8,4 +8,4 @@ from learner.baselines.frozen import FrozenClassifier
 from learner.baselines.l2p import L2P
 
 REFERENCES: dict[str, type[FrozenClassifier]] = {"l2p": L2P, "dualprompt": DualPrompt, "ease": Ease}
-"""By :data:`learner.run.methods.Model`."""
+"""By :data:`learner.run.method_parts.Model`."""

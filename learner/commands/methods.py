@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from learner.run.methods import BASES, DEFAULT, NUMBERED, PARTS
+from learner.run.method_parts import BASES, NUMBERED, PARTS
+from learner.run.methods import DEFAULT
 
 
 def methods(console: Console) -> None:
     """Print bases and parts."""
-    parts = {name: part.words for name, part in PARTS.items()} | dict(NUMBERED)
+    parts = {name: part.words for name, part in PARTS.items()}
+    parts |= {name: part.words for name, part in NUMBERED.items()}
     lines = [
         f"A method is BASE[+PART...], as in masked+text+q50; several have commas between. Default: {','.join(DEFAULT)}",
         "",

@@ -17,7 +17,8 @@ from learner.run.config import LearnerConfig
 from learner.run.loading import in_order, load_problem
 from learner.run.methods import Method
 from learner.run.phase_metrics import PhaseMetrics
-from learner.run.run import Problem, Run
+from learner.run.problem import Problem
+from learner.run.run import Run
 from learner.run.run_lock import locked
 from learner.run.run_mark import RunError
 from learner.run.seeds import (
@@ -107,7 +108,7 @@ def _several(config: LearnerConfig, problem: Problem, client: MemoryClient, orde
     runs: dict[int, SeedRun] = {}
     for number, (seed, one) in enumerate(begun.items(), start=1):
         console.print(f"\nseed {seed}, run {number} of {len(begun)}", highlight=False)
-        machine.remember(one.run.out, client.info())
+        machine.remember(one.run.setup.out, client.info())
         runs[seed] = one.finish(order)
     from learner.report import write_report
 
@@ -137,7 +138,7 @@ class _Begun:
         report = _line_printer(console, len(problem.phases))
         run = Run(config, problem, client, out, directory=order.directory, report=report)
         run.prepare(order.methods)
-        buffers = {method.name: run.buffer_name(method) for method in order.methods if method.stores != "nothing"}
+        buffers = {method.name: run.setup.buffer_name(method) for method in order.methods if method.stores != "nothing"}
         if buffers:
             console.print(f"buffers: {', '.join(buffers.values())}", markup=False, highlight=False)
         return _Begun(config, run, buffers)
@@ -148,7 +149,7 @@ class _Begun:
         # Imported here: drawing is not needed to train.
         from learner.report import SeedRun, write_report
 
-        problem, out = self.run.problem, self.run.out
+        problem, out = self.run.setup.problem, self.run.setup.out
         classes = problem.named_phases
         summary = summary_json(self.config, results, seconds_spent(results), buffers=self.buffers, classes=classes)
         write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())

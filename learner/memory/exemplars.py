@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client import Buffer, ReplayBatch
+from client import ReplayBatch
 from client.tensors import ARRAYS_PREFIX, TensorBatch, to_tensors
 from learner.baselines import cim
-from learner.memory.selection import Selection, cosine_scores, selection_order
+from learner.memory.selection import ranked
 from learner.memory.settings import MemoryConfig
 from learner.model.attention_masks import MaskConfig, compute_masks
 from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens
-from learner.training.techniques import stored_logits
+from learner.training.ablations import stored_logits
 from learner.training.train import Replay
 from memory_format import Record, make_codec, make_record
 
@@ -117,7 +117,7 @@ def make_exemplars(
     Args:
         class_ids: ``(N,)``.
         class_features: ``(N, D)`` features of the full samples.
-        with_logits: store the model's logits too (:mod:`learner.training.techniques.stored_logits`).
+        with_logits: store the model's logits too (:mod:`learner.training.ablations.stored_logits`).
     """
     features = model.features(stored.kept)
     logits = model.head_logits(features).numpy() if with_logits else None
@@ -126,8 +126,7 @@ def make_exemplars(
         members = np.flatnonzero(class_ids == class_id)
         mean = class_features[members].mean(0).numpy()
         of_class = features[members].numpy()
-        scores = cosine_scores(of_class, mean)
-        for rank, place in enumerate(selection_order(of_class, mean, memory.selection, rng)):
+        for rank, (place, score) in enumerate(ranked(of_class, mean, memory.selection, rng)):
             sample = int(members[place])
             record = _record(
                 stored,
@@ -135,7 +134,7 @@ def make_exemplars(
                 class_id=class_id,
                 phase=phase,
                 learner_id=learner_id,
-                score=float(scores[place]),
+                score=score,
                 rank=rank,
                 codec=codec,
                 arrays=None if logits is None else {stored_logits.ARRAY: logits[sample]},
@@ -154,34 +153,6 @@ def _record(stored: Stored, sample: int, **fields: object) -> Record:
         text_length=int(tokens.token_valid[sample].sum()),
         **fields,  # type: ignore[arg-type]
     )
-
-
-def rerank(model: Classifier, buffer: Buffer, selection: Selection, rng: np.random.Generator) -> int:
-    """Put what a buffer holds of each class into the order that the model would choose now.
-
-    The class mean is that of the exemplars held: the full samples are gone. Doing it again changes nothing.
-
-    Returns:
-        How many exemplars have another rank than before.
-    """
-    records = sorted(buffer.records(), key=lambda record: (record.class_id, record.exemplar_id))
-    if not records:
-        return 0
-    features = exemplar_features(model, records).numpy()
-    class_ids = np.array([record.class_id for record in records])
-    changed: dict[int, tuple[int, float]] = {}
-    for class_id in np.unique(class_ids):
-        members = np.flatnonzero(class_ids == class_id)
-        mean = features[members].mean(0)
-        scores = cosine_scores(features[members], mean)
-        for rank, place in enumerate(selection_order(features[members], mean, selection, rng)):
-            record = records[members[place]]
-            if record.rank != rank:
-                changed[record.exemplar_id] = (rank, float(scores[place]))
-    if changed:
-        ranks, scores_now = zip(*changed.values(), strict=True)
-        buffer.update_scores(list(changed), scores_now, ranks)
-    return len(changed)
 
 
 def exemplar_features(model: Classifier, records: Sequence[Record], batch_size: int = 128) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from learner.training.ablations.coverage import coverage_order
 
 Selection = Literal["cosine", "herding", "coverage", "random"]
 
@@ -38,7 +41,7 @@ def selection_order(
         return rng.permutation(len(features)).astype(np.int64)
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     if selection == "coverage":
-        return _coverage_order(unit)
+        return coverage_order(unit)
     target = mean / max(float(np.linalg.norm(mean)), 1e-12)
     order: list[int] = []
     total = np.zeros_like(target)
@@ -53,17 +56,10 @@ def selection_order(
     return np.asarray(order, dtype=np.int64)
 
 
-def _coverage_order(unit: FloatArray) -> NDArray[np.int64]:
-    """Each next one raises the sum over all samples of the cosine to their nearest chosen one the most."""
-    similarity = unit @ unit.T
-    nearest = np.full(len(unit), -1.0)
-    free = np.ones(len(unit), dtype=bool)
-    order: list[int] = []
-    for _ in range(len(unit)):
-        gain = np.maximum(similarity - nearest, 0.0).sum(1)
-        gain[~free] = -np.inf
-        best = int(gain.argmax())
-        order.append(best)
-        free[best] = False
-        nearest = np.maximum(nearest, similarity[best])
-    return np.asarray(order, dtype=np.int64)
+def ranked(
+    features: FloatArray, mean: FloatArray, selection: Selection, rng: np.random.Generator
+) -> Iterator[tuple[int, float]]:
+    """Of each of a class's samples, first to keep first: which one it is, and its cosine to the mean."""
+    scores = cosine_scores(features, mean)
+    for place in selection_order(features, mean, selection, rng).tolist():
+        yield place, float(scores[place])

@@ -29,8 +29,6 @@ class MemoryConfig:
         full_sample_bytes: what one full sample is taken to cost in that case.
         codec: numcodecs configuration of the patch codec; full and masked exemplars use the same.
         selection: order within a class.
-        rerank: put the exemplars held into a new order by each phase's model, before its new classes make the room
-            smaller.
         buffer: what buffers are called, ``<buffer>-<method>``; empty = after the run's folder and id
             (:mod:`learner.run.run_mark`).
         snapshots: take a snapshot of the memory after each phase, ``phase-0``, ``phase-1`` and so on: what was
@@ -43,7 +41,6 @@ class MemoryConfig:
     full_sample_bytes: int = 0
     codec: dict[str, Any] = field(default_factory=lambda: {"id": "em_webp", "quality": 30})
     selection: Selection = "herding"
-    rerank: bool = False
     buffer: str = ""
     snapshots: bool = True
 

@@ -15,6 +15,7 @@ from learner.memory.settings import MemoryConfig
 from learner.model.attention_masks import MaskConfig
 from learner.model.settings import BackboneConfig
 from learner.ranges import LARGEST, within
+from learner.training.ablations.settings import AblationConfig
 from learner.training.settings import TrainConfig, WarmupConfig
 
 
@@ -32,6 +33,7 @@ class LearnerConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     mask: MaskConfig = field(default_factory=lambda: MaskConfig(text=False))
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    ablations: AblationConfig = field(default_factory=AblationConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:

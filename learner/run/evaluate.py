@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from learner.model.attention_masks import MaskConfig, compute_masks
 from learner.model.classifier import Classifier
 from learner.model.tokenised import Samples
 from learner.model.tokens import Tokens
+from learner.run.problem import Problem
 from learner.training.augment import without_picture, without_words
 
 MODALITIES: dict[str, Callable[[Tokens], Tokens]] = {"picture": without_words, "text": without_picture}
 """What a model is shown of a sample to see what it knows from one modality alone."""
+
+
+Scores = Callable[[Tokens], Tensor]
+"""From samples to the scores ``(B, C)`` of all classes seen, on the CPU."""
 
 
 @torch.no_grad()
@@ -24,35 +30,67 @@ def correct(
     split: Samples,
     batch_size: int = 128,
     show: Callable[[Tokens], Tokens] = lambda tokens: tokens,
-    masked: MaskConfig | None = None,
-    generator: torch.Generator | None = None,
+    scores: Scores | None = None,
 ) -> NDArray[np.bool_]:
     """``(N,)`` bool: which samples the model names rightly among all classes it has seen.
 
     Args:
         show: what it sees of them, as in :data:`MODALITIES`.
-        masked: it is asked twice, the second time about the view that such masks leave, and the scores are added. A
-            model that has trained on masked exemplars knows old classes by such views.
-        generator: for random masks.
+        scores: None: the model's own.
     """
-    parts = []
-    for part in split.batches(batch_size):
-        tokens = show(part.tokens)
-        scores = model.scores(tokens) if masked is None else _of_two_views(model, tokens, masked, generator)
-        parts.append((scores.argmax(1) == model.targets(part.class_ids).cpu()).numpy())
-    return np.concatenate(parts)
+    answer = scores or model.scores
+    return np.concatenate(
+        [
+            (answer(show(part.tokens)).argmax(1) == model.targets(part.class_ids).cpu()).numpy()
+            for part in split.batches(batch_size)
+        ]
+    )
 
 
-def _of_two_views(
-    model: Classifier, tokens: Tokens, masked: MaskConfig, generator: torch.Generator | None
-) -> torch.Tensor:
-    """Scores ``(B, C)`` of whole samples plus those of their masked views, on the CPU."""
-    total = torch.zeros((len(tokens), len(model.classes_seen)))
-    for rows, batch, features, read in model.read(tokens, masked):
-        masks = compute_masks(read, batch, masked, generator)
-        view = batch.keep_patches(masks.keep_patches).keep_tokens(masks.keep_tokens)
-        total[rows] = (model.head(features) + model.logits(view)).cpu()
-    return total
+def evaluate_phase(
+    model: Classifier,
+    problem: Problem,
+    phase: int,
+    *,
+    interim_tests_per_class: int = 0,
+    by_modality: bool = False,
+    scores: Scores | None = None,
+) -> dict[str, Any]:
+    """What is known of all classes seen after a phase, by the names of
+    :class:`~learner.run.phase_metrics.PhaseMetrics`.
+
+    Args:
+        interim_tests_per_class: samples of a class in each split before the last phase; 0 = all.
+        by_modality: ask about the picture alone and the text alone too, after the last phase.
+        scores: None: the model's own.
+    """
+    seen, is_last = problem.seen(phase), phase == len(problem.phases) - 1
+    few = interim_tests_per_class
+    tests = {name: split.of_classes(seen, at_most=0 if is_last else few) for name, split in problem.tests.items()}
+    hits = {name: correct(model, split, scores=scores) for name, split in tests.items()}
+    all_hits = np.concatenate(list(hits.values()))
+    all_ids = np.concatenate([split.class_ids for split in tests.values()])
+    is_new = np.isin(all_ids, problem.phases[phase])
+    modalities = {}
+    if is_last and by_modality:
+        modalities["both"] = float(all_hits.mean())
+        tests = {name: split.of_classes(seen, at_most=few) for name, split in tests.items()}
+        for name, show in MODALITIES.items():
+            alone = [correct(model, split, show=show, scores=scores) for split in tests.values()]
+            modalities[name] = float(np.concatenate(alone).mean())
+    return {
+        "accuracy": float(all_hits.mean()),
+        "accuracy_new": float(all_hits[is_new].mean()),
+        "accuracy_old": float(all_hits[~is_new].mean()) if phase else None,
+        "by_phase": accuracy_by_phase(all_hits, all_ids, problem.phases[: phase + 1]),
+        "by_class": {
+            problem.name_of(class_id): float(all_hits[all_ids == class_id].mean())
+            for class_id in seen
+            if (all_ids == class_id).any()
+        },
+        "by_split": {name: float(values.mean()) for name, values in hits.items()},
+        "by_modality": modalities,
+    }
 
 
 def accuracy_by_phase(

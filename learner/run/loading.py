@@ -17,7 +17,7 @@ from learner.model.tokenised import PictureSplit, tokenise
 from learner.run.automatic import suited
 from learner.run.config import LearnerConfig
 from learner.run.phase_order import class_order, cut
-from learner.run.run import Problem
+from learner.run.problem import Problem
 
 log = logging.getLogger(__name__)
 

@@ -11,209 +11,14 @@ change.
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
 
 from learner.memory.exemplars import Stores
 from learner.run.config import LearnerConfig
+from learner.run.method_parts import BASES, PARTS, RATES, Model, Part, Settings, find_part, number_in
 from learner.run.overrides import with_settings
 
-Model = Literal["ssf", "l2p", "dualprompt", "ease"]
-"""What is trained. ``ssf``: a backbone tuned by SSF, from the base phase on that all such methods share. The others: a
-frozen backbone and what they add to it, from a base phase of their own on (:mod:`learner.baselines.frozen`)."""
-
-Settings = Mapping[str, Mapping[str, Any]]
-"""Tables of :class:`~learner.run.config.LearnerConfig` and the fields in them that change."""
-
-
-@dataclass(frozen=True)
-class Base:
-    """What a method stores.
-
-    Attributes:
-        label: for tables.
-        stores: what becomes of the phase's samples.
-        words: the same for people.
-        all_data: train on the data of all phases so far, not only the new one's: no memory would do that.
-        model: what is trained.
-        settings: changes to the run's configuration.
-    """
-
-    label: str
-    stores: Stores
-    words: str
-    all_data: bool = False
-    model: Model = "ssf"
-    settings: Settings = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A change of settings with a name; ``words`` say which."""
-
-    label: str
-    words: str
-    settings: Settings
-
-
-AS_PUBLISHED: Settings = {
-    "train": {
-        # What is there for the exemplars' sake: there are none.
-        "masked_views": 0.0,
-        "two_views": False,
-        "stored_logits": 0.0,
-        # Techniques that are not the reference's own.
-        "distill": 0.0,
-        "weight_align": False,
-        "balance": 0.0,
-    }
-}
-"""Of the references without a memory."""
-
-BASES: dict[str, Base] = {
-    "none": Base("no replay", "nothing", "stores nothing: no replay"),
-    "full": Base("full images", "full", "stores whole pictures"),
-    "masked": Base("masked exemplars", "masked", "stores the patches that attention keeps, and the words"),
-    "random": Base(
-        "random masks",
-        "masked",
-        "stores as many patches as attention would keep, drawn at random: the control",
-        settings={"mask": {"random": True}},
-    ),
-    "cim": Base(
-        "class-activation box", "cim", "stores whole pictures, downsampled outside of their class-activation box"
-    ),
-    "joint": Base(
-        "all data (ceiling)",
-        "nothing",
-        "stores nothing, but trains on the data of all phases so far: the ceiling",
-        all_data=True,
-    ),
-    "l2p": Base(
-        "L2P",
-        "nothing",
-        "stores nothing: prompts from a pool beside a frozen backbone (Wang et al., CVPR 2022)",
-        model="l2p",
-        settings=AS_PUBLISHED,
-    ),
-    "dualprompt": Base(
-        "DualPrompt",
-        "nothing",
-        "stores nothing: shared and own prompts beside a frozen backbone (Wang et al., ECCV 2022)",
-        model="dualprompt",
-        settings=AS_PUBLISHED,
-    ),
-    "ease": Base(
-        "EASE",
-        "nothing",
-        "stores nothing: an adapter for each phase beside a frozen backbone (Zhou et al., CVPR 2024)",
-        model="ease",
-        settings={"train": {**AS_PUBLISHED["train"], "added_lr": 1e-3}},
-    ),
-}
-
-PARTS: dict[str, Part] = {
-    # What is stored.
-    "lossless": Part("lossless", "pictures are stored without loss", {"memory": {"codec": {"id": "em_webp_lossless"}}}),
-    "text": Part(
-        "text mask", "words that the dropped patches do not attend to are dropped too", {"mask": {"text": True}}
-    ),
-    "mean4": Part(
-        "mean of 4 layers",
-        "masks from the mean attention of the last four layers",
-        {"mask": {"layers": "mean", "last_layers": 4}},
-    ),
-    "rollout": Part("rollout", "masks from attention rollout through all layers", {"mask": {"layers": "rollout"}}),
-    "mean-heads": Part(
-        "mean of heads",
-        "masks from the mean of the heads, not from the one that looks hardest",
-        {"mask": {"heads": "mean"}},
-    ),
-    "sinks": Part(
-        "with sinks",
-        "patches that gather attention whatever they show are not left out",
-        {"mask": {"drop_sinks": False}},
-    ),
-    # Which of it is kept.
-    "cosine": Part(
-        "cosine ranking", "kept first: what is nearest to its class's mean", {"memory": {"selection": "cosine"}}
-    ),
-    "herding": Part(
-        "herding",
-        "kept first: what brings the kept ones' mean nearest to the class's",
-        {"memory": {"selection": "herding"}},
-    ),
-    "coverage": Part(
-        "coverage", "kept first: what leaves every sample one that is like it", {"memory": {"selection": "coverage"}}
-    ),
-    "any-order": Part("random order", "kept first: any", {"memory": {"selection": "random"}}),
-    "rerank": Part("re-ranked", "each phase's model puts old exemplars into a new order", {"memory": {"rerank": True}}),
-    # How it is replayed.
-    "no-views": Part("no masked views", "new samples are never shown masked", {"train": {"masked_views": 0.0}}),
-    "no-fill": Part("no fill", "dropped places are never filled", {"train": {"fill": 0.0}}),
-    "no-drop": Part(
-        "no drop", "no patches and words are dropped at random", {"train": {"patch_drop": 0.0, "word_drop": 0.0}}
-    ),
-    "no-repair": Part("no re-pairing", "exemplars keep their own texts", {"train": {"repair_text": 0.0}}),
-    "fill-background": Part(
-        "background fill",
-        "dropped places are filled from new pictures' backgrounds",
-        {"train": {"fill_from": "background"}},
-    ),
-    "fill-batch": Part(
-        "batch fill", "dropped places are filled from other exemplars", {"train": {"fill_from": "batch"}}
-    ),
-    "fill-mean": Part(
-        "mean fill", "dropped places are filled with the exemplar's mean colour", {"train": {"fill_from": "mean"}}
-    ),
-    "flip": Part("flips", "half of all samples are mirrored", {"train": {"flip": 0.5}}),
-    "colour": Part("colour", "brightness, contrast and saturation move", {"train": {"colour": 0.3}}),
-    # How the model is trained.
-    "kd": Part(
-        "distillation",
-        "old classes' logits stay where the model before had them (distillation)",
-        {"train": {"distill": 1.0}},
-    ),
-    "der": Part(
-        "stored logits",
-        "exemplars' logits stay where they were when stored, in some bytes of each exemplar",
-        {"train": {"stored_logits": 0.1}},
-    ),
-    "balance": Part("balanced loss", "the loss takes out each class's share in a step", {"train": {"balance": 1.0}}),
-    "no-refit": Part(
-        "trained head",
-        "training's own head is tested, not one fitted to the exemplars",
-        {"train": {"refit": False, "translate": False}},
-    ),
-    "no-translate": Part(
-        "exemplars as they are",
-        "that head is fitted to exemplars as they are, not to their whole pictures",
-        {"train": {"translate": False}},
-    ),
-    "two-views": Part(
-        "two views at the test", "the test adds the scores of each sample's masked view", {"train": {"two_views": True}}
-    ),
-    "wa": Part(
-        "weight aligning",
-        "new classes' weights are rescaled after each phase (weight aligning)",
-        {"train": {"weight_align": True}},
-    ),
-}
-
-NUMBERED: Mapping[str, str] = {
-    "qNN": "quality NN of the run's codec",
-    "keepNN": "NN percent of the patches are kept",
-    "headNN": "learning rate of the head, in thousandths",
-    "addedNN": "learning rate of what l2p, dualprompt and ease add, in thousandths",
-}
-"""Parts with a number in them."""
-
-_QUALITY = re.compile(r"q(\d{1,3})")
 _LONGEST_SLUG = 40
-_KEEP = re.compile(r"keep(\d{1,3})")
-_ADDED_RATE, _HEAD_RATE = re.compile(r"added(\d{1,3})"), re.compile(r"head(\d{1,3})")
 
 DEFAULT = ("none", "full", "masked")
 """What the demo compares."""
@@ -226,7 +31,7 @@ class Method:
     Attributes:
         name: as it was written.
         label: for tables.
-        stores, all_data, model: as in :class:`Base`.
+        stores, all_data, model: as in :class:`~learner.run.method_parts.Base`.
         settings: all changes, in order.
     """
 
@@ -263,9 +68,11 @@ class Method:
 
 
 def parse_method(text: str) -> Method:
-    """A method from ``BASE[+PART...]``. Beside :data:`PARTS`, ``q30`` is a quality of the run's codec, ``keep40`` a
-    share of patches, in percent, that masks keep, and ``head3`` and ``added3`` are learning rates, in thousandths: of
-    the head, and of what a reference adds to its backbone.
+    """A method from ``BASE[+PART...]``.
+
+    Beside :data:`~learner.run.method_parts.PARTS`, ``q30`` is a quality of the run's codec, ``keep40`` a share of
+    patches, in percent, that masks keep. ``head3`` and ``added3`` are learning rates, in thousandths: of the head, and
+    of what a reference adds to its backbone.
 
     Raises:
         ValueError: there is no such base or part, or the base does not take it.
@@ -275,9 +82,9 @@ def parse_method(text: str) -> Method:
         raise ValueError(f"methods are {', '.join(BASES)}, each with parts after a +; got {text!r}")
     base = BASES[name]
     for part in parts:
-        if base.model != "ssf" and not (_ADDED_RATE.fullmatch(part) or _HEAD_RATE.fullmatch(part)):
+        if base.model != "ssf" and not any(number_in(part, kind) for kind in RATES):
             raise ValueError(f"{name} is a reference as published: parts of it are addedNN and headNN; got {text!r}")
-        if base.model == "ssf" and _ADDED_RATE.fullmatch(part):
+        if base.model == "ssf" and number_in(part, "addedNN"):
             raise ValueError(f"addedNN is the rate of what l2p, dualprompt and ease add to a backbone; got {text!r}")
     chosen = [_part(part, text) for part in parts]
     return Method(
@@ -291,21 +98,7 @@ def parse_method(text: str) -> Method:
 
 
 def _part(name: str, text: str) -> Part:
-    if name in PARTS:
-        return PARTS[name]
-    if found := _QUALITY.fullmatch(name):
-        return Part(name, NUMBERED["qNN"], {"memory": {"codec": {"quality": int(found[1])}}})
-    if found := _KEEP.fullmatch(name):
-        amount = int(found[1]) / 100
-        return Part(
-            f"{amount:.0%} kept", NUMBERED["keepNN"], {"mask": {"image_threshold": "quantile", "image_amount": amount}}
-        )
-    if found := _ADDED_RATE.fullmatch(name):
-        return Part(
-            f"added at {int(found[1]) / 1000:g}", NUMBERED["addedNN"], {"train": {"added_lr": int(found[1]) / 1000}}
-        )
-    if found := _HEAD_RATE.fullmatch(name):
-        return Part(
-            f"head at {int(found[1]) / 1000:g}", NUMBERED["headNN"], {"train": {"head_lr": int(found[1]) / 1000}}
-        )
-    raise ValueError(f"parts are {', '.join(PARTS)}, qNN, keepNN, headNN and addedNN; got {name!r} in {text!r}")
+    found = find_part(name)
+    if found is None:
+        raise ValueError(f"parts are {', '.join(PARTS)}, qNN, keepNN, headNN and addedNN; got {name!r} in {text!r}")
+    return found

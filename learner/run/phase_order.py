@@ -51,6 +51,11 @@ def cut(order: Sequence[int], base: int, step: int) -> list[list[int]]:
     return [list(order[:base])] + [list(order[start : start + step]) for start in range(base, len(order), step)]
 
 
+def class_phases(num_classes: int, base: int, step: int, seed: int) -> list[list[int]]:
+    """Class ids in a shuffled order, cut into a base phase and equal steps (the last may be smaller)."""
+    return cut(np.random.default_rng(seed).permutation(num_classes).tolist(), base, step)
+
+
 def _class_id(entry: str | int, class_names: Sequence[str]) -> int:
     """Of a class that is given by its name or, where none is called so, by its place in the natural order."""
     named = [class_id for class_id, name in enumerate(class_names) if name == entry]

@@ -9,7 +9,6 @@ from learner.model.device import Precision
 from learner.model.head import HeadKind
 from learner.model.settings import Rates
 from learner.ranges import FINITE, LARGEST, within
-from learner.training.techniques.fill import FillSource
 
 MAX_BATCH = 4096
 """Records a draw that the service gives at most."""
@@ -37,25 +36,13 @@ class TrainConfig:
             do not come to mean an old class.
         patch_drop: share of the patches of replayed exemplars that are dropped at random.
         word_drop: share of all words that are dropped at random.
-        fill: share of masked exemplars whose dropped places are filled.
-        fill_from: what they are filled with: patches of a ``new`` picture, of its ``background`` only, of what another
-            exemplar of the ``batch`` kept, or the ``mean`` colour of the exemplar itself.
+        fill: share of masked exemplars whose dropped places are filled, with patches of a new picture.
         repair_text: share of replayed exemplars that get the text of another of their class (done by the service).
-        flip: share of all samples that are mirrored.
         colour: how far brightness, contrast and saturation of a sample move at most, as a share; 0 = not at all.
-        distill: weight of the loss that keeps old classes' logits where the previous phase's model had them
-            (:mod:`learner.training.techniques.distill`); 0 = off.
-        stored_logits: weight of the loss that keeps replayed exemplars' logits where they were when stored
-            (:mod:`learner.training.techniques.stored_logits`); 0 = off.
-        weight_align: rescale the new classes' weights after each phase
-            (:mod:`learner.training.techniques.weight_align`); for the linear head.
-        balance: how much of a class's share in a phase's steps the loss takes out
-            (:mod:`learner.training.techniques.balance`); 1 = all.
         refit: test with a classifier that is fitted to the exemplars (:mod:`learner.training.techniques.refit`),
             where there is a memory.
         translate: fit that classifier to what the exemplars' whole pictures would give
             (:mod:`learner.training.techniques.translate`).
-        two_views: test with the sum of the scores of the whole sample and of its masked view.
         modality_drop: share of base-phase samples that are shown without their picture, and the same share without
             their words; those that have only one of both keep it.
         bf16: train in bfloat16; ``auto``: where the hardware has it.
@@ -80,17 +67,10 @@ class TrainConfig:
     patch_drop: float = 0.15
     word_drop: float = 0.1
     fill: float = 0.5
-    fill_from: FillSource = "new"
     repair_text: float = 0.25
-    flip: float = 0.0
     colour: float = 0.0
-    distill: float = 0.0
-    stored_logits: float = 0.0
-    weight_align: bool = False
-    balance: float = 0.0
     refit: bool = True
     translate: bool = True
-    two_views: bool = False
     modality_drop: float = 0.15
     bf16: Precision = "auto"
     compile: bool = False
@@ -102,15 +82,12 @@ class TrainConfig:
         return Rates(self.base_lr, self.ssf_lr, self.head_lr, self.added_lr)
 
     def __post_init__(self) -> None:
-        within(self, 0, 1, "masked_views", "patch_drop", "word_drop", "fill", "repair_text", "flip", "colour")
+        within(self, 0, 1, "masked_views", "patch_drop", "word_drop", "fill", "repair_text", "colour")
         within(self, 0, 0.5, "modality_drop")  # counts for each of two modalities
         within(self, 0, 10**9, "base_epochs", "ssf_epochs", "ssf_layers")
         within(self, 1, MAX_BATCH, "batch_size")
         within(self, 0, FINITE, "base_lr", "ssf_lr", "head_lr", "added_lr", "weight_decay")
-        within(self, 0, FINITE, "distill", "stored_logits", "balance")
         within(self, 1e-9, FINITE, "clip_norm")
-        if self.weight_align and self.head != "linear":
-            raise ValueError("weight_align needs head = linear: a cosine head does not look at lengths")
         if self.translate and not self.refit:
             raise ValueError("translate needs refit, the classifier that it is for: turn both off, or leave both on")
 

@@ -15,14 +15,11 @@ from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens, concatenate
 from learner.training import augment
-from learner.training.progress import Progress
+from learner.training.ablations.extras import Extras
+from learner.training.ablations.stored_logits import joined
+from learner.training.loop import fit
 from learner.training.settings import TrainConfig
-from learner.training.techniques.balance import log_shares
 from learner.training.techniques.colour import jitter
-from learner.training.techniques.distill import distillation_loss
-from learner.training.techniques.fill import fill
-from learner.training.techniques.flip import flip
-from learner.training.techniques.stored_logits import stored_logits_loss
 
 
 @dataclass(frozen=True)
@@ -42,18 +39,6 @@ class Replay:
     logits: Tensor | None = None
 
 
-def one_cycle(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """Up to each group's rate in the first fifth of the steps, down to nothing in the rest; for any number of them,
-    none too."""
-    total = num_steps + 1  # the schedule sets the first step's rate before it
-    rising = 0.2
-    if rising * total == 1:
-        # torch's rise would be from step 0 to step 0, and a division by zero (2.14): one that ends just after it.
-        rising *= 1.01
-    rates = [group["lr"] for group in optimizer.param_groups]
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total, pct_start=rising)
-
-
 def train_phase(
     model: Classifier,
     new: TokenisedSplit,
@@ -63,7 +48,7 @@ def train_phase(
     phase: int,
     config: TrainConfig,
     generator: torch.Generator,
-    teacher: Classifier | None = None,
+    extras: Extras | None = None,
     progress: str = "",
 ) -> None:
     """Train on the new classes, with as many replayed exemplars a step as there are new samples.
@@ -74,38 +59,37 @@ def train_phase(
         replay: endless replay batches of ``config.batch_size``; None = no replay.
         phase: 0 is the base phase, with epochs of its own.
         generator: all randomness of the phase.
-        teacher: the model before the phase, for ``config.distill``.
+        extras: ablations that are on; None = none.
         progress: what to call it in the progress shown.
     """
-    groups = model.parameter_groups(config.rates)
-    epochs = config.ssf_epochs if phase else config.base_epochs
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    steps_per_epoch = -(-len(new) // config.batch_size)
-    num_steps = epochs * steps_per_epoch
-    schedule = one_cycle(optimizer, num_steps)
-    shares = log_shares(model.classes_seen, new.class_ids, replayed=replay is not None)
-    raised = config.balance * shares.to(model.device)
+    on = extras or Extras()
+    raised = on.raised(model.classes_seen, new.class_ids, replayed=replay is not None).to(model.device)
+
+    def loss_of(index: Tensor) -> Tensor:
+        # Pixels go to the device as the bytes they are, and views of them are made there.
+        samples = TokenisedSplit(new.tokens[index].to(model.device), new.class_ids[index.numpy()])
+        keep = new_keep[index].to(model.device)
+        views = _new_views(samples, keep, phase, config, generator)
+        if replay is not None:
+            shown = next(replay)
+            shown = replace(shown, tokens=shown.tokens.to(model.device))
+            views += _replay_views(shown, samples.tokens, ~keep, config, on, generator)
+        views = [_coloured(view, config, on, generator) for view in views if len(view.class_ids)]
+        return _loss(model, views, raised, on)
+
     model.train()
-    with Progress(num_steps, progress) as shown_progress:
-        for _ in range(epochs):
-            order = torch.randperm(len(new), generator=generator)
-            for index in order.split(config.batch_size):
-                # Pixels go to the device as the bytes they are, and views of them are made there.
-                samples = TokenisedSplit(new.tokens[index].to(model.device), new.class_ids[index.numpy()])
-                keep = new_keep[index].to(model.device)
-                views = _new_views(samples, keep, phase, config, generator)
-                if replay is not None:
-                    shown = next(replay)
-                    shown = replace(shown, tokens=shown.tokens.to(model.device))
-                    views += _replay_views(shown, samples.tokens, ~keep, config=config, generator=generator)
-                views = [_augmented(view, config, generator) for view in views if len(view.class_ids)]
-                loss = _loss(model, teacher, views, raised, config)
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-                optimizer.step()
-                schedule.step()
-                shown_progress.step(loss=loss.item())
+    fit(
+        model.parameter_groups(config.rates),
+        loss_of,
+        num_samples=len(new),
+        epochs=config.ssf_epochs if phase else config.base_epochs,
+        batch_size=config.batch_size,
+        weight_decay=config.weight_decay,
+        clipped=model.parameters(),
+        clip_norm=config.clip_norm,
+        generator=generator,
+        progress=progress,
+    )
     model.finish_phase(new)
 
 
@@ -132,7 +116,12 @@ def _new_views(
 
 
 def _replay_views(
-    replay: Replay, new: Tokens, new_background: Tensor, *, config: TrainConfig, generator: torch.Generator
+    replay: Replay,
+    new: Tokens,
+    new_background: Tensor,
+    config: TrainConfig,
+    extras: Extras,
+    generator: torch.Generator,
 ) -> list[_View]:
     """The step's exemplars. Masked ones: kept tokens only, or filled. Whole ones: as they are, or a random part of
     their patches, so that both methods train on views of the same kinds."""
@@ -148,21 +137,18 @@ def _replay_views(
         whole, part = chosen < config.fill, chosen >= config.fill
         view = tokens[part]
         view = view.keep_patches(augment.random_keep(view.patch_valid, config.patch_drop, generator))
-        long = fill(tokens[whole], config.fill_from, new, new_background, generator)
+        long = extras.fill(tokens[whole], new, new_background, generator)
     return [
         _View(shown, replay.class_ids[rows.numpy()], None if replay.logits is None else replay.logits[rows])
         for shown, rows in ((long, whole), (view, part))
     ]
 
 
-def _augmented(view: _View, config: TrainConfig, generator: torch.Generator) -> _View:
-    tokens = flip(view.tokens, config.flip, generator)
-    return replace(view, tokens=jitter(tokens, config.colour, generator))
+def _coloured(view: _View, config: TrainConfig, extras: Extras, generator: torch.Generator) -> _View:
+    return replace(view, tokens=jitter(extras.view(view.tokens, generator), config.colour, generator))
 
 
-def _loss(
-    model: Classifier, teacher: Classifier | None, views: list[_View], raised: Tensor, config: TrainConfig
-) -> Tensor:
+def _loss(model: Classifier, views: list[_View], raised: Tensor, extras: Extras) -> Tensor:
     """Mean loss over all samples of the step; ``raised`` ``(C,)`` is added to the logits in the cross-entropy.
 
     Samples of similar length share a forward pass: padding few kept tokens to a whole picture would cost what
@@ -181,21 +167,8 @@ def _loss(
         targets = model.targets(np.concatenate([view.class_ids for view in group]))
         logits, own_loss = model.answer(tokens)
         total = total + F.cross_entropy(logits + raised, targets, reduction="sum") + own_loss
-        if teacher is not None:
-            with torch.no_grad():
-                said = teacher.logits(tokens)
-            total = total + config.distill * distillation_loss(logits, said)
-        if config.stored_logits and any(view.logits is not None for view in group):
-            total = total + config.stored_logits * stored_logits_loss(logits, _stored_logits(group).to(model.device))
+        stored = joined([view.logits for view in group], [len(view.class_ids) for view in group])
+        for loss in extras.losses(logits, tokens, stored):
+            total = total + loss
         count += len(targets)
     return total / count
-
-
-def _stored_logits(views: list[_View]) -> Tensor:
-    """``(B, C)`` of all samples of the views, NaN where there are none."""
-    width = max(view.logits.shape[1] for view in views if view.logits is not None)
-    rows = []
-    for view in views:
-        known = torch.zeros((len(view.class_ids), 0)) if view.logits is None else view.logits
-        rows.append(F.pad(known, (0, width - known.shape[1]), value=torch.nan))
-    return torch.cat(rows)

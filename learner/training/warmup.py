@@ -19,9 +19,8 @@ from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens, special_tokens
 from learner.training import augment
-from learner.training.progress import Progress
+from learner.training.loop import fit
 from learner.training.settings import WarmupConfig
-from learner.training.train import one_cycle
 
 IGNORED = -100
 """Target of a token that is not asked for: what PyTorch's cross-entropy leaves out."""
@@ -70,21 +69,19 @@ def warm_up(
         {"params": list(backbone.text_parameters()), "lr": config.lr * config.text_lr_factor},
         {"params": list(heads.parameters()), "lr": config.head_lr},
     ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
-    num_steps = config.epochs * -(-len(split) // config.batch_size)
-    schedule = one_cycle(optimizer, num_steps)
     model.train()
-    with Progress(num_steps, progress) as shown_progress:
-        for _ in range(config.epochs):
-            order = torch.randperm(len(split), generator=generator)
-            for index in order.split(config.batch_size):
-                loss = _loss(model, heads, split.tokens[index], config, generator)
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
-                optimizer.step()
-                schedule.step()
-                shown_progress.step(loss=loss.item())
+    fit(
+        groups,
+        lambda index: _loss(model, heads, split.tokens[index], config, generator),
+        num_samples=len(split),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        weight_decay=0.05,
+        clipped=[parameter for group in groups for parameter in group["params"]],
+        clip_norm=1.0,
+        generator=generator,
+        progress=progress,
+    )
 
 
 def _loss(

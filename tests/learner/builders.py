@@ -8,7 +8,7 @@ from transformers import ViltConfig
 
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens
-from learner.run.run import Problem
+from learner.run.problem import Problem
 
 PATCH_PX = 8
 

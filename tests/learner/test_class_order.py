@@ -10,8 +10,7 @@ import pytest
 from learner.cli import _config, _parser
 from learner.data.base import DataError
 from learner.data.settings import DataConfig
-from learner.run.phase_order import class_order, cut
-from learner.run.run import class_phases
+from learner.run.phase_order import class_order, class_phases, cut
 
 NAMES = ["ant", "bee", "crane", "crane", "3", "owl"]
 

@@ -18,7 +18,7 @@ from learner.data.settings import DataConfig
 from learner.memory.settings import MemoryConfig
 from learner.run.automatic import Budget, suggest_budget, suited_phases
 from learner.run.config import LearnerConfig
-from learner.run.methods import BASES, NUMBERED, PARTS
+from learner.run.method_parts import BASES, NUMBERED, PARTS
 from learner.run.overrides import OWN_DATA, configured
 from memory_format import make_codec, make_record
 from tests.conftest import Service

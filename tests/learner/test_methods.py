@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,19 @@ import torch
 
 from client import MemoryClient
 from learner.baselines import cim
-from learner.memory.exemplars import rerank
+from learner.memory.exemplars import exemplar_features
+from learner.memory.selection import ranked
 from learner.model.backbones.vilt import small_vilt
 from learner.model.classifier import Classifier
 from learner.model.tokens import Tokens
 from learner.run import method_run
 from learner.run.config import LearnerConfig
-from learner.run.method_run import MethodRun
-from learner.run.methods import BASES, PARTS, parse_method
+from learner.run.method_parts import BASES, PARTS
+from learner.run.methods import parse_method
 from learner.run.phase_metrics import PhaseMetrics
 from learner.run.run import Run
 from learner.run.run_mark import buffer_name, mark_of
+from learner.training.ablations.rerank import rerank
 from learner.training.techniques.refit import fit_ridge
 from memory_format import WebP, make_record
 from tests.conftest import Service
@@ -133,19 +136,19 @@ def test_a_growing_budget_is_so_many_full_samples_for_each_class_seen(service: S
 def test_all_techniques_together_resume_to_the_same_results(
     start_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "masked+der+kd+wa+balance+two-views+rerank+flip+colour+fill-background+coverage+rollout"
+    name = "masked+der+kd+balance+two-views+rerank+flip+colour+fill-background+coverage+rollout"
     service = start_service()
     whole = _run(name, tmp_path / "whole" / "run", service)
-    original, calls = MethodRun._evaluate, 0
+    original, calls = method_run.evaluate_phase, 0
 
-    def second_time(self: MethodRun, phase: int) -> Any:
+    def second_time(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 2:  # after the push, whose evictions went by the new ranks
             raise PowerCutError
-        return original(self, phase)
+        return original(*args, **kwargs)
 
-    monkeypatch.setattr(method_run.MethodRun, "_evaluate", second_time)
+    monkeypatch.setattr(method_run, "evaluate_phase", second_time)
     with pytest.raises(PowerCutError):
         _run(name, tmp_path / "cut" / "run", service)
     resumed = _run(name, tmp_path / "cut" / "run", service)
@@ -171,7 +174,7 @@ def test_a_refitted_classifier_is_tested_and_not_trained_on(
         fitted.append(head.weight)
         return head
 
-    monkeypatch.setattr(method_run, "fit_ridge", fit)
+    monkeypatch.setattr("learner.run.refitting.fit_ridge", fit)
     for name, part in (("head", "no-refit"), ("refit", "no-translate"), ("both", "herding")):
         service, out = start_service(tmp_path / f"store-{name}"), tmp_path / name / "run"
         # Under one name, by which the memory draws.
@@ -193,6 +196,8 @@ def test_a_refitted_classifier_is_tested_and_not_trained_on(
 
 def test_reranking_follows_the_model_and_settles(service: Service) -> None:
     model = _model()
+    order = partial(ranked, selection="herding", rng=np.random.default_rng(0))
+    by_herding = partial(exemplar_features, model), order
     split = make_split([3, 7], 5)
     records = [
         make_record(
@@ -208,14 +213,14 @@ def test_reranking_follows_the_model_and_settles(service: Service) -> None:
     with MemoryClient(service.url) as client:
         buffer = client.create_buffer("reranked", budget_bytes=100_000)
         buffer.push(records)
-        assert rerank(model, buffer, "herding", np.random.default_rng(0)) == 10
+        assert rerank(buffer, *by_herding) == 10
         version = buffer.info().version
         by_class = {c: sorted(info.rank for info in buffer.query(class_id=c)) for c in (3, 7)}
         assert by_class == {3: [0, 1, 2, 3, 4], 7: [0, 1, 2, 3, 4]}
-        assert rerank(model, buffer, "herding", np.random.default_rng(0)) == 0
+        assert rerank(buffer, *by_herding) == 0
         assert buffer.info().version == version
         empty = client.create_buffer("nothing-to-rerank", budget_bytes=100_000)
-        assert rerank(model, empty, "herding", np.random.default_rng(0)) == 0
+        assert rerank(empty, *by_herding) == 0
 
 
 def test_the_class_activation_box_is_the_smallest_around_the_active_patches() -> None:

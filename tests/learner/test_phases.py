@@ -26,10 +26,10 @@ from learner.report import SeedRun, write_report
 from learner.run import method_run
 from learner.run.config import LearnerConfig
 from learner.run.evaluate import correct
-from learner.run.method_run import MethodRun
 from learner.run.methods import DEFAULT, parse_method
 from learner.run.phase_metrics import PhaseMetrics
-from learner.run.run import Run, class_phases
+from learner.run.phase_order import class_phases
+from learner.run.run import Run
 from learner.run.run_mark import RunError, buffer_name, mark_of
 from learner.run.summary import final_table, summary_json, verdict
 from learner.training.settings import TrainConfig
@@ -116,7 +116,7 @@ def test_phases_before_the_last_may_be_tested_on_fewer(
         asked.append(Counter(split.class_ids.tolist()))
         return correct(model, split, *arguments, **options)
 
-    monkeypatch.setattr("learner.run.method_run.correct", count)
+    monkeypatch.setattr("learner.run.evaluate.correct", count)
     _run("none", tmp_path / "few", start_service(), data=replace(CONFIG.data, interim_tests_per_class=1))
     num_tests = {name: Counter(split.class_ids.tolist()) for name, split in PROBLEM.tests.items()}
     assert all(count > 1 for counts in num_tests.values() for count in counts.values())
@@ -221,7 +221,7 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
     cut_in = {
         "train": (method_run, "train_phase"),
         "push": (method_run, "save_examples"),  # right after the push
-        "evaluate": (MethodRun, "_evaluate"),
+        "evaluate": (method_run, "evaluate_phase"),
     }[where]
     original = getattr(*cut_in)
     calls = 0
@@ -248,7 +248,7 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
 
 def test_a_finished_run_is_not_run_again(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = _run("full", tmp_path / "again", service)
-    monkeypatch.setattr("learner.run.run.train_phase", None)
+    monkeypatch.setattr("learner.run.base_phase.train_phase", None)
     monkeypatch.setattr("learner.run.method_run.train_phase", None)
     assert _run("full", tmp_path / "again", service) == first
 

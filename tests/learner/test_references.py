@@ -24,8 +24,8 @@ from learner.model.backbones.additions import Additions, Prefix
 from learner.model.backbones.vilt import ViltBackbone, small_vilt
 from learner.run import method_run
 from learner.run.config import LearnerConfig
-from learner.run.method_run import MethodRun
-from learner.run.methods import BASES, parse_method
+from learner.run.method_parts import BASES
+from learner.run.methods import parse_method
 from learner.run.phase_metrics import PhaseMetrics
 from learner.run.run import Run
 from learner.run.summary import seconds_spent
@@ -69,7 +69,7 @@ def _run(name: str, out: Path, config: LearnerConfig = CONFIG) -> list[PhaseMetr
 
 @pytest.fixture(autouse=True)
 def backbone_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("learner.run.run.make_backbone", lambda *args: _backbone())
+    monkeypatch.setattr("learner.run.base_phase.make_backbone", lambda *args: _backbone())
 
 
 def test_l2p_chooses_the_keys_nearest_in_angle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
     name: str, where: str, phase: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = _run(name, tmp_path / "whole")
-    cut_in = {"train": (method_run, "train_phase"), "evaluate": (MethodRun, "_evaluate")}[where]
+    cut_in = {"train": (method_run, "train_phase"), "evaluate": (method_run, "evaluate_phase")}[where]
     original, calls = getattr(*cut_in), 0
 
     def cut(*args: Any, **kwargs: Any) -> Any:

@@ -28,7 +28,8 @@ from learner.report.page import data_name
 from learner.run import machine
 from learner.run.config import LearnerConfig
 from learner.run.methods import DEFAULT, parse_method
-from learner.run.run import Problem, Run
+from learner.run.problem import Problem
+from learner.run.run import Run
 from learner.training.settings import TrainConfig
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_problem
@@ -84,8 +85,8 @@ def reported(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Repo
             problem = Problem(problem.train, problem.tests, phases, NAMES)
             run = Run(replace(CONFIG, seed=seed), problem, client, root / f"seed-{seed}")
             results = {method: run.run(parse_method(method)) for method in DEFAULT}
-            runs[seed] = SeedRun(results, problem.named_phases, run.out)
-            buffers[seed] = run.buffer_name(parse_method("masked"))
+            runs[seed] = SeedRun(results, problem.named_phases, run.setup.out)
+            buffers[seed] = run.setup.buffer_name(parse_method("masked"))
         machine.remember(root, client.info())
         machine.remember(root / "seed-0", client.info())
     one = write_report(root / "seed-0", CONFIG, {0: runs[0]}, NAMES, vocabulary=Words())

@@ -22,7 +22,7 @@ from learner.model.backbones.parts import vilt_from_parts
 from learner.model.backbones.vilt import small_vilt
 from learner.model.captioner import caption_folder
 from learner.model.settings import BackboneConfig
-from learner.run.run import Problem
+from learner.run.problem import Problem
 from tests.conftest import Service
 from tests.learner import trees
 from tests.learner.builders import make_split

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,20 +15,22 @@ from hypothesis import strategies as st
 from learner.model.attention_masks import MaskConfig, compute_masks
 from learner.model.backbones.vilt import small_vilt
 from learner.model.classifier import Classifier
-from learner.model.head import GrowingHead
 from learner.model.tokens import Tokens, concatenate
 from learner.run.evaluate import correct
+from learner.training.ablations.balance import log_shares
+from learner.training.ablations.distill import distillation_loss
+from learner.training.ablations.extras import Extras
+from learner.training.ablations.fill_from import fill_from, fill_with_mean
+from learner.training.ablations.flip import flip
+from learner.training.ablations.settings import AblationConfig
+from learner.training.ablations.stored_logits import stored_logits_loss
+from learner.training.ablations.two_views import two_view_scores
 from learner.training.augment import without_picture
 from learner.training.settings import TrainConfig
-from learner.training.techniques.balance import log_shares
 from learner.training.techniques.colour import jitter
-from learner.training.techniques.distill import distillation_loss
 from learner.training.techniques.fill import fill, to_canvas
-from learner.training.techniques.flip import flip
 from learner.training.techniques.refit import STRENGTH, fit_ridge
-from learner.training.techniques.stored_logits import stored_logits_loss
 from learner.training.techniques.translate import fit_translation
-from learner.training.techniques.weight_align import align_weights
 from learner.training.train import _loss, _View
 from memory_format import patches_to_image
 from tests.learner.builders import PATCH_PX, make_split, make_tokens
@@ -39,11 +42,11 @@ def _generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("source", ["new", "background", "batch", "mean"])
+@pytest.mark.parametrize("source", ["new", "background", "mean"])
 def test_fill_leaves_the_kept_patches_in_their_places(source: str) -> None:
     masked, donors = make_tokens(num=3), make_tokens(num=5, seed=9)
     background = torch.arange(9).expand(5, 9) >= 3
-    filled = fill(masked.keep_patches(KEEP), source, donors, background, _generator())  # type: ignore[arg-type]
+    filled = fill_from(source, masked.keep_patches(KEEP), donors, background, _generator())  # type: ignore[arg-type]
     canvas, valid = to_canvas(filled)
     for row in range(3):
         assert torch.equal(canvas[row][KEEP[row]], masked.patches[row][KEEP[row]])
@@ -56,24 +59,13 @@ def test_fill_leaves_the_kept_patches_in_their_places(source: str) -> None:
         if source == "mean":
             mean = masked.patches[row][KEEP[row]].float().mean((0, 1, 2)).round()
             assert torch.equal(others.float(), mean.expand_as(others))
-    if source == "batch":
-        # Every place comes from an exemplar that kept it, and the first two have different donors.
-        for row in range(3):
-            for place in torch.nonzero(valid[row] & ~KEEP[row]).flatten().tolist():
-                assert any(
-                    torch.equal(canvas[row, place], masked.patches[other, place])
-                    for other in range(3)
-                    if KEEP[other, place]
-                )
-        assert (valid.sum(1) >= KEEP.sum(1)).all()
-        assert valid.sum() > KEEP.sum()
 
 
 def test_fill_needs_donors_that_fit() -> None:
     masked, donors = make_tokens(num=3).keep_patches(KEEP), make_tokens()
     donors = replace(donors, patches=donors.patches[:, :, :4, :4])
     with pytest.raises(ValueError, match="same patch size"):
-        fill(masked, "new", donors, donors.patch_valid, _generator())
+        fill(masked, donors, _generator())
 
 
 def _of_two_grids() -> Tokens:
@@ -86,7 +78,7 @@ def _of_two_grids() -> Tokens:
 
 def test_fill_takes_the_nearest_place_of_a_donor_with_another_grid() -> None:
     masked, donor = _of_two_grids(), make_tokens(num=1, grid=(4, 2), seed=9)
-    filled = fill(masked, "new", donor, donor.patch_valid, _generator())
+    filled = fill(masked, donor, _generator())
     assert filled.patch_valid.tolist() == [[True] * 8, [True] * 2 + [False] * 6]
     # Two rows of four over four rows of two: the middles of rows 0, 1 lie in rows 1, 3; each column is seen twice.
     expected = donor.patches[0][[2, 2, 3, 3, 6, 6, 7, 7]]
@@ -97,21 +89,8 @@ def test_fill_takes_the_nearest_place_of_a_donor_with_another_grid() -> None:
     assert filled.patch_positions[1, :2].tolist() == [0, 1]
 
 
-def test_fill_from_the_batch_goes_across_grids() -> None:
-    masked = _of_two_grids()
-    donor = make_tokens()
-    filled = fill(masked, "batch", donor, donor.patch_valid, _generator())
-    # The kept place of the second, its left half, lies over all left places of the first; place 5 of the first, in its
-    # second row, lies under none of the second.
-    assert filled.patch_positions[0].tolist() == [0, 1, 4, 5]
-    assert filled.patch_valid.tolist() == [[True] * 4, [True] + [False] * 3]
-    assert torch.equal(filled.patches[0, 3], masked.patches[0, 0])
-    assert all(torch.equal(filled.patches[0, i], masked.patches[1, 0]) for i in range(3))
-
-
 def test_fill_by_the_mean_stays_within_each_grid() -> None:
-    donor = make_tokens()
-    filled = fill(_of_two_grids(), "mean", donor, donor.patch_valid, _generator())
+    filled = fill_with_mean(_of_two_grids())
     assert filled.patch_valid.sum(1).tolist() == [8, 2]
 
 
@@ -163,21 +142,6 @@ def test_stored_logits_count_only_the_classes_known_then() -> None:
     assert logits.grad is not None
     assert torch.equal(logits.grad[2], torch.zeros(4))
     assert logits.grad.isfinite().all()
-
-
-def test_aligned_weights_are_as_long_as_the_old_ones_and_point_where_they_did() -> None:
-    head = GrowingHead(6, kind="linear")
-    head.grow(torch.randn(3, 6, generator=_generator()))
-    head.grow(5 * torch.randn(2, 6, generator=_generator(1)))
-    before = head.weight.detach().clone()
-    factor = align_weights(head, 3)
-    assert torch.equal(head.weight[:3], before[:3])
-    assert torch.allclose(head.weight[3:], before[3:] * factor)
-    assert head.weight[3:].norm(dim=1).mean().item() == pytest.approx(float(before[:3].norm(dim=1).mean()), rel=1e-5)
-    with pytest.raises(ValueError, match="old and new"):
-        align_weights(head, 5)
-    with pytest.raises(ValueError, match="linear"):
-        align_weights(GrowingHead(6, kind="cosine"), 0)
 
 
 def test_shares_are_those_of_half_new_data_and_half_balanced_exemplars() -> None:
@@ -250,14 +214,16 @@ def test_the_loss_of_a_step_is_the_sum_of_its_parts_over_its_samples() -> None:
     long_logits, short_logits = model.logits(split.tokens), model.logits(short)
     cross = F.cross_entropy(torch.cat([long_logits, short_logits]), targets.repeat(2))
     even = torch.zeros(2)
-    assert torch.allclose(_loss(model, None, views, even, TrainConfig()), cross, atol=1e-5)
+    assert torch.allclose(_loss(model, views, even, Extras()), cross, atol=1e-5)
     raised = torch.tensor([0.0, -2.0])
     balanced = F.cross_entropy(torch.cat([long_logits, short_logits]) + raised, targets.repeat(2))
-    assert torch.allclose(_loss(model, None, views, raised, TrainConfig()), balanced, atol=1e-5)
+    assert torch.allclose(_loss(model, views, raised, Extras()), balanced, atol=1e-5)
     der = (short_logits - 0.5).square().mean(1).sum() / 12
-    assert torch.allclose(_loss(model, None, views, even, TrainConfig(stored_logits=0.3)), cross + 0.3 * der, atol=1e-5)
+    assert torch.allclose(
+        _loss(model, views, even, Extras(AblationConfig(stored_logits=0.3))), cross + 0.3 * der, atol=1e-5
+    )
     # Its own teacher has nothing to add.
-    assert torch.allclose(_loss(model, model, views, even, TrainConfig(distill=1.0)), cross, atol=1e-5)
+    assert torch.allclose(_loss(model, views, even, Extras(AblationConfig(distill=1.0), model)), cross, atol=1e-5)
 
 
 def test_two_views_add_the_scores_of_the_masked_view() -> None:
@@ -269,26 +235,26 @@ def test_two_views_add_the_scores_of_the_masked_view() -> None:
         keep[rows] = compute_masks(read, shown, config).keep_patches
     total = whole + model.logits(split.tokens.keep_patches(keep))
     expected = (total.argmax(1) == model.targets(split.class_ids)).numpy()
-    assert np.array_equal(correct(model, split, masked=config), expected)
-    assert np.array_equal(correct(model, split, batch_size=7, masked=config), expected)
+    two_views = partial(two_view_scores, model, mask=config)
+    assert np.array_equal(correct(model, split, scores=two_views), expected)
+    assert np.array_equal(correct(model, split, batch_size=7, scores=two_views), expected)
     # Masks that keep everything say the same thing twice; where there is no picture none is made up.
-    everything = MaskConfig(image=False, text=False)
-    assert np.array_equal(correct(model, split, masked=everything), correct(model, split))
-    blind = correct(model, split, show=without_picture, masked=config)
+    everything = partial(two_view_scores, model, mask=MaskConfig(image=False, text=False))
+    assert np.array_equal(correct(model, split, scores=everything), correct(model, split))
+    blind = correct(model, split, show=without_picture, scores=two_views)
     assert np.array_equal(blind, correct(model, split, show=without_picture))
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"),
+    ("kind", "setting", "words"),
     [
-        ({"fill": 1.5}, "fill must lie in 0..1, got 1.5"),
-        ({"modality_drop": 0.6}, "modality_drop"),
-        ({"distill": -1.0}, "distill must lie in"),
-        ({"balance": -1.0}, "balance must lie in"),
-        ({"weight_align": True, "head": "cosine"}, "head = linear"),
-        ({"ssf_layers": -1}, "ssf_layers"),
+        (TrainConfig, {"fill": 1.5}, "fill must lie in 0..1, got 1.5"),
+        (TrainConfig, {"modality_drop": 0.6}, "modality_drop"),
+        (AblationConfig, {"distill": -1.0}, "distill must lie in"),
+        (AblationConfig, {"balance": -1.0}, "balance must lie in"),
+        (TrainConfig, {"ssf_layers": -1}, "ssf_layers"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(setting: dict[str, object], words: str) -> None:
+def test_settings_that_make_no_sense_are_refused(kind: type, setting: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        TrainConfig(**setting)  # type: ignore[arg-type]
+        kind(**setting)

@@ -16,8 +16,9 @@ from learner.model.backbones.vilt import small_vilt
 from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.run.evaluate import correct
+from learner.training.loop import one_cycle
 from learner.training.settings import TrainConfig
-from learner.training.train import Replay, one_cycle, train_phase
+from learner.training.train import Replay, train_phase
 from tests.learner.builders import PATCH_PX, make_split
 
 CONFIG = TrainConfig(

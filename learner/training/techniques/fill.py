@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from learner.model.tokens import Tokens
 
-FillSource = Literal["new", "background", "batch", "mean"]
-"""``new``: a whole picture of the new phase. ``background``: only those of its patches that its own mask discards, so
-that no new object stands in an old class's picture. ``batch``: what another exemplar of the batch kept. ``mean``: the
-mean colour of what the exemplar itself kept."""
 
+def fill(masked: Tokens, new: Tokens, generator: torch.Generator, *, allowed: Tensor | None = None) -> Tokens:
+    """Put patches of new pictures where masked samples have none. Places that the picture does not have either stay
+    dropped.
 
-def fill(masked: Tokens, source: FillSource, new: Tokens, new_background: Tensor, generator: torch.Generator) -> Tokens:
-    """Put other patches where masked samples have none. Places that the source does not have either stay dropped.
-
-    Where the source's grid is another one, each place takes the patch that is nearest to it when both pictures are laid
-    on top of each other.
+    Where the picture's grid is another one, each place takes the patch that is nearest to it when both pictures are
+    laid on top of each other.
 
     Args:
         masked: samples with some patches each.
         new: full samples of the same patch size, patches in row-major order; one is drawn for each masked sample.
-        new_background: ``(N, K)`` bool, the patches of ``new`` that are background.
+        allowed: ``(N, K)`` bool, which patches of ``new`` may be taken; None = all.
 
     Raises:
         ValueError: the patch sizes differ.
@@ -34,24 +29,24 @@ def fill(masked: Tokens, source: FillSource, new: Tokens, new_background: Tensor
         return masked
     if new.patch_px != masked.patch_px:
         raise ValueError("filling needs donors of the same patch size")
+    chosen = torch.randint(len(new), (len(masked),), generator=generator).to(masked.patches.device)
+    valid = new.patch_valid if allowed is None else new.patch_valid & allowed
+    count = int(masked.grid.prod(1).max())
+    places = torch.arange(count, device=masked.patches.device).expand(len(masked), -1)
+    under = _under(places, masked.grid, new.grid[chosen])
+    return behind(masked, *(_taken(values[chosen], under, count) for values in (new.patches, valid)))
+
+
+def behind(masked: Tokens, donors: Tensor, donors_valid: Tensor) -> Tokens:
+    """Masked samples with donors' patches in the places that they dropped.
+
+    Args:
+        donors: ``(B, K, P, P, 3)`` in row-major order of each sample's grid, K the places of the largest.
+        donors_valid: ``(B, K)`` bool, which of them there are.
+    """
     own, own_valid = to_canvas(masked)
-    count = own.shape[1]
-    places = torch.arange(count, device=own.device).expand(len(masked), -1)
+    places = torch.arange(own.shape[1], device=own.device).expand(len(masked), -1)
     inside = places < masked.grid.prod(1, keepdim=True)
-    if source == "mean":
-        mean = own.float().sum(1, keepdim=True) / own_valid.sum(1)[:, None, None, None, None].clamp(min=1)
-        # Of all pixels of a patch: one flat colour.
-        donors = mean.mean((2, 3), keepdim=True).round().to(torch.uint8).expand_as(own)
-        donors_valid = inside
-    elif source == "batch":
-        shift = int(1 + torch.randint(max(1, len(masked) - 1), (1,), generator=generator).item())
-        under = _under(places, masked.grid, masked.grid.roll(shift, 0))
-        donors, donors_valid = (_taken(values.roll(shift, 0), under, count) for values in (own, own_valid))
-    else:
-        chosen = torch.randint(len(new), (len(masked),), generator=generator).to(own.device)
-        valid = new.patch_valid & new_background if source == "background" else new.patch_valid
-        under = _under(places, masked.grid, new.grid[chosen])
-        donors, donors_valid = (_taken(values[chosen], under, count) for values in (new.patches, valid))
     patches = torch.where(own_valid[:, :, None, None, None], own, donors)
     valid = (own_valid | donors_valid) & inside
     filled = replace(masked, patches=patches, patch_positions=places * inside, patch_valid=valid)

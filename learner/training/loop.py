@@ -1,0 +1,62 @@
+"""The loop of every training here: epochs over shuffled samples, AdamW, one cycle of the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from learner.training.progress import Progress
+
+
+def fit(
+    groups: list[dict[str, Any]],
+    loss_of: Callable[[Tensor], Tensor],
+    *,
+    num_samples: int,
+    epochs: int,
+    batch_size: int,
+    weight_decay: float,
+    clipped: Iterable[nn.Parameter],
+    clip_norm: float,
+    generator: torch.Generator,
+    progress: str = "",
+) -> None:
+    """Train parameters on samples.
+
+    Args:
+        groups: parameters with their highest learning rate, as AdamW takes them.
+        loss_of: from the places ``(B,)`` of a step's samples to the step's loss.
+        weight_decay: of groups that have none of their own.
+        clipped: parameters whose gradients, all together, are at most ``clip_norm`` long.
+        generator: orders the samples.
+        progress: what to call it in the progress shown; empty = show none.
+    """
+    parameters = list(clipped)
+    optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay)
+    num_steps = epochs * -(-num_samples // batch_size)
+    schedule = one_cycle(optimizer, num_steps)
+    with Progress(num_steps, progress) as shown_progress:
+        for _ in range(epochs):
+            for index in torch.randperm(num_samples, generator=generator).split(batch_size):
+                loss = loss_of(index)
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+                optimizer.step()
+                schedule.step()
+                shown_progress.step(loss=loss.item())
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Up to each group's rate in the first fifth of the steps, down to nothing in the rest; for any number of them,
+    none too."""
+    total = num_steps + 1  # the schedule sets the first step's rate before it
+    rising = 0.2
+    if rising * total == 1:
+        # torch's rise would be from step 0 to step 0, and a division by zero (2.14): one that ends just after it.
+        rising *= 1.01
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total, pct_start=rising)
