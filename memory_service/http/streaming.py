@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Self
 
@@ -65,7 +66,10 @@ class DrawnResponse(Response):
                 # Nothing is read any more.
                 await send({"type": "http.response.body", "body": self._first})
             else:
-                await _send_leased(_pieces(self._first, drawn), drawn.lease, self._lease_seconds, scope, send)
+                body = _Body(drawn.lease, len(drawn.stream), partial(_next_piece, drawn), self._first)
+                last = await body.send_but_last(scope, send, self._lease_seconds)
+                drawn.close()
+                await _send_last(last, send)
         finally:
             drawn.close()
 
@@ -86,54 +90,84 @@ class ExportResponse(StreamingResponse):
     async def stream_response(self, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await _send_leased(_pieces_of_file(self._file), self._file.lease, self._lease_seconds, self._scope, send)
+            body = _Body(self._file.lease, self._file.num_bytes, partial(_next_of_file, self._file))
+            last = await body.send_but_last(self._scope, send, self._lease_seconds)
         finally:
             # Also where the client has gone: what was kept for it is let go.
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._file.close)
+        await _send_last(last, send)
 
 
-async def _send_leased(
-    pieces: AsyncIterator[memoryview], lease: Lease, lease_seconds: float, scope: Scope, send: Send
-) -> None:
-    """Send all of an answer's body, as long as the lease lasts."""
-    loop = asyncio.get_running_loop()
-    unsent: Callable[[], int] = scope.get("extensions", {}).get(UNSENT, lambda: 0)
-    sending = False
-    left_before = 0
-    timer: asyncio.TimerHandle
+@dataclass
+class _Body:
+    """An answer's body that is sent while it is read.
 
-    def look() -> None:
-        # Now and then: to set a deadline for each piece takes as long as to send it.
-        nonlocal timer, left_before
-        left = unsent()
-        if not sending or left < left_before:
-            lease.progress()
-        left_before = left
-        if time.monotonic() - lease.progressed > lease_seconds:
-            cancelled.cancel()
-        else:
+    Args:
+        lease: for which what it reads is kept.
+        following: reads the next piece; nothing at the end.
+        first: a piece that was read already.
+    """
+
+    lease: Lease
+    num_bytes: int
+    following: Callable[[], Awaitable[memoryview]]
+    first: memoryview | None = None
+
+    async def send_but_last(self, scope: Scope, send: Send, lease_seconds: float) -> memoryview | None:
+        """Send all but the last piece, as long as the lease lasts; returns that piece, or None where the answer was
+        cut short.
+
+        The last piece is read, and needs no lease. And its client may have all that was announced before the server
+        knows that it is sent: to cut the connection then would be the end of the client's next request.
+        """
+        loop = asyncio.get_running_loop()
+        lease = self.lease
+        unsent: Callable[[], int] = scope.get("extensions", {}).get(UNSENT, lambda: 0)
+        sending = False
+        left_before = 0
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            # Now and then: to set a deadline for each piece takes as long as to send it.
+            nonlocal timer, left_before
+            left = unsent()
+            if not sending or left < left_before:
+                lease.progress()
+            left_before = left
+            if time.monotonic() - lease.progressed > lease_seconds:
+                cancelled.cancel()
+            else:
+                timer = loop.call_later(lease_seconds / _LOOKS, look)
+
+        with anyio.CancelScope() as cancelled:
+            lease.on_end = partial(_wake, loop, cancelled)
             timer = loop.call_later(lease_seconds / _LOOKS, look)
-
-    with anyio.CancelScope() as cancelled:
-        lease.on_end = partial(_wake, loop, cancelled)
-        timer = loop.call_later(lease_seconds / _LOOKS, look)
-        try:
-            async for piece in pieces:
-                sending = True
-                lease.progress()
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-                lease.progress()
-                sending = False
-            await send({"type": "http.response.body", "body": b""})
-        except LeaseEndedError:
-            cancelled.cancel()
-        finally:
-            timer.cancel()
-            lease.on_end = None
-    if cancelled.cancel_called:
+            to_come = self.num_bytes
+            try:
+                piece = self.first or await self.following()
+                while 0 < len(piece) < to_come:
+                    to_come -= len(piece)
+                    sending = True
+                    lease.progress()
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    lease.progress()
+                    sending = False
+                    piece = await self.following()
+                return piece
+            except LeaseEndedError:
+                cancelled.cancel()
+            finally:
+                timer.cancel()
+                lease.on_end = None
         why = "a change needed the room" if lease.ended else f"its client took nothing for {lease_seconds:g} s"
         logger.warning("an answer was cut short: %s", why)
+        return None
+
+
+async def _send_last(piece: memoryview | None, send: Send) -> None:
+    if piece is not None:
+        await send({"type": "http.response.body", "body": piece})
 
 
 def _wake(loop: asyncio.AbstractEventLoop, scope: anyio.CancelScope) -> None:
@@ -142,16 +176,8 @@ def _wake(loop: asyncio.AbstractEventLoop, scope: anyio.CancelScope) -> None:
         loop.call_soon_threadsafe(scope.cancel)
 
 
-async def _pieces(first: memoryview, drawn: Drawn) -> AsyncIterator[memoryview]:
-    piece = first
-    while piece:
-        yield piece
-        piece = await _next_piece(drawn)
-
-
-async def _pieces_of_file(file: Export) -> AsyncIterator[memoryview]:
-    while (piece := await anyio.to_thread.run_sync(next, file, None)) is not None:
-        yield memoryview(piece)
+async def _next_of_file(file: Export) -> memoryview:
+    return memoryview(await anyio.to_thread.run_sync(next, file, b""))
 
 
 async def _next_piece(drawn: Drawn) -> memoryview:

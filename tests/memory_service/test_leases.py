@@ -5,16 +5,18 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 import pytest
 
 from memory_format import BudgetError, decode_batch, encode_batch
+from memory_service.http.streaming import DrawnResponse, ExportResponse
 from memory_service.store import Buffer, Store
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.sampler import SampleRequest
@@ -282,3 +284,38 @@ def test_a_lease_does_not_end_before_there_is_anything_to_read(data: Path, monke
             list(export)
         export.close()
         assert not buffer.contents.leases
+
+
+@pytest.mark.parametrize("kind", ["sample", "export"])
+def test_an_answer_whose_last_piece_is_read_is_not_cut_short(data: Path, kind: str) -> None:
+    """Its client may have all of it already, and ask for something else on the same connection."""
+    sent = bytearray()
+    complete = False
+
+    async def take(message: MutableMapping[str, Any]) -> None:
+        nonlocal complete
+        sent.extend(message.get("body", b""))
+        complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if len(sent) == num_bytes:
+            # The client has it; a change that needs the room comes before the server goes on.
+            for first in range(60, 300, 10):
+                await anyio.to_thread.run_sync(buffer.push, encode_batch(batch(first, 10)))
+            await anyio.sleep(0.3)
+
+    async def answer() -> None:
+        response: DrawnResponse | ExportResponse
+        if kind == "sample":
+            response = await DrawnResponse.begin(drawn, lease_seconds=0.1)
+        else:
+            response = ExportResponse(export, 0.1, {}, "application/zip")
+        await response({"type": "http"}, receive=anyio.sleep_forever, send=take)
+
+    with full_buffer(data, limit=1.6) as (_, buffer):
+        drawn, export = buffer.draw(ALL), buffer.export()
+        num_bytes = len(drawn.stream) if kind == "sample" else export.num_bytes
+        (export if kind == "sample" else drawn).close()
+        anyio.run(answer)
+        assert len(sent) == num_bytes
+        assert complete
+        assert not buffer.contents.leases
+        assert buffer.stats().held_bytes == 0

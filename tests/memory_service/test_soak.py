@@ -255,6 +255,7 @@ def test_all_four_figures_are_within_their_limits_at_every_poll(data: Path, monk
             thread.join()
         print(dict(soak.counts), dict(soak.highest))
         for error in soak.errors:
+            print(server.stop())
             raise error
         for what in ("push", "snapshot", "fork", "export", "import", "stalled", "shrink", "grow", "polls"):
             assert soak.counts[what], (what, soak.counts)
