@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
+
+from memory_service.testing import ServiceProcess
 
 CLASSES = ("coffee", "chelsea", "astronaut", "rocket", "brick", "grass", "gravel", "retina")
 """Photographs that come with scikit-image; each is a class, its samples are pieces of it."""
@@ -24,26 +24,8 @@ def service(url: str | None = None) -> Iterator[str]:
     if url is not None:
         yield url
         return
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "memory_service",
-            "serve",
-            "--data",
-            str(Path(folder) / "memory"),
-            "--port",
-            "0",
-        ]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            try:
-                if "listening on " not in line:
-                    sys.exit("the memory service did not start: is it installed? pip install -e '.[service]'")
-                yield line.split("listening on ")[1].split()[0]
-            finally:
-                process.terminate()
+    with tempfile.TemporaryDirectory() as folder, ServiceProcess(Path(folder) / "memory") as process:
+        yield process.url
 
 
 def pieces(class_id: int, number: int, *, side: int = 64, seed: int = 0) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ failed. Arguments are passed on to ``learner run`` behind those of the demo: ``-
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -17,12 +18,15 @@ import sys
 import time
 from pathlib import Path
 
+from memory_service.testing import NotStartedError, ServiceProcess
+
 OUT = Path("runs/demo")
 DATA = Path(__file__).parent.parent / "data"
 SETTINGS = Path(__file__).parent / "demo.toml"
 SEEDS = 3
 """Fewer have no interval to speak of: by Student's t, that of two seeds is three times as wide."""
 START_SECONDS = 60
+STOP_SECONDS = 15
 
 
 def main() -> int:
@@ -30,27 +34,25 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     started = time.monotonic()
     commands = Path(sys.executable).parent
-    with (OUT / "service.log").open("ab") as log:
-        service = subprocess.Popen(
-            [commands / "memory-service", "serve", "--data", OUT / "memory", "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            # A process group of its own: Ctrl-C must not reach it while the learner still needs its memory.
-            start_new_session=True,
+    try:
+        # A session of its own: Ctrl-C must not reach it while the learner still needs its memory.
+        service = ServiceProcess(OUT / "memory", log=OUT / "service.log", own_session=True, start_seconds=START_SECONDS)
+    except NotStartedError as error:
+        sys.exit(f"{error}\nsee {OUT / 'service.log'}")
+    learner = None
+    try:
+        print(f"memory service: {service.url} (store {OUT / 'memory'}, log {OUT / 'service.log'})", flush=True)
+        demo = ["--config", SETTINGS, "--seeds", str(SEEDS)]
+        learner = subprocess.Popen(
+            [commands / "learner", "run", "--url", service.url, "--out", OUT, *demo, *sys.argv[1:]],
+            env=_environment(),
         )
-        learner = None
-        try:
-            url = _listening(service)
-            print(f"memory service: {url} (store {OUT / 'memory'}, log {OUT / 'service.log'})", flush=True)
-            demo = ["--config", SETTINGS, "--seeds", str(SEEDS)]
-            learner = subprocess.Popen(
-                [commands / "learner", "run", "--url", url, "--out", OUT, *demo, *sys.argv[1:]], env=_environment()
-            )
-            status = _wait(learner)
-        finally:
-            if learner is not None:
-                _stop(learner)
-            _stop(service)
+        status = _wait(learner)
+    finally:
+        if learner is not None:
+            _stop(learner)
+        with contextlib.suppress(TimeoutError):
+            service.stop(seconds=STOP_SECONDS)
     if status == 0:
         print(f"done in {time.monotonic() - started:.0f} s")
         _say_how_to_look(commands)
@@ -70,16 +72,6 @@ def _say_how_to_look(commands: Path) -> None:
         print(f"in which is  http://127.0.0.1:8765/v1/buffers/{buffer}/exemplars/{exemplar}/image.png?scale=4")
 
 
-def _listening(service: subprocess.Popen[bytes]) -> str:
-    """The service's address, from the line it prints when it is ready."""
-    assert service.stdout is not None
-    line = service.stdout.readline().decode()
-    if "listening on " not in line:
-        service.wait(timeout=START_SECONDS)
-        sys.exit(f"the memory service did not start (status {service.returncode}); see {OUT / 'service.log'}")
-    return line.split("listening on ")[1].split()[0]
-
-
 def _wait(learner: subprocess.Popen[bytes]) -> int:
     """The learner's exit status. After Ctrl-C it stops by itself and says how to go on."""
     while True:
@@ -89,14 +81,14 @@ def _wait(learner: subprocess.Popen[bytes]) -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
+def _stop(learner: subprocess.Popen[bytes]) -> None:
+    if learner.poll() is None:
+        learner.terminate()
         try:
-            process.wait(timeout=15)
+            learner.wait(timeout=STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            learner.kill()
+            learner.wait()
 
 
 def _environment() -> dict[str, str]:

@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import re
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 
-from benchmarks.common.system import ChildProcess, python_module
+from benchmarks.common.system import START_SECONDS, STOP_SECONDS, resident_bytes, running, written_bytes
 from memory_format import MEDIA_TYPE
 from memory_format.api.terms import Strategy
+from memory_service.testing import ServiceProcess
 
 DISK_LIMIT_FACTOR = 1.5
 """Of the budget, where a buffer does not state its ``disk_limit_bytes``."""
-
-_READY = re.compile(r"memory-service listening on (http://\S+)")
 
 steps = itertools.count()
 """A step draws its batch once: the same one again would find everything in the processor's cache."""
 
 
-class Service(ChildProcess):
-    """``memory-service serve`` in a process of its own, and an HTTP connection to it."""
+class Service(ServiceProcess):
+    """``memory-service serve`` in a process of its own, and an HTTP connection to it. It ends with this process."""
 
     def __init__(self, data: Path) -> None:
-        data.parent.mkdir(parents=True, exist_ok=True)
         super().__init__(
-            python_module("memory_service", "serve", "--data", str(data), "--port", "0"),
-            data.parent / f"{data.name}.log",
-            {"MEMORY_SERVICE_LOG_LEVEL": "warning"},
+            data,
+            environment={"MEMORY_SERVICE_LOG_LEVEL": "warning"},
+            log=data.parent / f"{data.name}.log",
+            start_seconds=START_SECONDS,
         )
-        found = _READY.match(self.first_line)
-        if found is None:
-            self.stop()
-            raise RuntimeError(f"the service did not start: {self.first_line!r}")
-        self.data = data
-        self.url = found[1]
+        running.append(self)
         self._http = httpx.Client(base_url=self.url, timeout=300.0, trust_env=False)
 
     def create_buffer(self, name: str, budget_bytes: int) -> int:
@@ -57,10 +51,22 @@ class Service(ChildProcess):
         wanted = {"batch_size": count, "seed": 0, "step": next(steps), "strategy": strategy}
         return self._checked(self._http.post(f"/v1/buffers/{name}/sample", json=wanted)).content
 
-    def stop(self) -> None:
-        if hasattr(self, "_http"):
-            self._http.close()
-        super().stop()
+    def resident_bytes(self) -> int:
+        return resident_bytes(self.process.pid)
+
+    def written_bytes(self) -> int | None:
+        return written_bytes(self.process.pid)
+
+    def close(self) -> None:
+        """End it, by force if it takes too long."""
+        self._http.close()
+        if self in running:
+            running.remove(self)
+        with contextlib.suppress(TimeoutError):
+            self.stop(seconds=STOP_SECONDS)
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @staticmethod
     def _checked(response: httpx.Response) -> httpx.Response:

@@ -14,15 +14,15 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
 ROOT = Path(__file__).absolute().parents[2]
 MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs", "devtmpfs")
 CAN_FORGET = hasattr(os, "posix_fadvise")
-_START_SECONDS = 120
-_STOP_SECONDS = 20
+START_SECONDS = 120
+STOP_SECONDS = 20
 _MADV_DONTNEED = 4
 
 
@@ -167,13 +167,12 @@ class ChildProcess:
     Args:
         command: what to run.
         log: where its stderr goes, shown when it does not start.
-        environment: variables beside this process's own.
 
     Raises:
         RuntimeError: it ended, or stayed silent, before its first line.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str], log: Path) -> None:
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
                 command,
@@ -182,20 +181,19 @@ class ChildProcess:
                 stderr=stderr,
                 text=True,
                 cwd=ROOT,
-                env={**os.environ, **(environment or {})},
             )
-        _running.append(self)
-        watchdog = threading.Timer(_START_SECONDS, self.process.kill)
+        running.append(self)
+        watchdog = threading.Timer(START_SECONDS, self.process.kill)
         watchdog.start()
         try:
             self.first_line = self.read_line()
         except BaseException:
-            self.stop()
+            self.close()
             raise
         finally:
             watchdog.cancel()
         if not self.first_line:
-            self.stop()
+            self.close()
             raise RuntimeError(f"{' '.join(command[:4])} did not start: {_last_lines(log)}")
 
     def read_line(self) -> str:
@@ -207,37 +205,17 @@ class ChildProcess:
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
-    def resident_bytes(self) -> int:
-        """Resident memory now."""
-        pid = str(self.process.pid)
-        try:
-            return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
-        except FileNotFoundError:
-            shown = subprocess.run(["ps", "-o", "rss=", "-p", pid], check=True, capture_output=True, text=True)
-            return int(shown.stdout) * 1024
-
-    def written_bytes(self) -> int | None:
-        """Bytes that the process has caused to be written to storage, None where the system does not say.
-
-        Linux counts them page by page at the moment a page of the cache becomes dirty.
-        """
-        try:
-            lines = Path(f"/proc/{self.process.pid}/io").read_text().splitlines()
-        except OSError:
-            return None
-        return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
-
-    def stop(self) -> None:
+    def close(self) -> None:
         """End it, by force if it takes too long."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(_STOP_SECONDS)
+                self.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait()
-        if self in _running:
-            _running.remove(self)
+        if self in running:
+            running.remove(self)
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 try:
@@ -251,16 +229,42 @@ class ChildProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.close()
 
 
-_running: list[ChildProcess] = []
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+running: list[_Closes] = []
+"""Processes that were started and not closed."""
 
 
 def stop_remaining() -> None:
     """End the processes that an interruption has left without an owner."""
-    for child in list(_running):
-        child.stop()
+    for child in list(running):
+        child.close()
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process now."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except FileNotFoundError:
+        shown = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], check=True, capture_output=True, text=True)
+        return int(shown.stdout) * 1024
+
+
+def written_bytes(pid: int) -> int | None:
+    """Bytes that a process has caused to be written to storage, None where the system does not say.
+
+    Linux counts them page by page at the moment a page of the cache becomes dirty.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ import pytest
 
 from client import MemoryClient
 from learner.cli import _config, _parser
-from tests.conftest import Service, launch_service
+from tests.conftest import Service
 from tests.docs import exceptions
 from tests.docs.pages import LANGUAGES, ROOT, Block
 from tests.docs.terminal import Terminal
@@ -151,7 +151,7 @@ class Reader:
             # The shell knows it already.
             options["--port"] = self._port
         data = self._folder / options.pop("--data")
-        self._service = launch_service(data, *(word for option in options.items() for word in option))
+        self._service = Service(data, *(word for option in options.items() for word in option))
         self._port = self._service.url.rsplit(":", 1)[1]
         self._said = f"memory-service listening on http://{ADDRESS} (data: {data.relative_to(self._folder)})\n"
 

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import selectors
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 import warnings
 import zlib
@@ -41,6 +36,7 @@ from memory_service.http.app import create_app
 from memory_service.http.problems import PROBLEMS
 from memory_service.settings import Settings
 from memory_service.store.pure import ledger
+from memory_service.testing import ServiceProcess
 
 ARROW = {"Content-Type": MEDIA_TYPE}
 
@@ -338,52 +334,14 @@ def contents(records: Iterable[Record]) -> list[tuple[int, int, bytes]]:
     return [(record.exemplar_id, record.class_id, record.body) for record in records]
 
 
-class Server:
-    """A real service process on a free port."""
+class Server(ServiceProcess):
+    """A real service process on a free port, to which every warning is an error."""
 
     def __init__(self, data: Path, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-W", "error", "-m", "memory_service", "serve"),
-                *("--data", str(data), "--port", "0", *arguments),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        assert self.process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            if not selector.select(timeout=30):
-                self.process.kill()
-                raise AssertionError("the service did not start in 30 s")
-        line = self.process.stdout.readline()
-        match = re.fullmatch(r"memory-service listening on (http://\S+) \(data: (.*)\)\n", line)
-        if match is None:
-            raise AssertionError(f"unexpected first line {line!r}; {self.process.communicate()}")
-        self.url = match.group(1)
-        assert match.group(2) == str(data)
+        super().__init__(data, *arguments, environment={"PYTHONWARNINGS": "error"})
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=30)
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.communicate()
-
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
-        """Exit status, the rest of stdout, stderr."""
-        self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=30)
-        return self.process.returncode, out, err
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.kill()
 
 
 def wait_until(condition: Any, seconds: float = 10.0) -> None:

@@ -121,7 +121,7 @@ class Reverb(Peer):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._worker.process.wait(30)
         finally:
-            self._worker.stop()
+            self._worker.close()
 
     def _shapes(self, batch: Batch) -> list[tuple[int, ...]] | None:
         """Shape of each item's first array, where it has one."""

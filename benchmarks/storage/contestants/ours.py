@@ -137,7 +137,7 @@ class OverHttp(Peer):
             return timed(fetch) / _AHEAD_BATCHES
 
     def close(self) -> None:
-        self.service.stop()
+        self.service.close()
 
 
 class BareServer:
@@ -158,4 +158,4 @@ class BareServer:
 
     def close(self) -> None:
         self._http.close()
-        self._process.stop()
+        self._process.close()
