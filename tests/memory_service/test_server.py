@@ -116,7 +116,23 @@ def test_settings_come_from_the_environment_too(data: Path, monkeypatch: pytest.
         assert response.json()["limit"] == 17
 
 
-def test_neither_torch_nor_the_client_is_imported() -> None:
-    code = "import sys, memory_service.cli; print({'torch', 'client', 'learner'} & set(sys.modules))"
+def test_neither_torch_nor_zarr_nor_the_client_is_imported() -> None:
+    code = "import sys, memory_service.cli; print({'torch', 'zarr', 'client', 'learner'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_every_module_is_imported_where_these_are_not_installed() -> None:
+    code = """
+import importlib, pkgutil, sys
+sys.modules |= dict.fromkeys(["torch", "zarr", "client", "learner"])
+import memory_service
+for module in pkgutil.walk_packages(memory_service.__path__, "memory_service."):
+    # The one runs the service, the other runs in Alembic only.
+    if not module.name.endswith((".__main__", ".env")):
+        importlib.import_module(module.name)
+print(sum(name.startswith("memory_service.") for name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
