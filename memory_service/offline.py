@@ -18,6 +18,7 @@ from memory_service.settings import Settings
 from memory_service.store.admin.backup import backup
 from memory_service.store.admin.online import Pace
 from memory_service.store.admin.verify import Report, repair, verify
+from memory_service.store.segments import files
 
 EXIT_UNSOUND: Final = 1
 """Exit status where a check found something."""
@@ -91,18 +92,15 @@ def _export(buffer: str, file: Path, snapshot: str | None, data: Path) -> int:
     if file.exists():
         raise FormatError(f"{file} exists already", code="invalid_request")
     _expect_store(data)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with open_store(_settings(data)) as store:
-            with temporary.open("xb") as out, closing(store.buffer(buffer).export(snapshot)) as pieces:
-                for piece in pieces:
-                    out.write(piece)
-                out.flush()
-                os.fsync(out.fileno())
-            num = store.buffer(buffer).stats().num_records if snapshot is None else None
-        temporary.rename(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with open_store(_settings(data)) as store:
+        with (
+            files.replacing(file, mode=0o666) as descriptor,
+            closing(store.buffer(buffer).export(snapshot)) as pieces,
+        ):
+            end = 0
+            for piece in pieces:
+                end = files.write_at(descriptor, [piece], end)
+        num = store.buffer(buffer).stats().num_records if snapshot is None else None
     what = f"buffer {buffer}, {num} records" if num is not None else f"snapshot {snapshot} of buffer {buffer}"
     print(f"{what}: {file.stat().st_size} bytes in {file}")
     return 0

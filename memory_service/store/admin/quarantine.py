@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -26,19 +25,10 @@ def put_copy_aside(path: Path, store: Path) -> Path:
     """As :func:`put_aside`, durably, of a copy: the file stays where it is."""
     target = _free(store, path.name)
     # Half a copy must not be taken for a whole one.
-    unfinished = target.with_name(f".{target.name}.tmp")
-    unfinished.unlink(missing_ok=True)
-    with path.open("rb") as source:
-        descriptor = files.create(unfinished)
-        try:
-            end = 0
-            while piece := source.read(_PIECE):
-                end = files.write_at(descriptor, [piece], end)
-            files.sync(descriptor)
-        finally:
-            os.close(descriptor)
-    files.rename(unfinished, target)
-    files.sync_directory(target.parent)
+    with path.open("rb") as source, files.replacing(target) as descriptor:
+        end = 0
+        while piece := source.read(_PIECE):
+            end = files.write_at(descriptor, [piece], end)
     return target
 
 

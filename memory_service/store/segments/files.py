@@ -6,7 +6,8 @@ import ctypes
 import errno
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -28,9 +29,9 @@ _SLOW_SECONDS: Final = 0.0002
 """Between one read and the next. What is copied and checked meanwhile is done in a tenth of it, up to a megabyte."""
 
 
-def create(path: Path) -> int:
+def create(path: Path, mode: int = FILE_MODE) -> int:
     """A new file, open for reading and writing."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
 
 def open_for_reading(path: Path) -> int:
@@ -165,6 +166,33 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path, mode: int = FILE_MODE) -> Iterator[int]:
+    """A descriptor of a file that takes the place of ``path`` once it is whole and on the disk, and never before.
+
+    Where the block raises, or the file cannot be made durable, what stood there before still stands there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # Of a name of its own: another process may write the same file.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished.unlink(missing_ok=True)
+    try:
+        descriptor = create(unfinished, mode)
+        try:
+            yield descriptor
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
+        rename(unfinished, path)
+        sync_directory(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            unlink(unfinished)
+        raise
 
 
 def storage_error(what: str, error: OSError) -> StorageError:
