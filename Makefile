@@ -10,7 +10,7 @@ CODE := memory_format memory_service client learner tests $(wildcard scripts ben
 export EXEMPLAR_MEMORY_DATA ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check nightly check-pages bench bench-storage bench-learner bench-density docs prose format clean
+.PHONY: help setup demo serve test check nightly check-pages bench bench-storage bench-learner bench-density results docs prose format clean
 
 help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
 	@echo "make bench-learner  methods at equal bytes: the table of accuracies (some 36 minutes on two cores; goes on after Ctrl-C)"
 	@echo "make bench-density  exemplars in the bytes of one full sample, for every codec and quality (10 minutes)"
+	@echo "make results tables and charts of the results that are kept, made again from their JSON"
 	@echo "make docs    the documentation as a site, links checked: site/index.html"
 	@echo "make prose   words of the README and the documentation, and how long their sentences are"
 	@echo "make format  put the code into shape"
@@ -102,6 +103,9 @@ bench-density: setup
 	@$(BIN)/python -c 'import imagecodecs, sklearn' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@$(BIN)/python -m benchmarks.density
+
+results: setup
+	@$(BIN)/python -m benchmarks.results
 
 docs: setup
 	@$(BIN)/python -m sphinx -c docs -b html --fail-on-warning --keep-going --quiet . site

@@ -21,7 +21,7 @@ include_patterns = [
     "docs/contents.rst",
     "docs/**.md",
     "benchmarks/README.md",
-    "benchmarks/results/*.md",
+    "benchmarks/results/*/*.md",
     "findings/README.md",
     "examples/README.md",
 ]

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import httpx
 
-from benchmarks.common.system import START_SECONDS, STOP_SECONDS, resident_bytes, running, written_bytes
+from benchmarks.common.processes import START_SECONDS, STOP_SECONDS, resident_bytes, running, written_bytes
 from memory_format import MEDIA_TYPE
 from memory_format.api.terms import Strategy
 from memory_service.testing import ServiceProcess

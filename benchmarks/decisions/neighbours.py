@@ -31,8 +31,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from benchmarks.common.machine import directory_on_disk, machine
+from benchmarks.common.processes import ChildProcess, python_module
 from benchmarks.common.records import Noise, Pictures
-from benchmarks.common.system import ChildProcess, directory_on_disk, machine, python_module
 from benchmarks.storage.contestants.ours import Service
 from memory_format import MEDIA_TYPE
 

@@ -11,8 +11,6 @@ stdout is one JSON object with the figures that the project promises something a
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import signal
 import sys
 import time
@@ -23,16 +21,18 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from benchmarks.common.system import ROOT, machine, versions
-from benchmarks.density import report
+from benchmarks.common.document import RESULTS, add_result_options, document, publish
+from benchmarks.density.chart import chart
 from benchmarks.density.decode import decode_speed
+from benchmarks.density.masks import at_random, masked
 from benchmarks.density.measure import Setting, measure
 from benchmarks.density.pictures import Picture, PicturesMissingError, Sample, emoji, folder, photographs
 from benchmarks.density.plan import DENSEST, KEEP_RATIOS, Plan, settings
-from benchmarks.density.report import PAPERS_RATIO, Run
+from benchmarks.density.report import markdown
+from benchmarks.density.run import PAPERS_RATIO, Row, Run, row, summary
 from learner.data.fetch import FetchError
+from learner.run.config import LearnerConfig
 
-RESULTS = ROOT / "benchmarks" / "results"
 _PACKAGES = ("exemplar-memory", "numpy", "pillow", "imagecodecs", "scikit-image", "scikit-learn", "torch")
 
 
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = Plan.small() if options.quick else Plan()
     if options.most:
         plan = replace(plan, most_pictures=options.most)
+    started = time.monotonic()
     try:
         run = _run(plan, options)
     except KeyboardInterrupt:
@@ -51,20 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PicturesMissingError, FetchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(report.markdown(run), file=sys.stderr)
+    kept = document(
+        "density",
+        run,
+        summary(run),
+        options=options,
+        arguments=arguments,
+        packages=_PACKAGES,
+        seconds=time.monotonic() - started,
+    )
     results = options.results or (None if options.quick or options.images else RESULTS)
-    if results is not None:
-        _save(run, results)
-    print(json.dumps(report.summary(run)), flush=True)
+    publish(kept, results, options.name, markdown, chart)
     return 0
 
 
 def _run(plan: Plan, options: argparse.Namespace) -> Run:
-    # Imported here and below: the processes that measure import this module too, and would wait seconds for torch.
-    from benchmarks.density.masks import at_random
-    from learner.run.config import LearnerConfig
-
-    started = time.monotonic()
     skipped: list[str] = []
 
     def note(why: str) -> None:
@@ -78,7 +80,7 @@ def _run(plan: Plan, options: argparse.Namespace) -> Run:
         pictures = photographs(plan.num_stamps, options.data, note)
         if plan.quick:
             pictures = pictures[: plan.most_pictures]
-    run = Run(_setting(), _told(pictures, options.images), skipped=skipped)
+    run = Run(_told(pictures, options.images), skipped=skipped)
     photo_samples = _masked("photographs", pictures, options.data)
     run.photos = _measured("photographs", photo_samples, wanted)
     on_random = [setting for setting in wanted if setting.family == DENSEST][:2]
@@ -94,7 +96,6 @@ def _run(plan: Plan, options: argparse.Namespace) -> Run:
         for size, samples in (("demo", emoji_samples), ("vilt", photo_samples)):
             fast = [setting for setting in wanted if setting.codec["id"] in _FAST and setting.knob in _USUAL]
             run.speeds[size] = [decode_speed(samples, setting, PAPERS_RATIO, plan.decode_rounds) for setting in fast]
-    run.setting["seconds"] = round(time.monotonic() - started)
     return run
 
 
@@ -103,15 +104,13 @@ _USUAL = ("quality 30",)
 
 
 def _masked(what: str, pictures: Sequence[Picture], data: Path | None) -> list[Sample]:
-    from benchmarks.density.masks import masked
-
     with tqdm(total=len(pictures), desc=f"masks of {what}", unit="picture", file=sys.stderr) as bar:
         return masked(pictures, KEEP_RATIOS, data, bar.update)
 
 
-def _measured(what: str, samples: Sequence[Sample], wanted: Sequence[Setting]) -> list[report.Result]:
+def _measured(what: str, samples: Sequence[Sample], wanted: Sequence[Setting]) -> list[Row]:
     with tqdm(total=len(samples), desc=f"codecs on {what}", unit="picture", file=sys.stderr) as bar:
-        return measure(samples, wanted, bar.update)
+        return [row(result) for result in measure(samples, wanted, bar.update)]
 
 
 def _told(pictures: Sequence[Picture], images: Path | None) -> str:
@@ -129,25 +128,6 @@ def _in_words(codec: dict[str, object]) -> str:
     return " ".join(str(value) if name == "id" else f"{name} {value}" for name, value in codec.items())
 
 
-def _setting() -> dict[str, object]:
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": machine(),
-        "versions": versions(_PACKAGES),
-    }
-
-
-def _save(run: Run, results: Path) -> None:
-    from benchmarks.density.chart import chart
-
-    results.mkdir(parents=True, exist_ok=True)
-    stem = results / f"density-{run.setting['date']}"
-    stem.with_suffix(".json").write_text(json.dumps(report.document(run), indent=1) + "\n")
-    stem.with_suffix(".md").write_text(report.markdown(run))
-    chart(run, stem.with_suffix(".png"))
-    print(f"written: {stem}.json, .md, .png", file=sys.stderr)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -160,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", type=Path, help="folder of data and weights (default: $EXEMPLAR_MEMORY_DATA, else the user's cache)"
     )
-    parser.add_argument("--results", type=Path, help="where tables, JSON and chart go (default: benchmarks/results)")
+    add_result_options(parser)
     return parser
 
 

@@ -11,32 +11,30 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.common.document import Document
 from benchmarks.learner.plans import REFERENCE_MEMORY
-from benchmarks.learner.report import Results, Row, rows
+from benchmarks.learner.report import RUN
+from benchmarks.learner.run import Row
 
 _RECOMMENDED = "masked"
 
 
-def chart(results: Results, path: Path, conditions: str = "") -> None:
-    """For each number of phases a row of bars, and where there are several memory sizes a row of lines below.
-
-    Args:
-        conditions: what titles begin with.
-    """
-    memories = sorted({job.memory for job in results})
-    tables = {
-        number: {memory: rows(results, num_phases=number, memory=memory) for memory in memories}
-        for number in dict.fromkeys(job.num_phases for job in results)
-    }
+def chart(kept: Document, path: Path) -> None:
+    """For each number of phases a row of bars, and where there are several memory sizes a row of lines below."""
+    run = RUN.validate_python(kept.found)
+    tables: dict[int, dict[int, list[Row]]] = {}
+    for found in sorted(run.tables, key=lambda table: table.memory):
+        tables.setdefault(found.phases, {})[found.memory] = found.rows
+    memories = {found.memory for found in run.tables}
     heights = [height for _ in tables for height in ([5.5, 4.2] if len(memories) > 1 else [5.5])]
     canvas = Figure(figsize=(11, sum(heights)), layout="constrained")
     FigureCanvasAgg(canvas)
     panels = iter(canvas.subplots(len(heights), 2, squeeze=False, height_ratios=heights))
     for number, table in tables.items():
         memory = REFERENCE_MEMORY if REFERENCE_MEMORY in table else min(table)
-        _bars(*next(panels), table[memory], f"{conditions}{number} phases, {memory} full samples a class")
+        _bars(*next(panels), table[memory], f"{run.conditions}{number} phases, {memory} full samples a class")
         if len(memories) > 1:
-            _lines(*next(panels), table, f"{conditions}{number} phases")
+            _lines(*next(panels), table, f"{run.conditions}{number} phases")
     canvas.savefig(path, dpi=110)
 
 

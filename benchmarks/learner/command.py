@@ -13,8 +13,6 @@ Tables and progress go to stderr and to files; the last line of stdout is one JS
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import re
 import signal
@@ -24,25 +22,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from tqdm import tqdm
 
+from benchmarks.common.document import LATEST, RESULTS, add_result_options, document, publish
+from benchmarks.common.processes import stop_remaining
 from benchmarks.common.service import Service
-from benchmarks.common.system import ROOT, machine, stop_remaining, versions
 from benchmarks.learner import plans
 from benchmarks.learner.chart import chart
 from benchmarks.learner.jobs import run_all
 from benchmarks.learner.plans import ABLATIONS, REFERENCE_MEMORY, Job, Plan
-from benchmarks.learner.report import Results, markdown, rows, summary
+from benchmarks.learner.report import markdown
+from benchmarks.learner.run import Results, found, summary
 from learner.data.settings import SceneChoice
 from learner.model.device import best_device
 from learner.report import SeedRun, write_report
 from learner.run.methods import parse_method
 from learner.run.overrides import read_settings, with_settings
 
-RESULTS = ROOT / "benchmarks" / "results"
 _PACKAGES = ("exemplar-memory", "numpy", "pillow", "torch", "transformers")
 
 
@@ -86,19 +85,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         stop_remaining()
-    setting = _setting(plan, unit, time.monotonic() - started)
-    pages = [
-        markdown(rows(results, num_phases=phases, memory=memory), _title(options, plan, phases, memory))
-        for phases in plan.num_phases
-        for memory in plan.memories
-    ]
-    _say("\n".join(pages))
+    run = found(plan, results, conditions=_conditions(options), device=_device_name(), full_sample_bytes=unit)
+    kept = document(
+        "learner",
+        run,
+        summary(run.reference.rows),
+        options=options,
+        arguments=arguments,
+        packages=_PACKAGES,
+        seconds=time.monotonic() - started,
+    )
     _pictures(plan, results, unit, out, options.data)
-    folder = options.results or (out if options.kind in ("quick", "tune") else RESULTS)
-    stem = folder / f"learner{_suffix(options)}{_more(options)}-{setting['date']}"
-    _save(setting, results, plan, pages, stem, _conditions(options))
-    memory = REFERENCE_MEMORY if REFERENCE_MEMORY in plan.memories else plan.memories[0]
-    print(json.dumps(summary(rows(results, num_phases=plan.num_phases[0], memory=memory))), flush=True)
+    publish(kept, _folder(options, plan, out), options.name or LATEST, markdown, chart)
     return 0
 
 
@@ -127,9 +125,11 @@ def _plan(options: argparse.Namespace) -> Plan:
     return plan
 
 
-def _more(options: argparse.Namespace) -> str:
-    """What sets a longer table's results apart; its runs lie in the folder of the shorter one, and are shared."""
-    return ("-ablations" if options.ablations else "") + ("-memories" if options.memories else "")
+def _folder(options: argparse.Namespace, plan: Plan, out: Path) -> Path:
+    """Where the result is kept: in the repository where it is the table itself, or has a name of its own."""
+    if options.results:
+        return Path(options.results)
+    return RESULTS if options.name or plan == plans.default() else out
 
 
 def _suffix(options: argparse.Namespace) -> str:
@@ -144,27 +144,9 @@ def _conditions(options: argparse.Namespace) -> str:
     return "".join(f"{condition}, " for condition in [*scenes, *options.set])
 
 
-def _title(options: argparse.Namespace, plan: Plan, phases: int, memory: int) -> str:
-    seeds = len(plan.seeds)
-    return (
-        f"{_conditions(options)}{phases} phases, {memory} full samples a class, {seeds} seed{'s' if seeds > 1 else ''} "
-        "(mean ± deviation, %)"
-    )
-
-
-def _setting(plan: Plan, unit: int, seconds: float) -> dict[str, Any]:
+def _device_name() -> str:
     device = best_device()
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "machine": machine(),
-        "versions": versions(_PACKAGES),
-        "full_sample_bytes": unit,
-        "seconds_of_this_call": round(seconds),
-        "seeds": list(plan.seeds),
-        "classes": [plan.first_class, plan.first_class + plan.num_classes],
-        "config": plan.config.to_dict(),
-    }
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _pictures(plan: Plan, results: Results, unit: int, out: Path, directory: Path | None) -> None:
@@ -182,35 +164,6 @@ def _pictures(plan: Plan, results: Results, unit: int, out: Path, directory: Pat
         run = SeedRun(results=chosen, classes=problem.named_phases, folder=folder)
         page = write_report(folder, first.config(plan, unit), {first.seed: run}, names, directory=directory)
         _say(f"masked exemplars of seed {first.seed}: {page}")
-
-
-def _save(setting: dict[str, Any], results: Results, plan: Plan, pages: list[str], stem: Path, conditions: str) -> None:
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    document = {
-        "setting": setting,
-        "tables": [
-            {"phases": phases, "memory": memory, "methods": summary(rows(results, num_phases=phases, memory=memory))}
-            for phases in plan.num_phases
-            for memory in plan.memories
-        ],
-        "runs": [
-            {
-                "phases": job.num_phases,
-                "memory": job.memory,
-                "seed": job.seed,
-                "method": job.method,
-                "accuracy": [line.accuracy for line in lines],
-                "by_modality": lines[-1].by_modality,
-            }
-            for job, lines in results.items()
-        ],
-    }
-    where = setting["machine"]
-    head = f"{setting['date']}, {setting['device']}, {where['processor']}, {where['cores']} cores"
-    stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-    stem.with_suffix(".md").write_text("\n".join([head, "", *pages]))
-    chart(results, stem.with_suffix(".png"), conditions)
-    _say(f"written: {stem}.json, .md, .png")
 
 
 def _say(text: str) -> None:
@@ -262,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         help="processes; 0 = this one alone (default: 2 on a GPU, else one a core and 8 at most)",
     )
     parser.add_argument("--out", type=Path, help="checkpoints and the store (default: runs/bench-learner...)")
-    parser.add_argument("--results", type=Path, help="tables, JSON and chart (default: benchmarks/results, or --out)")
+    add_result_options(parser, default=None, where="benchmarks/results for the table or with a --name, else --out")
     parser.add_argument(
         "--data", type=Path, help="data and weights (default: $EXEMPLAR_MEMORY_DATA, else the user's cache)"
     )

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.common.machine import machine
+from benchmarks.common.processes import stop_remaining
 from benchmarks.common.rounds import Figure, interleave, ratio, timed
 from benchmarks.common.service import Service
-from benchmarks.common.system import machine, stop_remaining
 from benchmarks.learner import plans
 from benchmarks.learner.plans import Job, Plan
 from client import Buffer, MemoryClient

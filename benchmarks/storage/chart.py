@@ -8,16 +8,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
-from benchmarks.storage.report import Run
+from benchmarks.common.document import Document
+from benchmarks.storage.report import RUN
 
 
-def chart(run: Run, path: Path) -> None:
+def chart(kept: Document, path: Path) -> None:
     """Warm and cold draws from the largest store of full records, and the largest push, side by side."""
+    run = RUN.validate_python(kept.found)
     stage = run.stages[min(1, len(run.stages) - 1)]
     size = max(run.push)
     panels = [
-        (f"sample {run.setting['batch']} of {stage.label}, warm", stage.warm),
-        (f"sample {run.setting['batch']} of {stage.label}, cold", stage.cold),
+        (f"sample {run.plan['batch']} of {stage.label}, warm", stage.warm),
+        (f"sample {run.plan['batch']} of {stage.label}, cold", stage.cold),
         (f"push {size} records", run.push[size]),
     ]
     canvas = Canvas(figsize=(9, 10), layout="constrained")

@@ -12,9 +12,9 @@ from types import TracebackType
 
 import numpy as np
 
+from benchmarks.common.page_cache import disk_bytes
 from benchmarks.common.records import NUM_CLASSES, Maker, with_ranks
 from benchmarks.common.service import Service
-from benchmarks.common.system import disk_bytes
 from benchmarks.storage.plan import Churn
 from benchmarks.storage.stages import Tick
 

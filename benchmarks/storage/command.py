@@ -11,8 +11,6 @@ stdout is one JSON object with the figures that the project promises something a
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import signal
 import sys
 import tempfile
@@ -24,28 +22,21 @@ from types import FrameType
 
 from tqdm import tqdm
 
+from benchmarks.common.document import RESULTS, add_result_options, document, publish
+from benchmarks.common.machine import MEMORY_FILE_SYSTEMS, directory_on_disk, file_system_of
+from benchmarks.common.page_cache import CAN_FORGET
+from benchmarks.common.processes import stop_remaining
 from benchmarks.common.records import Noise, Pictures
-from benchmarks.common.system import (
-    CAN_FORGET,
-    MEMORY_FILE_SYSTEMS,
-    ROOT,
-    directory_on_disk,
-    file_system_of,
-    machine,
-    stop_remaining,
-    versions,
-)
-from benchmarks.storage import report
 from benchmarks.storage.chart import chart
 from benchmarks.storage.churn import run_churn
 from benchmarks.storage.contestants.ours import BareServer, InProcess, OverHttp
 from benchmarks.storage.contestants.peer import Peer
 from benchmarks.storage.plan import CONTESTANTS, OURS, Plan, peers
-from benchmarks.storage.report import Run
+from benchmarks.storage.report import markdown
+from benchmarks.storage.run import MEDIUM, Run, summary
 from benchmarks.storage.scale import Scale, add_few, measure_scale
 from benchmarks.storage.stages import push_stage, sample_stage
 
-RESULTS = ROOT / "benchmarks" / "results"
 _PACKAGES = ("exemplar-memory", "numpy", "pyarrow", "httpx", "uvicorn", "lmdb", "torch", "torchrl", "tensordict")
 
 
@@ -65,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # SIGINT too: a shell that starts this in the background has it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    started = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="bench-storage-", dir=directory) as place:
             plan = Plan.quick(Path(place)) if options.quick else Plan(Path(place))
@@ -77,17 +69,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; processes ended, files removed", file=sys.stderr)
         return 130
+    kept = document(
+        "storage",
+        run,
+        summary(run),
+        options=options,
+        arguments=arguments,
+        packages=_PACKAGES,
+        seconds=time.monotonic() - started,
+    )
     results = options.results or (None if options.quick else RESULTS)
-    print(report.markdown(run), file=sys.stderr)
-    if results is not None:
-        save(run, results)
-    print(json.dumps(report.summary(run)), flush=True)
+    publish(kept, results, options.name, markdown, chart)
     return 0
 
 
 def measure(plan: Plan, wanted: Sequence[str], file_system: str) -> Run:
     """Run every stage; files live below ``plan.directory`` and are gone with each stage."""
-    started = time.monotonic()
     plan, smaller = plan.fitted()
     with tqdm(total=4 + len(plan.churns), file=sys.stderr, bar_format="{bar:12} {n}/{total} {elapsed} {desc}") as bar:
         kinds, skipped = peers(wanted, bar.set_description_str)
@@ -95,11 +92,11 @@ def measure(plan: Plan, wanted: Sequence[str], file_system: str) -> Run:
             bar.write(f"left out: {name}: {why}", file=sys.stderr)
         if smaller:
             bar.write(smaller, file=sys.stderr)
-        run = Run(_setting(plan, file_system), skipped=skipped)
+        run = _run(plan, file_system, skipped)
         everyone: list[type[Peer]] = [*kinds, InProcess, OverHttp]
         run.notes = {kind.name: kind.note for kind in everyone} | {BareServer.name: BareServer.note}
         if smaller:
-            run.notes[report.MEDIUM] = smaller
+            run.notes[MEDIUM] = smaller
         tick = bar.set_description_str
         tick("making pictures")
         pictures = Pictures(plan.record_bytes, plan.num_pictures)
@@ -132,7 +129,6 @@ def measure(plan: Plan, wanted: Sequence[str], file_system: str) -> Run:
             run.churns.append(run_churn(churn, pictures, plan.directory / f"churn-{number}", tick))
             bar.update()
         tick("done")
-    run.setting["seconds"] = round(time.monotonic() - started)
     return run
 
 
@@ -142,27 +138,12 @@ def _remaining(kinds: Sequence[type[Peer]], why: Callable[[type[Peer]], str], st
     return [kind for kind in kinds if not why(kind)]
 
 
-def save(run: Run, results: Path) -> None:
-    """Write the tables, the JSON document and the chart."""
-    results.mkdir(parents=True, exist_ok=True)
-    stem = results / f"storage-{run.setting['date']}"
-    stem.with_suffix(".json").write_text(json.dumps(report.document(run), indent=1) + "\n")
-    stem.with_suffix(".md").write_text(report.markdown(run))
-    chart(run, stem.with_suffix(".png"))
-    print(f"written: {stem}.json, .md, .png", file=sys.stderr)
-
-
-def _setting(plan: Plan, file_system: str) -> dict[str, object]:
+def _run(plan: Plan, file_system: str, skipped: dict[str, str]) -> Run:
+    sizes = asdict(plan)
+    del sizes["directory"]
     how = "cold = synced, then dropped from the page cache with posix_fadvise; the disk's own cache stays"
-    document = asdict(plan) | {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": machine(),
-        "file_system": file_system,
-        "versions": versions(_PACKAGES),
-        "cold_how": how if CAN_FORGET else "cold was not measured: this system has no posix_fadvise",
-    }
-    del document["directory"]
-    return document
+    cold_how = how if CAN_FORGET else "cold was not measured: this system has no posix_fadvise"
+    return Run(sizes, file_system, cold_how, skipped=skipped)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -171,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--directory", type=Path, help="where the stores are made (default: a temporary place on a disk)"
     )
-    parser.add_argument("--results", type=Path, help="where tables, JSON and chart go (default: benchmarks/results)")
+    add_result_options(parser)
     parser.add_argument("--rounds", type=int, help="rounds of which a figure is the median")
     parser.add_argument(
         "--peers",

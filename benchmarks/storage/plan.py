@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.common.system import available_memory
+from benchmarks.common.machine import available_memory
 from benchmarks.storage.contestants.files import Lmdb, RawFile
 from benchmarks.storage.contestants.peer import Peer
 

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.common.page_cache import CAN_FORGET, forget, recall
+from benchmarks.common.processes import ROOT, python_module
 from benchmarks.common.records import Maker
 from benchmarks.common.rounds import Figure, interleave, ratio, timed
 from benchmarks.common.service import Service
-from benchmarks.common.system import CAN_FORGET, ROOT, forget, python_module, recall
 from benchmarks.storage.contestants.ours import BUFFER, STRATEGIES, InProcess, OverHttp
 from benchmarks.storage.plan import Plan
 from benchmarks.storage.stages import Field, Tick

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from benchmarks.common.page_cache import CAN_FORGET, cached_share, copy_tree, disk_bytes, recall
 from benchmarks.common.records import Batch, Maker, batches
 from benchmarks.common.rounds import Figure, interleave
-from benchmarks.common.system import CAN_FORGET, cached_share, copy_tree, disk_bytes, recall
 from benchmarks.storage.contestants.ours import BareServer, InProcess, OverHttp
 from benchmarks.storage.contestants.peer import Peer, Read
 from benchmarks.storage.plan import Plan

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.metrics import structural_similarity
 
+from benchmarks.common.document import document
 from benchmarks.decisions import codec_accuracy
 from benchmarks.density.decode import decode_speed
 from benchmarks.density.masks import at_random, masked
 from benchmarks.density.measure import MOST_PSNR_DB, Result, Setting, exemplar, full_bytes, measure, psnr, ssim
 from benchmarks.density.pictures import Picture, PicturesMissingError, Sample, fitted, folder, photographs
 from benchmarks.density.plan import KEEP_RATIOS, Plan, settings
-from benchmarks.density.report import Run, document, headline, markdown, summary
+from benchmarks.density.report import markdown
+from benchmarks.density.run import Run, headline, row, summary
 from benchmarks.density.stamps import PACKAGE, Stamp, StampsMissingError, load_stamps
 from memory_format import AVIF, MissingLibraryError, WebP, make_record
 
@@ -236,9 +239,10 @@ def test_codecs_without_their_library_are_left_out_and_named(monkeypatch: pytest
 def test_the_headline_is_the_densest_that_is_good_enough(sample: Sample) -> None:
     wanted = [Setting("JPEG", f"quality {q}", {"id": "em_jpeg", "quality": q}) for q in (5, 92, 98)]
     wanted.append(Setting("raw", "", {"id": "em_zstd"}))
-    run = Run({}, "", photos=measure([sample], wanted, lambda: None))
-    good = [r for r in run.photos if r.keep_ratio == KEEP_RATIOS[0] and r.mean("psnr_db") >= 35 and not r.exact]
+    run = Run("", photos=[row(result) for result in measure([sample], wanted, lambda: None)])
+    good = [r for r in run.photos if r.keep_ratio == KEEP_RATIOS[0] and r.psnr_db >= 35 and not r.exact]
     best = headline(run.photos)
+    assert best is not None
     assert best in good
     assert best.per_jpeg == max(result.per_jpeg for result in good)
     assert len(good) in (1, 2)
@@ -275,12 +279,14 @@ def test_a_run_on_a_folder_from_end_to_end(tmp_path: Path) -> None:
     assert 1 < found["photos_exemplars_per_same_codec"] < found["photos_exemplars_per_jpeg95"]
     assert [found[name] for name in SUMMARY[3:]] == [None] * 3
 
-    assert {path.suffix for path in results.iterdir()} == {".json", ".md", ".png"}
-    (path,) = results.glob("density-*.json")
+    assert {path.name for path in (results / "density").iterdir()} == {"latest.json", "latest.md", "latest.png"}
+    path = results / "density" / "latest.json"
     told = json.loads(path.read_text())
     assert told["summary"] == found
-    assert {row["keep_ratio"] for row in told["photos"]} == set(KEEP_RATIOS)
-    assert all(row["pictures"] == 2 and row["record_bytes"] > row["payload_bytes"] for row in told["photos"])
+    assert told["argv"] == ["--quick", "--images", "PATH", "--results", "PATH"]
+    photos = told["found"]["photos"]
+    assert {row["keep_ratio"] for row in photos} == set(KEEP_RATIOS)
+    assert all(row["pictures"] == 2 and row["record_bytes"] > row["payload_bytes"] for row in photos)
     assert str(images) not in path.read_text() + path.with_suffix(".md").read_text()
     assert "## What is promised" in path.with_suffix(".md").read_text()
 
@@ -295,12 +301,12 @@ def test_no_pictures_is_an_error_in_words(tmp_path: Path) -> None:
 
 def test_report_and_document_say_the_same(sample: Sample) -> None:
     wanted = [Setting("WebP", "quality 80", {"id": "em_webp", "quality": 80})]
-    machine = {"processor": "p", "cores": 2, "system": "s", "python": "3"}
-    run = Run({"date": "d", "machine": machine, "versions": {}, "seconds": 1}, "one texture")
-    run.photos = run.emoji = measure([sample], wanted, lambda: None)
-    text, told = markdown(run), document(run)
-    assert (told["headlines"] == {}) == (told["summary"]["photos_exemplars_per_jpeg95"] is None)
-    assert f"{told['photos'][0]['record_bytes']:,.0f}" in text
+    rows = [row(result) for result in measure([sample], wanted, lambda: None)]
+    run = Run("one texture", photos=rows, emoji=rows)
+    told = document("density", run, summary(run), options=Namespace(), arguments=[], packages=[], seconds=1.0)
+    assert (headline(rows) is None) == (told.summary["photos_exemplars_per_jpeg95"] is None)
+    assert told.found["photos"][0]["record_bytes"] == pytest.approx(rows[0].record_bytes, rel=1e-5)
+    assert f"{rows[0].record_bytes:,.0f}" in markdown(told)
 
 
 def test_accuracies_are_averaged_over_seeds() -> None:

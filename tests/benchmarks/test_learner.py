@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.common.document import RESULTS
 from benchmarks.learner import command, cost, plans
 from benchmarks.learner.plans import TRIALS, Job
-from benchmarks.learner.report import Row, best_full, summary, verdicts
+from benchmarks.learner.report import RUN, verdicts
+from benchmarks.learner.run import Row, best_full, summary
 from learner.data.fetch import data_dir
 from learner.run.methods import parse_method
 from learner.run.phase_order import class_phases
@@ -24,7 +26,8 @@ ROOT = Path(__file__).parents[2]
 
 def _row(method: str, last: list[float]) -> Row:
     figures = (spread(last), spread([value + 0.1 for value in last]), spread([0.0] * len(last)))
-    return Row(method, *figures, 3.0, 400.0, {"picture": 0.2, "text": 0.1}, 1.0)
+    stores = parse_method(method).stores
+    return Row(method, stores, *figures, 3.0, 400.0, {"picture": 0.2, "text": 0.1})
 
 
 def test_the_reference_is_the_best_full_baseline_and_losses_are_said() -> None:
@@ -81,15 +84,14 @@ def test_misleading_scenes_are_a_benchmark_of_their_own() -> None:
     plan = command._plan(misleading)
     assert plan != command._plan(plain) == plans.quick()
     assert {job.config(plan, 1000).data.scenes for job in plan.jobs()} == {"misleading"}
-    assert command._title(misleading, plan, 2, 5).startswith("misleading scenes, 2 phases")
+    assert command._conditions(misleading) == "misleading scenes, "
 
 
 def test_one_setting_of_all_methods_makes_a_benchmark_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     options = command._parser().parse_args(["--tune", "--set", "data.image_size=224", "--set", "train.head=cosine"])
     assert command._suffix(options) == "-tune-data-image_size-224-train-head-cosine"
-    assert command._title(options, plan := command._plan(options), 5, 2).startswith(
-        "data.image_size=224, train.head=cosine, 5 phases"
-    )
+    assert command._conditions(options) == "data.image_size=224, train.head=cosine, "
+    plan = command._plan(options)
     assert {(c.data.image_size, c.train.head) for c in (job.config(plan, 1) for job in plan.jobs())} == {
         (224, "cosine")
     }
@@ -107,7 +109,6 @@ def test_one_setting_of_all_methods_makes_a_benchmark_of_its_own(capsys: pytest.
 def test_ablations_and_memory_sizes_go_on_from_the_table() -> None:
     plain, more = (command._parser().parse_args(words) for words in ([], ["--ablations", "--memories", "2,5"]))
     assert command._suffix(plain) == command._suffix(more) == ""
-    assert [command._more(options) for options in (plain, more)] == ["", "-ablations-memories"]
     jobs = command._plan(more).jobs()
     assert set(command._plan(plain).jobs()) < set(jobs)
     assert {job.method for job in jobs if job.memory == 2} == set(plans.CHARTED)
@@ -115,6 +116,21 @@ def test_ablations_and_memory_sizes_go_on_from_the_table() -> None:
     # A row that is there already is run once.
     twice = command._plan(command._parser().parse_args(["--methods", "masked+q30", "--ablations"])).methods
     assert sorted(twice) == sorted(plans.ABLATIONS)
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ([], RESULTS),
+        (["--ablations"], Path("out")),
+        (["--ablations", "--name", "ablations"], RESULTS),
+        (["--quick"], Path("out")),
+        (["--results", "here"], Path("here")),
+    ],
+)
+def test_the_table_and_what_has_a_name_are_kept_in_the_repository(words: list[str], kept: Path) -> None:
+    options = command._parser().parse_args(words)
+    assert command._folder(options, command._plan(options), Path("out")) == kept
 
 
 def test_memory_sizes_share_a_base_phase_and_seeds_do_not(tmp_path: Path) -> None:
@@ -152,8 +168,14 @@ def test_the_quick_benchmark_runs_everything_and_a_second_time_nothing(tmp_path:
     assert first["masked"]["bytes_per_exemplar"] < first["full"]["bytes_per_exemplar"]  # type: ignore[operator]
     assert first["masked"]["exemplars_per_class"] > first["full"]["exemplars_per_class"]  # type: ignore[operator]
     assert "2 phases, 5 full samples a class" in said
-    written = {path.suffix for path in tmp_path.glob("learner-quick-*")}
-    assert written == {".json", ".md", ".png"}
+    kept = tmp_path / "learner" / "latest.json"
+    assert {path.name for path in kept.parent.iterdir()} == {"latest.json", "latest.md", "latest.png"}
+    told = json.loads(kept.read_text())
+    assert told["argv"] == ["--quick", "--workers", "0", "--out", "PATH"]
+    assert told["summary"] == first
+    run = RUN.validate_python(told["found"])
+    assert [(table.phases, table.memory) for table in run.tables] == [(2, 2), (2, 5)]
+    assert len(run.runs) == len(plans.quick().jobs())
     assert list(tmp_path.glob("p2-s0-*/report.html"))
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}

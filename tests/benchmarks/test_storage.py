@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.common.document import read
+from benchmarks.common.machine import file_system_of
+from benchmarks.common.page_cache import disk_bytes
 from benchmarks.common.records import Maker, Noise, Pictures, batches, with_ranks
 from benchmarks.common.rounds import Figure, interleave, ratio
-from benchmarks.common.system import disk_bytes, file_system_of
 from benchmarks.storage.contestants.dm_reverb import ENVIRONMENT, Reverb, ReverbPixels
 from benchmarks.storage.contestants.files import Lmdb, RawFile
 from benchmarks.storage.contestants.ours import InProcess, OverHttp
 from benchmarks.storage.contestants.peer import Peer
+from benchmarks.storage.report import RUN
 from benchmarks.storage.stages import Field, verify_contents
 from memory_format import decode_batch
 
@@ -172,26 +175,29 @@ def test_quick_mode_says_all_that_the_full_run_says(tmp_path: Path) -> None:
     assert all(isinstance(summary[name], float | int) for name in SUMMARY if name not in optional)
     assert not list(place.iterdir()), "temporary files were left"
 
-    (document,) = results.glob("storage-*.json")
-    assert {path.suffix for path in results.iterdir()} == {".json", ".md", ".png"}
-    found = json.loads(document.read_text())
-    assert found["summary"] == summary
-    assert set(found) >= {"setting", "skipped", "push_ms", "push_vs_raw_fsync", "sample", "scale", "churn"}
-    assert found["skipped"]["reverb"] == "not asked for"
-    assert len(found["sample"]) == 3
-    for stage in found["sample"].values():
-        assert {"raw file + memmap", "ours, in-process", "ours, HTTP", "bare uvicorn"} <= set(stage["warm"])
-        assert stage["disk_over_live"]["raw file + memmap"] >= 1
+    assert {path.name for path in (results / "storage").iterdir()} == {"latest.json", "latest.md", "latest.png"}
+    kept = read(results / "storage" / "latest.json")
+    assert kept.summary == summary
+    found = RUN.validate_python(kept.found)
+    assert found.skipped["reverb"] == "not asked for"
+    assert list(found.push) == [1, 8]
+    assert found.scale is not None
+    assert len(found.stages) == 3
+    for stage in found.stages:
+        assert {"raw file + memmap", "ours, in-process", "ours, HTTP", "bare uvicorn"} <= set(stage.warm)
+        assert stage.disk_over_live["raw file + memmap"] >= 1
+    text = (results / "storage" / "latest.md").read_text()
     if importlib.util.find_spec("torchrl"):
-        stages = [stage["content_bytes_per_record"] for stage in found["sample"].values()]
+        held = [stage.content_bytes for stage in found.stages]
         pixels = "torchrl LazyMemmapStorage, pixels"
-        assert [pixels in stage for stage in stages] == [True, False, False]
-        assert stages[0][pixels] == 4 * 32 * 32 * 3 + 24 * 8
+        assert [pixels in stage for stage in held] == [True, False, False]
+        assert held[0][pixels] == 4 * 32 * 32 * 3 + 24 * 8
         assert all(summary[name] for name in SUMMARY if "torchrl" in name)
-        left_out = document.with_suffix(".md").read_text().partition("## Left out")[2]
+        left_out = text.partition("## Left out")[2]
         assert left_out.count(pixels) == 2
-    amplifications = [churn["write_amplification_of_pushed"] for churn in found["churn"]]
-    worst = None if None in amplifications else pytest.approx(max(amplifications), abs=1e-3)
+    amplifications = [churn.amplification_of_pushed for churn in found.churns]
+    known = [value for value in amplifications if value is not None]
+    worst = pytest.approx(max(known), abs=1e-3) if len(known) == len(amplifications) else None
     assert summary["write_amplification"] == worst
-    assert all(churn["pushed_bytes"] >= 20 * churn["budget_bytes"] for churn in found["churn"])
-    assert "## What is promised" in document.with_suffix(".md").read_text()
+    assert all(churn.pushed_bytes >= 20 * churn.budget_bytes for churn in found.churns)
+    assert "## What is promised" in text

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from benchmarks.common.processes import ROOT, ChildProcess
 from benchmarks.common.records import Batch
-from benchmarks.common.system import ROOT, ChildProcess
 from benchmarks.storage.contestants.peer import PIXELS_NOT_MANY, PIXELS_NOT_MEDIUM, Peer, Read
 
 ENVIRONMENT = ROOT / "runs" / "reverb-venv"

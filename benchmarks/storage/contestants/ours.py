@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import httpx
 
+from benchmarks.common.processes import ChildProcess, python_module
 from benchmarks.common.records import Batch
 from benchmarks.common.rounds import timed
 from benchmarks.common.service import Service, steps
-from benchmarks.common.system import ChildProcess, python_module
 from benchmarks.storage.contestants.peer import Peer, Read
 from client import ReplayBatch
 from memory_format import Record, decode_batch, encode_batch

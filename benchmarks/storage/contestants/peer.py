@@ -13,9 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from benchmarks.common.page_cache import forget
 from benchmarks.common.records import Batch
 from benchmarks.common.rounds import timed
-from benchmarks.common.system import forget
 
 Read = Callable[[int], float]
 """Draws a batch of that many records and returns the seconds that it took."""

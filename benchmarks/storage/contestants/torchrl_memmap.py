@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.common.page_cache import forget_mapping
 from benchmarks.common.records import Batch
 from benchmarks.common.rounds import timed
-from benchmarks.common.system import forget_mapping
 from benchmarks.storage.contestants.peer import PIXELS_NOT_MANY, PIXELS_NOT_MEDIUM, Peer, Read
 
 

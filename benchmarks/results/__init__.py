@@ -1,0 +1,1 @@
+"""Results that docs and decisions cite, a folder for each benchmark."""
