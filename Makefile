@@ -17,7 +17,7 @@ help:
 	@echo "make serve   the memory service alone, its store in runs/serve/"
 	@echo "make test    the tests"
 	@echo "make check   formatting, lint, types, who imports whom, and the tests: what CI runs"
-	@echo "make check-pages  the demo's report in Chromium, narrow and wide, light and dark, judged by axe-core (1 minute)"
+	@echo "make check-pages  the demo's report, and the site where it is built, in Chromium, narrow and wide, light and dark, judged by axe-core (1 minute)"
 	@echo "make nightly the store's long tests: 500 runs of the state machine, 30 rounds of kill -9, a soak of 10 minutes, 300 made-up requests a route (about 45 minutes)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
@@ -67,7 +67,7 @@ check: setup
 check-pages: setup
 	@$(BIN)/python -c 'import axe_playwright_python' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pages]'
-	@$(BIN)/python scripts/check_pages.py runs/demo/report.html --out runs/pages $(ARGS)
+	@$(BIN)/python scripts/check_pages.py runs/demo/report.html $(wildcard site/README.html site/docs/*.html) --out runs/pages $(ARGS)
 
 nightly: setup
 	@echo "State machine over the store: 500 examples of 30 steps"

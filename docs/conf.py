@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -49,3 +50,25 @@ html_title = "Exemplar Memory"
 html_extra_path = ["site"]
 html_copy_source = False
 html_show_sphinx = False
+
+# What Sphinx 9 and Furo leave out, and who reads with a keyboard or by ear needs: headings of the list of pages have no
+# level, and a block of code that is wider than the page can only be moved with a mouse.
+_ACCESSIBLE = {
+    '<p class="caption" role="heading">': '<p class="caption" role="heading" aria-level="2">',
+    "<pre>": '<pre tabindex="0">',
+    '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
+    '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="Pages">',
+    '<aside class="toc-drawer">': '<aside class="toc-drawer" aria-label="On this page">',
+}
+
+
+def setup(app: Any) -> None:
+    app.connect("build-finished", _make_accessible)
+
+
+def _make_accessible(app: Any, exception: Exception | None) -> None:
+    for page in Path(app.outdir).rglob("*.html") if exception is None else ():
+        text = page.read_text(encoding="utf-8")
+        for given, wanted in _ACCESSIBLE.items():
+            text = text.replace(given, wanted)
+        page.write_text(text, encoding="utf-8")
