@@ -17,10 +17,11 @@ from memory_format.api.requests import (
 )
 from memory_format.codecs import codec_by_number
 from memory_format.record import FLAG_EXTRAS, layout_of
-from memory_service.store.buffer import Buffer, Row
+from memory_service.store.buffer import Buffer
 from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import EVERYTHING, Filter, SampleRequest
+from memory_service.store.reads import Listed
 
 T = TypeVar("T", int, str)
 
@@ -98,7 +99,7 @@ def draw_of(request: SampleBody) -> SampleRequest:
 
 def buffer_info(buffer: Buffer) -> BufferInfo:
     """A buffer's settings, and how full it is."""
-    config, columns = buffer.config, buffer.contents.columns
+    config, columns = buffer.config, buffer.state.columns
     return BufferInfo(
         name=config.name,
         budget_bytes=config.budget_bytes,
@@ -128,7 +129,7 @@ def snapshot_info(snapshot: Snapshot) -> SnapshotInfo:
     )
 
 
-def exemplar_info(row: Row) -> ExemplarInfo:
+def exemplar_info(row: Listed) -> ExemplarInfo:
     """A record without its pixels and tokens."""
     header = row.header
     flags, h, w = int(header["flags"]), int(header["grid_h"]), int(header["grid_w"])

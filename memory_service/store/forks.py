@@ -10,14 +10,16 @@ import numpy as np
 
 from memory_format import BudgetError, StorageError
 from memory_format.record import HEADER_DTYPE
-from memory_service.store.commits import discard, frame_overhead
+from memory_service.store.commits import discard
 from memory_service.store.contents import Contents
 from memory_service.store.index.base import BufferEntry, Index, Writing
+from memory_service.store.loading import SealedSegments
 from memory_service.store.pure import compaction, ledger
-from memory_service.store.pure.columns import Arrays, Columns, headers_of_rows, totals_by_segment
-from memory_service.store.pure.compaction import SegmentState
+from memory_service.store.pure.columns import Arrays, Columns, headers_of_rows
 from memory_service.store.pure.ledger import IndexRows, store_share
 from memory_service.store.pure.model import BufferConfig
+from memory_service.store.pure.tallies import NOTHING, SegmentState, tallies_of
+from memory_service.store.room import frame_overhead
 from memory_service.store.segments.base import OpenSegment, Part, totals_of
 from memory_service.store.segments.local import SegmentFiles, added_bytes
 from memory_service.store.segments.owner import owner_of
@@ -62,43 +64,43 @@ class Fork:
         self._num_bytes = num_bytes
         self._parts: list[Part] = []
         self._scored: set[int] = set()
-        totals = totals_by_segment(view["segment"], view.charge)
-        states = [replace(contents.states[id_], pinned_records=0, pinned_bytes=0) for id_ in totals]
-        for state in states:
-            state.live_records, state.live_bytes = totals[state.id]
-        self._shared = [state for state in states if state.sealed]
-        self._copied = [state for state in states if not state.sealed]
+        self._sealed = SealedSegments(segments)
+        self._state = contents.state
+        held = tallies_of(view)
+        of_it = [replace(self._state.segments[id_], live=tally, pinned=NOTHING) for id_, tally in held.items()]
+        self._shared = [segment for segment in of_it if segment.sealed]
+        self._copied = [segment for segment in of_it if not segment.sealed]
 
-    def make(self, source_id: int, next_id: int) -> BufferEntry:
+    def make(self) -> BufferEntry:
         """Write what is copied, and all rows in one transaction.
 
         Raises:
             BudgetError: ``disk_limit_exceeded``.
             StorageError: it could not be stored. In either case there is no fork.
         """
-        if self._contents.index_rows.scores:
+        if self._state.counts.scores:
             with self._index.reading() as reading:
-                self._scored = reading.scored(source_id, self._view["exemplar_id"].tolist())
+                self._scored = reading.scored(self._state.config.id, self._view["exemplar_id"].tolist())
         self._copy_what_does_not_fit()
         try:
-            self._copy(next_id)
+            self._copy()
             number, num_bytes = totals_of(self._parts)
             self._expect_fit(self._disk_bytes(number, num_bytes))
             return self._index.make(
-                lambda transaction: self._note(transaction, next_id),
+                self._note,
                 lambda reading: reading.find_buffer(self._config.name),
             )
         except BaseException:
             discard(self._index, self._segments, self._parts)
             raise
 
-    def _note(self, transaction: Writing, next_id: int) -> BufferEntry:
+    def _note(self, transaction: Writing) -> BufferEntry:
         entry = transaction.insert_buffer(
             self._config,
             version=self._view.version,
             bytes_used=self._view.bytes_used,
             num_records=self._view.num_records,
-            next_exemplar_id=next_id,
+            next_exemplar_id=self._state.next_id,
         )
         transaction.write_parts(entry.config.id, self._parts)
         self._share(transaction, entry.config.id)
@@ -132,7 +134,7 @@ class Fork:
         """
         small = IndexRows(
             scores=len(self._scored),
-            classes=len(self._contents.classes),
+            classes=len(self._state.classes),
             description_bytes=len(self._config.description.encode()),
         )
         dead = sum(state.num_dead for state in self._shared)
@@ -150,7 +152,7 @@ class Fork:
                 disk_limit_bytes=limit,
             )
 
-    def _copy(self, next_id: int) -> None:
+    def _copy(self) -> None:
         growing: OpenSegment | None = None
         for state in list(self._copied):
             taken = self._rows_of([state])
@@ -171,7 +173,7 @@ class Fork:
                 self._contents.learner_ids(taken),
                 bodies,
                 segment_bytes=self._num_bytes,
-                owner=owner_of(self._config, self._view.version, next_id),
+                owner=owner_of(self._config, self._view.version, self._state.next_id),
             )
             growing = None if self._parts[-1].full else self._parts[-1].after
 
@@ -184,9 +186,9 @@ class Fork:
         view = self._view
         for state in self._shared:
             held = view["exemplar_id"][view["segment"] == state.id]
-            stored = self._contents.ids_in(state)
+            stored = self._sealed.contents(state).headers["exemplar_id"]
             transaction.share_segment(fork_id, state.id, stored[~np.isin(stored, held)].tolist())
         if self._scored:
             scored = view.take(view.positions_of(np.array(sorted(self._scored), dtype=np.uint64)))
             transaction.rescore(fork_id, 0, scored, scored["score"], scored["rank"], ())
-        transaction.insert_classes(fork_id, self._contents.classes)
+        transaction.insert_classes(fork_id, self._state.classes)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from memory_format import BudgetError, ExemplarMemoryError
 from memory_format.api.answers import PushResponse
-from memory_service.store.commits import Change, Commits
+from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
 from memory_service.store.pure import eviction
 from memory_service.store.pure.answers import Answer
+from memory_service.store.pure.change import Change
 from memory_service.store.pure.columns import COLUMN_DTYPES, Arrays, Columns, charge_of, concatenated
 from memory_service.store.pure.model import BufferConfig, PushAnswer
+from memory_service.store.pure.state import State
 
 MAX_GROUP_BYTES = 64 * 1024 * 1024
 """Bodies that are written in one go: bounds the memory of a group, and the pause of its last push."""
@@ -34,7 +36,8 @@ MAX_GROUP_BYTES = 64 * 1024 * 1024
 class Pending:
     """A push that waits, and then its answer or error."""
 
-    rows: Arrays
+    new: Arrays
+    """Its records' columns."""
     bodies: Sequence[memoryview]
     key: str | None = None
     digest: bytes = b""
@@ -47,15 +50,15 @@ class Pending:
 
     @property
     def num_bytes(self) -> int:
-        return int(self.rows["length"].sum())
+        return int(self.new["length"].sum())
 
 
-def digest_of(rows: Arrays, learner_ids: Sequence[str]) -> bytes:
+def digest_of(new: Arrays, learner_ids: Sequence[str]) -> bytes:
     """What tells one push from another: its headers, in which every body has its CRC."""
     digest = hashlib.blake2b("\n".join(learner_ids).encode(), digest_size=16)
-    for name in sorted(rows):
+    for name in sorted(new):
         if name not in ("learner", "segment", "offset", "exemplar_id"):
-            digest.update(rows[name].tobytes())
+            digest.update(new[name].tobytes())
     return digest.digest()
 
 
@@ -64,14 +67,10 @@ class PushQueue:
 
     Args:
         lock: the buffer's; held while a group is judged and written.
-        check_alive: raises where the buffer was deleted meanwhile.
     """
 
-    def __init__(
-        self, lock: threading.Lock, commits: Commits, contents: Contents, check_alive: Callable[[], None]
-    ) -> None:
+    def __init__(self, lock: threading.Lock, commits: Commits, contents: Contents) -> None:
         self._lock = lock
-        self._check_alive = check_alive
         self._commits = commits
         self._contents = contents
         self._waiting: deque[Pending] = deque()
@@ -118,9 +117,9 @@ class PushQueue:
             raise
 
     def _write(self, group: list[Pending]) -> None:
-        self._check_alive()
-        self._commits.settle()
-        plan = GroupPlan(self._contents, self._commits.config, self._commits.next_id)
+        self._contents.check_alive()
+        self._commits.writer.settle()
+        plan = GroupPlan(self._contents.state)
         for push in group:
             try:
                 known = None if push.key is None else self._commits.known_answer(push.key, push.digest)
@@ -136,12 +135,11 @@ class PushQueue:
 class GroupPlan:
     """What a buffer becomes push by push; nothing of it happens before :meth:`change` is committed."""
 
-    def __init__(self, contents: Contents, config: BufferConfig, next_id: int) -> None:
-        self._contents = contents
-        self._old = contents.columns
-        self._config = config
-        self._next_id = next_id
-        self._first_new_id = next_id
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._old = state.columns
+        self._config = state.config
+        self._next_id = self._first_new_id = state.next_id
         self._version = self._old.version
         self._bytes_used = self._old.bytes_used
         self._died = np.zeros(0, np.uint64)
@@ -165,12 +163,12 @@ class GroupPlan:
         Raises:
             BudgetError: see :func:`memory_service.store.pure.eviction.plan`; the plan is as before.
         """
-        incoming = dict(push.rows)
+        incoming = dict(push.new)
         num = len(incoming["exemplar_id"])
         # Every record of a push that changes anything takes an id, kept or not.
         incoming["exemplar_id"] = np.arange(self._next_id, self._next_id + num, dtype=np.uint64)
-        seen = set(np.unique(incoming["class_id"]).tolist()) - self._contents.classes - self._classes
-        num_seen = len(self._contents.classes) + len(self._classes) + len(seen)
+        seen = set(np.unique(incoming["class_id"]).tolist()) - self._state.classes - self._classes
+        num_seen = len(self._state.classes) + len(self._classes) + len(seen)
         budget = self._config.budget_bytes
         if self._config.budget.grows:
             budget = max(budget, self._config.budget_for(num_seen))
@@ -234,7 +232,7 @@ class GroupPlan:
             bodies=bodies,
             dead=dead,
             died=self._died[dead],
-            classes=self._classes,
+            classes=frozenset(self._classes),
             answers=self._answers,
         )
 

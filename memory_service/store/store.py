@@ -30,15 +30,16 @@ from memory_service.store import leftovers
 from memory_service.store.admin.backup import Archive
 from memory_service.store.admin.transfer import Import, Incoming
 from memory_service.store.buffer import Buffer
-from memory_service.store.commits import discard, segment_bytes
-from memory_service.store.contents import SegmentCache
+from memory_service.store.commits import discard
 from memory_service.store.index import opening
 from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.index.generation import Generation
 from memory_service.store.index.sqlite import SqliteIndex
+from memory_service.store.loading import SealedSegments
 from memory_service.store.pure.model import Budget, BufferConfig, Options, check_settings
-from memory_service.store.pure.snapshots import check_name
+from memory_service.store.pure.names import check_name
 from memory_service.store.quota import Quota
+from memory_service.store.room import segment_bytes
 from memory_service.store.segments import files
 from memory_service.store.segments.local import SegmentFiles
 
@@ -87,40 +88,29 @@ class Store:
         try:
             with self._index.reading() as reading:
                 known, buffers, contents = reading.known_files(), reading.buffers(), reading.contents()
+                number = reading.number()
             if not standing.trusted:
                 logger.info("%s does not say which index is of these files; nothing is removed", opening.GENERATION)
             leftovers.clear(self.data, known, trusted=standing.trusted)
             leftovers.empty_incoming(self.incoming)
             self._index.stems_gone(known.intents)
-            cache = SegmentCache(self._segments)
+            sealed = SealedSegments(self._segments)
             self._buffers = {
-                entry.config.name: self._open_buffer(entry, contents.pop(entry.config.id), cache) for entry in buffers
+                entry.config.name: self._open_buffer(entry, contents.pop(entry.config.id), number, sealed)
+                for entry in buffers
             }
             self._index.generation = Generation(self.data / opening.GENERATION, self._index.mark())
         except BaseException:
             self._index.close()
             raise
 
-    def _open_buffer(
-        self, entry: BufferEntry, rows: BufferRows | None = None, cache: SegmentCache | None = None
-    ) -> Buffer:
+    def _open_buffer(self, entry: BufferEntry, rows: BufferRows, number: int, sealed: SealedSegments) -> Buffer:
         name, eviction = entry.config.name, entry.config.eviction
         if eviction not in EVICTION_POLICIES:
             raise StorageError(f"buffer {name!r} has eviction {eviction!r}, which this version does not know")
-        if rows is None:
-            with self._index.reading() as reading:
-                rows = reading.contents(entry.config.id)[entry.config.id]
-        buffer = Buffer(
-            entry,
-            rows,
-            self._index,
-            self._segments,
-            self._options,
-            cache or SegmentCache(self._segments),
-            self._quota,
-        )
+        buffer = Buffer(entry, rows, number, self._index, self._segments, self._options, sealed, self._quota)
         self._quota.note(buffer.config)
-        columns = buffer.contents.columns
+        columns = buffer.state.columns
         if (columns.bytes_used, columns.num_records) != (entry.bytes_used, entry.num_records):
             raise StorageError(
                 f"buffer {name!r} holds {columns.num_records} records of {columns.bytes_used} bytes, its counters "
@@ -178,8 +168,7 @@ class Store:
                 entry = self._index.make(
                     lambda transaction: transaction.insert_buffer(config), lambda reading: reading.find_buffer(name)
                 )
-            buffer = self._open_buffer(entry)
-            self._buffers[name] = buffer
+            buffer = self._buffers[name] = self._open_new(entry)
             return buffer, True
 
     def fork(
@@ -290,10 +279,15 @@ class Store:
                 self._coming.discard(name)
 
     def _add(self, entry: BufferEntry) -> Buffer:
-        buffer = self._open_buffer(entry)
+        buffer = self._open_new(entry)
         with self._names_lock:
             self._buffers[buffer.name] = buffer
         return buffer
+
+    def _open_new(self, entry: BufferEntry) -> Buffer:
+        with self._index.reading() as reading:
+            rows, number = reading.contents(entry.config.id)[entry.config.id], reading.number()
+        return self._open_buffer(entry, rows, number, SealedSegments(self._segments))
 
     def buffers(self) -> list[Buffer]:
         """All buffers by name."""

@@ -46,7 +46,7 @@ def make(data: Path) -> None:
     fork.delete([4, 5])
     kept.delete([2])
     kept.push(batch(40, 3, learner_id="learner-2", phase=2))
-    kept.update([int(kept.contents.columns["exemplar_id"][-1])], scores=[0.125])
+    kept.update([int(kept.state.columns["exemplar_id"][-1])], scores=[0.125])
     store.release()
     with closing(sqlite3.connect(data / "index.sqlite")) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -1,4 +1,4 @@
-"""Whether what an open buffer has in memory is what it would read if it were opened now."""
+"""Whether the state that an open buffer has come to is the one it would read if it were opened now."""
 
 from __future__ import annotations
 
@@ -6,47 +6,42 @@ import zlib
 from typing import Any
 
 from memory_service.store import Buffer
-from memory_service.store.contents import Contents
-from memory_service.store.pure.columns import COLUMN_DTYPES, Columns
-
-_COUNTED = (
-    *("stem", "file_bytes", "num_records", "sealed", "open_bytes"),
-    *("live_records", "live_bytes", "pinned_records", "pinned_bytes"),
-)
+from memory_service.store.loading import SealedSegments, load
+from memory_service.store.pure.columns import COLUMN_DTYPES, Columns, Learners
 
 
 def assert_memory_matches_index(buffer: Buffer) -> None:
-    """Every figure and every row, the ledger's counts included."""
-    kept = buffer.contents
-    fresh = Contents(buffer.config.id, buffer._segments)
+    """Every field of the state that changes have made is that of the state loaded from index and segments; learner
+    codes may differ, and what is leased is in memory alone."""
+    kept, learners = buffer.state, Learners()
     with buffer._index.reading() as reading:
         entry = reading.find_buffer(buffer.config.id)
         assert entry is not None
-        fresh.load(reading.contents(buffer.config.id)[buffer.config.id], entry.version)
-    assert (kept.columns.version, buffer.config) == (entry.version, entry.config)
-    assert _rows(kept, kept.columns) == _rows(fresh, fresh.columns)
-    assert _rows(kept, kept.pinned.columns) == _rows(fresh, fresh.pinned.columns)
+        rows, number = reading.contents(entry.config.id)[entry.config.id], reading.number()
+    fresh = load(entry, rows, number, SealedSegments(buffer._segments), learners, kept.leased)
+    assert (kept.config, kept.version, kept.next_id) == (fresh.config, fresh.version, fresh.next_id)
+    assert _records(buffer.contents.learners, kept.columns) == _records(learners, fresh.columns)
+    assert _records(buffer.contents.learners, kept.pinned.columns) == _records(learners, fresh.pinned.columns)
+    assert kept.columns.bytes_used == fresh.columns.bytes_used
     assert kept.pinned.died.tolist() == fresh.pinned.died.tolist()
-    assert _states(kept) == _states(fresh)
-    assert kept.index_rows == fresh.index_rows
+    assert kept.segments == fresh.segments
     assert kept.snapshots == fresh.snapshots
     assert kept.classes == fresh.classes
+    assert kept.counts == fresh.counts
     assert kept.disk_bytes == fresh.disk_bytes
-    for growing in kept.growing.values():
-        state, segment = kept.states[growing.id], growing.segment
-        assert (segment.end, segment.num_records) == (state.file_bytes, state.num_records)
-        assert not state.sealed
-        with buffer._index.reading() as reading:
-            on_disk = reading.open_segment(state)
-        assert segment.learners == on_disk.learners
-        assert segment.headers().tobytes() == on_disk.headers().tobytes()
-        assert segment.crc32 == zlib.crc32(buffer._segments.bodies_of(segment))
+    # Changes of other buffers may have followed.
+    assert kept.number <= fresh.number
+    assert buffer._index.made_here(kept.number, fresh.number)
+    for growing in buffer._commits.writer.growing.values():
+        segment = kept.segments[growing.id]
+        assert (growing.segment.end, growing.segment.num_records) == (segment.file_bytes, segment.num_records)
+        assert not segment.sealed
+        on_disk = rows.open_segments[growing.id]
+        assert growing.segment.learners == on_disk.learners
+        assert growing.segment.headers().tobytes() == on_disk.headers().tobytes()
+        assert growing.segment.crc32 == zlib.crc32(buffer._segments.bodies_of(on_disk))
 
 
-def _rows(contents: Contents, columns: Columns) -> dict[str, list[Any]]:
+def _records(learners: Learners, columns: Columns) -> dict[str, list[Any]]:
     found = {name: columns[name].tolist() for name in COLUMN_DTYPES if name != "learner"}
-    return found | {"learner_id": [contents.learners.ids[code] for code in columns["learner"].tolist()]}
-
-
-def _states(contents: Contents) -> dict[int, tuple[Any, ...]]:
-    return {id_: tuple(getattr(state, name) for name in _COUNTED) for id_, state in contents.states.items()}
+    return found | {"learner_id": [learners.ids[code] for code in columns["learner"].tolist()]}

@@ -102,7 +102,7 @@ def test_a_file_that_goes_while_it_is_copied_begins_another_turn(
             store.buffer("b").drop_snapshot("third")
             store.delete_buffer("f")
         if turn < 5:
-            held = store.buffer("b").contents.columns["exemplar_id"].tolist()
+            held = store.buffer("b").state.columns["exemplar_id"].tolist()
             store.buffer("b").delete(held)
             new = [make_exemplar(9, rank, pad=20_000, seed=turn * 100 + rank) for rank in range(34)]
             store.buffer("b").push(encode_batch(new))

@@ -22,7 +22,7 @@ import pytest
 import sqlalchemy as sa
 
 from memory_format import ExemplarMemoryError, StorageError, decode_batch, encode_batch
-from memory_service.store import Buffer, Store, commits
+from memory_service.store import Buffer, Store
 from memory_service.store.index import tables
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
@@ -51,14 +51,14 @@ def push(count: int, *, seed: int, buffer: str = "b", pad: int = 300) -> Change:
 def compact(store: Store) -> object:
     buffer = store.buffer("b")
     with buffer._changing():
-        return buffer._commits._compact_one(buffer.config.disk_limit_bytes)
+        return buffer._commits.compactor.compact_one(buffer.config.disk_limit_bytes)
 
 
 def unsealed(change: Change) -> Change:
     """A change that rewrites segments into such as are not sealed: a frame is larger than what these hold."""
 
     def run(store: Store) -> object:
-        with mock.patch.multiple(local, SMALLEST_SEALED=2**18), mock.patch.multiple(commits, SMALLEST_SEALED=2**18):
+        with mock.patch.multiple(local, SMALLEST_SEALED=2**18):
             return change(store)
 
     return run
@@ -95,14 +95,14 @@ CHANGES: dict[str, Change] = {
 
 
 def _ids(store: Store) -> list[int]:
-    return [int(id_) for id_ in store.buffer("b").contents.columns["exemplar_id"]]
+    return [int(id_) for id_ in store.buffer("b").state.columns["exemplar_id"]]
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store with something of everything: sealed and open segments, deaths, scores, snapshots, a fork."""
     data = tmp_path_factory.mktemp("faults") / "store"
-    with mock.patch.multiple(local, SMALLEST_SEALED=1), mock.patch.multiple(commits, SMALLEST_SEALED=1):
+    with mock.patch.multiple(local, SMALLEST_SEALED=1):
         store = Store(data, OPTIONS)
         for name in ("b", "fresh", "retaining"):
             retain = 1 if name == "retaining" else None
@@ -118,9 +118,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         push(25, seed=100)(store)
         push(1, seed=200)(store)
         for seed in range(201, 210):
-            if not store.buffer("b").contents.growing:
+            if not store.buffer("b")._commits.writer.growing:
                 push(1, seed=seed)(store)
-        assert store.buffer("b").contents.growing
+        assert store.buffer("b")._commits.writer.growing
         store.release()
         yield data
 
@@ -190,7 +190,7 @@ def check_store(store: Store, data: Path, *, clean: bool) -> None:
         found = stored[buffer.name]
         assert all(record.is_whole for record in found.live.values())
         assert found.bytes_used == found.row["bytes_used"] == buffer.stats().bytes_used
-        assert set(found.live) == {int(id_) for id_ in buffer.contents.columns["exemplar_id"]}
+        assert set(found.live) == {int(id_) for id_ in buffer.state.columns["exemplar_id"]}
     if clean:
         assert not disk.orphans(data)
 

@@ -266,7 +266,7 @@ def test_who_takes_a_little_now_and_then_gets_all_of_it(data: Path, monkeypatch:
 def test_a_lease_does_not_end_before_there_is_anything_to_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change that needs the room comes at once: the export is cut short, and not an error about a snapshot."""
     with full_buffer(data, limit=1.6) as (_, buffer):
-        begin = buffer._lease
+        begin = buffer._exports._lease
         changes = []
 
         def lease_and_change(snapshot: str | None) -> Any:
@@ -277,7 +277,7 @@ def test_a_lease_does_not_end_before_there_is_anything_to_read(data: Path, monke
             changes[0].join(1.0)
             return made
 
-        monkeypatch.setattr(buffer, "_lease", lease_and_change)
+        monkeypatch.setattr(buffer._exports, "_lease", lease_and_change)
         export = buffer.export()
         changes[0].join()
         with pytest.raises(LeaseEndedError):

@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from memory_format import BudgetError, Record, decode_batch, encode_batch
-from memory_service.store import Buffer, Store, commits
+from memory_service.store import Buffer, Store
 from memory_service.store.index import tables
 from memory_service.store.index.selects import Selects
 from memory_service.store.pure import ledger
@@ -51,7 +51,7 @@ def push_each(buffer: Buffer, batches: list[list[Record]], *, keys: list[str] | 
 
 
 def shuffled_ids(buffer: Buffer, count: int) -> list[int]:
-    ids = buffer.contents.columns["exemplar_id"].astype(np.int64)
+    ids = buffer.state.columns["exemplar_id"].astype(np.int64)
     return [int(id_) for id_ in np.random.default_rng(0).permutation(ids)[:count]]
 
 
@@ -184,7 +184,7 @@ def said(buffer: Buffer) -> int:
         segments = connection.execute(
             sa.select(sa.func.count()).select_from(tables.buffer_segments).where(s.buffer_id == buffer.config.id)
         ).scalar_one()
-    states = buffer.contents.states.values()
+    states = buffer.state.segments.values()
     dead, open_bytes = sum(state.num_dead for state in states), sum(state.open_bytes for state in states)
     return counts.num_bytes(segments=segments, dead=dead) + open_bytes
 
@@ -216,8 +216,8 @@ class Gauge:
                 self.highest = max(self.highest, first[0] / self.buffer.config.disk_limit_bytes)
 
     def _total(self) -> tuple[int, int, int]:
-        index_bytes = self.buffer.contents.index_bytes
-        return disk.segment_bytes(self.data) + index_bytes, index_bytes, len(self.buffer.contents.states)
+        index_bytes = self.buffer.state.index_bytes
+        return disk.segment_bytes(self.data) + index_bytes, index_bytes, len(self.buffer.state.segments)
 
     @contextmanager
     def watching_operations(self) -> Iterator[None]:
@@ -305,7 +305,7 @@ def test_the_disk_limit_holds_while_twenty_budgets_are_pushed(data: Path, kind: 
                 gauge.look()
                 figures = buffer.stats()
                 assert figures.disk_bytes <= figures.disk_limit_bytes
-        assert any(state.sealed for state in buffer.contents.states.values()) == (churn.seals_at < 10**5)
+        assert any(state.sealed for state in buffer.state.segments.values()) == (churn.seals_at < 10**5)
         assert gauge.highest <= 1.0
         assert gauge.samples > number
         print(f"{kind}: {gauge.highest:.3f} of the limit, {gauge.written / kept:.2f} bytes written for each kept")
@@ -359,10 +359,7 @@ def test_answers_take_an_eighth_of_the_room_over_the_budget(data: Path) -> None:
 
 @contextmanager
 def smallest_sealed(num_bytes: int) -> Iterator[None]:
-    with (
-        mock.patch.object(local, "SMALLEST_SEALED", num_bytes),
-        mock.patch.object(commits, "SMALLEST_SEALED", num_bytes),
-    ):
+    with mock.patch.object(local, "SMALLEST_SEALED", num_bytes):
         yield
 
 

@@ -271,7 +271,7 @@ def test_nothing_that_can_be_read_is_destroyed(tmp_path: Path, number: int) -> N
         for buffer in store.buffers():
             # Ids go on beyond all that were ever given.
             most = max((record.exemplar_id for record in records_of(store, buffer.name)), default=0)
-            assert buffer._commits.next_id > most
+            assert buffer.state.next_id > most
         world.push(store, store.buffers()[0].name if store.buffers() else made(store))
     finally:
         store.close()

@@ -122,7 +122,7 @@ def test_an_index_is_made_again_with_settings_and_records(data: Path) -> None:
     fill(data, eviction="fifo", retain_snapshots=3, disk_limit_bytes=40_000_000)
     before = bodies(data)
     with Store(data, OPTIONS) as store:
-        version, next_id = store.buffer("b").contents.columns.version, store.buffer("b")._commits.next_id
+        version, next_id = store.buffer("b").state.columns.version, store.buffer("b").state.next_id
     lose_index(data)
     report = repair(data)
     assert (report.made, report.recovered) == (["b"], {"b": len(before)})
@@ -133,9 +133,9 @@ def test_an_index_is_made_again_with_settings_and_records(data: Path) -> None:
         config = buffer.config
         assert (config.eviction, config.retain_snapshots, config.given_disk_limit) == ("fifo", 3, 40_000_000)
         assert config.budget.budget_bytes == 9_000_000
-        assert buffer.contents.columns.version > version
-        assert buffer._commits.next_id > next_id
-        assert buffer.contents.classes == set(range(6))
+        assert buffer.state.columns.version > version
+        assert buffer.state.next_id > next_id
+        assert buffer.state.classes == set(range(6))
     # Again, and nothing is taken in twice.
     assert repair(data).recovered == {}
     assert bodies(data) == before

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_service.store.contents import shown_by
 from memory_service.store.pure.model import Snapshot
+from memory_service.store.pure.visibility import shown_by
 
 _SMALL = st.integers(1, 12)
 

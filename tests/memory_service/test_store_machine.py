@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from memory_format import BudgetError, ConflictError, FormatError, NotFoundError, Record, decode_batch, encode_batch
 from memory_format.api.terms import EVICTION_POLICIES, STRATEGIES
-from memory_service.store import Buffer, Store, commits
+from memory_service.store import Buffer, Store
 from memory_service.store.pure.model import Budget, Options
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
@@ -75,8 +75,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.options = Options(segment_bytes=segment_bytes)
         # Segments of real sizes would need records of real sizes; the frame of a sealed one stays as it is.
         if seals:
-            for module in (local, commits):
-                self._patch(module, "SMALLEST_SEALED", 1)
+            self._patch(local, "SMALLEST_SEALED", 1)
         self.store = Store(self.data, self.options)
         limit = budget.bytes_for(4) + headroom
         _, created = self.store.create_buffer(
@@ -221,7 +220,7 @@ class StoreMachine(RuleBasedStateMachine):
             result = buffer.delete(wanted)
         if not refused:
             model.delete(wanted)
-            assert (result.deleted, result.version) == (wanted, model.version)
+            assert (list(result.deleted), result.version) == (wanted, model.version)
 
     @rule(pick=PICKS, budget=BUDGETS, headroom=HEADROOM)
     def configure(self, pick: int, budget: Budget, headroom: int) -> None:
@@ -320,7 +319,7 @@ class StoreMachine(RuleBasedStateMachine):
     def compact(self, pick: int) -> None:
         buffer, _ = self._pick(pick)
         with buffer._changing():
-            moved = buffer._commits._compact_one(buffer.config.disk_limit_bytes)
+            moved = buffer._commits.compactor.compact_one(buffer.config.disk_limit_bytes)
         event(f"compacted: {bool(moved)}")
 
     @rule()

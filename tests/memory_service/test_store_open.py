@@ -269,8 +269,8 @@ def test_readers_of_a_rewritten_segment_read_on(data: Path, monkeypatch: pytest.
             calls.append(taken)
             if len(calls) == 1:
                 # Reads the bodies too.
-                (state,) = buffer.contents.states.values()
-                buffer._commits._rewrite(state)
+                (state,) = buffer.state.segments.values()
+                buffer._commits.compactor.rewrite(state)
             return real(self, taken, *into)
 
         monkeypatch.setattr(Contents, "read_bodies", read_late)

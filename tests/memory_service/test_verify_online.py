@@ -58,7 +58,7 @@ def test_damage_is_found_while_it_is_served(served: Store) -> None:
 def replace_all(store: Store, turn: int) -> None:
     """Push others in place of all that the buffer holds."""
     buffer = store.buffer("b")
-    buffer.delete(buffer.contents.columns["exemplar_id"].tolist())
+    buffer.delete(buffer.state.columns["exemplar_id"].tolist())
     buffer.push(encode_batch([make_exemplar(9, rank, pad=20_000, seed=100 * turn + rank) for rank in range(30 + turn)]))
 
 

@@ -27,8 +27,8 @@ from memory_service.store.index.selects import Selects, entry_of
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.index.updates import Updates
 from memory_service.store.pure.columns import charge_of
-from memory_service.store.pure.compaction import SegmentState
 from memory_service.store.pure.model import Budget, BufferConfig
+from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments import files
 from memory_service.store.segments.layout import SegmentContents, read_contents
 from memory_service.store.segments.local import OPEN, OWN_NAME, SEALED

@@ -30,13 +30,16 @@ from memory_service.store.admin.quarantine import put_aside, put_copy_aside
 from memory_service.store.commits import Commits, discard
 from memory_service.store.contents import Contents
 from memory_service.store.index import opening, tables
-from memory_service.store.index.base import BufferEntry, Reading, Writing
+from memory_service.store.index.base import BufferEntry, BufferRows, Reading, Writing
 from memory_service.store.index.generation import write_mark
 from memory_service.store.index.selects import Selects, entry_of
 from memory_service.store.index.sqlite import SqliteIndex
+from memory_service.store.loading import SealedSegments, growing_of, load
 from memory_service.store.pure import eviction
-from memory_service.store.pure.compaction import SegmentState
+from memory_service.store.pure.columns import Learners
 from memory_service.store.pure.model import Options, Snapshot
+from memory_service.store.pure.state import State
+from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.pushes import candidates
 from memory_service.store.segments import owner as owners
 from memory_service.store.segments.layout import BODY_AT, READ_DTYPE, read_contents
@@ -137,6 +140,14 @@ class _Store:
         with self.index.read() as connection:
             found = connection.execute(sa.select(tables.segments).order_by(tables.segments.c.id))
             return [SegmentState(row.id, row.stem, row.file_bytes, row.num_records, row.sealed) for row in found]
+
+    def load(self, entry: BufferEntry, rows: BufferRows) -> State:
+        """What a buffer holds.
+
+        Raises:
+            StorageError: a segment is damaged.
+        """
+        return load(entry, rows, 0, SealedSegments(self.files), Learners())
 
     def known_stems(self) -> set[str]:
         """Of all files that may be there, of those that are about to be made or to go as well."""
@@ -546,9 +557,8 @@ def _examine_buffer(
         # Its contents cannot be loaded: which of its records are live is not known.
         report.buffers[row.name] = row.num_records
         return
-    contents = Contents(row.id, store.files)
-    contents.load(found, row.version, to_write=False)
-    columns = contents.columns
+    loaded = store.load(entry_of(row), found)
+    columns = loaded.columns
     report.buffers[row.name] = columns.num_records
     config = entry_of(row).config
     for name, stated, real in (
@@ -564,10 +574,10 @@ def _examine_buffer(
         report.note("wrong_counter", row.name, f"next_exemplar_id is {row.next_exemplar_id}, {ids[-1]} is in use")
     if columns.bytes_used > config.budget_bytes:
         report.note("over_budget", row.name, f"{columns.bytes_used} bytes, the budget is {config.budget_bytes}")
-    if contents.disk_bytes > config.disk_limit_bytes:
-        report.note("over_disk_limit", row.name, f"{contents.disk_bytes} bytes, the limit is {config.disk_limit_bytes}")
-    for snapshot in contents.snapshots.values():
-        view = contents.view_at(snapshot, Selects(connection).scores_at(row.id, snapshot.version))
+    if loaded.disk_bytes > config.disk_limit_bytes:
+        report.note("over_disk_limit", row.name, f"{loaded.disk_bytes} bytes, the limit is {config.disk_limit_bytes}")
+    for snapshot in loaded.snapshots.values():
+        view = loaded.shown_by(snapshot, Selects(connection).scores_at(row.id, snapshot.version))
         if (view.num_records, view.bytes_used) != (snapshot.num_records, snapshot.bytes_used):
             report.note(
                 "wrong_snapshot",
@@ -688,16 +698,17 @@ def _settlements(
 ) -> Iterator[Write]:
     """What sets a buffer right where it is not."""
     config = entry.config
-    contents = Contents(config.id, store.files)
-    contents.load(reading.contents(config.id)[config.id], entry.version, to_write=False)
-    columns = contents.columns
-    for snapshot in contents.snapshots.values():
-        view = contents.view_at(snapshot, reading.scores_at(config.id, snapshot.version))
+    state = load(
+        entry, reading.contents(config.id)[config.id], reading.number(), SealedSegments(store.files), Learners()
+    )
+    columns = state.columns
+    for snapshot in state.snapshots.values():
+        view = state.shown_by(snapshot, reading.scores_at(config.id, snapshot.version))
         if (view.num_records, view.bytes_used) != (snapshot.num_records, snapshot.bytes_used):
             right = replace(snapshot, num_records=view.num_records, bytes_used=view.bytes_used)
             yield partial(_write_snapshot, buffer_id=config.id, snapshot=right)
     if config.budget.grows:
-        config = replace(config, budget_bytes=max(config.budget_bytes, config.budget_for(len(contents.classes))))
+        config = replace(config, budget_bytes=max(config.budget_bytes, config.budget_for(len(state.classes))))
         if config.budget_bytes != entry.config.budget_bytes:
             yield methodcaller("update_settings", config)
     last = int(columns["exemplar_id"][-1]) if columns.num_records else 0
@@ -734,12 +745,14 @@ def _fit_disk_limits(store: _Store, report: Report) -> None:
         found = reading.buffers()
     for entry in found:
         config = entry.config
-        contents = Contents(config.id, store.files)
+        learners = Learners()
         with store.index.reading() as reading:
-            contents.load(reading.contents(config.id)[config.id], entry.version)
+            rows, number = reading.contents(config.id)[config.id], reading.number()
+        state = load(entry, rows, number, SealedSegments(store.files), learners)
+        contents = Contents(state, learners, store.files)
         if contents.disk_bytes <= config.disk_limit_bytes:
             continue
-        commits = Commits(config, entry.next_exemplar_id, store.index, store.files, contents, Options())
+        commits = Commits(store.index, store.files, contents, Options(), growing_of(rows, store.files))
         try:
             commits.make_room(0, config.disk_limit_bytes)
         except BudgetError:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from memory_format import StorageError
 from memory_service.store.pure.answers import Answer
 from memory_service.store.pure.columns import Arrays
-from memory_service.store.pure.compaction import SegmentState
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import BufferConfig, Snapshot
+from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.base import OpenSegment, Part
 
 T = TypeVar("T")
@@ -270,6 +270,10 @@ class Index(ABC):
             if found is None:
                 raise
             return found
+
+    @abstractmethod
+    def made_here(self, since: int, to: int) -> bool:
+        """Whether all changes behind ``since``, up to and with ``to``, were made through this very object."""
 
     @abstractmethod
     def take_stem(self) -> str:

@@ -17,8 +17,8 @@ from memory_service.store.index.base import BufferEntry, BufferRows, KnownFiles,
 from memory_service.store.pure import ledger
 from memory_service.store.pure.answers import Answer
 from memory_service.store.pure.columns import Arrays
-from memory_service.store.pure.compaction import SegmentState
 from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
+from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.base import OpenSegment, Part
 
 MOST_VALUES: Final = 500

@@ -29,6 +29,8 @@ class SqlIndex(Index):
         self._engine = engine
         self._write_lock = threading.Lock()
         self._intents = Intents(tables.intents)
+        self._made_from = self._made_to = -1
+        """The last changes without anybody else's in between: behind the one number, up to and with the other."""
         self.generation: Generation | None = None
         """Told of every change, once it is set."""
 
@@ -61,12 +63,19 @@ class SqlIndex(Index):
                     yield connection
                     noted = self._intents.note(connection)
             self._intents.noted(*noted)
-            if self.generation is not None and changes is not None:
-                self.generation.note(changes)
+            if changes is not None:
+                if changes != self._made_to + 1:
+                    self._made_from = changes - 1
+                self._made_to = changes
+                if self.generation is not None:
+                    self.generation.note(changes)
 
     def _to_write(self, connection: sa.Connection) -> sa.Connection:
         """A connection in which the next transaction writes. Called with the lock."""
         return connection
+
+    def made_here(self, since: int, to: int) -> bool:
+        return since == to or self._made_from <= since <= to <= self._made_to
 
     def take_stem(self) -> str:
         if self.generation is not None:

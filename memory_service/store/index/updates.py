@@ -18,8 +18,8 @@ from memory_service.store.index.base import BufferEntry, Writing
 from memory_service.store.index.selects import MOST_VALUES, Selects, entry_of, old_answers
 from memory_service.store.pure.answers import Answer
 from memory_service.store.pure.columns import Arrays
-from memory_service.store.pure.compaction import SegmentState
 from memory_service.store.pure.model import BufferConfig, Snapshot
+from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.base import Part
 
 

@@ -155,6 +155,18 @@ class Columns:
         """With other scores and ranks at those positions."""
         return replace(self._changed(positions, {"score": score, "rank": rank}), version=version)
 
+    def set_scores(self, changed: Arrays) -> None:
+        """Other scores and ranks in place: only where nobody else has these columns yet.
+
+        Args:
+            changed: ``exemplar_id``, ``score`` and ``rank``; ids that are not here do not count.
+        """
+        if changed:
+            positions = self.positions_of(changed["exemplar_id"])
+            found = positions >= 0
+            for name in ("score", "rank"):
+                self.backing[name][positions[found]] = changed[name][found]
+
     def _changed(self, positions: NDArray[Any], values: Arrays) -> Columns:
         backing = dict(self.backing)
         for name, new in values.items():
@@ -222,17 +234,6 @@ def headers_of_rows(rows: Arrays) -> NDArray[np.void]:
         if name not in ("learner", "offset"):
             headers[name] = rows[name]
     return headers
-
-
-def totals_by_segment(segment: NDArray[Any], charge: NDArray[np.int64]) -> dict[int, tuple[int, int]]:
-    """Segment id -> (records, bytes) of the rows given."""
-    ids, inverse, counts = np.unique(segment, return_inverse=True, return_counts=True)
-    totals = np.zeros(len(ids), dtype=np.int64)
-    np.add.at(totals, inverse, charge)
-    return {
-        segment_id: (count, total)
-        for segment_id, count, total in zip(ids.tolist(), counts.tolist(), totals.tolist(), strict=True)
-    }
 
 
 def _grown(values: NDArray[Any], capacity: int) -> NDArray[Any]:

@@ -2,59 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 
 from memory_format import HEADER_BYTES
-
-
-@dataclass
-class SegmentState:
-    """A segment file and what of it a buffer holds."""
-
-    id: int
-    stem: str
-    file_bytes: int
-    num_records: int
-    sealed: bool
-    live_records: int = 0
-    live_bytes: int = 0
-    """Sum of the charges of its live records."""
-    pinned_records: int = 0
-    """Records that only snapshots hold."""
-    pinned_bytes: int = 0
-    open_bytes: int = 0
-    """What the index holds of an open segment's headers: a sealed one has them in its file."""
-    leaving_records: int = 0
-    """Records that a coming change takes out: of its rewriting they go elsewhere, and neither count as held."""
-    leaving_bytes: int = 0
-    damaged: bool = False
-    """A record in it failed its CRC: it cannot be moved."""
-
-    @property
-    def held_records(self) -> int:
-        return self.live_records + self.pinned_records
-
-    @property
-    def held_bytes(self) -> int:
-        return self.live_bytes + self.pinned_bytes
-
-    @property
-    def dead_bytes(self) -> int:
-        """What nobody can read any more, and the file's own frame."""
-        return self.file_bytes + self.open_bytes - self.held_bytes
-
-    @property
-    def num_dead(self) -> int:
-        """Records of it that the index notes as dead, pinned ones included."""
-        return self.num_records - self.live_records
-
+from memory_service.store.pure.tallies import NOTHING, SegmentState, Tally
 
 WORTH_MOVING = 0.05
 """The least share of a file that must come free: below it, moving costs twenty bytes for each one gained."""
 
 
-def choose(segments: Iterable[SegmentState], room: int, overhead: float) -> SegmentState | None:
+def choose(
+    segments: Iterable[SegmentState],
+    room: int,
+    overhead: float,
+    *,
+    leaving: Mapping[int, Tally] | None = None,
+    spoilt: Collection[int] = (),
+) -> SegmentState | None:
     """The segment whose rewriting frees the most for each byte moved; None where none is worth it.
 
     Headers are counted twice: in the index, pages of an open segment's may be half empty.
@@ -64,18 +28,23 @@ def choose(segments: Iterable[SegmentState], room: int, overhead: float) -> Segm
     Args:
         room: bytes that may be written before the old file goes.
         overhead: bytes of frame that come with each byte moved.
+        leaving: segment id -> records that a coming change takes out. They are moved too, elsewhere, and are not
+            among those that the segment holds.
+        spoilt: ids of segments that cannot be moved.
     """
+    left = leaving or {}
 
     def gain(segment: SegmentState) -> float:
-        return segment.dead_bytes - overhead * segment.held_bytes
+        return segment.dead_bytes - overhead * segment.held.bytes
+
+    def moved(segment: SegmentState) -> Tally:
+        return segment.held + left.get(segment.id, NOTHING)
 
     able = [
         segment
         for segment in segments
-        if not segment.damaged
-        and (segment.held_bytes + segment.leaving_bytes) * (1 + overhead)
-        + HEADER_BYTES * (segment.held_records + segment.leaving_records)
-        <= room
+        if segment.id not in spoilt
+        and moved(segment).bytes * (1 + overhead) + HEADER_BYTES * moved(segment).records <= room
         and gain(segment) > WORTH_MOVING * segment.file_bytes
     ]
-    return max(able, key=lambda s: (gain(s) / (s.held_bytes + s.leaving_bytes + 1), -s.id), default=None)
+    return max(able, key=lambda s: (gain(s) / (moved(s).bytes + 1), -s.id), default=None)

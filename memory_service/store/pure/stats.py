@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_format.api.answers import BufferStats, ClassStats
-from memory_service.store.contents import Contents
 from memory_service.store.pure.columns import Columns
-from memory_service.store.pure.model import BufferConfig
+from memory_service.store.pure.state import State
 
 
-def stats(config: BufferConfig, contents: Contents, *, pushes: int, samples: int, orphans: int) -> BufferStats:
-    """Figures of the live records, and of what is on disk. For the holder of the buffer's lock."""
-    columns, states = contents.columns, list(contents.states.values())
+def stats(
+    state: State, learner_ids: Sequence[str], *, held_bytes: int, pushes: int, samples: int, orphans: int
+) -> BufferStats:
+    """Figures of the live records, and of what is on disk.
+
+    Args:
+        learner_ids: what the columns' ``learner`` points into.
+        held_bytes: files that are on the disk for readers alone.
+        pushes, samples: since the store was opened.
+        orphans: files of the store that could not be removed.
+    """
+    config, columns, segments = state.config, state.columns, state.segments.values()
     budget, used, num = config.budget_bytes, columns.bytes_used, columns.num_records
     classes = class_stats(columns)
-    learner_ids = contents.learners.ids
     return BufferStats(
         budget_bytes=budget,
         bytes_used=used,
@@ -24,21 +33,21 @@ def stats(config: BufferConfig, contents: Contents, *, pushes: int, samples: int
         utilization=used / budget,
         num_records=num,
         num_classes=len(classes),
-        num_classes_seen=len(contents.classes),
+        num_classes_seen=len(state.classes),
         bytes_per_exemplar=used / num if num else None,
         classes=classes,
         phases=_counts(columns["phase"]),
         learners={learner_ids[code]: count for code, count in _counts(columns["learner"]).items()},
         disk_limit_bytes=config.disk_limit_bytes,
-        disk_bytes=contents.disk_bytes,
-        dead_bytes=sum(state.dead_bytes for state in states),
-        pinned_bytes=sum(state.pinned_bytes for state in states),
-        held_bytes=contents.readers.held_bytes,
-        index_bytes=contents.index_bytes,
-        segments=len(states),
-        open_segments=sum(not state.sealed for state in states),
+        disk_bytes=state.disk_bytes + held_bytes,
+        dead_bytes=sum(segment.dead_bytes for segment in segments),
+        pinned_bytes=state.pinned_bytes,
+        held_bytes=held_bytes,
+        index_bytes=state.index_bytes,
+        segments=len(segments),
+        open_segments=sum(not segment.sealed for segment in segments),
         orphans=orphans,
-        snapshots=len(contents.snapshots),
+        snapshots=len(state.snapshots),
         version=columns.version,
         pushes=pushes,
         samples=samples,

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 
 from memory_format import BusyError
 from memory_service.store.pure.columns import Columns
-from memory_service.store.pure.compaction import SegmentState
 from memory_service.store.pure.model import Snapshot
+from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.base import Place
 from memory_service.store.segments.local import Held
 
@@ -168,13 +169,14 @@ class Readers:
                     self._left.pop(stem, None)
             self._changed.notify_all()
 
-    def leave(self, states: dict[int, SegmentState], gone: Collection[int]) -> None:
-        """Take segments out of ``states``: from now on nobody begins to read them."""
+    @contextmanager
+    def leaving(self, gone: Iterable[SegmentState]) -> Iterator[None]:
+        """Around the assignment by which the buffer lets go of segments: from then on nobody begins to read them."""
         with self._changed:
-            for id_ in gone:
-                state = states.pop(id_, None)
-                if state is not None and self._users[state.stem] > 0:
-                    self._left[state.stem] = state.file_bytes
+            yield
+            for segment in gone:
+                if self._users[segment.stem] > 0:
+                    self._left[segment.stem] = segment.file_bytes
 
     def lease(self, stems: Sequence[str], held: Held) -> HeldLease:
         """Held segments, begun with :meth:`begin`, as a lease."""
@@ -202,8 +204,3 @@ class Readers:
         with self._changed:
             before = held()
             return before > 0 and self._changed.wait_for(lambda: held() < before, seconds)
-
-
-def lost(before: Mapping[int, SegmentState], after: Iterable[SegmentState]) -> list[int]:
-    """Ids of segments that are not there any more."""
-    return sorted(before.keys() - {state.id for state in after})

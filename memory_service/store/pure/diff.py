@@ -1,30 +1,11 @@
-"""Snapshots: their names, and what differs between two."""
+"""What differs between two states of a buffer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from memory_format import FormatError
 from memory_format.api.answers import Diff, Side
-from memory_format.api.terms import MAX_DIFF_IDS, NAME_PATTERN
+from memory_format.api.terms import MAX_DIFF_IDS
 from memory_service.store.pure.columns import Columns
-from memory_service.store.pure.model import Snapshot
 from memory_service.store.pure.stats import class_stats
-
-
-def check_name(name: str) -> None:
-    """Raises:
-    FormatError: ``invalid_request``.
-    """
-    if not NAME_PATTERN.fullmatch(name):
-        raise FormatError(
-            f"a name is 1..63 of a-z 0-9 . _ - and begins with a letter or digit, got {name!r}",
-            code="invalid_request",
-        )
-
-
-def oldest(snapshots: Mapping[str, Snapshot], count: int) -> list[Snapshot]:
-    return sorted(snapshots.values(), key=lambda snapshot: snapshot.number)[:count]
 
 
 def diff(before: Columns, after: Columns) -> Diff:

@@ -1,0 +1,126 @@
+"""What is asked of a buffer, as the change that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_format import ConflictError, FormatError
+from memory_service.store.pure import eviction
+from memory_service.store.pure.change import Change
+from memory_service.store.pure.columns import COLUMN_DTYPES
+from memory_service.store.pure.model import BufferConfig, Snapshot, check_settings
+from memory_service.store.pure.state import State
+from memory_service.store.pure.visibility import oldest
+from memory_service.store.pushes import candidates
+
+
+def nothing(state: State) -> Change:
+    """A change that does nothing yet."""
+    return Change(state.version, state.next_id, state.config)
+
+
+def rescoring(
+    state: State, exemplar_ids: Sequence[int], scores: Sequence[float] | None, ranks: Sequence[int] | None
+) -> tuple[Change, list[int]]:
+    """Give records other scores or ranks: the change, and the ids that the buffer does not hold.
+
+    Raises:
+        FormatError: ``invalid_request``: a score is not finite.
+    """
+    ids, columns = np.array(exemplar_ids, dtype=np.uint64), state.columns
+    positions = columns.positions_of(ids)
+    found = positions >= 0
+    order = np.argsort(positions[found])
+    positions = positions[found][order]
+    taken = columns.take(positions)
+    score = taken["score"] if scores is None else np.array(scores, np.float32)[found][order]
+    rank = taken["rank"] if ranks is None else np.array(ranks, np.uint32)[found][order]
+    if not np.isfinite(score).all():
+        raise FormatError("scores must be finite numbers", code="invalid_request")
+    differs = (score != taken["score"]) | (rank != taken["rank"])
+    change = replace(
+        nothing(state),
+        version=state.version + bool(differs.any()),
+        rescored=positions[differs],
+        score=score[differs],
+        rank=rank[differs],
+    )
+    return change, [int(id_) for id_ in ids[~found]]
+
+
+def check_rescoring(exemplar_ids: Sequence[int], scores: Sequence[float] | None, ranks: Sequence[int] | None) -> None:
+    """Refuse what cannot be meant, whatever the buffer holds.
+
+    Raises:
+        FormatError: ``invalid_request``: the lists differ in length, or an id comes twice.
+    """
+    given = [values for values in (scores, ranks) if values is not None]
+    if not given or any(len(values) != len(exemplar_ids) for values in given):
+        raise FormatError("as many scores, ranks or both as exemplar_ids are needed", code="invalid_request")
+    if len(np.unique(np.array(exemplar_ids, dtype=np.uint64))) != len(exemplar_ids):
+        raise FormatError("an exemplar_id comes twice", code="invalid_request")
+
+
+def deletion(state: State, positions: NDArray[np.int64]) -> Change:
+    """Delete the live records at some positions, ascending."""
+    version = state.version + bool(len(positions))
+    return replace(nothing(state), version=version, dead=positions, died=np.full(len(positions), version, np.uint64))
+
+
+def configuring(state: State, wanted: BufferConfig) -> Change | None:
+    """Give a buffer other settings; None where that changes nothing.
+
+    Args:
+        wanted: but for ``budget_bytes``, which is worked out here.
+
+    Raises:
+        FormatError: ``invalid_budget``, or ``invalid_request``.
+        BudgetError: ``budget_exceeded`` under ``reject``.
+    """
+    columns, snapshots = state.columns, state.snapshots
+    budget_bytes = wanted.budget_for(len(state.classes))
+    config = check_settings(replace(wanted, budget_bytes=budget_bytes))
+    keep = np.ones(columns.num_records, dtype=bool)
+    if columns.bytes_used > budget_bytes:
+        everything = {name: columns[name] for name in COLUMN_DTYPES}
+        keep = eviction.plan(config.eviction, candidates([everything], config), columns.num_records, budget_bytes)
+    surplus = max(0, len(snapshots) - (config.retain_snapshots or len(snapshots)))
+    if keep.all() and not surplus and config == state.config:
+        return None
+    return replace(deletion(state, np.flatnonzero(~keep)), config=config, dropped=oldest(snapshots, surplus))
+
+
+def taking(state: State, name: str, created_at: float) -> Change | None:
+    """Take a snapshot, and drop those beyond the buffer's retention; None where there is one of that name and version.
+
+    Both in one change: what fails halfway would leave one snapshot too many.
+
+    Raises:
+        ConflictError: ``snapshot_exists`` at another version.
+    """
+    known, columns = state.snapshots.get(name), state.columns
+    if known is not None:
+        if known.version == state.version:
+            return None
+        raise ConflictError(
+            f"snapshot {name!r} was taken at version {known.version}, the buffer is at "
+            f"{state.version}; delete it or take another name",
+            code="snapshot_exists",
+            version=known.version,
+        )
+    taken = Snapshot(
+        name=name,
+        version=state.version,
+        next_exemplar_id=state.next_id,
+        num_records=columns.num_records,
+        bytes_used=columns.bytes_used,
+        created_at=created_at,
+        number=max((snapshot.number for snapshot in state.snapshots.values()), default=0) + 1,
+    )
+    keep = state.config.retain_snapshots
+    surplus = 0 if keep is None else max(0, len(state.snapshots) + 1 - keep)
+    return replace(nothing(state), snapshot=taken, dropped=oldest(state.snapshots, surplus))

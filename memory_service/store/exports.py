@@ -1,0 +1,133 @@
+"""Whole buffers on their way out, at the pace of whoever takes them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_format import NotFoundError
+from memory_service.store.admin import transfer
+from memory_service.store.commits import Commits
+from memory_service.store.contents import Contents
+from memory_service.store.pure.model import Snapshot
+from memory_service.store.reads import Reads
+from memory_service.store.segments.readers import LeaseEndedError, PinningLease, Rest
+
+logger = logging.getLogger(__name__)
+
+
+class Exports:
+    """Exports of one buffer that are under way.
+
+    Args:
+        changing: gives the buffer's lock, with nothing of an earlier failure left.
+        lock: the buffer's, whatever there is.
+    """
+
+    def __init__(
+        self,
+        contents: Contents,
+        commits: Commits,
+        reads: Reads,
+        changing: Callable[[], AbstractContextManager[None]],
+        lock: threading.Lock,
+    ) -> None:
+        self._contents = contents
+        self._commits = commits
+        self._reads = reads
+        self._changing = changing
+        self._lock = lock
+
+    def export(self, snapshot: str | None) -> transfer.Export:
+        """The buffer as one file.
+
+        Raises:
+            NotFoundError: ``unknown_snapshot``.
+        """
+        # One step: a change in between may need the room, and end the lease before there is anything to read.
+        with self._changing():
+            lease = self._lease(snapshot)
+            try:
+                state, view = self._contents.state, self._reads.view(lease.mark.name)
+            except BaseException:
+                self._contents.let_go(lease.mark.name)
+                raise
+        try:
+            described = transfer.describe(state.config, view.version, lease.mark, state.classes)
+            read, let_go = partial(self._read, lease), partial(self._end, lease)
+            return transfer.Export(view, self._contents.learners.ids, described, read, let_go, lease)
+        except BaseException:
+            self._end(lease)
+            raise
+
+    def keep_files(self) -> None:
+        """The buffer is about to be deleted: hold the files that are read from, for nothing else will keep them."""
+        for lease in self._contents.leases.values():
+            view = self._reads.view(lease.mark.name)
+            ids = np.unique(view["segment"])
+            held = self._contents.hold(ids.tolist())
+            if held is None:
+                name = self._contents.state.config.name
+                logger.warning("an export of buffer %s is cut short: it reads more files than can be held", name)
+                lease.end()
+            else:
+                lease.rest = Rest(view, ids, held)
+
+    def _lease(self, snapshot: str | None) -> PinningLease:
+        state = self._contents.state
+        mark = None if snapshot is None else state.snapshot(snapshot)
+        return self._contents.lease(
+            Snapshot(
+                name=f"#{uuid.uuid4().hex}",
+                version=mark.version if mark else state.version,
+                next_exemplar_id=mark.next_exemplar_id if mark else state.next_id,
+                num_records=mark.num_records if mark else state.columns.num_records,
+                bytes_used=mark.bytes_used if mark else state.columns.bytes_used,
+                created_at=time.time(),
+                number=0,
+            )
+        )
+
+    def _read(self, lease: PinningLease, positions: NDArray[np.int64]) -> memoryview:
+        """Bodies of records that a lease shows.
+
+        Raises:
+            LeaseEndedError: a change needed the room.
+        """
+        if lease.ended:
+            raise LeaseEndedError
+        lease.progress()
+        if lease.rest is None:
+            try:
+                # The view of the lease, for compaction may have moved what it shows.
+                name = lease.mark.name
+                return self._reads.steadily(
+                    name, lambda columns: self._contents.read_bodies(columns.take(positions))[0]
+                )
+            except NotFoundError:
+                # The buffer was deleted meanwhile, or the lease has ended.
+                if lease.rest is None:
+                    raise LeaseEndedError from None
+        return lease.rest.read(positions)
+
+    def _end(self, lease: PinningLease) -> None:
+        with self._lock:
+            lease.close()
+            state, name = self._contents.state, lease.mark.name
+            if self._contents.dropped or name not in state.leased:
+                return
+            if len(state.pinned.died) or state.counts.scores:
+                self._commits.commit(replace(self._commits.change(), dropped=[lease.mark]))
+                self._commits.tidy(0)
+            else:
+                # Nothing was kept for it.
+                self._contents.let_go(name)

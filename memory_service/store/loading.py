@@ -1,0 +1,146 @@
+"""What a buffer holds, from what the index and the segments say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_format import StorageError, checksum
+from memory_service.store.index.base import BufferEntry, BufferRows
+from memory_service.store.pure import tallies
+from memory_service.store.pure.columns import Arrays, Columns, Learners, concatenated, empty_rows, rows_of_headers
+from memory_service.store.pure.model import Snapshot
+from memory_service.store.pure.state import State
+from memory_service.store.pure.tallies import SegmentState, tallies_of
+from memory_service.store.pure.visibility import Pinned, shown_by
+from memory_service.store.segments.base import OpenSegment
+from memory_service.store.segments.layout import SegmentContents, read_contents
+from memory_service.store.segments.local import SegmentFiles
+
+Purpose = Literal["pushed", "moved", "leaving"]
+"""What an open segment takes in. Records that compaction moves have lived long, and go on living together: among
+new ones they would have to be moved again and again. Those that a coming change takes out lie apart from both, so
+that their files go with them."""
+
+
+class Growing(NamedTuple):
+    """An open segment that is gone on with, and its id."""
+
+    id: int
+    segment: OpenSegment
+
+
+@dataclass
+class SealedSegments:
+    """What sealed segments say of themselves, each read once: forks share them, and they never change."""
+
+    segments: SegmentFiles
+    read: dict[str, SegmentContents] = field(default_factory=dict)
+
+    def contents(self, state: SegmentState) -> SegmentContents:
+        """All but the bodies of a segment.
+
+        Raises:
+            StorageError: the file is missing or damaged.
+        """
+        found = self.read.get(state.stem)
+        if found is None:
+            try:
+                found = read_contents(self.segments.path(state.stem))
+                if len(found.headers) != state.num_records:
+                    raise ValueError(f"{len(found.headers)} records, the index says {state.num_records}")
+            except (OSError, ValueError) as error:
+                raise StorageError(
+                    f"segment {state.stem} is damaged ({error}); `memory-service verify` says what it held, "
+                    "`memory-service repair` goes on without it",
+                    code="corrupt_record",
+                    segment=state.stem,
+                ) from error
+            self.read[state.stem] = found
+        return found
+
+
+def load(
+    entry: BufferEntry,
+    rows: BufferRows,
+    number: int,
+    sealed: SealedSegments,
+    learners: Learners,
+    leased: Mapping[str, Snapshot] | None = None,
+) -> State:
+    """The state of a buffer.
+
+    Args:
+        number: of the last change of the index, at which the rows were read.
+        leased: see :class:`State`.
+
+    Raises:
+        StorageError: a segment is damaged.
+    """
+    marks = [*rows.snapshots.values(), *(leased or {}).values()]
+    live: list[Arrays] = [empty_rows()]
+    pinned: list[Arrays] = [empty_rows()]
+    died: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
+    for state in sorted(rows.segments, key=lambda state: state.id):
+        records = _records_of(state, rows.open_segments.get(state.id), sealed, learners)
+        dead_ids, versions = rows.deaths.get(state.id, (np.zeros(0, np.uint64), np.zeros(0, np.uint64)))
+        dead = np.isin(records["exemplar_id"], dead_ids)
+        gone = np.flatnonzero(dead)
+        gone_ids = records["exemplar_id"][gone]
+        gone_at = versions[np.searchsorted(dead_ids, gone_ids)]
+        shown = shown_by(gone_ids, gone_at, marks)
+        live.append({name: values[~dead] for name, values in records.items()} if len(gone) else records)
+        pinned.append({name: values[gone[shown]] for name, values in records.items()})
+        died.append(gone_at[shown])
+    all_live, all_pinned = concatenated(live), concatenated(pinned)
+    columns, dead_columns = Columns.of_rows(entry.version, all_live), Pinned.of(all_pinned, np.concatenate(died))
+    # Read just now: nobody else looks at them yet.
+    for of_them in (columns, dead_columns.columns):
+        of_them.set_scores(rows.scores)
+    segments = {state.id: state for state in rows.segments}
+    tallies.add(segments, tallies_of(all_live), tallies_of(all_pinned))
+    return State(
+        config=entry.config,
+        columns=columns,
+        pinned=dead_columns,
+        segments=segments,
+        snapshots=rows.snapshots,
+        classes=frozenset(rows.classes),
+        counts=rows.counts,
+        next_id=entry.next_exemplar_id,
+        number=number,
+        leased=leased or {},
+    )
+
+
+def growing_of(rows: BufferRows, segments: SegmentFiles) -> dict[Purpose, Growing]:
+    """The open segment to go on with: of several the newest, as the others are full or were left after a failed write.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    if not rows.open_segments:
+        return {}
+    newest = max(rows.open_segments)
+    segment = rows.open_segments[newest]
+    # The CRC of its bodies is not in the index: it follows from the file.
+    return {"pushed": Growing(newest, replace(segment, crc32=checksum.crc32(segments.bodies_of(segment))))}
+
+
+def _records_of(state: SegmentState, segment: OpenSegment | None, sealed: SealedSegments, learners: Learners) -> Arrays:
+    if segment is None:
+        contents = sealed.contents(state)
+        headers, names, lengths = contents.headers, contents.learners, contents.lengths
+        starts = headers["offset"]
+    else:
+        headers, names = segment.headers(), list(segment.learners)
+        starts, lengths = segment.places()
+    codes = np.array([learners.code(learner) for learner in names], dtype=np.uint32)
+    records = rows_of_headers(headers, codes[headers["learner"]] if len(headers) else codes[:0], lengths)
+    records["segment"][:] = state.id
+    records["offset"][:] = starts
+    return records

@@ -1,0 +1,96 @@
+"""A change of a buffer as a value: what it does, and what writing it has added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_service.store.pure.answers import Answer
+from memory_service.store.pure.columns import Arrays, empty_rows
+from memory_service.store.pure.ledger import IndexRows
+from memory_service.store.pure.model import BufferConfig, Snapshot
+from memory_service.store.pure.tallies import SegmentState
+
+Body = bytes | bytearray | memoryview
+
+_NOWHERE = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one transaction does to a buffer; whatever is not said stays as it is."""
+
+    version: int
+    next_id: int
+    config: BufferConfig
+    new: Arrays = field(default_factory=empty_rows)
+    """Records that come in, with their ids, ``segment`` and ``offset`` still open."""
+    bodies: Sequence[Body] = ()
+    dead: NDArray[np.int64] = field(default_factory=lambda: _NOWHERE)
+    """Positions of live records that leave, ascending."""
+    died: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    """The version at which each of them does."""
+    rescored: NDArray[np.int64] = field(default_factory=lambda: _NOWHERE)
+    """Positions of live records that get another score or rank, ascending."""
+    score: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    rank: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    classes: frozenset[int] = frozenset()
+    """Classes seen for the first time."""
+    answers: Sequence[Answer] = ()
+    snapshot: Snapshot | None = None
+    """One that is taken."""
+    dropped: Sequence[Snapshot] = ()
+    """Snapshots that are deleted."""
+    forgets_answers: bool = False
+    """Answers to pushes go, all but the newest."""
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """What a change takes out of a buffer."""
+
+    live: Arrays
+    """Records that are live before it."""
+    pinned: NDArray[np.bool_]
+    """Which of them a snapshot goes on showing."""
+    freed: NDArray[np.bool_]
+    """Which of the records that only snapshots hold no snapshot will show."""
+    lost: Arrays
+    """Those."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Of what nobody can read any more."""
+        gone: list[int] = self.live["exemplar_id"][~self.pinned].tolist()
+        return gone + [int(id_) for id_ in self.lost["exemplar_id"].tolist()]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What writing a change has added."""
+
+    new: Arrays
+    """:attr:`Change.new` with ``segment`` and ``offset``."""
+    segments: Sequence[SegmentState]
+    """Those written to, as they are now; what a buffer holds of them is as before."""
+    counts: IndexRows
+    number: int | None
+    """Of the change in the index; None where it was not counted."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """What rewriting a segment has changed: where its records lie."""
+
+    gone: int
+    """Id of the segment that was rewritten."""
+    live: Arrays
+    """Its live records where they are now."""
+    pinned: Arrays
+    """And those that only snapshots hold."""
+    segments: Sequence[SegmentState]
+    """As :attr:`Written.segments`."""
+    number: int | None

@@ -1,0 +1,189 @@
+"""What a buffer holds, as one value; a change makes another one of it.
+
+Whoever takes a state has everything that it names at one moment. It never changes; what becomes of it is another
+state, which shares what is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from memory_format import NotFoundError
+from memory_service.store.pure import tallies
+from memory_service.store.pure.change import Change, Leaving, Move, Written
+from memory_service.store.pure.columns import Arrays, Columns, charge_of
+from memory_service.store.pure.ledger import IndexRows
+from memory_service.store.pure.model import BufferConfig, Snapshot
+from memory_service.store.pure.tallies import SegmentState, tallies_of
+from memory_service.store.pure.visibility import Pinned, records_shown, shown_by
+
+
+@dataclass(frozen=True)
+class State:
+    """A buffer after one change."""
+
+    config: BufferConfig
+    columns: Columns
+    """The live records."""
+    pinned: Pinned
+    segments: Mapping[int, SegmentState]
+    """By id: those of which the buffer holds anything."""
+    snapshots: Mapping[str, Snapshot]
+    classes: frozenset[int]
+    """Classes that it was ever offered."""
+    counts: IndexRows
+    next_id: int
+    """The exemplar id that comes next."""
+    number: int
+    """Of the last change of the index that this state has seen."""
+    leased: Mapping[str, Snapshot] = field(default_factory=dict)
+    """Snapshots that live as long as somebody reads them, and are not in the index. Their names are no names of
+    snapshots."""
+
+    @property
+    def version(self) -> int:
+        return self.columns.version
+
+    @property
+    def marks(self) -> list[Snapshot]:
+        """All that pins records: snapshots and leases."""
+        return [*self.snapshots.values(), *self.leased.values()]
+
+    def snapshot(self, name: str) -> Snapshot:
+        """A snapshot, or what is leased, by name.
+
+        Raises:
+            NotFoundError: ``unknown_snapshot``.
+        """
+        found = self.snapshots.get(name) or self.leased.get(name)
+        if found is None:
+            raise NotFoundError(f"there is no snapshot {name!r} of this buffer", code="unknown_snapshot")
+        return found
+
+    def shown_by(self, snapshot: Snapshot, changed: Arrays) -> Columns:
+        """The records that a snapshot shows: see :func:`~memory_service.store.pure.visibility.records_shown`."""
+        return records_shown(self.columns, self.pinned, snapshot, changed)
+
+    # What the disk holds
+
+    @cached_property
+    def file_bytes(self) -> int:
+        return sum(segment.file_bytes for segment in self.segments.values())
+
+    @cached_property
+    def index_bytes(self) -> int:
+        segments = self.segments.values()
+        dead, open_bytes = sum(segment.num_dead for segment in segments), sum(s.open_bytes for s in segments)
+        return self.counts.num_bytes(segments=len(segments), dead=dead) + open_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """All that is on disk for the buffer, but files that are there for readers alone."""
+        return self.file_bytes + self.index_bytes
+
+    @property
+    def pinned_bytes(self) -> int:
+        return sum(segment.pinned.bytes for segment in self.segments.values())
+
+    def held_after(self, change: Change) -> int:
+        """Charges of what is live or what snapshots hold once a change is made that adds nothing."""
+        snapshots = [snapshot for snapshot in self.snapshots.values() if snapshot not in change.dropped]
+        leaving = self.columns.take(change.dead)
+        charge = charge_of(leaving["length"])
+        staying = self.columns.bytes_used - int(charge.sum())
+        newly = int(charge[shown_by(leaving["exemplar_id"], change.died, snapshots)].sum())
+        return staying + newly + int(self.pinned.columns.charge[self.pinned.shown_by(snapshots)].sum())
+
+    # What becomes of it
+
+    def is_answer_alone(self, change: Change) -> bool:
+        """Whether a change is the answer to a push of which nothing was kept."""
+        same = (change.version, change.next_id, change.config) == (self.version, self.next_id, self.config)
+        parts = (change.bodies, change.dead, change.rescored, change.classes, change.dropped)
+        return same and change.snapshot is None and not any(len(part) for part in parts)
+
+    def leaving(self, change: Change) -> Leaving:
+        """What a change takes out."""
+        live = self.columns.take(change.dead)
+        marks = [mark for mark in self.marks if mark not in change.dropped]
+        pinned = shown_by(live["exemplar_id"], change.died, marks)
+        # Pinned records that no snapshot will show.
+        freed = ~self.pinned.shown_by(marks) if change.dropped else np.zeros(len(self.pinned.died), bool)
+        return Leaving(live, pinned, freed, self.pinned.columns.take(np.flatnonzero(freed)))
+
+    def after(self, change: Change, written: Written, leaving: Leaving | None = None) -> State:
+        """The state once a change is made.
+
+        Args:
+            leaving: :meth:`leaving` of the change, where that is known already.
+        """
+        leaving = leaving or self.leaving(change)
+        columns = self.columns
+        if len(change.dead):
+            keep = np.ones(columns.num_records, dtype=bool)
+            keep[change.dead] = False
+            columns = columns.kept(change.version, keep)
+        columns = columns.appended(change.version, written.new)
+        if len(change.rescored):
+            columns = columns.rescored(change.version, change.rescored, change.score, change.rank)
+        newly = {name: values[leaving.pinned] for name, values in leaving.live.items()}
+        dropped = {snapshot.name for snapshot in change.dropped}
+        snapshots = {name: mark for name, mark in self.snapshots.items() if name not in dropped}
+        if change.snapshot is not None:
+            snapshots[change.snapshot.name] = change.snapshot
+        return State(
+            config=change.config,
+            columns=columns,
+            pinned=self.pinned.kept(~leaving.freed).joined(newly, change.died[leaving.pinned]),
+            segments=self._segments_after(written, leaving, newly),
+            snapshots=snapshots,
+            classes=self.classes | change.classes,
+            counts=written.counts,
+            next_id=change.next_id,
+            number=self.number if written.number is None else written.number,
+            leased={name: mark for name, mark in self.leased.items() if name not in dropped},
+        )
+
+    def _segments_after(self, written: Written, leaving: Leaving, newly: Arrays) -> dict[int, SegmentState]:
+        segments = dict(self.segments)
+        segments.update((segment.id, segment) for segment in written.segments)
+        left, lost = tallies_of(leaving.live), tallies_of(leaving.lost)
+        tallies.add(segments, tallies_of(written.new), tallies_of(newly))
+        tallies.take_off(segments, left, lost)
+        for id_ in left.keys() | lost.keys():
+            if not segments[id_].held.records:
+                del segments[id_]
+        return segments
+
+    def after_move(self, move: Move) -> State:
+        """The state once a segment is rewritten."""
+        segments = dict(self.segments)
+        segments.update((segment.id, segment) for segment in move.segments)
+        tallies.add(segments, tallies_of(move.live), tallies_of(move.pinned))
+        del segments[move.gone]
+        return replace(
+            self,
+            columns=moved(self.columns, move),
+            pinned=Pinned(moved(self.pinned.columns, move), self.pinned.died),
+            segments=segments,
+            number=self.number if move.number is None else move.number,
+        )
+
+    def after_sealing(self, sealed: SegmentState, number: int | None) -> State:
+        """The state once an open segment is sealed."""
+        segments = {**self.segments, sealed.id: sealed}
+        return replace(self, segments=segments, number=self.number if number is None else number)
+
+
+def moved(columns: Columns, move: Move) -> Columns:
+    """Columns whose records lie where a rewritten segment's are now."""
+    for records in (move.live, move.pinned):
+        positions = columns.positions_of(records["exemplar_id"])
+        found = positions >= 0
+        if found.any():
+            columns = columns.moved(positions[found], records["segment"][found], records["offset"][found])
+    return columns

@@ -1,0 +1,270 @@
+"""Reading a buffer: records, pages of them, and batches that are drawn. Nothing here changes anything.
+
+Reads take no lock: they use whatever state is current, which never changes under them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_format import ConflictError, FormatError, NotFoundError, Record, StorageError, checksum
+from memory_format.record import count_parts, split_body, swap_text
+from memory_format.wire import frame_batch, write_batch
+from memory_service.store.contents import Contents
+from memory_service.store.drawn import Drawn
+from memory_service.store.index.base import Index
+from memory_service.store.pure import query as queries
+from memory_service.store.pure import sampler
+from memory_service.store.pure.columns import Arrays, Columns, charge_of, headers_of_rows
+from memory_service.store.pure.model import Options
+from memory_service.store.segments.base import SegmentGoneError
+
+T = TypeVar("T")
+
+_MOST_AT_HAND: Final = 512
+"""Records of a batch that is drawn without waiting: under a millisecond's work."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What is known of a record without its pixels and tokens."""
+
+    header: np.void
+    """Of ``HEADER_DTYPE``."""
+    learner_id: str
+    num_patches: int
+    num_tokens: int
+    charge: int
+
+
+class Reads:
+    """What can be read of one buffer.
+
+    Wherever a method takes ``snapshot``, it reads what the buffer held when that was taken; None: what it holds
+    now. It raises ``NotFoundError`` (``unknown_snapshot``) where there is none of that name.
+
+    Args:
+        lock: gives the buffer's lock, with nothing of an earlier failure left.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        contents: Contents,
+        options: Options,
+        lock: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._index = index
+        self._contents = contents
+        self._options = options
+        self._lock = lock
+
+    def get(self, exemplar_id: int, snapshot: str | None) -> Record:
+        """One record.
+
+        Raises:
+            NotFoundError: ``unknown_exemplar``.
+            StorageError: it is damaged.
+        """
+
+        def read(columns: Columns) -> Record:
+            position = columns.position_of(exemplar_id)
+            if position is None:
+                raise no_exemplar(self._contents.state.config.name, exemplar_id)
+            taken = columns.take(np.array([position]))
+            body, _ = self._contents.read_bodies(taken)
+            return split_body(headers_of_rows(taken)[0], body, *self._contents.learner_ids(taken))
+
+        return self.steadily(snapshot, read)
+
+    def query(self, query: queries.Query, snapshot: str | None) -> tuple[list[Listed], str | None, int]:
+        """A page of what is known of records, the next cursor, and the version of the buffer that they are of.
+
+        Raises:
+            FormatError: ``invalid_cursor``.
+            StorageError: a segment cannot be read.
+        """
+
+        def read(columns: Columns) -> tuple[list[Listed], str | None, int]:
+            page = self._page(columns, query, None)
+            taken = columns.take(page.positions)
+            headers = headers_of_rows(taken)
+            found = zip(headers, self._contents.learner_ids(taken), self._contents.read_prefixes(taken), strict=True)
+            charges = charge_of(taken["length"]).tolist()
+            listed = [
+                Listed(header, learner_id, *count_parts(header, prefix), charge)
+                for (header, learner_id, prefix), charge in zip(found, charges, strict=True)
+            ]
+            return listed, page.next_cursor, columns.version
+
+        return self.steadily(snapshot, read)
+
+    def query_encoded(self, query: queries.Query, snapshot: str | None) -> tuple[memoryview, str | None, int]:
+        """A page of whole records as an Arrow stream, the next cursor, and the version.
+
+        Raises:
+            FormatError: ``invalid_cursor``.
+            StorageError: a record is damaged.
+        """
+
+        def read(columns: Columns) -> tuple[memoryview, str | None, int]:
+            page = self._page(columns, query, self._options.max_response_bytes)
+            return self._encoded(columns.take(page.positions)), page.next_cursor, columns.version
+
+        return self.steadily(snapshot, read)
+
+    def draw(self, request: sampler.SampleRequest, *, wait: bool = True) -> Drawn:
+        """A batch in drawing order, to be sent while it is read.
+
+        Args:
+            wait: for the disk, for locks and for more than a millisecond or so of work.
+
+        Raises:
+            NotFoundError: ``no_matching_exemplars``, ``unknown_snapshot``.
+            ConflictError: ``stale_version``: the buffer is at another version than the one asked for.
+            FormatError: ``invalid_query`` where more are asked for than there are; ``batch_too_large`` where the
+                answer would be.
+            StorageError: a record is known to be damaged. Damage that is not known yet shows in the pieces.
+            BlockingIOError: without ``wait``, it takes one of those; nothing was drawn.
+        """
+        if not wait:
+            return self._draw_at_hand(request)
+        return self.steadily(request.snapshot, lambda columns: self._draw_from(columns, request))
+
+    def _page(self, columns: Columns, query: queries.Query, max_bytes: int | None) -> queries.Page:
+        codes = self._contents.learners.known_codes(query.where.learner_id or ())
+        return queries.run(columns, query, codes, max_bytes=max_bytes)
+
+    def _encoded(self, taken: Arrays) -> memoryview:
+        """Rows as an Arrow stream, into which their bodies are read where they lie."""
+        stream, start = frame_batch(headers_of_rows(taken), self._contents.learner_ids(taken), taken["length"])
+        self._contents.read_bodies(taken, stream[start:])
+        return stream
+
+    def _draw_at_hand(self, request: sampler.SampleRequest) -> Drawn:
+        self._contents.check_alive()
+        columns = self._known_columns(request.snapshot)
+        if (
+            columns is None
+            or request.repair_text > 0
+            or request.batch_size > _MOST_AT_HAND
+            or not self._contents.is_selected(columns, request)
+        ):
+            raise BlockingIOError("the batch is not at hand")
+        try:
+            return self._draw_from(columns, request, wait=False)
+        except SegmentGoneError as error:
+            raise BlockingIOError(f"segment {error} has moved") from error
+
+    def _draw_from(self, columns: Columns, request: sampler.SampleRequest, *, wait: bool = True) -> Drawn:
+        expect_version(request.version, columns.version)
+        contents = self._contents
+        selection = contents.select(columns, request.where)
+        drawn = sampler.draw(selection, request, draw_key=contents.state.config.draw_key, version=columns.version)
+        taken = columns.take(drawn.positions)
+        num_bytes = int(charge_of(taken["length"]).sum())
+        limit = self._options.max_response_bytes
+        if num_bytes > limit:
+            raise FormatError(
+                f"the batch would be {num_bytes} bytes, at most {limit} are given at once; ask for fewer",
+                code="batch_too_large",
+                requested_bytes=num_bytes,
+                limit=limit,
+            )
+        swapped = np.flatnonzero(drawn.text_from != drawn.positions)
+        if len(swapped):
+            donors = columns.take(drawn.text_from[swapped])
+            return Drawn(columns.version, self._encoded_swapped(taken, swapped, donors))
+        held = contents.hold_bodies(taken, wait=wait)
+        if held is None:
+            if not wait:
+                raise BlockingIOError("the batch is from more segments than can be held")
+            return Drawn(columns.version, self._encoded(taken))
+        try:
+            stream, start = frame_batch(headers_of_rows(taken), contents.learner_ids(taken), taken["length"])
+        except BaseException:
+            held[0].close()
+            raise
+        return Drawn(columns.version, stream, start, *held)
+
+    def _encoded_swapped(self, taken: Arrays, swapped: NDArray[np.int64], donors: Arrays) -> memoryview:
+        """Rows as an Arrow stream, some of them with another record's text."""
+        view, starts = self._contents.read_bodies(taken)
+        bodies: list[bytes | memoryview] = [
+            view[start:end] for start, end in zip(starts.tolist(), (starts + taken["length"]).tolist(), strict=True)
+        ]
+        headers, donor_headers = headers_of_rows(taken), headers_of_rows(donors)
+        donor_view, donor_starts = self._contents.read_bodies(donors)
+        for number, place in enumerate(swapped.tolist()):
+            start = int(donor_starts[number])
+            text = donor_view[start : start + int(donors["length"][number])]
+            length, changed = swap_text(headers[place], bodies[place], donor_headers[number], text)
+            bodies[place] = changed
+            headers["text_length"][place] = length
+            headers["crc32"][place] = checksum.crc32(changed)
+        lengths = np.array([len(part) for part in bodies], dtype=np.int64)
+        return write_batch(headers, self._contents.learner_ids(taken), b"".join(bodies), lengths)
+
+    # Which records
+
+    def steadily(self, snapshot: str | None, read: Callable[[Columns], T]) -> T:
+        """Read the buffer as it is; once more where a segment was rewritten or removed before it was opened.
+
+        Raises:
+            NotFoundError: ``unknown_buffer``, ``unknown_snapshot``.
+            StorageError: a segment is missing, and whatever reading raises.
+        """
+        self._contents.check_alive()
+        columns = self._known_columns(snapshot)
+        if columns is not None:
+            with suppress(SegmentGoneError):
+                return read(columns)
+        with self._lock():
+            # Nothing moves now.
+            try:
+                return read(self.view(snapshot))
+            except SegmentGoneError as error:
+                raise StorageError(f"segment {error} is missing from the store") from error
+
+    def _known_columns(self, snapshot: str | None) -> Columns | None:
+        """The columns to read, where no lock is needed for them."""
+        return self._contents.state.columns if snapshot is None else self._contents.known_view(snapshot)
+
+    def view(self, snapshot: str | None) -> Columns:
+        """The columns to read. For the holder of the buffer's lock.
+
+        Raises:
+            NotFoundError: ``unknown_snapshot``.
+        """
+        state = self._contents.state
+        return state.columns if snapshot is None else self._contents.view(state.snapshot(snapshot), self._read_scores)
+
+    def _read_scores(self, version: int) -> Arrays:
+        with self._index.reading() as reading:
+            return reading.scores_at(self._contents.state.config.id, version)
+
+
+def expect_version(wanted: int | None, found: int) -> None:
+    """Refuse what is asked of another version than there is.
+
+    Raises:
+        ConflictError: ``stale_version``.
+    """
+    if wanted is not None and wanted != found:
+        raise ConflictError(
+            f"the buffer is at version {found}, {wanted} was asked for",
+            code="stale_version",
+            version=found,
+            expected_version=wanted,
+        )
+
+
+def no_exemplar(name: str, exemplar_id: int) -> NotFoundError:
+    """That a buffer does not hold a record."""
+    return NotFoundError(f"buffer {name!r} holds no exemplar {exemplar_id}; was it evicted?", code="unknown_exemplar")

@@ -1,0 +1,208 @@
+"""Puts a buffer's records into its segments, and takes back what no transaction has confirmed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from memory_format import StorageError
+from memory_service.store.contents import Contents
+from memory_service.store.index.base import Index, Writing
+from memory_service.store.loading import Growing, Purpose, SealedSegments, load
+from memory_service.store.pure.change import Body
+from memory_service.store.pure.columns import Arrays, headers_of_rows
+from memory_service.store.pure.tallies import SegmentState
+from memory_service.store.segments.base import Part, SegmentGoneError
+from memory_service.store.segments.local import SegmentFiles
+
+logger = logging.getLogger(__name__)
+
+
+class Writer:
+    """The segments that one buffer writes to. For the holder of the buffer's lock.
+
+    Args:
+        growing: the open segments to go on with.
+    """
+
+    def __init__(
+        self, index: Index, segments: SegmentFiles, contents: Contents, growing: dict[Purpose, Growing]
+    ) -> None:
+        self.growing = growing
+        self._index = index
+        self._segments = segments
+        self._contents = contents
+        self._unsettled: list[Part] | None = None
+        """What was written when it could not be found out whether it was committed."""
+
+    def write(
+        self,
+        new: Arrays,
+        bodies: Sequence[Body],
+        purpose: Purpose,
+        *,
+        segment_bytes: int,
+        owner: Mapping[str, Any],
+    ) -> InFlight:
+        """Write records, durably: the answer is a context manager, at whose end they are taken back unless they were
+        committed.
+
+        Args:
+            new: the records' columns, without where they are.
+
+        Raises:
+            StorageError: they could not be written.
+        """
+        growing = self.growing.get(purpose)
+        new = {name: values.copy() for name, values in new.items()}
+        parts: list[Part] = []
+        if len(bodies):
+            try:
+                parts = self._segments.append(
+                    growing and growing.segment,
+                    headers_of_rows(new),
+                    self._contents.learner_ids(new),
+                    bodies,
+                    segment_bytes=segment_bytes,
+                    owner=owner,
+                )
+            except StorageError:
+                # What was not written well is not gone on with: a failed fsync may be reported once only.
+                self.growing.pop(purpose, None)
+                raise
+        return InFlight(self, purpose, growing, new, parts)
+
+    def number_after(self, transaction: Writing) -> int | None:
+        """The number that the state has seen once a transaction is committed; None: others have changed the index in
+        between, or it is not counted, and the state has seen no more than before."""
+        number = transaction.changed_to
+        if number is None or not self._index.made_here(self._contents.state.number, number - 1):
+            return None
+        return number
+
+    def close(self, segment_id: int) -> None:
+        """Do not go on with a segment."""
+        for purpose in [purpose for purpose, segment in self.growing.items() if segment.id == segment_id]:
+            del self.growing[purpose]
+
+    def forget(self, states: Iterable[SegmentState], orphaned: Iterable[str]) -> None:
+        """Segments that the buffer has let go of, and the stems of those that nobody else has."""
+        for state in states:
+            self.close(state.id)
+        self._segments.delete(orphaned)
+
+    # When something fails
+
+    def settle(self) -> None:
+        """Find out what an earlier failure left, before anything is built on it.
+
+        Raises:
+            StorageError: it still cannot be found out.
+        """
+        if self._unsettled is not None:
+            self._load(self._unsettled)
+            self._unsettled = None
+
+    def refresh(self) -> bool:
+        """Bring the state up to date with what others have committed since its number; returns whether there was
+        anything. In one process there never is.
+
+        Raises:
+            StorageError: what there is cannot be read.
+        """
+        with self._index.reading() as reading:
+            if self._index.made_here(self._contents.state.number, reading.number()):
+                return False
+        self._load(())
+        return True
+
+    def recover(self, parts: Sequence[Part]) -> None:
+        """A transaction has failed that was to note these: go on from what the index says."""
+        self._unsettled = [*(self._unsettled or ()), *parts]
+        try:
+            self.settle()
+        except (StorageError, SegmentGoneError):
+            name = self._contents.state.config.name
+            logger.exception("cannot tell whether a change of buffer %s was committed", name)
+
+    def _load(self, unsettled: Sequence[Part]) -> None:
+        contents, before = self._contents, self._contents.state
+        with self._index.reading() as reading:
+            entry = reading.find_buffer(before.config.id)
+            if entry is None:
+                raise StorageError(f"buffer {before.config.name!r} is not in the index any more")
+            undone = reading.not_noted(unsettled)
+            self._segments.undo(undone)
+            rows = reading.contents(entry.config.id)[entry.config.id]
+            sealed = SealedSegments(self._segments)
+            state = load(entry, rows, reading.number(), sealed, contents.learners, before.leased)
+            stems = {segment.stem for segment in before.segments.values()}
+            gone = stems - {segment.stem for segment in state.segments.values()}
+            gone -= reading.known_stems(gone)
+        contents.become(state)
+        contents.forget_views()
+        # Of a change that was committed and did not come to that.
+        self._segments.delete(gone - {part.after.stem for part in undone})
+        # A file that was not written well is not gone on with.
+        self.growing.clear()
+
+
+class InFlight:
+    """Records that are on the disk, and not committed yet."""
+
+    def __init__(
+        self, writer: Writer, purpose: Purpose, growing: Growing | None, new: Arrays, parts: Sequence[Part]
+    ) -> None:
+        self._writer = writer
+        self._purpose = purpose
+        self._growing = growing
+        self._parts = parts
+        self._ids: list[int] = []
+        self._committed = False
+        self.new = new
+        """Their columns; :meth:`note` fills in where they are."""
+
+    def note(self, transaction: Writing, buffer_id: int, known: Mapping[int, SegmentState]) -> list[SegmentState]:
+        """Tell the index; returns the segments written to, as they are then.
+
+        Args:
+            known: the buffer's segments.
+        """
+        segments = []
+        for part in self._parts:
+            before = self._growing if part.before is not None else None
+            id_ = transaction.write_part(buffer_id, before and before.id, part)
+            self.new["segment"][part.first : part.last] = id_
+            self.new["offset"][part.first : part.last] = part.offsets
+            self._ids.append(id_)
+            segments.append(grown(known.get(id_), id_, part))
+        return segments
+
+    def committed(self) -> None:
+        """The transaction that was told of them is durable: go on with what is open."""
+        for id_, part in zip(self._ids, self._parts, strict=True):
+            self._writer.growing[self._purpose] = Growing(id_, part.after)
+            if part.full:
+                self._writer.close(id_)
+        self._committed = True
+
+    def __enter__(self) -> InFlight:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not self._committed:
+            self._writer.recover(self._parts)
+
+
+def grown(known: SegmentState | None, id_: int, part: Part) -> SegmentState:
+    """A segment after a part was written to it."""
+    state = known or SegmentState(id_, part.after.stem, 0, 0, False)
+    return replace(
+        state,
+        file_bytes=part.file_bytes,
+        num_records=part.after.num_records,
+        sealed=part.sealed,
+        open_bytes=0 if part.sealed else state.open_bytes + part.open_bytes,
+    )
