@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 from benchmarks.common.machine import directory_on_disk, machine
 from benchmarks.common.processes import ChildProcess, python_module
 from benchmarks.common.records import Noise, Pictures
-from benchmarks.storage.contestants.ours import Service
+from benchmarks.common.service import Service
 from memory_format import MEDIA_TYPE
 
 BUFFER = "records"
@@ -272,11 +272,14 @@ def pushes_beside_samples(place: Path, seconds: float, rounds: int) -> dict[str,
 
     def per_second(*beside: str) -> float:
         with contextlib.ExitStack() as stack:
-            for name in (*beside, "pushes"):
-                command = neighbour_command(name, service.url, files, nice=0)
-                last = stack.enter_context(ChildProcess(command, place / f"{name}.log"))
+            *_, pushers = (
+                stack.enter_context(
+                    ChildProcess(neighbour_command(name, service.url, files, nice=0), place / f"{name}.log")
+                )
+                for name in (*beside, "pushes")
+            )
             time.sleep(seconds)
-            return work_done(last) / seconds
+            return work_done(pushers) / seconds
 
     files = place / "files"
     files.mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -53,7 +54,9 @@ def _curves(axes: Axes, rows: Sequence[Row], colours: Mapping[str, str]) -> None
     for family in dict.fromkeys(row.setting.family for row in rows):
         points = sorted((r.record_bytes, r.psnr_db) for r in rows if r.setting.family == family)
         alone = len(points) == 1 or "target" in family
-        look = {"marker": "*", "markersize": 9, "linestyle": "none"} if alone else {"marker": "o", "markersize": 4}
+        look: dict[str, Any] = (
+            {"marker": "*", "markersize": 9, "linestyle": "none"} if alone else {"marker": "o", "markersize": 4}
+        )
         axes.plot(*zip(*points, strict=True), color=colours[family], label=family, **look)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

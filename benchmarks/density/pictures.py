@@ -182,6 +182,6 @@ def _stamped(background: Picture, stamp: Stamp, rng: np.random.Generator) -> Pic
     size = stamp.picture.size
     scale = min(1.0, *(_MOST_OF_FRAME * whole / part for whole, part in zip(frame.size, size, strict=True)))
     cut_out = stamp.picture.resize((round(size[0] * scale), round(size[1] * scale)), Image.Resampling.LANCZOS)
-    place = tuple(int(rng.integers(0, whole - part + 1)) for whole, part in zip(frame.size, cut_out.size, strict=True))
-    frame.paste(cut_out, place, cut_out)
+    x, y = (int(rng.integers(0, whole - part + 1)) for whole, part in zip(frame.size, cut_out.size, strict=True))
+    frame.paste(cut_out, (x, y), cut_out)
     return Picture(f"{stamp.name} on {background.name}", np.asarray(frame), stamp.description, background.patch_px)

@@ -32,9 +32,11 @@ def chart(kept: Document, path: Path) -> None:
     panels = iter(canvas.subplots(len(heights), 2, squeeze=False, height_ratios=heights))
     for number, table in tables.items():
         memory = REFERENCE_MEMORY if REFERENCE_MEMORY in table else min(table)
-        _bars(*next(panels), table[memory], f"{run.conditions}{number} phases, {memory} full samples a class")
+        left, right = next(panels)
+        _bars(left, right, table[memory], f"{run.conditions}{number} phases, {memory} full samples a class")
         if len(memories) > 1:
-            _lines(*next(panels), table, f"{run.conditions}{number} phases")
+            left, right = next(panels)
+            _lines(left, right, table, f"{run.conditions}{number} phases")
     canvas.savefig(path, dpi=110)
 
 

@@ -67,7 +67,7 @@ def measure(plan: Plan, place: Path, directory: Path | None, rounds: int) -> dic
     """All figures; tables go to stderr."""
     config = Job(plan.num_phases[0], _SEED, plans.REFERENCE_MEMORY, "masked").config(plan, 1)
     problem = plans.load_problem(plan, plan.jobs()[0], directory)
-    old, new = (problem.train.of_classes(problem.phases[phase]) for phase in (0, 1))
+    old, new = (problem.train.of_classes(problem.phases[phase]).load() for phase in (0, 1))
     torch.manual_seed(_SEED)
     device = best_device()
     backbone = make_backbone(config.backbone, config.data.image_size, _SEED, directory)

@@ -6,9 +6,10 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -94,7 +95,9 @@ def train_base(task: Task) -> None:
 
 def _finished(task: Task) -> list[PhaseMetrics] | None:
     path = _finished_path(task)
-    said = json.loads(path.read_text()) if path.exists() else {"key": None}
+    if not path.exists():
+        return None
+    said = json.loads(path.read_text())
     return [PhaseMetrics(**line) for line in said["metrics"]] if said["key"] == _key(task) else None
 
 
@@ -132,7 +135,8 @@ def work_off(pool: Executor, tasks: Sequence[Task]) -> Iterator[tuple[Task, list
     bases = {pool.submit(train_base, group[0]): group for group in sharing.values()}
     runs = {pool.submit(run_job, task): task for task in alone}
     while bases or runs:
-        for future in wait([*bases, *runs], return_when=FIRST_COMPLETED).done:
+        waiting: list[Future[Any]] = [*bases, *runs]
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
             if future in bases:
                 future.result()
                 # On all data takes twice as long: not last, or one worker goes on with it alone.

@@ -238,7 +238,7 @@ def load_problem(plan: Plan, job: Job, directory: Path | None) -> Problem:
 def full_sample_bytes(plan: Plan, directory: Path | None) -> int:
     """Mean bytes that the memory charges for a whole sample in the configuration's codec: the unit of the budgets."""
     problem = load_problem(plan, plan.jobs()[0], directory)
-    tokens = problem.train.tokens
+    tokens = problem.train.load().tokens
     codec = make_codec(plan.config.memory.codec)
     charges = [
         make_record(

@@ -1,7 +1,7 @@
 """Runs in dm-reverb's own environment: a server in one process, and a client in another that keeps the time.
 
-    python storage_reverb_worker.py serve CAPACITY       a server; prints its port, ends with its stdin
-    python storage_reverb_worker.py client CAPACITY FORM takes commands as JSON lines, answers with JSON lines
+    python reverb_worker.py serve CAPACITY       a server; prints its port, ends with its stdin
+    python reverb_worker.py client CAPACITY FORM takes commands as JSON lines, answers with JSON lines
 
 FORM is what an item holds: "bytes" one string, "pixels" an array of patches (K, P, P, 3) and one of token ids; the
 exchange file has the two end to end. Commands: {"do": "push", "bodies": FILE, "lengths": [..], "shapes": null or the
@@ -15,6 +15,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -29,7 +31,7 @@ DTYPES = {"bytes": [tf.string], "pixels": [tf.uint8, tf.int64]}
 RANKS = {"bytes": [1], "pixels": [5, 2]}
 
 
-def serve(capacity):
+def serve(capacity: int) -> None:
     port = _free_port()
     table = reverb.Table(
         TABLE,
@@ -44,7 +46,7 @@ def serve(capacity):
     server.stop()
 
 
-def columns_of(body, shape):
+def columns_of(body: bytes, shape: Sequence[int] | None) -> list[Any]:
     """An item's columns. A body is a string, so that none is padded."""
     if shape is None:
         return [np.array(body, dtype=object)]
@@ -53,7 +55,7 @@ def columns_of(body, shape):
     return [patches, np.frombuffer(body, dtype=np.int64, offset=size)]
 
 
-def push(client, items):
+def push(client: Any, items: Sequence[list[Any]]) -> float:
     """Seconds to store items."""
     started = time.perf_counter()
     with client.trajectory_writer(num_keep_alive_refs=1) as writer:
@@ -66,22 +68,22 @@ def push(client, items):
     return time.perf_counter() - started
 
 
-def sample(client, count):
+def sample(client: Any, count: int) -> list[Any]:
     return [item.data for item in client.sample(TABLE, num_samples=count, emit_timesteps=False)]
 
 
-def time_sample(client, count):
+def time_sample(client: Any, count: int) -> float:
     started = time.perf_counter()
     sample(client, count)
     return time.perf_counter() - started
 
 
-def body_of(columns):
+def body_of(columns: Iterable[Any]) -> bytes:
     """The bytes from which :func:`columns_of` made an item."""
     return b"".join(content if isinstance(content, bytes) else content.tobytes() for (content,) in columns)
 
 
-def time_dataset(address, count, form):
+def time_dataset(address: str, count: int, form: str) -> float:
     """Seconds a batch of reverb's own pipeline, which fetches ahead, once it runs steadily."""
     dataset = reverb.TrajectoryDataset(
         address,
@@ -99,16 +101,18 @@ def time_dataset(address, count, form):
     return (time.perf_counter() - started) / TIMED_BATCHES
 
 
-def client_loop(capacity, form):
+def client_loop(capacity: int, form: str) -> None:
     server = subprocess.Popen(
         [sys.executable, __file__, "serve", str(capacity)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+    assert server.stdin is not None
+    assert server.stdout is not None
     address = f"localhost:{server.stdout.readline().strip()}"
     client = reverb.Client(address)
     print("ready", flush=True)
     for line in sys.stdin:
         command = json.loads(line)
-        answer = {}
+        answer: dict[str, Any] = {}
         if command["do"] == "push":
             with open(command["bodies"], "rb") as file:
                 bodies = [file.read(length) for length in command["lengths"]]
@@ -119,22 +123,25 @@ def client_loop(capacity, form):
             answer["seconds"] = time_sample(client, count) if how == "client" else time_dataset(address, count, form)
         elif command["do"] == "contents":
             bodies = [body_of(columns) for columns in sample(client, command["count"])]
-            with open(command["to"], "wb") as file:
-                file.write(b"".join(bodies))
+            with open(command["to"], "wb") as to:
+                to.write(b"".join(bodies))
             answer["lengths"] = [len(body) for body in bodies]
         elif command["do"] == "memory":
-            with open(f"/proc/{server.pid}/statm") as file:
-                answer["server_bytes"] = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            with open(f"/proc/{server.pid}/statm") as statm:
+                answer["server_bytes"] = int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         print(json.dumps(answer), flush=True)
     server.stdin.close()
     server.wait(20)
 
 
-def _free_port():
+def _free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+        return int(taken.getsockname()[1])
 
 
 if __name__ == "__main__":
-    {"serve": serve, "client": client_loop}[sys.argv[1]](int(sys.argv[2]), *sys.argv[3:])
+    if sys.argv[1] == "serve":
+        serve(int(sys.argv[2]))
+    else:
+        client_loop(int(sys.argv[2]), sys.argv[3])
