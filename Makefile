@@ -87,6 +87,7 @@ bench: setup
 	@$(BIN)/python -m benchmarks.decisions.read_layout
 	@$(BIN)/python -m benchmarks.decisions.codecs
 	@$(BIN)/python -m benchmarks.decisions.checksum
+	@$(BIN)/python -m benchmarks.decisions.replay_batch
 
 # The last line of its stdout is one JSON object.
 bench-storage: setup

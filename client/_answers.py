@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from client.errors import ProtocolError
-from memory_format import FormatError, Record, decode_batch
+from memory_format import Batch, FormatError, Record, wire
 
 
 def read_json(response: httpx.Response) -> Any:
@@ -22,16 +22,23 @@ def read_json(response: httpx.Response) -> Any:
         raise ProtocolError(f"{response.request.url} did not answer with JSON but with {start!r}") from None
 
 
-def read_records(response: httpx.Response) -> list[Record]:
-    """Records of an Arrow answer, each checked against its CRC.
+def read_batch(response: httpx.Response) -> Batch:
+    """The batch of an Arrow answer, each record checked, also against its CRC.
 
     Raises:
         ProtocolError: it is not such an answer, or was damaged on the way.
     """
     try:
-        return decode_batch(response.content)
+        batch = wire.read_batch(response.content)
+        wire.check_batch(batch)
     except FormatError as error:
         raise ProtocolError(f"{response.request.url} answered with unreadable records: {error}") from error
+    return batch
+
+
+def read_records(response: httpx.Response) -> list[Record]:
+    """The records of an Arrow answer; see :func:`read_batch`."""
+    return wire.split_batch(read_batch(response))
 
 
 def read_version(response: httpx.Response) -> int:

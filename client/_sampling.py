@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from client._address import buffer_path
-from client._answers import read_records, read_version
+from client._answers import read_batch, read_version
 from client._session import Session
 from client.batch import ReplayBatch
 from client.errors import ProtocolError
@@ -20,8 +20,8 @@ def sample(
     body = {"batch_size": batch_size, **wanted}
     path = buffer_path(buffer, "sample")
     response = session.request("POST", path, json=body, headers={"Accept": MEDIA_TYPE})
-    found = read_records(response)
+    found = read_batch(response)
     if len(found) != batch_size:
         raise ProtocolError(f"{batch_size} records were asked for, {len(found)} came")
     version = read_version(response)
-    return ReplayBatch.from_records(found, decode_threads=decode_threads, pixels=pixels, version=version)
+    return ReplayBatch.from_batch(found, decode_threads=decode_threads, pixels=pixels, version=version)

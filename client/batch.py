@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client._params import whole
-from memory_format import Dropped, FormatError, Record, require_codec
+from memory_format import Batch, Dropped, FormatError, Record, image_to_patches
+from memory_format.codecs import codec_by_number
+from memory_format.columns import Columns, read_columns
 from memory_format.in_place import to_image
-from memory_format.wire import record_list
+from memory_format.masks import canvas_grid
+from memory_format.record import FLAG_EXTRAS, headers_of, layout_of
+from memory_format.wire import record_list, split_batch
 
 IntArray = NDArray[np.int64]
 
@@ -24,6 +30,7 @@ IntArray = NDArray[np.int64]
 _THREADS_FROM_PIXELS = 128 * 128
 _MOST_THREADS = 8
 _MOST_ASKED_FOR = 1024
+_FRESH_BYTES = 33 * 1024 * 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,15 +68,33 @@ class ReplayBatch:
     """``(B, T)``."""
     text_length: IntArray
     """``(B,)``: tokens of the original text."""
-    records: tuple[Record, ...]
-    """The records themselves, for their learner ids, user JSON and arrays."""
+    held: Batch | tuple[Record, ...] = field(repr=False)
+    """What it was made of; see :attr:`records`."""
     version: int = 0
     """Of the buffer, or of the snapshot, that it was drawn from; 0 where nobody said."""
     has_pixels: bool = True
     """False where the patches were left undecoded, and are all zero."""
 
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The records themselves, for their learner ids, user JSON and arrays. They are made when first asked for."""
+        if isinstance(self.held, Batch):
+            object.__setattr__(self, "held", tuple(split_batch(self.held)))
+        assert isinstance(self.held, tuple)
+        return self.held
+
+    def arrays(self) -> list[dict[str, NDArray[np.float16]]]:
+        """The user's own arrays of each record, by name."""
+        if isinstance(self.held, Batch) and not (self.held.headers["flags"] & FLAG_EXTRAS).any():
+            return [{} for _ in range(len(self))]
+        return [record.arrays() if record.extras else {} for record in self.records]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A batch as it came is a view of an answer's memory, which cannot be pickled.
+        return {**self.__dict__, "held": self.records}
+
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.exemplar_id)
 
     def images(self, dropped: Dropped = "grey") -> list[NDArray[np.uint8]]:
         """The B pictures, kept patches in place and the dropped ones flat: ``(h*P, w*P, 3)`` uint8 RGB each, with
@@ -82,9 +107,9 @@ class ReplayBatch:
         if not self.has_pixels:
             raise ValueError("this batch has no pixels: draw it without pixels=False, or decode its records")
         return [
-            to_image(patches[valid], places[valid], record.grid, dropped)
-            for record, patches, places, valid in zip(
-                self.records, self.patches, self.patch_positions, self.patch_valid, strict=True
+            to_image(patches[valid], places[valid], (h, w), dropped)
+            for (h, w), patches, places, valid in zip(
+                self.grid.tolist(), self.patches, self.patch_positions, self.patch_valid, strict=True
             )
         ]
 
@@ -111,67 +136,113 @@ class ReplayBatch:
             FormatError: the records have different patch sizes, or a payload is damaged.
         """
         rows = tuple(record_list(records))
+        bodies = [memoryview(record.body) for record in rows]
+        batch = Batch(headers_of(rows, [0] * len(rows)), [record.learner_id for record in rows], bodies)
+        return cls._made(batch, rows, decode_threads, pixels, version)
+
+    @classmethod
+    def from_batch(
+        cls, batch: Batch, *, decode_threads: int | None = None, pixels: bool = True, version: int = 0
+    ) -> ReplayBatch:
+        """Decode a batch that :func:`memory_format.check_batch` found good, as :meth:`from_records` does its records.
+
+        No records are made on the way; :attr:`records` makes them when asked for.
+        """
+        return cls._made(batch, batch, decode_threads, pixels, version)
+
+    @classmethod
+    def _made(
+        cls,
+        batch: Batch,
+        held: Batch | tuple[Record, ...],
+        decode_threads: int | None,
+        pixels: bool,
+        version: int,
+    ) -> ReplayBatch:
+        headers = batch.headers
         if decode_threads is not None:
             whole("decode_threads", decode_threads, 0, _MOST_ASKED_FOR)
-        if not rows:
+        if not len(headers):
             raise ValueError("a replay batch needs at least one record")
-        sizes = sorted({record.patch_px for record in rows})
-        if len(sizes) > 1:
+        patch_sizes = np.unique(headers["patch_px"]).tolist()
+        if len(patch_sizes) > 1:
             raise FormatError(
-                f"one batch holds patches of one size, these records have {sizes} px; sample by learner_id or phase",
-                patch_px=sizes,
+                f"one batch holds patches of one size, these records have {patch_sizes} px; sample by learner_id or "
+                "phase",
+                patch_px=patch_sizes,
             )
-        for codec_id in {record.codec_id for record in rows if pixels}:
-            require_codec(codec_id)
-        patch_px = sizes[0]
-        num_patches = [record.num_kept for record in rows]
-        num_tokens = [len(record.token_ids_bytes) // 2 for record in rows]
-        patch_valid = np.arange(max(num_patches)) < np.asarray(num_patches)[:, None]
-        token_valid = np.arange(max(num_tokens)) < np.asarray(num_tokens)[:, None]
-        patches = np.zeros((*patch_valid.shape, patch_px, patch_px, 3), dtype=np.uint8)
-        patch_positions = np.zeros(patch_valid.shape, dtype=np.int64)
-        token_ids = np.zeros(token_valid.shape, dtype=np.int64)
-        token_positions = np.zeros(token_valid.shape, dtype=np.int64)
-        for row, record in enumerate(rows):
-            patch_positions[row, : num_patches[row]] = record.keep_indices
-            token_ids[row, : num_tokens[row]] = record.token_ids
-            token_positions[row, : num_tokens[row]] = record.token_positions
-
-        def decode(part: range) -> None:
-            for row in part:
-                patches[row, : num_patches[row]] = rows[row].patches()
-
-        threads = _threads_for(rows) if decode_threads is None else decode_threads
-        if not pixels:
-            pass
-        elif threads <= 1:
-            decode(range(len(rows)))
+        (patch_px,) = patch_sizes
+        if pixels:
+            for number in np.unique(headers["codec"]).tolist():
+                codec_by_number(number).require()
+        columns = read_columns(batch)
+        shape = (*columns.patch_valid.shape, patch_px, patch_px, 3)
+        if pixels:
+            patches = np.zeros(shape, dtype=np.uint8)
+            _decode(batch, columns, patches, decode_threads)
         else:
-            with ThreadPoolExecutor(threads, thread_name_prefix="exemplar-decode") as pool:
-                list(pool.map(decode, [range(first, len(rows), threads) for first in range(threads)]))
+            patches = _untouched_zeros(shape)
         return cls(
-            exemplar_id=np.array([record.exemplar_id for record in rows], dtype=np.int64),
-            class_id=np.array([record.class_id for record in rows], dtype=np.int64),
-            phase=np.array([record.phase for record in rows], dtype=np.int64),
-            score=np.array([record.score for record in rows], dtype=np.float32),
-            rank=np.array([record.rank for record in rows], dtype=np.int64),
-            grid=np.array([record.grid for record in rows], dtype=np.int64),
+            exemplar_id=headers["exemplar_id"].astype(np.int64),
+            class_id=headers["class_id"].astype(np.int64),
+            phase=headers["phase"].astype(np.int64),
+            score=headers["score"].astype(np.float32),
+            rank=headers["rank"].astype(np.int64),
+            grid=np.stack([headers["grid_h"], headers["grid_w"]], axis=1).astype(np.int64),
             patch_px=patch_px,
             patches=patches,
-            patch_positions=patch_positions,
-            patch_valid=patch_valid,
-            token_ids=token_ids,
-            token_positions=token_positions,
-            token_valid=token_valid,
-            text_length=np.array([record.text_length for record in rows], dtype=np.int64),
-            records=rows,
+            patch_positions=columns.patch_positions,
+            patch_valid=columns.patch_valid,
+            token_ids=columns.token_ids,
+            token_positions=columns.token_positions,
+            token_valid=columns.token_valid,
+            text_length=headers["text_length"].astype(np.int64),
+            held=held,
             version=version,
             has_pixels=pixels,
         )
 
 
-def _threads_for(records: tuple[Record, ...]) -> int:
-    pixels = sum(height * width for height, width in (record.canvas_size for record in records))
-    if len(records) < 2 or pixels < _THREADS_FROM_PIXELS * len(records):
+def _decode(batch: Batch, columns: Columns, patches: NDArray[np.uint8], threads: int | None) -> None:
+    """Write every record's kept patches to the front of its row of ``patches``, ``(B, K, P, P, 3)``."""
+    patch_px = patches.shape[2]
+    rows = batch.headers[["grid_h", "grid_w", "codec", "flags"]].tolist()
+    counts = columns.patch_valid.sum(axis=1).tolist()
+    layouts = [layout_of(flags) for *_, flags in rows]
+    sizes = []
+    for (h, w, *_), count, layout in zip(rows, counts, layouts, strict=True):
+        height, width = canvas_grid(count, (h, w), layout, patch_px)
+        sizes.append((height * patch_px, width * patch_px))
+
+    def decode(part: range) -> None:
+        for row in part:
+            codec = codec_by_number(rows[row][2])
+            payload = bytes(batch.bodies[row][columns.payload_at[row] :])
+            cells = image_to_patches(codec.read_checked(payload, sizes[row]), patch_px)
+            count = counts[row]
+            in_place = layouts[row] == "in_place"
+            patches[row, :count] = cells[columns.patch_positions[row, :count]] if in_place else cells[:count]
+
+    if threads is None:
+        threads = _threads_for(sizes)
+    if threads <= 1:
+        decode(range(len(rows)))
+    else:
+        with ThreadPoolExecutor(threads, thread_name_prefix="exemplar-decode") as pool:
+            list(pool.map(decode, [range(first, len(rows), threads) for first in range(threads)]))
+
+
+def _untouched_zeros(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Zeros that nobody is going to write to, and that take no memory and no time until somebody does."""
+    size = math.prod(shape)
+    # What is larger than 32 MiB glibc asks of the system each time, whose fresh pages are zero; what is smaller, it
+    # may take from memory that was used before, and writes zeros over it: 30 MB for 256 records of 20 kB.
+    return np.zeros(max(size, _FRESH_BYTES), dtype=np.uint8)[:size].reshape(shape)
+
+
+def _threads_for(sizes: Sequence[tuple[int, int]]) -> int:
+    """How many threads decode coded images of these sizes, ``(H, W)`` each."""
+    pixels = sum(height * width for height, width in sizes)
+    if len(sizes) < 2 or pixels < _THREADS_FROM_PIXELS * len(sizes):
         return 1
-    return min(_MOST_THREADS, os.cpu_count() or 1, len(records))
+    return min(_MOST_THREADS, os.cpu_count() or 1, len(sizes))

@@ -15,9 +15,9 @@ import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from client._params import Many, whole
-from client._prefetch import Prefetched
 from client.buffer import Buffer, Strategy
 from client.device_jpeg import decode_patches, require_torchvision
+from client.prefetch import Prefetched
 from client.tensors import ReplayTensors, TensorBatch, to_tensors
 from memory_format import ConflictError
 

@@ -249,6 +249,15 @@ def decode_batch(data: bytes, *, max_records: int = 100_000, check: bool = True)
     batch = read_batch(data, max_records=max_records)
     if check:
         check_batch(batch)
+    return split_batch(batch)
+
+
+def split_batch(batch: Batch) -> list[Record]:
+    """The records of a batch, in memory of their own.
+
+    Raises:
+        FormatError: a body is cut short or of a newer version, with its ``index``. After :func:`check_batch` none is.
+    """
     records: list[Record] = []
     for row, learner_id, body in zip(batch.headers.tolist(), batch.learner_ids, batch.bodies, strict=True):
         try:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +12,20 @@ from hypothesis import strategies as st
 
 from client import ReplayBatch
 from client.batch import _threads_for
-from memory_format import JPEG, FormatError, MissingLibraryError, Record, WebP, make_record
+from memory_format import (
+    JPEG,
+    Batch,
+    FormatError,
+    MissingLibraryError,
+    RawZstd,
+    Record,
+    WebP,
+    check_batch,
+    decode_batch,
+    encode_batch,
+    make_record,
+    read_batch,
+)
 from tests.client.samples import make, make_many
 
 
@@ -59,10 +75,84 @@ def test_rows_are_the_records_and_the_rest_is_padding(numbers: list[int], thread
         assert (batch.score[row], batch.text_length[row]) == (np.float32(record.score), record.text_length)
 
 
+def as_it_came(records: list[Record]) -> Batch:
+    batch = read_batch(encode_batch(records))
+    check_batch(batch)
+    return batch
+
+
+def assert_same(left: ReplayBatch, right: ReplayBatch) -> None:
+    for name, value in vars(left).items():
+        other = getattr(right, name)
+        if isinstance(value, np.ndarray):
+            assert (value.shape, value.dtype) == (other.shape, other.dtype), name
+            np.testing.assert_array_equal(value, other)
+        elif name != "held":
+            assert value == other, name
+    assert left.records == right.records
+
+
+@given(
+    st.lists(st.integers(0, 60), min_size=1, max_size=9),
+    st.sampled_from(["mosaic", "in_place", "strip"]),
+    st.booleans(),
+    st.sampled_from([None, 3]),
+)
+def test_a_batch_as_it_came_makes_what_its_records_make(
+    numbers: list[int], layout: Any, pixels: bool, threads: int | None
+) -> None:
+    records = [
+        make(
+            number,
+            layout=layout,
+            codec=RawZstd() if number % 3 else WebP(),
+            user_json={"number": number} if number % 2 else None,
+            arrays={"logits": np.arange(number % 4)} if number % 5 == 0 else None,
+        )
+        for number in numbers
+    ]
+    settings: dict[str, Any] = {"pixels": pixels, "decode_threads": threads, "version": 7}
+    made = ReplayBatch.from_batch(as_it_came(records), **settings)
+    from_records = ReplayBatch.from_records(decode_batch(encode_batch(records)), **settings)
+    assert len(made) == len(records)
+    arrays = made.arrays()
+    assert isinstance(made.held, Batch) != any(record.extras for record in records)
+    for found, record in zip(arrays, records, strict=True):
+        assert found.keys() == record.arrays().keys()
+        for name, values in record.arrays().items():
+            np.testing.assert_array_equal(found[name], values)
+    assert_same(made, from_records)
+    assert made.records == tuple(records)
+    assert made.records is made.records
+    if pixels:
+        for image, record in zip(made.images(), records, strict=True):
+            np.testing.assert_array_equal(image, record.image())
+
+
+def test_a_batch_as_it_came_is_copied_and_pickled_with_its_records() -> None:
+    records = make_many(5)
+    batch = ReplayBatch.from_batch(as_it_came(records))
+    for other in (pickle.loads(pickle.dumps(batch)), copy.copy(batch), copy.deepcopy(batch)):
+        assert_same(batch, other)
+    assert batch.records == tuple(records)
+
+
+def test_bits_past_a_masks_end_are_refused() -> None:
+    record = make(0)
+    cells = record.keep_mask.size
+    mask = bytearray(record.keep_mask_bytes)
+    mask[-1] |= 1
+    assert cells % 8, "there is room past the end"
+    with pytest.raises(FormatError, match="past") as caught:
+        ReplayBatch.from_records([make(1), replace(record, keep_mask_bytes=bytes(mask))], pixels=False)
+    assert caught.value.code == "mask_mismatch"
+
+
 def test_records_without_text_make_an_empty_axis() -> None:
     plain = [make(n, token_ids=None, token_positions=None, text_length=None) for n in range(3)]
     batch = ReplayBatch.from_records(plain)
     assert batch.token_ids.shape == batch.token_valid.shape == (3, 0)
+    assert ReplayBatch.from_batch(as_it_came(plain)).token_ids.shape == (3, 0)
 
 
 def test_patches_of_several_sizes_are_refused_in_words() -> None:
@@ -85,6 +175,8 @@ def test_a_codec_without_its_library_is_refused_before_anything_is_decoded(monke
 def test_no_records_are_no_batch() -> None:
     with pytest.raises(ValueError, match="at least one"):
         ReplayBatch.from_records([])
+    with pytest.raises(ValueError, match="at least one"):
+        ReplayBatch.from_batch(as_it_came([]))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -102,7 +194,7 @@ def test_threads_decode_large_images_only(monkeypatch: pytest.MonkeyPatch) -> No
         patches = np.zeros((4, side // 2, side // 2, 3), dtype=np.uint8)
         return make_record(class_id=0, patches=patches, keep_mask=np.ones((2, 2), dtype=bool), codec=WebP())
 
-    assert _threads_for((of_side(112),) * 256) == 1
-    assert _threads_for((of_side(384),) * 256) == 4
-    assert _threads_for((of_side(384),) * 2) == 2
-    assert _threads_for((of_side(384),)) == 1
+    assert _threads_for([of_side(112).canvas_size] * 256) == 1
+    assert _threads_for([of_side(384).canvas_size] * 256) == 4
+    assert _threads_for([of_side(384).canvas_size] * 2) == 2
+    assert _threads_for([of_side(384).canvas_size]) == 1
