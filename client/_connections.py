@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 import weakref
 
@@ -12,6 +13,11 @@ from client._network import keep_deadlines
 from client.errors import ServiceUnavailableError
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+_NEVER_USED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For services without TLS. httpx would make a context all the same, in whichever thread opens the pool. OpenSSL then
+has work to do when that thread ends, under a lock, and a process that is forked at that moment waits for the lock for
+ever. Before Python 3.13 not even ``join`` waits for that work (findings/httpx_fork_after_join.sh)."""
 
 
 class Connections:
@@ -25,6 +31,10 @@ class Connections:
     def __init__(self, url: httpx.URL, injected: httpx.BaseTransport | None = None) -> None:
         self._url = url
         self.injected = injected
+        # A proxy meant for the outside world must not come between two processes of one machine.
+        self._trust_env = url.host not in _LOOPBACK
+        with_tls = url.scheme == "https"
+        self._tls = httpx.create_ssl_context(trust_env=self._trust_env) if with_tls else _NEVER_USED
         self._of_a_parent: httpx.Client | None = None
         self._start()
         _all.add(self)
@@ -52,8 +62,8 @@ class Connections:
                     # Payloads are compressed already.
                     headers={"Accept-Encoding": "identity"},
                     transport=self.injected,
-                    # A proxy meant for the outside world must not come between two processes of one machine.
-                    trust_env=self._url.host not in _LOOPBACK,
+                    trust_env=self._trust_env,
+                    verify=self._tls,
                 )
                 keep_deadlines(self._http)
             return self._http

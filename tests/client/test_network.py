@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 import traceback
@@ -149,6 +150,27 @@ def test_proxies_and_plain_connections_keep_deadlines_alike() -> None:
             for transport in (client._transport, *client._mounts.values()):
                 backend = transport._pool._network_backend  # type: ignore[union-attr]
                 assert type(backend).__module__ == "client._network"
+
+
+def test_a_service_without_tls_needs_nothing_of_openssl(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no thread ends in OpenSSL while a worker is forked."""
+
+    def refuse(*args: object, **more: object) -> None:
+        pytest.fail("a TLS context is made")
+
+    monkeypatch.setattr(ssl, "create_default_context", refuse)
+    with MemoryClient(service.url) as memory, memory.clone() as other:
+        assert memory.health()
+        assert other.health()
+
+
+def test_a_service_with_tls_is_asked_for_its_certificate() -> None:
+    with MemoryClient("https://127.0.0.1:9", retries=Retries(tries=1)) as memory:
+        context = memory.session.transport.connections.http()._transport._pool._ssl_context  # type: ignore[attr-defined]
+        assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+        assert context.cert_store_stats()["x509_ca"] > 0
+        with pytest.raises(ServiceUnavailableError, match="refused"):
+            memory.health()
 
 
 def test_default_retries_outlast_a_restart(start_service: Callable[..., Service]) -> None:
