@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from client import Buffer, MemoryClient, ReplayBatch, ServiceUnavailableError
 from client.dataset import ReplayDataset
-from client.tensors import ARRAYS, TensorBatch
+from client.tensors import ARRAYS, TensorBatch, to_tensors
 from memory_format import FormatError, NotFoundError
 from tests.client.samples import make, make_many
 
@@ -74,6 +74,16 @@ def test_batches_are_the_samples_as_tensors(filled: Buffer) -> None:
         assert batch["patches"].dtype == torch.uint8
         assert batch["class_id"].dtype == torch.int64
         assert batch["patch_valid"].dtype == torch.bool
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+def test_a_tensor_has_no_memory_behind_it_but_its_own(buffer: Buffer, pixels: bool) -> None:
+    """A worker sends all of the memory that a tensor is a view of (findings/torch_worker_sends_storage.sh)."""
+    buffer.push([make(number, arrays={"logits": np.zeros(1 + number)}) for number in range(9)])
+    tensors = to_tensors(buffer.sample(5, pixels=pixels))
+    assert len(tensors) == len(ARRAYS) + 1
+    for name, tensor in tensors.items():
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
 
 
 def test_every_array_of_a_batch_becomes_a_tensor() -> None:
