@@ -6,21 +6,19 @@ from client.batch import ReplayBatch
 from client.buffer import Buffer
 from client.errors import ProtocolError, ServiceError, ServiceTimeoutError, ServiceUnavailableError
 from client.from_image import record_from_image
-from client.models import (
+from client.models import DeleteResult, PushResult, UpdateResult
+from memory_format.api.answers import (
     BufferInfo,
     BufferStats,
     ChangedBuffer,
     ClassStats,
-    DeleteResult,
     Diff,
-    DiffSide,
     ExemplarDetail,
     ExemplarInfo,
-    PushResult,
     ServiceInfo,
     SnapshotInfo,
-    UpdateResult,
 )
+from memory_format.api.answers import Side as DiffSide
 
 __all__ = [
     "Buffer",

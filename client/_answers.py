@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import httpx
+from pydantic import TypeAdapter, ValidationError
 
 from client.errors import ProtocolError
 from memory_format import Batch, FormatError, Record, wire
+from memory_format.api.terms import VERSION_HEADER
+
+T = TypeVar("T")
 
 
-def read_json(response: httpx.Response) -> Any:
-    """Raises:
-    ProtocolError: it is not JSON.
+def read_value(kind: type[T], response: httpx.Response) -> T:
+    """A JSON answer as one of ``memory_format.api.answers``. Members that a newer service adds are passed over.
+
+    Raises:
+        ProtocolError: it is not JSON, or a member is missing or of the wrong type.
     """
+    hashable: Any = kind  # as every class is, and mypy does not know of a variable one
     try:
-        return json.loads(response.content)
-    except ValueError:
-        start = response.text[:100]
-        raise ProtocolError(f"{response.request.url} did not answer with JSON but with {start!r}") from None
+        value: T = _adapter(hashable).validate_json(response.content, strict=True)
+        return value
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False, include_context=False)
+    place = ".".join((kind.__name__, *map(str, first["loc"])))
+    if first["type"] == "json_invalid":
+        raise ProtocolError(f"{response.request.url} did not answer with JSON but with {response.text[:100]!r}")
+    if first["type"] == "missing":
+        raise ProtocolError(f"the service sent no {place}; is it of another version?")
+    raise ProtocolError(f"{place} cannot be {first['input']!r:.80}: {first['msg']}")
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def read_batch(response: httpx.Response) -> Batch:
@@ -47,17 +65,7 @@ def read_version(response: httpx.Response) -> int:
     Raises:
         ProtocolError: it does not say.
     """
-    said = response.headers.get("Exemplar-Memory-Version", "")
+    said = response.headers.get(VERSION_HEADER, "")
     if not (said.isascii() and said.isdigit()):
         raise ProtocolError(f"{response.request.url} does not say which version it answers from, but {said!r:.100}")
     return int(said)
-
-
-def list_member(document: Any, name: str) -> list[Any]:
-    """Raises:
-    ProtocolError: the document has no list of that name.
-    """
-    value = document.get(name) if isinstance(document, dict) else None
-    if not isinstance(value, list):
-        raise ProtocolError(f"expected a JSON object with a list {name!r}")
-    return value

@@ -9,13 +9,13 @@ from client._address import buffer_path
 from client._params import numbers, whole
 from client._session import Session
 from client.errors import ServiceError
-from client.models import BufferInfo, DeleteResult, UpdateResult
+from client.models import DeleteResult, UpdateResult
 from memory_format import ExemplarMemoryError, NotFoundError
+from memory_format.api.answers import BufferInfo
+from memory_format.api.terms import MAX_UPDATE
 
 _UPDATE = 16_000
 """Ids in one request for new scores: 64 bytes each, the most that they take as JSON, stay under 1 MiB."""
-_MOST_AT_ONCE = 100_000
-"""Ids that the service takes in one request, where its limit on bodies allows."""
 
 
 def update(
@@ -37,8 +37,8 @@ def update(
         raise ValueError("as many scores, ranks or both as exemplar_ids are needed")
     if len(np.unique(ids)) != len(ids):
         raise ValueError("an exemplar_id comes twice")
-    if if_version is not None and len(ids) > _MOST_AT_ONCE:
-        raise ValueError(f"if_version guards one request, which takes {_MOST_AT_ONCE} ids, not {len(ids)}")
+    if if_version is not None and len(ids) > MAX_UPDATE:
+        raise ValueError(f"if_version guards one request, which takes {MAX_UPDATE} ids, not {len(ids)}")
     if not len(ids):
         return UpdateResult(0, (), _info(session, buffer).version)
     guard = {} if if_version is None else {"if_version": whole("if_version", if_version, 0)}

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from client._address import buffer_path
-from client._answers import list_member, read_records
+from client._answers import read_records
 from client._params import query_string, whole
 from client._session import Session
-from client.models import ExemplarInfo, parse
 from memory_format import MEDIA_TYPE, Record
+from memory_format.api.answers import ExemplarInfo, ExemplarPage
+from memory_format.api.terms import CURSOR_HEADER
 
 T = TypeVar("T")
+
+
+class Page(Protocol):
+    """A part of a list."""
+
+    @property
+    def next_cursor(self) -> str | None:
+        """Leads to the next page; None at the end."""
+
+
+PageT = TypeVar("PageT", bound=Page)
 
 _PAGE = 500
 
@@ -21,7 +33,7 @@ _PAGE = 500
 def infos(session: Session, buffer: str, where: Mapping[str, Any], limit: int | None) -> Iterator[ExemplarInfo]:
     """What is known of the first ``limit`` that match; a page is asked for when its first one is."""
     path = buffer_path(buffer, "exemplars")
-    found = listed(session, path, "exemplars", ExemplarInfo, where=where, page=_page_size(limit))
+    found = listed(session, path, ExemplarPage, lambda page: page.exemplars, where=where, size=_page_size(limit))
     return islice(found, limit)
 
 
@@ -33,20 +45,19 @@ def records(session: Session, buffer: str, where: Mapping[str, Any], limit: int 
 def listed(
     session: Session,
     path: str,
-    member: str,
-    kind: type[T],
+    kind: type[PageT],
+    items: Callable[[PageT], Iterable[T]],
     *,
     where: Mapping[str, Any] | None = None,
-    page: int | None = None,
+    size: int = _PAGE,
 ) -> Iterator[T]:
-    """What all pages of a list have under ``member``, each as a ``kind``."""
+    """The items of all pages of a list, ``size`` at a time."""
     cursor: str | None = None
     while True:
-        params = query_string({**(where or {}), "limit": page or _PAGE, "cursor": cursor})
-        document = session.json("GET", path, params=params)
-        for item in list_member(document, member):
-            yield parse(kind, item)
-        cursor = document.get("next_cursor")
+        params = query_string({**(where or {}), "limit": size, "cursor": cursor})
+        page = session.value(kind, "GET", path, params=params)
+        yield from items(page)
+        cursor = page.next_cursor
         if not cursor:
             return
 
@@ -58,7 +69,7 @@ def _records(session: Session, buffer: str, where: Mapping[str, Any], page: int)
         params = query_string({**where, "limit": page, "cursor": cursor})
         response = session.request("GET", path, params=params, headers={"Accept": MEDIA_TYPE})
         yield from read_records(response)
-        cursor = response.headers.get("Exemplar-Memory-Next-Cursor")
+        cursor = response.headers.get(CURSOR_HEADER)
         if not cursor:
             return
 

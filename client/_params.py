@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,8 +17,6 @@ from memory_format.arguments import is_whole
 T = TypeVar("T")
 Many: TypeAlias = T | Sequence[T] | None
 """One value, several of which any may match, or None for no condition."""
-
-Sort = Literal["exemplar_id", "-exemplar_id", "score", "-score", "rank", "-rank"]
 
 
 class Unset(Enum):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from client._address import buffer_path
 from client._params import query_string, whole
 from client._session import Session
-from client.errors import ProtocolError, ServiceError
-from client.models import BufferInfo, PushResult
+from client.errors import ServiceError
+from client.models import PushResult
 from memory_format import (
     MEDIA_TYPE,
     BudgetError,
@@ -21,12 +21,14 @@ from memory_format import (
     Record,
     encode_batch,
 )
+from memory_format.api.answers import BufferInfo, PushResponse
+from memory_format.api.terms import KEY_HEADER
 
 # What a record takes on the wire beside its body: the fixed columns, the offsets and the CRC.
 _WIRE_OVERHEAD = 128
 
-Send = Callable[[Sequence[Record], str], Mapping[str, Any]]
-"""Sends a batch under a key and gives the answer's JSON."""
+Send = Callable[[Sequence[Record], str], PushResponse]
+"""Sends a batch under a key and gives its answer."""
 
 
 def push(
@@ -37,13 +39,10 @@ def push(
     path = buffer_path(buffer, "exemplars")
     params = query_string({"dry_run": "true" if dry_run else None})
 
-    def send(batch: Sequence[Record], batch_key: str) -> Mapping[str, Any]:
-        headers = {"Content-Type": MEDIA_TYPE, "Idempotency-Key": batch_key}
+    def send(batch: Sequence[Record], batch_key: str) -> PushResponse:
+        headers = {"Content-Type": MEDIA_TYPE, KEY_HEADER: batch_key}
         # Safe by its key.
-        answer: Mapping[str, Any] = session.json(
-            "POST", path, params=params, content=encode_batch(batch), headers=headers
-        )
-        return answer
+        return session.value(PushResponse, "POST", path, params=params, content=encode_batch(batch), headers=headers)
 
     if dry_run:
         answers = [send(batch, f"{key}-0") for batch in _only_batch(batches)]
@@ -62,7 +61,7 @@ def _checked(key: Any) -> str:
     return key
 
 
-def push_batches(batches: Iterable[list[Record]], key: str, send: Send) -> list[Mapping[str, Any]]:
+def push_batches(batches: Iterable[list[Record]], key: str, send: Send) -> list[PushResponse]:
     """Send batches one after another; returns their answers.
 
     A batch refused with ``disk_limit_exceeded`` is cut in half, and so are its halves, down to single records.
@@ -76,7 +75,7 @@ def push_batches(batches: Iterable[list[Record]], key: str, send: Send) -> list[
     Raises:
         ExemplarMemoryError, ServiceError: with ``records_acknowledged`` and ``idempotency_key`` in ``details``.
     """
-    answers: list[Mapping[str, Any]] = []
+    answers: list[PushResponse] = []
     acknowledged = 0
     try:
         for number, batch in enumerate(batches):
@@ -102,25 +101,19 @@ def _may_be_cut(error: BudgetError | ConflictError) -> bool:
     return error.code in ("disk_limit_exceeded", "idempotency_key_reused")
 
 
-def _push_result(answers: Sequence[Mapping[str, Any]]) -> PushResult:
-    """All answers of a push, at least one, as one.
-
-    Raises:
-        ProtocolError: one lacks something.
-    """
-    try:
-        return PushResult(
-            exemplar_ids=tuple(item for answer in answers for item in answer["exemplar_ids"]),
-            kept=sum(answer["kept"] for answer in answers),
-            rejected=sum(answer["rejected"] for answer in answers),
-            evicted=tuple(item for answer in answers for item in answer["evicted"]),
-            bytes_used=answers[-1]["bytes_used"],
-            budget_bytes=answers[-1]["budget_bytes"],
-            version=answers[-1]["version"],
-            batches=len(answers),
-        )
-    except (KeyError, TypeError) as error:
-        raise ProtocolError(f"the answer to a push lacks {error}") from None
+def _push_result(answers: Sequence[PushResponse]) -> PushResult:
+    """All answers of a push, at least one, as one."""
+    last = answers[-1]
+    return PushResult(
+        exemplar_ids=tuple(item for answer in answers for item in answer.exemplar_ids),
+        kept=sum(answer.kept for answer in answers),
+        rejected=sum(answer.rejected for answer in answers),
+        evicted=tuple(item for answer in answers for item in answer.evicted),
+        bytes_used=last.bytes_used,
+        budget_bytes=last.budget_bytes,
+        version=last.version,
+        batches=len(answers),
+    )
 
 
 def cut(records: Any, max_bytes: int, max_records: int) -> Iterator[list[Record]]:

@@ -7,12 +7,13 @@ from typing import Any, Protocol, Self, TypeVar
 
 import httpx
 
-from client._answers import read_json
+from client._answers import read_value
 from client._params import json_body
 from client._transport import Transport
 from client.errors import ProtocolError
-from client.models import ServiceInfo, parse
 from memory_format import NotFoundError
+from memory_format.api.answers import ServiceInfo
+from memory_format.api.terms import JSON_MEDIA_TYPE
 from memory_format.wire import WIRE_VERSION
 
 T = TypeVar("T")
@@ -49,18 +50,14 @@ class Session:
         headers = dict(headers or {})
         if json is not None:
             arguments["content"] = json_body(json)
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = JSON_MEDIA_TYPE
         if not self.checked:
             self._check_version()
         return self.transport.request(method, path, safe=safe, headers=headers, **arguments)
 
-    def json(self, method: str, path: str, **arguments: Any) -> Any:
-        """The answer's JSON; see :meth:`request`."""
-        return read_json(self.request(method, path, **arguments))
-
     def value(self, kind: type[T], method: str, path: str, **arguments: Any) -> T:
         """The answer's JSON as a ``kind``; see :meth:`request`."""
-        return parse(kind, self.json(method, path, **arguments))
+        return read_value(kind, self.request(method, path, **arguments))
 
     def delete(self, path: str) -> None:
         """Delete what is at an address.
@@ -76,7 +73,7 @@ class Session:
                 raise
 
     def _check_version(self) -> None:
-        found = parse(ServiceInfo, read_json(self.transport.request("GET", "/v1", safe=True)))
+        found = read_value(ServiceInfo, self.transport.request("GET", "/v1", safe=True))
         if found.wire_version != WIRE_VERSION:
             raise ProtocolError(
                 f"the service at {self.transport.url} ({found.service} {found.version}) speaks wire version "

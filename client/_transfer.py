@@ -15,8 +15,8 @@ from client._address import buffer_path
 from client._params import query_string
 from client._session import Session
 from client.errors import ProtocolError
+from memory_format.api.terms import EXPORT_MEDIA_TYPE
 
-_MEDIA_TYPE = "application/zip"
 _CHUNK_BYTES = 1024 * 1024
 
 
@@ -39,7 +39,7 @@ def send(session: Session, buffer: str, source: Path, *, progress: bool) -> None
         buffer_path(buffer, "import"),
         safe=False,
         content=lambda: _pieces(source, progress=progress),
-        headers={"Content-Type": _MEDIA_TYPE, "Content-Length": str(source.stat().st_size)},
+        headers={"Content-Type": EXPORT_MEDIA_TYPE, "Content-Length": str(source.stat().st_size)},
     )
 
 

@@ -16,8 +16,9 @@ from client._limits import Retries, Timeout
 from client._params import present
 from client._session import Session
 from client._transport import Transport
-from client.buffer import Buffer, Eviction
-from client.models import BufferInfo, ServiceInfo
+from client.buffer import Buffer
+from memory_format.api.answers import BufferInfo, BufferList, ServiceInfo
+from memory_format.api.terms import EvictionPolicy
 
 
 class MemoryClient:
@@ -108,7 +109,7 @@ class MemoryClient:
         num_classes: int | None = None,
         max_budget_bytes: int | None = None,
         disk_limit_bytes: int | None = None,
-        eviction: Eviction = "class_balanced",
+        eviction: EvictionPolicy = "class_balanced",
         retain_snapshots: int | None = None,
         description: str = "",
     ) -> Buffer:
@@ -158,7 +159,7 @@ class MemoryClient:
 
     def buffers(self) -> list[BufferInfo]:
         """All buffers of the service."""
-        return list(_listing.listed(self.session, "/v1/buffers", "buffers", BufferInfo))
+        return list(_listing.listed(self.session, "/v1/buffers", BufferList, lambda page: page.buffers))
 
     def delete_buffer(self, name: str) -> None:
         """Remove a buffer and all that it holds.

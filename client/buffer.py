@@ -6,35 +6,32 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from client import _changes, _listing, _push, _sampling, _transfer
 from client._address import buffer_path
-from client._params import UNSET, Many, Sort, Unset, conditions, given, numbers, present, query_string, whole
+from client._params import UNSET, Many, Unset, conditions, given, numbers, present, query_string, whole
 from client._session import Connected
 from client.batch import ReplayBatch
 from client.errors import ProtocolError
-from client.models import (
+from client.models import DeleteResult, PushResult, UpdateResult
+from memory_format import Dropped, Record
+from memory_format.api.answers import (
     BufferInfo,
     BufferStats,
     ChangedBuffer,
-    DeleteResult,
     Diff,
     ExemplarDetail,
     ExemplarInfo,
-    PushResult,
     SnapshotInfo,
-    UpdateResult,
+    SnapshotList,
 )
-from memory_format import Dropped, Record
+from memory_format.api.terms import EvictionPolicy, Sort, Strategy
 
 T = TypeVar("T")
-
-Eviction = Literal["class_balanced", "lowest_score", "fifo", "reservoir", "reject"]
-Strategy = Literal["uniform", "class_balanced", "score_weighted"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Buffer:
         num_classes: int | Unset | None = UNSET,
         max_budget_bytes: int | Unset | None = UNSET,
         disk_limit_bytes: int | Unset | None = UNSET,
-        eviction: Eviction | Unset = UNSET,
+        eviction: EvictionPolicy | Unset = UNSET,
         retain_snapshots: int | Unset | None = UNSET,
         description: str | Unset = UNSET,
     ) -> ChangedBuffer:
@@ -319,7 +316,7 @@ class Buffer:
     def snapshots(self) -> list[SnapshotInfo]:
         """All snapshots, oldest first."""
         path = buffer_path(self.name, "snapshots")
-        return list(_listing.listed(self.client.session, path, "snapshots", SnapshotInfo))
+        return list(_listing.listed(self.client.session, path, SnapshotList, lambda page: page.snapshots))
 
     def snapshot(self, name: str) -> SnapshotInfo:
         """One snapshot.

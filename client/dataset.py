@@ -15,11 +15,12 @@ import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from client._params import Many, whole
-from client.buffer import Buffer, Strategy
+from client.buffer import Buffer
 from client.device_jpeg import decode_patches, require_torchvision
 from client.prefetch import Prefetched
 from client.tensors import ReplayTensors, TensorBatch, to_tensors
 from memory_format import ConflictError
+from memory_format.api.terms import Strategy
 
 _MOST_AHEAD = 1024
 _ENDLESS = 2**32

@@ -5,13 +5,13 @@ Members that a newer service adds are passed over. Members with a default are ab
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import ConfigDict, Field, GetPydanticSchema, WithJsonSchema
+from pydantic_core import core_schema
 
 from memory_format.api.terms import EVICTION_POLICIES
 from memory_format.masks import Layout
@@ -35,31 +35,31 @@ def _one_of(words: tuple[str, ...]) -> Any:
     return Field(json_schema_extra={"enum": list(words)})
 
 
-def _array(dtype: type[np.generic]) -> Callable[[Any], NDArray[Any]]:
-    def read(value: Any) -> NDArray[Any]:
+def _array(dtype: type[np.generic], listed: Any) -> GetPydanticSchema:
+    """An array that is ``listed`` in JSON."""
+
+    def read(values: Any) -> NDArray[Any]:
         try:
-            return np.array(value, dtype=dtype)
-        except TypeError as error:
+            return np.array(values, dtype=dtype)
+        except OverflowError as error:
             raise ValueError(str(error)) from None
 
-    return read
+    def write(values: NDArray[Any]) -> Any:
+        return values.astype(int).tolist()
+
+    return GetPydanticSchema(
+        lambda _, schema_of: core_schema.no_info_after_validator_function(
+            read, schema_of(listed), serialization=core_schema.plain_serializer_function_ser_schema(write)
+        )
+    )
 
 
-_INTEGERS: Final[dict[str, Any]] = {"type": "array", "items": {"type": "integer"}}
-
-Grid = Annotated[tuple[int, int], WithJsonSchema({**_INTEGERS, "minItems": 2, "maxItems": 2})]
-Mask = Annotated[
-    NDArray[np.bool_],
-    PlainValidator(_array(np.bool_)),
-    PlainSerializer(lambda mask: mask.astype(int).tolist()),
-    WithJsonSchema({"type": "array", "items": _INTEGERS}),
+Grid = Annotated[
+    tuple[int, int],
+    WithJsonSchema({"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}),
 ]
-Integers = Annotated[
-    NDArray[np.int64],
-    PlainValidator(_array(np.int64)),
-    PlainSerializer(lambda values: values.tolist()),
-    WithJsonSchema(_INTEGERS),
-]
+Mask = Annotated[NDArray[np.bool_], _array(np.bool_, list[list[int]])]
+Integers = Annotated[NDArray[np.int64], _array(np.int64, list[int])]
 
 
 @dataclass(frozen=True)

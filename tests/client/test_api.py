@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from client import Buffer, MemoryClient, ProtocolError, Retries, ServiceUnavailableError, Timeout
-from client.buffer import Eviction, Strategy
 from memory_format import BudgetError, ConflictError, FormatError, NotFoundError, Record
+from memory_format.api.terms import EvictionPolicy, Strategy
 from tests.client.samples import make, make_many
 from tests.conftest import Service
 
@@ -24,7 +24,7 @@ def test_service_info_and_health(memory: MemoryClient) -> None:
     info = memory.info()
     assert info.service == "exemplar-memory"
     assert info.wire_version == "2"
-    assert info.eviction == get_args(Eviction)
+    assert info.eviction == get_args(EvictionPolicy)
     assert info.strategies == get_args(Strategy)
     assert {"em_webp", "em_webp_lossless", "em_zstd"} <= set(info.codecs)
     assert memory.health() is True

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from client import Buffer, MemoryClient, ProtocolError, PushResult, Retries, ServiceTimeoutError
 from client._push import push_batches
 from memory_format import MEDIA_TYPE, BudgetError, BusyError, ConflictError, Record
+from memory_format.api.answers import PushResponse
 from tests.client.samples import make, make_many
 from tests.client.script import LOST, PUSHED, Script, client_of, problem
 from tests.conftest import Service
@@ -99,17 +100,20 @@ def test_a_dry_run_of_what_was_pushed_gets_the_answer_of_then(buffer: Buffer) ->
     assert buffer.push(make_many(3), idempotency_key="once", dry_run=True) == pushed
 
 
+STORED = PushResponse((), 0, 0, (), 0, 0, 0)
+
+
 class Shelf:
     """Takes batches under keys as a service does, so many records at once, and fewer where told to."""
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self.answers: dict[str, tuple[list[int], dict[str, Any]]] = {}
+        self.answers: dict[str, tuple[list[int], PushResponse]] = {}
         self.stored: list[int] = []
         self.sent: list[int] = []
         self.fails_after: int | None = None
 
-    def send(self, batch: Any, key: str) -> dict[str, Any]:
+    def send(self, batch: Any, key: str) -> PushResponse:
         numbers = [record.rank for record in batch]
         self.sent.append(len(numbers))
         if key in self.answers:
@@ -121,7 +125,7 @@ class Shelf:
         if len(numbers) > self.room:
             raise BudgetError("no room", code="disk_limit_exceeded")
         self.stored += numbers
-        answer = {**PUSHED, "exemplar_ids": numbers, "kept": len(numbers)}
+        answer = replace(STORED, exemplar_ids=tuple(numbers), kept=len(numbers))
         self.answers[key] = (numbers, answer)
         return answer
 
@@ -153,7 +157,7 @@ def test_however_it_is_cut_and_repeated_it_is_stored_once(
         shelf.room = room
         answers = push_batches(batches, "key", shelf.send)
     assert shelf.stored == list(range(count))
-    assert [item for answer in answers for item in answer["exemplar_ids"]] == list(range(count))
+    assert [item for answer in answers for item in answer.exemplar_ids] == list(range(count))
     assert all(len(key) <= len("key-39.39") for key in shelf.answers)
 
 
