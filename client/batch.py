@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client._params import whole
-from memory_format import Batch, Dropped, FormatError, Record, image_to_patches
+from memory_format import Batch, Dropped, FormatError, Record, UnpackedBatch, split_batch, unpack_batch
 from memory_format.codecs import codec_by_number
-from memory_format.columns import Columns, read_columns
+from memory_format.header import FLAG_EXTRAS
 from memory_format.in_place import to_image
-from memory_format.masks import canvas_grid
-from memory_format.record import FLAG_EXTRAS, headers_of, layout_of
-from memory_format.wire import record_list, split_batch
+from memory_format.record import headers_of
+from memory_format.wire import record_list
 
 IntArray = NDArray[np.int64]
 
@@ -175,11 +174,11 @@ class ReplayBatch:
         if pixels:
             for number in np.unique(headers["codec"]).tolist():
                 codec_by_number(number).require()
-        columns = read_columns(batch)
-        shape = (*columns.patch_valid.shape, patch_px, patch_px, 3)
+        unpacked = unpack_batch(batch)
+        shape = (*unpacked.patch_valid.shape, patch_px, patch_px, 3)
         if pixels:
             patches = np.zeros(shape, dtype=np.uint8)
-            _decode(batch, columns, patches, decode_threads)
+            _decode(unpacked, patches, decode_threads)
         else:
             patches = _untouched_zeros(shape)
         return cls(
@@ -191,11 +190,11 @@ class ReplayBatch:
             grid=np.stack([headers["grid_h"], headers["grid_w"]], axis=1).astype(np.int64),
             patch_px=patch_px,
             patches=patches,
-            patch_positions=columns.patch_positions,
-            patch_valid=columns.patch_valid,
-            token_ids=columns.token_ids,
-            token_positions=columns.token_positions,
-            token_valid=columns.token_valid,
+            patch_positions=unpacked.patch_positions,
+            patch_valid=unpacked.patch_valid,
+            token_ids=unpacked.token_ids,
+            token_positions=unpacked.token_positions,
+            token_valid=unpacked.token_valid,
             text_length=headers["text_length"].astype(np.int64),
             held=held,
             version=version,
@@ -203,33 +202,21 @@ class ReplayBatch:
         )
 
 
-def _decode(batch: Batch, columns: Columns, patches: NDArray[np.uint8], threads: int | None) -> None:
+def _decode(unpacked: UnpackedBatch, patches: NDArray[np.uint8], threads: int | None) -> None:
     """Write every record's kept patches to the front of its row of ``patches``, ``(B, K, P, P, 3)``."""
-    patch_px = patches.shape[2]
-    rows = batch.headers[["grid_h", "grid_w", "codec", "flags"]].tolist()
-    counts = columns.patch_valid.sum(axis=1).tolist()
-    layouts = [layout_of(flags) for *_, flags in rows]
-    sizes = []
-    for (h, w, *_), count, layout in zip(rows, counts, layouts, strict=True):
-        height, width = canvas_grid(count, (h, w), layout, patch_px)
-        sizes.append((height * patch_px, width * patch_px))
+    counts = unpacked.patch_valid.sum(axis=1).tolist()
 
     def decode(part: range) -> None:
         for row in part:
-            codec = codec_by_number(rows[row][2])
-            payload = bytes(batch.bodies[row][columns.payload_at[row] :])
-            cells = image_to_patches(codec.read_checked(payload, sizes[row]), patch_px)
-            count = counts[row]
-            in_place = layouts[row] == "in_place"
-            patches[row, :count] = cells[columns.patch_positions[row, :count]] if in_place else cells[:count]
+            patches[row, : counts[row]] = unpacked.patches(row)
 
     if threads is None:
-        threads = _threads_for(sizes)
+        threads = _threads_for(unpacked)
     if threads <= 1:
-        decode(range(len(rows)))
+        decode(range(len(unpacked)))
     else:
         with ThreadPoolExecutor(threads, thread_name_prefix="exemplar-decode") as pool:
-            list(pool.map(decode, [range(first, len(rows), threads) for first in range(threads)]))
+            list(pool.map(decode, [range(first, len(unpacked), threads) for first in range(threads)]))
 
 
 def _untouched_zeros(shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -240,9 +227,7 @@ def _untouched_zeros(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.zeros(max(size, _FRESH_BYTES), dtype=np.uint8)[:size].reshape(shape)
 
 
-def _threads_for(sizes: Sequence[tuple[int, int]]) -> int:
-    """How many threads decode coded images of these sizes, ``(H, W)`` each."""
-    pixels = sum(height * width for height, width in sizes)
-    if len(sizes) < 2 or pixels < _THREADS_FROM_PIXELS * len(sizes):
+def _threads_for(unpacked: UnpackedBatch) -> int:
+    if len(unpacked) < 2 or unpacked.canvas_pixels() < _THREADS_FROM_PIXELS * len(unpacked):
         return 1
-    return min(_MOST_THREADS, os.cpu_count() or 1, len(sizes))
+    return min(_MOST_THREADS, os.cpu_count() or 1, len(unpacked))

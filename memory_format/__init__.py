@@ -1,6 +1,7 @@
 """The exemplar record: what the service and its clients must agree on. No I/O."""
 
 from memory_format.api.terms import MEDIA_TYPE
+from memory_format.canvas import Layout, image_to_patches, patches_to_image
 from memory_format.codecs import (
     AVIF,
     CODECS,
@@ -29,10 +30,11 @@ from memory_format.errors import (
     NotFoundError,
     StorageError,
 )
+from memory_format.header import HEADER_BYTES
 from memory_format.in_place import Dropped
-from memory_format.masks import Layout, image_to_patches, patches_to_image
 from memory_format.quality import TargetBytes, TargetGain, TargetPSNR, kept_psnr
-from memory_format.record import HEADER_BYTES, Record, check_record, make_record
+from memory_format.record import Record, check_record, make_record
+from memory_format.unpack import UnpackedBatch, unpack_batch
 from memory_format.wire import (
     Batch,
     check_batch,
@@ -40,6 +42,7 @@ from memory_format.wire import (
     encode_batch,
     frame_batch,
     read_batch,
+    split_batch,
     write_batch,
 )
 
@@ -71,6 +74,7 @@ __all__ = [
     "TargetBytes",
     "TargetGain",
     "TargetPSNR",
+    "UnpackedBatch",
     "WebP",
     "WebPLossless",
     "check_batch",
@@ -87,5 +91,7 @@ __all__ = [
     "read_batch",
     "frame_batch",
     "require_codec",
+    "split_batch",
+    "unpack_batch",
     "write_batch",
 ]

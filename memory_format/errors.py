@@ -87,6 +87,11 @@ class FormatError(ExemplarMemoryError):
     default_code: ErrorCode = "invalid_record"
 
 
+def at_index(error: FormatError, index: int) -> FormatError:
+    """The same error, of the record at that place in a batch."""
+    return FormatError(f"record {index}: {error.message}", code=error.code, **{**error.details, "index": index})
+
+
 class BudgetError(ExemplarMemoryError):
     """The bytes asked for do not fit."""
 

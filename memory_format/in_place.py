@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format.arguments import is_one_of
+from memory_format.canvas import ByteArray
 from memory_format.errors import ErrorCode, FormatError
-from memory_format.masks import ByteArray
 
 Dropped = Literal["grey", "black", "transparent"]
 """What stands for dropped patches. ``transparent`` gives pictures of four channels, RGBA."""

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from memory_format.arguments import is_number, is_whole
+from memory_format.bitmask import BoolArray
+from memory_format.canvas import ByteArray
 from memory_format.errors import FormatError
-from memory_format.masks import BoolArray, ByteArray
 
 
 @dataclass(frozen=True)

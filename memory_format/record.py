@@ -1,86 +1,40 @@
 """The exemplar record: what is kept of one sample, and exactly how many bytes that is.
 
-A record is a fixed header (one row of small columns, :data:`HEADER_DTYPE`) and a *body*: one contiguous byte
-string, read with one ``pread``::
-
-    keep bitmask | token bitmask | token ids (uint16 LE) | [extras length (uint32 LE) | extras] | payload
-
 ``charge`` = header bytes + body bytes: every byte that the segment holds for the record, nothing estimated.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, cast
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import checksum
 from memory_format.arguments import flat_whole, is_number, is_one_of, pixels, whole
-from memory_format.canvas import kept_pixels, lay_out, take_out
+from memory_format.bitmask import BoolArray, count_kept, mask_from_bytes, mask_to_bytes, mask_to_indices, num_mask_bytes
+from memory_format.body import check_row, cut_short, places
+from memory_format.canvas import ByteArray, Layout, canvas_grid, default_layout, kept_pixels, lay_out, take_out
 from memory_format.codecs import PatchCodec, WebP, codec_by_number, codec_class
 from memory_format.codecs.lossy import LossyCodec
-from memory_format.errors import FormatError
+from memory_format.errors import FormatError, at_index
 from memory_format.extras import decode_extras, encode_extras
+from memory_format.header import (
+    FLAG_EXTRAS,
+    HEADER_BYTES,
+    HEADER_DTYPE,
+    KNOWN_FLAGS,
+    LAYOUT_FLAGS,
+    MAX_SCORE,
+    HeaderRow,
+    bad_sides,
+    layout_of,
+    newer_flags,
+)
 from memory_format.in_place import Dropped, to_image
-from memory_format.masks import (
-    BoolArray,
-    ByteArray,
-    Layout,
-    bad_size,
-    canvas_grid,
-    count_kept,
-    default_layout,
-    mask_from_bytes,
-    mask_to_bytes,
-    mask_to_indices,
-    num_mask_bytes,
-    size_is_allowed,
-)
-
-HEADER_DTYPE = np.dtype(
-    [
-        ("exemplar_id", "<u8"),
-        ("class_id", "<u4"),
-        ("rank", "<u4"),
-        ("score", "<f4"),
-        ("offset", "<u4"),
-        ("crc32", "<u4"),
-        ("phase", "<u2"),
-        ("learner", "<u2"),
-        ("text_length", "<u2"),
-        ("grid_h", "u1"),
-        ("grid_w", "u1"),
-        ("patch_px", "u1"),
-        ("codec", "u1"),
-        ("flags", "u1"),
-    ]
-)
-"""The fixed part of a record, as numbers. ``offset`` is the body's place in its segment, ``learner`` an index
-into the segment's list of learner ids."""
-
-HEADER_BYTES = HEADER_DTYPE.itemsize
-
-FLAG_IN_PLACE = 1
-FLAG_EXTRAS = 2
-FLAG_STRIP = 4
-KNOWN_FLAGS = FLAG_IN_PLACE | FLAG_EXTRAS | FLAG_STRIP
-LAYOUT_FLAGS: dict[Layout, int] = {"mosaic": 0, "in_place": FLAG_IN_PLACE, "strip": FLAG_STRIP}
-_LAYOUTS = {flags: layout for layout, flags in LAYOUT_FLAGS.items()}
-
-MAX_BODY_BYTES = 16 * 1024 * 1024
-MAX_EXTRAS_BYTES = 1024 * 1024
-LEARNER_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-_MAX_FLOAT32 = float(np.finfo(np.float32).max)
-
-HeaderRow = tuple[int, int, int, float, int, int, int, int, int, int, int, int, int, int]
-"""A row of :data:`HEADER_DTYPE` as plain numbers in its order, what ``header.item()`` and ``headers.tolist()``
-give: taking them out of numpy one by one costs several times as much."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +130,7 @@ class Record:
             FormatError: the payload is damaged or of another size than the mask says.
         """
         canvas = self.codec.read_checked(self.payload, self.canvas_size)
-        return take_out(canvas, self.keep_mask, self.patch_px, self.layout)
+        return take_out(canvas, self.keep_indices, self.patch_px, self.layout)
 
     def image(self, dropped: Dropped = "grey") -> ByteArray:
         """The picture with its kept patches in place and the dropped ones flat.
@@ -227,7 +181,7 @@ def make_record(
         text_length: tokens of the whole text; default T.
         score: cosine to the class mean, for ranking and eviction.
         rank: place in the class's selection order, 0 = first to keep.
-        layout: default :func:`~memory_format.masks.default_layout`.
+        layout: default :func:`~memory_format.canvas.default_layout`.
         user_json: small JSON object of the user's.
         arrays: named arrays, stored as float16 (logits, features).
 
@@ -264,7 +218,7 @@ def make_record(
         raise FormatError(f"token_positions must ascend within [0, {length})", code="mask_mismatch")
     token_mask = np.zeros(length, dtype=bool)
     token_mask[positions] = True
-    if not is_number(score, -_MAX_FLOAT32, _MAX_FLOAT32):
+    if not is_number(score, -MAX_SCORE, MAX_SCORE):
         raise FormatError(f"score must be a finite number, got {score!r:.100}")
     # Rounded here, so that a record equals itself after a round trip through its float32 column.
     rounded_score = float(np.float32(score))
@@ -318,95 +272,11 @@ def check_record(record: Record) -> None:
     check_row(_row_of(record, crc32=0), record.learner_id, record.body, set())
 
 
-def check_row(row: HeaderRow, learner_id: str, body: bytes | memoryview, known_learners: set[str]) -> None:
-    """:func:`check_record` for a record that lies as header and body. The CRC is not looked at.
-
-    Args:
-        row: ``header.item()``; ``offset`` and ``learner`` do not matter.
-        body: the record's bytes; only its masks and extras are copied.
-        known_learners: learner ids found good so far; this one is added, so that a batch pays once for each.
-
-    Raises:
-        FormatError: with a code that says which part is wrong.
-    """
-    _, _, _, score, _, _, _, _, length, h, w, patch_px, codec_number, flags = row
-    if not (h and w and patch_px):
-        raise _bad_sides((h, w), patch_px)
-    # The comparison is false for NaN, and refuses what would become infinite in its float32.
-    if not abs(score) <= _MAX_FLOAT32:
-        raise FormatError(f"score must be a finite number, got {score}")
-    if learner_id not in known_learners:
-        if not LEARNER_ID_PATTERN.fullmatch(learner_id):
-            raise FormatError(f"learner_id must be 1..64 of A-Z a-z 0-9 . _ -, got {learner_id[:100]!r}")
-        known_learners.add(learner_id)
-    if flags & ~KNOWN_FLAGS:
-        raise _newer_flags(flags)
-    tokens_at, ids_at, extras_at, payload_at = _places(h, w, length, flags, body)
-    if extras_at > len(body):
-        raise FormatError(
-            f"a body of {len(body)} bytes is too short for the masks of {h}x{w} cells and {length} tokens "
-            "and the ids of the kept tokens",
-            code="mask_mismatch",
-        )
-    num_kept = int.from_bytes(body[:tokens_at], "big").bit_count()
-    if num_kept == 0:
-        raise FormatError("the keep mask keeps no patch", code="mask_mismatch")
-    # Two byte strings for one mask would make equal records unequal.
-    if h * w & 7 and body[tokens_at - 1] & (0xFF >> (h * w & 7)):
-        raise _bits_past(h * w)
-    if length & 7 and body[ids_at - 1] & (0xFF >> (length & 7)):
-        raise _bits_past(length)
-    if flags & FLAG_EXTRAS:
-        _check_extras(body, extras_at, payload_at)
-    if len(body) > MAX_BODY_BYTES:
-        raise FormatError(f"a record of {len(body)} bytes; at most {MAX_BODY_BYTES} are taken")
-    size = _canvas_px(num_kept, (h, w), flags, patch_px)
-    # Codecs read a header alike from bytes and from a view of them.
-    codec_by_number(codec_number).check_size(cast("bytes", body[payload_at:]), size)
-
-
-# Records of a batch are mostly of a few sizes.
-@lru_cache(maxsize=4096)
-def _canvas_px(num_kept: int, grid: tuple[int, int], flags: int, patch_px: int) -> tuple[int, int]:
-    """Height and width of what a payload decodes to.
-
-    Raises:
-        FormatError: ``invalid_record``: no picture may be as large.
-    """
-    rows, columns = canvas_grid(num_kept, grid, layout_of(flags), patch_px)
-    height, width = rows * patch_px, columns * patch_px
-    if not size_is_allowed(height, width):
-        raise bad_size(height, width, "invalid_record")
-    return height, width
-
-
-def _check_extras(body: bytes | memoryview, extras_at: int, payload_at: int) -> None:
-    num_bytes = payload_at - extras_at - 4
-    if num_bytes > MAX_EXTRAS_BYTES:
-        raise FormatError(f"extras of {num_bytes} bytes; at most {MAX_EXTRAS_BYTES} are taken")
-    if payload_at > len(body):
-        raise FormatError(f"a body of {len(body)} bytes ends inside its extras")
-    if num_bytes == 0:
-        # Or a record without extras could be written in two ways.
-        raise FormatError("the flags announce extras, and there are none: leave the flag out")
-    decode_extras(bytes(body[extras_at + 4 : payload_at]))
-
-
-def header_of(record: Record) -> np.void:
-    """The row of :data:`HEADER_DTYPE` of a record; ``offset`` and ``learner``, a segment's affair, are 0.
-
-    Raises:
-        FormatError: the record's fields do not fit a header, or contradict each other.
-    """
-    header: np.void = headers_of([record], [record.crc32])[0]
-    return header
-
-
 def headers_of(records: Iterable[Record], crcs: Iterable[int]) -> NDArray[np.void]:
-    """Headers of records, ``(N,)`` of :data:`HEADER_DTYPE`, given the CRC-32 of their bodies.
+    """Headers of records, ``(N,)`` of ``HEADER_DTYPE``, given the CRC-32 of their bodies.
 
     Raises:
-        FormatError: as :func:`header_of`, with the record's ``index``.
+        FormatError: a record's fields do not fit a header, or contradict each other; with the record's ``index``.
     """
     rows = []
     for index, (record, crc32) in enumerate(zip(records, crcs, strict=True)):
@@ -418,17 +288,12 @@ def headers_of(records: Iterable[Record], crcs: Iterable[int]) -> NDArray[np.voi
         return np.array(rows, dtype=HEADER_DTYPE)
 
 
-def at_index(error: FormatError, index: int) -> FormatError:
-    """The same error, of the record at that place in a batch."""
-    return FormatError(f"record {index}: {error.message}", code=error.code, **{**error.details, "index": index})
-
-
 def _row_of(record: Record, crc32: int) -> HeaderRow:
     """Refuses what header and body cannot say, or would say otherwise: the body has no lengths of its own."""
     h, w = record.grid
     length = record.text_length
     if not (1 <= h <= 255 and 1 <= w <= 255 and 1 <= record.patch_px <= 255):
-        raise _bad_sides(record.grid, record.patch_px)
+        raise bad_sides(record.grid, record.patch_px)
     if not (0 <= record.class_id < 2**32 and 0 <= record.phase < 2**16 and 0 <= record.rank < 2**32):
         raise FormatError(
             f"class_id {record.class_id}, phase {record.phase} and rank {record.rank} must be non-negative, "
@@ -470,28 +335,23 @@ def _row_of(record: Record, crc32: int) -> HeaderRow:
     )
 
 
-def split_body(header: np.void, body: bytes | memoryview, learner_id: str) -> Record:
-    """Header row and body, as a segment or a batch holds them -> record, with copies of the body's parts.
+def split_row(row: HeaderRow, body: bytes | memoryview, learner_id: str) -> Record:
+    """Header and body, as a segment or a batch holds them -> record, with copies of the body's parts.
 
     Args:
-        header: one row of :data:`HEADER_DTYPE`.
+        row: ``header.item()``.
         body: the record's bytes.
         learner_id: the name behind ``header["learner"]``.
 
     Raises:
         FormatError: the body is too short for what the header says, or its flags are of a newer version.
     """
-    return split_row(cast("HeaderRow", header.item()), body, learner_id)
-
-
-def split_row(row: HeaderRow, body: bytes | memoryview, learner_id: str) -> Record:
-    """:func:`split_body` for a header taken out of numpy already."""
     exemplar_id, class_id, rank, score, _, _, phase, _, length, h, w, patch_px, codec_number, flags = row
     if flags & ~KNOWN_FLAGS:
-        raise _newer_flags(flags)
-    tokens_at, ids_at, extras_at, payload_at = _places(h, w, length, flags, body)
+        raise newer_flags(flags)
+    tokens_at, ids_at, extras_at, payload_at = places(h, w, length, flags, body)
     if payload_at > len(body):
-        raise _cut_short(body)
+        raise cut_short(body)
     small = bytes(body[:payload_at])  # slices of bytes cost a third of a view's
     return Record(
         class_id=class_id,
@@ -513,103 +373,5 @@ def split_row(row: HeaderRow, body: bytes | memoryview, learner_id: str) -> Reco
     )
 
 
-def swap_text(
-    header: np.void, body: bytes | memoryview, donor_header: np.void, donor_body: bytes | memoryview
-) -> tuple[int, bytes]:
-    """``text_length`` and body of a record that keeps its picture and extras and takes another one's text.
-
-    The header that goes with it is the record's own with that ``text_length`` and a new ``crc32``. Extras and
-    payload are copied unread.
-
-    Raises:
-        FormatError: ``corrupt_record`` where a body is too short for its masks.
-    """
-    tokens_at, _, extras_at, _ = _places_of(header, body)
-    text_from, _, text_to, _ = _places_of(donor_header, donor_body)
-    text = donor_body[text_from:text_to]
-    return int(donor_header["text_length"]), b"".join((body[:tokens_at], text, body[extras_at:]))
-
-
-def prefix_bytes(headers: NDArray[np.void] | Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
-    """Bytes of keep mask and token mask at the beginning of each body: what :func:`count_parts` needs.
-
-    Args:
-        headers: ``(N,)`` of :data:`HEADER_DTYPE`, or its columns ``grid_h``, ``grid_w`` and ``text_length`` by
-            name.
-
-    Returns:
-        ``(N,)``.
-    """
-    h, w, length = (np.asarray(headers[name], dtype=np.int64) for name in ("grid_h", "grid_w", "text_length"))
-    return np.asarray((h * w + 7) // 8 + (length + 7) // 8, dtype=np.int64)
-
-
-def count_parts(header: np.void, body_prefix: bytes | memoryview) -> tuple[int, int]:
-    """Kept patches and kept tokens of a record.
-
-    Args:
-        header: its row of :data:`HEADER_DTYPE`.
-        body_prefix: its body, of which the first :func:`prefix_bytes` bytes are enough.
-
-    Raises:
-        FormatError: ``corrupt_record`` where the prefix is too short.
-    """
-    tokens_at = num_mask_bytes(int(header["grid_h"]) * int(header["grid_w"]))
-    ids_at = tokens_at + num_mask_bytes(int(header["text_length"]))
-    if ids_at > len(body_prefix):
-        raise _cut_short(body_prefix)
-    return count_kept(bytes(body_prefix[:tokens_at])), count_kept(bytes(body_prefix[tokens_at:ids_at]))
-
-
-def _places(h: int, w: int, length: int, flags: int, body: bytes | memoryview) -> tuple[int, int, int, int]:
-    """Where a body's token mask, token ids, extras (their length) and payload begin.
-
-    In a body that is cut short, the first place that is wrong, and all after it, lie past its end.
-    """
-    tokens_at = (h * w + 7) // 8
-    ids_at = tokens_at + (length + 7) // 8
-    extras_at = ids_at + 2 * int.from_bytes(body[tokens_at:ids_at], "big").bit_count()
-    if not flags & FLAG_EXTRAS:
-        return tokens_at, ids_at, extras_at, extras_at
-    num_extras = int.from_bytes(body[extras_at : extras_at + 4], "little")
-    return tokens_at, ids_at, extras_at, extras_at + 4 + num_extras
-
-
-def _places_of(header: np.void, body: bytes | memoryview) -> tuple[int, int, int, int]:
-    h, w, length, flags = (int(header[name]) for name in ("grid_h", "grid_w", "text_length", "flags"))
-    places = _places(h, w, length, flags, body)
-    if places[-1] > len(body):
-        raise _cut_short(body)
-    return places
-
-
-def layout_of(flags: int) -> Layout:
-    """The layout that a header's flags say.
-
-    Raises:
-        FormatError: they say two.
-    """
-    try:
-        return _LAYOUTS[flags & (FLAG_IN_PLACE | FLAG_STRIP)]
-    except KeyError:
-        raise FormatError(f"record flags {flags:#x} say two layouts") from None
-
-
-def _bad_sides(grid: tuple[int, int], patch_px: int) -> FormatError:
-    return FormatError(f"grid sides and patch_px must lie in 1..255, got {grid} and {patch_px}")
-
-
 def _bad_layout(layout: object) -> FormatError:
     return FormatError(f"layout must be one of {', '.join(LAYOUT_FLAGS)}, got {layout!r:.100}")
-
-
-def _bits_past(num_cells: int) -> FormatError:
-    return FormatError(f"the bitmask has bits set past its {num_cells} cells", code="mask_mismatch")
-
-
-def _newer_flags(flags: int) -> FormatError:
-    return FormatError(f"record flags {flags:#x} were written by a newer version")
-
-
-def _cut_short(body: bytes | memoryview) -> FormatError:
-    return FormatError(f"a body of {len(body)} bytes is cut short", code="corrupt_record")

@@ -18,8 +18,11 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from memory_format import checksum
-from memory_format.errors import FormatError
-from memory_format.record import HEADER_DTYPE, Record, at_index, check_row, headers_of, split_row
+from memory_format.arrow_guard import check_messages
+from memory_format.body import check_row
+from memory_format.errors import FormatError, at_index
+from memory_format.header import HEADER_DTYPE
+from memory_format.record import Record, headers_of, split_row
 
 WIRE_VERSION: Final = "2"
 
@@ -256,7 +259,8 @@ def split_batch(batch: Batch) -> list[Record]:
     """The records of a batch, in memory of their own.
 
     Raises:
-        FormatError: a body is cut short or of a newer version, with its ``index``. After :func:`check_batch` none is.
+        FormatError: a body is too short for what its header says, or its flags are of a newer version; with the
+            record's ``index``.
     """
     records: list[Record] = []
     for row, learner_id, body in zip(batch.headers.tolist(), batch.learner_ids, batch.bodies, strict=True):
@@ -282,7 +286,7 @@ def _slices(data: bytes, column: pa.BinaryArray) -> list[memoryview]:
 
 def _read_stream(data: bytes) -> list[pa.RecordBatch]:
     try:
-        _check_messages(data)
+        check_messages(data)
         with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
             _check_schema(reader.schema)
             batches: list[pa.RecordBatch] = []
@@ -321,79 +325,3 @@ def _check_schema(schema: pa.Schema) -> None:
             f"the schema's metadata must say exemplar_memory_wire={WIRE_VERSION}",
             code="invalid_batch",
         )
-
-
-# Arrow IPC message headers are flatbuffers (format/Message.fbs). Only three facts are read: the version, the
-# header's type, and whether a record batch carries a BodyCompression table.
-_RECORD_BATCH_TYPE = 3
-_DICTIONARY_BATCH_TYPE = 2
-_METADATA_V5 = 4
-_CONTINUATION = b"\xff\xff\xff\xff"
-
-
-def _check_messages(data: bytes) -> None:
-    """Refuse streams with compressed or dictionary buffers, and bytes behind a stream's end.
-
-    A compressed buffer states its own decompressed size, which pyarrow allocates before it looks at the data:
-    a few bytes could ask for terabytes. pyarrow has no option to cap or forbid it. What follows the first stream, a
-    second one, say, it drops without a word.
-    """
-    offset = 0
-    while offset + 8 <= len(data):
-        if data[offset : offset + 4] != _CONTINUATION:
-            raise FormatError("the body is not an Arrow IPC stream", code="invalid_batch")
-        (metadata_length,) = struct.unpack_from("<i", data, offset + 4)
-        if metadata_length == 0:
-            offset += 8
-            break
-        start = offset + 8
-        if metadata_length < 0 or start + metadata_length > len(data):
-            raise FormatError("the Arrow IPC stream is cut short", code="invalid_batch")
-        metadata = memoryview(data)[start : start + metadata_length]
-        message = struct.unpack_from("<I", metadata, 0)[0]
-        if _scalar(metadata, message, 0, "<h") != _METADATA_V5:
-            # Older versions may announce compression in a second place, and union layouts differ.
-            raise FormatError("only Arrow's metadata version 5 (Arrow 1.0 and later) is taken", code="invalid_batch")
-        header_type = _scalar(metadata, message, 1, "<B")
-        if header_type == _DICTIONARY_BATCH_TYPE:
-            raise FormatError("dictionary batches are not taken", code="invalid_batch")
-        if header_type == _RECORD_BATCH_TYPE:
-            field = _field(metadata, message, 2)
-            batch = field + struct.unpack_from("<I", metadata, field)[0]
-            if _field(metadata, batch, 3):
-                raise FormatError(
-                    "compressed Arrow buffers are not taken; payloads are compressed already",
-                    code="invalid_batch",
-                )
-        body_length = _scalar(metadata, message, 3, "<q")
-        if body_length < 0 or start + metadata_length + body_length > len(data):
-            raise FormatError("the Arrow IPC stream is cut short", code="invalid_batch")
-        offset = start + metadata_length + body_length
-    if offset == 0:
-        raise FormatError(f"a body of {len(data)} bytes is no Arrow IPC stream", code="invalid_batch")
-    if offset != len(data):
-        raise FormatError(
-            f"{len(data) - offset} bytes follow the end of the Arrow IPC stream; one stream is taken, which may hold "
-            "several batches",
-            code="invalid_batch",
-        )
-
-
-def _field(table: memoryview, position: int, slot: int) -> int:
-    """Position of a flatbuffer table's field, 0 where it is absent."""
-    if position < 0 or position + 4 > len(table):
-        raise FormatError("an Arrow message header points outside itself", code="invalid_batch")
-    vtable = position - struct.unpack_from("<i", table, position)[0]
-    if vtable < 0 or vtable + 4 > len(table):
-        raise FormatError("an Arrow message header points outside itself", code="invalid_batch")
-    size = struct.unpack_from("<H", table, vtable)[0]
-    entry = 4 + 2 * slot
-    if entry + 2 > size:
-        return 0
-    relative = int(struct.unpack_from("<H", table, vtable + entry)[0])
-    return position + relative if relative else 0
-
-
-def _scalar(table: memoryview, position: int, slot: int, form: str) -> int:
-    field = _field(table, position, slot)
-    return int(struct.unpack_from(form, table, field)[0]) if field else 0

@@ -15,7 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from memory_format import AVIF, HEADER_BYTES, JPEG, PatchCodec, RawZstd, Record, WebP, WebPLossless, make_record
-from memory_format.masks import image_to_patches
+from memory_format.canvas import image_to_patches
 
 mpl.use("svg")
 # The same input makes the same file.

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, GetPydanticSchema, WithJsonSchema
 from pydantic_core import core_schema
 
 from memory_format.api.terms import EVICTION_POLICIES
-from memory_format.masks import Layout
+from memory_format.canvas import Layout
 
 
 def _require_all(schema: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from memory_format.api.terms import (
     NAME_PATTERN,
 )
 from memory_format.errors import FormatError
-from memory_format.record import LEARNER_ID_PATTERN
+from memory_format.header import LEARNER_ID_PATTERN
 from memory_format.text import TEXT_PATTERN, check_text
 
 MAX_SCORE: Final = 3.4028234663852886e38

@@ -12,6 +12,7 @@ from typing import Any
 import numcodecs.registry
 
 from memory_format.arguments import is_one_of, is_settings
+from memory_format.canvas import MAX_PIXELS, MAX_SIDE_PX
 from memory_format.codecs.avif import AVIF
 from memory_format.codecs.base import MAX_DECODED_BYTES, PatchCodec
 from memory_format.codecs.jpeg import JPEG
@@ -19,7 +20,6 @@ from memory_format.codecs.jpegxl import JPEGXL, JPEGXLLossless
 from memory_format.codecs.raw_zstd import RawZstd
 from memory_format.codecs.webp import WebP, WebPLossless
 from memory_format.errors import FormatError
-from memory_format.masks import MAX_PIXELS, MAX_SIDE_PX
 
 CODECS: tuple[type[PatchCodec], ...] = (RawZstd, WebP, WebPLossless, AVIF, JPEG, JPEGXL, JPEGXLLossless)
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 from PIL import features
 
 from memory_format.arguments import is_one_of, is_whole
+from memory_format.canvas import ByteArray
 from memory_format.codecs import libraries
 from memory_format.codecs.av1 import av1_size, avif_of_payload, payload_of_avif
 from memory_format.codecs.libraries import (
@@ -17,7 +18,6 @@ from memory_format.codecs.libraries import (
 )
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray
 from memory_format.quality import QualityLike, parse_quality, quality_config
 
 Subsampling = Literal["4:2:0", "4:4:4"]

@@ -10,8 +10,8 @@ from numcodecs.abc import Codec
 from numcodecs.compat import ensure_bytes, ndarray_copy
 from numpy.typing import NDArray
 
+from memory_format.canvas import MAX_PIXELS, ByteArray, bad_size, size_is_allowed
 from memory_format.errors import FormatError, MissingLibraryError
-from memory_format.masks import MAX_PIXELS, ByteArray, bad_size, size_is_allowed
 
 MAX_DECODED_BYTES = MAX_PIXELS * 3
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, get_args
 from PIL import features
 
 from memory_format.arguments import is_one_of
+from memory_format.canvas import ByteArray
 from memory_format.codecs import libraries
 from memory_format.codecs.avif import Subsampling
 from memory_format.codecs.jpeg_tables import HUFFMAN_TABLES, ZIGZAG, quantisation_tables, segment
@@ -20,7 +21,6 @@ from memory_format.codecs.libraries import (
 )
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray
 from memory_format.quality import QualityLike, parse_quality, quality_config
 
 _HEAD_BYTES = 6

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from memory_format.arguments import is_whole
+from memory_format.canvas import ByteArray
 from memory_format.codecs import libraries
 from memory_format.codecs.base import PatchCodec
 from memory_format.codecs.jxl_header import check_still_picture, jxl_size
 from memory_format.codecs.libraries import IMAGECODECS, decode_with, refuse_over_limit
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray
 from memory_format.quality import QualityLike, parse_quality, quality_config
 
 _MOST_EFFORT = 9

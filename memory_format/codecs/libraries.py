@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from memory_format.canvas import ByteArray, bad_size, size_is_allowed
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray, bad_size, size_is_allowed
 
 HAVE_IMAGECODECS = find_spec("imagecodecs") is not None
 IMAGECODECS = "the package imagecodecs: pip install imagecodecs (the extra `codecs`)"

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from memory_format.bitmask import BoolArray
+from memory_format.canvas import ByteArray
 from memory_format.codecs.base import PatchCodec, check_image
-from memory_format.masks import BoolArray, ByteArray
 from memory_format.quality import Quality, TargetBytes, TargetGain, kept_psnr, search, search_peak
 
 _EXACT_DB = 60.0

@@ -8,10 +8,10 @@ import numpy as np
 from numcodecs.zstd import Zstd
 
 from memory_format.arguments import is_whole
+from memory_format.canvas import ByteArray
 from memory_format.codecs.base import PatchCodec
 from memory_format.codecs.libraries import refuse_over_limit
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray
 
 _SIZE_BYTES = 4  # height and width, uint16 little-endian each
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from PIL import features
 
 from memory_format.arguments import is_whole
+from memory_format.canvas import ByteArray
 from memory_format.codecs import libraries
 from memory_format.codecs.base import PatchCodec
 from memory_format.codecs.libraries import (
@@ -17,7 +18,6 @@ from memory_format.codecs.libraries import (
 )
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
-from memory_format.masks import ByteArray
 from memory_format.quality import QualityLike, parse_quality, quality_config
 
 _FRAME_AT = 20  # RIFF, size, WEBP, kind of the chunk, its size

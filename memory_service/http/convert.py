@@ -16,7 +16,7 @@ from memory_format.api.requests import (
     SampleBody,
 )
 from memory_format.codecs import codec_by_number
-from memory_format.record import FLAG_EXTRAS, layout_of
+from memory_format.header import FLAG_EXTRAS, layout_of
 from memory_service.store.buffer import Buffer
 from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
 from memory_service.store.pure.query import Query

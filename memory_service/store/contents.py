@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import NotFoundError
-from memory_format.record import prefix_bytes
+from memory_format.body import prefix_bytes
 from memory_service.store.pure import sampler
 from memory_service.store.pure.change import Move
 from memory_service.store.pure.columns import Arrays, Columns, Learners, headers_of_rows

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from memory_format import BudgetError, StorageError
-from memory_format.record import HEADER_DTYPE
+from memory_format.header import HEADER_DTYPE
 from memory_service.store.commits import discard
 from memory_service.store.contents import Contents
 from memory_service.store.index.base import BufferEntry, Index, Writing

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import ConflictError, FormatError, NotFoundError, Record, StorageError, checksum
-from memory_format.record import count_parts, split_body, swap_text
+from memory_format.body import count_parts, swap_text
+from memory_format.record import split_row
 from memory_format.wire import frame_batch, write_batch
 from memory_service.store.contents import Contents
 from memory_service.store.drawn import Drawn
@@ -79,7 +80,7 @@ class Reads:
                 raise no_exemplar(self._contents.state.config.name, exemplar_id)
             taken = columns.take(np.array([position]))
             body, _ = self._contents.read_bodies(taken)
-            return split_body(headers_of_rows(taken)[0], body, *self._contents.learner_ids(taken))
+            return split_row(headers_of_rows(taken)[0].item(), body, *self._contents.learner_ids(taken))
 
         return self.steadily(snapshot, read)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from memory_format.record import HEADER_DTYPE
+from memory_format.header import HEADER_DTYPE
 from memory_service.store.pure import ledger
 from memory_service.store.pure.change import Change
 from memory_service.store.pure.model import BufferConfig, Options

@@ -19,12 +19,14 @@ from memory_format import (
     MissingLibraryError,
     RawZstd,
     Record,
+    UnpackedBatch,
     WebP,
     check_batch,
     decode_batch,
     encode_batch,
     make_record,
     read_batch,
+    unpack_batch,
 )
 from tests.client.samples import make, make_many
 
@@ -190,11 +192,12 @@ def test_a_damaged_payload_is_a_format_error_from_any_thread(threads: int) -> No
 def test_threads_decode_large_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
 
-    def of_side(side: int) -> Record:
+    def of_side(side: int, count: int) -> UnpackedBatch:
         patches = np.zeros((4, side // 2, side // 2, 3), dtype=np.uint8)
-        return make_record(class_id=0, patches=patches, keep_mask=np.ones((2, 2), dtype=bool), codec=WebP())
+        record = make_record(class_id=0, patches=patches, keep_mask=np.ones((2, 2), dtype=bool), codec=WebP())
+        return unpack_batch(read_batch(encode_batch([record] * count)))
 
-    assert _threads_for([of_side(112).canvas_size] * 256) == 1
-    assert _threads_for([of_side(384).canvas_size] * 256) == 4
-    assert _threads_for([of_side(384).canvas_size] * 2) == 2
-    assert _threads_for([of_side(384).canvas_size]) == 1
+    assert _threads_for(of_side(112, 256)) == 1
+    assert _threads_for(of_side(384, 256)) == 4
+    assert _threads_for(of_side(384, 2)) == 2
+    assert _threads_for(of_side(384, 1)) == 1

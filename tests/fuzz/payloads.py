@@ -21,8 +21,9 @@ with atheris.instrument_imports(include=["memory_format"]):
     import numpy as np
 
     from memory_format import CODECS, FormatError, PatchCodec
+    from memory_format.body import check_row
     from memory_format.codecs import codec_by_number, libraries
-    from memory_format.record import check_row, split_row
+    from memory_format.record import split_row
 
 SLACK_BYTES = 4 * 1024 * 1024
 HEAD_BYTES = 5

@@ -32,9 +32,11 @@ from memory_format import (
     read_batch,
     write_batch,
 )
+from memory_format.arrow_guard import _field
+from memory_format.body import MAX_EXTRAS_BYTES
 from memory_format.codecs import libraries
-from memory_format.record import HEADER_DTYPE, MAX_EXTRAS_BYTES
-from memory_format.wire import SCHEMA, _field
+from memory_format.header import HEADER_DTYPE
+from memory_format.wire import SCHEMA
 
 MIB = 1024 * 1024
 # What allocators take beside what is asked of them.

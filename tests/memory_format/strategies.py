@@ -19,9 +19,17 @@ from memory_format import (
     WebPLossless,
     make_record,
 )
+from memory_format.record import headers_of
 
 LOSSLESS: tuple[PatchCodec, ...] = (RawZstd(), WebPLossless(), JPEGXLLossless())
 ALL_CODECS: tuple[PatchCodec, ...] = (*LOSSLESS, WebP(), AVIF(speed=8), JPEG(), JPEG(subsampling="4:2:0"), JPEGXL())
+
+
+def header_of(record: Record) -> np.void:
+    """A record's header, as outside of segments."""
+    header: np.void = headers_of([record], [record.crc32])[0]
+    return header
+
 
 names = st.text("abcXYZ019._-", min_size=1, max_size=64)
 plain_json = st.dictionaries(

@@ -17,10 +17,11 @@ import zarr
 
 from client import MemoryClient
 from memory_format import CODECS, HEADER_BYTES, JPEG, MEDIA_TYPE, RawZstd, WebP, image_to_patches, make_record
+from memory_format.body import MAX_BODY_BYTES, MAX_EXTRAS_BYTES
 from memory_format.codecs import MAX_PIXELS, MAX_SIDE_PX
 from memory_format.codecs.webp import _file_of as webp_file
 from memory_format.extras import MAX_JSON_DEPTH
-from memory_format.record import FLAG_EXTRAS, FLAG_IN_PLACE, FLAG_STRIP, HEADER_DTYPE, MAX_BODY_BYTES, MAX_EXTRAS_BYTES
+from memory_format.header import FLAG_EXTRAS, FLAG_IN_PLACE, FLAG_STRIP, HEADER_DTYPE
 from memory_format.wire import _MAX_BATCHES, SCHEMA, WIRE_VERSION
 from memory_service.store.segments.layout import BODY_AT
 from tests.conftest import Service

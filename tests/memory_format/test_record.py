@@ -11,18 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_format import HEADER_BYTES, FormatError, RawZstd, Record, WebP, check_record, make_record
+from memory_format.body import MAX_EXTRAS_BYTES, count_parts, prefix_bytes, swap_text
 from memory_format.extras import decode_extras, encode_extras
-from memory_format.record import (
-    HEADER_DTYPE,
-    MAX_EXTRAS_BYTES,
-    count_parts,
-    header_of,
-    headers_of,
-    prefix_bytes,
-    split_body,
-    swap_text,
-)
-from tests.memory_format.strategies import LOSSLESS, mutate, mutations, noise, records, smooth
+from memory_format.header import HEADER_DTYPE
+from memory_format.record import headers_of, split_row
+from tests.memory_format.strategies import LOSSLESS, header_of, mutate, mutations, noise, records, smooth
 from tests.memory_format.test_codecs import SMOOTH_PSNR_DB, psnr
 
 
@@ -45,7 +38,7 @@ def test_header_and_body_hold_a_record_exactly(made: tuple[Record, dict[str, Any
     record, _ = made
     record = replace(record, exemplar_id=2**63)
     for body in (record.body, memoryview(record.body), memoryview(b"x" + record.body + b"x")[1:-1]):
-        split = split_body(header_of(record), body, record.learner_id)
+        split = split_row(header_of(record).item(), body, record.learner_id)
         assert split == record
         assert isinstance(split.payload, bytes)
 
@@ -66,7 +59,7 @@ def test_a_swapped_text_is_that_of_the_other_record(
         assert (length, body) == (expected.text_length, expected.body)
     header = header_of(record)
     header["text_length"] = length
-    assert split_body(header, body, record.learner_id) == expected
+    assert split_row(header.item(), body, record.learner_id) == expected
     check_record(expected)
 
 
@@ -238,7 +231,7 @@ def test_damaged_bodies_raise_only_format_errors(
 ) -> None:
     record, _ = made
     with contextlib.suppress(FormatError):
-        damaged = split_body(header_of(record), mutate(record.body, damage), record.learner_id)
+        damaged = split_row(header_of(record).item(), mutate(record.body, damage), record.learner_id)
         check_record(damaged)
         damaged.patches()
         damaged.arrays()
@@ -247,14 +240,14 @@ def test_damaged_bodies_raise_only_format_errors(
 @given(st.binary(min_size=HEADER_BYTES, max_size=HEADER_BYTES), st.binary(max_size=300))
 def test_random_headers_raise_only_format_errors(header: bytes, body: bytes) -> None:
     with contextlib.suppress(FormatError):
-        check_record(split_body(np.frombuffer(header, dtype=HEADER_DTYPE)[0], body, "someone"))
+        check_record(split_row(np.frombuffer(header, dtype=HEADER_DTYPE)[0].item(), body, "someone"))
 
 
 def test_flags_of_a_newer_version_are_refused() -> None:
     header = header_of(simple())
     header["flags"] |= 128
     with pytest.raises(FormatError, match="newer version"):
-        split_body(header, simple().body, "someone")
+        split_row(header.item(), simple().body, "someone")
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,10 @@ from memory_format import (
     write_batch,
 )
 from memory_format.codecs.webp import _file_of as webp_file
-from memory_format.record import HEADER_DTYPE, header_of
+from memory_format.header import HEADER_DTYPE
 from memory_format.wire import SCHEMA, WIRE_VERSION
 from tests.memory_format import hostile
-from tests.memory_format.strategies import mutate, mutations, noise, records
+from tests.memory_format.strategies import header_of, mutate, mutations, noise, records
 
 some_records = st.lists(records().map(lambda made: made[0]), max_size=4)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from memory_format import HEADER_BYTES
-from memory_format.record import HEADER_DTYPE
+from memory_format.header import HEADER_DTYPE
 
 _BODY = "body/c/0"
 _BODY_AT = 30 + len(_BODY)

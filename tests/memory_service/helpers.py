@@ -31,7 +31,7 @@ from memory_format import (
     encode_batch,
     make_record,
 )
-from memory_format.record import HEADER_DTYPE
+from memory_format.header import HEADER_DTYPE
 from memory_service.http.app import create_app
 from memory_service.http.problems import PROBLEMS
 from memory_service.settings import Settings

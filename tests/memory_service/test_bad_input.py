@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from memory_format import ERROR_CODES, MEDIA_TYPE, Record, encode_batch
-from memory_format.masks import mask_to_bytes
+from memory_format.bitmask import mask_to_bytes
 from memory_format.wire import SCHEMA, read_batch, write_batch
 from memory_service.http.problems import PROBLEMS
 from tests.memory_service.conftest import running

@@ -14,7 +14,7 @@ import pytest
 import tensorstore
 
 from memory_format import Record
-from memory_format.record import HEADER_DTYPE
+from memory_format.header import HEADER_DTYPE
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import make_exemplar, push, put_buffer
 

@@ -17,7 +17,7 @@ import zarr
 from PIL import Image
 
 from memory_format import CODECS, HEADER_BYTES, Record, make_record
-from memory_format.record import HEADER_DTYPE
+from memory_format.header import HEADER_DTYPE
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import (
     assert_consistent,

@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from memory_format import BudgetError, FormatError
 from memory_format.api.fields import ClassId, Timestamp
 from memory_format.api.terms import MAX_DESCRIPTION, NAME_PATTERN, EvictionPolicy
+from memory_format.body import MAX_BODY_BYTES
 from memory_format.checksum import crc32_of_all
-from memory_format.record import HEADER_DTYPE, MAX_BODY_BYTES
+from memory_format.header import HEADER_DTYPE
 from memory_format.wire import Batch, check_batch
 from memory_service.store.index.base import BufferEntry, Writing
 from memory_service.store.pure.columns import Columns, charge_of, headers_of_rows

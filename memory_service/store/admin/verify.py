@@ -23,7 +23,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from memory_format import BudgetError, FormatError, StorageError, checksum
-from memory_format.record import HEADER_DTYPE, check_row
+from memory_format.body import check_row
+from memory_format.header import HEADER_DTYPE
 from memory_service.store.admin import recovery
 from memory_service.store.admin.online import Copies, Pace, held_if_free
 from memory_service.store.admin.quarantine import put_aside, put_copy_aside

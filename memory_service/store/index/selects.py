@@ -11,7 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from memory_format.record import HEADER_DTYPE
+from memory_format.header import HEADER_DTYPE
 from memory_service.store.index import tables
 from memory_service.store.index.base import BufferEntry, BufferRows, KnownFiles, Reading
 from memory_service.store.pure import ledger

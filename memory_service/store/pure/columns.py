@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import HEADER_BYTES
-from memory_format.record import HEADER_DTYPE
+from memory_format.header import HEADER_DTYPE
 from memory_format.wire import Batch
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from memory_format.record import HEADER_DTYPE
+from memory_format.header import HEADER_DTYPE
 from memory_service.store.pure.model import BufferConfig
 
 BUFFER_ROW: Final = 1024

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import CODECS, checksum
-from memory_format.record import HEADER_DTYPE
+from memory_format.header import HEADER_DTYPE
 from memory_format.text import read_json
 
 FORMAT_VERSION: Final = 1

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import StorageError, checksum
-from memory_format.record import HEADER_DTYPE
+from memory_format.header import HEADER_DTYPE
 from memory_service.store.segments import files
 from memory_service.store.segments.base import Names, OpenSegment, Part, Place, SegmentGoneError
 from memory_service.store.segments.files import storage_error

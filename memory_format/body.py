@@ -1,0 +1,175 @@
+"""A record's body: one contiguous byte string, read with one ``pread``.
+
+::
+
+    keep bitmask | token bitmask | token ids (uint16 LE) | [extras length (uint32 LE) | extras] | payload
+
+It has no lengths of its own: grid, text length and flags of the header say where its parts lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_format.bitmask import count_kept, num_mask_bytes
+from memory_format.canvas import bad_size, canvas_grid, size_is_allowed
+from memory_format.codecs import codec_by_number
+from memory_format.errors import FormatError
+from memory_format.extras import decode_extras
+from memory_format.header import FLAG_EXTRAS, HeaderRow, check_header, layout_of
+
+MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+MAX_EXTRAS_BYTES: Final = 1024 * 1024
+
+
+def places(h: int, w: int, length: int, flags: int, body: bytes | memoryview) -> tuple[int, int, int, int]:
+    """Where a body's token mask, token ids, extras (their length) and payload begin.
+
+    In a body that is cut short, the first place that is wrong, and all after it, lie past its end.
+    """
+    tokens_at = (h * w + 7) // 8
+    ids_at = tokens_at + (length + 7) // 8
+    extras_at = ids_at + 2 * int.from_bytes(body[tokens_at:ids_at], "big").bit_count()
+    if not flags & FLAG_EXTRAS:
+        return tokens_at, ids_at, extras_at, extras_at
+    return tokens_at, ids_at, extras_at, extras_at + extras_bytes(body, extras_at)
+
+
+def extras_bytes(body: bytes | memoryview, extras_at: int) -> int:
+    """Bytes of the extras and of their length before them."""
+    return 4 + int.from_bytes(body[extras_at : extras_at + 4], "little")
+
+
+def check_row(row: HeaderRow, learner_id: str, body: bytes | memoryview, known_learners: set[str]) -> None:
+    """Check everything about a record that does not need its pixels decoded. The CRC is not looked at.
+
+    Args:
+        row: ``header.item()``; ``offset`` and ``learner`` do not matter.
+        body: the record's bytes; only its masks and extras are copied.
+        known_learners: learner ids found good so far; this one is added, so that a batch pays once for each.
+
+    Raises:
+        FormatError: with a code that says which part is wrong.
+    """
+    check_header(row, learner_id, known_learners)
+    length, h, w, patch_px, codec_number, flags = row[8:]
+    tokens_at, ids_at, extras_at, payload_at = places(h, w, length, flags, body)
+    if extras_at > len(body):
+        raise FormatError(
+            f"a body of {len(body)} bytes is too short for the masks of {h}x{w} cells and {length} tokens "
+            "and the ids of the kept tokens",
+            code="mask_mismatch",
+        )
+    num_kept = int.from_bytes(body[:tokens_at], "big").bit_count()
+    if num_kept == 0:
+        raise FormatError("the keep mask keeps no patch", code="mask_mismatch")
+    # Two byte strings for one mask would make equal records unequal.
+    if h * w & 7 and body[tokens_at - 1] & (0xFF >> (h * w & 7)):
+        raise bits_past(h * w)
+    if length & 7 and body[ids_at - 1] & (0xFF >> (length & 7)):
+        raise bits_past(length)
+    if flags & FLAG_EXTRAS:
+        _check_extras(body, extras_at, payload_at)
+    if len(body) > MAX_BODY_BYTES:
+        raise FormatError(f"a record of {len(body)} bytes; at most {MAX_BODY_BYTES} are taken")
+    size = canvas_px(num_kept, (h, w), flags, patch_px)
+    # Codecs read a header alike from bytes and from a view of them.
+    codec_by_number(codec_number).check_size(cast("bytes", body[payload_at:]), size)
+
+
+# Records of a batch are mostly of a few sizes.
+@lru_cache(maxsize=4096)
+def canvas_px(num_kept: int, grid: tuple[int, int], flags: int, patch_px: int) -> tuple[int, int]:
+    """Height and width of what a payload decodes to.
+
+    Raises:
+        FormatError: ``invalid_record``: no picture may be as large.
+    """
+    rows, columns = canvas_grid(num_kept, grid, layout_of(flags), patch_px)
+    height, width = rows * patch_px, columns * patch_px
+    if not size_is_allowed(height, width):
+        raise bad_size(height, width, "invalid_record")
+    return height, width
+
+
+def _check_extras(body: bytes | memoryview, extras_at: int, payload_at: int) -> None:
+    num_bytes = payload_at - extras_at - 4
+    if num_bytes > MAX_EXTRAS_BYTES:
+        raise FormatError(f"extras of {num_bytes} bytes; at most {MAX_EXTRAS_BYTES} are taken")
+    if payload_at > len(body):
+        raise FormatError(f"a body of {len(body)} bytes ends inside its extras")
+    if num_bytes == 0:
+        # Or a record without extras could be written in two ways.
+        raise FormatError("the flags announce extras, and there are none: leave the flag out")
+    decode_extras(bytes(body[extras_at + 4 : payload_at]))
+
+
+def swap_text(
+    header: np.void, body: bytes | memoryview, donor_header: np.void, donor_body: bytes | memoryview
+) -> tuple[int, bytes]:
+    """``text_length`` and body of a record that keeps its picture and extras and takes another one's text.
+
+    The header that goes with it is the record's own with that ``text_length`` and a new ``crc32``. Extras and
+    payload are copied unread.
+
+    Raises:
+        FormatError: ``corrupt_record`` where a body is too short for its masks.
+    """
+    tokens_at, _, extras_at, _ = _places_of(header, body)
+    text_from, _, text_to, _ = _places_of(donor_header, donor_body)
+    text = donor_body[text_from:text_to]
+    return int(donor_header["text_length"]), b"".join((body[:tokens_at], text, body[extras_at:]))
+
+
+def prefix_bytes(headers: NDArray[np.void] | Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+    """Bytes of keep mask and token mask at the beginning of each body: what :func:`count_parts` needs.
+
+    Args:
+        headers: ``(N,)`` of :data:`HEADER_DTYPE`, or its columns ``grid_h``, ``grid_w`` and ``text_length`` by
+            name.
+
+    Returns:
+        ``(N,)``.
+    """
+    h, w, length = (np.asarray(headers[name], dtype=np.int64) for name in ("grid_h", "grid_w", "text_length"))
+    return np.asarray((h * w + 7) // 8 + (length + 7) // 8, dtype=np.int64)
+
+
+def count_parts(header: np.void, body_prefix: bytes | memoryview) -> tuple[int, int]:
+    """Kept patches and kept tokens of a record.
+
+    Args:
+        header: its row of :data:`HEADER_DTYPE`.
+        body_prefix: its body, of which the first :func:`prefix_bytes` bytes are enough.
+
+    Raises:
+        FormatError: ``corrupt_record`` where the prefix is too short.
+    """
+    tokens_at = num_mask_bytes(int(header["grid_h"]) * int(header["grid_w"]))
+    ids_at = tokens_at + num_mask_bytes(int(header["text_length"]))
+    if ids_at > len(body_prefix):
+        raise cut_short(body_prefix)
+    return count_kept(bytes(body_prefix[:tokens_at])), count_kept(bytes(body_prefix[tokens_at:ids_at]))
+
+
+def _places_of(header: np.void, body: bytes | memoryview) -> tuple[int, int, int, int]:
+    h, w, length, flags = (int(header[name]) for name in ("grid_h", "grid_w", "text_length", "flags"))
+    found = places(h, w, length, flags, body)
+    if found[-1] > len(body):
+        raise cut_short(body)
+    return found
+
+
+def bits_past(num_cells: int) -> FormatError:
+    """The error of a bitmask whose unused bits are not zero."""
+    return FormatError(f"the bitmask has bits set past its {num_cells} cells", code="mask_mismatch")
+
+
+def cut_short(body: bytes | memoryview) -> FormatError:
+    """The error of a body that ends before its header says."""
+    return FormatError(f"a body of {len(body)} bytes is cut short", code="corrupt_record")

@@ -1,0 +1,150 @@
+"""A batch's masks and texts side by side, without a ``Record`` for each: what a replay batch is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_format.bitmask import BoolArray
+from memory_format.body import bits_past, cut_short, extras_bytes
+from memory_format.canvas import ByteArray, canvas_grid, take_out
+from memory_format.codecs import codec_by_number
+from memory_format.errors import at_index
+from memory_format.header import FLAG_EXTRAS, KNOWN_FLAGS, layout_of, newer_flags
+from memory_format.wire import Batch
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class UnpackedBatch:
+    """B records side by side, padded with zeros at the end: K = most kept patches, T = most kept tokens of one."""
+
+    batch: Batch
+    patch_positions: IntArray
+    """``(B, K)``: places of the kept patches, row-major in each record's own grid."""
+    patch_valid: BoolArray
+    """``(B, K)``: what is content, and not padding."""
+    token_ids: IntArray
+    """``(B, T)``."""
+    token_positions: IntArray
+    """``(B, T)``: places of the kept tokens in each record's original text."""
+    token_valid: BoolArray
+    """``(B, T)``."""
+    payload_at: IntArray
+    """``(B,)``: where the payload begins in each body."""
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def canvas_pixels(self) -> int:
+        """Pixels of all coded images together: what decoding them takes."""
+        headers = self.batch.headers
+        counts = self.patch_valid.sum(axis=1).tolist()
+        sides = zip(*(headers[name].tolist() for name in ("grid_h", "grid_w", "patch_px", "flags")), strict=True)
+        total = 0
+        for count, (h, w, patch_px, flags) in zip(counts, sides, strict=True):
+            rows, columns = canvas_grid(count, (h, w), layout_of(flags), patch_px)
+            total += rows * columns * patch_px**2
+        return total
+
+    def patches(self, index: int) -> ByteArray:
+        """Decode one record's kept patches: ``(K, P, P, 3)`` uint8, as many as it has.
+
+        Raises:
+            FormatError: the payload is damaged or of another size than the mask says.
+            MissingLibraryError: its codec needs a library that is not installed.
+        """
+        h, w, patch_px, codec_number, flags = self.batch.headers[index].item()[9:]
+        places, layout = self.patch_positions[index, self.patch_valid[index]], layout_of(flags)
+        rows, columns = canvas_grid(len(places), (h, w), layout, patch_px)
+        payload = bytes(self.batch.bodies[index][self.payload_at[index] :])
+        canvas = codec_by_number(codec_number).read_checked(payload, (rows * patch_px, columns * patch_px))
+        return take_out(canvas, places, patch_px, layout)
+
+
+def unpack_batch(batch: Batch) -> UnpackedBatch:
+    """Take a batch's masks and texts out of its bodies. Payloads stay as they are.
+
+    Args:
+        batch: as :func:`~memory_format.wire.read_batch` gives it; :func:`~memory_format.wire.check_batch` says more
+            of what is wrong with one.
+
+    Raises:
+        FormatError: a body is too short for what its header says, a mask has bits set past its cells, or flags are of
+            a newer version; with the record's ``index``.
+    """
+    headers, bodies = batch.headers, batch.bodies
+    cells = headers["grid_h"].astype(np.int64) * headers["grid_w"]
+    lengths = headers["text_length"].astype(np.int64)
+    flags = headers["flags"]
+    for index in np.flatnonzero(flags & ~np.uint8(KNOWN_FLAGS)).tolist():
+        raise at_index(newer_flags(int(flags[index])), index)
+    sizes = np.fromiter(map(len, bodies), np.int64, len(bodies))
+    tokens_at = (cells + 7) // 8
+    ids_at = tokens_at + (lengths + 7) // 8
+    _expect(ids_at <= sizes, bodies)
+    num_patches, patch_positions = _kept(bodies, np.zeros_like(tokens_at), tokens_at, cells)
+    num_tokens, token_positions = _kept(bodies, tokens_at, ids_at, lengths)
+    payload_at = ids_at + 2 * num_tokens
+    _expect(payload_at <= sizes, bodies)
+    token_ids = np.frombuffer(_joined(bodies, ids_at, payload_at), dtype="<u2")
+    for index in np.flatnonzero(flags & FLAG_EXTRAS).tolist():
+        payload_at[index] += extras_bytes(bodies[index], int(payload_at[index]))
+    _expect(payload_at <= sizes, bodies)
+    patch_valid, token_valid = _first(num_patches), _first(num_tokens)
+    return UnpackedBatch(
+        batch=batch,
+        patch_positions=_padded(patch_positions, patch_valid),
+        patch_valid=patch_valid,
+        token_ids=_padded(token_ids, token_valid),
+        token_positions=_padded(token_positions, token_valid),
+        token_valid=token_valid,
+        payload_at=payload_at,
+    )
+
+
+def _expect(fits: BoolArray, bodies: Sequence[memoryview]) -> None:
+    if not fits.all():
+        index = int(np.argmin(fits))
+        raise at_index(cut_short(bodies[index]), index)
+
+
+def _joined(bodies: Sequence[memoryview], starts: IntArray, ends: IntArray) -> bytes:
+    """A part of each body, end to end."""
+    return b"".join([body[a:b] for body, a, b in zip(bodies, starts.tolist(), ends.tolist(), strict=True)])
+
+
+def _kept(
+    bodies: Sequence[memoryview], starts: IntArray, ends: IntArray, num_cells: IntArray
+) -> tuple[IntArray, IntArray]:
+    """What a bitmask in each body keeps: how many cells, ``(B,)``, and which, one body's behind the other's.
+
+    Raises:
+        FormatError: ``mask_mismatch``: one has bits set past its cells.
+    """
+    bits = np.unpackbits(np.frombuffer(_joined(bodies, starts, ends), dtype=np.uint8))
+    last_bits = 8 * np.cumsum(ends - starts)
+    first_bits = last_bits - 8 * (ends - starts)
+    seen = np.concatenate(([0], np.cumsum(bits, dtype=np.int64)))
+    counts = seen[last_bits] - seen[first_bits]
+    places = np.flatnonzero(bits) - np.repeat(first_bits, counts)
+    past = places >= np.repeat(num_cells, counts)
+    if past.any():
+        index = int(np.repeat(np.arange(len(counts)), counts)[past][0])
+        raise at_index(bits_past(int(num_cells[index])), index)
+    return counts, places
+
+
+def _first(counts: IntArray) -> BoolArray:
+    """``(B, most)``: True for the first so many of each row."""
+    return np.asarray(np.arange(int(counts.max(initial=0))) < counts[:, None])
+
+
+def _padded(values: NDArray[np.integer], valid: BoolArray) -> IntArray:
+    padded = np.zeros(valid.shape, dtype=np.int64)
+    padded[valid] = values
+    return padded
