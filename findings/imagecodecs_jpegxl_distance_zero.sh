@@ -6,8 +6,8 @@
 #   top of the scale of qualities.
 # Seen: both are lossy, in noise by 3 of 255 and more, and larger than what is exact. Without any argument the codec is
 #   lossless, with a distance it is not, however small. level=101 is, and lossless=True beside distance=0.
-# For this project: em_jpegxl_lossless says lossless=True, and em_jpegxl takes qualities up to 99, since 100 would look
-#   like a promise (codecs/jpegxl.py).
+# For this project: while it had JPEG XL, em_jpegxl_lossless said lossless=True, and em_jpegxl took qualities up to 99,
+#   since 100 would have looked like a promise.
 source "$(dirname "$0")/common.sh" imagecodecs==2026.3.6 numpy==2.4.6
 
 "$folder/venv/bin/python" -I - <<'PYTHON'

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -96,11 +96,6 @@ def parse_quality(value: Any, lowest: int, highest: int) -> Quality:
         f"quality is a whole number in {lowest}..{highest}, TargetPSNR(db), TargetBytes(n) or TargetGain(db), in a "
         f'configuration {{"psnr_db": db}}, {{"record_bytes": n}} or {{"db_per_kb": db}}; got {value!r}'
     )
-
-
-def quality_config(quality: Quality) -> Any:
-    """Inverse of :func:`parse_quality`, in plain values."""
-    return quality if isinstance(quality, int) else asdict(quality)
 
 
 def kept_psnr(image: ByteArray, decoded: ByteArray, kept: BoolArray | None = None) -> float:

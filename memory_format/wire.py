@@ -20,7 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from memory_format import checksum
 from memory_format.arrow_guard import check_messages
 from memory_format.body import check_row
-from memory_format.errors import FormatError, at_index
+from memory_format.codecs import codec_by_number
+from memory_format.codecs.retired import RETIRED
+from memory_format.errors import FormatError, MissingLibraryError, at_index
 from memory_format.header import HEADER_DTYPE
 from memory_format.record import Record, headers_of, split_row
 
@@ -50,6 +52,8 @@ by whoever encoded it, so that damage on the way is seen at the other end."""
 
 _HEADER_COLUMNS: Final = tuple(name for name in SCHEMA.names if name in (HEADER_DTYPE.names or ()))
 _CRC: Final = list(HEADER_DTYPE.names or ()).index("crc32")
+_CODEC: Final = list(HEADER_DTYPE.names or ()).index("codec")
+_RETIRED: Final = frozenset(codec.number for codec in RETIRED)
 _MAX_BATCHES = 1024
 _MAX_BODIES_BYTES = 2**31 - 1  # Arrow's binary columns count in int32
 _WRITE_OPTIONS: Final = pa.ipc.IpcWriteOptions()
@@ -100,11 +104,15 @@ def read_batch(data: bytes, *, max_records: int = 100_000) -> Batch:
     return Batch(headers, learner_ids, bodies)
 
 
-def check_batch(batch: Batch) -> None:
+def check_batch(batch: Batch, *, new: bool = False) -> None:
     """Check every record (:func:`~memory_format.record.check_record`) and its CRC.
+
+    Args:
+        new: refuse codecs of earlier versions, whose payloads nothing here can check.
 
     Raises:
         FormatError: the record's own code, with its ``index``.
+        MissingLibraryError: ``codec_unavailable``, with ``index``: a record is in a codec of earlier versions.
     """
     known_learners: set[str] = set()
     rows = batch.headers.tolist()
@@ -117,6 +125,9 @@ def check_batch(batch: Batch) -> None:
                 raise FormatError(f"its CRC-32 is {found:#010x}, the batch says {row[_CRC]:#010x}: damaged on the way?")
         except FormatError as error:
             raise at_index(error, index) from None
+        if new and row[_CODEC] in _RETIRED:
+            refused = codec_by_number(row[_CODEC]).unavailable()
+            raise MissingLibraryError(f"record {index}: {refused.message}", **{**refused.details, "index": index})
 
 
 def frame_batch(headers: NDArray[np.void], learner_ids: Sequence[str], lengths: ArrayLike) -> tuple[memoryview, int]:

@@ -29,8 +29,6 @@ from scipy.ndimage import gaussian_filter
 from memory_format import (
     AVIF,
     JPEG,
-    JPEGXL,
-    JPEGXLLossless,
     Layout,
     PatchCodec,
     RawZstd,
@@ -58,7 +56,6 @@ LOSSY: dict[str, tuple[Make, tuple[int, int]]] = {
     "WebP": (lambda q: WebP(quality=q), (60, 85)),
     "JPEG 4:2:0": (lambda q: JPEG(quality=q, subsampling="4:2:0"), (60, 85)),
     "JPEG 4:4:4": (lambda q: JPEG(quality=q), (60, 85)),
-    "JPEG XL": (lambda q: JPEGXL(quality=q), (70, 88)),
 }
 
 
@@ -128,8 +125,7 @@ def headers() -> None:
         canvas = lay_out(patches, case[1], case[1].shape, record.layout)
         file = len(encode_with_pillow(kind, canvas, **options))
         row(codec.codec_id, len(record.payload), file, file - len(record.payload))
-    for codec in (JPEGXL(), JPEGXLLossless(), RawZstd()):
-        row(codec.codec_id, len(record_of(case, codec)[0].payload), "-", "-")
+    row("em_zstd", len(record_of(case, RawZstd())[0].payload), "-", "-")
 
 
 def layouts() -> None:
@@ -138,7 +134,7 @@ def layouts() -> None:
     of = cases(0.27)
     for name, (make, qualities) in LOSSY.items():
         row(name, *(f"{bytes_of(make, qualities, of, layout):,.0f}" for layout in LAYOUTS))
-    for codec in (WebPLossless(), JPEGXLLossless(), RawZstd()):
+    for codec in (WebPLossless(), RawZstd()):
         exact = [np.mean([len(record_of(case, codec, layout)[0].payload) for case in of]) for layout in LAYOUTS]
         row(codec.codec_id, *(f"{mean:,.0f}" for mean in exact))
 
@@ -211,14 +207,13 @@ def speed() -> None:
     )
     for side, patch_px, ratio in ((112, 16, 0.27), (384, 32, 0.27)):
         of = cases(ratio, short_side=side, patch_px=patch_px)
-        for codec in (WebP(), WebPLossless(), AVIF(), JPEG(), JPEGXL(), JPEGXLLossless()):
+        for codec in (WebP(), WebPLossless(), AVIF(), JPEG()):
             payloads = [record_of(case, codec)[0].payload for case in of] * 20
             cells = []
             for library in ("Pillow", "imagecodecs"):
                 libraries.HAVE_IMAGECODECS = library == "imagecodecs"
                 for threads in (1, 2):
-                    known = library == "imagecodecs" or not isinstance(codec, JPEGXL | JPEGXLLossless)
-                    cells.append(f"{decoded_per_second(codec, payloads, threads):,.0f}" if known else "-")
+                    cells.append(f"{decoded_per_second(codec, payloads, threads):,.0f}")
             row(codec.codec_id, f"{side} px", *cells)
 
 

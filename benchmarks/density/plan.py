@@ -55,10 +55,8 @@ def settings(plan: Plan, note: Callable[[str], object]) -> list[Setting]:
         *_curve("AVIF 4:2:0, speed 6", "em_avif", (30, 48, 62), subsampling="4:2:0", speed=6),
         *_curve("JPEG", "em_jpeg", (30, 60, 80, 90)),
         *_curve("JPEG 4:2:0", "em_jpeg", (30, 60, 80, 90), subsampling="4:2:0"),
-        *_curve("JPEG XL", "em_jpegxl", (30, 60, 80, 90)),
         *(Setting("AVIF, target", knob, {"id": "em_avif", "quality": target}) for knob, target in _TARGETS.items()),
         Setting("WebP lossless", "", {"id": "em_webp_lossless"}),
-        Setting("JPEG XL lossless", "", {"id": "em_jpegxl_lossless"}),
         Setting("raw + Zstandard", "", {"id": "em_zstd"}),
     ]
     if plan.quick:

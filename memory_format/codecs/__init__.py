@@ -7,7 +7,7 @@ Importing this package registers them with numcodecs, so that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numcodecs.registry
 
@@ -16,33 +16,34 @@ from memory_format.canvas import MAX_PIXELS, MAX_SIDE_PX
 from memory_format.codecs.avif import AVIF
 from memory_format.codecs.base import MAX_DECODED_BYTES, PatchCodec
 from memory_format.codecs.jpeg import JPEG
-from memory_format.codecs.jpegxl import JPEGXL, JPEGXLLossless
 from memory_format.codecs.raw_zstd import RawZstd
+from memory_format.codecs.retired import RETIRED
 from memory_format.codecs.webp import WebP, WebPLossless
 from memory_format.errors import FormatError
 
-CODECS: tuple[type[PatchCodec], ...] = (RawZstd, WebP, WebPLossless, AVIF, JPEG, JPEGXL, JPEGXLLossless)
+CODECS: tuple[type[PatchCodec], ...] = (RawZstd, WebP, WebPLossless, AVIF, JPEG)
 
-_BY_ID = {codec.codec_id: codec for codec in CODECS}
-_BY_NUMBER = {codec.number: codec for codec in CODECS}
+_BY_ID: Final = {codec.codec_id: codec for codec in (*CODECS, *RETIRED)}
+_BY_NUMBER: Final = {codec.number: codec for codec in (*CODECS, *RETIRED)}
 
 for _codec in CODECS:
     numcodecs.registry.register_codec(_codec)
 
 
 def codec_class(codec_id: str) -> type[PatchCodec]:
-    """The codec of that id.
+    """The codec of that id, also one that is no longer read here.
 
     Raises:
         FormatError: no codec has that id.
     """
     if not is_one_of(codec_id, tuple(_BY_ID)):
-        raise FormatError(f"unknown codec {codec_id!r:.100}; known: {', '.join(sorted(_BY_ID))}", code="unknown_codec")
+        known = ", ".join(sorted(codec.codec_id for codec in CODECS))
+        raise FormatError(f"unknown codec {codec_id!r:.100}; known: {known}", code="unknown_codec")
     return _BY_ID[codec_id]
 
 
 def codec_by_number(number: int) -> type[PatchCodec]:
-    """The codec whose byte in a segment is ``number``.
+    """The codec whose byte in a segment is ``number``, also one that is no longer read here.
 
     Raises:
         FormatError: no codec has that number.
@@ -54,7 +55,7 @@ def codec_by_number(number: int) -> type[PatchCodec]:
 
 
 def codec_available(codec_id: str) -> bool:
-    """Whether the libraries that a codec needs are installed here.
+    """Whether a codec works here: its libraries are installed, and it is not one of earlier versions.
 
     Raises:
         FormatError: no codec has that id.
@@ -67,7 +68,7 @@ def require_codec(codec_id: str) -> None:
 
     Raises:
         FormatError: no codec has that id.
-        MissingLibraryError: it needs a library that is not installed; the message says which.
+        MissingLibraryError: it needs a library that is not installed, or an earlier version; the message says which.
     """
     codec_class(codec_id).require()
 
@@ -93,8 +94,6 @@ __all__ = [
     "AVIF",
     "CODECS",
     "JPEG",
-    "JPEGXL",
-    "JPEGXLLossless",
     "MAX_DECODED_BYTES",
     "MAX_PIXELS",
     "MAX_SIDE_PX",

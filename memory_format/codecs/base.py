@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 from numcodecs.abc import Codec
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 
 from memory_format.canvas import MAX_PIXELS, ByteArray, bad_size, size_is_allowed
 from memory_format.errors import FormatError, MissingLibraryError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 MAX_DECODED_BYTES = MAX_PIXELS * 3
 
@@ -22,13 +26,20 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
     Payloads have no container: whatever is the same in every payload of a codec is left out, and put back
     before a library sees it.
 
-    Subclasses set ``codec_id`` (numcodecs' name), ``number`` (the byte written in segments; append-only) and
-    ``lossless``.
+    Subclasses are frozen dataclasses, whose fields are their configuration. They set ``codec_id`` (numcodecs' name),
+    ``number`` (the byte written in segments; append-only) and ``lossless``.
+
+    Raises:
+        FormatError: a setting is none that the codec takes.
+        MissingLibraryError: as :meth:`require`.
     """
 
     codec_id: ClassVar[str]
     number: ClassVar[int]
     lossless: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        self.require()
 
     @classmethod
     def missing_library(cls) -> str | None:
@@ -45,9 +56,13 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
         Raises:
             MissingLibraryError: it needs a library that is not installed; the message says which.
         """
-        missing = cls.missing_library()
-        if missing:
-            raise MissingLibraryError(f"codec {cls.codec_id} needs {missing}", codec=cls.codec_id)
+        if cls.missing_library():
+            raise cls.unavailable()
+
+    @classmethod
+    def unavailable(cls) -> MissingLibraryError:
+        """The error of a codec that does not work here."""
+        return MissingLibraryError(f"codec {cls.codec_id} needs {cls.missing_library()}", codec=cls.codec_id)
 
     @abstractmethod
     def encode_image(self, image: ByteArray) -> bytes:
@@ -98,6 +113,13 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
         return image
 
     # The numcodecs interface: so that any Zarr user can decode a payload by the codec id alone.
+    def get_config(self) -> dict[str, Any]:
+        return {"id": self.codec_id, **asdict(cast("DataclassInstance", self))}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(**{name: value for name, value in config.items() if name != "id"})
+
     def encode(self, buf: Any) -> bytes:
         return self.encode_image(check_image(np.asarray(buf)))
 

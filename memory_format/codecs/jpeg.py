@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, get_args
+from typing import ClassVar, get_args
 
 from PIL import features
 
@@ -21,7 +22,7 @@ from memory_format.codecs.libraries import (
 )
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
-from memory_format.quality import QualityLike, parse_quality, quality_config
+from memory_format.quality import QualityLike
 
 _HEAD_BYTES = 6
 _SUBSAMPLED = 1  # flags: 4:2:0, else 4:4:4
@@ -31,26 +32,26 @@ _SCAN = segment(0xDA, b"\3\1\0\2\x11\3\x11\0\x3f\0")
 _MARKER = re.compile(rb"\xff[^\0]")
 
 
+@dataclass(frozen=True)
 class JPEG(LossyCodec):
     """Baseline JPEG: the fastest to decode, and what GPUs decode in hardware.
 
     A payload is height and width (uint16 each), quality, flags, and the entropy-coded scan.
-
-    Args:
-        quality: 1..100, the Independent JPEG Group's scale, or a target.
-        subsampling: of the colours. At equal PSNR, 4:4:4 is a sixth smaller.
     """
 
-    codec_id = "em_jpeg"
+    codec_id: ClassVar[str] = "em_jpeg"
     number: ClassVar[int] = 5
     lowest: ClassVar[int] = 1
 
-    def __init__(self, quality: QualityLike = 60, subsampling: Subsampling = "4:4:4") -> None:
-        if not is_one_of(subsampling, get_args(Subsampling)):
-            raise FormatError(f"JPEG takes subsampling 4:2:0 or 4:4:4, got {subsampling!r}")
-        self.require()
-        self.quality = parse_quality(quality, self.lowest, self.highest)
-        self.subsampling = subsampling
+    quality: QualityLike = 60
+    """1..100, the Independent JPEG Group's scale, or a target."""
+    subsampling: Subsampling = "4:4:4"
+    """Of the colours. At equal PSNR, 4:4:4 is a sixth smaller."""
+
+    def __post_init__(self) -> None:
+        if not is_one_of(self.subsampling, get_args(Subsampling)):
+            raise FormatError(f"JPEG takes subsampling 4:2:0 or 4:4:4, got {self.subsampling!r}")
+        super().__post_init__()
 
     @classmethod
     def missing_library(cls) -> str | None:
@@ -104,9 +105,6 @@ class JPEG(LossyCodec):
             return decode_with("JPEG", imagecodecs.jpeg8_decode, file)
         cls.require()
         return decode_with_pillow("JPEG", file)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"id": self.codec_id, "quality": quality_config(self.quality), "subsampling": self.subsampling}
 
 
 def _take_apart(file: bytes, own_tables: bool) -> tuple[bytes, bytes]:

@@ -18,7 +18,6 @@ from memory_format.canvas import ByteArray, bad_size, size_is_allowed
 from memory_format.errors import FormatError
 
 HAVE_IMAGECODECS = find_spec("imagecodecs") is not None
-IMAGECODECS = "the package imagecodecs: pip install imagecodecs (the extra `codecs`)"
 
 # What libraries raise on damage; which one of them depends on where they notice it.
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, MemoryError, Image.DecompressionBombError)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 
 from memory_format.bitmask import BoolArray
 from memory_format.canvas import ByteArray
 from memory_format.codecs.base import PatchCodec, check_image
-from memory_format.quality import Quality, TargetBytes, TargetGain, kept_psnr, search, search_peak
+from memory_format.quality import (
+    Quality,
+    QualityLike,
+    TargetBytes,
+    TargetGain,
+    kept_psnr,
+    parse_quality,
+    search,
+    search_peak,
+)
 
 _EXACT_DB = 60.0
 """Half of all values off by one is 51 dB."""
@@ -33,7 +42,12 @@ class LossyCodec(PatchCodec):
     lowest: ClassVar[int] = 0
     highest: ClassVar[int] = 100
 
-    quality: Quality
+    quality: QualityLike
+    """On the codec's scale, or a target. A target's table becomes the target."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "quality", parse_quality(self.quality, self.lowest, self.highest))
 
     @abstractmethod
     def encode_at(self, image: ByteArray, quality: int) -> bytes:
@@ -54,7 +68,7 @@ class LossyCodec(PatchCodec):
             FormatError: no codec takes such a canvas.
         """
         canvas = check_image(canvas)
-        quality = self.quality
+        quality = cast("Quality", self.quality)
         if isinstance(quality, int):
             return self.encode_at(canvas, quality)
         attempts: dict[int, _Attempt] = {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numcodecs.zstd import Zstd
@@ -16,21 +17,21 @@ from memory_format.errors import FormatError
 _SIZE_BYTES = 4  # height and width, uint16 little-endian each
 
 
+@dataclass(frozen=True)
 class RawZstd(PatchCodec):
-    """Height and width as uint16, then one Zstandard frame of the row-major pixels.
+    """Height and width as uint16, then one Zstandard frame of the row-major pixels."""
 
-    Args:
-        level: 1..22, Zstandard's scale.
-    """
-
-    codec_id = "em_zstd"
+    codec_id: ClassVar[str] = "em_zstd"
     number: ClassVar[int] = 1
     lossless: ClassVar[bool] = True
 
-    def __init__(self, level: int = 3) -> None:
-        if not is_whole(level, 1, 22):
-            raise FormatError(f"Zstandard takes level 1..22, got {level!r}")
-        self.level = level
+    level: int = 3
+    """1..22, Zstandard's scale."""
+
+    def __post_init__(self) -> None:
+        if not is_whole(self.level, 1, 22):
+            raise FormatError(f"Zstandard takes level 1..22, got {self.level!r}")
+        super().__post_init__()
 
     def encode_image(self, image: ByteArray) -> bytes:
         # A picture has pixels: numcodecs 0.16.6 could not decode what it makes of none
@@ -60,9 +61,6 @@ class RawZstd(PatchCodec):
         except (RuntimeError, ValueError) as error:
             raise FormatError(f"the Zstandard payload is damaged: {error}", code="invalid_payload") from error
         return image.reshape(height, width, 3)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"id": self.codec_id, "level": self.level}
 
 
 def _content_size(frame: bytes) -> int | None:

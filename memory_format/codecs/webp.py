@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from PIL import features
@@ -18,7 +19,7 @@ from memory_format.codecs.libraries import (
 )
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
-from memory_format.quality import QualityLike, parse_quality, quality_config
+from memory_format.quality import QualityLike
 
 _FRAME_AT = 20  # RIFF, size, WEBP, kind of the chunk, its size
 
@@ -29,6 +30,13 @@ class _WebPBase(PatchCodec):
     The two cannot be taken for each other: a file begins with RIFF, while the fourth byte of a VP8 frame is 0x9D and
     the first of a VP8L frame 0x2F.
     """
+
+    method: int
+
+    def __post_init__(self) -> None:
+        if not is_whole(self.method, 0, 6):
+            raise FormatError(f"WebP takes method 0..6, got {self.method!r}")
+        super().__post_init__()
 
     @classmethod
     def missing_library(cls) -> str | None:
@@ -92,50 +100,32 @@ def _encode(image: ByteArray, **options: Any) -> bytes:
     return file[_FRAME_AT : _FRAME_AT + int.from_bytes(file[16:20], "little")]
 
 
+@dataclass(frozen=True)
 class WebP(_WebPBase, LossyCodec):
-    """Lossy WebP: the default, and fast.
+    """Lossy WebP: the default, and fast."""
 
-    Args:
-        quality: 0..100, libwebp's scale, or a target.
-        method: 0..6, effort.
-    """
-
-    codec_id = "em_webp"
+    codec_id: ClassVar[str] = "em_webp"
     number: ClassVar[int] = 2
 
-    def __init__(self, quality: QualityLike = 30, method: int = 4) -> None:
-        if not is_whole(method, 0, 6):
-            raise FormatError(f"WebP takes method 0..6, got {method!r}")
-        self.require()
-        self.quality = parse_quality(quality, self.lowest, self.highest)
-        self.method = method
+    quality: QualityLike = 30
+    """0..100, libwebp's scale, or a target."""
+    method: int = 4
+    """0..6, effort."""
 
     def encode_at(self, image: ByteArray, quality: int) -> bytes:
         return _encode(image, quality=quality, method=self.method)
 
-    def get_config(self) -> dict[str, Any]:
-        return {"id": self.codec_id, "quality": quality_config(self.quality), "method": self.method}
 
-
+@dataclass(frozen=True)
 class WebPLossless(_WebPBase):
-    """Lossless WebP.
+    """Lossless WebP."""
 
-    Args:
-        method: 0..6, effort; 0 is four times faster than 4 for 3 % more bytes.
-    """
-
-    codec_id = "em_webp_lossless"
+    codec_id: ClassVar[str] = "em_webp_lossless"
     number: ClassVar[int] = 3
     lossless: ClassVar[bool] = True
 
-    def __init__(self, method: int = 0) -> None:
-        if not is_whole(method, 0, 6):
-            raise FormatError(f"WebP takes method 0..6, got {method!r}")
-        self.require()
-        self.method = method
+    method: int = 0
+    """0..6, effort; 0 is four times faster than 4 for 3 % more bytes."""
 
     def encode_image(self, image: ByteArray) -> bytes:
         return _encode(image, lossless=True, quality=20, method=self.method)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"id": self.codec_id, "method": self.method}

@@ -47,7 +47,7 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "untrusted_host": (403, "The service does not answer to this name"),
     "untrusted_origin": (403, "A page of another site sends this"),
     "too_busy": (429, "More is under way than is taken at once"),
-    "codec_unavailable": (501, "A codec's library is not installed here"),
+    "codec_unavailable": (501, "A codec's library is not installed here, or only an earlier version reads it"),
     "corrupt_record": (500, "A stored record is damaged"),
     "store_locked": (503, "The store is held by another process"),
     "storage_failed": (503, "The store cannot read or write"),

@@ -111,7 +111,7 @@ class Buffer:
         """
         # Outside the lock: the expensive part of a push needs nothing of the buffer.
         batch = read_batch(body, max_records=self._options.max_batch_records)
-        check_batch(batch)
+        check_batch(batch, new=True)
         new = rows_of_batch(batch, self.contents.learners)
         digest = b"" if idempotency_key is None else digest_of(new, batch.learner_ids)
         push = Pending(new, batch.bodies, idempotency_key, digest)

@@ -60,8 +60,7 @@ def read(data: bytes) -> None:
     if len(data) < HEAD_BYTES:
         return
     kind = codec_by_number(data[0] % len(CODECS) + 1)
-    # Pillow does not know JPEG XL.
-    libraries.HAVE_IMAGECODECS = bool(data[1] & 1) or "jpegxl" in kind.codec_id
+    libraries.HAVE_IMAGECODECS = bool(data[1] & 1)
     columns, px = data[2] % 8 + 1, SIDES[data[3] % len(SIDES)]
     payload = data[HEAD_BYTES:]
     body = np.packbits(np.ones(columns, dtype=bool)).tobytes() + payload

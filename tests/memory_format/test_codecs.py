@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,7 @@ from memory_format import (
     AVIF,
     CODECS,
     JPEG,
-    JPEGXL,
     FormatError,
-    JPEGXLLossless,
     MissingLibraryError,
     PatchCodec,
     RawZstd,
@@ -35,6 +34,7 @@ from memory_format import (
     require_codec,
 )
 from memory_format.codecs import MAX_SIDE_PX, codec_by_number, webp
+from memory_format.codecs.retired import RETIRED
 from tests.memory_format.strategies import ALL_CODECS, LOSSLESS, mutate, mutations, noise, smooth
 
 # What lossy WebP keeps of slow gradients at quality 80 and above, for images of at least 16x16 px.
@@ -74,7 +74,7 @@ def test_lossy_webp_keeps_its_psnr_on_smooth_content(
     assert psnr(codec.decode(codec.encode(image)), image) >= SMOOTH_PSNR_DB
 
 
-@pytest.mark.parametrize("kind", [WebP, AVIF, JPEG, JPEGXL])
+@pytest.mark.parametrize("kind", [WebP, AVIF, JPEG])
 @settings(max_examples=20)
 @given(seed=st.integers(0, 1000))
 def test_more_quality_is_closer(kind: Any, seed: int) -> None:
@@ -111,10 +111,6 @@ def test_every_size_comes_back(codec: PatchCodec, size: tuple[int, int], seed: i
         AVIF(quality=77, speed=9, subsampling="4:4:4"),
         JPEG(),
         JPEG(quality=77, subsampling="4:2:0"),
-        JPEGXL(),
-        JPEGXL(quality=77, effort=3),
-        JPEGXLLossless(),
-        JPEGXLLossless(effort=1),
     ],
     ids=repr,
 )
@@ -152,7 +148,7 @@ def test_numcodecs_finds_the_codecs_by_itself(tmp_path: Path) -> None:
 
 
 def test_codec_numbers_are_append_only() -> None:
-    assert {codec.number: codec.codec_id for codec in CODECS} == {
+    assert {codec.number: codec.codec_id for codec in (*CODECS, *RETIRED)} == {
         1: "em_zstd",
         2: "em_webp",
         3: "em_webp_lossless",
@@ -161,7 +157,7 @@ def test_codec_numbers_are_append_only() -> None:
         6: "em_jpegxl",
         7: "em_jpegxl_lossless",
     }
-    assert all(codec_by_number(codec.number) is codec_class(codec.codec_id) is codec for codec in CODECS)
+    assert all(codec_by_number(codec.number) is codec_class(codec.codec_id) is codec for codec in (*CODECS, *RETIRED))
 
 
 @pytest.mark.parametrize("config", [{}, {"id": "jpeg"}, {"id": "em_webp", "speed": 1}])
@@ -186,9 +182,6 @@ def test_unknown_codecs_and_settings_are_refused(config: dict[str, object]) -> N
         lambda: AVIF(subsampling="4:2:2"),  # type: ignore[arg-type]
         lambda: JPEG(quality=0),
         lambda: JPEG(subsampling="4:2:2"),  # type: ignore[arg-type]
-        lambda: JPEGXL(quality=100),
-        lambda: JPEGXL(effort=10),
-        lambda: JPEGXLLossless(effort=0),
         lambda: WebP().encode(np.zeros((4, 4), dtype=np.uint8)),
         lambda: WebP().encode(np.zeros((4, 4, 3))),
         lambda: RawZstd().encode(np.zeros((0, 4, 3), dtype=np.uint8)),
@@ -220,15 +213,30 @@ def test_a_missing_library_is_reported_before_anything_is_decoded(
 
 
 def test_libraries_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memory_format.codecs.libraries.HAVE_IMAGECODECS", False)
-    assert not codec_available("em_jpegxl")
-    with pytest.raises(MissingLibraryError, match="pip install imagecodecs"):
-        JPEGXLLossless()
     monkeypatch.setattr("PIL.features.check", lambda name: False)
     for codec_id in ("em_webp", "em_webp_lossless", "em_avif", "em_jpeg"):
         with pytest.raises(MissingLibraryError, match="a Pillow that was built with"):
             require_codec(codec_id)
     assert codec_available("em_zstd")
+
+
+@pytest.mark.parametrize("codec_id", ["em_jpegxl", "em_jpegxl_lossless"])
+def test_codecs_of_earlier_versions_say_which_one_reads_them(codec_id: str) -> None:
+    assert not codec_available(codec_id)
+    kind = codec_class(codec_id)
+    calls: list[Callable[[], object]] = [
+        lambda: require_codec(codec_id),
+        lambda: make_codec({"id": codec_id, "effort": 3}),
+        lambda: make_codec({"id": codec_id}),
+        lambda: kind.read_size(b""),
+        lambda: kind.read_checked(b"", (8, 8)),
+        kind,
+    ]
+    for call in calls:
+        with pytest.raises(MissingLibraryError, match=f"codec {codec_id} needs version 0.1 of Exemplar") as caught:
+            call()
+        assert caught.value.code == "codec_unavailable"
+        assert caught.value.details == {"codec": codec_id}
 
 
 @pytest.mark.parametrize("codec", ALL_CODECS, ids=repr)
@@ -252,8 +260,6 @@ STARTS = {
     "em_webp_lossless": b"\x2f\x06\x80\x01\x00",
     "em_avif": b"\x07\x00\x07\x00\x01\x40",
     "em_jpeg": b"\x07\x00\x07\x00\x3c\x01",
-    "em_jpegxl": b"\xff\x0a\x5b\x06",
-    "em_jpegxl_lossless": b"\xff\x0a\x5b\x40\x24\x08\x04\x01",
 }
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from memory_format import AVIF, JPEG, JPEGXL, FormatError, JPEGXLLossless, PatchCodec, WebP, WebPLossless, make_record
+from memory_format import AVIF, JPEG, FormatError, PatchCodec, WebP, WebPLossless, make_record
 from memory_format.codecs import libraries
 from memory_format.codecs.av1 import avif_of_payload, payload_of_avif
 from memory_format.codecs.jpeg_tables import ZIGZAG, quantisation_tables
@@ -150,75 +150,11 @@ def test_both_libraries_decode_alike(codec: PatchCodec, monkeypatch: pytest.Monk
         np.testing.assert_array_equal(codec.decode(payload), with_imagecodecs)
 
 
-@pytest.mark.parametrize("codec", [JPEGXL(), JPEGXL(effort=1), JPEGXL(quality=0), JPEGXLLossless(), JPEGXLLossless(6)])
-@settings(max_examples=20)
-@given(size=sizes, seed=st.integers(0, 1000), kind=st.sampled_from(["noise", "smooth", "repeated", "flat"]))
-def test_jpeg_xl_payloads_are_single_frames(codec: PatchCodec, size: tuple[int, int], seed: int, kind: str) -> None:
-    """Repeated shapes on flat ground are what libjxl would put into a frame of their own."""
-    image = np.full((*size, 3), 200, dtype=np.uint8)
-    if kind == "repeated":
-        image[2:60:12, 3:60:9] = noise((1, 1, 3), seed)
-        image[3:60:12, 3:60:9] = 0
-    elif kind != "flat":
-        image = noise((*size, 3), seed) if kind == "noise" else smooth(size, seed)
-    payload = codec.encode(image)
-    assert payload[:2] == b"\xff\x0a"
-    assert codec.read_size(payload) == size
-    decoded = codec.decode(payload)
-    if codec.lossless:
-        np.testing.assert_array_equal(decoded, image)
-
-
-def text(side: int) -> np.ndarray:
-    """Rows of four letters on white, what libjxl is quickest to put into frames of their own."""
-    rng = np.random.default_rng(0)
-    letters = np.where(rng.random((4, 9, 6, 1)) < 0.5, 0, 255).astype(np.uint8)
-    page = np.full((side, side, 3), 255, dtype=np.uint8)
-    for y in range(4, side - 12, 14):
-        for x in range(4, side - 8, 9):
-            page[y : y + 9, x : x + 6] = letters[rng.integers(4)]
-    return page
-
-
-@pytest.mark.parametrize("codec", [JPEGXLLossless(), JPEGXLLossless(effort=6), JPEGXL(), JPEGXL(effort=7)], ids=repr)
-def test_repeated_letters_do_not_get_a_frame_of_their_own(codec: PatchCodec) -> None:
-    import imagecodecs
-
-    page = text(128)
-    several = imagecodecs.jpegxl_encode(page, lossless=True, effort=6)
-    with pytest.raises(FormatError, match="not regular"):
-        JPEGXLLossless.decode_image(several)
-    decoded = codec.decode(codec.encode(page))
-    assert decoded.shape == page.shape
-    assert not codec.lossless or (decoded == page).all()
-
-
-def other_jpeg_xl() -> dict[str, bytes]:
-    import imagecodecs
-
-    image = noise((16, 16, 3), 0)
-    return {
-        "grey": imagecodecs.jpegxl_encode(image[..., 0]),
-        "alpha": imagecodecs.jpegxl_encode(noise((16, 16, 4), 0)),
-        "16 bits": imagecodecs.jpegxl_encode(image.astype(np.uint16) * 257),
-        "a container": imagecodecs.jpegxl_encode(image, usecontainer=True),
-        "several pictures": imagecodecs.jpegxl_encode(noise((3, 16, 16, 3), 0)),
-    }
-
-
-@pytest.mark.parametrize("name", ["grey", "alpha", "16 bits", "a container", "several pictures"])
-def test_other_kinds_of_jpeg_xl_are_refused(name: str) -> None:
-    payload = other_jpeg_xl()[name]
-    with pytest.raises(FormatError) as caught:
-        JPEGXL().decode(payload)
-    assert caught.value.code == "invalid_payload"
-
-
 def test_a_record_of_each_codec_says_what_decodes_it() -> None:
     image = smooth((64, 64), 3)
     patches = image.reshape(4, 16, 4, 16, 3).swapaxes(1, 2).reshape(16, 16, 16, 3)
     keep_mask = np.arange(16).reshape(4, 4) % 3 == 0
-    for codec in (WebP(), AVIF(), JPEG(), JPEGXL(), WebPLossless(), JPEGXLLossless()):
+    for codec in (WebP(), AVIF(), JPEG(), WebPLossless()):
         record = make_record(class_id=0, patches=patches[keep_mask.reshape(-1)], keep_mask=keep_mask, codec=codec)
         assert record.codec is type(codec)
         assert record.patches().shape == (6, 16, 16, 3)

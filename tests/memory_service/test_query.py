@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memory_format import MEDIA_TYPE, JPEGXLLossless, RawZstd, Record, decode_batch, make_record, patches_to_image
+from memory_format import MEDIA_TYPE, RawZstd, Record, WebPLossless, decode_batch, make_record, patches_to_image
 from memory_format.api.terms import SORTS
 from memory_service.http import render
 from tests.memory_service.conftest import running
@@ -230,12 +230,13 @@ def test_a_picture_needs_its_codecs_library_and_the_record_does_not(
     put_buffer(client)
     keep_mask = np.eye(4, dtype=bool)
     record = make_record(
-        class_id=0, patches=np.zeros((4, 8, 8, 3), np.uint8), keep_mask=keep_mask, codec=JPEGXLLossless()
+        class_id=0, patches=np.zeros((4, 8, 8, 3), np.uint8), keep_mask=keep_mask, codec=WebPLossless()
     )
     monkeypatch.setattr("memory_format.codecs.libraries.HAVE_IMAGECODECS", False)
+    monkeypatch.setattr("PIL.features.check", lambda name: False)
     (exemplar_id,) = push(client, [record])["exemplar_ids"]
-    assert client.get(f"{URL}/{exemplar_id}").json()["codec"] == "em_jpegxl_lossless"
-    assert_problem(client.get(f"{URL}/{exemplar_id}/image.png"), "codec_unavailable", codec="em_jpegxl_lossless")
+    assert client.get(f"{URL}/{exemplar_id}").json()["codec"] == "em_webp_lossless"
+    assert_problem(client.get(f"{URL}/{exemplar_id}/image.png"), "codec_unavailable", codec="em_webp_lossless")
 
 
 def test_pictures_that_will_not_do(client: httpx.Client) -> None:
