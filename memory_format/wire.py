@@ -64,7 +64,7 @@ class Batch:
     """N records as they lie in a stream."""
 
     headers: NDArray[np.void]
-    """``(N,)`` of ``HEADER_DTYPE``; ``offset`` and ``learner``, a segment's affair, are 0."""
+    """``(N,)`` of ``HEADER_DTYPE``; ``offset`` and ``learner``, which only segments use, are 0."""
     learner_ids: list[str]
     bodies: list[memoryview]
     """Slices of the stream's own bytes, which they keep alive."""
@@ -131,7 +131,7 @@ def check_batch(batch: Batch, *, new: bool = False) -> None:
 
 
 def frame_batch(headers: NDArray[np.void], learner_ids: Sequence[str], lengths: ArrayLike) -> tuple[memoryview, int]:
-    """An Arrow IPC stream with one batch whose bodies are still to be written, by whoever has them, into their place.
+    """An Arrow IPC stream of one batch, with room for the bodies, which the caller writes into it.
 
     Args:
         headers: ``(N,)`` of ``HEADER_DTYPE``; ``offset`` and ``learner`` do not matter.
@@ -139,8 +139,8 @@ def frame_batch(headers: NDArray[np.void], learner_ids: Sequence[str], lengths: 
         lengths: ``(N,)`` integers, bytes of each body.
 
     Returns:
-        the stream, as a flat view of bytes, and the offset in it from which on the bodies go, end to end: memory of
-        who knows what until then.
+        the stream, as a flat view of bytes, and the offset in it where the bodies begin, end to end. Until they are
+        written, what lies there is arbitrary.
 
     Raises:
         FormatError: ``batch_too_large``: 2 GiB of bodies do not fit one Arrow batch.
@@ -218,8 +218,10 @@ def write_batch(
 
 
 def record_list(records: Any) -> list[Record]:
-    """Raises:
-    FormatError: it is no list of records, or something in it is none.
+    """Records that somebody gives, as a list.
+
+    Raises:
+        FormatError: it is no list of records, or something in it is none.
     """
     try:
         found = list(records)

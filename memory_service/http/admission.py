@@ -107,8 +107,10 @@ class Admission:
             self._pushes -= 1
 
     def expect_import(self) -> None:
-        """Raises:
-        BusyError: too many are being taken over.
+        """Refuse an import, before its file is read, while too many are under way.
+
+        Raises:
+            BusyError: too many are being taken over.
         """
         self._expect_place(self._imports, self._max_imports, "imports")
 

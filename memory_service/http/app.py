@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from memory_format import MEDIA_TYPE
 from memory_format.api.terms import EXPORT_MEDIA_TYPE
-from memory_service.http import problems
+from memory_service.http import errors
 from memory_service.http.admission import Admission
 from memory_service.http.body import BodyLimit
 from memory_service.http.guard import Guard
@@ -71,7 +71,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         summary="A shared, byte-budgeted replay memory for class-incremental learning.",
         version=health.service_version(),
         lifespan=lifespan,
-        # To the address that Host names; problems.py answers instead.
+        # To the address that Host names; errors.py answers instead.
         redirect_slashes=False,
     )
     app.state.store = store
@@ -101,7 +101,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         )
     # Outermost: who is not let in is asked nothing else.
     app.add_middleware(Guard, bound=settings.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
-    problems.install(app)
+    errors.install(app)
     routers = [module.router for module in (sample, health, buffers, exemplars, snapshots, transfer, backup)]
     app.state.methods_at = partial(methods_at, [*app.routes, *(route for router in routers for route in router.routes)])
     for router in routers:

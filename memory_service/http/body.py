@@ -8,8 +8,8 @@ import anyio
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from memory_service.http.errors import BodyTooLargeError, problem_response
 from memory_service.http.media import media_type
-from memory_service.http.problems import BodyTooLargeError, problem_response
 
 
 class BodyLimit:

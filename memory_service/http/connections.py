@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Final
 from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from memory_service.http.problems import problem_response, too_busy_response
+from memory_service.http.errors import problem_response, too_busy_response
 from memory_service.http.streaming import UNSENT
 
 logger = logging.getLogger(__name__)

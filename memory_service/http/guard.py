@@ -14,7 +14,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from memory_format import AccessError, ExemplarMemoryError, FormatError
-from memory_service.http.problems import problem_response
+from memory_service.http.errors import problem_response
 
 ANY: Final = "*"
 _NAME: Final = re.compile(r"[a-z0-9._-]+")

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from memory_format import ERROR_CODES, ErrorCode
 from memory_format.api.terms import PROBLEM_MEDIA_TYPE
-from memory_service.http.problems import PROBLEMS, problem_document
+from memory_service.http.errors import PROBLEMS, problem_document
 
 CODES: Final = "x-problem-codes"
 

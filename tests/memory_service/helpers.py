@@ -33,7 +33,7 @@ from memory_format import (
 )
 from memory_format.header import HEADER_DTYPE
 from memory_service.http.app import create_app
-from memory_service.http.problems import PROBLEMS
+from memory_service.http.errors import PROBLEMS
 from memory_service.settings import Settings
 from memory_service.store.pure import ledger
 from memory_service.testing import ServiceProcess

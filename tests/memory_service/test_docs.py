@@ -14,7 +14,7 @@ from memory_format.api import answers, requests
 from memory_format.api.terms import EVICTION_POLICIES, STRATEGIES
 from memory_service.cli import main
 from memory_service.http.app import create_app
-from memory_service.http.problems import PROBLEMS
+from memory_service.http.errors import PROBLEMS
 from memory_service.settings import Settings
 from memory_service.store.pure.model import SMALLEST_HEADROOM
 

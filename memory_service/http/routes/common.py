@@ -61,8 +61,10 @@ class StrictRequest(Request):
     """A request whose JSON is read as strictly as :func:`memory_format.text.read_json` does."""
 
     async def json(self) -> Any:
-        """Raises:
-        HTTPException: 400: it is not such JSON.
+        """The body's JSON.
+
+        Raises:
+            HTTPException: 400: it is not such JSON.
         """
         try:
             return text.read_json(await self.body())
@@ -132,8 +134,10 @@ def _parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
 
 
 def _check_query(request: Request, known: Mapping[str, bool]) -> None:
-    """Raises:
-    RequestValidationError: a parameter is none of the route's, or comes twice where one is taken.
+    """Refuse parameters that would be passed over.
+
+    Raises:
+        RequestValidationError: a parameter is none of the route's, or comes twice where one is taken.
     """
     problems = []
     for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
