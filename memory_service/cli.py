@@ -29,6 +29,9 @@ _DECAY_MS = 1000
 _TICKS_BETWEEN_CHECKS = 5
 """Of uvicorn's, a tenth of a second each."""
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
+"""While nobody waits for an answer."""
+_MOST_OBJECTS = 1_000_000
+"""Whoever waits: some 100 MB, if all of them are garbage."""
 EXIT_REFUSED = 2
 """Exit status where nothing was done: bad settings, or a store that is locked or damaged."""
 
@@ -129,13 +132,14 @@ def _keep_answers_memory() -> None:
 
 
 def _collect_seldom() -> None:
-    """Let Python look for garbage in cycles every few batches, not several times in each.
+    """Let Python look for garbage in cycles while nobody waits for an answer.
 
-    A batch takes some thousand small objects, which reference counts free (docs/decisions/0010).
+    Reference counts free nearly all there is. A large push holds ten thousands of small objects: to look through them
+    in the middle of it stops everybody for 10 ms and more (docs/decisions/0016).
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    gc.set_threshold(_MOST_OBJECTS)
 
 
 class _Server(uvicorn.Server):
@@ -154,6 +158,8 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if counter % _TICKS_BETWEEN_CHECKS == 0:
             self._connections.check(asyncio.get_running_loop().time())
+        if not self.server_state.tasks and gc.get_count()[0] > _OBJECTS_BETWEEN_COLLECTIONS:
+            gc.collect()
         return await super().on_tick(counter)
 
 

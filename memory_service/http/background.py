@@ -17,7 +17,7 @@ import anyio
 
 T = TypeVar("T")
 
-SWITCH_SECONDS: Final = 0.0005
+SWITCH_SECONDS: Final = 0.0001
 """How long a thread keeps the global lock while another wants it; Python's own 5 ms make a batch of many reads wait
 as often as it reads."""
 

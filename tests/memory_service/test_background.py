@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import sys
 import threading
+from pathlib import Path
 
 import anyio
 import pytest
+import uvicorn
 
+from memory_service.cli import _limits, _Server
 from memory_service.http.background import Background
+from memory_service.http.connections import Connections
+from memory_service.settings import Settings
 
 
 def test_results_and_errors_come_back() -> None:
@@ -49,3 +56,21 @@ def test_work_goes_on_when_nobody_waits_for_it_any_more() -> None:
 
     anyio.run(cancelled)
     assert ended.is_set()
+
+
+def test_garbage_is_looked_for_while_nobody_waits(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collected = []
+    monkeypatch.setattr(gc, "get_count", lambda: (30_000, 0, 0))
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(True))
+    server = _Server(uvicorn.Config("nothing"), Connections(_limits(Settings(data=data))), "ready")
+
+    async def answering() -> None:
+        request = asyncio.ensure_future(asyncio.sleep(0))
+        server.server_state.tasks.add(request)
+        await server.on_tick(1)
+        assert not collected
+        server.server_state.tasks.discard(request)
+        await server.on_tick(1)
+        assert collected
+
+    asyncio.run(answering())

@@ -44,6 +44,7 @@ from memory_service.http.routes.common import (
     expect_media_type,
     headers_only,
 )
+from memory_service.store import Buffer
 
 router = Router(prefix="/v1/buffers/{name}/exemplars", tags=["exemplars"])
 
@@ -107,15 +108,22 @@ async def push(
     responses={200: PAGE},
     openapi_extra=refusals("unknown_buffer", "unknown_snapshot", "invalid_cursor"),
 )
-def query(request: Request, buffer: BufferDep, query: Annotated[ExemplarQuery, Query()]) -> Response:
+async def query(request: Request, buffer: BufferDep, query: Annotated[ExemplarQuery, Query()]) -> Response:
     """List records: metadata as JSON, or with ``Accept: application/vnd.apache.arrow.stream`` whole records.
 
     ``next_cursor`` (or the header ``Exemplar-Memory-Next-Cursor``) leads to the next page.
     """
-    wanted = query_of(query)
-    if prefers_arrow(", ".join(request.headers.getlist("accept"))):
-        return arrow_response(*buffer.query_encoded(wanted, snapshot=query.snapshot))
-    rows, next_cursor, version = buffer.query(wanted, snapshot=query.snapshot)
+    arrow = prefers_arrow(", ".join(request.headers.getlist("accept")))
+    admission: Admission = request.app.state.admission
+    return await admission.list(partial(_arrow_page if arrow else _json_page, buffer, query))
+
+
+def _arrow_page(buffer: Buffer, query: ExemplarQuery) -> Response:
+    return arrow_response(*buffer.query_encoded(query_of(query), snapshot=query.snapshot))
+
+
+def _json_page(buffer: Buffer, query: ExemplarQuery) -> Response:
+    rows, next_cursor, version = buffer.query(query_of(query), snapshot=query.snapshot)
     page = ExemplarPage(tuple(map(exemplar_info, rows)), next_cursor=next_cursor, version=version)
     # Written here: FastAPI would check it once more, and write it in the event loop, where samples are drawn.
     return Response(_PAGE.dump_json(page), media_type=JSON_MEDIA_TYPE, headers={VERSION_HEADER: str(version)})
