@@ -212,8 +212,9 @@ class Buffer:
                     held = state.held_after(wanted)
                     if held > limit:
                         raise _does_not_fit(held, limit)
-                    wanted = self._commits.fit(wanted)
-                self._commits.commit(wanted)
+                    self._commits.commit_within(wanted)
+                else:
+                    self._commits.commit(wanted)
             self._commits.tidy(0)
             return evicted
 

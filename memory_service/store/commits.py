@@ -234,10 +234,11 @@ class Commits:
             for lease in contents.leases.values()
             if not lease.ended and (shown_by(pinned, died, [lease.mark]) & ~shown).any()
         ]
-        leases: list[Lease] = [*pinning, *contents.readers.in_the_way()]
+        going = [] if change is None else _gone(state, self._foreseen(change))
+        leases: list[Lease] = [*pinning, *contents.readers.in_the_way(going)]
         if not leases:
             # Whoever reads without one is done in a moment.
-            return contents.readers.wait(_READ_SECONDS)
+            return contents.readers.wait(_READ_SECONDS, going)
         lease = min(leases, key=lambda lease: lease.progressed)
         name = state.config.name
         logger.warning("an answer of buffer %s is cut short: a change needs the room of what it reads", name)
@@ -245,6 +246,20 @@ class Commits:
         if isinstance(lease, PinningLease):
             self.commit(replace(self.change(), dropped=[lease.mark]))
         return True
+
+    def commit_within(self, change: Change) -> None:
+        """Make a change with a smaller disk limit that adds nothing, once everything fits it.
+
+        Raises:
+            BudgetError, StorageError: as :meth:`fit`; the buffer holds what it did.
+        """
+        while True:
+            change = self.fit(change)
+            # Who began to read meanwhile what the change takes out would keep it on the disk.
+            with self._contents.readers.closed(_gone(self._contents.state, self._foreseen(change))):
+                if self._used_after(change) <= change.config.disk_limit_bytes:
+                    self.commit(change)
+                    return
 
     def fit(self, change: Change) -> Change:
         """Make everything fit the disk limit of a change that adds nothing, before it is made.

@@ -18,6 +18,7 @@ import pytest
 from memory_format import BudgetError, decode_batch, encode_batch
 from memory_service.http.streaming import DrawnResponse, ExportResponse
 from memory_service.store import Buffer, Store
+from memory_service.store.pure.change import Change
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.segments.readers import LeaseEndedError
@@ -143,6 +144,32 @@ def test_a_smaller_disk_limit_takes_the_room_of_readers(data: Path) -> None:
             list(export)
         with drawn, pytest.raises(LeaseEndedError):
             drawn.next_piece()
+
+
+def test_who_begins_to_read_as_a_disk_limit_shrinks_does_not_keep_what_goes(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with full_buffer(data, limit=4) as (_, buffer):
+        fit = buffer._commits.fit
+        drawn = []
+
+        def fit_and_draw(change: Change) -> Change:
+            fitted = fit(change)
+            if not drawn:
+                drawn.append(buffer.draw(ALL))
+                drawn[0].next_piece()
+            return fitted
+
+        monkeypatch.setattr(buffer._commits, "fit", fit_and_draw)
+        limit = 30 * SIZE
+        buffer.configure(
+            lambda config: replace(
+                config, budget=replace(config.budget, budget_bytes=20 * SIZE), given_disk_limit=limit
+            )
+        )
+        assert drawn[0].lease.ended
+        assert buffer.stats().disk_bytes <= limit
+        assert len(decode_batch(bytes(buffer.sample(replace(ALL, batch_size=20))[0]))) == 20
 
 
 def test_an_export_of_a_buffer_that_is_deleted_is_read_to_its_end(data: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from memory_format import BusyError
 from memory_service.store.pure.columns import Columns
 from memory_service.store.pure.model import Snapshot
 from memory_service.store.pure.tallies import SegmentState
-from memory_service.store.segments.base import Place
+from memory_service.store.segments.base import Place, SegmentGoneError
 from memory_service.store.segments.local import Held
 
 
@@ -140,25 +140,47 @@ class Readers:
         self._left: dict[str, int] = {}
         """Segments that the buffer does not consist of any more and somebody reads -> bytes of their files."""
         self._leases: set[HeldLease] = set()
+        self._closed: set[str] = set()
+        """Segments that nobody begins to read."""
 
     @property
     def held_bytes(self) -> int:
         """Bytes of files that are on the disk for readers alone."""
-        with self._changed:
-            return sum(self._left.values())
+        return self.held_with(())
 
-    def held_with(self, states: Iterable[SegmentState]) -> int:
+    def held_with(self, going: Iterable[SegmentState]) -> int:
         """The same, had the buffer let go of some more."""
         with self._changed:
-            left = self._left | {state.stem: state.file_bytes for state in states if self._users[state.stem] > 0}
-            return sum(left.values())
+            return sum(self._held(going).values())
+
+    def _held(self, going: Iterable[SegmentState]) -> dict[str, int]:
+        return self._left | {state.stem: state.file_bytes for state in going if self._users[state.stem] > 0}
 
     def begin(self, find: Callable[[], Sequence[str]]) -> Sequence[str]:
-        """Read segments, those that ``find`` gives: it is called when no segment can leave."""
+        """Read segments, those that ``find`` gives: it is called when no segment can leave.
+
+        Raises:
+            SegmentGoneError: one is about to leave.
+        """
         with self._changed:
             stems = find()
+            if closed := self._closed.intersection(stems):
+                raise SegmentGoneError(min(closed))
             self._users.update(stems)
             return stems
+
+    @contextmanager
+    def closed(self, going: Iterable[SegmentState]) -> Iterator[None]:
+        """Nobody begins to read these: what they hold on the disk for readers only gets less. Where a change takes
+        them out, who asks meanwhile reads what is there afterwards.
+        """
+        with self._changed:
+            self._closed = {state.stem for state in going}
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed = set()
 
     def done(self, stems: Iterable[str]) -> None:
         with self._changed:
@@ -190,16 +212,18 @@ class Readers:
             self._leases.discard(lease)
         self.done(lease.stems)
 
-    def in_the_way(self) -> list[Lease]:
-        """The leases that keep a file on the disk."""
+    def in_the_way(self, going: Sequence[SegmentState] = ()) -> list[Lease]:
+        """The leases that keep a file on the disk, had the buffer let go of some more."""
         with self._changed:
-            return [lease for lease in self._leases if any(stem in self._left for stem in lease.stems)]
+            held = self._held(going)
+            return [lease for lease in self._leases if any(stem in held for stem in lease.stems)]
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until some file that is on the disk for readers alone is let go; returns whether one was."""
+    def wait(self, seconds: float, going: Sequence[SegmentState] = ()) -> bool:
+        """Wait until some file that is on the disk for readers alone, or would be, is let go; returns whether one
+        was."""
 
         def held() -> int:
-            return sum(self._left.values())
+            return sum(self._held(going).values())
 
         with self._changed:
             before = held()
