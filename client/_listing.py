@@ -7,8 +7,8 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from client._address import buffer_path
-from client._answers import read_records
 from client._params import query_string, whole
+from client._reading import read_records
 from client._session import Session
 from memory_format import MEDIA_TYPE, Record
 from memory_format.api.answers import ExemplarInfo, ExemplarPage

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from client._address import buffer_path
-from client._answers import read_batch, read_version
+from client._reading import read_batch, read_version
 from client._session import Session
 from client.batch import ReplayBatch
 from client.errors import ProtocolError

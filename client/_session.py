@@ -7,8 +7,8 @@ from typing import Any, Protocol, Self, TypeVar
 
 import httpx
 
-from client._answers import read_value
 from client._params import json_body
+from client._reading import read_value
 from client._transport import Transport
 from client.errors import ProtocolError
 from memory_format import NotFoundError

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from client import Buffer, BufferInfo, ExemplarDetail, MemoryClient, ProtocolError, ServiceInfo
-from client._answers import read_value
+from client._reading import read_value
 from memory_format.api import answers, requests
 
 
