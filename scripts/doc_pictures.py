@@ -7,6 +7,7 @@ bring a light ground of their own, so that they are read alike on light and dark
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,63 @@ def architecture() -> None:
     save("architecture")
 
 
+def way() -> None:
+    """The way of an exemplar in and out: a column each for the process of training, the service and the disk."""
+    axes = drawing(9.6, 5.0)
+    for x, width, name in (
+        (0.1, 4.15, "a training process"),
+        (4.85, 3.1, "the service's process"),
+        (8.25, 1.25, "disk"),
+    ):
+        axes.add_patch(
+            FancyBboxPatch((x, 0.1), width, 4.8, boxstyle="round,pad=0,rounding_size=0.08", fc="#eef0f3", ec="none")
+        )
+        axes.text(x + width / 2, 4.66, name, ha="center", va="center", fontsize=9, color="#24292f", fontweight="bold")
+    small = {"fontsize": 8}
+    top, bottom = 3.05, 1.0
+    axes.text(0.25, 4.25, "in", fontsize=10, color="#24292f", fontweight="bold")
+    axes.text(0.25, 2.2, "out", fontsize=10, color="#24292f", fontweight="bold")
+    steps = (
+        (0.25, BLUE, "mask\n\nlearner/\nmodel/"),
+        (1.25, BLUE, "select\n\nlearner/\nmemory/"),
+        (2.25, ORANGE, "encode\n\nmemory_\nformat/"),
+        (3.25, PURPLE, "push\n\nclient/"),
+        (5.0, GREEN, "let in\n\nhttp/"),
+        (6.0, GREEN, "judge,\nevict\n\nstore/pure/"),
+        (7.0, GREEN, "write,\ncommit\n\nstore/"),
+    )
+    for x, colour, text in steps:
+        box(axes, x, top, 0.86, 1.1, text, colour, **small)
+    for left, right in pairwise(steps):
+        arrow(axes, (left[0] + 0.87, top + 0.55), (right[0] - 0.01, top + 0.55))
+    axes.text(4.55, top + 0.66, "HTTP", ha="center", fontsize=8, color="#24292f")
+    steps = (
+        (3.25, PURPLE, "ask\n\nclient/"),
+        (5.0, GREEN, "draw\n\nstore/pure/"),
+        (6.0, ORANGE, "frame\n\nmemory_\nformat/"),
+        (7.0, GREEN, "read\n\nstore/"),
+    )
+    for x, colour, text in steps:
+        box(axes, x, bottom, 0.86, 1.1, text, colour, **small)
+    for left, right in pairwise(steps):
+        arrow(axes, (left[0] + 0.87, bottom + 0.55), (right[0] - 0.01, bottom + 0.55))
+    axes.text(4.55, bottom + 0.66, "HTTP", ha="center", fontsize=8, color="#24292f")
+    box(axes, 2.25, bottom, 0.86, 1.1, "decode\n\nmemory_\nformat/", ORANGE, **small)
+    box(axes, 1.25, bottom, 0.86, 1.1, "tensors\n\nclient/", PURPLE, **small)
+    box(axes, 0.25, bottom, 0.86, 1.1, "train\n\nlearner/\ntraining/", BLUE, **small)
+    arrow(axes, (2.24, bottom + 0.55), (2.12, bottom + 0.55))
+    arrow(axes, (1.24, bottom + 0.55), (1.12, bottom + 0.55))
+    axes.plot([7.43, 7.43, 2.68], [bottom, 0.5, 0.5], color="#444a52", lw=1.3)
+    arrow(axes, (2.68, 0.48), (2.68, bottom - 0.01))
+    axes.text(4.55, 0.58, "bytes as they lie on the disk", ha="center", fontsize=8, color="#24292f")
+    box(axes, 8.4, 3.3, 0.95, 0.85, "index\nSQLite", GREY, **small)
+    box(axes, 8.4, 1.7, 0.95, 0.85, "segments\nZarr in ZIP", GREY, **small)
+    arrow(axes, (7.87, top + 0.65), (8.39, 3.72))
+    arrow(axes, (7.87, top + 0.35), (8.39, 2.3))
+    arrow(axes, (8.39, 1.95), (7.88, bottom + 0.7))
+    save("way")
+
+
 def save(name: str) -> None:
     plt.savefig(OUT / f"{name}.svg", metadata={"Date": None, "Creator": None})
     plt.close()
@@ -193,7 +251,7 @@ def save(name: str) -> None:
 
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    for make in (codecs, charge, shares, draw, architecture):
+    for make in (codecs, charge, shares, draw, architecture, way):
         make()
 
 

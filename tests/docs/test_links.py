@@ -60,3 +60,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.is_relative_to(ROOT), link
         if anchor:
             assert anchor in _anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    inline = [token for token in _parsed(page) if token.type == "inline"]
+    spans = [child.content for token in inline for child in token.children or [] if child.type == "code_inline"]
+    folders = "memory_format|memory_service|client|learner|benchmarks|scripts|tests|examples|findings|docs"
+    named = [span for span in spans if re.fullmatch(rf"({folders})/[\w./-]*", span)]
+    assert [path for path in named if not (ROOT / path).exists()] == []
