@@ -10,7 +10,7 @@ CODE := memory_format memory_service client learner tests $(wildcard scripts ben
 export EXEMPLAR_MEMORY_DATA ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check nightly check-pages bench bench-storage bench-learner bench-density results docs prose format clean
+.PHONY: help setup demo serve test check nightly check-pages bench bench-storage bench-learner bench-density results docs prose shape format clean
 
 help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
@@ -26,6 +26,7 @@ help:
 	@echo "make results tables and charts of the results that are kept, made again from their JSON"
 	@echo "make docs    the documentation as a site, links checked: site/index.html"
 	@echo "make prose   words of the README and the documentation, and how long their sentences are"
+	@echo "make shape   lines, long files, circles of imports and the most complex functions; of another checkout: ARGS=DIR"
 	@echo "make format  put the code into shape"
 	@echo "make setup   .venv with everything (the others do it by themselves)"
 	@echo "make clean   remove .venv, runs/ and caches; downloaded data/ stays"
@@ -114,6 +115,9 @@ docs: setup
 
 prose: setup
 	@$(BIN)/python scripts/prose.py --longest 0 README.md $(wildcard docs/*.md docs/howto/*.md docs/explanation/*.md)
+
+shape: setup
+	@$(BIN)/python scripts/shape.py $(ARGS)
 
 format: setup
 	$(BIN)/ruff check --fix $(CODE)
