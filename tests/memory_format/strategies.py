@@ -79,7 +79,7 @@ def records(draw: st.DrawFn, codecs: tuple[PatchCodec, ...] = ALL_CODECS) -> tup
     positions = sorted(draw(st.sets(st.integers(0, length - 1), max_size=length))) if length else []
     token_ids = draw(st.lists(st.integers(0, 0xFFFF), min_size=len(positions), max_size=len(positions)))
     half = st.floats(width=16, allow_nan=False)
-    made_of = {
+    made_of: dict[str, Any] = {
         "class_id": draw(st.integers(0, 2**32 - 1)),
         "patches": patches,
         "keep_mask": keep_mask,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from memory_format import AVIF, JPEG, FormatError, PatchCodec, WebP, WebPLossless, make_record
 from memory_format.codecs import libraries
@@ -111,6 +112,7 @@ def test_jpeg_tables_come_back_as_they_were(
 @pytest.mark.parametrize("quality", [1, 25, 49, 50, 51, 90, 100])
 def test_quantisation_tables_are_libjpegs(quality: int) -> None:
     with Image.open(io.BytesIO(file_of(noise((8, 8, 3), 0), "JPEG", quality=quality))) as image:
+        assert isinstance(image, JpegImageFile)
         assert tuple(tuple(image.quantization[i]) for i in (0, 1)) == quantisation_tables(quality)
     assert ZIGZAG[:8] == (0, 1, 8, 16, 9, 2, 3, 10)
     assert sorted(ZIGZAG) == list(range(64))

@@ -92,16 +92,21 @@ def test_targets_out_of_reach_end_at_the_end_of_the_scale(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_search_is_bounded(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+    calls: list[int] = []
     encode = kind.encode_at
-    monkeypatch.setattr(kind, "encode_at", lambda self, image, q: calls.append(q) or encode(self, image, q))
-    for quality in (TargetPSNR(30), TargetBytes(900), TargetPSNR(60), TargetBytes(1)):
+
+    def counted(self: Any, image: Any, quality: int) -> Any:
+        calls.append(quality)
+        return encode(self, image, quality)
+
+    monkeypatch.setattr(kind, "encode_at", counted)
+    for target in (TargetPSNR(30), TargetBytes(900), TargetPSNR(60), TargetBytes(1)):
         calls.clear()
-        record_of(kind(quality=quality), 2)
+        record_of(kind(quality=target), 2)
         assert len(calls) == len(set(calls)) <= 8
-    for quality in (TargetGain(0.001), TargetGain(8.0), TargetGain(1000)):
+    for gain in (TargetGain(0.001), TargetGain(8.0), TargetGain(1000)):
         calls.clear()
-        record_of(kind(quality=quality), 2)
+        record_of(kind(quality=gain), 2)
         assert len(calls) == len(set(calls)) <= 10
 
 

@@ -82,4 +82,5 @@ def test_many_names_of_which_the_last_comes_twice() -> None:
 
 
 def test_nesting_counts_levels() -> None:
-    assert [nesting(value) for value in (1, [], {}, [[]], {"a": [1, {"b": 2}]})] == [0, 1, 1, 2, 3]
+    values: list[Any] = [1, [], {}, [[]], {"a": [1, {"b": 2}]}]
+    assert [nesting(value) for value in values] == [0, 1, 1, 2, 3]

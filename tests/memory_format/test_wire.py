@@ -136,7 +136,7 @@ def test_arguments_that_contradict_each_other_are_refused(
 
 
 def test_more_than_arrow_counts_to_is_refused() -> None:
-    untouched = memoryview(np.empty(2**31, dtype=np.uint8))
+    untouched = np.empty(2**31, dtype=np.uint8).data
     with pytest.raises(FormatError) as caught:
         write_batch(np.zeros(1, HEADER_DTYPE), ["a"], untouched, [2**31])
     assert caught.value.code == "batch_too_large"
