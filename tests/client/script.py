@@ -87,7 +87,7 @@ def transport_of(script: Script, clock: Clock, **settings: Any) -> Transport:
     )
 
 
-def client_of(script: Script) -> MemoryClient:
+def client_of(script: httpx.BaseTransport) -> MemoryClient:
     return MemoryClient("http://memory.test", retries=Retries(first_wait=0), transport=script)
 
 

@@ -7,7 +7,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -147,11 +147,14 @@ def test_an_empty_filter_is_not_no_filter(buffer: Buffer) -> None:
 def test_queries_are_lazy(buffer: Buffer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client._listing._PAGE", 5)
     buffer.push(make_many(20))
-    calls = []
+    calls: list[tuple[Any, ...]] = []
     real = buffer.client.session.transport.request
-    monkeypatch.setattr(
-        buffer.client.session.transport, "request", lambda *args, **more: calls.append(args) or real(*args, **more)
-    )
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        calls.append(arguments)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(buffer.client.session.transport, "request", counted)
     found = buffer.query()
     assert calls == []
     for _ in range(6):
@@ -175,7 +178,8 @@ def test_pushes_are_cut_by_count_and_by_bytes(buffer: Buffer) -> None:
     one_each = buffer.push(records[:3], max_batch_bytes=1)
     assert one_each.batches == 3
     assert [record.rank for record in buffer.records()] == [*range(20), *range(20), 0, 1, 2]
-    for limits in ({"max_batch_bytes": 0}, {"max_batch_records": 0}):
+    none: list[dict[str, Any]] = [{"max_batch_bytes": 0}, {"max_batch_records": 0}]
+    for limits in none:
         with pytest.raises(ValueError, match=r"must be a whole number in 1\.\."):
             buffer.push(records, **limits)
 
@@ -277,7 +281,8 @@ def test_samples_are_batches_and_repeat(buffer: Buffer) -> None:
 def test_samples_follow_their_conditions(buffer: Buffer) -> None:
     buffer.push(make_many(30))
     assert set(buffer.sample(50, class_id=2).class_id) == {2}
-    assert set(buffer.sample(50, class_id=[1, 2], phase=np.array([0])).class_id) == {1, 2}
+    zero: Any = np.array([0])  # arrays are taken too
+    assert set(buffer.sample(50, class_id=[1, 2], phase=zero).class_id) == {1, 2}
     assert {record.learner_id for record in buffer.sample(20, learner_id="learner-0").records} == {"learner-0"}
     whole = buffer.sample(30, replace=False)
     assert len(set(whole.exemplar_id.tolist())) == 30

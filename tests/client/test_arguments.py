@@ -164,6 +164,7 @@ def test_a_picture_is_scaled_and_filled_as_asked(buffer: Buffer) -> None:
         picture = Image.open(io.BytesIO(buffer.image(exemplar_id, dropped=name, scale=3)))  # type: ignore[arg-type]
         assert picture.size == (3 * width, 3 * height)
         assert (np.asarray(picture.convert("RGBA"))[dropped] == colour).all()
-    for wrong in ({"dropped": "pink"}, {"scale": 9}, {"scale": 0}):
+    wrongs: list[dict[str, Any]] = [{"dropped": "pink"}, {"scale": 9}, {"scale": 0}]
+    for wrong in wrongs:
         with pytest.raises(FormatError):
-            buffer.image(exemplar_id, **wrong)  # type: ignore[arg-type]
+            buffer.image(exemplar_id, **wrong)

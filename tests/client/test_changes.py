@@ -40,7 +40,8 @@ def test_a_budget_of_full_samples_grows_with_the_classes(memory: MemoryClient) -
     assert (stats.budget_bytes, stats.num_classes, stats.num_classes_seen) == (80_000, 4, 4)
     fixed = memory.create_buffer("fixed", full_samples_per_class=2, full_sample_bytes=10_000, num_classes=7)
     assert (fixed.info().budget_bytes, fixed.info().num_classes) == (140_000, 7)
-    for settings in ({}, {"full_samples_per_class": 2}, {"budget_bytes": 5, "num_classes": 2}):
+    lacking: list[dict[str, Any]] = [{}, {"full_samples_per_class": 2}, {"budget_bytes": 5, "num_classes": 2}]
+    for settings in lacking:
         with pytest.raises(FormatError) as caught:
             memory.create_buffer("neither", **settings)
         assert caught.value.code == "invalid_budget"
@@ -94,11 +95,12 @@ def test_only_what_is_given_is_sent() -> None:
 def test_scores_and_ranks_change(buffer: Buffer) -> None:
     ids = np.array(buffer.push(make_many(6)).exemplar_ids)
     version = buffer.info().version
-    result = buffer.update_scores(ids[:3], scores=np.float32([0.5, 0.25, -1]), ranks=[7, 8, 9])
+    result = buffer.update_scores(ids[:3], scores=np.array([0.5, 0.25, -1], dtype=np.float32), ranks=[7, 8, 9])
     assert (result.updated, result.missing, result.version) == (3, (), version + 1)
     found = {item.exemplar_id: (item.score, item.rank) for item in buffer.query()}
     assert [found[id_] for id_ in ids[:3].tolist()] == [(0.5, 7), (0.25, 8), (-1.0, 9)]
-    assert found[int(ids[4])] == (pytest.approx(0.04), 4)
+    score, rank = found[int(ids[4])]
+    assert (score, rank) == (pytest.approx(0.04), 4)
     assert buffer.get(int(ids[0])).score == 0.5
 
     gone = int(ids[-1]) + 100
@@ -192,19 +194,23 @@ def test_exemplars_are_deleted_by_id(buffer: Buffer) -> None:
 
 def test_exemplars_are_deleted_by_condition(buffer: Buffer) -> None:
     ids = buffer.push(make_many(20)).exemplar_ids
-    result = buffer.delete(class_id=[1, 2], phase=np.int64(0))
+    zero: Any = np.int64(0)  # numpy's numbers are taken too
+    result = buffer.delete(class_id=[1, 2], phase=zero)
     assert result.deleted == tuple(ids[number] for number in (1, 2, 5, 6, 9))
     assert result.bytes_used == sum(item.charge for item in buffer.query())
     assert buffer.delete(learner_id="learner-1").deleted == tuple(ids[number] for number in (3, 7, *range(11, 20, 2)))
     assert buffer.delete(class_id=99).deleted == ()
-    for arguments in ({}, {"exemplar_ids": [1], "phase": 0}, {"class_id": []}):
+    refused: list[dict[str, Any]] = [{}, {"exemplar_ids": [1], "phase": 0}, {"class_id": []}]
+    for arguments in refused:
         with pytest.raises(ValueError, match=r"needed|empty list"):
             buffer.delete(**arguments)
     assert buffer.info().num_records == 8
 
 
 def test_a_deletion_that_went_through_before_its_answer_was_lost() -> None:
-    info = dict.fromkeys(("budget_bytes", "disk_limit_bytes", "created_at", "bytes_used", "num_records"), 0)
+    info: dict[str, Any] = dict.fromkeys(
+        ("budget_bytes", "disk_limit_bytes", "created_at", "bytes_used", "num_records"), 0
+    )
     info |= dict.fromkeys(("full_samples_per_class", "full_sample_bytes", "num_classes", "retain_snapshots"))
     buffer = httpx.Response(200, json={**info, "name": "b", "eviction": "fifo", "description": "", "version": 5})
     gone = problem(404, "unknown_exemplar")

@@ -261,7 +261,7 @@ def test_leaving_does_not_sit_out_what_is_under_way(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "numbers", [{"prefetch": 0}, {"threads": 0}, {"start_step": -1}, {"num_steps": -1}, {"batch_size": 0}]
 )
-def test_numbers_that_make_no_sense_are_refused(buffer: Buffer, numbers: dict[str, int]) -> None:
+def test_numbers_that_make_no_sense_are_refused(buffer: Buffer, numbers: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="got"):
         ReplayDataset(buffer, **{"batch_size": 2, **numbers})
 

@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -134,7 +134,7 @@ def test_the_loader_leaves_a_batch_as_it_is(filled: Buffer) -> None:
 @pytest.mark.parametrize(
     "numbers", [{"rank": 0}, {"world_size": 2}, {"rank": 2, "world_size": 2}, {"rank": -1, "world_size": 2}]
 )
-def test_ranks_that_make_no_sense_are_refused(filled: Buffer, numbers: dict[str, int]) -> None:
+def test_ranks_that_make_no_sense_are_refused(filled: Buffer, numbers: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="rank"):
         ReplayDataset(filled, 4, **numbers)
 
@@ -214,6 +214,7 @@ def test_what_workers_hold_is_renewed(filled: Buffer) -> None:
     dataset = ReplayDataset(filled, 16, num_steps=20)
     loader = DataLoader(dataset, batch_size=None, num_workers=2, persistent_workers=True)
     seen: list[TensorBatch] = []
+    version = 0
     for batch in map(dataset.renew, loader):
         if len(seen) == 1:
             version = filled.delete(class_id=3).version
@@ -267,10 +268,10 @@ def test_an_iterator_in_a_forked_process_says_so_and_a_new_one_works(filled: Buf
         (lambda dataset: dataset.set_epoch("1"), "epoch"),
         (lambda dataset: dataset.seek(9), r"step .*in 10\.\."),
         (lambda dataset: dataset.set_min_version(None), "version"),
-        (lambda dataset: ReplayDataset(dataset.buffer, "4"), "batch_size"),
+        (lambda dataset: ReplayDataset(dataset.buffer, cast(Any, "4")), "batch_size"),
         (lambda dataset: ReplayDataset(dataset.buffer, 4, seed=-1), "seed"),
-        (lambda dataset: ReplayDataset(dataset.buffer, 4, num_steps=2.5), "num_steps"),
-        (lambda dataset: ReplayDataset("birds", 4), "buffer"),
+        (lambda dataset: ReplayDataset(dataset.buffer, 4, num_steps=cast(Any, 2.5)), "num_steps"),
+        (lambda dataset: ReplayDataset(cast(Any, "birds"), 4), "buffer"),
     ],
 )
 def test_numbers_that_are_none_are_refused(memory: MemoryClient, call: Any, words: str) -> None:
@@ -281,6 +282,6 @@ def test_numbers_that_are_none_are_refused(memory: MemoryClient, call: Any, word
 
 def test_numpys_numbers_are_numbers(filled: Buffer) -> None:
     dataset = ReplayDataset(filled, 4, num_steps=2)
-    dataset.set_epoch(np.int64(2))
+    dataset.set_epoch(np.int64(2))  # type: ignore[arg-type]  # taken all the same
     assert steps_of(dataset) == [4, 5]
     assert torch.is_tensor(dataset._shared)

@@ -51,7 +51,8 @@ def test_a_push_that_fails_carries_its_key() -> None:
 
 
 def test_a_push_answer_that_lacks_something_is_a_protocol_error() -> None:
-    for answer in ({}, {**PUSHED, "exemplar_ids": None}, [], {**PUSHED, "kept": "many"}):
+    answers: list[Any] = [{}, {**PUSHED, "exemplar_ids": None}, [], {**PUSHED, "kept": "many"}]
+    for answer in answers:
         with client_of(Script(httpx.Response(200, json=answer))) as memory, pytest.raises(ProtocolError):
             Buffer(memory, "b").push(make_many(1))
 

@@ -6,6 +6,7 @@ import email.utils
 import json
 import pickle
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -94,7 +95,7 @@ def test_retry_after_may_be_a_date() -> None:
         found = retry_after_seconds(httpx.Response(503, headers={"Retry-After": value}))
         assert found == pytest.approx(expected, abs=5)
     for value in ("", "soon", "-1", "٣"):
-        assert retry_after_seconds(httpx.Response(503, headers={"Retry-After": value.encode()})) is None  # type: ignore[dict-item]
+        assert retry_after_seconds(httpx.Response(503, headers=[(b"Retry-After", value.encode())])) is None
 
 
 @pytest.mark.parametrize(
@@ -277,7 +278,8 @@ def test_another_wire_version_is_refused_before_anything_is_sent() -> None:
 
 
 def test_what_is_no_memory_service_is_told_so() -> None:
-    for info in ({}, {"hello": "world"}, [], {**INFO, "wire_version": 2}):
+    infos: list[Any] = [{}, {"hello": "world"}, [], {**INFO, "wire_version": 2}]
+    for info in infos:
         with client_of(Script(httpx.Response(200), info=info)) as memory, pytest.raises(ProtocolError):
             memory.buffers()
 

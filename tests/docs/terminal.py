@@ -25,7 +25,7 @@ class Terminal:
             shell,
             arguments,
             cwd=str(folder),
-            env=environment | {"TERM": "dumb"},  # type: ignore[arg-type]
+            env=environment | {"TERM": "dumb"},
             encoding="utf-8",
             echo=False,
             dimensions=(50, 500),
