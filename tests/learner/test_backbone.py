@@ -16,15 +16,15 @@ from transformers import ViltModel
 
 from learner.model.attention import InputRecorder
 from learner.model.backbones.vilt import VILT_MEAN_STD, ViltBackbone, pretrained_vilt, small_vilt
-from learner.model.tokens import Tokens, concatenate
-from learner.training.augment import special_tokens
+from learner.model.tokens import Tokens, concatenate, special_tokens
 from memory_format import patches_to_image
 from tests.learner.builders import PATCH_PX, make_tokens, make_vilt_config
 
 
 def _eager(seed: int = 0) -> ViltModel:
     torch.manual_seed(seed)
-    model = ViltModel(make_vilt_config(num_layers=3), add_pooling_layer=False).eval()
+    model = ViltModel(make_vilt_config(num_layers=3), add_pooling_layer=False)
+    model.eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model

@@ -7,13 +7,13 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 import torch
 
-from learner import files
 from learner.files import DamagedFileError, replacing, write_atomically
 from learner.run import checkpoint
 
@@ -34,10 +34,11 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path: Path, m
 
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(Path, "replace", rename)
-    for name, write in {
+    writers: dict[str, Callable[[Path], None]] = {
         "plain": lambda path: write_atomically(path, b"words"),
         "checkpoint.pt": lambda path: checkpoint.save(path, {"key": "a"}),
-    }.items():
+    }
+    for name, write in writers.items():
         done.clear()
         write(tmp_path / "new" / name)
         assert done == ["file", "name", "folder"]
@@ -51,7 +52,7 @@ def test_a_full_disk_leaves_what_was_there_and_names_the_file(tmp_path: Path, mo
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"cannot write .*checkpoint\.pt: No space left on device"):
         checkpoint.save(path, {"key": "a", "step": 2})
     assert checkpoint.load(path, "a") == {"key": "a", "step": 1}

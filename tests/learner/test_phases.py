@@ -77,9 +77,10 @@ def _bytes_in_segments(store: Path, live: set[int]) -> int:
     total = 0
     for path in (store / "segments").glob("*.zarr.zip"):
         with zarr.storage.ZipStore(path, mode="r") as zipped:
-            group = zarr.open_group(zipped, mode="r")
-            ids, offsets, body = group["exemplar_id"][:], group["offset"][:], group["body"]
-            row_bytes = sum(array.dtype.itemsize for name, array in group.arrays() if name != "body")
+            arrays = dict(zarr.open_group(zipped, mode="r").arrays())
+            ids, offsets = (np.asarray(arrays[name][:]) for name in ("exemplar_id", "offset"))
+            body = arrays["body"]
+            row_bytes = sum(array.dtype.itemsize for name, array in arrays.items() if name != "body")
             ends = np.append(offsets[1:], body.shape[0])
             total += sum(
                 row_bytes + int(end) - int(start)

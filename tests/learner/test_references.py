@@ -129,7 +129,8 @@ def _with_expert(model: DualPrompt, sample: int, expert: int) -> torch.Tensor:
     layers = [*model.general, *model.experts[expert]]  # two of the general prompt, then all that are left
     prefixes = {place: Prefix(pair[:1], pair[1:]) for place, pair in enumerate(layers)}
     assert [prefix.keys.shape[1] for prefix in prefixes.values()] == [5, 5, 20, 20]
-    return model.backbone(tokens, Additions(prefixes=prefixes))[0]
+    features: torch.Tensor = model.backbone(tokens, Additions(prefixes=prefixes))[0]
+    return features
 
 
 def test_ease_mixes_old_prototypes_from_the_new_classes_by_hand() -> None:

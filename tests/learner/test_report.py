@@ -71,7 +71,9 @@ class Reported:
 
     def tree(self, name: str) -> ElementTree.Element:
         """The page as a browser reads it; what is wrong by HTML's own rules is an error."""
-        return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(self.text(name))
+        parser = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False)
+        root: ElementTree.Element = parser.parse(self.text(name))
+        return root
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_samples_become_tokens() -> None:
     assert tokens.token_ids.tolist() == [[1, 97, 98, 2, 0, 0], [1, 97, 97, 97, 97, 2]]
     assert tokens.token_valid.sum(1).tolist() == [4, 6]
     assert tokens.grid.tolist() == [[2, 2]] * 2
-    assert np.array_equal(tokens.patches[1, 3].numpy(), split.images[1, 8:, 8:])
+    assert np.array_equal(tokens.patches[1, 3].numpy(), split.images[1][8:, 8:])
     assert tokenised.of_classes([1]).class_ids.tolist() == [1]
 
 

@@ -13,7 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from timm.layers import Attention
+from timm.layers.attention import Attention
 from torch import Tensor
 
 from client import record_from_image
@@ -41,7 +41,8 @@ def last_matrix(model: Any, pixels: Tensor) -> Tensor:
     handle.remove()
     (qkv,) = seen
     query, key, _ = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    return (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+    weights: Tensor = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+    return weights
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from client import MemoryClient
 from learner.model.backbones.vilt import ViltBackbone, small_vilt
 from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
+from learner.run.config import LearnerConfig
 from learner.run.evaluate import MODALITIES
 from learner.run.methods import parse_method
 from learner.run.run import Run
@@ -140,11 +141,14 @@ def test_a_warmed_up_base_is_kept_and_not_trained_again(
         for name, value in first.state_dict().items():
             assert torch.equal(value, second.state_dict()[name]), name
         cold, _ = _cold(config, client, tmp_path / f"cold-{base_tunes}", monkeypatch)
-        assert not torch.allclose(cold.features(PROBLEM.train.tokens), first.features(PROBLEM.train.tokens))
+        tokens = PROBLEM.train.load().tokens
+        assert not torch.allclose(cold.features(tokens), first.features(tokens))
         lines = run.run(parse_method("masked"))
     assert len(lines) == 3
 
 
-def _cold(config: object, client: MemoryClient, out: Path, patch: pytest.MonkeyPatch) -> tuple[Classifier, float]:
+def _cold(
+    config: LearnerConfig, client: MemoryClient, out: Path, patch: pytest.MonkeyPatch
+) -> tuple[Classifier, float]:
     patch.undo()
-    return Run(replace(config, warmup=WarmupConfig()), PROBLEM, client, out).base()  # type: ignore[type-var]
+    return Run(replace(config, warmup=WarmupConfig()), PROBLEM, client, out).base()

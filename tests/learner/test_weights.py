@@ -72,12 +72,12 @@ def test_a_block_with_folded_layer_scale_equals_the_block_with_layer_scale() -> 
     torch.manual_seed(0)
     scaled = Block(32, 4, qkv_bias=True, init_values=1.0).eval()
     with torch.no_grad():
-        scaled.ls1.gamma.uniform_(0.1, 3)
-        scaled.ls2.gamma.uniform_(0.1, 3)
+        for scale in (scaled.ls1, scaled.ls2):
+            scale.get_parameter("gamma").uniform_(0.1, 3)
     state = {name: value.detach() for name, value in scaled.state_dict().items()}
-    for layer, scale in (("attn.proj", "ls1.gamma"), ("mlp.fc2", "ls2.gamma")):
+    for layer, gamma in (("attn.proj", "ls1.gamma"), ("mlp.fc2", "ls2.gamma")):
         state[f"{layer}.weight"], state[f"{layer}.bias"] = fold_layer_scale(
-            state[f"{layer}.weight"], state[f"{layer}.bias"], state.pop(scale)
+            state[f"{layer}.weight"], state[f"{layer}.bias"], state.pop(gamma)
         )
     plain = Block(32, 4, qkv_bias=True).eval()
     plain.load_state_dict(state, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -26,6 +27,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     OPTConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -33,7 +35,7 @@ from transformers import (
 PROMPT = "describe the image"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "</s>", "<unk>", "<image>"]
 VOCABULARY = {word: i for i, word in enumerate([*SPECIAL, *PROMPT.split(), *(f"w{i}" for i in range(60))])}
-SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+SMALL: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
 CHAT = (
     "{% for message in messages %}w1 {% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }}{% endif %}{% endfor %} w2 {% endfor %}"
@@ -135,7 +137,7 @@ def _tokenizer(**special: str | list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def _loud(kind: type[PreTrainedModel], config: object) -> PreTrainedModel:
+def _loud(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
     """A model whose weights are large enough for its words to depend on the picture."""
     with torch.random.fork_rng():
         torch.manual_seed(2)

@@ -86,6 +86,6 @@ def food101_json(root: Path) -> Path:
         "test": [f"{dish}_{i}0.jpg" for dish in dishes for i in range(2)],
     }
     texts = {name: f'The best "{name}"' for names in splits.values() for name in names}
-    for file, content in (("class_idx", {"ramen": 0, "apple_pie": 1}), ("text", texts), ("split", splits)):
-        (root / f"{file}.json").write_text(json.dumps(content))
+    for name, content in (("class_idx", {"ramen": 0, "apple_pie": 1}), ("text", texts), ("split", splits)):
+        (root / f"{name}.json").write_text(json.dumps(content))
     return root
