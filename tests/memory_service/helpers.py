@@ -209,10 +209,11 @@ def _sealed_records(path: Path) -> tuple[np.ndarray, list[bytes]]:
         store = ZipStore(path, mode="r")
         group = zarr.open(store, mode="r")
         assert isinstance(group, zarr.Group)
-        headers = np.zeros(group["exemplar_id"].shape, HEADER_DTYPE)
+        arrays = dict(group.arrays())
+        headers = np.zeros(arrays["exemplar_id"].shape, HEADER_DTYPE)
         for name in HEADER_DTYPE.names or ():
-            headers[name] = group[name][:]
-        body = np.asarray(group["body"][:]).tobytes()
+            headers[name] = arrays[name][:]
+        body = np.asarray(arrays["body"][:]).tobytes()
         store.close()
     return headers, _cut(body, headers["offset"])
 

@@ -86,7 +86,7 @@ class Upload:
         self.connection.close()
         head, content = received.split(b"\r\n\r\n", 1)
         status, *lines = head.decode().split("\r\n")
-        headers = [tuple(line.split(": ", 1)) for line in lines]
+        headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
         return httpx.Response(int(status.split()[1]), headers=headers, content=content)
 
     @staticmethod

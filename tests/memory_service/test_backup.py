@@ -187,7 +187,7 @@ class Load:
             thread.join()
 
 
-def assert_holds(copy: Path, acknowledged: dict[str, int], kept: dict[int, object]) -> None:
+def assert_holds(copy: Path, acknowledged: dict[str, int], kept: list[tuple[int, int, bytes]]) -> None:
     report = verify(copy)
     assert report.sound, report.problems
     with running(copy) as client:

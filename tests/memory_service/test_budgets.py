@@ -62,7 +62,7 @@ def large(rank: int, class_id: int = 0) -> Record:
 
 def test_a_budget_in_full_samples_for_so_many_classes(data: Path) -> None:
     with running(data) as client:
-        settings = {"full_samples_per_class": 2, "full_sample_bytes": 1000, "num_classes": 3}
+        settings: dict[str, Any] = {"full_samples_per_class": 2, "full_sample_bytes": 1000, "num_classes": 3}
         info = put_buffer(client, None, **settings)
         assert info["budget_bytes"] == 6000
         assert {name: info[name] for name in settings} == settings
@@ -82,7 +82,7 @@ def test_a_budget_in_full_samples_for_so_many_classes(data: Path) -> None:
 def test_a_budget_that_grows_with_the_classes_seen(data: Path) -> None:
     size = 2 * CHARGE
     with running(data) as client:
-        settings = {"full_samples_per_class": 2, "full_sample_bytes": size}
+        settings: dict[str, Any] = {"full_samples_per_class": 2, "full_sample_bytes": size}
         assert put_buffer(client, None, **settings)["budget_bytes"] == 2 * size
         # One class's worth holds four records; the fifth is the worst.
         answer = push(client, [make_exemplar(7, rank) for rank in range(5)])
@@ -269,11 +269,12 @@ def test_a_reservoir_counts_what_it_did_not_keep_also_over_a_restart(data: Path)
 
 
 def test_made_up_classes_grow_a_budget_to_its_ceiling_only(data: Path) -> None:
-    settings = {"full_samples_per_class": 2, "full_sample_bytes": CHARGE}
+    settings: dict[str, Any] = {"full_samples_per_class": 2, "full_sample_bytes": CHARGE}
     with running(data) as client:
         put_buffer(client, None, **settings, max_budget_bytes=9 * CHARGE)
         put_buffer(client, None, buffer="usual", **settings)
         ids = iter(range(10_000))
+        answer: dict[str, Any] = {}
         for expected in (4, 8, 9, 9):
             answer = push(client, [make_exemplar(next(ids), seed=1) for _ in range(2)])
             assert answer["budget_bytes"] == expected * CHARGE
@@ -337,6 +338,7 @@ def test_all_budgets_together_have_a_quota(data: Path) -> None:
 @pytest.mark.parametrize("policy", EVICTION_POLICIES)
 def test_a_dry_run_says_what_the_push_then_says(client: httpx.Client, data: Path, policy: str) -> None:
     put_buffer(client, 5 * CHARGE, eviction=policy)
+    done: httpx.Response | None = None
     for number in range(5):
         batch = [make_exemplar(c, number, seed=10 * number + c, pad=40 * c) for c in range(1 + number % 3)]
         before, stats = whole_state(data), stats_of(client)
@@ -347,6 +349,7 @@ def test_a_dry_run_says_what_the_push_then_says(client: httpx.Client, data: Path
         assert (rehearsed.status_code, rehearsed.content) == (done.status_code, done.content)
         assert again.content == done.content
     # It came to evictions, or to a refusal.
+    assert done is not None
     assert done.status_code == 507 if policy == "reject" else stats_of(client)["num_records"] < 9
     assert_consistent(client, data)
 
@@ -413,6 +416,8 @@ def test_snapshots_that_pin_too_much_stop_pushes(client: httpx.Client, data: Pat
     limit = 4 * budget
     put_buffer(client, budget, eviction="fifo", disk_limit_bytes=limit)
     refused: httpx.Response | None = None
+    before = whole_state(data)
+    stats: dict[str, Any] = {}
     for phase in range(8):
         assert client.put(f"/v1/buffers/b/snapshots/p{phase}").status_code == 201
         before = whole_state(data)

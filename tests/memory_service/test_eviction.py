@@ -68,6 +68,7 @@ def reference_class_balanced(candidates: Candidates, budget_bytes: int) -> np.nd
 
 def reference_prefix(policy: EvictionPolicy, candidates: Candidates, budget_bytes: int) -> list[bool]:
     """By the words of the documentation."""
+    assert candidates.key is not None
     order, score, key = candidates.order.tolist(), candidates.score.tolist(), candidates.key.tolist()
     sort_key = {
         "lowest_score": lambda place: (-score[place], order[place]),
@@ -198,7 +199,7 @@ def test_narrowing_down_many_finds_the_longest_prefix(policy: EvictionPolicy) ->
     candidates = Candidates(
         class_id=np.zeros(num, np.uint32),
         rank=np.zeros(num, np.uint32),
-        score=random.integers(-50, 50, num).astype(np.float32) / 100,
+        score=np.asarray(random.integers(-50, 50, num).astype(np.float32) / 100, dtype=np.float32),
         charge=random.integers(40, 4000, num),
         order=random.permutation(num),
         key=reservoir_keys("b", np.arange(num, dtype=np.uint64)),

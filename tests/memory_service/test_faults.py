@@ -147,7 +147,7 @@ class Faults:
 
     @contextmanager
     def active(self) -> Iterator[Faults]:
-        wrapped = {name: self._wrapped(name, getattr(files, name)) for name in OPERATIONS}
+        wrapped: dict[str, Any] = {name: self._wrapped(name, getattr(files, name)) for name in OPERATIONS}
         with mock.patch.multiple(files, **wrapped):
             yield self
 
@@ -320,7 +320,9 @@ def test_a_crash_at_any_moment_leaves_a_change_whole_or_not_made(data: Path, tmp
         copy()
 
     write = store._index.write
-    wrapped = {name: watched(getattr(files, name)) for name in ("create", "write_at", "rename", "unlink")}
+    wrapped: dict[str, Any] = {
+        name: watched(getattr(files, name)) for name in ("create", "write_at", "rename", "unlink")
+    }
     with mock.patch.multiple(files, **wrapped), mock.patch.object(store._index, "write", watched_write):
         change(store)
     store.release()
@@ -406,7 +408,7 @@ def test_short_writes_are_gone_on_with(data: Path, tmp_path: Path) -> None:
         return real(descriptor, [memoryview(pieces[0])[:97]], offset)
 
     store = Store(data, OPTIONS)
-    with mock.patch.object(files.os, "pwritev", short):
+    with mock.patch.object(os, "pwritev", short):
         change(store)
     assert contents(store) == after
     check_store(store, data, clean=True)
@@ -428,7 +430,7 @@ def test_a_write_that_ends_in_the_middle_is_taken_back(data: Path, tmp_path: Pat
         raise OSError(number, os.strerror(number))
 
     store = Store(data, OPTIONS)
-    with mock.patch.object(files.os, "pwritev", breaking), pytest.raises(StorageError) as caught:
+    with mock.patch.object(os, "pwritev", breaking), pytest.raises(StorageError) as caught:
         change(store)
     assert caught.value.details["errno"] == number
     assert calls

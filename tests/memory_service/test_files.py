@@ -30,7 +30,7 @@ def test_a_file_is_there_once_it_is_on_the_disk_and_so_is_its_name(
             seen.append((name, path.read_bytes()))
             return real(*arguments)
 
-        monkeypatch.setattr(files.os, name, call)
+        monkeypatch.setattr(os, name, call)
 
     for name in ("fdatasync", "rename", "fsync"):
         watch(name)
@@ -49,7 +49,7 @@ def test_what_fails_leaves_what_was_there(call: str, tmp_path: Path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, call, full)
+        patch.setattr(os, call, full)
         with pytest.raises(OSError, match="No space left"):
             write(path, b"new")
     assert path.read_bytes() == b"old"

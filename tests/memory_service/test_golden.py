@@ -57,7 +57,7 @@ def rows_of(data: Path) -> dict[str, list[tuple[Any, ...]]]:
 def as_schema_1_says(buffer: Buffer) -> dict[str, Any]:
     body, _, version = buffer.query_encoded(Query(limit=1000))
     records = decode_batch(bytes(body))
-    found = {
+    found: dict[str, Any] = {
         "version": version,
         "bytes_used": buffer.stats().bytes_used,
         "eviction": buffer.config.eviction,

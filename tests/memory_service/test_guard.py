@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -178,8 +179,9 @@ def test_remembered_hosts_are_bounded() -> None:
 )
 def test_names_that_cannot_be(name: str) -> None:
     setting, value = name.split("=")
+    given: dict[str, Any] = {setting: value}
     with pytest.raises(ValidationError, match="is no"):
-        Settings(data=Path("unused"), **{setting: value})
+        Settings(data=Path("unused"), **given)
 
 
 def test_a_real_service_checks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,10 @@ from memory_format import BudgetError, decode_batch, encode_batch
 from memory_service.http.streaming import DrawnResponse, ExportResponse
 from memory_service.store import Buffer, Store
 from memory_service.store.pure.change import Change
+from memory_service.store.drawn import Drawn
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.sampler import SampleRequest
-from memory_service.store.segments.readers import LeaseEndedError
+from memory_service.store.segments.readers import HeldLease, LeaseEndedError
 from tests.memory_service import disk
 from tests.memory_service.helpers import (
     Server,
@@ -75,11 +76,16 @@ def test_what_is_removed_while_it_is_read_counts_until_its_reader_is_done(data: 
         assert buffer.stats().disk_bytes < during.disk_bytes - 55 * SIZE
 
 
+def lease_of(drawn: Drawn) -> HeldLease:
+    assert drawn.lease is not None
+    return drawn.lease
+
+
 def test_a_push_takes_the_room_of_the_reader_that_is_idle_for_longest(data: Path) -> None:
     with full_buffer(data, limit=4.2) as (_, buffer), ExitStack() as stack:
-        readers = []
+        readers: list[Drawn] = []
         for first in (60, 120, 180):
-            assert not any(drawn.lease.ended for drawn in readers)
+            assert not any(lease_of(drawn).ended for drawn in readers)
             readers.append(stack.enter_context(buffer.draw(ALL)))
             readers[-1].next_piece()
             for part in (0, 20, 40):
@@ -87,8 +93,8 @@ def test_a_push_takes_the_room_of_the_reader_that_is_idle_for_longest(data: Path
                 figures = buffer.stats()
                 assert figures.disk_bytes <= figures.disk_limit_bytes
             # The second one is slow, and takes something now and then.
-            readers[min(1, len(readers) - 1)].lease.progress()
-        assert [drawn.lease.ended for drawn in readers] == [True, False, False]
+            lease_of(readers[min(1, len(readers) - 1)]).progress()
+        assert [lease_of(drawn).ended for drawn in readers] == [True, False, False]
         with pytest.raises(LeaseEndedError, match="ask again"):
             readers[0].next_piece()
         while readers[1].next_piece():
@@ -329,13 +335,17 @@ def test_an_answer_whose_last_piece_is_read_is_not_cut_short(data: Path, kind: s
                 await anyio.to_thread.run_sync(buffer.push, encode_batch(batch(first, 10)))
             await anyio.sleep(0.3)
 
+    async def nothing() -> MutableMapping[str, Any]:
+        await anyio.sleep_forever()
+        raise AssertionError("forever is over")
+
     async def answer() -> None:
         response: DrawnResponse | ExportResponse
         if kind == "sample":
             response = await DrawnResponse.begin(drawn, lease_seconds=0.1)
         else:
             response = ExportResponse(export, 0.1, {}, "application/zip")
-        await response({"type": "http"}, receive=anyio.sleep_forever, send=take)
+        await response({"type": "http"}, receive=nothing, send=take)
 
     with full_buffer(data, limit=1.6) as (_, buffer):
         drawn, export = buffer.draw(ALL), buffer.export()

@@ -36,7 +36,7 @@ def index_file_bytes(data: Path) -> int:
     """Of the database, everything that was committed in it and no free pages at its end counted twice."""
     with closing(sqlite3.connect(data / "index.sqlite")) as connection:
         assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
-        free = connection.execute("PRAGMA freelist_count").fetchone()[0]
+        free = int(connection.execute("PRAGMA freelist_count").fetchone()[0])
     return (data / "index.sqlite").stat().st_size - free * PAGE
 
 

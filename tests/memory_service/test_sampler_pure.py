@@ -107,7 +107,7 @@ def test_nothing_to_draw_from() -> None:
 def test_the_stream_is_what_it_was_when_this_was_written() -> None:
     """Fixed for ever: a batch named in a paper must be the same batch later. Do not update these numbers."""
     places = np.arange(1000, dtype=np.uint32)
-    selection = Selection(places % 7, None, (places % 11).astype(np.float32) / 16 - 0.25)
+    selection = Selection(places % 7, None, np.asarray((places % 11).astype(np.float32) / 16 - 0.25, dtype=np.float32))
     uniform = draw(selection, SampleRequest(5, 11, 22), draw_key="b", version=3)
     assert uniform.positions.tolist() == [110, 922, 328, 765, 515]
     once = draw(selection, SampleRequest(5, 11, 22, replace=False), draw_key="b", version=3)

@@ -223,7 +223,7 @@ def test_pages_of_a_snapshot(client: httpx.Client) -> None:
 def test_samples_of_a_snapshot_are_those_of_its_version(client: httpx.Client) -> None:
     fifo(client)
     push(client, [exemplar(rank % 2, rank, score=0.1 + rank) for rank in range(6)])
-    wanted = {"batch_size": 16, "seed": 3, "step": 8, "class_id": [0, 1], "repair_text": 0.5}
+    wanted: dict[str, Any] = {"batch_size": 16, "seed": 3, "step": 8, "class_id": [0, 1], "repair_text": 0.5}
     strategies = ("uniform", "class_balanced", "score_weighted")
     live = [contents(sample(client, **wanted, strategy=strategy, version=1)) for strategy in strategies]
     take(client, "s")

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -246,7 +247,7 @@ def test_all_four_figures_are_within_their_limits_at_every_poll(data: Path, monk
             assert client.put(f"/v1/buffers/{name}", json=settings).status_code == 201
         threads = []
         for number, name in enumerate([*POLICIES, *POLICIES]):
-            threads.append(soak.run(lambda client, rng, name=name: soak.write(client, rng, name), number))
+            threads.append(soak.run(partial(soak.write, name=name), number))
         works = (soak.snapshot, soak.fork, soak.move, soak.stall, soak.shrink, soak.poll)
         threads += [soak.run(work, 100 + number) for number, work in enumerate(works)]
         soak.done.wait(SECONDS)

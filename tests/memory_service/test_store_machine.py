@@ -220,7 +220,7 @@ class StoreMachine(RuleBasedStateMachine):
             result = buffer.delete(wanted)
         if not refused:
             model.delete(wanted)
-            assert (list(result.deleted), result.version) == (wanted, model.version)
+            assert (result.deleted, result.version) == (tuple(wanted), model.version)
 
     @rule(pick=PICKS, budget=BUDGETS, headroom=HEADROOM)
     def configure(self, pick: int, budget: Budget, headroom: int) -> None:

@@ -109,9 +109,9 @@ def test_plain_zarr_reads_it(client: httpx.Client, tmp_path: Path) -> None:
     with zarr.storage.ZipStore(path, mode="r") as store:
         group = zarr.open(store, mode="r")
         assert isinstance(group, zarr.Group)
-        described = group.attrs.asdict()["exemplar_memory_buffer"]
+        attributes: dict[str, Any] = group.attrs.asdict()
         column = {name: np.asarray(array[:]) for name, array in group.arrays()}
-        learners = group.attrs.asdict()["learners"]
+    described, learners = attributes["exemplar_memory_buffer"], attributes["learners"]
     assert described["name"] == "b"
     assert described["description"] == "a tëst"
     assert column["exemplar_id"].tolist() == [record.exemplar_id for record in records]
@@ -368,7 +368,7 @@ def test_garbage_is_refused_and_leaves_nothing(client: httpx.Client, data: Path)
     assert_problem(client.post("/v1/buffers/c/import", content=file), "invalid_request", status=415)
 
 
-ODD = [
+ODD: list[Any] = [
     *(-(2**64), -1, 0, 1, 2**31, 2**32, 2**40, 2**50, 2**62, 2**63 - 1, 2**63, 2**64, 10**400),
     *(0.5, 1e308, float("inf"), float("-inf"), float("nan")),
     *(None, True, "", "1", "\x00", "\ud800", "x" * 20_000, [], {}, [1], [[[]]]),
