@@ -26,7 +26,7 @@ def test_the_default_is_the_shuffle_of_the_seed() -> None:
         order = class_order(DataConfig(class_order_seed=seed), [str(c) for c in range(24)])
         assert order == np.random.default_rng(seed).permutation(24).tolist()
         assert cut(order, 8, 5) == class_phases(24, 8, 5, seed)
-    assert cut(list("abcdefg"), 3, 2) == [["a", "b", "c"], ["d", "e"], ["f", "g"]]
+    assert cut(list(range(7)), 3, 2) == [[0, 1, 2], [3, 4], [5, 6]]
 
 
 def test_the_natural_order_is_that_of_the_data() -> None:

@@ -21,6 +21,7 @@ from learner.model.classifier import Classifier
 from learner.model.tokens import Tokens
 from learner.run import method_run
 from learner.run.config import LearnerConfig
+from learner.run.evaluate import evaluate_phase
 from learner.run.method_parts import BASES, PARTS
 from learner.run.methods import parse_method
 from learner.run.phase_metrics import PhaseMetrics
@@ -139,7 +140,7 @@ def test_all_techniques_together_resume_to_the_same_results(
     name = "masked+der+kd+balance+two-views+rerank+flip+colour+fill-background+coverage+rollout"
     service = start_service()
     whole = _run(name, tmp_path / "whole" / "run", service)
-    original, calls = method_run.evaluate_phase, 0
+    original, calls = evaluate_phase, 0
 
     def second_time(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -175,6 +176,7 @@ def test_a_refitted_classifier_is_tested_and_not_trained_on(
         return head
 
     monkeypatch.setattr("learner.run.refitting.fit_ridge", fit)
+    service = ""
     for name, part in (("head", "no-refit"), ("refit", "no-translate"), ("both", "herding")):
         service, out = start_service(tmp_path / f"store-{name}"), tmp_path / name / "run"
         # Under one name, by which the memory draws.
@@ -258,7 +260,8 @@ def test_grad_cam_is_what_finite_differences_say() -> None:
     def score() -> torch.Tensor:
         hidden, mask = model.backbone._embed(tokens)
         features = model.backbone.layernorm(model.backbone._encode(hidden.double(), mask.double())[:, 0])
-        return model.head(features).gather(1, targets[:, None])[:, 0]
+        scores: torch.Tensor = model.head(features).gather(1, targets[:, None])[:, 0]
+        return scores
 
     start = score()
     weights = torch.zeros(2, 64, dtype=torch.double)

@@ -23,12 +23,14 @@ from learner.baselines.l2p import L2P
 from learner.model.backbones.additions import Additions, Prefix
 from learner.model.backbones.vilt import ViltBackbone, small_vilt
 from learner.run import method_run
+from learner.run.base_phase import first_model
 from learner.run.config import LearnerConfig
 from learner.run.method_parts import BASES
 from learner.run.methods import parse_method
 from learner.run.phase_metrics import PhaseMetrics
 from learner.run.run import Run
 from learner.run.summary import seconds_spent
+from learner.training.ablations.settings import AblationConfig
 from learner.training.settings import TrainConfig
 from learner.training.train import train_phase
 from tests.learner.builders import PATCH_PX, make_problem, make_split, make_tokens
@@ -270,20 +272,17 @@ def test_another_seed_starts_elsewhere_and_the_same_one_does_not(name: str) -> N
 
 def test_references_take_rates_alone_and_none_of_the_runs_techniques() -> None:
     assert {name for name, base in BASES.items() if base.model != "ssf"} == set(REFERENCES)
-    train = replace(
-        LearnerConfig().train, distill=1.0, stored_logits=0.1, weight_align=True, balance=1.0, two_views=True
-    )
+    tried = AblationConfig(distill=1.0, stored_logits=0.1, balance=1.0, two_views=True)
     for name in REFERENCES:
         with pytest.raises(ValueError, match=f"{name} is a reference as published: parts of it are addedNN and headNN"):
             parse_method(f"{name}+added3+kd")
-        rates = parse_method(f"{name}+added7+head2").configure(LearnerConfig(train=train)).train
+        rates = parse_method(f"{name}+added7+head2").configure(LearnerConfig(ablations=tried)).train
         assert (rates.added_lr, rates.head_lr) == (0.007, 0.002)
         method = parse_method(name)
         assert (method.stores, method.shares_base) == ("nothing", False)
-        changed = method.configure(LearnerConfig(train=train)).train
-        assert (changed.distill, changed.stored_logits, changed.balance, changed.masked_views) == (0, 0, 0, 0)
-        assert not (changed.weight_align)
-        assert not (changed.two_views)
+        changed = method.configure(LearnerConfig(ablations=tried))
+        assert changed.ablations == AblationConfig()
+        assert changed.train.masked_views == 0
     with pytest.raises(ValueError, match="addedNN is the rate of what l2p, dualprompt and ease add"):
         parse_method("masked+added3")
 
@@ -291,7 +290,9 @@ def test_references_take_rates_alone_and_none_of_the_runs_techniques() -> None:
 def test_a_warm_up_is_part_of_the_backbone_they_begin_with(tmp_path: Path) -> None:
     config = replace(CONFIG, warmup=replace(CONFIG.warmup, epochs=1, batch_size=8, mask_token_id=3))
     plain, first, second = (
-        Run(c, PROBLEM, NO_SERVICE, tmp_path).start(parse_method("l2p"))[0].backbone.state_dict()
+        first_model(Run(c, PROBLEM, NO_SERVICE, tmp_path).setup, tmp_path / "base.pt", parse_method("l2p"))[
+            0
+        ].backbone.state_dict()
         for c in (CONFIG, config, config)
     )
     assert any(not torch.equal(plain[n], v) for n, v in first.items())
@@ -300,10 +301,8 @@ def test_a_warm_up_is_part_of_the_backbone_they_begin_with(tmp_path: Path) -> No
 
 def test_their_own_base_phases_are_counted_and_the_shared_one_once() -> None:
     def lines(method: str, base: float) -> list[PhaseMetrics]:
-        fields = dict.fromkeys(PhaseMetrics.__dataclass_fields__, 0.0) | {
-            "method": method,
-            "evaluate_seconds": 1.0,
-        }
+        fields: dict[str, Any] = dict.fromkeys(PhaseMetrics.__dataclass_fields__, 0.0)
+        fields |= {"method": method, "evaluate_seconds": 1.0}
         return [
             PhaseMetrics(**(fields | {"phase": phase, "train_seconds": seconds}))
             for phase, seconds in ((0, base), (1, 10.0))
@@ -318,7 +317,12 @@ def test_runs_begin_when_the_base_phase_that_they_share_is_there(
 ) -> None:
     began: list[tuple[str, int]] = []
     monkeypatch.setattr(jobs, "train_base", lambda task: began.append(("base", task.job.seed)))
-    monkeypatch.setattr(jobs, "run_job", lambda task: began.append((task.job.method, task.job.seed)) or [])
+
+    def run_job(task: jobs.Task) -> list[PhaseMetrics]:
+        began.append((task.job.method, task.job.seed))
+        return []
+
+    monkeypatch.setattr(jobs, "run_job", run_job)
 
     def work_off(*methods: str) -> None:
         plan = replace(plans.quick(), methods=methods, charted=(), seeds=(0, 1), memories=(5,))

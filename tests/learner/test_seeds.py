@@ -44,10 +44,11 @@ def _line(method: str, phase: int, accuracy: float, exemplars: int = 10) -> Phas
         budget_bytes=1200,
         bytes_per_exemplar=1000 / exemplars,
         keep_ratio=0.3,
-        **dict.fromkeys(
-            ("train_seconds", "mask_seconds", "push_seconds", "pull_seconds", "evaluate_seconds"),
-            1.0,
-        ),
+        train_seconds=1.0,
+        mask_seconds=1.0,
+        push_seconds=1.0,
+        pull_seconds=1.0,
+        evaluate_seconds=1.0,
     )
 
 
