@@ -18,8 +18,8 @@ import pytest
 from memory_format import BudgetError, decode_batch, encode_batch
 from memory_service.http.streaming import DrawnResponse, ExportResponse
 from memory_service.store import Buffer, Store
-from memory_service.store.pure.change import Change
 from memory_service.store.drawn import Drawn
+from memory_service.store.pure.change import Change
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.segments.readers import HeldLease, LeaseEndedError
