@@ -20,7 +20,8 @@ from memory_format.header import FLAG_EXTRAS, layout_of
 from memory_service.store.buffer import Buffer
 from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
 from memory_service.store.pure.query import Query
-from memory_service.store.pure.sampler import EVERYTHING, Filter, SampleRequest
+from memory_service.store.pure.sampler import SampleRequest
+from memory_service.store.pure.selection import EVERYTHING, Filter
 from memory_service.store.reads import Listed
 
 T = TypeVar("T", int, str)

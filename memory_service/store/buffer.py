@@ -25,22 +25,23 @@ from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
 from memory_service.store.drawn import Drawn
 from memory_service.store.exports import Exports
-from memory_service.store.forks import Fork
+from memory_service.store.forks import Fork, settings_of_fork
 from memory_service.store.index.base import BufferEntry, BufferRows, Index
 from memory_service.store.loading import SealedSegments, growing_of, load
-from memory_service.store.pure import sampler
 from memory_service.store.pure.columns import Learners, rows_of_batch
 from memory_service.store.pure.diff import diff
-from memory_service.store.pure.model import BufferConfig, Options, PushAnswer, Snapshot, check_settings
+from memory_service.store.pure.model import BufferConfig, Options, PushAnswer, Snapshot
 from memory_service.store.pure.names import check_name
 from memory_service.store.pure.query import Query
+from memory_service.store.pure.sampler import SampleRequest
+from memory_service.store.pure.selection import EVERYTHING, Filter
 from memory_service.store.pure.state import State
 from memory_service.store.pure.stats import stats
 from memory_service.store.pushes import GroupPlan, Pending, PushQueue, digest_of
 from memory_service.store.quota import Quota
 from memory_service.store.reads import Listed, Reads, expect_version, no_exemplar
 from memory_service.store.room import segment_bytes
-from memory_service.store.segments.local import SegmentFiles
+from memory_service.store.segments.base import Segments
 from memory_service.store.segments.readers import LeaseEndedError
 
 
@@ -60,7 +61,7 @@ class Buffer:
         rows: BufferRows,
         number: int,
         index: Index,
-        segments: SegmentFiles,
+        segments: Segments,
         options: Options,
         sealed: SealedSegments,
         quota: Quota,
@@ -160,9 +161,7 @@ class Buffer:
                 self._commits.commit(change)
             return UpdateResponse(len(exemplar_ids) - len(missing), tuple(missing), self.state.version)
 
-    def delete(
-        self, exemplar_ids: Iterable[int] | None = None, *, where: sampler.Filter | None = None
-    ) -> DeleteResponse:
+    def delete(self, exemplar_ids: Iterable[int] | None = None, *, where: Filter | None = None) -> DeleteResponse:
         """Delete records: those named, or those that match.
 
         Raises:
@@ -177,7 +176,7 @@ class Buffer:
                 if (positions < 0).any():
                     raise no_exemplar(self.name, int(ids[positions < 0][0]))
             else:
-                selection = self.contents.select(columns, where or sampler.EVERYTHING)
+                selection = self.contents.select(columns, where or EVERYTHING)
                 positions = selection.at(np.arange(selection.num))
             if len(positions):
                 self._commits.commit(changes.deletion(self.state, positions))
@@ -321,14 +320,7 @@ class Buffer:
         with self._changing():
             if snapshot is not None:
                 self.state.snapshot(snapshot)
-            config = replace(
-                self.config,
-                name=name,
-                created_at=time.time(),
-                description=self.config.description if description is None else description,
-                given_disk_limit=self.config.given_disk_limit if disk_limit_bytes is None else disk_limit_bytes,
-            )
-            check_settings(config)
+            config = settings_of_fork(self.config, name, disk_limit_bytes, description)
             # Only sealed segments never change again, and can be shared.
             self._commits.seal()
             num_bytes = segment_bytes(config, self._options)
@@ -350,7 +342,7 @@ class Buffer:
         """A page of whole records: :meth:`Reads.query_encoded`."""
         return self._reads.query_encoded(query, snapshot)
 
-    def sample(self, request: sampler.SampleRequest) -> tuple[memoryview, int]:
+    def sample(self, request: SampleRequest) -> tuple[memoryview, int]:
         """A whole batch as an Arrow stream, and the version it was drawn from. Raises as :meth:`Reads.draw`, and
         ``StorageError`` where a record is damaged."""
         while True:
@@ -359,7 +351,7 @@ class Buffer:
                     pass
                 return drawn.stream, drawn.version
 
-    def draw(self, request: sampler.SampleRequest, *, wait: bool = True) -> Drawn:
+    def draw(self, request: SampleRequest, *, wait: bool = True) -> Drawn:
         """A batch, to be sent while it is read: :meth:`Reads.draw`."""
         drawn = self._reads.draw(request, wait=wait)
         with self._tally_lock:

@@ -25,9 +25,8 @@ from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.pure.visibility import shown_by
 from memory_service.store.room import headroom, moving_room, needed, segment_bytes, tidy_reserve
-from memory_service.store.segments.base import Part
+from memory_service.store.segments.base import Part, Segments
 from memory_service.store.segments.layout import frame_bytes
-from memory_service.store.segments.local import SegmentFiles
 from memory_service.store.segments.owner import owner_of
 from memory_service.store.segments.readers import Lease, PinningLease
 from memory_service.store.writer import InFlight, Writer, grown
@@ -38,7 +37,7 @@ _READ_SECONDS: Final = 1.0
 """For how long a change waits for readers that go at the pace of the disk."""
 
 
-def discard(index: Index, segments: SegmentFiles, parts: Iterable[Part]) -> None:
+def discard(index: Index, segments: Segments, parts: Iterable[Part]) -> None:
     """Remove new segments of a change that failed, unless it was committed all the same.
 
     Where that cannot be found out they stay, and the next start looks again.
@@ -65,7 +64,7 @@ class Commits:
     def __init__(
         self,
         index: Index,
-        segments: SegmentFiles,
+        segments: Segments,
         contents: Contents,
         options: Options,
         growing: dict[Purpose, Growing] | None = None,

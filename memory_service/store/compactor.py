@@ -22,7 +22,7 @@ from memory_service.store.pure.model import Options
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState, Tally
 from memory_service.store.room import NEW_FILE, frame_overhead, segment_bytes
-from memory_service.store.segments import local
+from memory_service.store.segments import base
 from memory_service.store.segments.base import SegmentGoneError
 from memory_service.store.segments.layout import frame_bytes
 from memory_service.store.segments.owner import owner_of
@@ -101,7 +101,7 @@ class Compactor:
 
     def _sealing_bytes(self, full: int) -> int:
         """What is added where the records moved fill their segment: the frame of those it has already."""
-        if full < local.SMALLEST_SEALED:
+        if full < base.SMALLEST_SEALED:
             return 0
         growing = [segment for purpose, (_, segment) in self._writer.growing.items() if purpose != "pushed"]
         return sum(frame_bytes(segment.num_records, segment.learners) for segment in growing)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from memory_format import NotFoundError
 from memory_format.body import prefix_bytes
-from memory_service.store.pure import sampler
+from memory_service.store.pure import selection
 from memory_service.store.pure.change import Move
 from memory_service.store.pure.columns import Arrays, Columns, Learners, headers_of_rows
 from memory_service.store.pure.model import Snapshot
+from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.pure.state import State, moved
-from memory_service.store.segments.base import Place, SegmentGoneError
-from memory_service.store.segments.local import SegmentFiles
+from memory_service.store.segments.base import Place, SegmentGoneError, Segments
 from memory_service.store.segments.readers import HeldLease, PinningLease, Readers
 
 _HELD_AT_A_TIME = 16
@@ -35,7 +35,7 @@ class Contents:
     state of now is read.
     """
 
-    def __init__(self, state: State, learners: Learners, segments: SegmentFiles) -> None:
+    def __init__(self, state: State, learners: Learners, segments: Segments) -> None:
         self.state = state
         self.learners = learners
         self.dropped = False
@@ -45,7 +45,7 @@ class Contents:
         """Of :attr:`State.leased`, by name."""
         self._segments = segments
         self._views: OrderedDict[str, Columns] = OrderedDict()
-        self._selections: OrderedDict[tuple[int, sampler.Filter], sampler.Selection] = OrderedDict()
+        self._selections: OrderedDict[tuple[int, selection.Filter], selection.Selection] = OrderedDict()
 
     @property
     def disk_bytes(self) -> int:
@@ -207,21 +207,21 @@ class Contents:
             self._views.popitem(last=False)
         return view
 
-    def select(self, columns: Columns, where: sampler.Filter) -> sampler.Selection:
+    def select(self, columns: Columns, where: selection.Filter) -> selection.Selection:
         """The records of ``columns`` that match, remembered for a while."""
         key = (columns.version, where)
         found = self._selections.get(key)
         if found is None:
-            found = sampler.select(columns, where, self.learners.known_codes(where.learner_id or ()))
+            found = selection.select(columns, where, self.learners.known_codes(where.learner_id or ()))
             self._selections[key] = found
             while len(self._selections) > _SELECTIONS_KEPT:
                 # Another thread may have been faster.
                 self._selections.popitem(last=False)
         return found
 
-    def is_selected(self, columns: Columns, request: sampler.SampleRequest) -> bool:
+    def is_selected(self, columns: Columns, request: SampleRequest) -> bool:
         """Whether drawing needs no pass over all records, as one was made for an earlier request."""
-        if request.where == sampler.EVERYTHING and request.strategy == "uniform":
+        if request.where == selection.EVERYTHING and request.strategy == "uniform":
             return True
         found = self._selections.get((columns.version, request.where))
         return found is not None and found.is_ready(request.strategy)

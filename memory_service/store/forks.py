@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,14 +18,31 @@ from memory_service.store.loading import SealedSegments
 from memory_service.store.pure import compaction, ledger
 from memory_service.store.pure.columns import Arrays, Columns, headers_of_rows
 from memory_service.store.pure.ledger import IndexRows, store_share
-from memory_service.store.pure.model import BufferConfig
+from memory_service.store.pure.model import BufferConfig, check_settings
 from memory_service.store.pure.tallies import NOTHING, SegmentState, tallies_of
 from memory_service.store.room import frame_overhead
-from memory_service.store.segments.base import OpenSegment, Part, totals_of
-from memory_service.store.segments.local import SegmentFiles, added_bytes
+from memory_service.store.segments.base import OpenSegment, Part, Segments, added_bytes, totals_of
 from memory_service.store.segments.owner import owner_of
 
 logger = logging.getLogger(__name__)
+
+
+def settings_of_fork(
+    source: BufferConfig, name: str, disk_limit_bytes: int | None, description: str | None
+) -> BufferConfig:
+    """Those of its source, but for what is given.
+
+    Raises:
+        FormatError: ``invalid_budget`` or ``invalid_request``.
+    """
+    config = replace(
+        source,
+        name=name,
+        created_at=time.time(),
+        description=source.description if description is None else description,
+        given_disk_limit=source.given_disk_limit if disk_limit_bytes is None else disk_limit_bytes,
+    )
+    return check_settings(config)
 
 
 class Fork:
@@ -43,7 +61,7 @@ class Fork:
     def __init__(
         self,
         index_: Index,
-        segments: SegmentFiles,
+        segments: Segments,
         contents: Contents,
         view: Columns,
         config: BufferConfig,
@@ -108,9 +126,9 @@ class Fork:
 
     def _copy_what_does_not_fit(self) -> None:
         while True:
-            rows_ = self._rows_of(self._copied)
-            lengths = rows_["length"].tolist()
-            learner_bytes = sum(len(learner) + 4 for learner in set(self._contents.learner_ids(rows_)))
+            records = self._records_of(self._copied)
+            lengths = records["length"].tolist()
+            learner_bytes = sum(len(learner) + 4 for learner in set(self._contents.learner_ids(records)))
             number = 2 + sum(lengths) // self._num_bytes if lengths else 0
             copied = number * (ledger.OPEN_ROW + 4 * learner_bytes) + 2 * HEADER_DTYPE.itemsize * len(lengths)
             if lengths:
@@ -155,7 +173,7 @@ class Fork:
     def _copy(self) -> None:
         growing: OpenSegment | None = None
         for state in list(self._copied):
-            taken = self._rows_of([state])
+            taken = self._records_of([state])
             try:
                 view, starts = self._contents.read_bodies(taken)
             except StorageError as error:
@@ -177,7 +195,7 @@ class Fork:
             )
             growing = None if self._parts[-1].full else self._parts[-1].after
 
-    def _rows_of(self, states: Sequence[SegmentState]) -> Arrays:
+    def _records_of(self, states: Sequence[SegmentState]) -> Arrays:
         ids = [state.id for state in states]
         return self._view.take(np.flatnonzero(np.isin(self._view["segment"], ids)))
 

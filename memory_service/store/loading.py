@@ -17,9 +17,8 @@ from memory_service.store.pure.model import Snapshot
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState, tallies_of
 from memory_service.store.pure.visibility import Pinned, shown_by
-from memory_service.store.segments.base import OpenSegment
-from memory_service.store.segments.layout import SegmentContents, read_contents
-from memory_service.store.segments.local import SegmentFiles
+from memory_service.store.segments.base import OpenSegment, Segments
+from memory_service.store.segments.layout import SegmentContents
 
 Purpose = Literal["pushed", "moved", "leaving"]
 """What an open segment takes in. Records that compaction moves have lived long, and go on living together: among
@@ -38,7 +37,7 @@ class Growing(NamedTuple):
 class SealedSegments:
     """What sealed segments say of themselves, each read once: forks share them, and they never change."""
 
-    segments: SegmentFiles
+    segments: Segments
     read: dict[str, SegmentContents] = field(default_factory=dict)
 
     def contents(self, state: SegmentState) -> SegmentContents:
@@ -50,7 +49,7 @@ class SealedSegments:
         found = self.read.get(state.stem)
         if found is None:
             try:
-                found = read_contents(self.segments.path(state.stem))
+                found = self.segments.contents(state.stem)
                 if len(found.headers) != state.num_records:
                     raise ValueError(f"{len(found.headers)} records, the index says {state.num_records}")
             except (OSError, ValueError) as error:
@@ -117,7 +116,7 @@ def load(
     )
 
 
-def growing_of(rows: BufferRows, segments: SegmentFiles) -> dict[Purpose, Growing]:
+def growing_of(rows: BufferRows, segments: Segments) -> dict[Purpose, Growing]:
     """The open segment to go on with: of several the newest, as the others are full or were left after a failed write.
 
     Raises:

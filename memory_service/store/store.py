@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import heapq
 import logging
 import os
-import shutil
 import threading
 import time
 import uuid
@@ -14,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Final
 
 from memory_format import (
     BudgetError,
@@ -26,26 +23,21 @@ from memory_format import (
     StorageError,
 )
 from memory_format.api.terms import EVICTION_POLICIES, NAME_PATTERN, EvictionPolicy
-from memory_service.store import leftovers
+from memory_service.store import directory
 from memory_service.store.admin.backup import Archive
 from memory_service.store.admin.transfer import Import, Incoming
 from memory_service.store.buffer import Buffer
 from memory_service.store.commits import discard
-from memory_service.store.index import opening
 from memory_service.store.index.base import BufferEntry, BufferRows
-from memory_service.store.index.generation import Generation
-from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.loading import SealedSegments
+from memory_service.store.ports import OpenPorts, Ports, open_local
 from memory_service.store.pure.model import Budget, BufferConfig, Options, check_settings
 from memory_service.store.pure.names import check_name
 from memory_service.store.quota import Quota
 from memory_service.store.room import segment_bytes
 from memory_service.store.segments import files
-from memory_service.store.segments.local import SegmentFiles
 
 logger = logging.getLogger(__name__)
-
-_TRIAL_BYTES: Final = 4096
 
 
 class Store:
@@ -54,12 +46,16 @@ class Store:
     Opening removes what a crash left behind (files and ends of files that no index row speaks of) and checks the
     counters against the records. Close it, or use it as a context manager.
 
+    Args:
+        data: its directory. What comes in and goes out lies there too, on its way.
+        open_ports: opens the index and the segments.
+
     Raises:
         StorageError: ``store_locked`` where another process holds it; ``corrupt_record`` where it is damaged;
             ``storage_failed`` where a newer version made it, or it cannot be written.
     """
 
-    def __init__(self, data: Path, options: Options | None = None) -> None:
+    def __init__(self, data: Path, options: Options | None = None, *, open_ports: OpenPorts = open_local) -> None:
         self.data = data
         self._options = options or Options()
         self._names_lock = threading.Lock()
@@ -68,38 +64,33 @@ class Store:
         """Names of buffers that are being forked or imported."""
         try:
             data.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
-            self._lock_file = take_lock(data / "lock")
+            self._lock_file = directory.take_lock(data / "lock")
         except OSError as error:
             raise StorageError(f"the store in {data} cannot be used: {error.strerror}") from error
         try:
-            self._open()
+            self._open(open_ports(data, self._options))
         except BaseException as error:
             os.close(self._lock_file)
             if isinstance(error, OSError):
                 raise StorageError(f"the store in {data} cannot be used: {error}") from error
             raise
 
-    def _open(self) -> None:
-        standing = opening.look(self.data)
-        standing.expect_usable()
-        self._index = SqliteIndex(self.data / opening.INDEX)
+    def _open(self, ports: Ports) -> None:
+        self._index, self._segments = ports.index, ports.segments
         self._quota = Quota(self._options.total_budget_bytes, self._index.leave_room)
-        self._segments = SegmentFiles(self.data / "segments", self._index, max_open=self._options.open_segments)
         try:
             with self._index.reading() as reading:
                 known, buffers, contents = reading.known_files(), reading.buffers(), reading.contents()
                 number = reading.number()
-            if not standing.trusted:
-                logger.info("%s does not say which index is of these files; nothing is removed", opening.GENERATION)
-            leftovers.clear(self.data, known, trusted=standing.trusted)
-            leftovers.empty_incoming(self.incoming)
+            self._segments.sweep(known, trusted=ports.trusted)
+            directory.empty_incoming(self.incoming)
             self._index.stems_gone(known.intents)
             sealed = SealedSegments(self._segments)
             self._buffers = {
                 entry.config.name: self._open_buffer(entry, contents.pop(entry.config.id), number, sealed)
                 for entry in buffers
             }
-            self._index.generation = Generation(self.data / opening.GENERATION, self._index.mark())
+            ports.ready()
         except BaseException:
             self._index.close()
             raise
@@ -241,15 +232,7 @@ class Store:
             BudgetError: ``disk_limit_exceeded``: the disk has no room for it and for the segments made of it.
             StorageError: it cannot be written.
         """
-        free = shutil.disk_usage(self.incoming).free
-        if 2 * announced_bytes > free:
-            raise BudgetError(
-                f"a file of {announced_bytes} bytes takes twice as many while it is imported, {free} are free on the "
-                "disk",
-                code="disk_limit_exceeded",
-                requested_bytes=2 * announced_bytes,
-                free_bytes=free,
-            )
+        directory.expect_room_to_import(self.incoming, announced_bytes)
         return Incoming(self.incoming)
 
     def expect_free(self, name: str) -> None:
@@ -353,23 +336,8 @@ class Store:
         StorageError: the store cannot be written now.
         """
         self._index.check_writable()
-        free = shutil.disk_usage(self.data).free
-        if free < self._options.least_free_bytes:
-            raise StorageError(
-                f"{free} bytes are free on the disk of {self.data}, fewer than {self._options.least_free_bytes}"
-            )
-        # What a push does, in a directory that the next start empties.
-        trial = self.incoming / f"ready-{uuid.uuid4().hex}"
-        try:
-            descriptor = files.create(trial)
-            try:
-                files.write_at(descriptor, [bytes(_TRIAL_BYTES)], 0)
-                files.sync(descriptor)
-            finally:
-                os.close(descriptor)
-                files.unlink(trial)
-        except OSError as error:
-            raise files.storage_error(f"write {trial.parent}", error) from error
+        directory.expect_room(self.data, self._options.least_free_bytes)
+        directory.try_to_write(self.incoming)
 
     def close(self) -> None:
         """Release files and the lock. What was acknowledged is on disk already.
@@ -397,28 +365,6 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def take_lock(path: Path) -> int:
-    """Hold a store, until the descriptor that is returned is closed.
-
-    Raises:
-        StorageError: ``store_locked``.
-        OSError: the file cannot be opened.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, files.FILE_MODE)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise StorageError(
-            f"the store in {path.parent} is held by another process (pid {holder})",
-            code="store_locked",
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    return descriptor
 
 
 def _expect_equal(existing: BufferConfig, asked: BufferConfig) -> None:

@@ -14,8 +14,7 @@ from memory_service.store.loading import Growing, Purpose, SealedSegments, load
 from memory_service.store.pure.change import Body
 from memory_service.store.pure.columns import Arrays, headers_of_rows
 from memory_service.store.pure.tallies import SegmentState
-from memory_service.store.segments.base import Part, SegmentGoneError
-from memory_service.store.segments.local import SegmentFiles
+from memory_service.store.segments.base import Part, SegmentGoneError, Segments
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +26,7 @@ class Writer:
         growing: the open segments to go on with.
     """
 
-    def __init__(
-        self, index: Index, segments: SegmentFiles, contents: Contents, growing: dict[Purpose, Growing]
-    ) -> None:
+    def __init__(self, index: Index, segments: Segments, contents: Contents, growing: dict[Purpose, Growing]) -> None:
         self.growing = growing
         self._index = index
         self._segments = segments

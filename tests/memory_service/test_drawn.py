@@ -19,7 +19,8 @@ from memory_format import StorageError, decode_batch, encode_batch
 from memory_service.store import Store
 from memory_service.store.drawn import PIECE_BYTES, Drawn
 from memory_service.store.pure.model import Options
-from memory_service.store.pure.sampler import Filter, SampleRequest
+from memory_service.store.pure.sampler import SampleRequest
+from memory_service.store.pure.selection import Filter
 from memory_service.store.segments import files
 from tests.memory_service.helpers import Server, assert_problem, make_exemplar, push, put_buffer, wait_until
 

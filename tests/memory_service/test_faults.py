@@ -26,10 +26,10 @@ from memory_service.store import Buffer, Store
 from memory_service.store.index import tables
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
-from memory_service.store.segments import files, local
+from memory_service.store.segments import base, files
+from memory_service.testing import expect_loaded_state
 from tests.memory_service import disk
 from tests.memory_service.helpers import make_exemplar
-from tests.memory_service.memory_state import assert_memory_matches_index
 
 OPERATIONS = (
     *("create", "open_for_reading", "open_for_writing", "write_at", "read_into"),
@@ -58,7 +58,7 @@ def unsealed(change: Change) -> Change:
     """A change that rewrites segments into such as are not sealed: a frame is larger than what these hold."""
 
     def run(store: Store) -> object:
-        with mock.patch.multiple(local, SMALLEST_SEALED=2**18):
+        with mock.patch.multiple(base, SMALLEST_SEALED=2**18):
             return change(store)
 
     return run
@@ -102,7 +102,7 @@ def _ids(store: Store) -> list[int]:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store with something of everything: sealed and open segments, deaths, scores, snapshots, a fork."""
     data = tmp_path_factory.mktemp("faults") / "store"
-    with mock.patch.multiple(local, SMALLEST_SEALED=1):
+    with mock.patch.multiple(base, SMALLEST_SEALED=1):
         store = Store(data, OPTIONS)
         for name in ("b", "fresh", "retaining"):
             retain = 1 if name == "retaining" else None
@@ -186,7 +186,7 @@ def check_store(store: Store, data: Path, *, clean: bool) -> None:
     stored = disk.read_store(data, surplus=not clean)
     assert set(stored) == {buffer.name for buffer in store.buffers()}
     for buffer in store.buffers():
-        assert_memory_matches_index(buffer)
+        expect_loaded_state(buffer)
         found = stored[buffer.name]
         assert all(record.is_whole for record in found.live.values())
         assert found.bytes_used == found.row["bytes_used"] == buffer.stats().bytes_used

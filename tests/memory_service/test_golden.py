@@ -18,9 +18,9 @@ from memory_service.store import Buffer, Store
 from memory_service.store.index import migrations
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
+from memory_service.testing import expect_loaded_state
 from tests.golden.make_schema2 import batch, described
 from tests.memory_service import disk
-from tests.memory_service.memory_state import assert_memory_matches_index
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -86,7 +86,7 @@ def assert_whole(store: Store, data: Path) -> None:
         assert all(record.is_whole for record in found.live.values())
         assert found.bytes_used == buffer.stats().bytes_used
         assert buffer.stats().disk_bytes <= buffer.config.disk_limit_bytes
-        assert_memory_matches_index(buffer)
+        expect_loaded_state(buffer)
 
 
 def test_a_store_of_schema_1_holds_what_it_held(golden: Callable[[int], Path]) -> None:

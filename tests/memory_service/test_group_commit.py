@@ -18,9 +18,9 @@ from memory_format import BudgetError, ConflictError, Record, StorageError, deco
 from memory_service.store import Buffer, Store
 from memory_service.store.pure.query import Query
 from memory_service.store.segments import files
+from memory_service.testing import expect_loaded_state
 from tests.memory_service import disk
 from tests.memory_service.helpers import make_exemplar, wait_until
-from tests.memory_service.memory_state import assert_memory_matches_index
 
 PUSHES = 16
 
@@ -89,7 +89,7 @@ def test_pushes_that_wait_share_one_transaction(buffer: Buffer, data: Path) -> N
         used += sum(record.charge for record in records)
         assert (answer["kept"], answer["bytes_used"]) == (2, used)
     assert [record.body for record in stored(buffer)] == [record.body for records in batches for record in records]
-    assert_memory_matches_index(buffer)
+    expect_loaded_state(buffer)
     assert disk.read_store(data)["b"].row["version"] == PUSHES
 
 
@@ -119,7 +119,7 @@ def test_one_that_does_not_fit_the_disk_fails_alone(data: Path) -> None:
         assert [isinstance(answer, BudgetError) for answer in answers] == [False, False, True, False]
         assert answers[2].code == "disk_limit_exceeded"
         assert {record.class_id for record in stored(buffer)} == {0, 1, 3, 90}
-        assert_memory_matches_index(buffer)
+        expect_loaded_state(buffer)
 
 
 def test_one_idempotency_key_in_a_group_happens_once(buffer: Buffer) -> None:
@@ -140,7 +140,7 @@ def test_a_group_evicts_as_its_pushes_one_by_one_would(tmp_path: Path) -> None:
         assert documents == [second.push(encode_batch(records)).document for records in batches]
         assert stored(first) == stored(second)
         assert any(json.loads(document)["evicted"] for document in documents)
-        assert_memory_matches_index(first)
+        expect_loaded_state(first)
 
 
 @pytest.mark.parametrize("committed", [False, True])
@@ -160,9 +160,9 @@ def test_a_group_that_cannot_be_written_fails_whole_and_happens_at_most_once(buf
         answers = push_together(buffer, batches)
     assert all(isinstance(answer, StorageError) for answer in answers)
     assert [record.class_id for record in stored(buffer)] == ([0, 0, 1, 1, 2, 2, 3, 3] if committed else [])
-    assert_memory_matches_index(buffer)
+    expect_loaded_state(buffer)
     buffer.push(encode_batch(batch(9)))
-    assert_memory_matches_index(buffer)
+    expect_loaded_state(buffer)
 
 
 def test_many_threads_at_once(buffer: Buffer) -> None:

@@ -15,7 +15,8 @@ from memory_format import FormatError, NotFoundError
 from memory_format.api.terms import STRATEGIES, Strategy
 from memory_service.store.pure import sampler
 from memory_service.store.pure.columns import COLUMN_DTYPES, Columns
-from memory_service.store.pure.sampler import Filter, SampleRequest, Selection, Weights, draw, select
+from memory_service.store.pure.sampler import SampleRequest, draw
+from memory_service.store.pure.selection import Filter, Selection, Weights, select
 
 strategies = st.sampled_from(STRATEGIES)
 

@@ -28,10 +28,11 @@ from memory_service.store import Buffer, Store
 from memory_service.store.pure.model import Budget, Options
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
-from memory_service.store.segments import local
+from memory_service.store.segments import base
+from memory_service.testing import expect_loaded_state
 from tests.memory_service import disk
 from tests.memory_service.helpers import make_exemplar
-from tests.memory_service.memory_state import assert_memory_matches_index
+from tests.memory_service.memory_ports import MemoryStores
 from tests.memory_service.model import ModelBuffer, held, refusal
 
 T = TypeVar("T")
@@ -75,14 +76,17 @@ class StoreMachine(RuleBasedStateMachine):
         self.options = Options(segment_bytes=segment_bytes)
         # Segments of real sizes would need records of real sizes; the frame of a sealed one stays as it is.
         if seals:
-            self._patch(local, "SMALLEST_SEALED", 1)
-        self.store = Store(self.data, self.options)
+            self._patch(base, "SMALLEST_SEALED", 1)
+        self.store = self._open()
         limit = budget.bytes_for(4) + headroom
         _, created = self.store.create_buffer(
             "b", budget=budget, eviction=policy, disk_limit_bytes=limit, retain_snapshots=retain
         )
         assert created
         self.models["b"] = ModelBuffer("b", budget, policy, retain)
+
+    def _open(self) -> Store:
+        return Store(self.data, self.options)
 
     def teardown(self) -> None:
         for patch in self.patches:
@@ -325,7 +329,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.store.close()
-        self.store = Store(self.data, self.options)
+        self.store = self._open()
 
     @rule(garbage=st.binary(max_size=40), orphans=st.integers(0, 2), suffix=st.sampled_from([".open", ".zarr.zip"]))
     def crash(self, garbage: bytes, orphans: int, suffix: str) -> None:
@@ -342,7 +346,7 @@ class StoreMachine(RuleBasedStateMachine):
                 path.rename(path.with_name(path.name.removesuffix(".zarr.zip") + ".open"))
         for _ in range(orphans):
             disk.leave_behind(self.data, uuid.uuid4().hex + suffix, b"left behind")
-        self.store = Store(self.data, self.options)
+        self.store = self._open()
 
     # Invariants are checked before @initialize, too.
 
@@ -371,7 +375,7 @@ class StoreMachine(RuleBasedStateMachine):
             figures = buffer.stats()
             assert figures.disk_bytes == stored.file_bytes + figures.index_bytes
             assert figures.disk_bytes <= figures.disk_limit_bytes
-            assert_memory_matches_index(buffer)
+            expect_loaded_state(buffer)
 
     @precondition(lambda self: self.models)
     @invariant()
@@ -408,6 +412,41 @@ class StoreMachine(RuleBasedStateMachine):
         return b"".join(drawn)
 
 
+class MemoryStoreMachine(StoreMachine):
+    """The same over ports in memory: there is no disk to look at, but all that a store says of itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stores = MemoryStores()
+
+    def _open(self) -> Store:
+        return Store(self.data, self.options, open_ports=self.stores.open_ports)
+
+    @rule(garbage=st.binary(max_size=40), orphans=st.integers(0, 2), suffix=st.just(".open"))
+    def crash(self, garbage: bytes, orphans: int, suffix: str) -> None:
+        self.store.release()
+        segments = self.stores.segments(self.data)
+        for data in segments.open.values():
+            data += garbage
+        self.store = self._open()
+        assert not segments.set_aside
+
+    @precondition(lambda self: self.models)
+    @invariant()
+    def the_disk_holds_what_the_model_holds(self) -> None:
+        assert {buffer.name for buffer in self.store.buffers()} == set(self.models)
+        for name, model in self.models.items():
+            buffer = self.store.buffer(name)
+            expect_loaded_state(buffer)
+            state, figures = buffer.state, buffer.stats()
+            assert (state.version, state.next_id, state.classes) == (model.version, model.next_id, model.classes)
+            assert state.columns.bytes_used == model.bytes_used <= model.budget_bytes == state.config.budget_bytes
+            assert figures.disk_bytes <= figures.disk_limit_bytes
+        stems = {s.stem for buffer in self.store.buffers() for s in buffer.state.segments.values()}
+        segments = self.stores.segments(self.data)
+        assert stems == segments.open.keys() | segments.sealed.keys()
+
+
 def refused_or(do: Callable[[], T]) -> T | BudgetError:
     """What it gives, or how it is refused."""
     try:
@@ -420,7 +459,8 @@ NIGHTLY = settings.get_current_profile_name() == "nightly"
 pytestmark = pytest.mark.timeout(3600 if NIGHTLY else 300)
 
 TestStoreMachine = StoreMachine.TestCase
-TestStoreMachine.settings = settings(
+TestMemoryStoreMachine = MemoryStoreMachine.TestCase
+TestStoreMachine.settings = TestMemoryStoreMachine.settings = settings(
     max_examples=500 if NIGHTLY else 30,
     stateful_step_count=30 if NIGHTLY else 20,
     deadline=None,

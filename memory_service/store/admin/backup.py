@@ -22,9 +22,8 @@ from memory_format import FormatError, StorageError
 from memory_service.store.index.generation import Mark, write_mark
 from memory_service.store.index.opening import GENERATION, INDEX, connect, look, reading
 from memory_service.store.segments import files
-from memory_service.store.segments.files import storage_error
+from memory_service.store.segments.files import OPEN, SEALED, storage_error
 from memory_service.store.segments.layout import BODY_AT
-from memory_service.store.segments.local import OPEN, SEALED
 
 SEGMENTS: Final = "segments"
 PIECE_BYTES: Final = 1024 * 1024

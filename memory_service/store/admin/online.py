@@ -16,9 +16,9 @@ from pathlib import Path
 
 from memory_format import StorageError
 from memory_service.store.admin.backup import copy_index
+from memory_service.store.directory import take_lock
 from memory_service.store.index.opening import reading
 from memory_service.store.index.sqlite import SqliteIndex
-from memory_service.store.store import take_lock
 
 
 @contextmanager

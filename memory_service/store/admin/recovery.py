@@ -30,8 +30,8 @@ from memory_service.store.pure.columns import charge_of
 from memory_service.store.pure.model import Budget, BufferConfig
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments import files
+from memory_service.store.segments.files import OPEN, OWN_NAME, SEALED
 from memory_service.store.segments.layout import SegmentContents, read_contents
-from memory_service.store.segments.local import OPEN, OWN_NAME, SEALED
 from memory_service.store.segments.owner import Owner, read_owner
 
 logger = logging.getLogger(__name__)

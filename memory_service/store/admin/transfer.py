@@ -30,7 +30,7 @@ from memory_service.store.pure.columns import Columns, charge_of, headers_of_row
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
 from memory_service.store.segments import files
-from memory_service.store.segments.base import Part, totals_of
+from memory_service.store.segments.base import Part, Segments, totals_of
 from memory_service.store.segments.files import storage_error
 from memory_service.store.segments.layout import (
     Entry,
@@ -41,7 +41,6 @@ from memory_service.store.segments.layout import (
     zarr_documents,
     zip_directory,
 )
-from memory_service.store.segments.local import SegmentFiles
 from memory_service.store.segments.owner import owner_of
 from memory_service.store.segments.readers import Lease
 
@@ -310,7 +309,7 @@ class Import:
             )
         return config
 
-    def write(self, segments: SegmentFiles, config: BufferConfig, segment_bytes: int) -> list[Part]:
+    def write(self, segments: Segments, config: BufferConfig, segment_bytes: int) -> list[Part]:
         """Write all records to new segments, durably; raises what makes them unusable, and then leaves nothing."""
         parts: list[Part] = []
         open_ = None

@@ -30,6 +30,7 @@ from memory_service.store.admin.online import Copies, Pace, held_if_free
 from memory_service.store.admin.quarantine import put_aside, put_copy_aside
 from memory_service.store.commits import Commits, discard
 from memory_service.store.contents import Contents
+from memory_service.store.directory import take_lock
 from memory_service.store.index import opening, tables
 from memory_service.store.index.base import BufferEntry, BufferRows, Reading, Writing
 from memory_service.store.index.generation import write_mark
@@ -43,9 +44,9 @@ from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.pushes import candidates
 from memory_service.store.segments import owner as owners
+from memory_service.store.segments.files import OWN_NAME
 from memory_service.store.segments.layout import BODY_AT, READ_DTYPE, read_contents
-from memory_service.store.segments.local import OWN_NAME, SegmentFiles
-from memory_service.store.store import take_lock
+from memory_service.store.segments.local import SegmentFiles
 
 logger = logging.getLogger(__name__)
 

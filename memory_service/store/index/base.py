@@ -7,7 +7,7 @@ knows SQL.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -21,7 +21,7 @@ from memory_service.store.pure.columns import Arrays
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
-from memory_service.store.segments.base import OpenSegment, Part
+from memory_service.store.segments.base import KnownFiles, OpenSegment, Part
 
 T = TypeVar("T")
 
@@ -52,18 +52,6 @@ class BufferRows:
     counts: IndexRows = field(default_factory=IndexRows)
     scores: Arrays = field(default_factory=dict)
     """Scores and ranks that were changed after a push: ``exemplar_id``, ``score`` and ``rank`` as they are now."""
-
-
-@dataclass(frozen=True)
-class KnownFiles:
-    """What the index says of the files."""
-
-    segments: Mapping[str, tuple[int, int, bool]]
-    """Stem -> bytes that count, records, whether it is sealed."""
-    intents: Mapping[str, bool]
-    """Stem -> whether it is to go; else it was about to be made."""
-    next_ids: Mapping[str, int]
-    """Buffer -> the exemplar id that comes next."""
 
 
 class Reading(ABC):

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from memory_format import StorageError
 from memory_service.store.index.generation import Mark, read_mark
-from memory_service.store.segments.local import OWN_NAME, SEALED
+from memory_service.store.segments.files import OWN_NAME, SEALED
 
 INDEX = "index.sqlite"
 GENERATION = "generation"

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from memory_format.header import HEADER_DTYPE
 from memory_service.store.index import tables
-from memory_service.store.index.base import BufferEntry, BufferRows, KnownFiles, Reading
+from memory_service.store.index.base import BufferEntry, BufferRows, Reading
 from memory_service.store.pure import ledger
 from memory_service.store.pure.answers import Answer
 from memory_service.store.pure.columns import Arrays
 from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
-from memory_service.store.segments.base import OpenSegment, Part
+from memory_service.store.segments.base import KnownFiles, OpenSegment, Part
 
 MOST_VALUES: Final = 500
 """In a list in SQL."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from memory_format import FormatError
 from memory_format.api.terms import Sort
 from memory_service.store.pure.columns import Columns
-from memory_service.store.pure.sampler import EVERYTHING, Filter, select
+from memory_service.store.pure.selection import EVERYTHING, Filter, select
 
 
 @dataclass(frozen=True)

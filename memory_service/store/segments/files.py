@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,8 +15,12 @@ from typing import ClassVar, Final
 import numpy as np
 
 from memory_format import StorageError
+from memory_service.store.pure.change import Body
 
-Buffer = bytes | bytearray | memoryview
+SEALED: Final = ".zarr.zip"
+OPEN: Final = ".open"
+OWN_NAME: Final = re.compile(r"([0-9a-f]{32})(\.zarr\.zip|\.open)")
+"""Of segment files: a stem, and a suffix that says which of the two they are."""
 
 DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
@@ -42,7 +47,7 @@ def open_for_writing(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
 
-def write_at(descriptor: int, pieces: Sequence[Buffer], offset: int) -> int:
+def write_at(descriptor: int, pieces: Sequence[Body], offset: int) -> int:
     """Write all of ``pieces`` one after another; returns the offset behind them."""
     for first in range(0, len(pieces), _IOV_MAX):
         rest = [piece for piece in pieces[first : first + _IOV_MAX] if len(piece)]

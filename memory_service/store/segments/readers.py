@@ -21,8 +21,7 @@ from memory_format import BusyError
 from memory_service.store.pure.columns import Columns
 from memory_service.store.pure.model import Snapshot
 from memory_service.store.pure.tallies import SegmentState
-from memory_service.store.segments.base import Place, SegmentGoneError
-from memory_service.store.segments.local import Held
+from memory_service.store.segments.base import Held, Place, SegmentGoneError
 
 
 class LeaseEndedError(BusyError):

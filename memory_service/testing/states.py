@@ -10,7 +10,7 @@ from memory_service.store.loading import SealedSegments, load
 from memory_service.store.pure.columns import COLUMN_DTYPES, Columns, Learners
 
 
-def assert_memory_matches_index(buffer: Buffer) -> None:
+def expect_loaded_state(buffer: Buffer) -> None:
     """Every field of the state that changes have made is that of the state loaded from index and segments; learner
     codes may differ, and what is leased is in memory alone."""
     kept, learners = buffer.state, Learners()

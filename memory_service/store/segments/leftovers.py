@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,15 +19,12 @@ from typing import Any
 
 from memory_format import StorageError
 from memory_service.store.admin.quarantine import put_aside, put_copy_aside
-from memory_service.store.index.base import KnownFiles
 from memory_service.store.segments import files
+from memory_service.store.segments.base import KnownFiles
+from memory_service.store.segments.files import OPEN, OWN_NAME, SEALED
 from memory_service.store.segments.layout import SegmentContents, read_contents
-from memory_service.store.segments.local import OPEN, OWN_NAME, SEALED
 
 logger = logging.getLogger(__name__)
-
-_INCOMING = re.compile(r"(ready-)?[0-9a-f]{32}")
-"""Names of what comes in, goes out or is written on trial."""
 
 Step = Callable[[], object]
 
@@ -46,17 +41,19 @@ class Found:
     settle: list[Step] = field(default_factory=list)
 
 
-def clear(data: Path, known: KnownFiles, *, trusted: bool) -> None:
+def clear(directory: Path, known: KnownFiles, *, trusted: bool) -> None:
     """Bring the files to what the index says of them.
 
     Args:
+        directory: where they lie, in a store's own.
         trusted: the index is as new as the files. Otherwise nothing is removed, and what is cut is copied before.
 
     Raises:
         StorageError: a known segment is missing or cut short. Nothing has changed then.
         OSError: a file cannot be moved, cut or removed.
     """
-    found = _examine(data / "segments", known, trusted=trusted)
+    data = directory.parent
+    found = _examine(directory, known, trusted=trusted)
     for path in found.aside:
         logger.warning("%s: the index does not know it; it lies in %s now", path, put_aside(path, data))
     for path in found.copied:
@@ -145,19 +142,3 @@ def _says_news(path: Path, next_ids: Mapping[str, int]) -> bool:
         return False
     of: Any = contents.attributes.get("exemplar_memory_segment", {})
     return int(contents.headers["exemplar_id"].max()) >= next_ids.get(of.get("name", ""), 0)
-
-
-def empty_incoming(directory: Path) -> None:
-    """Remove what was on its way in or out, and nothing that somebody else has put there."""
-    directory.mkdir(files.DIRECTORY_MODE, exist_ok=True)
-    for entry in os.scandir(directory):
-        if not _INCOMING.fullmatch(entry.name) or entry.is_symlink():
-            logger.warning("%s is none of the store's files; left alone", entry.path)
-            continue
-        try:
-            if entry.is_dir():
-                shutil.rmtree(entry.path)
-            else:
-                os.unlink(entry.path)
-        except OSError:
-            logger.exception("cannot remove %s", entry.path)

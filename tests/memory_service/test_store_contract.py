@@ -1,0 +1,87 @@
+"""One contract, two pairs of ports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from memory_format import StorageError, encode_batch
+from memory_service.store import Buffer, Store
+from memory_service.store.index.sqlite import SqliteIndex
+from memory_service.store.loading import SealedSegments
+from memory_service.store.pure.model import Options
+from memory_service.store.pure.query import Query
+from memory_service.store.quota import Quota
+from memory_service.store.segments.local import SegmentFiles
+from memory_service.testing import StoreContract
+from tests.memory_service.helpers import make_exemplar
+from tests.memory_service.memory_ports import MemoryStores
+
+pytestmark = pytest.mark.timeout(300)
+
+
+class TestFilesAndSqlite(StoreContract):
+    def open(self, data: Path, options: Options) -> Store:
+        return Store(data, options)
+
+
+class TestMemory(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _stores(self) -> None:
+        self.stores = MemoryStores()
+
+    def open(self, data: Path, options: Options) -> Store:
+        return Store(data, options, open_ports=self.stores.open_ports)
+
+
+@contextmanager
+def second_look(data: Path, options: Options) -> Iterator[Buffer]:
+    """Buffer ``b`` as another process would have it open."""
+    index = SqliteIndex(data / "index.sqlite")
+    segments = SegmentFiles(data / "segments", index)
+    with index.reading() as reading:
+        entry = reading.find_buffer("b")
+        assert entry is not None
+        rows, number = reading.contents(entry.config.id)[entry.config.id], reading.number()
+    sealed, quota = SealedSegments(segments), Quota(None, index.leave_room)
+    yield Buffer(entry, rows, number, index, segments, options, sealed, quota)
+    segments.close()
+    index.close()
+
+
+def held(buffer: Buffer) -> bytes:
+    return bytes(buffer.query_encoded(Query(limit=1000))[0])
+
+
+def test_a_state_catches_up_with_what_others_have_committed(tmp_path: Path) -> None:
+    options = Options(segment_bytes=2000)
+    with Store(tmp_path, options) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=20_000, disk_limit_bytes=400_000)
+        store.create_buffer("other", budget_bytes=20_000)
+        buffer.push(encode_batch([make_exemplar(i % 3, i) for i in range(30)]))
+        with second_look(tmp_path, options) as seen:
+            assert held(seen) == held(buffer)
+            assert not seen.refresh()
+            before = seen.state
+            # A change of records, and compaction, which changes no version.
+            buffer.delete(buffer.state.columns["exemplar_id"][::2].tolist())
+            assert seen.refresh()
+            assert seen.state.version == buffer.state.version > before.version
+            assert before.columns.num_records == 30
+            with buffer._changing():
+                assert buffer._commits.compactor.compact_one(buffer.config.disk_limit_bytes)
+            assert seen.refresh()
+            assert seen.state.segments.keys() == buffer.state.segments.keys()
+            assert held(seen) == held(buffer)
+            assert not seen.refresh()
+            # In one process there is nothing to see, whichever of its buffers has changed.
+            store.buffer("other").push(encode_batch([make_exemplar(0, 0)]))
+            buffer.push(encode_batch([make_exemplar(1, 1)]))
+            assert not buffer.refresh()
+            # Who has not caught up cannot change what others have changed.
+            with pytest.raises(StorageError, match="behind the service's back"):
+                seen.push(encode_batch([make_exemplar(2, 2)]))
+            assert held(seen) == held(buffer)
