@@ -15,6 +15,7 @@ import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from client._params import Many, whole
+from client._session import Connected
 from client.buffer import Buffer
 from client.device_jpeg import decode_patches, require_torchvision
 from client.prefetch import Prefetched
@@ -152,7 +153,16 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         return True  # not a matter of its length, which it need not have
 
     def __iter__(self) -> PrefetchIterator:
-        return PrefetchIterator(self, self._steps())
+        client = self.buffer.client.clone()
+        batches = Prefetched(
+            self._fetcher(Buffer(client, self.buffer.name)),
+            self._steps(),
+            ahead=self.prefetch,
+            threads=self.threads,
+            is_stale=self._is_old,
+            name="replay-prefetch",
+        )
+        return PrefetchIterator(self, batches, client)
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**self.__dict__, "_begun_by_worker": {}}
@@ -285,18 +295,10 @@ class PrefetchIterator(Iterator[TensorBatch]):
     It belongs to the process that made it: its threads do not follow into a forked one.
     """
 
-    def __init__(self, dataset: ReplayDataset, steps: Iterator[int]) -> None:
-        self._is_open = False
+    def __init__(self, dataset: ReplayDataset, batches: Prefetched[int, TensorBatch], client: Connected) -> None:
         self._dataset = dataset
-        self._client = dataset.buffer.client.clone()
-        self._batches = Prefetched(
-            dataset._fetcher(Buffer(self._client, dataset.buffer.name)),
-            steps,
-            ahead=dataset.prefetch,
-            threads=dataset.threads,
-            is_stale=dataset._is_old,
-            name="replay-prefetch",
-        )
+        self._batches = batches
+        self._client = client
         self._is_open = True
 
     def __next__(self) -> TensorBatch:
