@@ -92,7 +92,9 @@ def load(
         gone_ids = records["exemplar_id"][gone]
         gone_at = versions[np.searchsorted(dead_ids, gone_ids)]
         shown = shown_by(gone_ids, gone_at, marks)
-        live.append({name: values[~dead] for name, values in records.items()} if len(gone) else records)
+        # By places, and not by a mask: for half of them that takes half as long.
+        alive = np.flatnonzero(~dead)
+        live.append({name: values.take(alive) for name, values in records.items()} if len(gone) else records)
         pinned.append({name: values[gone[shown]] for name, values in records.items()})
         died.append(gone_at[shown])
     all_live, all_pinned = concatenated(live), concatenated(pinned)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.training import progress
+import learner
 from learner.training.progress import Progress
 
 
@@ -49,7 +49,7 @@ def test_work_without_a_name_is_done_in_silence(stream: type[io.StringIO]) -> No
 
 def test_every_bar_looks_whether_it_is_on_a_terminal() -> None:
     """``tqdm`` draws into logs unless it is told not to."""
-    package = Path(progress.__file__).parent
+    package = Path(learner.__file__).parent
     sources = {path: re.sub("#.*", "", path.read_text()) for path in package.rglob("*.py")}
     drawing = {path for path, text in sources.items() if "tqdm(" in text}
     assert drawing
