@@ -22,7 +22,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from memory_format import MEDIA_TYPE
-from memory_service.http.routes.common import arrow_headers
+from memory_format.api.terms import VERSION_HEADER
 from memory_service.store.admin.transfer import Export
 from memory_service.store.drawn import Drawn
 from memory_service.store.segments.readers import Lease, LeaseEndedError
@@ -39,7 +39,7 @@ class DrawnResponse(Response):
     """A batch, each piece of which is read when the one before is on its way. Get it from :meth:`begin`."""
 
     def __init__(self, first: memoryview, drawn: Drawn, lease_seconds: float) -> None:
-        headers = arrow_headers(None, drawn.version) | {"content-length": str(len(drawn.stream))}
+        headers = {VERSION_HEADER: str(drawn.version), "content-length": str(len(drawn.stream))}
         super().__init__(None, headers=headers, media_type=MEDIA_TYPE)
         self._first = first
         self._drawn = drawn
