@@ -35,6 +35,8 @@ from memory_format.header import HEADER_DTYPE
 from memory_service.http.app import create_app
 from memory_service.http.errors import PROBLEMS
 from memory_service.settings import Settings
+from memory_service.store import Buffer, Store
+from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.pure import ledger
 from memory_service.testing import ServiceProcess
 
@@ -76,6 +78,12 @@ def make_exemplar(
             **fields,
         },
     )
+
+
+def sql_of(owner: Store | Buffer) -> SqliteIndex:
+    """The index of an open store, of which tests know that it is SQLite."""
+    assert isinstance(owner._index, SqliteIndex)
+    return owner._index
 
 
 def push(client: httpx.Client, records: Sequence[Record], *, buffer: str = "b", key: str | None = None) -> Any:

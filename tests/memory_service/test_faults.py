@@ -29,7 +29,7 @@ from memory_service.store.pure.query import Query
 from memory_service.store.segments import base, files
 from memory_service.testing import expect_loaded_state
 from tests.memory_service import disk
-from tests.memory_service.helpers import make_exemplar
+from tests.memory_service.helpers import make_exemplar, sql_of
 
 OPERATIONS = (
     *("create", "open_for_reading", "open_for_writing", "write_at", "read_into"),
@@ -319,7 +319,7 @@ def test_a_crash_at_any_moment_leaves_a_change_whole_or_not_made(data: Path, tmp
             copy()
         copy()
 
-    write = store._index.write
+    write = sql_of(store).write
     wrapped: dict[str, Any] = {
         name: watched(getattr(files, name)) for name in ("create", "write_at", "rename", "unlink")
     }
@@ -344,7 +344,7 @@ def failing_commit(store: Store, nth: int, *, committed: bool) -> Iterator[list[
     """The n-th transaction that writes fails, before it is committed or behind it."""
     happened: list[bool] = []
     count = 0
-    write = store._index.write
+    write = sql_of(store).write
     reason = "the index cannot be used: disk I/O error"
 
     def refuse(_: sa.Connection) -> None:
@@ -363,12 +363,12 @@ def failing_commit(store: Store, nth: int, *, committed: bool) -> Iterator[list[
             with write(**options) as connection:
                 yield connection
             raise StorageError(reason)
-        sa.event.listen(store._index._engine, "commit", refuse)
+        sa.event.listen(sql_of(store)._engine, "commit", refuse)
         try:
             with write(**options) as connection:
                 yield connection
         finally:
-            sa.event.remove(store._index._engine, "commit", refuse)
+            sa.event.remove(sql_of(store)._engine, "commit", refuse)
 
     with mock.patch.object(store._index, "write", failing):
         yield happened
@@ -379,23 +379,23 @@ def test_an_index_without_room_refuses_and_goes_on(data: Path, tmp_path: Path, n
     change = CHANGES[name]
     _, before, after = dry_run(data, tmp_path / "dry", change)
     store = Store(data, OPTIONS)
-    with store._index.read() as connection:
+    with sql_of(store).read() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
 
     def limit(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
 
-    sa.event.listen(store._index._engine, "begin", limit)
+    sa.event.listen(sql_of(store)._engine, "begin", limit)
     with pytest.raises(StorageError, match="full"):
         store.buffer("fresh").configure(lambda config: replace(config, description="x" * 10_000))
     error = failure(change, store)
     failed = error is not None
     assert error is None or "full" in error.message
     check_store(store, data, clean=False)
-    sa.event.remove(store._index._engine, "begin", limit)
-    with store._index._engine.connect() as connection:
+    sa.event.remove(sql_of(store)._engine, "begin", limit)
+    with sql_of(store)._engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count=1073741823")
-    store._index._engine.dispose()
+    sql_of(store)._engine.dispose()
     check_after_fault(store, data, change, failed=failed, before=before, after=after)
 
 
@@ -487,7 +487,7 @@ def test_a_start_that_cannot_clean_up_fails_and_the_next_one_does(data: Path, op
 
 def test_a_transaction_that_raises_leaves_the_index_free(data: Path) -> None:
     with Store(data, OPTIONS) as store:
-        with pytest.raises(StorageError), store._index.write() as connection:
+        with pytest.raises(StorageError), sql_of(store).write() as connection:
             connection.execute(tables.buffers.delete())  # foreign keys refuse
-        with store._index.write() as connection:
+        with sql_of(store).write() as connection:
             assert connection.execute(sa.select(tables.buffers)).first() is not None

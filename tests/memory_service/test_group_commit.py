@@ -20,7 +20,7 @@ from memory_service.store.pure.query import Query
 from memory_service.store.segments import files
 from memory_service.testing import expect_loaded_state
 from tests.memory_service import disk
-from tests.memory_service.helpers import make_exemplar, wait_until
+from tests.memory_service.helpers import make_exemplar, sql_of, wait_until
 
 PUSHES = 16
 
@@ -45,11 +45,11 @@ def transactions(buffer: Buffer) -> Iterator[list[str]]:
         if connection.get_execution_options().get("exemplar_memory_writes"):
             found.append("commit")
 
-    sa.event.listen(buffer._index._engine, "commit", note)
+    sa.event.listen(sql_of(buffer)._engine, "commit", note)
     try:
         yield found
     finally:
-        sa.event.remove(buffer._index._engine, "commit", note)
+        sa.event.remove(sql_of(buffer)._engine, "commit", note)
 
 
 def push_together(buffer: Buffer, batches: list[list[Record]], keys: list[str | None] | None = None) -> list[Any]:
@@ -145,7 +145,7 @@ def test_a_group_evicts_as_its_pushes_one_by_one_would(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("committed", [False, True])
 def test_a_group_that_cannot_be_written_fails_whole_and_happens_at_most_once(buffer: Buffer, committed: bool) -> None:
-    write = buffer._index.write
+    write = sql_of(buffer).write
 
     @contextmanager
     def failing(**options: Any) -> Iterator[sa.Connection]:

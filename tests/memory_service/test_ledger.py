@@ -26,7 +26,7 @@ from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
 from memory_service.store.segments import base, files
 from tests.memory_service import disk
-from tests.memory_service.helpers import make_exemplar
+from tests.memory_service.helpers import make_exemplar, sql_of
 
 ROOM = 10**9
 PAGE = 4096
@@ -108,7 +108,7 @@ def fill_with_answers(key: Callable[[int], str], size: int) -> Callable[[Buffer]
                 }
                 for number in range(first, first + 100)
             ]
-            with buffer._index.write() as connection:
+            with sql_of(buffer).write() as connection:
                 connection.execute(tables.pushes.insert(), values)
 
     return fill
@@ -121,7 +121,7 @@ def random_key(length: int) -> Callable[[int], str]:
 def fill_with_segments(buffer: Buffer) -> None:
     random = np.random.default_rng(0)
     for _ in range(20):
-        with buffer._index.write() as connection:
+        with sql_of(buffer).write() as connection:
             for _ in range(150):
                 values = {"stem": random.bytes(16).hex(), "file_bytes": 2**26, "num_records": 2**16, "sealed": True}
                 made = connection.execute(tables.segments.insert().returning(tables.segments.c.id), values).scalar_one()
@@ -178,7 +178,7 @@ def test_the_index_takes_no_more_than_the_ledger_says(data: Path, kind: str) -> 
 
 def said(buffer: Buffer) -> int:
     """The ledger's figure for the rows there are."""
-    with buffer._index.read() as connection:
+    with sql_of(buffer).read() as connection:
         counts = Selects(connection).contents(buffer.config.id)[buffer.config.id].counts
         s = tables.buffer_segments.c
         segments = connection.execute(
@@ -331,9 +331,9 @@ def test_all_files_of_a_store_stay_within_its_buffers_limit(data: Path, budget: 
                 refused += 1
             assert sum(path.stat().st_size for path in data.rglob("*") if path.is_file()) <= limit
         store.create_buffer("large", budget_bytes=10**8)
-        assert store._index._wal_bytes == ledger.WAL_BYTES
+        assert sql_of(store)._wal_bytes == ledger.WAL_BYTES
         store.delete_buffer("large")
-        assert (data / "index.sqlite-wal").stat().st_size <= store._index._wal_bytes < ledger.WAL_BYTES
+        assert (data / "index.sqlite-wal").stat().st_size <= sql_of(store)._wal_bytes < ledger.WAL_BYTES
     assert refused < 40
 
 

@@ -439,7 +439,7 @@ class MemoryStoreMachine(StoreMachine):
             buffer = self.store.buffer(name)
             expect_loaded_state(buffer)
             state, figures = buffer.state, buffer.stats()
-            assert (state.version, state.next_id, state.classes) == (model.version, model.next_id, model.classes)
+            assert (state.version, state.next_id, set(state.classes)) == (model.version, model.next_id, model.classes)
             assert state.columns.bytes_used == model.bytes_used <= model.budget_bytes == state.config.budget_bytes
             assert figures.disk_bytes <= figures.disk_limit_bytes
         stems = {s.stem for buffer in self.store.buffers() for s in buffer.state.segments.values()}
