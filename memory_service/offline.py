@@ -17,7 +17,9 @@ from memory_service.http.app import open_store
 from memory_service.settings import Settings
 from memory_service.store.admin.backup import backup
 from memory_service.store.admin.online import Pace
-from memory_service.store.admin.verify import Report, repair, verify
+from memory_service.store.admin.repair import repair
+from memory_service.store.admin.report import Report
+from memory_service.store.admin.verify import verify
 from memory_service.store.segments import files
 
 EXIT_UNSOUND: Final = 1

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from memory_format import MEDIA_TYPE
 from memory_format.api.terms import VERSION_HEADER
-from memory_service.store.admin.transfer import Export
+from memory_service.store.admin.export import Export
 from memory_service.store.drawn import Drawn
 from memory_service.store.segments.readers import Lease, LeaseEndedError
 

@@ -20,7 +20,7 @@ from memory_format import BudgetError, FormatError, Record
 from memory_format.api.answers import BufferStats, DeleteResponse, Diff, UpdateResponse
 from memory_format.wire import check_batch, read_batch
 from memory_service.store import changes
-from memory_service.store.admin.transfer import Export
+from memory_service.store.admin.export import Export
 from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
 from memory_service.store.drawn import Drawn
@@ -371,7 +371,7 @@ class Buffer:
             )
 
     def export(self, snapshot: str | None = None) -> Export:
-        """The buffer as one Zarr store in a ZIP, piece by piece: see :mod:`memory_service.store.admin.transfer`.
+        """The buffer as one Zarr store in a ZIP, piece by piece: see :mod:`memory_service.store.admin.export`.
 
         What is read stays readable until the last piece or ``close()``, whatever is evicted meanwhile.
 

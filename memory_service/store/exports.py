@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import NotFoundError
-from memory_service.store.admin import transfer
+from memory_service.store.admin.export import Export
+from memory_service.store.admin.exported import describe
 from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
 from memory_service.store.pure.model import Snapshot
@@ -47,7 +48,7 @@ class Exports:
         self._changing = changing
         self._lock = lock
 
-    def export(self, snapshot: str | None) -> transfer.Export:
+    def export(self, snapshot: str | None) -> Export:
         """The buffer as one file.
 
         Raises:
@@ -62,9 +63,9 @@ class Exports:
                 self._contents.let_go(lease.mark.name)
                 raise
         try:
-            described = transfer.describe(state.config, view.version, lease.mark, state.classes)
+            described = describe(state.config, view.version, lease.mark, state.classes)
             read, let_go = partial(self._read, lease), partial(self._end, lease)
-            return transfer.Export(view, self._contents.learners.ids, described, read, let_go, lease)
+            return Export(view, self._contents.learners.ids, described, read, let_go, lease)
         except BaseException:
             self._end(lease)
             raise

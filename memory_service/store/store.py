@@ -25,7 +25,7 @@ from memory_format import (
 from memory_format.api.terms import EVICTION_POLICIES, NAME_PATTERN, EvictionPolicy
 from memory_service.store import directory
 from memory_service.store.admin.backup import Archive
-from memory_service.store.admin.transfer import Import, Incoming
+from memory_service.store.admin.imports import Import, Incoming
 from memory_service.store.buffer import Buffer
 from memory_service.store.commits import discard
 from memory_service.store.index.base import BufferEntry, BufferRows

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 import time
 import warnings
 import zlib
@@ -341,6 +344,18 @@ def whole_state(data: Path) -> dict[str, Any]:
 def contents(records: Iterable[Record]) -> list[tuple[int, int, bytes]]:
     """What tells records apart, their bytes included."""
     return [(record.exemplar_id, record.class_id, record.body) for record in records]
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    """Run ``memory-service``: its exit status, and what it wrote to stdout and stderr."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "memory_service", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MEMORY_SERVICE")},
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
 class Server(ServiceProcess):

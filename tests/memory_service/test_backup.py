@@ -27,6 +27,7 @@ from tests.memory_service.helpers import (
     Server,
     all_records,
     assert_problem,
+    command,
     contents,
     make_exemplar,
     push,
@@ -226,13 +227,6 @@ def test_copies_under_load(data: Path, tmp_path: Path) -> None:
         for copy, before in copies:
             assert_holds(copy, before, kept)
             shutil.rmtree(copy)
-
-
-def command(*arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "memory_service", *arguments], capture_output=True, text=True, timeout=60
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 def test_the_command_refuses_in_words(tmp_path: Path) -> None:

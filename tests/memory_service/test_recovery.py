@@ -18,7 +18,8 @@ from memory_format import StorageError, decode_batch, encode_batch
 from memory_format.api.terms import MAX_BUDGET_BYTES
 from memory_format.header import HEADER_DTYPE
 from memory_service.store import Buffer, Store
-from memory_service.store.admin.verify import repair, verify
+from memory_service.store.admin.repair import repair
+from memory_service.store.admin.verify import verify
 from memory_service.store.index.generation import read_mark
 from memory_service.store.pure.model import Budget, BufferConfig, Options
 from memory_service.store.pure.query import Query

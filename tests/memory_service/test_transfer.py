@@ -24,7 +24,7 @@ import zarr
 
 from memory_format import ConflictError, FormatError, NotFoundError, encode_batch
 from memory_service.store import Store
-from memory_service.store.admin.transfer import PIECE_BYTES, BufferDescription
+from memory_service.store.admin.exported import PIECE_BYTES, BufferDescription
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.segments import layout
@@ -33,6 +33,7 @@ from tests.memory_service.helpers import (
     Server,
     all_records,
     assert_problem,
+    command,
     contents,
     make_exemplar,
     push,
@@ -527,7 +528,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from memory_format import FormatError
-from memory_service.store.admin.transfer import Import
+from memory_service.store.admin.imports import Import
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
 try:
@@ -569,17 +570,6 @@ def test_an_import_that_is_too_large(data: Path) -> None:
     with running(data, max_import_bytes=1000) as client:
         response = client.post("/v1/buffers/copy/import", content=bytes(2000), headers=ZIP)
         assert_problem(response, "batch_too_large", limit=1000)
-
-
-def command(*arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "memory_service", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={name: value for name, value in os.environ.items() if not name.startswith("MEMORY_SERVICE")},
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 def test_the_commands(data: Path, tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +11,12 @@ import pytest
 
 from memory_format import Record, StorageError, decode_batch, encode_batch
 from memory_service.store import Store
-from memory_service.store.admin.verify import Report, repair, verify
+from memory_service.store.admin.repair import repair
+from memory_service.store.admin.report import Report
+from memory_service.store.admin.verify import verify
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
-from tests.memory_service.helpers import contents, make_exemplar, whole_state
+from tests.memory_service.helpers import command, contents, make_exemplar, whole_state
 
 OPTIONS = Options(segment_bytes=300_000)
 
@@ -233,13 +233,6 @@ def test_a_damaged_index_is_made_again(store: Path) -> None:
     assert report.made == ["b"]
     assert verify(store).sound
     assert records_of(store, "b")
-
-
-def command(*arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "memory_service", *arguments], capture_output=True, text=True, timeout=60
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 def test_the_commands(store: Path, tmp_path: Path) -> None:

@@ -17,12 +17,14 @@ import pytest
 from memory_format import StorageError, encode_batch
 from memory_service.store import Store
 from memory_service.store.admin import verify as verifying
+from memory_service.store.admin.on_disk import StoreOnDisk
 from memory_service.store.admin.online import Pace, held_if_free
+from memory_service.store.admin.report import Report
 from memory_service.store.admin.verify import verify
 from memory_service.store.index import opening
 from memory_service.store.pure.compaction import SegmentState
-from tests.memory_service.helpers import Server, make_exemplar, push, put_buffer, whole_state
-from tests.memory_service.test_backup import Load, command, filled
+from tests.memory_service.helpers import Server, command, make_exemplar, push, put_buffer, whole_state
+from tests.memory_service.test_backup import Load, filled
 
 
 @pytest.fixture
@@ -68,15 +70,15 @@ def test_what_changes_meanwhile_is_no_damage(served: Store, monkeypatch: pytest.
     served.buffer("b").drop_snapshot("third")
     served.delete_buffer("f")
     turns = []
-    read = verifying._Store.read
+    read = StoreOnDisk.read
 
-    def slowly(self: verifying._Store, state: SegmentState, report: verifying.Report) -> object:
+    def slowly(self: StoreOnDisk, state: SegmentState, report: Report) -> object:
         turns.append(state.stem)
         if len(turns) < 6:
             replace_all(served, len(turns))
         return read(self, state, report)
 
-    monkeypatch.setattr(verifying._Store, "read", slowly)
+    monkeypatch.setattr(StoreOnDisk, "read", slowly)
     report = verify(served.data)
     assert report.sound, report.problems
     assert report.gone >= 2

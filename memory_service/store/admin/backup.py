@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import tarfile
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from memory_format import FormatError, StorageError
-from memory_service.store.index.generation import Mark, write_mark
-from memory_service.store.index.opening import GENERATION, INDEX, connect, look, reading
+from memory_service.store.index.copying import NamedSegment, copy_index, mark_of, segments_of
+from memory_service.store.index.generation import write_mark
+from memory_service.store.index.opening import GENERATION, INDEX, look
 from memory_service.store.segments import files
 from memory_service.store.segments.files import OPEN, SEALED, storage_error
 from memory_service.store.segments.layout import BODY_AT
@@ -90,10 +89,10 @@ def copy_store(
         OSError: the copy cannot be written.
     """
     (target / SEGMENTS).mkdir(files.DIRECTORY_MODE)
-    there: dict[str, _Row] = {}
+    there: dict[str, NamedSegment] = {}
     for _ in range(_MOST_TURNS):
         copy_index(data, target / INDEX)
-        rows = {row.stem: row for row in _rows(target / INDEX)}
+        rows = {row.stem: row for row in segments_of(target / INDEX)}
         for stem in [stem for stem, row in there.items() if rows.get(stem) != row]:
             _path(target, there.pop(stem)).unlink()
         wanted = [row for stem, row in rows.items() if stem not in there]
@@ -114,56 +113,18 @@ def copy_store(
     raise StorageError(f"the store in {data} changes faster than it can be copied; try it while less is pushed")
 
 
-def copy_index(data: Path, target: Path) -> None:
-    """The index as it is after some change, as a database without a log.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
-    target.unlink(missing_ok=True)
-    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, files.FILE_MODE))
-    try:
-        with reading(data) as source, closing(sqlite3.connect(target)) as copy:
-            source.backup(copy)
-            # In one file, which can be read where nothing can be written.
-            copy.execute("PRAGMA journal_mode=DELETE")
-    except sqlite3.Error as error:
-        raise StorageError(f"the index of the store in {data} cannot be copied: {error}") from error
-
-
-@dataclass(frozen=True)
-class _Row:
-    """What an index says of a segment."""
-
-    stem: str
-    file_bytes: int
-    sealed: bool
-
-
-def _rows(index: Path) -> list[_Row]:
-    try:
-        with closing(connect(index)) as connection:
-            found = connection.execute("SELECT stem, file_bytes, sealed FROM segments ORDER BY id").fetchall()
-    except sqlite3.Error as error:
-        raise StorageError(
-            f"the index does not say what segments there are ({error}); an earlier version made it: start the service "
-            "on the store, or copy its directory while nobody serves it"
-        ) from error
-    return [_Row(stem, file_bytes, bool(sealed)) for stem, file_bytes, sealed in found]
-
-
 def _mark(target: Path) -> None:
     """Say that the segment files are those of the index: it is the newest that there is of them."""
-    with closing(connect(target / INDEX)) as connection:
-        if connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'store'").fetchone()[0]:
-            write_mark(target / GENERATION, Mark(*connection.execute("SELECT store_id, changes FROM store").fetchone()))
+    mark = mark_of(target / INDEX)
+    if mark is not None:
+        write_mark(target / GENERATION, mark)
 
 
-def _path(store: Path, row: _Row) -> Path:
+def _path(store: Path, row: NamedSegment) -> Path:
     return store / SEGMENTS / (row.stem + (SEALED if row.sealed else OPEN))
 
 
-def _copy_segment(data: Path, target: Path, row: _Row, link: bool) -> bool:
+def _copy_segment(data: Path, target: Path, row: NamedSegment, link: bool) -> bool:
     """Copy what the index counts of a segment; False where the file does not exist any more."""
     if link and row.sealed:
         try:
@@ -200,7 +161,7 @@ def _copy_segment(data: Path, target: Path, row: _Row, link: bool) -> bool:
     return True
 
 
-def _expect_whole(num_bytes: int, row: _Row) -> None:
+def _expect_whole(num_bytes: int, row: NamedSegment) -> None:
     if num_bytes < row.file_bytes:
         raise StorageError(
             f"segment {row.stem} has {num_bytes} bytes, the index says {row.file_bytes}: `memory-service verify` says "
@@ -208,11 +169,11 @@ def _expect_whole(num_bytes: int, row: _Row) -> None:
         )
 
 
-def _open(data: Path, row: _Row) -> int | None:
+def _open(data: Path, row: NamedSegment) -> int | None:
     # Sealing renames, before the index says so, and failing to takes the name back.
     for sealed in (row.sealed, True, False, True):
         try:
-            return files.open_for_reading(_path(data, _Row(row.stem, row.file_bytes, sealed)))
+            return files.open_for_reading(_path(data, NamedSegment(row.stem, row.file_bytes, sealed)))
         except FileNotFoundError:
             continue
         except OSError as error:

@@ -1,6 +1,6 @@
 """Looking at a store that a service may be changing meanwhile, or that lies where nothing can be written.
 
-The index is only ever copied: :func:`~memory_service.store.admin.backup.copy_index` gives it as of one moment.
+The index is only ever copied: :func:`~memory_service.store.index.copying.copy_index` gives it as of one moment.
 Segment files that it names are read where they lie. What then seems to be wrong may only have changed since: a newer
 copy tells.
 """
@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memory_format import StorageError
-from memory_service.store.admin.backup import copy_index
 from memory_service.store.directory import take_lock
-from memory_service.store.index.opening import reading
+from memory_service.store.index.copying import copy_index, names_segment
 from memory_service.store.index.sqlite import SqliteIndex
 
 
@@ -78,8 +77,7 @@ class Copies:
 
     def names(self, stem: str) -> bool:
         """Whether the index speaks of a segment now."""
-        with reading(self._data) as connection:
-            return connection.execute("SELECT 1 FROM segments WHERE stem = ?", [stem]).fetchone() is not None
+        return names_segment(self._data, stem)
 
     def take(self) -> SqliteIndex:
         """The index as it is now; the caller closes it.

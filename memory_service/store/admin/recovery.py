@@ -13,19 +13,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from memory_format import FormatError
 from memory_service.store.admin import quarantine
-from memory_service.store.index import tables
+from memory_service.store.index.base import BufferEntry, Reading
+from memory_service.store.index.inspection import Mending, inspecting, mending
 from memory_service.store.index.opening import Standing
-from memory_service.store.index.selects import Selects, entry_of
-from memory_service.store.index.sqlite import SqliteIndex
-from memory_service.store.index.updates import Updates
+from memory_service.store.index.sql import SqlIndex
 from memory_service.store.pure.columns import charge_of
 from memory_service.store.pure.model import Budget, BufferConfig
 from memory_service.store.pure.tallies import SegmentState
@@ -109,7 +107,7 @@ class _Candidate:
 class _Target:
     """A buffer that segments are taken into."""
 
-    row: Any
+    entry: BufferEntry | None
     """Of the index, or None for one that is made."""
     config: BufferConfig
     held: dict[int, int]
@@ -123,8 +121,8 @@ class _Target:
     def offer(self, candidate: _Candidate) -> None:
         ids = candidate.ids
         wanted = ~np.isin(ids, np.fromiter(self.held, np.uint64, len(self.held)))
-        if self.row is not None:
-            news = ids >= np.uint64(self.row.next_exemplar_id)
+        if self.entry is not None:
+            news = ids >= np.uint64(self.entry.next_exemplar_id)
             if self.hole is not None:
                 news |= ~np.isin(ids, self.hole.dead)
             wanted &= news
@@ -134,47 +132,43 @@ class _Target:
                 self.held.setdefault(id_, crc32)
 
 
-def take_over_seals(index_: SqliteIndex, directory: Path) -> list[str]:
+def take_over_seals(index_: SqlIndex, directory: Path) -> list[str]:
     """Segments that the index calls open and that were sealed since count as sealed, with all that they hold.
 
     Only for an index that is older than its files; otherwise the seal was not committed.
     """
     taken = []
-    with index_.read() as connection:
-        states = connection.execute(sa.select(tables.segments).where(~tables.segments.c.sealed)).all()
+    with inspecting(index_) as inspection:
         found = [
-            (row, path, contents, Selects(connection).open_segment(SegmentState(*row)))
-            for row in states
-            if (contents := _readable(path := directory / (row.stem + SEALED))) is not None
+            (state, path, contents, inspection.open_segment(state).headers()["exemplar_id"])
+            for state in inspection.segments()
+            if not state.sealed and (contents := _readable(path := directory / (state.stem + SEALED))) is not None
         ]
-    for row, path, contents, segment in found:
-        known = segment.headers()["exemplar_id"]
-        if (directory / (row.stem + OPEN)).exists() or not np.array_equal(
+    for state, path, contents, known in found:
+        if (directory / (state.stem + OPEN)).exists() or not np.array_equal(
             contents.headers["exemplar_id"][: len(known)], known
         ):
             continue
-        values = {"file_bytes": path.stat().st_size, "num_records": len(contents.headers), "sealed": True}
-        with index_.write() as connection:
-            connection.execute(tables.segments.update().where(tables.segments.c.id == row.id).values(values))
-            Updates(connection).forget_open_rows(row.id)
+        with mending(index_) as transaction:
+            transaction.seal(state.id, path.stat().st_size, len(contents.headers))
         taken.append(path.name)
     return taken
 
 
-def adopt(data: Path, index_: SqliteIndex, standing: Standing, holes: Mapping[int, Hole]) -> Recovered:
+def adopt(data: Path, index_: SqlIndex, standing: Standing, holes: Mapping[int, Hole]) -> Recovered:
     """Take in what the index has never heard of, or has lost.
 
     Args:
         holes: buffer id -> what of it cannot be read.
     """
     recovered = Recovered()
-    with index_.read() as connection:
-        known = set(connection.execute(sa.select(tables.segments.c.stem)).scalars())
-        going = set(connection.execute(sa.select(tables.intents.c.stem).where(tables.intents.c.leaving)).scalars())
-        candidates = list(_candidates(data, known, going))
+    with index_.reading() as reading:
+        files_ = reading.known_files()
+        known = set(files_.segments)
+        candidates = list(_candidates(data, known, {stem for stem, leaving in files_.intents.items() if leaving}))
         if not candidates:
             return recovered
-        targets = _targets(data, connection, holes)
+        targets = _targets(data, reading, holes)
     plan = _plan(candidates, targets, standing, recovered)
     if plan:
         _take_in(data, index_, plan, known, recovered)
@@ -203,20 +197,21 @@ def _readable(path: Path) -> SegmentContents | None:
         return None
 
 
-def _targets(data: Path, connection: sa.Connection, holes: Mapping[int, Hole]) -> list[_Target]:
+def _targets(data: Path, reading: Reading, holes: Mapping[int, Hole]) -> list[_Target]:
     """The buffers of the index, with what they hold."""
     found = []
-    said = Selects(connection).contents()
-    for row in connection.execute(sa.select(tables.buffers)).all():
+    contents = reading.contents()
+    for entry in reading.buffers():
+        config = entry.config
         held: dict[int, int] = {}
-        parts = [segment.headers() for segment in said[row.id].open_segments.values()]
-        for state in said[row.id].segments:
-            contents = _readable(data / "segments" / (state.stem + SEALED)) if state.sealed else None
-            if contents is not None:
-                parts.append(contents.headers)
+        parts = [segment.headers() for segment in contents[config.id].open_segments.values()]
+        for state in contents[config.id].segments:
+            sealed = _readable(data / "segments" / (state.stem + SEALED)) if state.sealed else None
+            if sealed is not None:
+                parts.append(sealed.headers)
         for headers in parts:
             held.update(zip(headers["exemplar_id"].tolist(), headers["crc32"].tolist(), strict=True))
-        found.append(_Target(row, entry_of(row).config, held, holes.get(row.id)))
+        found.append(_Target(entry, config, held, holes.get(config.id)))
     return found
 
 
@@ -284,7 +279,7 @@ def _free_name(names: set[str]) -> str:
     return f"recovered-{number}"
 
 
-def _take_in(data: Path, index_: SqliteIndex, plan: Sequence[_Target], known: set[str], recovered: Recovered) -> None:
+def _take_in(data: Path, index_: SqlIndex, plan: Sequence[_Target], known: set[str], recovered: Recovered) -> None:
     """Move the files to where they belong, then one transaction for all of them: cut short, all of it is done again."""
     directory = data / "segments"
     directory.mkdir(files.DIRECTORY_MODE, exist_ok=True)
@@ -297,47 +292,39 @@ def _take_in(data: Path, index_: SqliteIndex, plan: Sequence[_Target], known: se
             if candidate.path != place:
                 files.rename(candidate.path, place)
     files.sync_directory(directory)
-    with index_.write() as connection:
+    with mending(index_) as transaction:
         for target in plan:
-            _take_in_one(connection, target, places, recovered)
+            _take_in_one(transaction, target, places, recovered)
 
 
-def _take_in_one(connection: sa.Connection, target: _Target, places: Mapping[Path, Path], recovered: Recovered) -> None:
+def _take_in_one(transaction: Mending, target: _Target, places: Mapping[Path, Path], recovered: Recovered) -> None:
     seen = [candidate.seen for candidate, _ in target.takes]
     highest = Seen(max(one.version for one in seen), max(one.next_exemplar_id for one in seen))
-    buffer_id = target.row.id if target.row is not None else _make(connection, target, highest)
-    if target.row is None:
+    entry = target.entry
+    if entry is None:
+        entry = _make(transaction, target, highest)
         recovered.made.append(target.config.name)
+    buffer_id = entry.config.id
     classes: set[int] = set()
     for candidate, wanted in target.takes:
         stem, size = places[candidate.path].name.removesuffix(SEALED), places[candidate.path].stat().st_size
         num = len(candidate.ids)
-        connection.execute(tables.intents.delete().where(tables.intents.c.stem == stem))
-        inserted = connection.execute(
-            tables.segments.insert().values(stem=stem, file_bytes=size, num_records=num, sealed=True)
-        )
-        assert inserted.inserted_primary_key is not None
-        segment_id = int(inserted.inserted_primary_key[0])
-        connection.execute(tables.buffer_segments.insert(), {"buffer_id": buffer_id, "segment_id": segment_id})
+        segment_id = transaction.insert_sealed([buffer_id], stem, size, num)
         dead = {"exemplar_id": candidate.ids[~wanted], "segment": np.full(int((~wanted).sum()), segment_id)}
         # Before every snapshot: none shows them.
-        Updates(connection).insert_deaths(buffer_id, dead, np.zeros(len(dead["segment"]), np.uint64))
+        transaction.insert_deaths(buffer_id, dead, np.zeros(len(dead["segment"]), np.uint64))
         classes |= set(np.unique(candidate.contents.headers["class_id"][wanted]).tolist())
         recovered.states.append(SegmentState(segment_id, stem, size, num, True))
         count = recovered.records.get(target.config.name, 0)
         recovered.records[target.config.name] = count + int(wanted.sum())
-    new = sorted(classes - Selects(connection).contents(buffer_id)[buffer_id].classes)
-    if new:
-        connection.execute(
-            tables.classes.insert(), [{"buffer_id": buffer_id, "class_id": class_id} for class_id in new]
-        )
+    transaction.insert_classes(buffer_id, classes - transaction.contents(buffer_id)[buffer_id].classes)
     recovered.seen[buffer_id] = highest
 
 
-def _make(connection: sa.Connection, target: _Target, highest: Seen) -> int:
+def _make(transaction: Mending, target: _Target, highest: Seen) -> BufferEntry:
     config = target.config
     if not target.sized:
         held = sum(int(charge_of(candidate.contents.lengths)[wanted].sum()) for candidate, wanted in target.takes)
         config = replace(config, budget=Budget(budget_bytes=held), budget_bytes=held)
     figures = {"version": highest.version, "next_exemplar_id": highest.next_exemplar_id}
-    return Updates(connection).insert_buffer(config, **figures).config.id
+    return transaction.insert_buffer(config, **figures)

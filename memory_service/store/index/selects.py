@@ -17,7 +17,7 @@ from memory_service.store.index.base import BufferEntry, BufferRows, Reading
 from memory_service.store.pure import ledger
 from memory_service.store.pure.answers import Answer
 from memory_service.store.pure.columns import Arrays
-from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
+from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.base import KnownFiles, OpenSegment, Part
 
@@ -180,26 +180,7 @@ class Selects(Reading):
 
 def entry_of(row: sa.Row[Any]) -> BufferEntry:
     """A row of ``buffers`` as a value."""
-    in_samples = row.full_samples_per_class is not None
-    budget = Budget(
-        budget_bytes=None if in_samples else row.budget_bytes,
-        full_samples_per_class=row.full_samples_per_class,
-        full_sample_bytes=row.full_sample_bytes,
-        num_classes=row.num_classes,
-        max_budget_bytes=row.max_budget_bytes,
-    )
-    config = BufferConfig(
-        id=row.id,
-        name=row.name,
-        budget=budget,
-        budget_bytes=row.budget_bytes,
-        eviction=row.eviction,
-        description=row.description,
-        created_at=row.created_at,
-        given_disk_limit=row.disk_limit_bytes,
-        retain_snapshots=row.retain_snapshots,
-        draw_key=row.draw_key,
-    )
+    config = BufferConfig.of_settings(row._asdict(), row.id)
     return BufferEntry(config, row.version, row.next_exemplar_id, row.bytes_used, row.num_records)
 
 

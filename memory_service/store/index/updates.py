@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -38,7 +37,7 @@ class Updates(Selects, Writing):
 
     def insert_buffer(self, config: BufferConfig, **figures: int) -> BufferEntry:
         empty = {"version": 0, "bytes_used": 0, "num_records": 0, "next_exemplar_id": 1}
-        values = _settings_of(config) | {"created_at": config.created_at} | empty | figures
+        values = config.settings() | empty | figures
         return entry_of(self.connection.execute(tables.buffers.insert().returning(tables.buffers), values).one())
 
     def update_figures(self, old_version: int, entry: BufferEntry) -> None:
@@ -55,7 +54,7 @@ class Updates(Selects, Writing):
 
     def update_settings(self, config: BufferConfig) -> None:
         this = tables.buffers.update().where(tables.buffers.c.id == config.id)
-        self.connection.execute(this.values(_settings_of(config)))
+        self.connection.execute(this.values(config.settings()))
 
     def delete_buffer(self, buffer_id: int) -> list[str]:
         orphaned = self.drop_segments(buffer_id, self.contents(buffer_id)[buffer_id].segments)
@@ -216,19 +215,6 @@ class Updates(Selects, Writing):
     def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if rows:
             self.connection.execute(table.insert(), rows)
-
-
-def _settings_of(config: BufferConfig) -> dict[str, Any]:
-    """A buffer's settings as columns of ``buffers``, without ``id`` and ``created_at``."""
-    budget = asdict(config.budget) | {"budget_bytes": config.budget_bytes}
-    return budget | {
-        "name": config.name,
-        "disk_limit_bytes": config.given_disk_limit,
-        "eviction": config.eviction,
-        "retain_snapshots": config.retain_snapshots,
-        "description": config.description,
-        "draw_key": config.draw_key,
-    }
 
 
 # Made once: it is part of every change, and costs more to make than to run.

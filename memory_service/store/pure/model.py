@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 from memory_format import FormatError
 from memory_format.api.terms import (
@@ -168,6 +170,28 @@ class BufferConfig:
         if self.given_disk_limit is not None:
             return self.given_disk_limit
         return max(budget_bytes * 3 // 2, budget_bytes + SMALLEST_HEADROOM)
+
+    def settings(self) -> dict[str, Any]:
+        """All but the id as plain values side by side: so the index, sealed segments and exports say it."""
+        budget = vars(self.budget) | {"disk_limit_bytes": self.given_disk_limit}
+        return budget | {name: getattr(self, name) for name in _SETTINGS}
+
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any], id_: int = 0) -> BufferConfig:
+        """The same again, of what :meth:`settings` has given; what else there is does not count.
+
+        Raises:
+            FormatError: ``invalid_budget``.
+        """
+        budget = {field.name: settings[field.name] for field in fields(Budget)}
+        if settings["full_samples_per_class"] is not None:
+            # It is what the others come to.
+            budget["budget_bytes"] = None
+        others = {name: settings[name] for name in _SETTINGS}
+        return cls(id=id_, budget=Budget(**budget), given_disk_limit=settings["disk_limit_bytes"], **others)
+
+
+_SETTINGS: Final = ("name", "budget_bytes", "eviction", "description", "created_at", "retain_snapshots", "draw_key")
 
 
 def check_settings(config: BufferConfig) -> BufferConfig:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from math import isfinite
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memory_format.api.terms import NAME_PATTERN, EvictionPolicy
-from memory_service.store.pure.model import Budget, BufferConfig
+from memory_service.store.pure.model import BufferConfig
 
 ATTRIBUTE: Final = "exemplar_memory_segment"
 
@@ -40,43 +39,16 @@ class Owner(BaseModel):
         Raises:
             FormatError: ``invalid_budget``.
         """
-        in_samples = self.full_samples_per_class is not None
-        budget = Budget(
-            None if in_samples else self.budget_bytes,
-            self.full_samples_per_class,
-            self.full_sample_bytes,
-            self.num_classes,
-            self.max_budget_bytes,
-        )
-        return BufferConfig(
-            id=0,
-            name=name,
-            budget=budget,
-            budget_bytes=self.budget_bytes,
-            eviction=self.eviction,
-            description=description,
-            created_at=self.created_at,
-            given_disk_limit=self.disk_limit_bytes,
-            retain_snapshots=self.retain_snapshots,
-            draw_key=self.draw_key,
-        )
+        return BufferConfig.of_settings(self.model_dump() | {"name": name, "description": description})
 
 
 def owner_of(config: BufferConfig, version: int, next_exemplar_id: int) -> dict[str, Any]:
     """The attributes of a segment that a buffer seals."""
-    budget = asdict(config.budget) | {"budget_bytes": config.budget_bytes}
+    settings = config.settings()
+    if not isfinite(config.created_at):
+        settings["created_at"] = 0.0
     # Not validated: a buffer from before something was checked is sealed as well, and read_owner looks at it.
-    owner = Owner.model_construct(
-        **budget,
-        name=config.name,
-        created_at=config.created_at if isfinite(config.created_at) else 0.0,
-        draw_key=config.draw_key,
-        disk_limit_bytes=config.given_disk_limit,
-        eviction=config.eviction,
-        retain_snapshots=config.retain_snapshots,
-        version=version,
-        next_exemplar_id=next_exemplar_id,
-    )
+    owner = Owner.model_construct(**settings, version=version, next_exemplar_id=next_exemplar_id)
     return {ATTRIBUTE: owner.model_dump()}
 
 
