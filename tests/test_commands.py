@@ -11,7 +11,7 @@ import pytest
 
 SCRIPTS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
 OF_EXTRA = {
-    "memory-service": ("service", ["uvicorn", "fastapi", "sqlalchemy", "alembic", "zarr", "pydantic_settings"]),
+    "memory-service": ("service", ["uvicorn", "fastapi", "sqlalchemy", "alembic", "pydantic_settings"]),
     "learner": ("learner", ["torch", "transformers", "timm", "rich", "tqdm", "matplotlib", "platformdirs", "tomlkit"]),
 }
 
