@@ -69,7 +69,7 @@ class ServiceProcess:
         environment: Mapping[str, str] | None = None,
         log: Path | None = None,
         own_session: bool = False,
-        start_seconds: float = 30,
+        start_seconds: float = 60,
     ) -> None:
         self.data = data
         self.log = log
