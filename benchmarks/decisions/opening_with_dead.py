@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.common.machine import directory_on_disk, machine
 from benchmarks.common.processes import python_module
 from benchmarks.common.records import Noise
-from benchmarks.storage.contestants.ours import BUFFER, open_store
+from memory_service.store import Store
 
 _A_PUSH = 10_000
 _ROOMY = 2**36
@@ -32,8 +32,8 @@ _ROOMY = 2**36
 def make(directory: Path, num_records: int, *, dead: bool) -> None:
     """A store of records; with ``dead``, every second one deleted and none rewritten."""
     noise = Noise()
-    with open_store(directory) as store:
-        buffer, _ = store.create_buffer(BUFFER, budget_bytes=_ROOMY)
+    with Store(directory) as store:
+        buffer, _ = store.create_buffer("records", budget_bytes=_ROOMY)
         for start in range(0, num_records, _A_PUSH):
             buffer.push(noise.batch(start, min(_A_PUSH, num_records - start)).arrow)
         if dead:
