@@ -5,9 +5,9 @@ The paper captions ImageNet-R with InstructBLIP (Dai et al., arXiv 2305.06500).
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from client.prefetch import Prefetched
 from learner.data.base import DataError
 from learner.data.caption_table import CaptionsWriter
 from learner.data.names import picture_in, pictures_below
@@ -142,16 +143,10 @@ def caption_folder(
 
 def _batches(folder: Path, names: Sequence[str], size: int) -> Iterator[dict[str, Image.Image | PictureError]]:
     """Decoded pictures by name, the next batch on its way while one is in use."""
-    chosen = [names[start : start + size] for start in range(0, len(names), size)]
-    with ThreadPoolExecutor(4, thread_name_prefix="pictures") as pool:
-
-        def begin(batch: Sequence[str]) -> dict[str, Future[Image.Image | PictureError]]:
-            return {name: pool.submit(_picture, folder, name) for name in batch}
-
-        ahead = begin(chosen[0])
-        for batch in [*chosen[1:], []]:
-            current, ahead = ahead, begin(batch)
-            yield {name: job.result() for name, job in current.items()}
+    read = functools.partial(_picture, folder)
+    with Prefetched(read, names, ahead=2 * size, threads=4, name="pictures") as pictures:
+        for start in range(0, len(names), size):
+            yield {name: next(pictures) for name in names[start : start + size]}
 
 
 def _picture(folder: Path, name: str) -> Image.Image | PictureError:

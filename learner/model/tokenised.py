@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from client.prefetch import Prefetched
 from learner.data.base import Split
 from learner.data.pictures import LazyPictures
 from learner.model.tokens import Tokens
@@ -145,47 +145,46 @@ class PictureSplit:
 
     def _stream(self, batch_size: int, done: Callable[[], object]) -> Generator[TokenisedSplit]:
         """Batches, the next ones on their way while one is in use; ``done`` is called after each picture."""
-        pending: deque[_Batch] = deque()
-        pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="pictures")
-        try:
-            for start in range(0, len(self), batch_size):
-                pending.append(self._begin(range(start, min(start + batch_size, len(self))), pool))
-                if len(pending) > _AHEAD:
-                    yield self._finish(pending.popleft(), done)
-            while pending:
-                yield self._finish(pending.popleft(), done)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _begin(self, index: range, pool: ThreadPoolExecutor) -> _Batch:
         images = self.split.images
         most = images.most_patches if isinstance(images, LazyPictures) else (images.shape[1] // self.patch_px) ** 2
-        # Pages of zeros take no memory before they are written to: room for pictures of any shape is free.
-        patches = np.zeros((len(index), most, self.patch_px, self.patch_px, 3), np.uint8)
-        jobs = [pool.submit(self._cut, i, patches[row]) for row, i in enumerate(index)]
-        return _Batch(index, patches, jobs)
+        begun: deque[tuple[range, NDArray[np.uint8]]] = deque()
 
-    def _cut(self, index: int, out: NDArray[np.uint8]) -> tuple[int, int]:
-        """Write one picture's patches to the front of ``out`` ``(K, P, P, 3)``, and return its grid."""
+        def places() -> Iterator[tuple[int, NDArray[np.uint8]]]:
+            for start in range(0, len(self), batch_size):
+                index = range(start, min(start + batch_size, len(self)))
+                # Pages of zeros take no memory before they are written to: room for pictures of any shape is free.
+                patches = np.zeros((len(index), most, self.patch_px, self.patch_px, 3), np.uint8)
+                begun.append((index, patches))
+                yield from zip(index, patches, strict=True)
+
+        threads = min(16, os.cpu_count() or 1)
+        with Prefetched(self._cut, places(), ahead=_AHEAD * batch_size, threads=threads, name="pictures") as cut:
+            while begun:
+                index, patches = begun.popleft()
+                grids = []
+                for _ in index:
+                    grids.append(next(cut))
+                    done()
+                yield self._joined(index, patches, grids)
+
+    def _cut(self, place: tuple[int, NDArray[np.uint8]]) -> tuple[int, int]:
+        """Write one picture's patches to the front of ``(K, P, P, 3)``, and return its grid."""
+        index, out = place
         image = self.split.images[index]
         patches = image_to_patches(image, self.patch_px)
         out[: len(patches)] = patches
         return image.shape[0] // self.patch_px, image.shape[1] // self.patch_px
 
-    def _finish(self, batch: _Batch, done: Callable[[], object]) -> TokenisedSplit:
-        grids = []
-        for job in batch.jobs:
-            grids.append(job.result())
-            done()
+    def _joined(self, index: range, patches: NDArray[np.uint8], grids: list[tuple[int, int]]) -> TokenisedSplit:
         grid = torch.tensor(grids)
         count = grid.prod(1)
         most = int(count.max())
         patch_valid = torch.arange(most) < count[:, None]
-        texts = [torch.from_numpy(self.token_ids[i]) for i in batch.index]
+        texts = [torch.from_numpy(self.token_ids[i]) for i in index]
         length = torch.tensor([len(ids) for ids in texts])
         longest = int(length.max())
         tokens = Tokens(
-            patches=torch.from_numpy(batch.patches)[:, :most],
+            patches=torch.from_numpy(patches)[:, :most],
             patch_positions=torch.arange(most) * patch_valid,
             patch_valid=patch_valid,
             grid=grid,
@@ -193,16 +192,7 @@ class PictureSplit:
             token_positions=torch.arange(longest).expand(len(texts), longest).contiguous(),
             token_valid=torch.arange(longest) < length[:, None],
         )
-        return TokenisedSplit(tokens, self.class_ids[batch.index.start : batch.index.stop])
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Samples whose pictures are being cut into ``patches`` ``(B, K, P, P, 3)``; each job gives a grid."""
-
-    index: range
-    patches: NDArray[np.uint8]
-    jobs: list[Future[tuple[int, int]]]
+        return TokenisedSplit(tokens, self.class_ids[index.start : index.stop])
 
 
 def _rows_of(class_ids: NDArray[np.int64], classes: list[int], at_most: int) -> NDArray[np.int64]:

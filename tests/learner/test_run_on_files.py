@@ -79,7 +79,7 @@ def test_a_folder_of_odd_pictures_runs_to_its_report(
             file.write(f"{name},,class 0\n")
         trees.picture(root / "rare.png")
         file.write(f"rare.png,{'word ' * 5000},rare\n")
-    assert run(table, "odd", "none,full,masked,masked+text+fill-background+kd,cim+fill-batch+flip+colour") == 0
+    assert run(table, "odd", "none,full,masked,masked+text+fill-background+kd,cim+fill-background+flip+colour") == 0
     assert "1 of 38 texts are longer than 40 tokens (data.max_text_tokens)" in caplog.text
     assert "the longest has 5002" in caplog.text
     assert caplog.text.count("lose their end") == 1
