@@ -8,7 +8,9 @@ words.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
 
 from learner.data.settings import DataConfig
 from learner.memory.settings import MemoryConfig
@@ -26,6 +28,9 @@ class LearnerConfig:
     Attributes:
         seed: of all that is drawn but the split and the order of the classes, which have their own.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+    """For settings as people give them (:mod:`learner.run.overrides`), in all tables."""
 
     data: DataConfig = field(default_factory=DataConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)

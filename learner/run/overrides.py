@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, get_args, get_type_hints
 
-from learner.ranges import LARGEST
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
 from learner.run.config import LearnerConfig
 
-C = TypeVar("C")
+_ADAPTER = TypeAdapter(LearnerConfig)
 
 OWN_DATA: Mapping[str, Mapping[str, int]] = {
     "data": {
@@ -70,43 +74,72 @@ def read_settings(items: Iterable[str], settings: dict[str, Any]) -> dict[str, A
     return settings
 
 
-def with_settings(config: C, settings: Mapping[str, Any], where: str = "") -> C:
+def with_settings(config: LearnerConfig, settings: Mapping[str, Any]) -> LearnerConfig:
     """A configuration with some of its fields changed, tables within tables.
 
     Raises:
         ValueError: an unknown key, or a value of the wrong kind.
     """
-    known = {entry.name: getattr(config, entry.name) for entry in fields(config)}  # type: ignore[arg-type]
-    hints = get_type_hints(type(config))
-    changes = {}
-    for name, value in settings.items():
-        if name not in known:
-            raise ValueError(f"unknown setting {where}{name}; known: {', '.join(known)}")
-        present = known[name]
-        if is_dataclass(present):
-            if not isinstance(value, Mapping):
-                raise ValueError(
-                    f"{where}{name} is a table of settings, got {value!r}; set one, as in {where}{name}.KEY"
-                )
-            value = with_settings(present, value, f"{where}{name}.")
-        elif isinstance(present, dict) and isinstance(value, dict):
-            # A codec by its id is another one; without, it is the present one with other options.
-            value = value if "id" in value else {**present, **value}
-        elif isinstance(value, list) and any(
-            get_origin(kind) is tuple for kind in (hints[name], *get_args(hints[name]))
-        ):
-            value = tuple(value)
-        elif isinstance(present, float) and type(value) is int:
-            value = float(min(max(value, -LARGEST), LARGEST))  # no float is beyond what any range has
-        elif type(value) is not type(present):
-            kind = "a list" if isinstance(present, tuple) else type(present).__name__
-            raise ValueError(f"{where}{name} must be {kind}, got {value!r}")
-        elif isinstance(value, str) and "\0" in value:
-            raise ValueError(f"{where}{name} must be text without NUL, got {value!r}")
-        elif get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
-            raise ValueError(f"{where}{name} must be one of {', '.join(get_args(hints[name]))}, got {value!r}")
-        changes[name] = value
+    changed = _merged(asdict(config), settings, "")
     try:
-        return replace(config, **changes)  # type: ignore[type-var]
-    except ValueError as error:
-        raise ValueError(f"{where[:-1]}: {error}" if where else str(error)) from error
+        # As JSON: an array is a tuple there, and else nothing is taken for what it is not.
+        return _ADAPTER.validate_json(json.dumps(changed, default=str))
+    except ValidationError as error:
+        raise ValueError(_words(config, changed, error.errors()[0])) from None
+
+
+def _merged(present: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    merged = dict(present)
+    for name, value in settings.items():
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{where}{name} must be text without NUL, got {value!r}")
+        # A codec by its id is another one; without, it is the present one with other options.
+        if isinstance(merged.get(name), dict) and isinstance(value, Mapping) and "id" not in value:
+            value = _merged(merged[name], value, f"{where}{name}.")
+        merged[name] = value
+    return merged
+
+
+def _words(config: LearnerConfig, changed: Any, error: ErrorDetails) -> str:
+    """What is wrong, in words that name the setting."""
+    table: Any = config
+    above: Any = config
+    path: list[str] = []
+    for part in map(str, error["loc"]):
+        if not is_dataclass(table):
+            break
+        path.append(part)
+        table, above = getattr(table, part, None), table
+        changed = changed.get(part) if isinstance(changed, Mapping) else changed
+    where = ".".join(path)
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
+    if not path:
+        return f"settings cannot be read: {error['msg']}"
+    if error["type"] == "unexpected_keyword_argument":
+        known = [entry.name for entry in fields(above)]
+        return f"unknown setting {where}; known: {', '.join(known)}{_hint(config, path)}"
+    if is_dataclass(table):
+        return f"{where} is a table of settings, got {changed!r}; set one, as in {where}.KEY"
+    if error["type"] == "literal_error":
+        choices = get_args(get_type_hints(type(above))[path[-1]])
+        return f"{where} must be one of {', '.join(choices)}, got {changed!r}"
+    if isinstance(changed, list | dict) and changed != error["input"]:
+        return f"{where} holds {error['input']!r}: {error['msg']}"
+    kind = "a list" if isinstance(table, tuple) else type(table).__name__
+    return f"{where} must be {kind}, got {changed!r}"
+
+
+def _hint(config: LearnerConfig, path: list[str]) -> str:
+    """Of a setting that there is not: the one that is called so in another table, or nearly so."""
+    known = list(_names(config))
+    same = [name for name in known if name.endswith(f".{path[-1]}")]
+    meant = dict.fromkeys(same[:1] + difflib.get_close_matches(".".join(path), known, n=1))
+    return f". Did you mean {' or '.join(meant)}?" if meant else ""
+
+
+def _names(config: Any, prefix: str = "") -> Iterator[str]:
+    for entry in fields(config):
+        yield f"{prefix}{entry.name}"
+        if is_dataclass(value := getattr(config, entry.name)):
+            yield from _names(value, f"{prefix}{entry.name}.")

@@ -36,7 +36,12 @@ def test_one_option_of_the_codec_can_be_set() -> None:
     ("setting", "words"),
     [
         ("train.epochs=3", "unknown setting train.epochs"),
+        ("train.epochs=3", "Did you mean warmup.epochs or train.ssf_epochs?"),
+        ("train.flip=0.5", "Did you mean ablations.flip"),
+        ("data.columns.img=3", "known: image, text, label, split. Did you mean data.columns.image?"),
         ("train.base_epochs=many", "train.base_epochs must be int"),
+        ("backbone.blocks=[0, true]", "backbone.blocks holds True: Input should be a valid integer"),
+        ("seed=2026-11-30", "seed must be int, got"),
         ("mask.image_amount=0", "image_amount must lie in"),
         ("seed", "KEY=VALUE"),
         ("data.base_classes=-1", "base_classes"),
@@ -70,8 +75,8 @@ def test_wrong_methods_are_named(capsys: pytest.CaptureFixture[str]) -> None:
         main(_arguments("--methods", "masked,full,masked"))
     assert "twice" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main(_arguments("--methods", "masked+wa", "--set", "train.head=cosine"))
-    assert "weight_align needs head = linear" in capsys.readouterr().err
+        main(_arguments("--methods", "masked+q300"))
+    assert "codec: quality is a whole number in" in capsys.readouterr().err
 
 
 def test_a_service_that_is_not_there_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
