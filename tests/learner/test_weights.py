@@ -14,13 +14,12 @@ from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from learner.model.backbones import weights
+from learner.model.backbones.resizing import patch_embedding_resized, position_embedding_resized
 from learner.model.backbones.weights import (
     MiniLM,
     fold_layer_scale,
     load_dinov2_small,
     load_minilm,
-    patch_embedding_resized,
-    position_embedding_resized,
     wordpiece_tokenizer,
 )
 
@@ -148,6 +147,17 @@ def test_pinv_resizing_answers_enlarged_patches_as_before(patch_px: int) -> None
     resized = patch_embedding_resized(kernel, patch_px, method="pinv")
     before = torch.einsum("dcpq,ncpq->nd", kernel, patches)
     torch.testing.assert_close(torch.einsum("dcpq,ncpq->nd", resized, larger), before, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("patch_px", [8, 10, 13, 16])
+def test_pinv_resizing_is_equation_3_in_double_precision(patch_px: int) -> None:
+    kernel = 0.03 * torch.randn(5, 3, 14, 14, generator=torch.Generator().manual_seed(0))
+    # Row i is what basis picture i becomes: the resizing map, transposed.
+    basis = torch.eye(14 * 14, dtype=torch.float64).reshape(14 * 14, 1, 14, 14)
+    rows = interpolate(basis, size=(patch_px, patch_px), mode="bicubic", antialias=True, align_corners=False).flatten(1)
+    expected = torch.einsum("qp,dcp->dcq", torch.linalg.pinv(rows), kernel.double().flatten(2))
+    resized = patch_embedding_resized(kernel, patch_px, method="pinv")
+    torch.testing.assert_close(resized.flatten(2).double(), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("patch_px", [16, 20, 32])

