@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import PIL
-from tqdm.auto import tqdm
 
 from learner.data.base import DataError, MultimodalData, Split
-from learner.data.fetch import data_dir
-from learner.data.pictures import LazyPictures, Picture, PictureError, read_picture
-from learner.files import write_atomically
+from learner.data.picture_check import unreadable
+from learner.data.pictures import LazyPictures, Picture
 
 __all__ = ["BadPictures", "Listing", "Sample", "assemble"]
 
@@ -236,12 +230,11 @@ def _drawn(samples: Sequence[Sample], labels: Sequence[str], train: int, test: i
 def _bad_pictures(
     samples: list[Sample], bad_pictures: BadPictures, name: str, directory: Path | str | None
 ) -> dict[str, str]:
-    """By key, what is wrong with each picture that cannot be read, with its name. All are decoded once, so that no run
-    stops at one after hours; those that are good are not decoded again as long as no file changes."""
+    """By key, what is wrong with each picture that cannot be read, with its name."""
     pictures: dict[str, Picture] = {}
     for sample in samples:
         pictures.setdefault(sample.key, sample.picture)
-    bad = {key: f"{pictures[key].name}: {reason}" for key, reason in _bad(pictures, name, directory).items()}
+    bad = {key: f"{pictures[key].name}: {reason}" for key, reason in unreadable(pictures, name, directory).items()}
     if bad and bad_pictures != "list":
         shown = _some(bad.values(), separator="; ")
         message = f"{len(bad)} of {len(pictures)} pictures cannot be used: {shown}"
@@ -249,45 +242,6 @@ def _bad_pictures(
             raise DataError(f"{message}. Mend them, or leave them out with --set data.bad_pictures=skip")
         log.warning("%s. They are left out", message)
     return bad
-
-
-def _bad(pictures: Mapping[str, Picture], name: str, directory: Path | str | None) -> dict[str, str]:
-    """By key, what is wrong with each picture that cannot be read."""
-    stamps = {key: picture.stamp() for key, picture in pictures.items()}
-    # What one Pillow reads, another may not.
-    seen = "\0".join([PIL.__version__, *sorted(stamps.values())])
-    digest = hashlib.sha256(seen.encode(errors="surrogateescape")).hexdigest()[:16]
-    path = data_dir(directory) / "built" / f"pictures-{digest}.json"
-    known = _known(path)
-    # Bad ones are looked at each time: what was wrong may lie outside of the file, in a permission or an installation.
-    unsure = pictures if known is None else {key: pictures[key] for key, stamp in stamps.items() if stamp in known}
-    if not unsure:
-        return {}
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        # disable=None: no bar where the output is not a terminal.
-        bar = tqdm(pool.map(_reason, unsure.values()), total=len(unsure), unit="picture", desc=name, disable=None)
-        reasons = {key: reason for key, reason in zip(unsure, bar, strict=True) if reason}
-    found = {stamps[key]: reason for key, reason in reasons.items()}
-    if found != known:
-        write_atomically(path, json.dumps(found).encode())
-    return reasons
-
-
-def _known(path: Path) -> dict[str, str] | None:
-    """What was wrong with pictures, by their stamps, or None where they were not looked at."""
-    try:
-        known: dict[str, str] = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return known
-
-
-def _reason(picture: Picture) -> str | None:
-    try:
-        read_picture(picture, about=1)
-    except PictureError as error:
-        return str(error).removeprefix(f"{picture.name}: ")
-    return None
 
 
 def _generator(seed: int, *names: str) -> np.random.Generator:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.table import Table
 
 from learner.run.config import LearnerConfig
@@ -15,7 +14,7 @@ from learner.run.methods import parse_method
 from learner.run.run_mark import FILE as MARK
 from learner.run.run_mark import RunError
 from learner.run.spread import Spread, gap_points, paired, points, spread
-from learner.run.summary import MethodSummary, Results, budget_words, codec_words, label, seconds_spent, summarise
+from learner.run.summary import MethodSummary, Results, budget_title, label, methods_table, seconds_spent, summarise
 
 SeedResults = Mapping[int, Results]
 """By seed, the phases of each method; every seed has the same methods, in the same order."""
@@ -121,29 +120,21 @@ def seeds_json(config: LearnerConfig, runs: SeedResults) -> dict[str, Any]:
 
 def seeds_table(config: LearnerConfig, runs: SeedResults) -> Table:
     """Methods side by side: means over the seeds, accuracies in percent."""
-    table = Table(
-        title=f"{seeds_words(runs)}, same budget for all: {budget_words(config.memory)}, {codec_words(config.memory)}",
-        title_justify="left",
-        box=SIMPLE,
-    )
-    table.add_column("method", overflow="fold")
-    for name in ("last, %", "95 % interval", "average, %", "forgetting", "exemplars", "each"):
-        table.add_column(name, justify="right", no_wrap=True)
     figures = summarise_seeds(runs)
-    best = max(found.last.mean for found in figures.values())
-    for method, found in figures.items():
-        held = found.exemplars.mean
-        table.add_row(
-            label(method),
+    rows = {
+        method: [
             points(found.last),
             interval_words(found.last),
             points(found.average),
             points(found.forgetting),
-            f"{held:,.0f}" if held else "-",
-            f"{found.bytes_per_exemplar.mean:,.0f}" if held else "-",
-            style="bold" if found.last.mean == best else "",
-        )
-    return table
+            f"{found.exemplars.mean:,.0f}" if found.exemplars.mean else "-",
+            f"{found.bytes_per_exemplar.mean:,.0f}" if found.exemplars.mean else "-",
+        ]
+        for method, found in figures.items()
+    }
+    columns = ("last, %", "95 % interval", "average, %", "forgetting", "exemplars", "each")
+    title = f"{seeds_words(runs)}, {budget_title(config.memory)}"
+    return methods_table(title, columns, rows, [found.last.mean for found in figures.values()])
 
 
 def interval_words(figure: Spread) -> str:

@@ -107,31 +107,48 @@ def codec_words(memory: MemoryConfig) -> str:
     return f"{memory.codec['id']} {options}".strip()
 
 
-def final_table(config: LearnerConfig, results: Results) -> Table:
-    """Methods side by side at the same byte budget."""
-    table = Table(
-        title=f"Same budget for all: {budget_words(config.memory)}, {codec_words(config.memory)}",
-        title_justify="left",
-        box=SIMPLE,
-    )
+def methods_table(
+    title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]], last: Sequence[float]
+) -> Table:
+    """Methods side by side.
+
+    Args:
+        columns: beside the methods' names.
+        rows: by method, what stands in the columns.
+        last: last accuracy of each method; the best is bold.
+    """
+    table = Table(title=title, title_justify="left", box=SIMPLE)
     # Names of many parts wrap: cut off in a narrow terminal would be the figures otherwise.
     table.add_column("method", overflow="fold")
-    for name in ("last", "average", "forgetting", "exemplars", "bytes", "each"):
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    best = max(summarise(lines).last for lines in results.values())
-    for method, lines in results.items():
-        figures = summarise(lines)
-        row = [
-            label(method),
-            f"{figures.last:.3f}",
-            f"{figures.average:.3f}",
-            f"{figures.forgetting:.3f}",
-            f"{figures.exemplars}" if figures.exemplars else "-",
-            f"{figures.bytes_used:,}" if figures.exemplars else "-",
-            f"{figures.bytes_per_exemplar:,.0f}" if figures.exemplars else "-",
-        ]
-        table.add_row(*row, style="bold" if figures.last == best else "")
+    for (method, row), reached in zip(rows.items(), last, strict=True):
+        table.add_row(label(method), *row, style="bold" if reached == max(last) else "")
     return table
+
+
+def budget_title(memory: MemoryConfig) -> str:
+    """What is the same for all methods of a table."""
+    return f"same budget for all: {budget_words(memory)}, {codec_words(memory)}"
+
+
+def final_table(config: LearnerConfig, results: Results) -> Table:
+    """Methods side by side at the same byte budget."""
+    figures = {method: summarise(lines) for method, lines in results.items()}
+    rows = {
+        method: [
+            f"{found.last:.3f}",
+            f"{found.average:.3f}",
+            f"{found.forgetting:.3f}",
+            f"{found.exemplars}" if found.exemplars else "-",
+            f"{found.bytes_used:,}" if found.exemplars else "-",
+            f"{found.bytes_per_exemplar:,.0f}" if found.exemplars else "-",
+        ]
+        for method, found in figures.items()
+    }
+    title = budget_title(config.memory)
+    columns = ("last", "average", "forgetting", "exemplars", "bytes", "each")
+    return methods_table(title[0].upper() + title[1:], columns, rows, [found.last for found in figures.values()])
 
 
 def verdict(results: Results) -> str:
