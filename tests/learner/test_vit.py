@@ -193,5 +193,6 @@ def test_a_missing_library_names_the_extra(missing: str, monkeypatch: pytest.Mon
 
     monkeypatch.delitem(sys.modules, "learner.model.vit")
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ModuleNotFoundError, match=rf"learner\.model\.vit needs {missing}.*pip install -e '\.\[learner\]'"):
+    words = rf"learner\.model\.vit needs {missing}.*pip install -e '\.\[learner\]'"
+    with pytest.raises(ModuleNotFoundError, match=words):
         importlib.import_module("learner.model.vit")
