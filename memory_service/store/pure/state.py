@@ -15,7 +15,7 @@ import numpy as np
 from memory_format import NotFoundError
 from memory_service.store.pure import tallies
 from memory_service.store.pure.change import Change, Leaving, Move, Written
-from memory_service.store.pure.columns import Arrays, Columns, charge_of
+from memory_service.store.pure.columns import Arrays, Columns, charge_of, empty_rows
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState, tallies_of
@@ -108,6 +108,9 @@ class State:
 
     def leaving(self, change: Change) -> Leaving:
         """What a change takes out."""
+        if not len(change.dead) and not change.dropped:
+            nothing = empty_rows()
+            return Leaving(nothing, np.zeros(0, bool), np.zeros(len(self.pinned.died), bool), nothing)
         live = self.columns.take(change.dead)
         marks = [mark for mark in self.marks if mark not in change.dropped]
         pinned = shown_by(live["exemplar_id"], change.died, marks)
@@ -130,7 +133,9 @@ class State:
         columns = columns.appended(change.version, written.new)
         if len(change.rescored):
             columns = columns.rescored(change.version, change.rescored, change.score, change.rank)
-        newly = {name: values[leaving.pinned] for name, values in leaving.live.items()}
+        newly = leaving.live
+        if len(change.dead):
+            newly = {name: values[leaving.pinned] for name, values in leaving.live.items()}
         dropped = {snapshot.name for snapshot in change.dropped}
         snapshots = {name: mark for name, mark in self.snapshots.items() if name not in dropped}
         if change.snapshot is not None:

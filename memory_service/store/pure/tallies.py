@@ -63,6 +63,8 @@ class SegmentState:
 
 def tallies_of(records: Arrays | Columns) -> dict[int, Tally]:
     """Segment id -> what of it these records are."""
+    if not len(records["segment"]):
+        return {}
     ids, inverse, counts = np.unique(records["segment"], return_inverse=True, return_counts=True)
     totals = np.zeros(len(ids), dtype=np.int64)
     np.add.at(totals, inverse, charge_of(records["length"]))
