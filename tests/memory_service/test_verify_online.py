@@ -22,7 +22,7 @@ from memory_service.store.admin.online import Pace, held_if_free
 from memory_service.store.admin.report import Report
 from memory_service.store.admin.verify import verify
 from memory_service.store.index import opening
-from memory_service.store.pure.compaction import SegmentState
+from memory_service.store.pure.tallies import SegmentState
 from tests.memory_service.helpers import Server, command, make_exemplar, push, put_buffer, whole_state
 from tests.memory_service.test_backup import Load, filled
 
