@@ -19,7 +19,7 @@ from benchmarks.common.rounds import timed
 from benchmarks.common.service import Service, steps
 from benchmarks.storage.contestants.peer import Peer, Read
 from client import ReplayBatch
-from memory_format import Record, decode_batch, encode_batch
+from memory_format import Record, check_batch, decode_batch, encode_batch, read_batch
 from memory_format.api.terms import Strategy
 from memory_service.store import Store
 from memory_service.store.pure.model import Options
@@ -120,7 +120,7 @@ class OverHttp(Peer):
             self.name: lambda count: timed(lambda: self.sample(count)),
             "ours, HTTP, records": lambda count: timed(lambda: decode_batch(self.sample(count))),
             AHEAD: self._fetched_ahead,
-            DECODED: lambda count: timed(lambda: ReplayBatch.from_records(decode_batch(self.sample(count)))),
+            DECODED: lambda count: timed(lambda: _decoded(self.sample(count))),
         }
 
     def _fetched_ahead(self, count: int) -> float:
@@ -159,3 +159,10 @@ class BareServer:
     def close(self) -> None:
         self._http.close()
         self._process.close()
+
+
+def _decoded(answer: bytes) -> ReplayBatch:
+    """What :meth:`client.Buffer.sample` makes of an answer."""
+    batch = read_batch(answer)
+    check_batch(batch)
+    return ReplayBatch.from_batch(batch)
