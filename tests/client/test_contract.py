@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
@@ -75,14 +76,15 @@ def test_words_of_a_newer_service_are_read() -> None:
 
 
 def test_arrays_come_as_arrays() -> None:
+    lists: dict[str, Any] = {"keep_mask": [[1, 0]], "token_ids": [5], "token_positions": [2]}
     detail = answers.ExemplarDetail(
         1, 2, 0, "a", 0.5, 0, (1, 2), 8, "em_webp", "strip", False, 3, 1, 1, 0.5, 99, 7,
-        keep_mask=[[1, 0]], token_ids=[5], token_positions=[2], user_json={"a": None},
+        **lists, user_json={"a": None},
     )  # fmt: skip
     content = httpx.Response(200, json=vars(detail)).content
     read = read_value(ExemplarDetail, answer(content))
-    assert (read.grid, read.keep_mask.dtype, read.keep_mask.tolist()) == ((1, 2), bool, [[True, False]])
-    assert (read.token_ids.tolist(), read.token_positions.dtype, read.user_json) == ([5], int, {"a": None})
+    assert (read.grid, read.keep_mask.dtype, read.keep_mask.tolist()) == ((1, 2), np.dtype(bool), [[True, False]])
+    assert (read.token_ids.tolist(), read.token_positions.dtype, read.user_json) == ([5], np.dtype(int), {"a": None})
     for damaged in (b'"token_ids":7.5', b'"token_ids":["a"]', b'"token_ids":{}'):
         with pytest.raises(ProtocolError):
             read_value(ExemplarDetail, answer(content.replace(b'"token_ids":[5]', damaged)))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from memory_format import HEADER_BYTES, FormatError, RawZstd, Record, WebP, check_record, make_record
 from memory_format.body import MAX_EXTRAS_BYTES, count_parts, prefix_bytes, swap_text
 from memory_format.extras import decode_extras, encode_extras
-from memory_format.header import HEADER_DTYPE
+from memory_format.header import HEADER_DTYPE, HeaderRow
 from memory_format.record import headers_of, split_row
 from tests.memory_format.strategies import LOSSLESS, header_of, mutate, mutations, noise, records, smooth
 from tests.memory_format.test_codecs import SMOOTH_PSNR_DB, psnr
@@ -33,12 +33,16 @@ def simple(**changes: Any) -> Record:
     return make_record(**{**arguments, **changes})
 
 
+def row_of(header: np.void) -> HeaderRow:
+    return cast(HeaderRow, header.item())
+
+
 @given(records())
 def test_header_and_body_hold_a_record_exactly(made: tuple[Record, dict[str, Any]]) -> None:
     record, _ = made
     record = replace(record, exemplar_id=2**63)
     for body in (record.body, memoryview(record.body), memoryview(b"x" + record.body + b"x")[1:-1]):
-        split = split_row(header_of(record).item(), body, record.learner_id)
+        split = split_row(row_of(header_of(record)), body, record.learner_id)
         assert split == record
         assert isinstance(split.payload, bytes)
 
@@ -60,7 +64,7 @@ def test_a_swapped_text_is_that_of_the_other_record(
     assert swap_text(header_of(record), views[0], header_of(donor), views[1]) == (length, body)
     header = header_of(record)
     header["text_length"] = length
-    assert split_row(header.item(), body, record.learner_id) == expected
+    assert split_row(row_of(header), body, record.learner_id) == expected
     check_record(expected)
 
 
@@ -232,7 +236,7 @@ def test_damaged_bodies_raise_only_format_errors(
 ) -> None:
     record, _ = made
     with contextlib.suppress(FormatError):
-        damaged = split_row(header_of(record).item(), mutate(record.body, damage), record.learner_id)
+        damaged = split_row(row_of(header_of(record)), mutate(record.body, damage), record.learner_id)
         check_record(damaged)
         damaged.patches()
         damaged.arrays()
@@ -241,14 +245,14 @@ def test_damaged_bodies_raise_only_format_errors(
 @given(st.binary(min_size=HEADER_BYTES, max_size=HEADER_BYTES), st.binary(max_size=300))
 def test_random_headers_raise_only_format_errors(header: bytes, body: bytes) -> None:
     with contextlib.suppress(FormatError):
-        check_record(split_row(np.frombuffer(header, dtype=HEADER_DTYPE)[0].item(), body, "someone"))
+        check_record(split_row(row_of(np.frombuffer(header, dtype=HEADER_DTYPE)[0]), body, "someone"))
 
 
 def test_flags_of_a_newer_version_are_refused() -> None:
     header = header_of(simple())
     header["flags"] |= 128
     with pytest.raises(FormatError, match="newer version"):
-        split_row(header.item(), simple().body, "someone")
+        split_row(row_of(header), simple().body, "someone")
 
 
 @pytest.mark.parametrize(
