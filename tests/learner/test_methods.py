@@ -176,13 +176,14 @@ def test_a_refitted_classifier_is_tested_and_not_trained_on(
         return head
 
     monkeypatch.setattr("learner.run.refitting.fit_ridge", fit)
-    service = ""
+    service: Service | None = None
     for name, part in (("head", "no-refit"), ("refit", "no-translate"), ("both", "herding")):
         service, out = start_service(tmp_path / f"store-{name}"), tmp_path / name / "run"
         # Under one name, by which the memory draws.
         config = parse_method(f"masked+{part}").configure(SHORT)
         results.append([line.by_phase for line in _run("masked", out, service, config)])
         heads.append(torch.load(out / "masked" / "checkpoint.pt", weights_only=True)["head"]["weight"])
+    assert service is not None
     assert torch.equal(heads[0], heads[1])
     assert torch.equal(heads[0], heads[2])
     assert results[0] != results[1]

@@ -185,7 +185,7 @@ def test_the_attributes_and_columns_of_an_export_are_listed(service: Service, tm
         attributes
     )
     assert set(arrays) == {*(HEADER_DTYPE.names or ()), "body"}
-    assert (arrays["offset"].dtype, "`offset` is uint64" in text) == (np.uint64, True)
+    assert (arrays["offset"].dtype, "`offset` is uint64" in text) == (np.dtype(np.uint64), True)
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist()[-1] == "body/c/0"
 

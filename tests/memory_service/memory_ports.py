@@ -152,7 +152,7 @@ class MemorySegments(Segments):
                 self.open[stem] = bytearray(data[:counts])
         for of_it in (self.open, self.sealed):
             for stem in of_it.keys() - known.segments.keys():
-                data = of_it.pop(stem)  # type: ignore[attr-defined]
+                data = of_it.pop(stem)
                 if not trusted or stem not in known.intents:
                     self.set_aside[stem] = bytes(data)
 

@@ -34,6 +34,7 @@ from tests.memory_service.helpers import (
     push,
     put_buffer,
     sample,
+    sql_of,
     wait_until,
 )
 
@@ -139,7 +140,7 @@ def held_up(data: Path, begin: Sequence[Callable[[httpx.Client], httpx.Response]
                 threading.Thread(target=lambda send: answers.append(send(client).status_code), args=(send,))
                 for send in begin
             ]
-            with store._index._write_lock:
+            with sql_of(store)._write_lock:
                 for thread in threads:
                     thread.start()
                 yield client

@@ -22,6 +22,7 @@ from memory_service.store.pure.model import Options
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.pure.selection import Filter
 from memory_service.store.segments import files
+from memory_service.store.segments.local import SegmentFiles
 from tests.memory_service.helpers import Server, assert_problem, make_exemplar, push, put_buffer, wait_until
 
 RECORDS = 24
@@ -59,6 +60,12 @@ def damage(data: Path, record: int) -> None:
     raise AssertionError("no segment holds the record")
 
 
+def files_of(store: Store) -> SegmentFiles:
+    """Its segments as what they are: the tests look into them."""
+    assert isinstance(store._segments, SegmentFiles)
+    return store._segments
+
+
 def test_pieces_make_the_stream_that_is_read_at_once(tmp_path: Path) -> None:
     fill(tmp_path)
     with Store(tmp_path) as store:
@@ -72,7 +79,7 @@ def test_pieces_make_the_stream_that_is_read_at_once(tmp_path: Path) -> None:
             assert b"".join(pieces) == bytes(whole)
             assert len(pieces) == max(1, -(-size // 3))
             assert len(decode_batch(bytes(whole))) == size
-            assert sum(descriptor.users for descriptor in store._segments._open.values()) == 0
+            assert sum(descriptor.users for descriptor in files_of(store)._open.values()) == 0
 
 
 def test_what_is_rewritten_meanwhile_is_read_to_its_end(tmp_path: Path) -> None:
@@ -138,7 +145,7 @@ def test_what_is_not_at_hand_is_said_and_nothing_lost(
                 # A C library that lacks it: every read gives the lock away.
                 got += bytes(drawn.next_piece(wait=False))
             assert got + b"".join(pieces_of(drawn)) == expected
-        assert not store._segments.damaged
+        assert not files_of(store).damaged
 
 
 def test_what_takes_more_than_memory_is_not_at_hand(tmp_path: Path) -> None:
@@ -150,7 +157,7 @@ def test_what_takes_more_than_memory_is_not_at_hand(tmp_path: Path) -> None:
             buffer.draw(cold, wait=False)
         buffer.sample(cold)
         buffer.draw(cold, wait=False).close()
-        with store._segments._lock, pytest.raises(BlockingIOError, match="another thread"):
+        with files_of(store)._lock, pytest.raises(BlockingIOError, match="another thread"):
             buffer.draw(cold, wait=False)
         buffer.take_snapshot("now")
         for request in (
@@ -163,7 +170,7 @@ def test_what_takes_more_than_memory_is_not_at_hand(tmp_path: Path) -> None:
             with pytest.raises(BlockingIOError):
                 buffer.draw(request, wait=False)
             buffer.draw(request).close()
-        assert sum(descriptor.users for descriptor in store._segments._open.values()) == 0
+        assert sum(descriptor.users for descriptor in files_of(store)._open.values()) == 0
         assert store._segments.room_to_hold() == Options().open_segments
 
 

@@ -157,7 +157,7 @@ def test_who_begins_to_read_as_a_disk_limit_shrinks_does_not_keep_what_goes(
 ) -> None:
     with full_buffer(data, limit=4) as (_, buffer):
         fit = buffer._commits.fit
-        drawn = []
+        drawn: list[Drawn] = []
 
         def fit_and_draw(change: Change) -> Change:
             fitted = fit(change)
@@ -173,7 +173,7 @@ def test_who_begins_to_read_as_a_disk_limit_shrinks_does_not_keep_what_goes(
                 config, budget=replace(config.budget, budget_bytes=20 * SIZE), given_disk_limit=limit
             )
         )
-        assert drawn[0].lease.ended
+        assert lease_of(drawn[0]).ended
         assert buffer.stats().disk_bytes <= limit
         assert len(decode_batch(bytes(buffer.sample(replace(ALL, batch_size=20))[0]))) == 20
 

@@ -181,12 +181,17 @@ def test_cursors_that_are_none(client: httpx.Client, records: list[Record]) -> N
     ):
         assert_problem(client.get(URL, params={"sort": "score", "cursor": bad}), "invalid_cursor")
     # Of another query.
-    for other in ({"sort": "-score"}, {"sort": "score", "class_id": 1}, {"sort": "score", "min_score": 0}):
+    others: list[dict[str, Any]] = [
+        {"sort": "-score"},
+        {"sort": "score", "class_id": 1},
+        {"sort": "score", "min_score": 0},
+    ]
+    for other in others:
         assert_problem(client.get(URL, params={**other, "cursor": good}), "invalid_cursor")
 
 
 def test_queries_that_will_not_do(client: httpx.Client, records: list[Record]) -> None:
-    for bad in (
+    refused: list[dict[str, Any]] = [
         {"limit": 0},
         {"limit": 1001},
         {"sort": "class_id"},
@@ -195,10 +200,11 @@ def test_queries_that_will_not_do(client: httpx.Client, records: list[Record]) -
         {"class": 1},
         {"min_score": "nan"},
         {"phase": 2**16},
-    ):
+    ]
+    for bad in refused:
         assert_problem(client.get(URL, params=bad), "invalid_request")
-    for bad in ("0", "x", "-1", str(2**63), "1.5"):
-        assert_problem(client.get(f"{URL}/{bad}"), "invalid_request")
+    for number in ("0", "x", "-1", str(2**63), "1.5"):
+        assert_problem(client.get(f"{URL}/{number}"), "invalid_request")
     assert_problem(client.get(f"{URL}/{2**63 - 1}"), "unknown_exemplar")
     assert_problem(client.get(f"{URL}/31"), "unknown_exemplar")
 

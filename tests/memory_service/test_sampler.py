@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -28,7 +29,7 @@ def fill(client: httpx.Client) -> None:
 
 
 def test_the_same_request_gives_the_same_batch_after_a_restart_and_in_another_process(data: Path) -> None:
-    wanted = {
+    wanted: dict[str, Any] = {
         "batch_size": 64,
         "seed": 5,
         "step": 9,
@@ -98,7 +99,7 @@ def test_an_empty_buffer_and_bad_requests(client: httpx.Client) -> None:
     put_buffer(client)
     url = "/v1/buffers/b/sample"
     assert_problem(client.post(url, json={"batch_size": 1}), "no_matching_exemplars")
-    for bad in (
+    refused: list[Any] = [
         {},
         {"batch_size": 0},
         {"batch_size": 4097},
@@ -109,7 +110,8 @@ def test_an_empty_buffer_and_bad_requests(client: httpx.Client) -> None:
         {"batch_size": 1, "clas_id": [1]},
         {"batch_size": 1, "class_id": [2**32]},
         [],
-    ):
+    ]
+    for bad in refused:
         assert_problem(client.post(url, json=bad), "invalid_request")
     assert_problem(client.post("/v1/buffers/nope/sample", json={"batch_size": 1}), "unknown_buffer")
 
@@ -157,7 +159,7 @@ def test_score_weighted_with_too_few_positive_scores(client: httpx.Client) -> No
 
 
 def test_a_weighted_batch_is_the_same_in_another_process(data: Path) -> None:
-    wanted = {"batch_size": 32, "seed": 4, "step": 7, "strategy": "score_weighted", "version": 2}
+    wanted: dict[str, Any] = {"batch_size": 32, "seed": 4, "step": 7, "strategy": "score_weighted", "version": 2}
     with running(data) as client:
         put_buffer(client)
         push(client, [make_exemplar(number % 3, number, score=0.1 + number) for number in range(40)])

@@ -32,7 +32,8 @@ from tests.memory_service.helpers import (
 def decode(path: str, i: int) -> tuple[np.ndarray, np.ndarray]:
     """Kept patches ``(K, P, P, 3)`` and their places in the grid, of record ``i`` of a segment of WebP
     records."""
-    segment = zarr.open(zarr.storage.ZipStore(path, mode="r"))
+    group = zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")
+    segment = {name: np.asarray(array[:]) for name, array in group.arrays()}
     names = ("grid_h", "grid_w", "patch_px", "text_length", "codec", "flags")
     h, w, p, length, codec, flags = (int(segment[name][i]) for name in names)
     if codec != 2 or flags & ~5:
@@ -77,7 +78,7 @@ def test_the_columns_are_those_of_the_header_and_the_bytes_those_of_the_charge(d
         make_exemplar(9, 2, learner_id="ann", phase=5, num_tokens=0),
     ]
     store = zarr.storage.ZipStore(sealed_segment(data, records), mode="r")
-    segment = zarr.open(store)
+    segment = zarr.open_group(store, mode="r")
     attributes = segment.attrs.asdict()
     owner: Any = attributes.pop("exemplar_memory_segment")
     assert owner.pop("created_at") > 0
@@ -92,13 +93,14 @@ def test_the_columns_are_those_of_the_header_and_the_bytes_those_of_the_charge(d
         "learners": ["ann", "bob"],
         "codecs": {str(codec.number): codec.codec_id for codec in CODECS},
     }
-    assert set(segment.array_keys()) == {*(HEADER_DTYPE.names or ()), "body"}
+    arrays = dict(segment.arrays())
+    assert set(arrays) == {*(HEADER_DTYPE.names or ()), "body"}
     for name in HEADER_DTYPE.names or ():
-        array = segment[name]
+        array = arrays[name]
         assert array.dtype == HEADER_DTYPE[name]
         assert array.shape == array.chunks == (3,)
         assert array.compressors == ()
-    column: dict[str, Any] = {name: array[:] for name, array in segment.arrays()}
+    column: dict[str, Any] = {name: array[:] for name, array in arrays.items()}
     for name in ("class_id", "phase", "rank", "text_length", "patch_px", "flags", "crc32"):
         assert column[name].tolist() == [getattr(record, name) for record in records]
     assert column["score"].tolist() == [np.float32(record.score) for record in records]
@@ -122,7 +124,7 @@ def test_opening_reads_one_entry_of_the_zip_and_every_entry_is_sound(data: Path)
     documents = ["zarr.json", *(f"{name}/zarr.json" for name in [*columns, "body"])]
     # The bodies first, so that a file can grow; docs/format.md has the order.
     assert names == ["body/c/0", *documents, *(f"{name}/c/0" for name in columns)]
-    group = zarr.open(zarr.storage.ZipStore(path, mode="r"))
+    group = zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")
     assert group.metadata.consolidated_metadata is not None
     # Without the consolidated copy it reads the same.
     plain = zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r", use_consolidated=False)
