@@ -16,7 +16,7 @@ help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
 	@echo "make serve   the memory service alone, its store in runs/serve/"
 	@echo "make test    the tests"
-	@echo "make check   formatting, lint, types, who imports whom, and the tests: what CI runs"
+	@echo "make check   formatting, lint, types, who imports whom, how long a file is, and the tests: what CI runs"
 	@echo "make check-pages  the demo's report, and the site where it is built, in Chromium, narrow and wide, light and dark, judged by axe-core (1 minute)"
 	@echo "make nightly the store's long tests: 500 runs of the state machine, 30 rounds of kill -9, a soak of 10 minutes, 300 made-up requests a route (about 45 minutes)"
 	@echo "make bench   the measurements behind docs/decisions/"
@@ -61,6 +61,7 @@ check: setup
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/shape.py --check
 	$(BIN)/python -m pytest
 
 # Pictures of each are then in runs/pages/. Debian has the browser as `chromium`. The picture of docs/demo.md,
