@@ -32,14 +32,13 @@ from tests.memory_service.helpers import (
 def decode(path: str, i: int) -> tuple[np.ndarray, np.ndarray]:
     """Kept patches ``(K, P, P, 3)`` and their places in the grid, of record ``i`` of a segment of WebP
     records."""
-    group = zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")
-    segment = {name: np.asarray(array[:]) for name, array in group.arrays()}
+    arrays = zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r").arrays()
+    segment = {name: np.asarray(array[:]) for name, array in arrays}
     names = ("grid_h", "grid_w", "patch_px", "text_length", "codec", "flags")
     h, w, p, length, codec, flags = (int(segment[name][i]) for name in names)
     if codec != 2 or flags & ~5:
         raise ValueError(f"codec {codec} and flags {flags}; only em_webp (2) without extras is read here")
-    ends = [*segment["offset"][:], segment["body"].shape[0]]
-    body = segment["body"][ends[i] : ends[i + 1]]
+    body = segment["body"][slice(*[*segment["offset"], len(segment["body"])][i : i + 2])]
     keep, rest = np.unpackbits(body[: -(-h * w // 8)])[: h * w] == 1, body[-(-h * w // 8) :]
     frame = rest[-(-length // 8) + 2 * int(np.unpackbits(rest[: -(-length // 8)]).sum()) :].tobytes()
     riff = struct.pack("<4sI8sI", b"RIFF", len(frame) + 13 & -2, b"WEBPVP8 ", len(frame))
