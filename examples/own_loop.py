@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from client import Buffer, MemoryClient, record_from_image
 from client.dataset import ReplayDataset
-from client.tensors import TensorBatch
 
 
-def replayed(batch: TensorBatch) -> Tensor:
+def replayed(batch: dict[str, Tensor]) -> Tensor:
     """Kept patches ``(B, K, 8, 8, 3)`` in their places in pictures ``(B, 64, 64, 3)``, grey elsewhere."""
     cells = torch.full((len(batch["patches"]), 64, 8, 8, 3), 127, dtype=torch.uint8)
     rows, kept = batch["patch_valid"].nonzero(as_tuple=True)

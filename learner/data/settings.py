@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from learner.ranges import LARGEST, within
 from memory_format.codecs import MAX_SIDE_PX
@@ -95,7 +95,8 @@ class DataConfig:
     base_classes: int = 6
     classes_per_phase: int = 3
     max_text_tokens: int = 40
-    class_order: str | tuple[str | int, ...] = "seeded"
+    # Names and numbers, which is said in words below.
+    class_order: str | tuple[Any, ...] = "seeded"
     class_order_seed: int = 0
 
     def __post_init__(self) -> None:
