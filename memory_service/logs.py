@@ -84,10 +84,12 @@ def logging_to_stderr(level: str) -> Iterator[None]:
         level: the least severe that is logged, as ``logging`` names them.
     """
     root, handler = logging.getLogger(), BackgroundHandler(2)
+    before = root.level
     root.addHandler(handler)
     root.setLevel(level)
     try:
         yield
     finally:
+        root.setLevel(before)
         root.removeHandler(handler)
         handler.close()

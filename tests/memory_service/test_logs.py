@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from memory_service.logs import BackgroundHandler
+from memory_service.logs import BackgroundHandler, logging_to_stderr
 from tests.memory_service.helpers import Server
 
 PIPE_BYTES = 64 * 1024
@@ -71,3 +71,11 @@ def test_the_end_does_not_wait_for_a_reader_that_never_comes(pipe: tuple[int, in
     started = time.monotonic()
     handler.close()
     assert time.monotonic() - started < 10
+
+
+def test_whoever_logged_before_goes_on_as_before() -> None:
+    root = logging.getLogger()
+    before = root.level, root.handlers[:]
+    with logging_to_stderr("DEBUG"):
+        assert root.level == logging.DEBUG
+    assert (root.level, root.handlers) == before
