@@ -7,7 +7,11 @@
 # Seen: neither has a column label. drop_metadata=True leaves the images alone; that was mended once, and is back.
 # For this project: a data set of class folders would have lost its classes when somebody added captions. It went into
 #   learner/data/hub.py (_labels), which takes them from the paths, and into docs/learner.md.
-source "$(dirname "$0")/common.sh" \
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     datasets==5.2.0 pillow==13.0.0 pandas==3.1.1 pyarrow==26.0.1
 
 export HF_HUB_OFFLINE=1 HF_HOME="$folder/home"

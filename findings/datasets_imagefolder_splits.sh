@@ -8,7 +8,11 @@
 #   train/: those of test/ are passed over, and loading fails, for 'Instruction "test" corresponds to no data!'.
 # For this project: learner/data/hub.py takes the classes from the paths (_labels), so the first case costs the texts
 #   of one split only; in the second the error is passed on as it is (list_hub). Give each split its metadata file.
-source "$(dirname "$0")/common.sh" \
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     datasets==5.2.0 pillow==13.0.0 pandas==3.1.1 pyarrow==26.0.1
 
 export HF_HUB_OFFLINE=1 HF_HOME="$folder/home"

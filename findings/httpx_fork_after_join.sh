@@ -10,7 +10,11 @@
 # For this project: a DataLoader forks its workers right after an epoch whose threads have ended; a test hung so once in some
 #   hundred runs. Clients of http:// services share one context that nobody uses (client/_connections.py). That saves the
 #   50 ms that a client took to be made, too.
-source "$(dirname "$0")/common.sh" httpx==0.28.1 httpcore==1.0.9
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check httpx==0.28.1 httpcore==1.0.9
 
 "$folder/venv/bin/python" -W ignore -I - <<'PYTHON'
 import os

@@ -8,7 +8,11 @@
 #   lossless, with a distance it is not, however small. level=101 is, and lossless=True beside distance=0.
 # For this project: while it had JPEG XL, em_jpegxl_lossless said lossless=True, and em_jpegxl took qualities up to 99,
 #   since 100 would have looked like a promise.
-source "$(dirname "$0")/common.sh" imagecodecs==2026.3.6 numpy==2.4.6
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check imagecodecs==2026.3.6 numpy==2.4.6
 
 "$folder/venv/bin/python" -I - <<'PYTHON'
 import imagecodecs

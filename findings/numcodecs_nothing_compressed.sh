@@ -7,7 +7,11 @@
 #   empty frame that follows one with content.
 # For this project: em_zstd would lose a picture of no pixels. A record has at least one patch, so there is none
 #   (docs/format.md, codecs/raw_zstd.py); an empty text or array must not go through these codecs.
-source "$(dirname "$0")/common.sh" numcodecs==0.16.6 numpy==2.4.6 zstandard==0.25.0
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check numcodecs==0.16.6 numpy==2.4.6 zstandard==0.25.0
 
 "$folder/venv/bin/python" -I - <<'PYTHON'
 import numcodecs

@@ -7,7 +7,11 @@
 #   -1 as an unsigned number is an error, and so is everything that is no number.
 # For this project: the store (store/rows.py, read_buffers) reads ids and versions so, as uint64. Those are the
 #   index's own and have at most 63 bits; what comes from outside must be judged before it is read in this way.
-source "$(dirname "$0")/common.sh" numpy==2.4.6
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check numpy==2.4.6
 
 "$folder/venv/bin/python" -I - <<'PYTHON'
 import warnings

@@ -8,7 +8,11 @@
 #   the time goes: a plain Sequence without __getattr__ is several times as fast.
 # For this project: opening a buffer with 500,000 deaths took 13.6 s, tuples 0.5 s. It went into
 #   the store (store/rows.py, read_buffers): the database joins the numbers of a segment into one string.
-source "$(dirname "$0")/common.sh" numpy==2.4.6 SQLAlchemy==2.1.9
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check numpy==2.4.6 SQLAlchemy==2.1.9
 
 "$folder/venv/bin/python" -I - <<'PYTHON'
 import time

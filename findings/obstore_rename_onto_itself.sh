@@ -7,7 +7,11 @@
 #   From S3 comes an error, and it stays.
 # For this project: a store in memory that stands in for another in tests differs from it just where data are lost
 #   (docs/decisions/0004-segments-speak-for-themselves.md). Segments are files, whose names are drawn anew for each.
-source "$(dirname "$0")/common.sh" obstore==0.12.1 'moto[s3,server]==5.2.5' boto3==1.44.8
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check obstore==0.12.1 'moto[s3,server]==5.2.5' boto3==1.44.8
 
 "$folder/venv/bin/python" -I - "$folder" <<'PYTHON'
 import logging

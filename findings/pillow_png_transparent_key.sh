@@ -9,7 +9,11 @@
 #   bytes, the key its low ones, so the named colour stays and another one disappears.
 # For this project: such a picture would be shown on black, or with holes. It went into learner/data/pictures.py
 #   (_rgb, _from_16_bit), which scales the key as the pixels are.
-source "$(dirname "$0")/common.sh" pillow==13.0.0
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check pillow==13.0.0
 
 "$folder/venv/bin/python" -I - <<'PYTHON'
 import io

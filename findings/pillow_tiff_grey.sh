@@ -7,7 +7,11 @@
 #   values up to 4095, and nothing in the opened image's mode or info says so: scaled by 65535 it is nearly black.
 # For this project: scans and X-rays would be negatives, or black. It went into learner/data/pictures.py (_stored,
 #   _from_16_bit), which asks the file for its bits and its white before it is decoded.
-source "$(dirname "$0")/common.sh" pillow==13.0.0
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check pillow==13.0.0
 
 "$folder/venv/bin/python" -I - <<'PYTHON'
 import io

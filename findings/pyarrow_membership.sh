@@ -6,7 +6,11 @@
 # Seen: False, 0, False, without a word, for numbers, texts and dates. Iterating gives scalars, and a scalar is equal to a
 #   scalar of its own type only: int64 3 is not int32 3 either. array.index(3), pc.is_in and to_pylist() do as one thinks.
 # For this project: what is compared is taken out of Arrow first, by to_numpy() (memory_format/wire.py).
-source "$(dirname "$0")/common.sh" pyarrow==26.0.1 numpy==2.4.6
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check pyarrow==26.0.1 numpy==2.4.6
 
 "$folder/venv/bin/python" -W error -I - <<'PYTHON'
 import datetime

@@ -8,7 +8,11 @@
 # For this project: batches of records travel so. The mark may be missing in a good stream, so wire.py
 #   does not ask for it. That a body came whole is for HTTP to say: a server or client that loses the connection within
 #   one fails. Nothing had to change; what keeps such streams in files must keep their length beside them.
-source "$(dirname "$0")/common.sh" pyarrow==26.0.1
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check pyarrow==26.0.1
 
 "$folder/venv/bin/python" -I - <<'PYTHON'
 import io

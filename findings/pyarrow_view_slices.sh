@@ -7,7 +7,11 @@
 #   anew does not help, a cast to binary does. With list_view it is take() and filter() that keep all bytes.
 # For this project: bodies travel in a column of binary (docs/format.md, The wire), whose slices are cut. With a view
 #   column a batch that is sent in pieces would go with every piece.
-source "$(dirname "$0")/common.sh" pyarrow==26.0.1 numpy==2.4.6
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check pyarrow==26.0.1 numpy==2.4.6
 
 "$folder/venv/bin/python" -I - <<'PYTHON'
 import io

@@ -8,7 +8,11 @@
 #   the field in front of the validator, or as a model's value: = Field(ge=1).
 # For this project: the service's OpenAPI document would lose bounds so. Bounds stand in front of validators
 #   (schemas.py of the service), and a test looks for such words in the document.
-source "$(dirname "$0")/common.sh" \
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     pydantic==2.14.4 fastapi==0.165.0 jsonschema-rs==0.60.3
 
 "$folder/venv/bin/python" -I - <<'PYTHON'

@@ -6,7 +6,11 @@
 # Seen: without metadata they are; with it each call gives other bytes, in one process too. Read back all is equal.
 # For this project: a checksum of such a file names one writing of it, not its weights. learner/backbones/weights.py
 #   writes without metadata (_cached), so that the same weights are the same bytes on every machine.
-source "$(dirname "$0")/common.sh" safetensors==0.8.0 numpy==2.4.6
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check safetensors==0.8.0 numpy==2.4.6
 
 "$folder/venv/bin/python" -I - <<'PYTHON'
 import json

@@ -6,7 +6,11 @@
 # Seen: zarr raises BadZipFile; tensorstore gives the wrong number, for the whole array and for a part of it.
 # For this project: segments are such ZIPs. What vouches for a record is the checksum in the record itself
 #   (docs/format.md), for whoever reads it.
-source "$(dirname "$0")/common.sh" \
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     zarr==3.1.6 numcodecs==0.16.6 numpy==2.4.6 tensorstore==0.1.86
 
 "$folder/venv/bin/python" -I - "$folder" <<'PYTHON'

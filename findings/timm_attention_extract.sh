@@ -8,7 +8,11 @@
 #   found. set_fused_attn(False) changes nothing for a model that is there, since each block asked when it was made.
 # For this project: maps that nobody made must be noticed. The capture switches the kernel off in the block itself and
 #   fails where nothing was caught (learner/model/vit.py).
-source "$(dirname "$0")/common.sh" \
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     timm==1.0.31 torch==2.14.1 torchvision==0.29.1 numpy==2.4.6
 
 "$folder/venv/bin/python" -I - <<'PYTHON'

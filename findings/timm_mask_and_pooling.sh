@@ -8,7 +8,11 @@
 #   and the attention pooling "map" looks at them. No error, no warning.
 # For this project: masked patches are not in the sequence at all (learner/backbones), so nothing pools them. A backbone of
 #   one's own that hides them by a mask needs the class token, or a pooling that is told.
-source "$(dirname "$0")/common.sh" \
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     timm==1.0.31 torch==2.14.1 torchvision==0.29.1 numpy==2.4.6
 
 "$folder/venv/bin/python" -I - <<'PYTHON'

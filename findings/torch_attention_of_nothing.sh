@@ -9,7 +9,11 @@
 #   makes nested tensors in eval(), and gives zeros for all of that sequence, through the last layer's norm even.
 # For this project: no mask hides everything: a record keeps a patch at least, and the class tokens are never hidden.
 #   The learner's attention is its own (learner/backbones/block.py), one for training and evaluation.
-source "$(dirname "$0")/common.sh" torch==2.14.1 numpy==2.4.6
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check torch==2.14.1 numpy==2.4.6
 
 "$folder/venv/bin/python" -I - <<'PYTHON'
 import warnings

@@ -6,7 +6,11 @@
 # Seen: the wrong number, from a path, from memory and mapped, with weights_only and without.
 # For this project: a run that goes on from its checkpoint would go on wrongly. It went into learner/run/checkpoint.py (load),
 #   which lets zipfile look first.
-source "$(dirname "$0")/common.sh" torch==2.14.1 numpy==2.4.6
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check torch==2.14.1 numpy==2.4.6
 
 "$folder/venv/bin/python" -I - "$folder" <<'PYTHON'
 import io

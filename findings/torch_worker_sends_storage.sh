@@ -10,7 +10,11 @@
 #   into memory that both processes share. With batch_size=2 rows are stacked, that is copied, and nothing of it is seen.
 # For this project: batches come ready from ReplayDataset, so batch_size=None is the rule. Each of its tensors has memory of
 #   its own and no more than it shows; a test in tests/client/test_dataset.py holds that.
-source "$(dirname "$0")/common.sh" torch==2.14.1 numpy==2.4.6
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check torch==2.14.1 numpy==2.4.6
 
 cat > "$folder/rows.py" <<'PYTHON'
 import time

@@ -8,7 +8,11 @@
 #   length throws the order away that was drawn for the old one.
 # For this project: learners push while others draw. So an epoch promises no round in which each exemplar comes once:
 #   each batch is a draw of its own, by seed and step (docs/client.md).
-source "$(dirname "$0")/common.sh" \
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     torchrl==0.14.1 tensordict==0.14.3 torch==2.14.1 numpy==2.4.6
 
 "$folder/venv/bin/python" -I - <<'PYTHON'

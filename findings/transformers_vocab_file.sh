@@ -7,7 +7,11 @@
 #   word, without a warning. The same file without the name of the argument, or as vocab=, is read.
 # For this project: all captions would have been the same few tokens, and accuracy only somewhat lower. The learner
 #   makes its tokenizer with the package tokenizers (learner/backbones/weights.py, wordpiece_tokenizer).
-source "$(dirname "$0")/common.sh" transformers==5.24.0 tokenizers==0.23.3
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check transformers==5.24.0 tokenizers==0.23.3
 
 export HF_HUB_OFFLINE=1 HF_HOME="$folder/home"
 "$folder/venv/bin/python" -I - "$folder" <<'PYTHON'

@@ -7,7 +7,11 @@
 #   again. With shards it is the whole shard on the edge. tensorstore 0.1.86 does the same.
 # For this project: a record is never removed by making an array smaller; compaction writes a new segment, and a sealed
 #   one never changes (docs/format.md). Else what was deleted would still lie in the file.
-source "$(dirname "$0")/common.sh" \
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     zarr==3.1.6 numcodecs==0.16.6 numpy==2.4.6 tensorstore==0.1.86 h5py==3.16.0
 
 "$folder/venv/bin/python" -I - "$folder" <<'PYTHON'

@@ -8,7 +8,11 @@
 #   the index again, and each chunk is a request of its own. So a loop over rows costs two requests a row.
 # For this project: with an object store each request is a round trip. A segment's arrays are one chunk each, and a
 #   record is one range of it (docs/decisions/0001-one-contiguous-body-per-record.md), not a chunk of a shard.
-source "$(dirname "$0")/common.sh" zarr==3.1.6 numcodecs==0.16.6 numpy==2.4.6
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check zarr==3.1.6 numcodecs==0.16.6 numpy==2.4.6
 
 "$folder/venv/bin/python" -I - <<'PYTHON'
 import numpy as np

@@ -7,7 +7,11 @@
 # Seen: zarrita takes the last four bytes off and gives the wrong number.
 # For this project: a record has its own checksum, and readers of docs/format.md compare that one; the codec in the
 #   file's metadata promises nothing about who compares it.
-source "$(dirname "$0")/common.sh" zarr==3.1.6 numcodecs==0.16.6 numpy==2.4.6
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check zarr==3.1.6 numcodecs==0.16.6 numpy==2.4.6
 npm install --silent --no-audit --no-fund --prefix "$folder" zarrita@0.7.5 @zarrita/storage@0.2.0
 
 cat >"$folder/read.mjs" <<'JAVASCRIPT'

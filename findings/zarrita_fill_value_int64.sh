@@ -7,7 +7,11 @@
 #   becomes the smallest; the largest uint64 becomes 0. No error, in format 2 and 3.
 # For this project: every array of a segment is written in full, so that its fill value is never read (docs/format.md). An
 #   array that isn't needs a fill value that a float holds.
-source "$(dirname "$0")/common.sh" zarr==3.1.6 numcodecs==0.16.6 numpy==2.4.6
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check zarr==3.1.6 numcodecs==0.16.6 numpy==2.4.6
 npm install --silent --no-audit --no-fund --prefix "$folder" zarrita@0.7.5 @zarrita/storage@0.2.0
 
 cat >"$folder/read.mjs" <<'JAVASCRIPT'
