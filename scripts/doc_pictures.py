@@ -7,6 +7,7 @@ bring a light ground of their own, so that they are read alike on light and dark
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,15 @@ def architecture() -> None:
     save("architecture")
 
 
+def chain(axes: Axes, steps: Sequence[tuple[float, str, str]], y: float) -> None:
+    """Steps, each with its place, colour and words, from left to right; between two processes they go over HTTP."""
+    for x, colour, text in steps:
+        box(axes, x, y, 0.86, 1.1, text, colour, fontsize=8)
+    for left, right in pairwise(steps):
+        arrow(axes, (left[0] + 0.87, y + 0.55), (right[0] - 0.01, y + 0.55))
+    axes.text(4.55, y + 0.66, "HTTP", ha="center", fontsize=8, color="#24292f")
+
+
 def way() -> None:
     """The way of an exemplar in and out: a column each for the process of training, the service and the disk."""
     axes = drawing(9.6, 5.0)
@@ -211,22 +221,14 @@ def way() -> None:
         (6.0, GREEN, "judge,\nevict\n\nstore/pure/"),
         (7.0, GREEN, "write,\ncommit\n\nstore/"),
     )
-    for x, colour, text in steps:
-        box(axes, x, top, 0.86, 1.1, text, colour, **small)
-    for left, right in pairwise(steps):
-        arrow(axes, (left[0] + 0.87, top + 0.55), (right[0] - 0.01, top + 0.55))
-    axes.text(4.55, top + 0.66, "HTTP", ha="center", fontsize=8, color="#24292f")
+    chain(axes, steps, top)
     steps = (
         (3.25, PURPLE, "ask\n\nclient/"),
         (5.0, GREEN, "draw\n\nstore/pure/"),
         (6.0, ORANGE, "frame\n\nmemory_\nformat/"),
         (7.0, GREEN, "read\n\nstore/"),
     )
-    for x, colour, text in steps:
-        box(axes, x, bottom, 0.86, 1.1, text, colour, **small)
-    for left, right in pairwise(steps):
-        arrow(axes, (left[0] + 0.87, bottom + 0.55), (right[0] - 0.01, bottom + 0.55))
-    axes.text(4.55, bottom + 0.66, "HTTP", ha="center", fontsize=8, color="#24292f")
+    chain(axes, steps, bottom)
     box(axes, 2.25, bottom, 0.86, 1.1, "decode\n\nmemory_\nformat/", ORANGE, **small)
     box(axes, 1.25, bottom, 0.86, 1.1, "tensors\n\nclient/", PURPLE, **small)
     box(axes, 0.25, bottom, 0.86, 1.1, "train\n\nlearner/\ntraining/", BLUE, **small)
