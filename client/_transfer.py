@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 import zipfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import httpx
 
@@ -15,6 +14,7 @@ from client._address import buffer_path
 from client._params import query_string
 from client._session import Session
 from client.errors import ProtocolError
+from client.files import replacing
 from memory_format.api.terms import EXPORT_MEDIA_TYPE
 
 _CHUNK_BYTES = 1024 * 1024
@@ -22,12 +22,12 @@ _CHUNK_BYTES = 1024 * 1024
 
 def receive(session: Session, buffer: str, target: Path, snapshot: str | None, *, progress: bool) -> Path:
     """See :meth:`Buffer.export`."""
-    with _replacing(target) as partial:
+    with replacing(target) as file:
         session.request(
             "GET",
             buffer_path(buffer, "export"),
             params=query_string({"snapshot": snapshot}),
-            receive=lambda response, chunks: _save(response, chunks, partial, progress=progress),
+            receive=lambda response, chunks: _save(response, chunks, file, progress=progress),
         )
     return target
 
@@ -43,30 +43,19 @@ def send(session: Session, buffer: str, source: Path, *, progress: bool) -> None
     )
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """The path of a file to write, in the same directory; when the block ends well, it takes the place of ``path``."""
-    partial = path.with_name(f".export-{uuid.uuid4().hex}.part")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _save(response: httpx.Response, chunks: Iterator[bytes], path: Path, *, progress: bool) -> None:
-    """Write an answer to a file, from the file's beginning, and to the disk."""
+def _save(response: httpx.Response, chunks: Iterator[bytes], file: BinaryIO, *, progress: bool) -> None:
+    """Make an answer all that a file holds."""
     length = response.headers.get("Content-Length", "")
     announced = length.isascii() and length.isdigit() and "Content-Encoding" not in response.headers
     total = int(length) if announced else None
     received = 0
-    with path.open("wb") as file, _bar(progress, total) as advance:
+    file.seek(0)
+    file.truncate()
+    with _bar(progress, total) as advance:
         for chunk in chunks:
             file.write(chunk)
             received += len(chunk)
             advance(len(chunk))
-        file.flush()
-        os.fsync(file.fileno())
     if total is not None and received != total:
         raise ProtocolError(
             f"{response.request.url} announced {total} bytes and sent {received}",
@@ -75,7 +64,7 @@ def _save(response: httpx.Response, chunks: Iterator[bytes], path: Path, *, prog
         )
     try:
         # Its directory is at the end and says where it begins: what was cut short or is no ZIP has none there.
-        zipfile.ZipFile(path).close()
+        zipfile.ZipFile(file).close()
     except zipfile.BadZipFile as error:
         raise ProtocolError(f"{response.request.url} did not answer with a whole ZIP file: {error}") from None
 

@@ -35,6 +35,8 @@ Receive = Callable[[httpx.Response, Iterator[bytes]], object]
 
 _BUSY = 429
 _RETRIED_STATUS = (_BUSY, 503)
+_BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
+"""Nothing came back, or not all of it. An answer that is late may be on its way."""
 _PUT_OFF_BYTES = 1024 * 1024
 
 
@@ -98,7 +100,6 @@ class Transport:
         for attempt in range(1, self.retries.tries + 1):
             self.connections.refuse_if_stopped()
             wait: float | None = None
-            again = safe
             error: ExemplarMemoryError | ServiceError
             try:
                 response = self._exchange(
@@ -111,28 +112,15 @@ class Transport:
                     headers=headers,
                     timeout=self._timeout_until(deadline),
                 )
-            except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout) as cause:
-                error = self._lost(method, path, cause, deadline, tries=attempt)
-                error.__cause__ = cause
-            except httpx.TimeoutException as cause:
-                raise self._lost(method, path, cause, deadline, tries=attempt) from cause
             except httpx.HTTPError as cause:
-                raise ServiceError(f"{method} {self.url}{path}: {cause or type(cause).__name__}") from cause
+                error = self._lost(f"{method} {self.url}{path}", cause, deadline, tries=attempt)
+                error.__cause__ = cause
+                again = safe and isinstance(cause, _BROKEN)
             else:
-                # httpx leaves a cycle of references here, which would keep both bodies, megabytes each, until
-                # the garbage collector comes by. The answer is read by now.
-                response.stream = httpx.ByteStream(b"")
                 if response.is_success or response.status_code in accept_status:
                     return response
-                error = error_from_response(response)
-                if attempt > 1:
-                    error.details["tries"] = attempt
-                if response.status_code not in _RETRIED_STATUS:
-                    raise error
-                wait = retry_after_seconds(response)
-                if wait is not None:
-                    error.details.setdefault("retry_after", wait)
-                again = safe or response.status_code == _BUSY
+                error, wait = _refused(response, tries=attempt)
+                again = response.status_code == _BUSY or (safe and response.status_code in _RETRIED_STATUS)
             if attempt == self.retries.tries or not again:
                 raise error
             wait = self._backoff(attempt) if wait is None else wait
@@ -159,7 +147,10 @@ class Transport:
                 receive(response, self._moved(response.iter_bytes(), deadline))
             else:
                 response.read()
-            return response
+        # httpx leaves a cycle of references here, which would keep both bodies, megabytes each, until the garbage
+        # collector comes by. The answer is read by now.
+        response.stream = httpx.ByteStream(b"")
+        return response
 
     def _moved(self, pieces: Iterable[bytes], deadline: Deadline) -> Iterator[bytes]:
         moved = 0
@@ -178,10 +169,7 @@ class Transport:
         longest = min(self.retries.max_wait, self.retries.first_wait * 2.0 ** (attempt - 1))
         return longest * self._rng.uniform(0.5, 1.0)
 
-    def _lost(
-        self, method: str, path: str, cause: httpx.TransportError, deadline: Deadline, tries: int
-    ) -> ServiceError:
-        what = f"{method} {self.url}{path}"
+    def _lost(self, what: str, cause: httpx.HTTPError, deadline: Deadline, *, tries: int) -> ServiceError:
         if isinstance(cause, httpx.TimeoutException) and deadline.left() <= 0:
             total = f"{self.timeout.total:g} s, the most that a call may take (Timeout.total)"
             return ServiceTimeoutError(f"{what}: not done within {total}", tries=tries)
@@ -189,4 +177,16 @@ class Transport:
             return ServiceTimeoutError(f"{what}: no connection within {self.timeout.connect:g} s", tries=tries)
         if isinstance(cause, httpx.TimeoutException):
             return ServiceTimeoutError(f"{what}: no answer within {self.timeout.read:g} s", tries=tries)
-        return ServiceUnavailableError(f"{what}: {str(cause) or type(cause).__name__}", tries=tries)
+        why = f"{what}: {str(cause) or type(cause).__name__}"
+        return ServiceUnavailableError(why, tries=tries) if isinstance(cause, _BROKEN) else ServiceError(why)
+
+
+def _refused(response: httpx.Response, *, tries: int) -> tuple[ExemplarMemoryError | ServiceError, float | None]:
+    """The error of an answer, and how many seconds it asks to wait."""
+    error = error_from_response(response)
+    if tries > 1:
+        error.details["tries"] = tries
+    wait = retry_after_seconds(response) if response.status_code in _RETRIED_STATUS else None
+    if wait is not None:
+        error.details.setdefault("retry_after", wait)
+    return error, wait

@@ -87,6 +87,7 @@ def _fetched(directory: Path | None) -> Path:
         _run("apt-get", "download", PACKAGE, cwd=package)
         (archive,) = package.iterdir()
         _unpack(archive, content)
+        os.sync()  # or a folder with empty files could stand there after a power cut
         try:
             content.rename(folder)
         except OSError:

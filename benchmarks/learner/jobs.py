@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.learner.plans import Job, Plan, load_problem
 from client import MemoryClient
-from learner.files import write_atomically
+from client.files import write_atomically
 from learner.run.methods import parse_method
 from learner.run.phase_metrics import PhaseMetrics
 from learner.run.run import Run

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from client import MemoryClient, ServiceUnavailableError
-from learner.files import write_atomically
+from client.files import write_atomically
 from learner.run import machine
 from learner.run.config import LearnerConfig
 from learner.run.loading import in_order, load_problem

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from client.files import replacing
 from learner.data.base import MultimodalData, Split
 from learner.data.emoji_catalog import RENDITIONS, Catalog, Emoji, Rendition, load_catalog
 from learner.data.emoji_render import ArtStore, compose
@@ -33,7 +34,6 @@ from learner.data.emoji_texts import CaptionSettings, Lexicon, caption, gives_aw
 from learner.data.fetch import EMOJI_ART, EMOJI_TEXTS, data_dir, fetch
 from learner.data.settings import SceneChoice
 from learner.data.textures import SCENES, Scene
-from learner.files import replacing
 
 __all__ = ["load_emoji"]
 
@@ -241,6 +241,7 @@ def _write(path: Path, data: MultimodalData) -> None:
         arrays[f"{name}.class_ids"] = split.class_ids
         arrays[f"{name}.masks"] = np.packbits(split.object_masks, axis=-1) if split.object_masks is not None else []
     arrays["texts"] = np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         np.savez(file, **arrays)
 

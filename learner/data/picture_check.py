@@ -12,9 +12,9 @@ from pathlib import Path
 import PIL
 from tqdm.auto import tqdm
 
+from client.files import write_atomically
 from learner.data.fetch import data_dir
 from learner.data.pictures import Picture, PictureError, read_picture
-from learner.files import write_atomically
 
 
 def unreadable(pictures: Mapping[str, Picture], name: str, directory: Path | str | None) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client import Buffer, BufferStats
-from learner.files import DamagedFileError, write_atomically
+from client.files import DamagedFileError, write_atomically
 
 FILE = "held.json"
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner.files import DamagedFileError, write_atomically
+from client.files import DamagedFileError, write_atomically
 from learner.memory.exemplars import MaskedSplit, mask_split, with_text_mask
 from learner.model.attention_masks import MaskConfig
 from learner.model.classifier import Classifier

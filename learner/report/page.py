@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from learner.files import DamagedFileError, write_atomically
+from client.files import DamagedFileError, write_atomically
 from learner.memory.contents import Held, load_held
 from learner.model.backbones.weights import wordpiece_tokenizer
 from learner.report import charts, numbers, tables

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from learner.files import DamagedFileError
+from client.files import DamagedFileError
 from learner.memory.contents import Held
 from learner.memory.stored_examples import Example, load_examples
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from client.files import DamagedFileError
 from learner.baselines.choose import REFERENCES
-from learner.files import DamagedFileError
 from learner.memory.exemplars import mask_split
 from learner.model import ssf
 from learner.model.backbones.choose import make_backbone

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from learner.files import DamagedFileError, write_atomically
+from client.files import DamagedFileError, write_atomically
 from learner.model.classifier import Classifier
 from learner.model.head import GrowingHead
 

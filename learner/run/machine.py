@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from client import ServiceInfo
-from learner.files import write_atomically
+from client.files import write_atomically
 from learner.model.device import best_device
 
 FILE = "machine.json"

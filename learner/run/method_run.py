@@ -14,7 +14,7 @@ import numpy as np
 
 from client import Buffer
 from client.dataset import ReplayDataset
-from learner.files import DamagedFileError
+from client.files import DamagedFileError
 from learner.memory.contents import save_held
 from learner.memory.exemplars import exemplar_features, make_exemplars, mask_split, to_replay, what_to_store
 from learner.memory.selection import ranked

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from client import MemoryClient
-from learner.files import write_atomically
+from client.files import write_atomically
 from learner.model.classifier import Classifier
 from learner.model.device import best_device
 from learner.run.base_phase import base_phase, first_model

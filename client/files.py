@@ -19,7 +19,7 @@ class DamagedFileError(Exception):
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into that takes the place of ``path`` once it is whole and on the disk.
+    """A file to write into, and to read again, that takes the place of ``path`` once it is whole and on the disk.
 
     Raises:
         OSError: it cannot be written, naming ``path``; what stood there before still stands there.
@@ -27,14 +27,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     # Of a name of its own: two processes may write the same file, and the last one to end wins.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        with temporary.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
+        if error.errno is None:  # not the system's: a connection that broke while the file was written
+            raise
         # A full disk fails a write, which does not know the file's name.
         raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -42,7 +43,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """The whole file or none of it; see :func:`replacing`."""
+    """The whole file or none of it, in a folder that is made where there is none; see :func:`replacing`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(data)
 
