@@ -309,6 +309,26 @@ class ExemplarPage(_Answer):
     version: int
 
 
+@dataclass(frozen=True)
+class DrawnIds(_Answer):
+    """A batch by the ids of its B records, for who has the records already: everything else of them never changes."""
+
+    version: int
+    """Of the buffer, or of the snapshot, that it was drawn from."""
+    created_at: float
+    """Of the buffer: one of the same name that was made later has other records under these ids."""
+    exemplar_ids: tuple[int, ...]
+    """In drawing order."""
+    crc32: tuple[int, ...]
+    """Of their bodies as they are stored."""
+    scores: tuple[float, ...]
+    ranks: tuple[int, ...]
+    text_from: tuple[int, ...]
+    """Whose text each carries, its own or another's; empty where all have their own."""
+    text_crc32: tuple[int, ...]
+    """Of the bodies of those."""
+
+
 @dataclass(frozen=True, eq=False)
 class ExemplarDetail(ExemplarInfo):
     """One record with its masks, tokens and the user's JSON."""

@@ -22,7 +22,16 @@ from memory_format.api.fields import (
     Score,
     Version,
 )
-from memory_format.api.terms import MAX_FILTER_VALUES, MAX_PAGE, MAX_SAMPLE, MAX_UPDATE, EvictionPolicy, Sort, Strategy
+from memory_format.api.terms import (
+    MAX_FILTER_VALUES,
+    MAX_PAGE,
+    MAX_SAMPLE,
+    MAX_UPDATE,
+    EvictionPolicy,
+    Sort,
+    Strategy,
+    Want,
+)
 
 
 def _digits(value: object) -> object:
@@ -151,6 +160,16 @@ class SampleBody(_Strict):
     repair_text: float = Field(0.0, ge=0, le=1, description="Chance of carrying the text of another of its class.")
     version: Version | None = Field(None, description="Draw only if the buffer is at this version.")
     snapshot: Name | None = Field(None, description="Draw from what the buffer held at this snapshot.")
+    want: Want = Field("records", description="Whole records, or in JSON which ones they are.")
+
+
+class RecordsBody(_Strict):
+    """Which records to give."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"exemplar_ids": [41, 42]}]})
+
+    exemplar_ids: list[ExemplarId] = Field(min_length=1, max_length=MAX_SAMPLE)
+    snapshot: Name | None = Field(None, description="Look at what the buffer held at this snapshot.")
 
 
 class _QueryString(BaseModel):

@@ -13,6 +13,9 @@ Strategy = Literal["uniform", "class_balanced", "score_weighted"]
 """How records are drawn into a batch."""
 STRATEGIES: Final[tuple[Strategy, ...]] = get_args(Strategy)
 
+Want = Literal["records", "ids"]
+"""What a draw is answered with: whole records, or which ones they are."""
+
 Sort = Literal["exemplar_id", "-exemplar_id", "score", "-score", "rank", "-rank"]
 """The order of a listing; ``-`` for descending."""
 SORTS: Final[tuple[Sort, ...]] = get_args(Sort)

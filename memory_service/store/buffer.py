@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from memory_format import BudgetError, FormatError, Record
-from memory_format.api.answers import BufferStats, DeleteResponse, Diff, UpdateResponse
+from memory_format.api.answers import BufferStats, DeleteResponse, Diff, DrawnIds, UpdateResponse
 from memory_format.wire import check_batch, read_batch
 from memory_service.store import changes
 from memory_service.store.admin.export import Export
@@ -73,7 +73,6 @@ class Buffer:
         self._lock = threading.Lock()
         self._tally_lock = threading.Lock()
         self._pushes = 0
-        self._samples = 0
         learners = Learners()
         state = load(entry, rows, number, sealed, learners)
         self.contents = Contents(state, learners, segments)
@@ -353,10 +352,15 @@ class Buffer:
 
     def draw(self, request: SampleRequest, *, wait: bool = True) -> Drawn:
         """A batch, to be sent while it is read: :meth:`Reads.draw`."""
-        drawn = self._reads.draw(request, wait=wait)
-        with self._tally_lock:
-            self._samples += 1
-        return drawn
+        return self._reads.draw(request, wait=wait)
+
+    def draw_ids(self, request: SampleRequest, *, wait: bool = True) -> DrawnIds:
+        """The same batch by its ids: :meth:`Reads.draw_ids`."""
+        return self._reads.draw_ids(request, wait=wait)
+
+    def fetch(self, exemplar_ids: Sequence[int], *, snapshot: str | None = None, wait: bool = True) -> Drawn:
+        """Records by id, to be sent while they are read: :meth:`Reads.fetch`."""
+        return self._reads.fetch(exemplar_ids, snapshot, wait=wait)
 
     def stats(self) -> BufferStats:
         """Figures of now."""
@@ -366,19 +370,12 @@ class Buffer:
                 self.contents.learners.ids,
                 held_bytes=self.contents.readers.held_bytes,
                 pushes=self._pushes,
-                samples=self._samples,
+                samples=self._reads.samples,
                 orphans=len(self._segments.orphans),
             )
 
     def export(self, snapshot: str | None = None) -> Export:
-        """The buffer as one Zarr store in a ZIP, piece by piece: see :mod:`memory_service.store.admin.export`.
-
-        What is read stays readable until the last piece or ``close()``, whatever is evicted meanwhile.
-
-        Raises:
-            NotFoundError: ``unknown_snapshot``.
-            StorageError: a record is damaged; only when its piece is read.
-        """
+        """The buffer as one Zarr store in a ZIP, piece by piece: :meth:`Exports.export`."""
         return self._exports.export(snapshot)
 
     @contextmanager

@@ -221,10 +221,12 @@ class Contents:
 
     def is_selected(self, columns: Columns, request: SampleRequest) -> bool:
         """Whether drawing needs no pass over all records, as one was made for an earlier request."""
-        if request.where == selection.EVERYTHING and request.strategy == "uniform":
+        if request.where == selection.EVERYTHING and request.strategy == "uniform" and not request.repair_text:
             return True
         found = self._selections.get((columns.version, request.where))
-        return found is not None and found.is_ready(request.strategy)
+        if found is None or (request.repair_text and not found.is_ready("class_balanced")):
+            return False
+        return found.is_ready(request.strategy)
 
 
 def _places(taken: Arrays) -> tuple[list[int], list[Place], NDArray[np.int64]]:

@@ -49,10 +49,13 @@ class Exports:
         self._lock = lock
 
     def export(self, snapshot: str | None) -> Export:
-        """The buffer as one file.
+        """The buffer as one file, piece by piece.
+
+        What is read stays readable until the last piece or ``close()``, whatever is evicted meanwhile.
 
         Raises:
             NotFoundError: ``unknown_snapshot``.
+            StorageError: a record is damaged; only when its piece is read.
         """
         # One step: a change in between may need the room, and end the lease before there is anything to read.
         with self._changing():

@@ -5,7 +5,8 @@ Reads take no lock: they use whatever state is current, which never changes unde
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import ConflictError, FormatError, NotFoundError, Record, StorageError, checksum
+from memory_format.api.answers import DrawnIds
 from memory_format.body import count_parts, swap_text
 from memory_format.record import split_row
 from memory_format.wire import frame_batch, write_batch
@@ -65,6 +67,9 @@ class Reads:
         self._contents = contents
         self._options = options
         self._lock = lock
+        self.samples = 0
+        """Batches drawn since the buffer was opened."""
+        self._tally_lock = threading.Lock()
 
     def get(self, exemplar_id: int, snapshot: str | None) -> Record:
         """One record.
@@ -134,9 +139,41 @@ class Reads:
             StorageError: a record is known to be damaged. Damage that is not known yet shows in the pieces.
             BlockingIOError: without ``wait``, it takes one of those; nothing was drawn.
         """
-        if not wait:
-            return self._draw_at_hand(request)
-        return self.steadily(request.snapshot, lambda columns: self._draw_from(columns, request))
+        if request.repair_text > 0 and not wait:
+            raise BlockingIOError("texts of other records are read")
+        return self._at_hand_or_steadily(request, self._draw_from, wait=wait)
+
+    def draw_ids(self, request: sampler.SampleRequest, *, wait: bool = True) -> DrawnIds:
+        """The batch of :meth:`draw` by its ids, for which nothing is read.
+
+        Args:
+            wait: for locks and for more than a millisecond or so of work.
+
+        Raises:
+            NotFoundError, ConflictError, FormatError, BlockingIOError: as :meth:`draw`.
+        """
+        return self._at_hand_or_steadily(request, self._ids_from, wait=wait)
+
+    def fetch(self, exemplar_ids: Sequence[int], snapshot: str | None, *, wait: bool = True) -> Drawn:
+        """Records by id, in that order, to be sent while they are read. Those that are not held are left out.
+
+        Raises:
+            NotFoundError: ``unknown_snapshot``.
+            FormatError: ``batch_too_large``.
+            StorageError, BlockingIOError: as :meth:`draw`.
+        """
+
+        def read(columns: Columns, *, wait: bool = True) -> Drawn:
+            positions = columns.positions_of(np.array(exemplar_ids, dtype=np.uint64))
+            taken = columns.take(positions[positions >= 0])
+            self._expect_room(taken)
+            return self._to_send(columns.version, taken, wait=wait)
+
+        if wait:
+            return self.steadily(snapshot, read)
+        if len(exemplar_ids) > _MOST_AT_HAND:
+            raise BlockingIOError("more than a millisecond's work")
+        return self._at_hand(snapshot, read)
 
     def _page(self, columns: Columns, query: queries.Query, max_bytes: int | None) -> queries.Page:
         codes = self._contents.learners.known_codes(query.where.learner_id or ())
@@ -148,27 +185,64 @@ class Reads:
         self._contents.read_bodies(taken, stream[start:])
         return stream
 
-    def _draw_at_hand(self, request: sampler.SampleRequest) -> Drawn:
+    def _at_hand_or_steadily(self, request: sampler.SampleRequest, read: Callable[..., T], *, wait: bool) -> T:
+        def read_now(columns: Columns, *, wait: bool) -> T:
+            if request.batch_size > _MOST_AT_HAND or not self._contents.is_selected(columns, request):
+                raise BlockingIOError("the batch is not at hand")
+            return read(columns, request, wait=wait)
+
+        if wait:
+            drawn = self.steadily(request.snapshot, lambda columns: read(columns, request))
+        else:
+            drawn = self._at_hand(request.snapshot, read_now)
+        with self._tally_lock:
+            self.samples += 1
+        return drawn
+
+    def _at_hand(self, snapshot: str | None, read: Callable[..., T]) -> T:
         self._contents.check_alive()
-        columns = self._known_columns(request.snapshot)
-        if (
-            columns is None
-            or request.repair_text > 0
-            or request.batch_size > _MOST_AT_HAND
-            or not self._contents.is_selected(columns, request)
-        ):
-            raise BlockingIOError("the batch is not at hand")
+        columns = self._known_columns(snapshot)
+        if columns is None:
+            raise BlockingIOError("the snapshot is not at hand")
         try:
-            return self._draw_from(columns, request, wait=False)
+            return read(columns, wait=False)
         except SegmentGoneError as error:
             raise BlockingIOError(f"segment {error} has moved") from error
 
     def _draw_from(self, columns: Columns, request: sampler.SampleRequest, *, wait: bool = True) -> Drawn:
+        drawn, taken = self._chosen(columns, request)
+        swapped = np.flatnonzero(drawn.text_from != drawn.positions)
+        if len(swapped):
+            donors = columns.take(drawn.text_from[swapped])
+            return Drawn(columns.version, self._encoded_swapped(taken, swapped, donors))
+        return self._to_send(columns.version, taken, wait=wait)
+
+    def _ids_from(self, columns: Columns, request: sampler.SampleRequest, *, wait: bool = True) -> DrawnIds:
+        drawn, taken = self._chosen(columns, request)
+        is_paired = bool((drawn.text_from != drawn.positions).any())
+        donors = columns.take(drawn.text_from if is_paired else drawn.text_from[:0])
+        return DrawnIds(
+            version=columns.version,
+            created_at=self._contents.state.config.created_at,
+            exemplar_ids=tuple(taken["exemplar_id"].tolist()),
+            crc32=tuple(taken["crc32"].tolist()),
+            scores=tuple(taken["score"].tolist()),
+            ranks=tuple(taken["rank"].tolist()),
+            text_from=tuple(donors["exemplar_id"].tolist()),
+            text_crc32=tuple(donors["crc32"].tolist()),
+        )
+
+    def _chosen(self, columns: Columns, request: sampler.SampleRequest) -> tuple[sampler.Draw, Arrays]:
+        """Which records are drawn, and their rows."""
         expect_version(request.version, columns.version)
         contents = self._contents
         selection = contents.select(columns, request.where)
         drawn = sampler.draw(selection, request, draw_key=contents.state.config.draw_key, version=columns.version)
         taken = columns.take(drawn.positions)
+        self._expect_room(taken)
+        return drawn, taken
+
+    def _expect_room(self, taken: Arrays) -> None:
         num_bytes = int(charge_of(taken["length"]).sum())
         limit = self._options.max_response_bytes
         if num_bytes > limit:
@@ -178,21 +252,21 @@ class Reads:
                 requested_bytes=num_bytes,
                 limit=limit,
             )
-        swapped = np.flatnonzero(drawn.text_from != drawn.positions)
-        if len(swapped):
-            donors = columns.take(drawn.text_from[swapped])
-            return Drawn(columns.version, self._encoded_swapped(taken, swapped, donors))
+
+    def _to_send(self, version: int, taken: Arrays, *, wait: bool) -> Drawn:
+        """Rows as a batch that is read while it is sent."""
+        contents = self._contents
         held = contents.hold_bodies(taken, wait=wait)
         if held is None:
             if not wait:
                 raise BlockingIOError("the batch is from more segments than can be held")
-            return Drawn(columns.version, self._encoded(taken))
+            return Drawn(version, self._encoded(taken))
         try:
             stream, start = frame_batch(headers_of_rows(taken), contents.learner_ids(taken), taken["length"])
         except BaseException:
             held[0].close()
             raise
-        return Drawn(columns.version, stream, start, *held)
+        return Drawn(version, stream, start, *held)
 
     def _encoded_swapped(self, taken: Arrays, swapped: NDArray[np.int64], donors: Arrays) -> memoryview:
         """Rows as an Arrow stream, some of them with another record's text."""

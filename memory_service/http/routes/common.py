@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 
 from memory_format import MEDIA_TYPE, text
+from memory_format.api.answers import DrawnIds
 from memory_format.api.fields import Name
 from memory_format.api.terms import CURSOR_HEADER, JSON_MEDIA_TYPE, VERSION_HEADER
 from memory_service.http.media import media_type
@@ -30,6 +31,13 @@ _CURSOR: Final[dict[str, Any]] = {
 # For the OpenAPI document.
 ARROW: Final[dict[str, Any]] = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 BATCH: Final[dict[str, Any]] = {**ARROW, "headers": _VERSIONED}
+DRAWN: Final[dict[str, Any]] = {
+    "content": {
+        **ARROW["content"],
+        JSON_MEDIA_TYPE: {"schema": TypeAdapter(DrawnIds).json_schema(mode="serialization")},
+    },
+    "headers": _VERSIONED,
+}
 PAGE: Final[dict[str, Any]] = {**ARROW, "headers": {**_VERSIONED, **_CURSOR}}
 
 
