@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from memory_format import ConflictError, FormatError
 from memory_service.store.pure import eviction
 from memory_service.store.pure.change import Change
-from memory_service.store.pure.columns import COLUMN_DTYPES
 from memory_service.store.pure.model import BufferConfig, Snapshot, check_settings
 from memory_service.store.pure.state import State
 from memory_service.store.pure.visibility import oldest
@@ -86,8 +85,7 @@ def configuring(state: State, wanted: BufferConfig) -> Change | None:
     config = check_settings(replace(wanted, budget_bytes=budget_bytes))
     keep = np.ones(columns.num_records, dtype=bool)
     if columns.bytes_used > budget_bytes:
-        everything = {name: columns[name] for name in COLUMN_DTYPES}
-        keep = eviction.plan(config.eviction, candidates([everything], config), columns.num_records, budget_bytes)
+        keep = eviction.plan(config.eviction, candidates([columns], config), columns.num_records, budget_bytes)
     surplus = max(0, len(snapshots) - (config.retain_snapshots or len(snapshots)))
     if keep.all() and not surplus and config == state.config:
         return None

@@ -129,8 +129,7 @@ class Commits:
         if len(change.dead) or change.dropped:
             gone = _gone(before, after)
             staying = ~np.isin(leaving.live["segment"], [segment.id for segment in gone])
-            dead = {name: values[staying] for name, values in leaving.live.items()}
-            transaction.insert_deaths(buffer_id, dead, change.died[staying])
+            transaction.insert_deaths(buffer_id, leaving.live[staying], change.died[staying])
             orphaned = transaction.drop_segments(buffer_id, gone)
         # Whichever way a budget goes, what is used must not be over it in between.
         grows = change.config.budget_bytes > before.config.budget_bytes

@@ -141,15 +141,14 @@ class Compactor:
         written: list[SegmentState] = []
         with ExitStack() as stack:
             for purpose, of in places.items():
-                part, of_it = {name: values[of] for name, values in moved.items()}, [bodies[i] for i in of.tolist()]
-                flight = self._writer.write(part, of_it, purpose, segment_bytes=full, owner=owner)
+                of_it = [bodies[i] for i in of.tolist()]
+                flight = self._writer.write(moved.take(of), of_it, purpose, segment_bytes=full, owner=owner)
                 in_flight[purpose] = stack.enter_context(flight)
             with self._index.writing() as transaction:
                 for purpose, flight in in_flight.items():
                     written += flight.note(transaction, state.config.id, state.segments)
                     was = is_pinned[places[purpose]]
-                    dead = {name: values[was] for name, values in flight.new.items()}
-                    transaction.insert_deaths(state.config.id, dead, died[places[purpose]][was])
+                    transaction.insert_deaths(state.config.id, flight.new[was], died[places[purpose]][was])
                 orphaned = transaction.drop_segments(state.config.id, [segment])
                 figures = (state.version, state.next_id, state.columns.bytes_used, state.columns.num_records)
                 transaction.update_figures(state.version, BufferEntry(state.config, *figures))
@@ -160,8 +159,8 @@ class Compactor:
                 moved[name][places[purpose]] = flight.new[name]
         move = Move(
             gone=segment.id,
-            live={name: values[~is_pinned] for name, values in moved.items()},
-            pinned={name: values[is_pinned] for name, values in moved.items()},
+            live=moved[~is_pinned],
+            pinned=moved[is_pinned],
             segments=written,
             number=self._writer.number_after(transaction),
         )

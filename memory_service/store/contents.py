@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from memory_format import NotFoundError
 from memory_format.body import prefix_bytes
 from memory_service.store.pure import selection
 from memory_service.store.pure.change import Move
-from memory_service.store.pure.columns import Arrays, Columns, Learners, headers_of_rows
+from memory_service.store.pure.columns import Arrays, Columns, Learners, Rows
 from memory_service.store.pure.model import Snapshot
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.pure.state import State, moved
@@ -104,7 +104,7 @@ class Contents:
 
     # Reading
 
-    def read_bodies(self, taken: Arrays, into: memoryview | None = None) -> tuple[memoryview, NDArray[np.int64]]:
+    def read_bodies(self, taken: Rows, into: memoryview | None = None) -> tuple[memoryview, NDArray[np.int64]]:
         """Bodies of rows end to end, in their order, and where each begins.
 
         Args:
@@ -127,7 +127,7 @@ class Contents:
             self.readers.done(stems)
         return target, starts
 
-    def hold_bodies(self, taken: Arrays, *, wait: bool = True) -> tuple[HeldLease, list[Place]] | None:
+    def hold_bodies(self, taken: Rows, *, wait: bool = True) -> tuple[HeldLease, list[Place]] | None:
         """A lease of the segments of rows, where in them the bodies are, and where each goes, end to end; None where
         they are more than can be held at once.
 
@@ -160,9 +160,9 @@ class Contents:
             raise
         return self.readers.lease(stems, held)
 
-    def read_prefixes(self, taken: Arrays) -> list[bytes]:
+    def read_prefixes(self, taken: Rows) -> list[bytes]:
         """The keep mask and token mask of rows, unchecked. Raises as :meth:`read_bodies`."""
-        lengths = prefix_bytes(headers_of_rows(taken)).tolist()
+        lengths = prefix_bytes(taken).tolist()
         out: list[bytes] = [b""] * len(lengths)
         stems = self.readers.begin(lambda: self._stems(taken["segment"].tolist()))
         try:
@@ -180,7 +180,7 @@ class Contents:
         except KeyError as error:
             raise SegmentGoneError(str(error)) from None
 
-    def learner_ids(self, taken: Mapping[str, NDArray[np.uint32]]) -> list[str]:
+    def learner_ids(self, taken: Rows) -> list[str]:
         """Whose the records are."""
         ids = self.learners.ids
         return [ids[code] for code in taken["learner"].tolist()]
@@ -229,7 +229,7 @@ class Contents:
         return found.is_ready(request.strategy)
 
 
-def _places(taken: Arrays) -> tuple[list[int], list[Place], NDArray[np.int64]]:
+def _places(taken: Rows) -> tuple[list[int], list[Place], NDArray[np.int64]]:
     """The segments of rows, and for each row which of them, its place there, and where it goes, end to end."""
     lengths = taken["length"].astype(np.int64)
     starts = np.cumsum(lengths) - lengths

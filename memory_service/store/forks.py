@@ -16,7 +16,7 @@ from memory_service.store.contents import Contents
 from memory_service.store.index.base import BufferEntry, Index, Writing
 from memory_service.store.loading import SealedSegments
 from memory_service.store.pure import compaction, ledger
-from memory_service.store.pure.columns import Arrays, Columns, headers_of_rows
+from memory_service.store.pure.columns import Columns, Rows, headers_of_rows
 from memory_service.store.pure.ledger import IndexRows, store_share
 from memory_service.store.pure.model import BufferConfig, check_settings
 from memory_service.store.pure.tallies import NOTHING, SegmentState, tallies_of
@@ -195,7 +195,7 @@ class Fork:
             )
             growing = None if self._parts[-1].full else self._parts[-1].after
 
-    def _records_of(self, states: Sequence[SegmentState]) -> Arrays:
+    def _records_of(self, states: Sequence[SegmentState]) -> Rows:
         ids = [state.id for state in states]
         return self._view.take(np.flatnonzero(np.isin(self._view["segment"], ids)))
 

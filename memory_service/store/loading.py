@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from memory_format import StorageError, checksum
 from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.pure import tallies
-from memory_service.store.pure.columns import Arrays, Columns, Learners, concatenated, empty_rows, rows_of_headers
+from memory_service.store.pure.columns import Columns, Learners, Rows, concatenated, rows_of_headers
 from memory_service.store.pure.model import Snapshot
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState, tallies_of
@@ -81,8 +81,8 @@ def load(
         StorageError: a segment is damaged.
     """
     marks = [*rows.snapshots.values(), *(leased or {}).values()]
-    live: list[Arrays] = [empty_rows()]
-    pinned: list[Arrays] = [empty_rows()]
+    live: list[Rows] = []
+    pinned: list[Rows] = []
     died: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
     for state in sorted(rows.segments, key=lambda state: state.id):
         records = _records_of(state, rows.open_segments.get(state.id), sealed, learners)
@@ -94,8 +94,8 @@ def load(
         shown = shown_by(gone_ids, gone_at, marks)
         # By places, and not by a mask: for half of them that takes half as long.
         alive = np.flatnonzero(~dead)
-        live.append({name: values.take(alive) for name, values in records.items()} if len(gone) else records)
-        pinned.append({name: values[gone[shown]] for name, values in records.items()})
+        live.append(records.take(alive) if len(gone) else records)
+        pinned.append(records.take(gone[shown]))
         died.append(gone_at[shown])
     all_live, all_pinned = concatenated(live), concatenated(pinned)
     columns, dead_columns = Columns.of_rows(entry.version, all_live), Pinned.of(all_pinned, np.concatenate(died))
@@ -132,7 +132,7 @@ def growing_of(rows: BufferRows, segments: Segments) -> dict[Purpose, Growing]:
     return {"pushed": Growing(newest, replace(segment, crc32=checksum.crc32(segments.bodies_of(segment))))}
 
 
-def _records_of(state: SegmentState, segment: OpenSegment | None, sealed: SealedSegments, learners: Learners) -> Arrays:
+def _records_of(state: SegmentState, segment: OpenSegment | None, sealed: SealedSegments, learners: Learners) -> Rows:
     if segment is None:
         contents = sealed.contents(state)
         headers, names, lengths = contents.headers, contents.learners, contents.lengths
@@ -142,6 +142,6 @@ def _records_of(state: SegmentState, segment: OpenSegment | None, sealed: Sealed
         starts, lengths = segment.places()
     codes = np.array([learners.code(learner) for learner in names], dtype=np.uint32)
     records = rows_of_headers(headers, codes[headers["learner"]] if len(headers) else codes[:0], lengths)
-    records["segment"][:] = state.id
-    records["offset"][:] = starts
+    records["segment"] = state.id
+    records["offset"] = starts
     return records

@@ -24,7 +24,7 @@ from memory_service.store.contents import Contents
 from memory_service.store.pure import eviction
 from memory_service.store.pure.answers import Answer
 from memory_service.store.pure.change import Change
-from memory_service.store.pure.columns import COLUMN_DTYPES, Arrays, Columns, charge_of, concatenated
+from memory_service.store.pure.columns import Columns, Rows, charge_of, concatenated
 from memory_service.store.pure.model import BufferConfig, PushAnswer
 from memory_service.store.pure.state import State
 
@@ -36,8 +36,7 @@ MAX_GROUP_BYTES = 64 * 1024 * 1024
 class Pending:
     """A push that waits, and then its answer or error."""
 
-    new: Arrays
-    """Its records' columns."""
+    new: Rows
     bodies: Sequence[memoryview]
     key: str | None = None
     digest: bytes = b""
@@ -53,10 +52,10 @@ class Pending:
         return int(self.new["length"].sum())
 
 
-def digest_of(new: Arrays, learner_ids: Sequence[str]) -> bytes:
+def digest_of(new: Rows, learner_ids: Sequence[str]) -> bytes:
     """What tells one push from another: its headers, in which every body has its CRC."""
     digest = hashlib.blake2b("\n".join(learner_ids).encode(), digest_size=16)
-    for name in sorted(new):
+    for name in sorted(new.dtype.names or ()):
         if name not in ("learner", "segment", "offset", "exemplar_id"):
             digest.update(new[name].tobytes())
     return digest.digest()
@@ -144,7 +143,7 @@ class GroupPlan:
         self._bytes_used = self._old.bytes_used
         self._died = np.zeros(0, np.uint64)
         """The version at which each stored record dies, 0 = it stays; empty while all do."""
-        self._new: list[Arrays] = []
+        self._new: list[Rows] = []
         self._new_bodies: list[memoryview] = []
         self._new_stays = np.zeros(0, bool)
         self._classes: set[int] = set()
@@ -163,8 +162,7 @@ class GroupPlan:
         Raises:
             BudgetError: see :func:`memory_service.store.pure.eviction.plan`; the plan is as before.
         """
-        incoming = dict(push.new)
-        num = len(incoming["exemplar_id"])
+        incoming, num = push.new, len(push.new)
         # Every record of a push that changes anything takes an id, kept or not.
         incoming["exemplar_id"] = np.arange(self._next_id, self._next_id + num, dtype=np.uint64)
         seen = set(np.unique(incoming["class_id"]).tolist()) - self._state.classes - self._classes
@@ -188,9 +186,9 @@ class GroupPlan:
                 self._died = np.zeros(self._old.num_records, np.uint64)
             self._died[(self._died == 0) & ~stays] = self._version
             self._new_stays &= new_stays
-        kept = {name: values[accepted] for name, values in incoming.items()}
-        self._new.append(kept)
-        self._new_bodies += [push.bodies[place] for place in np.flatnonzero(accepted).tolist()]
+        kept = np.flatnonzero(accepted)
+        self._new.append(incoming if len(kept) == num else incoming.take(kept))
+        self._new_bodies += [push.bodies[place] for place in kept.tolist()]
         self._new_stays = np.concatenate([self._new_stays, np.ones(int(accepted.sum()), bool)])
         self._bytes_used = self._stored_bytes()
         if changed or seen or self._config.eviction == "reservoir":
@@ -222,7 +220,7 @@ class GroupPlan:
         new = concatenated(self._new)
         bodies = self._new_bodies
         if not self._new_stays.all():
-            new = {name: values[self._new_stays] for name, values in new.items()}
+            new = new[self._new_stays]
             bodies = [body for body, stays in zip(bodies, self._new_stays.tolist(), strict=True) if stays]
         return Change(
             version=self._version,
@@ -236,13 +234,13 @@ class GroupPlan:
             answers=self._answers,
         )
 
-    def _judge(self, incoming: Arrays, budget: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    def _judge(self, incoming: Rows, budget: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
         """Which of the stored, the newly taken in and the incoming records stay."""
         lives = np.flatnonzero(self._lives())
         new = np.flatnonzero(self._new_stays)
-        parts: list[Arrays] = [self._old.take(lives) if len(self._died) else _all_of(self._old)]
+        parts: list[Rows | Columns] = [self._old.take(lives) if len(self._died) else self._old]
         if len(new):
-            parts.append({name: values[new] for name, values in concatenated(self._new).items()})
+            parts.append(concatenated(self._new).take(new))
         parts.append(incoming)
         keep = eviction.plan(
             self._config.eviction,
@@ -270,7 +268,7 @@ class GroupPlan:
         return total + int(charge_of(lengths[self._new_stays]).sum())
 
 
-def candidates(parts: Sequence[Arrays], config: BufferConfig) -> eviction.Candidates:
+def candidates(parts: Sequence[Rows | Columns], config: BufferConfig) -> eviction.Candidates:
     """Rows, oldest first, as what a policy chooses from."""
 
     def joined(name: str) -> NDArray[Any]:
@@ -285,10 +283,6 @@ def candidates(parts: Sequence[Arrays], config: BufferConfig) -> eviction.Candid
         order=np.arange(len(ids)),
         key=eviction.reservoir_keys(config.draw_key, ids) if config.eviction == "reservoir" else None,
     )
-
-
-def _all_of(columns: Columns) -> Arrays:
-    return {name: columns[name] for name in COLUMN_DTYPES}
 
 
 def _with_budget(config: BufferConfig, budget_bytes: int) -> BufferConfig:

@@ -24,7 +24,7 @@ from memory_service.store.drawn import Drawn
 from memory_service.store.index.base import Index
 from memory_service.store.pure import query as queries
 from memory_service.store.pure import sampler
-from memory_service.store.pure.columns import Arrays, Columns, charge_of, headers_of_rows
+from memory_service.store.pure.columns import Arrays, Columns, Rows, charge_of, headers_of_rows
 from memory_service.store.pure.model import Options
 from memory_service.store.segments.base import SegmentGoneError
 
@@ -179,7 +179,7 @@ class Reads:
         codes = self._contents.learners.known_codes(query.where.learner_id or ())
         return queries.run(columns, query, codes, max_bytes=max_bytes)
 
-    def _encoded(self, taken: Arrays) -> memoryview:
+    def _encoded(self, taken: Rows) -> memoryview:
         """Rows as an Arrow stream, into which their bodies are read where they lie."""
         stream, start = frame_batch(headers_of_rows(taken), self._contents.learner_ids(taken), taken["length"])
         self._contents.read_bodies(taken, stream[start:])
@@ -232,7 +232,7 @@ class Reads:
             text_crc32=tuple(donors["crc32"].tolist()),
         )
 
-    def _chosen(self, columns: Columns, request: sampler.SampleRequest) -> tuple[sampler.Draw, Arrays]:
+    def _chosen(self, columns: Columns, request: sampler.SampleRequest) -> tuple[sampler.Draw, Rows]:
         """Which records are drawn, and their rows."""
         expect_version(request.version, columns.version)
         contents = self._contents
@@ -242,7 +242,7 @@ class Reads:
         self._expect_room(taken)
         return drawn, taken
 
-    def _expect_room(self, taken: Arrays) -> None:
+    def _expect_room(self, taken: Rows) -> None:
         num_bytes = int(charge_of(taken["length"]).sum())
         limit = self._options.max_response_bytes
         if num_bytes > limit:
@@ -253,7 +253,7 @@ class Reads:
                 limit=limit,
             )
 
-    def _to_send(self, version: int, taken: Arrays, *, wait: bool) -> Drawn:
+    def _to_send(self, version: int, taken: Rows, *, wait: bool) -> Drawn:
         """Rows as a batch that is read while it is sent."""
         contents = self._contents
         held = contents.hold_bodies(taken, wait=wait)
@@ -268,7 +268,7 @@ class Reads:
             raise
         return Drawn(version, stream, start, *held)
 
-    def _encoded_swapped(self, taken: Arrays, swapped: NDArray[np.int64], donors: Arrays) -> memoryview:
+    def _encoded_swapped(self, taken: Rows, swapped: NDArray[np.int64], donors: Rows) -> memoryview:
         """Rows as an Arrow stream, some of them with another record's text."""
         view, starts = self._contents.read_bodies(taken)
         bodies: list[bytes | memoryview] = [

@@ -12,7 +12,7 @@ from memory_service.store.contents import Contents
 from memory_service.store.index.base import Index, Writing
 from memory_service.store.loading import Growing, Purpose, SealedSegments, load
 from memory_service.store.pure.change import Body
-from memory_service.store.pure.columns import Arrays, headers_of_rows
+from memory_service.store.pure.columns import Rows, headers_of_rows
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.base import Part, SegmentGoneError, Segments
 
@@ -36,7 +36,7 @@ class Writer:
 
     def write(
         self,
-        new: Arrays,
+        new: Rows,
         bodies: Sequence[Body],
         purpose: Purpose,
         *,
@@ -47,13 +47,13 @@ class Writer:
         committed.
 
         Args:
-            new: the records' columns, without where they are.
+            new: the records, without where they are.
 
         Raises:
             StorageError: they could not be written.
         """
         growing = self.growing.get(purpose)
-        new = {name: values.copy() for name, values in new.items()}
+        new = new.copy()
         parts: list[Part] = []
         if len(bodies):
             try:
@@ -150,7 +150,7 @@ class InFlight:
     """Records that are on the disk, and not committed yet."""
 
     def __init__(
-        self, writer: Writer, purpose: Purpose, growing: Growing | None, new: Arrays, parts: Sequence[Part]
+        self, writer: Writer, purpose: Purpose, growing: Growing | None, new: Rows, parts: Sequence[Part]
     ) -> None:
         self._writer = writer
         self._purpose = purpose
@@ -159,7 +159,7 @@ class InFlight:
         self._ids: list[int] = []
         self._committed = False
         self.new = new
-        """Their columns; :meth:`note` fills in where they are."""
+        """:meth:`note` fills in where they are."""
 
     def note(self, transaction: Writing, buffer_id: int, known: Mapping[int, SegmentState]) -> list[SegmentState]:
         """Tell the index; returns the segments written to, as they are then.

@@ -7,7 +7,7 @@ from typing import Any
 
 from memory_service.store import Buffer
 from memory_service.store.loading import SealedSegments, load
-from memory_service.store.pure.columns import COLUMN_DTYPES, Columns, Learners
+from memory_service.store.pure.columns import ROW_DTYPE, Columns, Learners
 
 
 def expect_loaded_state(buffer: Buffer) -> None:
@@ -43,5 +43,5 @@ def expect_loaded_state(buffer: Buffer) -> None:
 
 
 def _records(learners: Learners, columns: Columns) -> dict[str, list[Any]]:
-    found = {name: columns[name].tolist() for name in COLUMN_DTYPES if name != "learner"}
+    found = {name: columns[name].tolist() for name in ROW_DTYPE.names or () if name != "learner"}
     return found | {"learner_id": [learners.ids[code] for code in columns["learner"].tolist()]}

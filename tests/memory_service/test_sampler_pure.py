@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from memory_format import FormatError, NotFoundError
 from memory_format.api.terms import STRATEGIES, Strategy
 from memory_service.store.pure import sampler
-from memory_service.store.pure.columns import COLUMN_DTYPES, Columns
+from memory_service.store.pure.columns import ROW_DTYPE, Columns
 from memory_service.store.pure.sampler import SampleRequest, draw
 from memory_service.store.pure.selection import Filter, Selection, Weights, select
 
@@ -281,7 +281,7 @@ def test_weighted_draws_need_scores() -> None:
 
 
 def test_selecting_brings_the_scores() -> None:
-    rows = {name: np.ones(4, dtype) for name, dtype in COLUMN_DTYPES.items()}
+    rows = np.ones(4, ROW_DTYPE)
     rows["class_id"] = np.array([0, 1, 0, 1], dtype=np.uint32)
     rows["score"] = np.array([0.5, 0.5, 0.0, -1.0], dtype=np.float32)
     columns = Columns.empty(0).appended(1, rows)

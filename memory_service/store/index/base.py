@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from memory_format import StorageError
 from memory_service.store.pure.answers import Answer
-from memory_service.store.pure.columns import Arrays
+from memory_service.store.pure.columns import Arrays, Rows
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
@@ -159,7 +159,7 @@ class Writing(Reading):
         """Take segments out of a buffer; returns the stems of those that no buffer consists of any more."""
 
     @abstractmethod
-    def insert_deaths(self, buffer_id: int, dead: Arrays, versions: NDArray[np.uint64]) -> None:
+    def insert_deaths(self, buffer_id: int, dead: Arrays | Rows, versions: NDArray[np.uint64]) -> None:
         """Note that records have died, ``(N,)``, and at which version each of them did."""
 
     # Classes, snapshots, scores, answers
@@ -181,7 +181,7 @@ class Writing(Reading):
         self,
         buffer_id: int,
         version: int,
-        old: Arrays,
+        old: Rows,
         score: NDArray[np.float32],
         rank: NDArray[np.uint32],
         snapshot_versions: Sequence[int],

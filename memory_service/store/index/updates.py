@@ -16,7 +16,7 @@ from memory_service.store.index import tables
 from memory_service.store.index.base import BufferEntry, Writing
 from memory_service.store.index.selects import MOST_VALUES, Selects, entry_of, old_answers
 from memory_service.store.pure.answers import Answer
-from memory_service.store.pure.columns import Arrays
+from memory_service.store.pure.columns import Arrays, Rows
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.base import Part
@@ -118,7 +118,7 @@ class Updates(Selects, Writing):
         """Of a segment that is open no more."""
         self.connection.execute(tables.open_rows.delete().where(tables.open_rows.c.segment_id == segment_id))
 
-    def insert_deaths(self, buffer_id: int, dead: Arrays, versions: NDArray[np.uint64]) -> None:
+    def insert_deaths(self, buffer_id: int, dead: Arrays | Rows, versions: NDArray[np.uint64]) -> None:
         columns = (dead["segment"].tolist(), dead["exemplar_id"].tolist(), versions.tolist())
         self._insert(
             tables.deaths,
@@ -145,7 +145,7 @@ class Updates(Selects, Writing):
         self,
         buffer_id: int,
         version: int,
-        old: Arrays,
+        old: Rows,
         score: NDArray[np.float32],
         rank: NDArray[np.uint32],
         snapshot_versions: Sequence[int],

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_service.store.pure.answers import Answer
-from memory_service.store.pure.columns import Arrays, empty_rows
+from memory_service.store.pure.columns import ROW_DTYPE, Rows
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
@@ -26,7 +26,7 @@ class Change:
     version: int
     next_id: int
     config: BufferConfig
-    new: Arrays = field(default_factory=empty_rows)
+    new: Rows = field(default_factory=lambda: np.zeros(0, ROW_DTYPE))
     """Records that come in, with their ids, ``segment`` and ``offset`` still open."""
     bodies: Sequence[Body] = ()
     dead: NDArray[np.int64] = field(default_factory=lambda: _NOWHERE)
@@ -52,13 +52,13 @@ class Change:
 class Leaving:
     """What a change takes out of a buffer."""
 
-    live: Arrays
+    live: Rows
     """Records that are live before it."""
     pinned: NDArray[np.bool_]
     """Which of them a snapshot goes on showing."""
     freed: NDArray[np.bool_]
     """Which of the records that only snapshots hold no snapshot will show."""
-    lost: Arrays
+    lost: Rows
     """Those."""
 
     @property
@@ -72,7 +72,7 @@ class Leaving:
 class Written:
     """What writing a change has added."""
 
-    new: Arrays
+    new: Rows
     """:attr:`Change.new` with ``segment`` and ``offset``."""
     segments: Sequence[SegmentState]
     """Those written to, as they are now; what a buffer holds of them is as before."""
@@ -87,9 +87,9 @@ class Move:
 
     gone: int
     """Id of the segment that was rewritten."""
-    live: Arrays
+    live: Rows
     """Its live records where they are now."""
-    pinned: Arrays
+    pinned: Rows
     """And those that only snapshots hold."""
     segments: Sequence[SegmentState]
     """As :attr:`Written.segments`."""

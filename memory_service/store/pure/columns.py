@@ -6,55 +6,46 @@ About 52 bytes a record (78 with the room to grow); payloads never live here.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from memory_format import HEADER_BYTES
 from memory_format.header import HEADER_DTYPE
 from memory_format.wire import Batch
 
 Arrays = Mapping[str, NDArray[Any]]
+Rows = NDArray[np.void]
+"""``(N,)`` of :data:`ROW_DTYPE`."""
 
-COLUMN_DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
-    "exemplar_id": np.dtype(np.uint64),
-    "class_id": np.dtype(np.uint32),
-    "rank": np.dtype(np.uint32),
-    "score": np.dtype(np.float32),
-    "crc32": np.dtype(np.uint32),
-    "segment": np.dtype(np.uint32),
-    "offset": np.dtype(np.uint32),
-    "length": np.dtype(np.uint32),
-    "learner": np.dtype(np.uint32),
-    "phase": np.dtype(np.uint16),
-    "text_length": np.dtype(np.uint16),
-    "grid_h": np.dtype(np.uint8),
-    "grid_w": np.dtype(np.uint8),
-    "patch_px": np.dtype(np.uint8),
-    "codec": np.dtype(np.uint8),
-    "flags": np.dtype(np.uint8),
-}
-"""``segment`` is the index's id of it, ``offset`` the body's place in its file, ``learner`` a
-:class:`Learners` code."""
 
-_FIXED: Final = (
-    "crc32",
-    "length",
-    "learner",
-    "phase",
-    "text_length",
-    "grid_h",
-    "grid_w",
-    "patch_px",
-    "codec",
-    "flags",
+def _part(fields: Mapping[str, tuple[str, int]], first: int, num_bytes: int) -> np.dtype[np.void]:
+    """A row of fields, each a type and its place, from the byte ``first`` on."""
+    formats, places = [kind for kind, _ in fields.values()], [place - first for _, place in fields.values()]
+    return np.dtype({"names": list(fields), "formats": formats, "offsets": places, "itemsize": num_bytes})
+
+
+_FIELDS: Final = {
+    name: (kind.str, place) for name, (kind, place, *_) in (HEADER_DTYPE.fields or {}).items() if name != "learner"
+} | {"length": ("<u4", 40), "learner": ("<u4", 44), "segment": ("<u4", 48)}
+
+ROW_DTYPE: Final = _part(_FIELDS, 0, 52)
+"""A record as a row: its header, and behind it where it is. ``segment`` is the index's id of it, ``offset`` the body's
+place in its file, ``learner`` a :class:`Learners` code."""
+
+_FIXED_AT, _FIXED_END = _FIELDS["crc32"][1], _FIELDS["segment"][1]
+_FIXED_DTYPE: Final = _part(
+    {name: field for name, field in _FIELDS.items() if _FIXED_AT <= field[1] < _FIXED_END},
+    _FIXED_AT,
+    _FIXED_END - _FIXED_AT,
 )
-"""What stays as it was stored, and is asked for when a record is read. A row of these lies in one piece: a draw from a
-million records would otherwise wait for memory ten times a record."""
-_FIXED_DTYPE: Final = np.dtype([(name, COLUMN_DTYPES[name]) for name in _FIXED], align=True)
+"""What stays as it was stored, and is asked for when a record is read. It lies in one piece: a draw from a million
+records would otherwise wait for memory ten times a record."""
+_FIXED: Final = frozenset(_FIXED_DTYPE.names or ())
+_SEARCHED: Final = tuple(name for name in _FIELDS if name not in _FIXED)
 _ROWS: Final = "fixed"
 
 
@@ -95,11 +86,11 @@ class Columns:
     bytes_used: int
     """Sum of :attr:`charge`."""
     backing: Arrays
-    """Columns with room to grow, those of ``_FIXED`` as one of rows; only the first ``num_records`` count."""
+    """Columns with room to grow, and one of ``_FIXED_DTYPE``; only the first ``num_records`` count."""
 
     @classmethod
     def empty(cls, version: int) -> Columns:
-        return cls.of_rows(version, empty_rows())
+        return cls.of_rows(version, np.zeros(0, ROW_DTYPE))
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return _column(self.backing, name)[: self.num_records]
@@ -108,10 +99,13 @@ class Columns:
     def charge(self) -> NDArray[np.int64]:
         return charge_of(self["length"])
 
-    def take(self, positions: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def take(self, positions: NDArray[Any]) -> Rows:
         """Rows at those positions, copied."""
-        taken = {name: values.take(positions) for name, values in self.backing.items()}
-        return {name: _column(taken, name) for name in COLUMN_DTYPES}
+        rows = np.zeros(len(positions), ROW_DTYPE)
+        for name in _SEARCHED:
+            rows[name] = self.backing[name].take(positions)
+        _fixed(rows)[:] = self.backing[_ROWS].take(positions)
+        return rows
 
     def position_of(self, exemplar_id: int) -> int | None:
         """Where a record is, None where it is not."""
@@ -119,26 +113,24 @@ class Columns:
         position = int(self.positions_of(np.array([exemplar_id], dtype=np.uint64))[0])
         return None if position < 0 else position
 
-    def appended(self, version: int, rows: Arrays) -> Columns:
+    def appended(self, version: int, rows: Rows) -> Columns:
         """With more rows, whose ids are all above the present ones."""
-        count = len(rows["exemplar_id"])
-        needed = self.num_records + count
+        needed = self.num_records + len(rows)
         backing = self.backing
         if needed > len(backing["exemplar_id"]):
             capacity = max(needed, needed * 3 // 2, 64)
             backing = {name: _grown(values[: self.num_records], capacity) for name, values in backing.items()}
-        for name, values in rows.items():
-            _column(backing, name)[self.num_records : needed] = values
+        for name in _SEARCHED:
+            backing[name][self.num_records : needed] = rows[name]
+        backing[_ROWS][self.num_records : needed] = _fixed(rows)
         return Columns(version, needed, self.bytes_used + int(charge_of(rows["length"]).sum()), backing)
 
     @classmethod
-    def of_rows(cls, version: int, rows: Arrays) -> Columns:
+    def of_rows(cls, version: int, rows: Rows) -> Columns:
         """From rows in any order."""
         order = np.argsort(rows["exemplar_id"], kind="stable")
-        backing = {name: rows[name][order] for name in COLUMN_DTYPES if name not in _FIXED}
-        backing[_ROWS] = np.empty(len(order), _FIXED_DTYPE)
-        for name in _FIXED:
-            backing[_ROWS][name] = rows[name][order]
+        rows = rows.take(order)
+        backing = {name: rows[name].copy() for name in _SEARCHED} | {_ROWS: _fixed(rows).copy()}
         return cls(version, len(order), int(charge_of(rows["length"]).sum()), backing)
 
     def kept(self, version: int, keep: NDArray[np.bool_]) -> Columns:
@@ -192,48 +184,40 @@ def charge_of(length: NDArray[Any]) -> NDArray[np.int64]:
     return length.astype(np.int64) + HEADER_BYTES
 
 
-def rows_of_headers(headers: NDArray[np.void], learner: NDArray[Any], length: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Headers -> columns, ``segment`` 0.
+def rows_of_headers(headers: NDArray[np.void], learner: ArrayLike, length: ArrayLike) -> Rows:
+    """Headers -> rows, ``segment`` 0.
 
     Args:
-        headers: ``(N,)`` with the fields of ``HEADER_DTYPE``.
+        headers: ``(N,)`` of ``HEADER_DTYPE``.
         learner: :class:`Learners` codes, ``(N,)``.
         length: of the bodies, ``(N,)``.
     """
-    rows = {name: np.zeros(len(headers), dtype) for name, dtype in COLUMN_DTYPES.items()}
-    for name in HEADER_DTYPE.names or ():
-        rows[name][:] = headers[name]
-    rows["learner"][:] = learner
-    rows["length"][:] = length
+    rows = np.zeros(len(headers), ROW_DTYPE)
+    headers_of_rows(rows)[:] = headers
+    rows["learner"] = learner
+    rows["length"] = length
     return rows
 
 
-def rows_of_batch(batch: Batch, learners: Learners) -> dict[str, NDArray[Any]]:
-    """Columns of records that are not stored yet: ids, segments and offsets are 0."""
-    learner = np.array([learners.code(learner_id) for learner_id in batch.learner_ids], dtype=np.uint32)
-    length = np.fromiter((len(body) for body in batch.bodies), dtype=np.uint32, count=len(batch.bodies))
-    return rows_of_headers(batch.headers, learner, length)
+def rows_of_batch(batch: Batch, learners: Learners) -> Rows:
+    """Records that are not stored yet as rows: ids, segments and offsets are 0."""
+    codes = {learner_id: learners.code(learner_id) for learner_id in dict.fromkeys(batch.learner_ids)}
+    return rows_of_headers(batch.headers, [codes[id_] for id_ in batch.learner_ids], list(map(len, batch.bodies)))
 
 
-def empty_rows() -> dict[str, NDArray[Any]]:
-    return {name: np.zeros(0, dtype) for name, dtype in COLUMN_DTYPES.items()}
-
-
-def concatenated(parts: list[Arrays]) -> dict[str, NDArray[Any]]:
+def concatenated(parts: Sequence[Rows]) -> Rows:
     """Rows of several, one after another."""
-    if len(parts) == 1:
-        return dict(parts[0])
-    return {name: np.concatenate([empty_rows()[name], *(part[name] for part in parts)]) for name in COLUMN_DTYPES}
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, ROW_DTYPE), *parts], dtype=ROW_DTYPE)
 
 
-def headers_of_rows(rows: Arrays) -> NDArray[np.void]:
-    """Columns -> ``(N,)`` of ``HEADER_DTYPE``, all but ``learner`` and ``offset``, which are a segment's
-    affair."""
-    headers = np.zeros(len(rows["exemplar_id"]), dtype=HEADER_DTYPE)
-    for name in HEADER_DTYPE.names or ():
-        if name not in ("learner", "offset"):
-            headers[name] = rows[name]
-    return headers
+def headers_of_rows(rows: Rows) -> NDArray[np.void]:
+    """The headers in rows, ``(N,)`` of ``HEADER_DTYPE``, as a view: but for ``learner`` and ``offset``, which mean
+    something else in a segment."""
+    return rows.getfield(HEADER_DTYPE)
+
+
+def _fixed(rows: Rows) -> NDArray[np.void]:
+    return rows.getfield(_FIXED_DTYPE, _FIXED_AT)
 
 
 def _grown(values: NDArray[Any], capacity: int) -> NDArray[Any]:

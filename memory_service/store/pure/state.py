@@ -15,7 +15,7 @@ import numpy as np
 from memory_format import NotFoundError
 from memory_service.store.pure import tallies
 from memory_service.store.pure.change import Change, Leaving, Move, Written
-from memory_service.store.pure.columns import Arrays, Columns, charge_of, empty_rows
+from memory_service.store.pure.columns import ROW_DTYPE, Arrays, Columns, Rows, charge_of
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState, tallies_of
@@ -109,7 +109,7 @@ class State:
     def leaving(self, change: Change) -> Leaving:
         """What a change takes out."""
         if not len(change.dead) and not change.dropped:
-            nothing = empty_rows()
+            nothing = np.zeros(0, ROW_DTYPE)
             return Leaving(nothing, np.zeros(0, bool), np.zeros(len(self.pinned.died), bool), nothing)
         live = self.columns.take(change.dead)
         marks = [mark for mark in self.marks if mark not in change.dropped]
@@ -133,9 +133,7 @@ class State:
         columns = columns.appended(change.version, written.new)
         if len(change.rescored):
             columns = columns.rescored(change.version, change.rescored, change.score, change.rank)
-        newly = leaving.live
-        if len(change.dead):
-            newly = {name: values[leaving.pinned] for name, values in leaving.live.items()}
+        newly = leaving.live[leaving.pinned]
         dropped = {snapshot.name for snapshot in change.dropped}
         snapshots = {name: mark for name, mark in self.snapshots.items() if name not in dropped}
         if change.snapshot is not None:
@@ -153,7 +151,7 @@ class State:
             leased={name: mark for name, mark in self.leased.items() if name not in dropped},
         )
 
-    def _segments_after(self, written: Written, leaving: Leaving, newly: Arrays) -> dict[int, SegmentState]:
+    def _segments_after(self, written: Written, leaving: Leaving, newly: Rows) -> dict[int, SegmentState]:
         segments = dict(self.segments)
         segments.update((segment.id, segment) for segment in written.segments)
         left, lost = tallies_of(leaving.live), tallies_of(leaving.lost)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memory_service.store.pure.columns import Arrays, Columns, charge_of
+from memory_service.store.pure.columns import Columns, Rows, charge_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SegmentState:
         return replace(self, live=self.live + live, pinned=self.pinned + pinned)
 
 
-def tallies_of(records: Arrays | Columns) -> dict[int, Tally]:
+def tallies_of(records: Rows | Columns) -> dict[int, Tally]:
     """Segment id -> what of it these records are."""
     if not len(records["segment"]):
         return {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_service.store.pure.columns import Arrays, Columns, concatenated
+from memory_service.store.pure.columns import Arrays, Columns, Rows, concatenated
 from memory_service.store.pure.model import Snapshot
 
 
@@ -21,12 +21,12 @@ class Pinned:
     """The version at which each ceased to be live, ``(P,)``."""
 
     @classmethod
-    def of(cls, records: Arrays, died: NDArray[np.uint64]) -> Pinned:
+    def of(cls, records: Rows, died: NDArray[np.uint64]) -> Pinned:
         """From records in any order."""
         order = np.argsort(records["exemplar_id"], kind="stable")
         return cls(Columns.of_rows(0, records), died[order])
 
-    def joined(self, records: Arrays, died: NDArray[np.uint64]) -> Pinned:
+    def joined(self, records: Rows, died: NDArray[np.uint64]) -> Pinned:
         """With more of them."""
         if not len(died):
             return self
