@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client._params import whole
-from memory_format import Batch, Dropped, FormatError, Record, UnpackedBatch, split_batch, unpack_batch
+from client.unpack import UnpackedBatch, unpack_batch
+from memory_format import Batch, Dropped, FormatError, Record
 from memory_format.codecs import codec_by_number
 from memory_format.header import FLAG_EXTRAS
 from memory_format.in_place import to_image
 from memory_format.record import headers_of
-from memory_format.wire import record_list
+from memory_format.wire import record_list, split_batch
 
 IntArray = NDArray[np.int64]
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from client.rgb import fit, upright_rgb, why_unreadable
 from memory_format import FormatError, Layout, PatchCodec, Record, image_to_patches, make_record
 from memory_format.arguments import flat_whole, is_number, whole
 from memory_format.bitmask import BoolArray
 from memory_format.canvas import size_is_allowed
-from memory_format.rgb import fit, upright_rgb, why_unreadable
 
 Picture: TypeAlias = Image.Image | NDArray[np.uint8] | str | os.PathLike[str]
 """What a picture may be given as."""

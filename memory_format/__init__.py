@@ -2,19 +2,12 @@
 
 from memory_format.api.terms import MEDIA_TYPE
 from memory_format.canvas import Layout, image_to_patches, patches_to_image
-from memory_format.codecs import (
-    AVIF,
-    CODECS,
-    JPEG,
-    PatchCodec,
-    RawZstd,
-    WebP,
-    WebPLossless,
-    codec_available,
-    codec_class,
-    make_codec,
-    require_codec,
-)
+from memory_format.codecs import CODECS, codec_available, make_codec, require_codec
+from memory_format.codecs.avif import AVIF
+from memory_format.codecs.base import PatchCodec
+from memory_format.codecs.jpeg import JPEG
+from memory_format.codecs.raw_zstd import RawZstd
+from memory_format.codecs.webp import WebP, WebPLossless
 from memory_format.errors import (
     ERROR_CODES,
     AccessError,
@@ -30,19 +23,9 @@ from memory_format.errors import (
 )
 from memory_format.header import HEADER_BYTES
 from memory_format.in_place import Dropped
-from memory_format.quality import TargetBytes, TargetGain, TargetPSNR, kept_psnr
-from memory_format.record import Record, check_record, make_record
-from memory_format.unpack import UnpackedBatch, unpack_batch
-from memory_format.wire import (
-    Batch,
-    check_batch,
-    decode_batch,
-    encode_batch,
-    frame_batch,
-    read_batch,
-    split_batch,
-    write_batch,
-)
+from memory_format.quality import TargetBytes, TargetGain, TargetPSNR
+from memory_format.record import Record, make_record
+from memory_format.wire import Batch, check_batch, decode_batch, encode_batch, read_batch
 
 __all__ = [
     "AVIF",
@@ -70,24 +53,16 @@ __all__ = [
     "TargetBytes",
     "TargetGain",
     "TargetPSNR",
-    "UnpackedBatch",
     "WebP",
     "WebPLossless",
     "check_batch",
-    "check_record",
     "codec_available",
-    "codec_class",
     "decode_batch",
     "encode_batch",
     "image_to_patches",
-    "kept_psnr",
     "make_codec",
     "make_record",
     "patches_to_image",
     "read_batch",
-    "frame_batch",
     "require_codec",
-    "split_batch",
-    "unpack_batch",
-    "write_batch",
 ]

@@ -33,36 +33,25 @@ def mask_from_bytes(bitmask: bytes | memoryview, num_cells: int) -> BoolArray:
     """Bitmask -> ``(num_cells,)`` bool.
 
     Raises:
-        FormatError: the bitmask is not exactly ``num_mask_bytes(num_cells)`` long, or has a bit set past its
-            end (two byte strings for one mask would make equal records unequal).
+        FormatError: ``mask_mismatch``: it is not ``num_mask_bytes(num_cells)`` long, or has a bit set past its cells.
     """
+    check_mask_bytes(bitmask, num_cells)
+    bits = np.unpackbits(np.frombuffer(bitmask, dtype=np.uint8))
+    if bits[num_cells:].any():
+        raise bits_past(num_cells)
+    return bits[:num_cells].astype(bool)
+
+
+def check_mask_bytes(bitmask: bytes | memoryview, num_cells: int) -> None:
+    """Refuse a bitmask of another length than that of so many cells."""
     if len(bitmask) != num_mask_bytes(num_cells):
         raise FormatError(
             f"a bitmask of {num_cells} cells takes {num_mask_bytes(num_cells)} bytes, got {len(bitmask)}",
             code="mask_mismatch",
         )
-    bits = np.unpackbits(np.frombuffer(bitmask, dtype=np.uint8))
-    if bits[num_cells:].any():
-        raise FormatError(f"the bitmask has bits set past its {num_cells} cells", code="mask_mismatch")
-    return bits[:num_cells].astype(bool)
 
 
-def mask_to_indices(keep_mask: BoolArray) -> NDArray[np.int64]:
-    """Row-major indices of the kept cells, ``(K,)``, ascending."""
-    return np.flatnonzero(np.asarray(keep_mask).reshape(-1)).astype(np.int64)
-
-
-def mask_from_indices(keep_indices: NDArray[np.integer], num_cells: int) -> BoolArray:
-    """Inverse of :func:`mask_to_indices`: ``(num_cells,)`` bool.
-
-    Raises:
-        FormatError: an index is repeated or outside ``[0, num_cells)``.
-    """
-    indices = np.asarray(keep_indices, dtype=np.int64)
-    if indices.size and (indices.min() < 0 or indices.max() >= num_cells):
-        raise FormatError(f"keep_indices must lie in [0, {num_cells})", code="mask_mismatch")
-    mask = np.zeros(num_cells, dtype=bool)
-    mask[indices] = True
-    if int(mask.sum()) != indices.size:
-        raise FormatError("keep_indices holds an index twice", code="mask_mismatch")
-    return mask
+def bits_past(num_cells: int) -> FormatError:
+    """The error of a bitmask whose unused bits are not zero: two byte strings for one mask would make equal records
+    unequal."""
+    return FormatError(f"the bitmask has bits set past its {num_cells} cells", code="mask_mismatch")

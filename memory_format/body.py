@@ -9,15 +9,14 @@ It has no lengths of its own: grid, text length and flags of the header say wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format.bitmask import count_kept, num_mask_bytes
-from memory_format.canvas import bad_size, canvas_grid, size_is_allowed
+from memory_format.bitmask import bits_past, count_kept, num_mask_bytes
+from memory_format.canvas import canvas_grid, check_size
 from memory_format.codecs import codec_by_number
 from memory_format.errors import FormatError
 from memory_format.extras import decode_extras
@@ -68,7 +67,6 @@ def check_row(row: HeaderRow, learner_id: str, body: bytes | memoryview, known_l
     num_kept = int.from_bytes(body[:tokens_at], "big").bit_count()
     if num_kept == 0:
         raise FormatError("the keep mask keeps no patch", code="mask_mismatch")
-    # Two byte strings for one mask would make equal records unequal.
     if h * w & 7 and body[tokens_at - 1] & (0xFF >> (h * w & 7)):
         raise bits_past(h * w)
     if length & 7 and body[ids_at - 1] & (0xFF >> (length & 7)):
@@ -92,8 +90,7 @@ def canvas_px(num_kept: int, grid: tuple[int, int], flags: int, patch_px: int) -
     """
     rows, columns = canvas_grid(num_kept, grid, layout_of(flags), patch_px)
     height, width = rows * patch_px, columns * patch_px
-    if not size_is_allowed(height, width):
-        raise bad_size(height, width, "invalid_record")
+    check_size(height, width, "invalid_record")
     return height, width
 
 
@@ -126,26 +123,18 @@ def swap_text(
     return int(donor_header["text_length"]), b"".join((body[:tokens_at], text, body[extras_at:]))
 
 
-def prefix_bytes(headers: NDArray[np.void] | Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
-    """Bytes of keep mask and token mask at the beginning of each body: what :func:`count_parts` needs.
+def prefix_bytes(headers: NDArray[np.void]) -> NDArray[np.int64]:
+    """``(N,)`` bytes of keep mask and token mask at the beginning of each body: what :func:`count_parts` needs.
 
     Args:
-        headers: ``(N,)`` of :data:`HEADER_DTYPE`, or its columns ``grid_h``, ``grid_w`` and ``text_length`` by
-            name.
-
-    Returns:
-        ``(N,)``.
+        headers: ``(N,)`` with the fields of :data:`HEADER_DTYPE`.
     """
     h, w, length = (np.asarray(headers[name], dtype=np.int64) for name in ("grid_h", "grid_w", "text_length"))
     return np.asarray((h * w + 7) // 8 + (length + 7) // 8, dtype=np.int64)
 
 
 def count_parts(header: np.void, body_prefix: bytes | memoryview) -> tuple[int, int]:
-    """Kept patches and kept tokens of a record.
-
-    Args:
-        header: its row of :data:`HEADER_DTYPE`.
-        body_prefix: its body, of which the first :func:`prefix_bytes` bytes are enough.
+    """Kept patches and kept tokens of a record, of whose body :func:`prefix_bytes` bytes are enough.
 
     Raises:
         FormatError: ``corrupt_record`` where the prefix is too short.
@@ -163,11 +152,6 @@ def _places_of(header: np.void, body: bytes | memoryview) -> tuple[int, int, int
     if found[-1] > len(body):
         raise cut_short(body)
     return found
-
-
-def bits_past(num_cells: int) -> FormatError:
-    """The error of a bitmask whose unused bits are not zero."""
-    return FormatError(f"the bitmask has bits set past its {num_cells} cells", code="mask_mismatch")
 
 
 def cut_short(body: bytes | memoryview) -> FormatError:

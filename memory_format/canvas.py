@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format.arguments import pixels, whole
-from memory_format.bitmask import BoolArray, mask_to_indices
+from memory_format.bitmask import BoolArray
 from memory_format.errors import ErrorCode, FormatError
 
 MAX_SIDE_PX: Final = 4096
@@ -31,10 +31,12 @@ def size_is_allowed(height: int, width: int) -> bool:
     return 0 < height <= MAX_SIDE_PX and 0 < width <= MAX_SIDE_PX and height * width <= MAX_PIXELS
 
 
-def bad_size(height: int, width: int, code: ErrorCode) -> FormatError:
-    return FormatError(
-        f"a coded image of {height}x{width} px; sides are at most {MAX_SIDE_PX}, pixels {MAX_PIXELS}", code=code
-    )
+def check_size(height: int, width: int, code: ErrorCode) -> None:
+    """Refuse a coded image over the limits, before anything of its size is made."""
+    if not size_is_allowed(height, width):
+        raise FormatError(
+            f"a coded image of {height}x{width} px; sides are at most {MAX_SIDE_PX}, pixels {MAX_PIXELS}", code=code
+        )
 
 
 def canvas_grid(num_kept: int, grid: tuple[int, int], layout: Layout, patch_px: int) -> tuple[int, int]:
@@ -101,7 +103,7 @@ def lay_out(patches: ByteArray, keep_mask: BoolArray, grid: tuple[int, int], lay
     # Rounded, so that a canvas of identical patches has no seam.
     cells[:] = np.rint(patches.mean(axis=(0, 1, 2)))
     if layout == "in_place":
-        cells[mask_to_indices(keep_mask)] = patches
+        cells[np.flatnonzero(keep_mask)] = patches
     else:
         cells[: len(patches)] = patches
     return patches_to_image(cells, (rows, columns))

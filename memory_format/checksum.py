@@ -1,7 +1,5 @@
-"""CRC-32 as zlib computes it (ISO 3309), by ISA-L: the same numbers, several times as fast.
-
-It is on the path of every record that is pushed or drawn: `python -m benchmarks.decisions.checksum` compares the two.
-"""
+"""CRC-32 as zlib computes it (ISO 3309), by ISA-L: the same numbers, several times as fast, for every record that is
+pushed or drawn (`python -m benchmarks.decisions.checksum`)."""
 
 from collections.abc import Iterable
 
@@ -11,13 +9,7 @@ __all__ = ["crc32", "crc32_of_all"]
 
 
 def crc32_of_all(start: int, crcs: Iterable[int], lengths: Iterable[int]) -> int:
-    """The CRC of pieces end to end, from those of the pieces: what is checked once need not be read again.
-
-    Args:
-        start: CRC of what is before the first piece, 0 where that is nothing.
-        crcs: of the pieces.
-        lengths: their bytes.
-    """
+    """The CRC of pieces behind what ``start`` is of, from theirs: what is checked once need not be read again."""
     for crc, length in zip(crcs, lengths, strict=True):
         start = crc32_combine(start, crc, length)
     return start

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-ErrorCode = Literal[
-    # FormatError
+FormatCode = Literal[
     "invalid_request",
     "invalid_batch",
     "batch_too_large",
@@ -32,34 +31,19 @@ ErrorCode = Literal[
     "invalid_cursor",
     "invalid_budget",
     "invalid_export",
-    # BudgetError
-    "record_exceeds_budget",
-    "budget_exceeded",
-    "disk_limit_exceeded",
-    "quota_exceeded",
-    # NotFoundError
-    "unknown_buffer",
-    "unknown_exemplar",
-    "unknown_route",
-    "no_matching_exemplars",
-    "unknown_snapshot",
-    # ConflictError
-    "buffer_exists",
-    "idempotency_key_reused",
-    "snapshot_exists",
-    "stale_version",
-    # AccessError
-    "untrusted_host",
-    "untrusted_origin",
-    # BusyError
-    "too_busy",
-    # MissingLibraryError
-    "codec_unavailable",
-    # StorageError
-    "corrupt_record",
-    "store_locked",
-    "storage_failed",
-    "internal_error",
+]
+BudgetCode = Literal["record_exceeds_budget", "budget_exceeded", "disk_limit_exceeded", "quota_exceeded"]
+NotFoundCode = Literal[
+    "unknown_buffer", "unknown_exemplar", "unknown_route", "no_matching_exemplars", "unknown_snapshot"
+]
+ConflictCode = Literal["buffer_exists", "idempotency_key_reused", "snapshot_exists", "stale_version"]
+AccessCode = Literal["untrusted_host", "untrusted_origin"]
+BusyCode = Literal["too_busy"]
+MissingLibraryCode = Literal["codec_unavailable"]
+StorageCode = Literal["corrupt_record", "store_locked", "storage_failed", "internal_error"]
+
+ErrorCode = Literal[
+    FormatCode, BudgetCode, NotFoundCode, ConflictCode, AccessCode, BusyCode, MissingLibraryCode, StorageCode
 ]
 
 ERROR_CODES: tuple[ErrorCode, ...] = get_args(ErrorCode)
@@ -134,25 +118,17 @@ class StorageError(ExemplarMemoryError):
     default_code: ErrorCode = "storage_failed"
 
 
-_CODES_BY_CLASS: dict[type[ExemplarMemoryError], tuple[ErrorCode, ...]] = {
-    BudgetError: ("record_exceeds_budget", "budget_exceeded", "disk_limit_exceeded", "quota_exceeded"),
-    NotFoundError: (
-        "unknown_buffer",
-        "unknown_exemplar",
-        "unknown_route",
-        "no_matching_exemplars",
-        "unknown_snapshot",
-    ),
-    ConflictError: ("buffer_exists", "idempotency_key_reused", "snapshot_exists", "stale_version"),
-    AccessError: ("untrusted_host", "untrusted_origin"),
-    BusyError: ("too_busy",),
-    MissingLibraryError: ("codec_unavailable",),
-    StorageError: ("corrupt_record", "store_locked", "storage_failed", "internal_error"),
+_CODES_BY_CLASS: dict[type[ExemplarMemoryError], Any] = {
+    FormatError: FormatCode,
+    BudgetError: BudgetCode,
+    NotFoundError: NotFoundCode,
+    ConflictError: ConflictCode,
+    AccessError: AccessCode,
+    BusyError: BusyCode,
+    MissingLibraryError: MissingLibraryCode,
+    StorageError: StorageCode,
 }
-
-_CLASS_BY_CODE: dict[str, type[ExemplarMemoryError]] = dict.fromkeys(ERROR_CODES, FormatError)
-for _class, _codes in _CODES_BY_CLASS.items():
-    _CLASS_BY_CODE.update(dict.fromkeys(_codes, _class))
+_CLASS_BY_CODE = {code: kind for kind, codes in _CODES_BY_CLASS.items() for code in get_args(codes)}
 
 
 def error_class(code: str) -> type[ExemplarMemoryError] | None:

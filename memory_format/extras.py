@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from memory_format.arguments import is_settings
 from memory_format.errors import FormatError
+from memory_format.text import refuse_constant
 
 MAX_JSON_DEPTH = 8
 
@@ -65,7 +66,7 @@ def decode_extras(extras: bytes) -> tuple[dict[str, Any], dict[str, NDArray[np.f
         return {}, {}
     head, separator, data = extras.partition(b"\n")
     try:
-        parsed = json.loads(head, parse_constant=_refuse_constant)
+        parsed = json.loads(head, parse_constant=refuse_constant)
         # Whoever reads it must be able to write it out again: a lone surrogate is legal in JSON's escapes
         # and in no UTF-8, and 1e999 reads as infinity.
         json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
@@ -92,10 +93,6 @@ def decode_extras(extras: bytes) -> tuple[dict[str, Any], dict[str, NDArray[np.f
     if start != len(data):
         raise FormatError("extras have bytes past their last array")
     return user, arrays
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _is_shape(shape: Any) -> bool:

@@ -6,6 +6,7 @@ A search goes over the codec's own scale: at most 8 encodings a record for a lev
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -127,14 +128,8 @@ def search(reaches: Callable[[int], bool], lowest: int, highest: int, *, smalles
     Returns:
         where none reaches it, the end of the scale that comes nearest.
     """
-    low, high = lowest, highest
-    while low < high:
-        middle = (low + high) // 2 if smallest else (low + high + 1) // 2
-        if reaches(middle) == smallest:
-            low, high = (low, middle) if smallest else (low, middle - 1)
-        else:
-            low, high = (middle + 1, high) if smallest else (middle, high)
-    return low
+    scale = range(lowest, highest) if smallest else range(highest, lowest, -1)
+    return scale.start + scale.step * bisect_left(scale, True, key=reaches)
 
 
 def search_peak(worth: Callable[[int], float], lowest: int, highest: int) -> int:

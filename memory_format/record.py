@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from memory_format import checksum
 from memory_format.arguments import flat_whole, is_number, is_one_of, pixels, whole
-from memory_format.bitmask import BoolArray, count_kept, mask_from_bytes, mask_to_bytes, mask_to_indices, num_mask_bytes
+from memory_format.bitmask import BoolArray, check_mask_bytes, count_kept, mask_from_bytes, mask_to_bytes
 from memory_format.body import check_row, cut_short, places
 from memory_format.canvas import ByteArray, Layout, canvas_grid, default_layout, kept_pixels, lay_out, take_out
-from memory_format.codecs import PatchCodec, WebP, codec_by_number, codec_class
+from memory_format.codecs import codec_by_number, codec_class
+from memory_format.codecs.base import PatchCodec
 from memory_format.codecs.lossy import LossyCodec
+from memory_format.codecs.webp import WebP
 from memory_format.errors import FormatError, at_index
 from memory_format.extras import decode_extras, encode_extras
 from memory_format.header import (
@@ -71,7 +73,7 @@ class Record:
     @cached_property
     def keep_indices(self) -> NDArray[np.int64]:
         """Row-major places of the kept patches, ``(K,)``."""
-        return mask_to_indices(self.keep_mask)
+        return np.flatnonzero(self.keep_mask)
 
     @property
     def num_kept(self) -> int:
@@ -86,19 +88,22 @@ class Record:
     @property
     def token_positions(self) -> NDArray[np.int64]:
         """Places of the kept tokens in the original text, ``(T,)``, ascending."""
-        return mask_to_indices(mask_from_bytes(self.token_mask_bytes, self.text_length))
+        return np.flatnonzero(mask_from_bytes(self.token_mask_bytes, self.text_length))
+
+    @property
+    def _parts(self) -> tuple[bytes, ...]:
+        extras = len(self.extras).to_bytes(4, "little") + self.extras if self.extras else b""
+        return self.keep_mask_bytes, self.token_mask_bytes, self.token_ids_bytes, extras, self.payload
 
     @property
     def body(self) -> bytes:
-        extras = len(self.extras).to_bytes(4, "little") + self.extras if self.extras else b""
-        return b"".join((self.keep_mask_bytes, self.token_mask_bytes, self.token_ids_bytes, extras, self.payload))
+        """What is stored beside the header."""
+        return b"".join(self._parts)
 
     @property
     def body_bytes(self) -> int:
         """Length of :attr:`body` without making it."""
-        extras = 4 + len(self.extras) if self.extras else 0
-        small = len(self.keep_mask_bytes) + len(self.token_mask_bytes) + len(self.token_ids_bytes)
-        return small + extras + len(self.payload)
+        return sum(map(len, self._parts))
 
     @property
     def charge(self) -> int:
@@ -192,10 +197,50 @@ def make_record(
         codec = WebP()
     elif not isinstance(codec, PatchCodec):
         raise FormatError(f"codec must be one of memory_format.CODECS, made, as WebP(quality=30); got {codec!r:.100}")
+    keep_mask = _mask_of(keep_mask, patches)
+    ids, token_mask = _text_of(token_ids, token_positions, text_length)
+    if not is_number(score, -MAX_SCORE, MAX_SCORE):
+        raise FormatError(f"score must be a finite number, got {score!r:.100}")
+    if not isinstance(learner_id, str):
+        raise FormatError(f"learner_id must be text, got {learner_id!r:.100}")
+    if layout is not None and not is_one_of(layout, tuple(LAYOUT_FLAGS)):
+        raise _bad_layout(layout)
+    h, w = keep_mask.shape
+    record = Record(
+        class_id=whole("class_id", class_id, 0, 2**32 - 1),
+        phase=whole("phase", phase, 0, 2**16 - 1),
+        learner_id=learner_id,
+        # Rounded here, so that a record equals itself after a round trip through its float32 column.
+        score=float(np.float32(score)),
+        rank=whole("rank", rank, 0, 2**32 - 1),
+        grid=(h, w),
+        patch_px=patches.shape[1],
+        keep_mask_bytes=mask_to_bytes(keep_mask),
+        codec_id=codec.codec_id,
+        layout=default_layout(keep_mask) if layout is None else layout,
+        payload=b"",
+        text_length=len(token_mask),
+        token_mask_bytes=mask_to_bytes(token_mask),
+        token_ids_bytes=ids.astype("<u2").tobytes(),
+        extras=encode_extras(user_json, arrays),
+    )
+    canvas = lay_out(patches, keep_mask, record.grid, record.layout)
+    if isinstance(codec, LossyCodec):
+        kept = kept_pixels(keep_mask, record.patch_px, record.layout)
+        payload = codec.encode_canvas(canvas, kept, other_bytes=record.charge)
+    else:
+        payload = codec.encode(canvas)
+    record = replace(record, payload=payload)
+    check_record(record)
+    return record
+
+
+def _mask_of(given: Any, patches: Any) -> BoolArray:
+    """A mask that keeps as many cells as there are patches."""
     try:
-        keep_mask = np.asarray(keep_mask, dtype=bool)
+        keep_mask = np.asarray(given, dtype=bool)
     except (TypeError, ValueError):
-        raise FormatError(f"keep_mask must be (h, w) bool, got {keep_mask!r:.100}", code="mask_mismatch") from None
+        raise FormatError(f"keep_mask must be (h, w) bool, got {given!r:.100}", code="mask_mismatch") from None
     if keep_mask.ndim != 2:
         raise FormatError(f"keep_mask must be (h, w), got shape {keep_mask.shape}", code="mask_mismatch")
     pixels("patches", patches, "(K, P, P, 3)")
@@ -207,6 +252,11 @@ def make_record(
             f"keep_mask keeps {kept} cells but there are {len(patches)} patches; at least one is needed",
             code="mask_mismatch",
         )
+    return keep_mask
+
+
+def _text_of(token_ids: Any, token_positions: Any, text_length: Any) -> tuple[NDArray[np.int64], BoolArray]:
+    """Kept token ids, and the mask of the text that keeps them."""
     ids = flat_whole("token_ids", () if token_ids is None else token_ids)
     positions = np.arange(len(ids)) if token_positions is None else flat_whole("token_positions", token_positions)
     length = whole("text_length", len(ids) if text_length is None else text_length, 0, 2**16 - 1)
@@ -218,47 +268,7 @@ def make_record(
         raise FormatError(f"token_positions must ascend within [0, {length})", code="mask_mismatch")
     token_mask = np.zeros(length, dtype=bool)
     token_mask[positions] = True
-    if not is_number(score, -MAX_SCORE, MAX_SCORE):
-        raise FormatError(f"score must be a finite number, got {score!r:.100}")
-    # Rounded here, so that a record equals itself after a round trip through its float32 column.
-    rounded_score = float(np.float32(score))
-    if not isinstance(learner_id, str):
-        raise FormatError(f"learner_id must be text, got {learner_id!r:.100}")
-    if layout is not None and not is_one_of(layout, tuple(LAYOUT_FLAGS)):
-        raise _bad_layout(layout)
-    h, w = keep_mask.shape
-    used_layout: Layout = default_layout(keep_mask) if layout is None else layout
-    keep_mask_bytes, token_mask_bytes = mask_to_bytes(keep_mask), mask_to_bytes(token_mask)
-    token_ids_bytes, extras = ids.astype("<u2").tobytes(), encode_extras(user_json, arrays)
-    canvas = lay_out(patches, keep_mask, (h, w), used_layout)
-    if isinstance(codec, LossyCodec):
-        other_bytes = HEADER_BYTES + len(keep_mask_bytes) + len(token_mask_bytes) + len(token_ids_bytes)
-        payload = codec.encode_canvas(
-            canvas,
-            kept_pixels(keep_mask, patches.shape[1], used_layout),
-            other_bytes=other_bytes + (4 + len(extras) if extras else 0),
-        )
-    else:
-        payload = codec.encode(canvas)
-    record = Record(
-        class_id=whole("class_id", class_id, 0, 2**32 - 1),
-        phase=whole("phase", phase, 0, 2**16 - 1),
-        learner_id=learner_id,
-        score=rounded_score,
-        rank=whole("rank", rank, 0, 2**32 - 1),
-        grid=(h, w),
-        patch_px=patches.shape[1],
-        keep_mask_bytes=keep_mask_bytes,
-        codec_id=codec.codec_id,
-        layout=used_layout,
-        payload=payload,
-        text_length=length,
-        token_mask_bytes=token_mask_bytes,
-        token_ids_bytes=token_ids_bytes,
-        extras=extras,
-    )
-    check_record(record)
-    return record
+    return ids, token_mask
 
 
 def check_record(record: Record) -> None:
@@ -305,12 +315,8 @@ def _row_of(record: Record, crc32: int) -> HeaderRow:
         raise FormatError(f"text_length must lie in 0..65535, got {length}")
     if record.layout not in LAYOUT_FLAGS:
         raise _bad_layout(record.layout)
-    for bitmask, num_cells in ((record.keep_mask_bytes, h * w), (record.token_mask_bytes, length)):
-        if len(bitmask) != num_mask_bytes(num_cells):
-            raise FormatError(
-                f"a bitmask of {num_cells} cells takes {num_mask_bytes(num_cells)} bytes, got {len(bitmask)}",
-                code="mask_mismatch",
-            )
+    check_mask_bytes(record.keep_mask_bytes, h * w)
+    check_mask_bytes(record.token_mask_bytes, length)
     kept_tokens = count_kept(record.token_mask_bytes)
     if len(record.token_ids_bytes) != 2 * kept_tokens:
         raise FormatError(
@@ -337,11 +343,6 @@ def _row_of(record: Record, crc32: int) -> HeaderRow:
 
 def split_row(row: HeaderRow, body: bytes | memoryview, learner_id: str) -> Record:
     """Header and body, as a segment or a batch holds them -> record, with copies of the body's parts.
-
-    Args:
-        row: ``header.item()``.
-        body: the record's bytes.
-        learner_id: the name behind ``header["learner"]``.
 
     Raises:
         FormatError: the body is too short for what the header says, or its flags are of a newer version.

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from memory_format import checksum
-from memory_format.arrow_guard import check_messages
+from memory_format.arrow_guard import messages
 from memory_format.body import check_row
 from memory_format.codecs import codec_by_number
 from memory_format.codecs.retired import RETIRED
@@ -28,31 +28,24 @@ from memory_format.record import Record, headers_of, split_row
 
 WIRE_VERSION: Final = "2"
 
+_NAMES: Final = list(HEADER_DTYPE.names or ())
+
 SCHEMA: Final = pa.schema(
     [
-        pa.field("exemplar_id", pa.uint64(), nullable=False),
-        pa.field("class_id", pa.uint32(), nullable=False),
-        pa.field("rank", pa.uint32(), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),
-        pa.field("crc32", pa.uint32(), nullable=False),
-        pa.field("phase", pa.uint16(), nullable=False),
-        pa.field("learner_id", pa.string(), nullable=False),
-        pa.field("text_length", pa.uint16(), nullable=False),
-        pa.field("grid_h", pa.uint8(), nullable=False),
-        pa.field("grid_w", pa.uint8(), nullable=False),
-        pa.field("patch_px", pa.uint8(), nullable=False),
-        pa.field("codec", pa.uint8(), nullable=False),
-        pa.field("flags", pa.uint8(), nullable=False),
-        pa.field("body", pa.binary(), nullable=False),
-    ],
+        pa.field("learner_id", pa.string(), nullable=False)
+        if name == "learner"
+        else pa.field(name, pa.from_numpy_dtype(HEADER_DTYPE[name]), nullable=False)
+        for name in _NAMES
+        if name != "offset"
+    ]
+    + [pa.field("body", pa.binary(), nullable=False)],
     metadata={"exemplar_memory_wire": WIRE_VERSION},
 )
 """The header's columns, with the learner's name for its number, and the body. ``crc32``: of the body, computed
 by whoever encoded it, so that damage on the way is seen at the other end."""
 
-_HEADER_COLUMNS: Final = tuple(name for name in SCHEMA.names if name in (HEADER_DTYPE.names or ()))
-_CRC: Final = list(HEADER_DTYPE.names or ()).index("crc32")
-_CODEC: Final = list(HEADER_DTYPE.names or ()).index("codec")
+_HEADER_COLUMNS: Final = [name for name in SCHEMA.names if name in _NAMES]
+_CRC, _CODEC = _NAMES.index("crc32"), _NAMES.index("codec")
 _RETIRED: Final = frozenset(codec.number for codec in RETIRED)
 _MAX_BATCHES = 1024
 _MAX_BODIES_BYTES = 2**31 - 1  # Arrow's binary columns count in int32
@@ -198,25 +191,6 @@ def _is(piece: bytes | pa.Buffer, buffer: pa.Buffer) -> bool:
     return isinstance(piece, pa.Buffer) and piece.address == buffer.address and piece.size == buffer.size
 
 
-def write_batch(
-    headers: NDArray[np.void], learner_ids: Sequence[str], body: bytes | memoryview, lengths: ArrayLike
-) -> memoryview:
-    """Records -> one Arrow IPC stream with one batch: :func:`frame_batch`, filled. ``body`` is copied once.
-
-    Args:
-        body: all bodies end to end, contiguous; anything with the buffer protocol.
-
-    Raises:
-        FormatError, ValueError: as :func:`frame_batch`.
-    """
-    stream, start = frame_batch(headers, learner_ids, lengths)
-    total = int(np.sum(lengths, dtype=np.int64))
-    if total != len(body):
-        raise ValueError(f"the lengths make {total} bytes, there are {len(body)} bytes of bodies")
-    stream[start : start + total] = body
-    return stream
-
-
 def record_list(records: Any) -> list[Record]:
     """Records that somebody gives, as a list.
 
@@ -238,7 +212,7 @@ def encode_batch(records: Iterable[Record]) -> bytes:
 
     Raises:
         FormatError: a record's fields do not fit a header or contradict each other, with its ``index``; or
-            ``batch_too_large``, as :func:`write_batch`.
+            ``batch_too_large``, as :func:`frame_batch`.
     """
     rows = record_list(records)
     bodies = [record.body for record in rows]
@@ -251,16 +225,12 @@ def encode_batch(records: Iterable[Record]) -> bytes:
 
 
 def decode_batch(data: bytes, *, max_records: int = 100_000, check: bool = True) -> list[Record]:
-    """Arrow IPC stream -> records, in memory of their own.
+    """Arrow IPC stream -> records: :func:`read_batch`, :func:`check_batch` and :func:`split_batch`.
 
-    Memory: as :func:`read_batch`, and the records: at most four times ``len(data)`` plus 2 KiB a record in all.
+    Memory: at most four times ``len(data)`` plus 2 KiB a record in all.
 
     Args:
-        max_records: the most that is taken.
-        check: do :func:`check_batch`. A client may leave it out for what a trusted service sends.
-
-    Raises:
-        FormatError: ``invalid_batch``, ``batch_too_large``, or the record's own code with its ``index``.
+        check: A client may leave it out for what a trusted service sends.
     """
     batch = read_batch(data, max_records=max_records)
     if check:
@@ -298,25 +268,25 @@ def _slices(data: bytes, column: pa.BinaryArray) -> list[memoryview]:
 
 
 def _read_stream(data: bytes) -> list[pa.RecordBatch]:
+    batches: list[pa.RecordBatch] = []
     try:
-        check_messages(data)
-        with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
-            _check_schema(reader.schema)
-            batches: list[pa.RecordBatch] = []
-            for batch in reader:
-                if len(batches) == _MAX_BATCHES:
-                    raise FormatError(f"more than {_MAX_BATCHES} Arrow batches in one stream", code="batch_too_large")
-                batch.validate(full=True)
-                if any(column.null_count for column in batch.columns):
-                    raise FormatError("no column may hold nulls", code="invalid_batch")
-                batches.append(batch)
-            if sum(batch.nbytes for batch in batches) > len(data):
-                # Overlapping buffers are legal Arrow, and turn one byte into as many as there are columns.
-                raise FormatError("the batch's buffers overlap", code="invalid_batch")
-            return batches
-    except (pa.ArrowException, OSError, ValueError, OverflowError, struct.error, UnicodeDecodeError) as error:
+        stream = messages(data)
+        _check_schema(pa.ipc.read_schema(next(stream)))
+        for message in stream:
+            if len(batches) == _MAX_BATCHES:
+                raise FormatError(f"more than {_MAX_BATCHES} Arrow batches in one stream", code="batch_too_large")
+            batch = pa.ipc.read_record_batch(message, SCHEMA)
+            batch.validate(full=True)
+            if any(column.null_count for column in batch.columns):
+                raise FormatError("no column may hold nulls", code="invalid_batch")
+            batches.append(batch)
+    except (pa.ArrowException, OSError, ValueError, OverflowError, struct.error, StopIteration) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise FormatError(f"the body is not an Arrow IPC stream of records: {reason}", code="invalid_batch") from error
+    if sum(batch.nbytes for batch in batches) > len(data):
+        # Overlapping buffers are legal Arrow, and turn one byte into as many as there are columns.
+        raise FormatError("the batch's buffers overlap", code="invalid_batch")
+    return batches
 
 
 def _check_schema(schema: pa.Schema) -> None:

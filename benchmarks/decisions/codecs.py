@@ -36,13 +36,13 @@ from memory_format import (
     WebP,
     WebPLossless,
     image_to_patches,
-    kept_psnr,
     make_record,
 )
 from memory_format.canvas import kept_pixels, lay_out
 from memory_format.codecs import libraries
 from memory_format.codecs.av1 import payload_of_avif
 from memory_format.codecs.libraries import encode_with_pillow
+from memory_format.quality import kept_psnr
 
 PATCH_PX = 32
 TARGET_DB = 35.0

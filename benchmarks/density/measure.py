@@ -18,9 +18,10 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from benchmarks.density.pictures import Sample
-from memory_format import Record, codec_class, image_to_patches, kept_psnr, make_codec, make_record
+from memory_format import Record, image_to_patches, make_codec, make_record
+from memory_format.codecs import codec_class
 from memory_format.codecs.lossy import LossyCodec
-from memory_format.quality import search
+from memory_format.quality import kept_psnr, search
 
 MOST_PSNR_DB = 60.0
 """A picture that comes back exactly counts as this: infinity would drown the others in the mean."""

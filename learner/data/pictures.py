@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from memory_format.rgb import DECODE_GAP, LONGEST, fit, upright_rgb, why_unreadable
+from client.rgb import DECODE_GAP, LONGEST, fit, upright_rgb, why_unreadable
 
 __all__ = ["PICTURE_SUFFIXES", "LazyPictures", "NoPicture", "Picture", "PictureError", "PictureFile", "read_picture"]
 

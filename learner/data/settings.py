@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from learner.ranges import LARGEST, within
-from memory_format.codecs import MAX_SIDE_PX
+from memory_format.canvas import MAX_SIDE_PX
 
 DataName = Literal["emoji", "imagenet-r", "food101", "folder", "hub"]
 SceneChoice = Literal["any", "misleading"]

@@ -5,7 +5,7 @@ What SQLite and PostgreSQL hold are integers of 63 bits and text without NUL.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
@@ -17,11 +17,8 @@ from memory_format.api.terms import (
     NAME_PATTERN,
 )
 from memory_format.errors import FormatError
-from memory_format.header import LEARNER_ID_PATTERN
+from memory_format.header import LEARNER_ID_PATTERN, MAX_SCORE
 from memory_format.text import TEXT_PATTERN, check_text
-
-MAX_SCORE: Final = 3.4028234663852886e38
-"""The largest float32."""
 
 ClassId = Annotated[int, Field(ge=0, lt=2**32)]
 Phase = Annotated[int, Field(ge=0, lt=2**16)]

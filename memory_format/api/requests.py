@@ -34,31 +34,22 @@ from memory_format.api.terms import (
 )
 
 
-def _digits(value: object) -> object:
-    """A whole number in a query string or a path: digits only. Python would take ``1.0``, ``+1`` and ``1_0``, too."""
-    if isinstance(value, str) and not re.fullmatch("-?[0-9]{1,40}", value):
-        raise ValueError("a whole number in digits is needed")
-    return value
+def _text(pattern: str, wanted: str) -> BeforeValidator:
+    """What text in a query string or a path must look like: Python would take ``1.0``, ``+1`` and ``1_0``, too."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and not re.fullmatch(pattern, value):
+            raise ValueError(f"{wanted} is needed")
+        return value
+
+    return BeforeValidator(check)
 
 
-def _decimal(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,5})?", value):
-        raise ValueError("a number in digits is needed")
-    return value
-
-
-def _flag(value: object) -> object:
-    if isinstance(value, str) and value not in ("true", "false"):
-        raise ValueError("true or false is needed")
-    return value
-
-
-# A query string and a path are text: what numbers look like there. In one ``Annotated`` bounds come first: behind a
-# function pydantic 2.14.4 writes ``ge`` into the OpenAPI document for ``minimum``
-# (findings/pydantic_bound_behind_validator.sh).
-Digits = BeforeValidator(_digits)
-Decimal = BeforeValidator(_decimal)
-Flag = Annotated[bool, BeforeValidator(_flag)]
+# In one ``Annotated`` bounds come first: behind a function pydantic 2.14.4 writes ``ge`` into the OpenAPI document for
+# ``minimum`` (findings/pydantic_bound_behind_validator.sh).
+Digits = _text("-?[0-9]{1,40}", "a whole number in digits")
+Decimal = _text(r"-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,5})?", "a number in digits")
+Flag = Annotated[bool, _text("true|false", "true or false")]
 
 
 class _Strict(BaseModel):
@@ -85,7 +76,7 @@ class BudgetSettings(_Strict):
 
 
 class BufferRequest(BudgetSettings):
-    """Settings of a new buffer; PATCH changes them."""
+    """Settings of a new buffer."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -106,16 +97,11 @@ class BufferRequest(BudgetSettings):
     description: Description = ""
 
 
-class BufferChange(BudgetSettings):
+class BufferChange(BufferRequest):
     """Settings to change; what is absent stays. ``null`` as disk_limit_bytes, retain_snapshots, num_classes or
     max_budget_bytes sets the default again."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"budget_bytes": 3_000_000, "retain_snapshots": 5}]})
-
-    disk_limit_bytes: DiskLimit | None = None
-    eviction: EvictionPolicy = "class_balanced"
-    retain_snapshots: RetainedSnapshots | None = None
-    description: Description = ""
 
 
 class ForkRequest(_Strict):

@@ -12,9 +12,8 @@ from typing import Any, Final
 import numcodecs.registry
 
 from memory_format.arguments import is_one_of, is_settings
-from memory_format.canvas import MAX_PIXELS, MAX_SIDE_PX
 from memory_format.codecs.avif import AVIF
-from memory_format.codecs.base import MAX_DECODED_BYTES, PatchCodec
+from memory_format.codecs.base import PatchCodec
 from memory_format.codecs.jpeg import JPEG
 from memory_format.codecs.raw_zstd import RawZstd
 from memory_format.codecs.retired import RETIRED
@@ -88,22 +87,3 @@ def make_codec(config: Mapping[str, Any]) -> PatchCodec:
         return codec(**settings)
     except TypeError as error:
         raise FormatError(f"{codec.codec_id}: {error}", code="unknown_codec") from None
-
-
-__all__ = [
-    "AVIF",
-    "CODECS",
-    "JPEG",
-    "MAX_DECODED_BYTES",
-    "MAX_PIXELS",
-    "MAX_SIDE_PX",
-    "PatchCodec",
-    "RawZstd",
-    "WebP",
-    "WebPLossless",
-    "codec_available",
-    "codec_by_number",
-    "codec_class",
-    "make_codec",
-    "require_codec",
-]

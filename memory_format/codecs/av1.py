@@ -20,26 +20,8 @@ _TEMPORAL_DELIMITER = b"\x12\x00"
 _BT601 = (2, 5, 6)  # matrix coefficients: unspecified, which decoders take for it, and its two names
 
 
-class _Bits:
-    """Most significant bit first."""
-
-    def __init__(self, data: bytes) -> None:
-        self._value = int.from_bytes(data, "big")
-        self._left = 8 * len(data)
-
-    def take(self, count: int) -> int:
-        self._left -= count
-        if self._left < 0:
-            raise _no_picture("its sequence header ends too early")
-        return (self._value >> self._left) & ((1 << count) - 1)
-
-
 def av1_size(payload: bytes) -> tuple[int, int]:
-    """``(H, W)`` of a payload.
-
-    Raises:
-        FormatError: it is none.
-    """
+    """``(H, W)`` of a payload."""
     if len(payload) <= _HEAD_BYTES:
         raise _no_picture("it is too short")
     height, width = int.from_bytes(payload[0:2], "little"), int.from_bytes(payload[2:4], "little")
@@ -64,11 +46,7 @@ def payload_of_avif(file: bytes) -> bytes:
 
 
 def avif_of_payload(payload: bytes) -> bytes:
-    """The AVIF file of a payload.
-
-    Raises:
-        FormatError: as :func:`av1_size`.
-    """
+    """The AVIF file of a payload."""
     height, width = av1_size(payload)
     choices = int.from_bytes(payload[4:6], "little")
     full_colour, level, position = choices & 1, choices >> 1 & 31, choices >> 12 & 3
@@ -95,20 +73,28 @@ def avif_of_payload(payload: bytes) -> bytes:
 
 def _head_of(sequence: bytes) -> bytes:
     """Size and choices of a sequence header (section 5.5.1 with ``reduced_still_picture_header``, and 5.5.2)."""
-    bits = _Bits(sequence)
-    profile, still, reduced, level = bits.take(3), bits.take(1), bits.take(1), bits.take(5)
+    value, left = int.from_bytes(sequence, "big"), 8 * len(sequence)
+
+    def take(count: int) -> int:
+        nonlocal left
+        left -= count
+        if left < 0:
+            raise _no_picture("its sequence header ends too early")
+        return (value >> left) & ((1 << count) - 1)
+
+    profile, still, reduced, level = take(3), take(1), take(1), take(5)
     if not (still and reduced and profile in (0, 1)):
         raise _no_picture("it is not a still picture of profile 0 or 1")
-    width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
-    width, height = bits.take(width_bits) + 1, bits.take(height_bits) + 1
-    tools = bits.take(6)
-    if bits.take(1) or (profile == 0 and bits.take(1)):
+    width_bits, height_bits = take(4) + 1, take(4) + 1
+    width, height = take(width_bits) + 1, take(height_bits) + 1
+    tools = take(6)
+    if take(1) or (profile == 0 and take(1)):
         raise _no_picture("only 8 bits a channel in colour are taken")
-    if bits.take(1) and bits.take(24) & 0xFF not in _BT601:
+    if take(1) and take(24) & 0xFF not in _BT601:
         raise _no_picture("only BT.601 YCbCr is taken")
-    full_range = bits.take(1)
-    position = bits.take(2) if profile == 0 else 0
-    separate_chroma, film_grain = bits.take(1), bits.take(1)
+    full_range = take(1)
+    position = take(2) if profile == 0 else 0
+    separate_chroma, film_grain = take(1), take(1)
     if film_grain:
         raise _no_picture("film grain is not taken")
     choices = profile | level << 1 | tools << 6 | position << 12 | full_range << 14 | separate_chroma << 15

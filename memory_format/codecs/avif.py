@@ -8,15 +8,9 @@ from typing import ClassVar, Literal, get_args
 from PIL import features
 
 from memory_format.arguments import is_one_of, is_whole
-from memory_format.canvas import ByteArray
-from memory_format.codecs import libraries
+from memory_format.canvas import ByteArray, check_size
 from memory_format.codecs.av1 import av1_size, avif_of_payload, payload_of_avif
-from memory_format.codecs.libraries import (
-    decode_with,
-    decode_with_pillow,
-    encode_with_pillow,
-    refuse_over_limit,
-)
+from memory_format.codecs.libraries import decode_file, encode_with_pillow
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
 from memory_format.quality import QualityLike
@@ -71,11 +65,5 @@ class AVIF(LossyCodec):
 
     @classmethod
     def decode_image(cls, payload: bytes) -> ByteArray:
-        refuse_over_limit(av1_size(payload))
-        file = avif_of_payload(payload)
-        if libraries.HAVE_IMAGECODECS:
-            import imagecodecs
-
-            return decode_with("AVIF", imagecodecs.avif_decode, file, numthreads=1)
-        cls.require()
-        return decode_with_pillow("AVIF", file)
+        check_size(*av1_size(payload), "invalid_payload")
+        return decode_file(cls, "AVIF", avif_of_payload(payload), "avif_decode", numthreads=1)

@@ -11,13 +11,11 @@ from numcodecs.abc import Codec
 from numcodecs.compat import ensure_bytes, ndarray_copy
 from numpy.typing import NDArray
 
-from memory_format.canvas import MAX_PIXELS, ByteArray, bad_size, size_is_allowed
+from memory_format.canvas import ByteArray, check_size
 from memory_format.errors import FormatError, MissingLibraryError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-MAX_DECODED_BYTES = MAX_PIXELS * 3
 
 
 class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type information
@@ -125,10 +123,9 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
 
     def decode(self, buf: Any, out: Any = None) -> NDArray[Any]:
         payload = ensure_bytes(buf)
-        height, width = self.read_size(payload)
-        if not size_is_allowed(height, width):
-            raise bad_size(height, width, "invalid_payload")
-        image = self.read_checked(payload, (height, width))
+        size = self.read_size(payload)
+        check_size(*size, "invalid_payload")
+        image = self.read_checked(payload, size)
         return image if out is None else ndarray_copy(image, out)
 
 
@@ -141,6 +138,5 @@ def check_image(image: NDArray[Any]) -> ByteArray:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise FormatError(f"expected a (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
     height, width, _ = image.shape
-    if not size_is_allowed(height, width):
-        raise bad_size(height, width, "invalid_record")
+    check_size(height, width, "invalid_record")
     return np.ascontiguousarray(image)

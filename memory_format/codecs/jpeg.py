@@ -10,16 +10,10 @@ from typing import ClassVar, get_args
 from PIL import features
 
 from memory_format.arguments import is_one_of
-from memory_format.canvas import ByteArray
-from memory_format.codecs import libraries
+from memory_format.canvas import ByteArray, check_size
 from memory_format.codecs.avif import Subsampling
 from memory_format.codecs.jpeg_tables import HUFFMAN_TABLES, ZIGZAG, quantisation_tables, segment
-from memory_format.codecs.libraries import (
-    decode_with,
-    decode_with_pillow,
-    encode_with_pillow,
-    refuse_over_limit,
-)
+from memory_format.codecs.libraries import decode_file, encode_with_pillow
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
 from memory_format.quality import QualityLike
@@ -93,18 +87,12 @@ class JPEG(LossyCodec):
             FormatError: it is no such payload, or holds a picture over the limit.
         """
         height, width = cls.read_size(payload)
-        refuse_over_limit((height, width))
+        check_size(height, width, "invalid_payload")
         return _put_together(height, width, payload[4], payload[5], bytes(payload[_HEAD_BYTES:]))
 
     @classmethod
     def decode_image(cls, payload: bytes) -> ByteArray:
-        file = cls.file(payload)
-        if libraries.HAVE_IMAGECODECS:
-            import imagecodecs
-
-            return decode_with("JPEG", imagecodecs.jpeg8_decode, file)
-        cls.require()
-        return decode_with_pillow("JPEG", file)
+        return decode_file(cls, "JPEG", cls.file(payload), "jpeg8_decode")
 
 
 def _take_apart(file: bytes, own_tables: bool) -> tuple[bytes, bytes]:

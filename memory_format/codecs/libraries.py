@@ -7,14 +7,14 @@ time for small images (docs/decisions/0006-codecs-and-headers.md), so it is pref
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from memory_format.canvas import ByteArray, bad_size, size_is_allowed
+from memory_format.canvas import ByteArray
+from memory_format.codecs.base import PatchCodec
 from memory_format.errors import FormatError
 
 HAVE_IMAGECODECS = find_spec("imagecodecs") is not None
@@ -23,28 +23,29 @@ HAVE_IMAGECODECS = find_spec("imagecodecs") is not None
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, MemoryError, Image.DecompressionBombError)
 
 
-def refuse_over_limit(size: tuple[int, int]) -> None:
-    """Before a library sees a payload: opening alone sets up buffers of the size that its header states."""
-    if not size_is_allowed(*size):
-        raise bad_size(*size, "invalid_payload")
+def decode_file(codec: type[PatchCodec], name: str, file: bytes, decoder: str, **options: Any) -> ByteArray:
+    """A file's bytes -> ``(H, W, 3)`` uint8. Its size is known to be sane: opening alone sets up buffers of it.
 
+    Args:
+        name: Pillow's of the format, the only one that is tried.
+        decoder: imagecodecs' function, which takes ``options``.
 
-def decode_with(name: str, decode: Callable[..., ByteArray], *arguments: Any, **options: Any) -> ByteArray:
-    """Call a library's decoder; its complaint becomes a ``FormatError``."""
+    Raises:
+        FormatError: what a library complains of.
+        MissingLibraryError: neither of them can.
+    """
+    if not HAVE_IMAGECODECS:
+        codec.require()
     try:
-        return decode(*arguments, **options)
+        if HAVE_IMAGECODECS:
+            import imagecodecs
+
+            decoded: ByteArray = getattr(imagecodecs, decoder)(file, **options)
+            return decoded
+        with Image.open(io.BytesIO(file), formats=[name]) as image:
+            return np.asarray(image.convert("RGB"))
     except _DAMAGE as error:
         raise FormatError(f"the {name} payload is damaged: {error}", code="invalid_payload") from error
-
-
-def decode_with_pillow(name: str, data: bytes) -> ByteArray:
-    """A file's bytes -> ``(H, W, 3)`` uint8, by the one Pillow plugin of that name."""
-
-    def decode() -> ByteArray:
-        with Image.open(io.BytesIO(data), formats=[name]) as image:
-            return np.asarray(image.convert("RGB"))
-
-    return decode_with(name, decode)
 
 
 def encode_with_pillow(name: str, image: ByteArray, **options: Any) -> bytes:

@@ -9,9 +9,8 @@ import numpy as np
 from numcodecs.zstd import Zstd
 
 from memory_format.arguments import is_whole
-from memory_format.canvas import ByteArray
+from memory_format.canvas import ByteArray, check_size
 from memory_format.codecs.base import PatchCodec
-from memory_format.codecs.libraries import refuse_over_limit
 from memory_format.errors import FormatError
 
 _SIZE_BYTES = 4  # height and width, uint16 little-endian each
@@ -50,7 +49,7 @@ class RawZstd(PatchCodec):
     def decode_image(cls, payload: bytes) -> ByteArray:
         height, width = cls.read_size(payload)
         num_bytes = height * width * 3
-        refuse_over_limit((height, width))
+        check_size(height, width, "invalid_payload")
         frame = payload[_SIZE_BYTES:]
         if _content_size(frame) != num_bytes:
             raise FormatError(f"the Zstandard frame does not hold {height}x{width} RGB pixels", code="payload_mismatch")

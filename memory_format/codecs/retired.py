@@ -11,33 +11,12 @@ from memory_format.canvas import ByteArray
 from memory_format.codecs.base import PatchCodec
 
 
-class Retired(PatchCodec):
-    """A codec that an earlier version had. None can be made."""
+class _Retired(PatchCodec):
+    """None can be made."""
 
     def __init__(self, **config: Any) -> None:
-        self._refuse()
+        raise self.unavailable()
 
-    @classmethod
-    def check_size(cls, payload: bytes, expected: tuple[int, int]) -> None:
-        """Take any payload: nothing here reads its header."""
-
-    def encode_image(self, image: ByteArray) -> NoReturn:
-        self._refuse()
-
-    @classmethod
-    def read_size(cls, payload: bytes) -> NoReturn:
-        cls._refuse()
-
-    @classmethod
-    def decode_image(cls, payload: bytes) -> NoReturn:
-        cls._refuse()
-
-    @classmethod
-    def _refuse(cls) -> NoReturn:
-        raise cls.unavailable()
-
-
-class _JPEGXLBase(Retired):
     @classmethod
     def missing_library(cls) -> str:
         return (
@@ -45,21 +24,32 @@ class _JPEGXLBase(Retired):
             "another codec"
         )
 
+    @classmethod
+    def check_size(cls, payload: bytes, expected: tuple[int, int]) -> None:
+        """Take any payload: nothing here reads its header."""
 
-class JPEGXL(_JPEGXLBase):
-    """Lossy JPEG XL."""
+    def encode_image(self, image: ByteArray) -> NoReturn:
+        raise self.unavailable()
 
+    @classmethod
+    def read_size(cls, payload: bytes) -> NoReturn:
+        raise cls.unavailable()
+
+    @classmethod
+    def decode_image(cls, payload: bytes) -> NoReturn:
+        raise cls.unavailable()
+
+
+class JPEGXL(_Retired):
     codec_id: ClassVar[str] = "em_jpegxl"
     number: ClassVar[int] = 6
     lossless: ClassVar[bool] = False
 
 
-class JPEGXLLossless(_JPEGXLBase):
-    """Lossless JPEG XL."""
-
+class JPEGXLLossless(_Retired):
     codec_id: ClassVar[str] = "em_jpegxl_lossless"
     number: ClassVar[int] = 7
     lossless: ClassVar[bool] = True
 
 
-RETIRED: Final[tuple[type[Retired], ...]] = (JPEGXL, JPEGXLLossless)
+RETIRED: Final[tuple[type[PatchCodec], ...]] = (JPEGXL, JPEGXLLossless)

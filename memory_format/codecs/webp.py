@@ -8,15 +8,9 @@ from typing import Any, ClassVar
 from PIL import features
 
 from memory_format.arguments import is_whole
-from memory_format.canvas import ByteArray
-from memory_format.codecs import libraries
+from memory_format.canvas import ByteArray, check_size
 from memory_format.codecs.base import PatchCodec
-from memory_format.codecs.libraries import (
-    decode_with,
-    decode_with_pillow,
-    encode_with_pillow,
-    refuse_over_limit,
-)
+from memory_format.codecs.libraries import decode_file, encode_with_pillow
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.errors import FormatError
 from memory_format.quality import QualityLike
@@ -48,14 +42,9 @@ class _WebPBase(PatchCodec):
 
     @classmethod
     def decode_image(cls, payload: bytes) -> ByteArray:
-        refuse_over_limit(cls.read_size(payload))
+        check_size(*cls.read_size(payload), "invalid_payload")
         file = payload if payload[:4] == b"RIFF" else _file_of(payload)
-        if libraries.HAVE_IMAGECODECS:
-            import imagecodecs
-
-            return decode_with("WebP", imagecodecs.webp_decode, file, hasalpha=False)
-        cls.require()
-        return decode_with_pillow("WEBP", file)
+        return decode_file(cls, "WebP", file, "webp_decode", hasalpha=False)
 
 
 def _frame_size(frame: bytes) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from memory_format import ConflictError, FormatError, NotFoundError, Record, Sto
 from memory_format.api.answers import DrawnIds
 from memory_format.body import count_parts, swap_text
 from memory_format.record import split_row
-from memory_format.wire import frame_batch, write_batch
+from memory_format.wire import frame_batch
 from memory_service.store.contents import Contents
 from memory_service.store.drawn import Drawn
 from memory_service.store.index.base import Index
@@ -283,8 +283,9 @@ class Reads:
             bodies[place] = changed
             headers["text_length"][place] = length
             headers["crc32"][place] = checksum.crc32(changed)
-        lengths = np.array([len(part) for part in bodies], dtype=np.int64)
-        return write_batch(headers, self._contents.learner_ids(taken), b"".join(bodies), lengths)
+        stream, start = frame_batch(headers, self._contents.learner_ids(taken), [len(part) for part in bodies])
+        stream[start : start + sum(map(len, bodies))] = b"".join(bodies)
+        return stream
 
     # Which records
 

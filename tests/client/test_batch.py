@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from client import ReplayBatch
 from client.batch import _threads_for
+from client.unpack import UnpackedBatch, unpack_batch
 from memory_format import (
     JPEG,
     Batch,
@@ -19,14 +20,12 @@ from memory_format import (
     MissingLibraryError,
     RawZstd,
     Record,
-    UnpackedBatch,
     WebP,
     check_batch,
     decode_batch,
     encode_batch,
     make_record,
     read_batch,
-    unpack_batch,
 )
 from tests.client.samples import make, make_many
 

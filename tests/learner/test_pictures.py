@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import BmpImagePlugin, Image
 from transformers import ViltImageProcessor
 
+from client.rgb import fit
 from learner.data.pictures import LazyPictures, PictureError, PictureFile, read_picture
-from memory_format.rgb import fit
 
 
 def _read(path: Path) -> Image.Image:

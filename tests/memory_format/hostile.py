@@ -27,13 +27,13 @@ from memory_format import (
     encode_batch,
     make_record,
     read_batch,
-    write_batch,
 )
 from memory_format.arrow_guard import _field
 from memory_format.body import MAX_EXTRAS_BYTES
 from memory_format.codecs import libraries
 from memory_format.header import HEADER_DTYPE
 from memory_format.wire import SCHEMA
+from tests.memory_format.strategies import write_batch
 
 MIB = 1024 * 1024
 # What allocators take beside what is asked of them.

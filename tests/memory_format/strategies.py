@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from memory_format import (
     make_record,
 )
 from memory_format.record import headers_of
+from memory_format.wire import frame_batch
 
 LOSSLESS: tuple[PatchCodec, ...] = (RawZstd(), WebPLossless())
 ALL_CODECS: tuple[PatchCodec, ...] = (*LOSSLESS, WebP(), AVIF(speed=8), JPEG(), JPEG(subsampling="4:2:0"))
@@ -27,6 +29,13 @@ def header_of(record: Record) -> np.void:
     """A record's header, as outside of segments."""
     header: np.void = headers_of([record], [record.crc32])[0]
     return header
+
+
+def write_batch(headers: np.ndarray, learner_ids: Sequence[str], body: bytes, lengths: Sequence[int]) -> memoryview:
+    """Records -> one Arrow IPC stream: :func:`frame_batch`, filled with all bodies end to end."""
+    stream, start = frame_batch(headers, learner_ids, lengths)
+    stream[start : start + sum(lengths)] = body
+    return stream
 
 
 names = st.text("abcXYZ019._-", min_size=1, max_size=64)

@@ -16,19 +16,19 @@ from memory_format import (
     TargetGain,
     TargetPSNR,
     WebP,
-    check_record,
     codec_available,
-    codec_class,
     decode_batch,
     encode_batch,
     image_to_patches,
-    kept_psnr,
     make_codec,
     make_record,
     patches_to_image,
     read_batch,
     require_codec,
 )
+from memory_format.codecs import codec_class
+from memory_format.quality import kept_psnr
+from memory_format.record import check_record
 from tests.client.samples import make
 
 RIGHT: dict[str, Any] = {

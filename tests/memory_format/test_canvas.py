@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_format import FormatError, Layout, RawZstd, image_to_patches, make_record, patches_to_image
-from memory_format.bitmask import mask_to_indices
 from memory_format.canvas import MAX_SIDE_PX, canvas_grid, default_layout, kept_pixels, lay_out, take_out
 from tests.memory_format.strategies import keep_masks, noise
 
@@ -19,7 +18,7 @@ def test_take_out_inverts_lay_out(layout: Layout, keep_mask: np.ndarray, patch_p
     canvas = lay_out(patches, keep_mask, (h, w), layout)
     rows, columns = canvas_grid(len(patches), (h, w), layout, patch_px)
     assert canvas.shape == (rows * patch_px, columns * patch_px, 3)
-    np.testing.assert_array_equal(take_out(canvas, mask_to_indices(keep_mask), patch_px, layout), patches)
+    np.testing.assert_array_equal(take_out(canvas, np.flatnonzero(keep_mask), patch_px, layout), patches)
 
 
 @pytest.mark.parametrize("layout", ["mosaic", "in_place", "strip"])
@@ -30,7 +29,7 @@ def test_kept_pixels_are_those_that_hold_patches(layout: Layout, keep_mask: np.n
     canvas = lay_out(patches, keep_mask, keep_mask.shape, layout)
     assert kept.shape == canvas.shape[:2]
     assert kept.sum() == len(patches) * patch_px**2
-    assert (take_out(np.where(kept[..., None], canvas, 0), mask_to_indices(keep_mask), patch_px, layout) == 7).all()
+    assert (take_out(np.where(kept[..., None], canvas, 0), np.flatnonzero(keep_mask), patch_px, layout) == 7).all()
 
 
 @given(keep_mask=keep_masks(), colour=st.tuples(*[st.integers(0, 255)] * 3))

@@ -29,11 +29,11 @@ from memory_format import (
     WebP,
     WebPLossless,
     codec_available,
-    codec_class,
     make_codec,
     require_codec,
 )
-from memory_format.codecs import MAX_SIDE_PX, codec_by_number, webp
+from memory_format.canvas import MAX_SIDE_PX
+from memory_format.codecs import codec_by_number, codec_class, webp
 from memory_format.codecs.retired import RETIRED
 from tests.memory_format.strategies import ALL_CODECS, LOSSLESS, mutate, mutations, noise, smooth
 
@@ -323,8 +323,7 @@ def test_a_webp_that_says_another_size_is_refused_undecoded(
     codec = WebPLossless if lossless else WebP
     payload = resized_webp(lossless, side, side)
     assert codec.read_size(payload) == (side, side)
-    monkeypatch.setattr(webp, "decode_with", lambda *args, **kwargs: pytest.fail("no library must see it"))
-    monkeypatch.setattr(webp, "decode_with_pillow", lambda *args: pytest.fail("no library must see it"))
+    monkeypatch.setattr(webp, "decode_file", lambda *args, **kwargs: pytest.fail("no library must see it"))
     with pytest.raises(FormatError) as caught:
         codec.read_checked(payload, (7, 7))
     assert caught.value.code == "payload_mismatch"

@@ -18,7 +18,7 @@ import zarr
 from client import MemoryClient
 from memory_format import CODECS, HEADER_BYTES, JPEG, MEDIA_TYPE, RawZstd, WebP, image_to_patches, make_record
 from memory_format.body import MAX_BODY_BYTES, MAX_EXTRAS_BYTES
-from memory_format.codecs import MAX_PIXELS, MAX_SIDE_PX
+from memory_format.canvas import MAX_PIXELS, MAX_SIDE_PX
 from memory_format.codecs.webp import _file_of as webp_file
 from memory_format.extras import MAX_JSON_DEPTH
 from memory_format.header import FLAG_EXTRAS, FLAG_IN_PLACE, FLAG_STRIP, HEADER_DTYPE

@@ -17,12 +17,11 @@ from memory_format import (
     TargetGain,
     TargetPSNR,
     WebP,
-    kept_psnr,
     make_codec,
     make_record,
 )
 from memory_format.codecs.lossy import LossyCodec
-from memory_format.quality import parse_quality, search, search_peak
+from memory_format.quality import kept_psnr, parse_quality, search, search_peak
 from tests.memory_format.strategies import noise, smooth
 
 KINDS: list[Any] = [WebP, AVIF, JPEG]

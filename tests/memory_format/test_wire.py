@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,18 +27,17 @@ from memory_format import (
     Record,
     WebP,
     check_batch,
-    check_record,
     decode_batch,
     encode_batch,
     make_record,
     read_batch,
-    write_batch,
 )
 from memory_format.codecs.webp import _file_of as webp_file
 from memory_format.header import HEADER_DTYPE
-from memory_format.wire import SCHEMA, WIRE_VERSION
+from memory_format.record import check_record
+from memory_format.wire import SCHEMA, WIRE_VERSION, frame_batch
 from tests.memory_format import hostile
-from tests.memory_format.strategies import header_of, mutate, mutations, noise, records
+from tests.memory_format.strategies import header_of, mutate, mutations, noise, records, write_batch
 
 some_records = st.lists(records().map(lambda made: made[0]), max_size=4)
 
@@ -124,21 +124,19 @@ def test_a_stream_is_exactly_as_long_as_it_says() -> None:
         (1, ["a", "b"], [2, 3]),
         (2, ["a"], [2, 3]),
         (2, ["a", "b"], [5]),
-        (2, ["a", "b"], [2, 2]),
         (2, ["a", "b"], [-1, 6]),
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused(
     num_headers: int, learner_ids: list[str], lengths: list[int]
 ) -> None:
-    with pytest.raises(ValueError, match=r"\d learner ids, \d lengths|there are 5 bytes of bodies"):
-        write_batch(np.zeros(num_headers, HEADER_DTYPE), learner_ids, b"12345", lengths)
+    with pytest.raises(ValueError, match=r"\d learner ids, \d lengths"):
+        frame_batch(np.zeros(num_headers, HEADER_DTYPE), learner_ids, lengths)
 
 
 def test_more_than_arrow_counts_to_is_refused() -> None:
-    untouched = np.empty(2**31, dtype=np.uint8).data
     with pytest.raises(FormatError) as caught:
-        write_batch(np.zeros(1, HEADER_DTYPE), ["a"], untouched, [2**31])
+        frame_batch(np.zeros(1, HEADER_DTYPE), ["a"], [2**31])
     assert caught.value.code == "batch_too_large"
 
 
@@ -350,7 +348,7 @@ def test_what_is_no_batch_is_refused_with_a_code_and_words(name: str) -> None:
         ("another schema", "expected columns"),
         ("no version", "exemplar_memory_wire=2"),
         ("two streams", f"{len(VALID)} bytes follow the end"),
-        ("a byte behind a stream that does not say its end", "1 bytes follow the end"),
+        ("a byte behind a stream that does not say its end", "only 1 bytes available"),
         ("overlapping buffers", "overlap"),
         ("a wrong CRC", "damaged on the way"),
         ("extras of a length of 0", "leave the flag out"),
@@ -534,8 +532,9 @@ def test_random_bytes_raise_only_format_errors(data: bytes, length: int) -> None
 def test_hostile_bytes_do_not_allocate() -> None:
     """Peak memory of a process of its own, for every bomb that is known, and for honest batches."""
     inputs = hostile.make_inputs()
+    command = [sys.executable, "-m", hostile.__name__]
     done = subprocess.run(
-        [sys.executable, hostile.__file__], input=pickle.dumps(inputs), capture_output=True, timeout=120
+        command, cwd=Path(__file__).parents[2], input=pickle.dumps(inputs), capture_output=True, timeout=120
     )
     assert done.returncode == 0, done.stderr.decode()
     results = json.loads(done.stdout)

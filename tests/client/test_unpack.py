@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_format import Batch, FormatError, Record, encode_batch, read_batch, split_batch, unpack_batch
+from client.unpack import unpack_batch
+from memory_format import Batch, FormatError, Record, encode_batch, read_batch
 from memory_format.header import FLAG_EXTRAS
+from memory_format.wire import split_batch
 from tests.memory_format.strategies import records
 from tests.memory_format.test_record import simple
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format.bitmask import BoolArray
-from memory_format.body import bits_past, cut_short, extras_bytes
+from memory_format.bitmask import BoolArray, bits_past
+from memory_format.body import cut_short, extras_bytes
 from memory_format.canvas import ByteArray, canvas_grid, take_out
 from memory_format.codecs import codec_by_number
 from memory_format.errors import at_index
