@@ -4,6 +4,7 @@ from client._limits import Retries, Timeout
 from client.api import MemoryClient
 from client.batch import ReplayBatch
 from client.buffer import Buffer
+from client.cache import ExemplarCache
 from client.errors import ProtocolError, ServiceError, ServiceTimeoutError, ServiceUnavailableError
 from client.from_image import record_from_image
 from client.models import DeleteResult, PushResult, UpdateResult
@@ -29,6 +30,7 @@ __all__ = [
     "DeleteResult",
     "Diff",
     "DiffSide",
+    "ExemplarCache",
     "ExemplarDetail",
     "ExemplarInfo",
     "MemoryClient",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 from client._params import whole
 from client.unpack import UnpackedBatch, unpack_batch
 from memory_format import Batch, Dropped, FormatError, Record
+from memory_format.body import extras_of
 from memory_format.codecs import codec_by_number
+from memory_format.extras import decode_extras
 from memory_format.header import FLAG_EXTRAS
 from memory_format.in_place import to_image
 from memory_format.record import headers_of
 from memory_format.wire import record_list, split_batch
 
 IntArray = NDArray[np.int64]
+Fill: TypeAlias = Callable[[NDArray[np.bool_], Any], object]
+"""Given ``patch_valid`` of a batch, writes all of its patches, padding too."""
 
 # Below this size of a coded image a record decodes in 0.1 ms or less, most of it under the interpreter's lock, and
 # threads cost more than they bring. 256 records on 2 cores, one thread and two, 27 % kept: of 112x112 px (3,328 coded)
@@ -74,10 +78,21 @@ class ReplayBatch:
     """Of the buffer, or of the snapshot, that it was drawn from; 0 where nobody said."""
     has_pixels: bool = True
     """False where the patches were left undecoded, and are all zero."""
+    has_payloads: bool = True
+    """False where it came from a cache, which keeps pixels in place of records."""
+    device_patches: Any = None
+    """The patches as a tensor, where a cache has them on a device (:mod:`client.device_cache`); ``patches`` are zero
+    then."""
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """The records themselves, for their learner ids, user JSON and arrays. They are made when first asked for."""
+        """The records themselves, for their learner ids, user JSON and arrays. They are made when first asked for.
+
+        Raises:
+            ValueError: the batch came from a cache.
+        """
+        if not self.has_payloads:
+            raise ValueError("a batch from a cache has pixels and no records: draw it without cache=")
         if isinstance(self.held, Batch):
             object.__setattr__(self, "held", tuple(split_batch(self.held)))
         assert isinstance(self.held, tuple)
@@ -85,13 +100,23 @@ class ReplayBatch:
 
     def arrays(self) -> list[dict[str, NDArray[np.float16]]]:
         """The user's own arrays of each record, by name."""
-        if isinstance(self.held, Batch) and not (self.held.headers["flags"] & FLAG_EXTRAS).any():
+        if not isinstance(self.held, Batch):
+            return [record.arrays() for record in self.held]
+        if not (self.held.headers["flags"] & FLAG_EXTRAS).any():
             return [{} for _ in range(len(self))]
-        return [record.arrays() if record.extras else {} for record in self.records]
+        rows = zip(self.held.headers, self.held.bodies, strict=True)
+        return [decode_extras(extras_of(header, body))[1] for header, body in rows]
 
     def __getstate__(self) -> dict[str, Any]:
-        # A batch as it came is a view of an answer's memory, which cannot be pickled.
-        return {**self.__dict__, "held": self.records}
+        held: Any = self.held
+        if isinstance(held, Batch):
+            # As it came it is a view of an answer's memory, which cannot be pickled.
+            held = (
+                self.records
+                if self.has_payloads
+                else replace(held, bodies=cast("list[memoryview]", [bytes(body) for body in held.bodies]))
+            )
+        return {**self.__dict__, "held": held}
 
     def __len__(self) -> int:
         return len(self.exemplar_id)
@@ -138,7 +163,7 @@ class ReplayBatch:
         rows = tuple(record_list(records))
         bodies = [memoryview(record.body) for record in rows]
         batch = Batch(headers_of(rows, [0] * len(rows)), [record.learner_id for record in rows], bodies)
-        return cls._made(batch, rows, decode_threads, pixels, version)
+        return cls._decoded(batch, rows, decode_threads, pixels, version)
 
     @classmethod
     def from_batch(
@@ -148,10 +173,25 @@ class ReplayBatch:
 
         No records are made on the way; :attr:`records` makes them when asked for.
         """
-        return cls._made(batch, batch, decode_threads, pixels, version)
+        return cls._decoded(batch, batch, decode_threads, pixels, version)
 
     @classmethod
-    def _made(
+    def from_fronts(cls, batch: Batch, fill: Fill | None, *, version: int) -> ReplayBatch:
+        """A batch whose pixels are decoded already: see :mod:`client.cache`.
+
+        Args:
+            batch: each body up to its payload.
+            fill: writes the patches; None = they are all zero.
+        """
+
+        def write(unpacked: UnpackedBatch, patches: NDArray[np.uint8]) -> None:
+            assert fill is not None
+            fill(unpacked.patch_valid, patches)
+
+        return cls._made(batch, batch, fill and write, version, has_payloads=False)
+
+    @classmethod
+    def _decoded(
         cls,
         batch: Batch,
         held: Batch | tuple[Record, ...],
@@ -159,9 +199,35 @@ class ReplayBatch:
         pixels: bool,
         version: int,
     ) -> ReplayBatch:
-        headers = batch.headers
         if decode_threads is not None:
-            whole("decode_threads", decode_threads, 0, _MOST_ASKED_FOR)
+            check_decode_threads(decode_threads)
+
+        if not pixels:
+            return cls._made(batch, held, None, version)
+
+        def fill(unpacked: UnpackedBatch, patches: NDArray[np.uint8]) -> None:
+            require_codecs(batch)
+            clear_padding(unpacked.patch_valid, patches)
+
+            def decode(row: int) -> None:
+                pixels = unpacked.patches(row)
+                patches[row, : len(pixels)] = pixels
+
+            for_each_row(unpacked, decode_threads, decode)
+
+        return cls._made(batch, held, fill, version)
+
+    @classmethod
+    def _made(
+        cls,
+        batch: Batch,
+        held: Batch | tuple[Record, ...],
+        fill: Callable[[UnpackedBatch, NDArray[np.uint8]], object] | None,
+        version: int,
+        *,
+        has_payloads: bool = True,
+    ) -> ReplayBatch:
+        headers = batch.headers
         if not len(headers):
             raise ValueError("a replay batch needs at least one record")
         patch_sizes = np.unique(headers["patch_px"]).tolist()
@@ -172,16 +238,13 @@ class ReplayBatch:
                 patch_px=patch_sizes,
             )
         (patch_px,) = patch_sizes
-        if pixels:
-            for number in np.unique(headers["codec"]).tolist():
-                codec_by_number(number).require()
         unpacked = unpack_batch(batch)
         shape = (*unpacked.patch_valid.shape, patch_px, patch_px, 3)
-        if pixels:
-            patches = np.zeros(shape, dtype=np.uint8)
-            _decode(unpacked, patches, decode_threads)
-        else:
+        if fill is None:
             patches = _untouched_zeros(shape)
+        else:
+            patches = np.empty(shape, dtype=np.uint8)
+            fill(unpacked, patches)
         return cls(
             exemplar_id=headers["exemplar_id"].astype(np.int64),
             class_id=headers["class_id"].astype(np.int64),
@@ -199,25 +262,58 @@ class ReplayBatch:
             text_length=headers["text_length"].astype(np.int64),
             held=held,
             version=version,
-            has_pixels=pixels,
+            has_pixels=fill is not None,
+            has_payloads=has_payloads,
         )
 
 
-def _decode(unpacked: UnpackedBatch, patches: NDArray[np.uint8], threads: int | None) -> None:
-    """Write every record's kept patches to the front of its row of ``patches``, ``(B, K, P, P, 3)``."""
-    counts = unpacked.patch_valid.sum(axis=1).tolist()
+def clear_padding(patch_valid: NDArray[np.bool_], patches: NDArray[np.uint8]) -> None:
+    """Write zeros behind the last patch of each row."""
+    counts = patch_valid.sum(axis=1)
+    for row in np.flatnonzero(counts < patch_valid.shape[1]).tolist():
+        patches[row, counts[row] :] = 0
 
-    def decode(part: range) -> None:
-        for row in part:
-            patches[row, : counts[row]] = unpacked.patches(row)
+
+def require_codecs(batch: Batch) -> None:
+    """Find out before anything is decoded whether all of it can be.
+
+    Raises:
+        MissingLibraryError: a record's codec needs a library that is not installed here.
+    """
+    for number in np.unique(batch.headers["codec"]).tolist():
+        codec_by_number(number).require()
+
+
+def check_decode_threads(threads: int) -> None:
+    """Refuse a number of threads that makes no sense.
+
+    Raises:
+        ValueError: it does not.
+    """
+    whole("decode_threads", threads, 0, _MOST_ASKED_FOR)
+
+
+def for_each_row(
+    unpacked: UnpackedBatch, threads: int | None, decode: Callable[[int], object], rows: Sequence[int] | None = None
+) -> None:
+    """Call ``decode`` with the place of each record, in threads where that is worth it or where it is asked for.
+
+    Args:
+        rows: these places alone.
+    """
+    rows = range(len(unpacked)) if rows is None else rows
+
+    def part(rows: Sequence[int]) -> None:
+        for row in rows:
+            decode(row)
 
     if threads is None:
         threads = _threads_for(unpacked)
     if threads <= 1:
-        decode(range(len(unpacked)))
-    else:
-        with ThreadPoolExecutor(threads, thread_name_prefix="exemplar-decode") as pool:
-            list(pool.map(decode, [range(first, len(unpacked), threads) for first in range(threads)]))
+        part(rows)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="exemplar-decode") as pool:
+        list(pool.map(part, [rows[first::threads] for first in range(threads)]))
 
 
 def _untouched_zeros(shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from client import _changes, _listing, _push, _sampling, _transfer
+from client import _cached, _changes, _listing, _push, _sampling, _transfer
 from client._address import buffer_path
 from client._params import UNSET, Many, Unset, conditions, given, numbers, present, query_string, whole
 from client._session import Connected
 from client.batch import ReplayBatch
+from client.cache import PixelCache
 from client.errors import ProtocolError
 from client.models import DeleteResult, PushResult, UpdateResult
 from memory_format import Dropped, Record
@@ -272,6 +273,7 @@ class Buffer:
         snapshot: str | None = None,
         decode_threads: int | None = None,
         pixels: bool = True,
+        cache: PixelCache[Any] | None = None,
     ) -> ReplayBatch:
         """Draw a replay batch. The same arguments on the same contents give the same batch.
 
@@ -285,6 +287,8 @@ class Buffer:
             repair_text: probability that a record carries the text of another one of its class.
             version: draw only if the buffer, or the snapshot, is at this version.
             decode_threads, pixels: as in :meth:`ReplayBatch.from_records`.
+            cache: an :class:`ExemplarCache`. Exemplars that it has are not decoded again, and it keeps the others. Such
+                a batch has no ``records``. It is not asked without ``pixels``.
 
         Raises:
             NotFoundError: no exemplar matches.
@@ -300,6 +304,8 @@ class Buffer:
             "repair_text": repair_text,
             **conditions(class_id, phase, learner_id, version=version, snapshot=snapshot),
         }
+        if cache is not None and pixels:
+            return _cached.sample(self.client.session, self.name, batch_size, wanted, cache, decode_threads)
         return _sampling.sample(self.client.session, self.name, batch_size, wanted, decode_threads, pixels)
 
     def take_snapshot(self, name: str) -> SnapshotInfo:

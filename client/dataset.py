@@ -17,6 +17,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from client._params import Many, whole
 from client._session import Connected
 from client.buffer import Buffer
+from client.cache import PixelCache, default_bytes, shared_cache
+from client.device_cache import device_cache
 from client.device_jpeg import decode_patches, require_torchvision
 from client.prefetch import Prefetched
 from client.tensors import ReplayTensors, TensorBatch, to_tensors
@@ -63,6 +65,12 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         prefetch: most batches held or on their way while the consumer is busy.
         threads: batches fetched and decoded at the same time.
         decode_threads: as in :meth:`client.batch.ReplayBatch.from_records`.
+        cache_bytes: memory for decoded exemplars (:class:`client.cache.ExemplarCache`), which are fetched and decoded
+            once then. Data sets of one process with the same number share it, and so do its workers. Memory is taken
+            as it fills. 0 = none; None = 256 MiB, or a sixteenth of the machine's memory where that is less, and none
+            with ``decode_device``.
+        cache_device: keep them on this device, where ``patches`` then are (:mod:`client.device_cache`); default
+            ``decode_device``. The memory is taken at once, and is this process's own.
         pin_memory: put tensors into page-locked memory, as torch's ``DataLoader`` does with the same argument: copies
             to a GPU then go on beside its work (``tensor.to(device, non_blocking=True)``). Needs a GPU.
         decode_device: decode JPEG payloads onto this device, where ``patches`` then are
@@ -93,6 +101,8 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         prefetch: int = 4,
         threads: int = 1,
         decode_threads: int | None = None,
+        cache_bytes: int | None = None,
+        cache_device: torch.device | str | None = None,
         pin_memory: bool = False,
         decode_device: torch.device | str | None = None,
     ) -> None:
@@ -134,6 +144,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         self.decode_device = None if decode_device is None else torch.device(decode_device)
         if self.decode_device is not None:
             require_torchvision()
+        self.cache = _cache(cache_bytes, cache_device, self.decode_device)
         self.wait_seconds = 0.0
         """Seconds that consumers in this process waited for batches, over all iterators. Reset it at will."""
         self._shared = torch.zeros(3, dtype=torch.int64).share_memory_()
@@ -253,7 +264,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         batch_size, seed, strategy, replace = self.batch_size, self.seed, self.strategy, self.replace
         class_id, phase, learner_id = self.class_id, self.phase, self.learner_id
         repair_text, snapshot, decode_threads = self.repair_text, self.snapshot, self.decode_threads
-        pin_memory, decode_device = self.pin_memory, self.decode_device
+        cache, pin_memory, decode_device = self.cache, self.pin_memory, self.decode_device
         rank, world_size = self._world()
         shared = self._shared
 
@@ -271,7 +282,8 @@ class ReplayDataset(IterableDataset[TensorBatch]):
                 repair_text=repair_text,
                 snapshot=snapshot,
                 decode_threads=decode_threads,
-                pixels=decode_device is None,
+                pixels=decode_device is None or cache is not None,
+                cache=cache,
             )
             if batch.version < min_version:
                 raise ConflictError(
@@ -280,7 +292,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
                 )
             tensors = to_tensors(batch)
             tensors |= {"step": torch.tensor(step), "version": torch.tensor(batch.version)}
-            if decode_device is not None:
+            if decode_device is not None and cache is None:
                 tensors["patches"] = decode_patches(batch.records, decode_device)
             if pin_memory:
                 tensors = {name: value if value.is_cuda else value.pin_memory() for name, value in tensors.items()}
@@ -321,6 +333,21 @@ class PrefetchIterator(Iterator[TensorBatch]):
 
     def __del__(self) -> None:
         self.close()
+
+
+def _cache(
+    num_bytes: int | None, device: torch.device | str | None, decode_device: torch.device | None
+) -> PixelCache[Any] | None:
+    where = decode_device if device is None else torch.device(device)
+    if decode_device not in (None, where):
+        raise ValueError(
+            f"what is decoded on {decode_device} is kept there, and not on {where}: leave cache_device out"
+        )
+    if num_bytes is None:
+        num_bytes = 0 if decode_device is not None and device is None else default_bytes()
+    if whole("cache_bytes", num_bytes, 0) == 0:
+        return None
+    return shared_cache(num_bytes) if where is None else device_cache(num_bytes, where, decode_device is not None)
 
 
 def _is_distributed() -> bool:

@@ -46,6 +46,8 @@ def to_tensors(batch: ReplayBatch) -> TensorBatch:
         FormatError: arrays of one name have different numbers of axes.
     """
     tensors = {name: torch.from_numpy(getattr(batch, name)) for name in ARRAYS}
+    if batch.device_patches is not None:
+        tensors["patches"] = batch.device_patches
     found = batch.arrays()
     for name in sorted({name for arrays in found for name in arrays}):
         tensors[ARRAYS_PREFIX + name] = torch.from_numpy(_padded(name, [arrays.get(name) for arrays in found]))

@@ -44,6 +44,18 @@ def extras_bytes(body: bytes | memoryview, extras_at: int) -> int:
     return 4 + int.from_bytes(body[extras_at : extras_at + 4], "little")
 
 
+def extras_of(header: np.void, body: bytes | memoryview) -> bytes:
+    """The extras in a body, of which what is behind them may be left out; empty where there are none.
+
+    Raises:
+        FormatError: ``corrupt_record`` where the body is too short for them.
+    """
+    if not header["flags"] & FLAG_EXTRAS:
+        return b""
+    _, _, extras_at, payload_at = _places_of(header, body)
+    return bytes(body[extras_at + 4 : payload_at])
+
+
 def check_row(row: HeaderRow, learner_id: str, body: bytes | memoryview, known_learners: set[str]) -> None:
     """Check everything about a record that does not need its pixels decoded. The CRC is not looked at.
 

@@ -23,6 +23,8 @@ _WANTED = {
     "http_sample_vs_torchrl_same_bytes": "-",
     "http_sample_vs_reverb_same_bytes": "-",
     "http_sample_decoded_vs_torchrl": "-",
+    "decoded_warm_vs_torchrl_pixels": ">= 1",
+    "decoded_cold_vs_decoder": "<= 1.2",
     "sample_latency_1e6_vs_1e3": "<= 1.3",
     "open_1e6_seconds": "< 5",
     "index_bytes_per_record": "<= 250",

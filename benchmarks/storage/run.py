@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.common.rounds import Figure, ratio
 from benchmarks.storage.churn import ChurnResult
+from benchmarks.storage.contestants import decoded
 from benchmarks.storage.contestants.files import RawFile
 from benchmarks.storage.contestants.ours import AHEAD, DECODED, BareServer, InProcess, OverHttp
 from benchmarks.storage.scale import Scale, open_median
@@ -28,6 +29,7 @@ _TORCHRL_SAME_BYTES = (
 _REVERB_SAME_BYTES = (("dm-reverb, Client.sample", OverHttp.name), ("dm-reverb, TrajectoryDataset", AHEAD))
 # Pixels in the trainer's hands from both.
 _TORCHRL_DECODED = tuple((theirs, DECODED) for theirs, _ in _TORCHRL)
+_TORCHRL_AGAIN = tuple((theirs, decoded.AGAIN) for theirs, _ in _TORCHRL)
 
 MEDIUM = "medium store"  # key of the note that says why it holds smaller records
 
@@ -64,6 +66,7 @@ def summary(run: Run) -> dict[str, float | None]:
     strategy, the churn that writes most for what it is pushed or takes most of the disk.
     """
     full = [stage for stage in run.stages if stage.record_bytes >= run.plan["record_bytes"] * 0.9]
+    cold = [stage for stage in full if decoded.FIRST in stage.warm]
     vs_bare = [ratio(stage.warm[BareServer.name], stage.warm[OverHttp.name]) for stage in full]
     largest_push = run.push[max(run.push)]
     amplification = [churn.amplification_of_pushed for churn in run.churns]
@@ -77,6 +80,8 @@ def summary(run: Run) -> dict[str, float | None]:
         "http_sample_vs_torchrl_same_bytes": _least_ahead(full, _TORCHRL_SAME_BYTES),
         "http_sample_vs_reverb_same_bytes": _least_ahead(full, _REVERB_SAME_BYTES),
         "http_sample_decoded_vs_torchrl": _least_ahead(full, _TORCHRL_DECODED),
+        "decoded_warm_vs_torchrl_pixels": _least_ahead(full, _TORCHRL_AGAIN),
+        "decoded_cold_vs_decoder": max(map(_cold_vs_decoder, cold), default=None),
         "sample_latency_1e6_vs_1e3": max(http, default=None),
         "open_1e6_seconds": open_median(run.scale) if run.scale else None,
         "index_bytes_per_record": run.scale.index_bytes_per_record if run.scale else None,
@@ -96,6 +101,10 @@ def _least_ahead(stages: Iterable[SampleStage], pairs: Iterable[tuple[str, str]]
         ratio(stage.warm[theirs], stage.warm[ours])
         for stage in stages
         for theirs, ours in pairs
-        if theirs in stage.warm
+        if theirs in stage.warm and ours in stage.warm
     ]
     return min(found, default=None)
+
+
+def _cold_vs_decoder(stage: SampleStage) -> float:
+    return ratio(stage.warm[decoded.FIRST], stage.warm[decoded.DECODER])

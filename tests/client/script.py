@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -58,6 +59,22 @@ def problem(status: int, code: str, *, headers: dict[str, str] | None = None, **
         **more,
     }
     return httpx.Response(status, json=document, headers=headers)
+
+
+class Meddling(httpx.HTTPTransport):
+    """Does something to the buffer when records are asked for by id, after they were drawn."""
+
+    def __init__(self, meddle: Callable[[], object]) -> None:
+        super().__init__()
+        self.meddle: Callable[[], object] | None = meddle
+        self.asked: list[str] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request.url.path.rsplit("/", 1)[-1])
+        if self.asked[-1] == "records" and self.meddle is not None:
+            self.meddle()
+            self.meddle = None
+        return super().handle_request(request)
 
 
 class Clock:

@@ -24,7 +24,7 @@ from memory_format.api import answers, requests
         (Buffer.configure, requests.BufferChange, set()),
         (Buffer.fork, requests.ForkRequest, set()),
         (Buffer.update_scores, requests.ScoreUpdate, set()),
-        (Buffer.sample, requests.SampleBody, {"decode_threads", "pixels", "want"}),
+        (Buffer.sample, requests.SampleBody, {"decode_threads", "pixels", "cache", "want"}),
         (Buffer.query, requests.ExemplarQuery, {"cursor"}),
         (Buffer.records, requests.ExemplarQuery, {"cursor"}),
         (Buffer.delete, requests.DeleteQuery, {"exemplar_ids"}),

@@ -17,6 +17,7 @@ from benchmarks.common.processes import ChildProcess, python_module
 from benchmarks.common.records import Batch
 from benchmarks.common.rounds import timed
 from benchmarks.common.service import Service, steps
+from benchmarks.storage.contestants.decoded import MOST_RECORDS, Decoding
 from benchmarks.storage.contestants.peer import Peer, Read
 from client import ReplayBatch
 from memory_format import Record, check_batch, decode_batch, encode_batch, read_batch
@@ -101,6 +102,7 @@ class OverHttp(Peer):
         self.data = directory / "store"
         self.service = Service(self.data)
         self.service.create_buffer(BUFFER, _ROOMY)
+        self._decoding: Decoding | None = None
 
     def push(self, batch: Batch) -> None:
         self.service.push(BUFFER, batch.arrow)
@@ -116,7 +118,10 @@ class OverHttp(Peer):
         return [record.body for record in decode_batch(cast(bytes, sampled))]
 
     def reads(self) -> dict[str, Read]:
+        if self.capacity <= MOST_RECORDS:
+            self._decoding = self._decoding or Decoding(self.service.url, BUFFER)
         return {
+            **(self._decoding.reads() if self._decoding else {}),
             self.name: lambda count: timed(lambda: self.sample(count)),
             "ours, HTTP, records": lambda count: timed(lambda: decode_batch(self.sample(count))),
             AHEAD: self._fetched_ahead,
@@ -137,6 +142,8 @@ class OverHttp(Peer):
             return timed(fetch) / _AHEAD_BATCHES
 
     def close(self) -> None:
+        if self._decoding:
+            self._decoding.close()
         self.service.close()
 
 

@@ -1,0 +1,197 @@
+"""Replay batches of exemplars that are mostly decoded already.
+
+A draw is answered with ids. Those that the cache lacks are fetched by id, decoded, and kept. Everything else of a batch
+is as it would be without: masks and texts come out of the bodies' fronts, what is before their payload, and scores,
+ranks and who carries whose text are those of this draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client import _sampling
+from client._address import buffer_path
+from client._reading import read_batch
+from client._session import Session
+from client.batch import ReplayBatch, check_decode_threads, require_codecs
+from client.cache import PixelCache, scope_of
+from client.errors import ProtocolError
+from client.unpack import unpack_batch
+from memory_format import MEDIA_TYPE, Batch, FormatError
+from memory_format.api.answers import DrawnIds
+from memory_format.api.terms import MAX_SAMPLE
+from memory_format.body import swap_text
+from memory_format.header import HEADER_BYTES, HEADER_DTYPE
+
+
+class _GoneError(Exception):
+    """A record that was drawn is no longer there."""
+
+
+def sample(
+    session: Session,
+    buffer: str,
+    batch_size: int,
+    wanted: Mapping[str, Any],
+    cache: PixelCache[Any],
+    decode_threads: int | None,
+) -> ReplayBatch:
+    """See :meth:`client.buffer.Buffer.sample`.
+
+    Where a record was evicted after it was drawn, the batch is drawn again, whole: of the version of now.
+    """
+    if not isinstance(cache, PixelCache):
+        raise ValueError(f"cache must be an ExemplarCache, got {cache!r:.100}")
+    if decode_threads is not None:
+        check_decode_threads(decode_threads)
+    path = buffer_path(buffer, "sample")
+    drawn = session.value(DrawnIds, "POST", path, json={"batch_size": batch_size, **wanted, "want": "ids"})
+    _check(drawn, batch_size)
+    try:
+        return _Batch(session, buffer, drawn, wanted.get("snapshot"), cache, decode_threads).made()
+    except _GoneError:
+        return cache.uncached(partial(_sampling.sample, session, buffer, batch_size, wanted, decode_threads))
+
+
+def _check(drawn: DrawnIds, batch_size: int) -> None:
+    columns = (drawn.exemplar_ids, drawn.crc32, drawn.scores, drawn.ranks)
+    texts = (drawn.text_from, drawn.text_crc32)
+    if any(len(column) != batch_size for column in columns) or any(
+        len(column) not in (0, batch_size) for column in texts
+    ):
+        raise ProtocolError(f"{batch_size} records were asked for, {[len(c) for c in columns + texts]} numbers came")
+
+
+class _Batch:
+    """One batch in the making."""
+
+    def __init__(
+        self,
+        session: Session,
+        buffer: str,
+        drawn: DrawnIds,
+        snapshot: str | None,
+        cache: PixelCache[Any],
+        decode_threads: int | None,
+    ) -> None:
+        self._session = session
+        self._path = buffer_path(buffer, "records")
+        self._snapshot = snapshot
+        self._drawn = drawn
+        self._cache = cache
+        self._scope = scope_of(session.transport.url, buffer, drawn.created_at)
+        self._decode_threads = decode_threads
+        self._crcs = dict(zip(drawn.text_from, drawn.text_crc32, strict=True))
+        self._crcs |= dict(zip(drawn.exemplar_ids, drawn.crc32, strict=True))
+        self._rows: dict[int, list[int]] = {}
+        for row, exemplar_id in enumerate(drawn.exemplar_ids):
+            self._rows.setdefault(exemplar_id, []).append(row)
+
+    def made(self) -> ReplayBatch:
+        """The batch.
+
+        Raises:
+            _GoneError: a record was evicted since it was drawn.
+            FormatError, MissingLibraryError: as :meth:`ReplayBatch.from_batch`.
+        """
+        held = self._cache.find(self._scope, self._crcs)
+        entries = {id_: entry for id_, (entry, _) in held.items() if entry.pixel_bytes}
+        fronts = {id_: front for id_, (_, front) in held.items()}
+        # Of who only lends a text, the front is enough.
+        lacking = [id_ for id_ in self._crcs if id_ not in (entries if id_ in self._rows else fronts)]
+        self._cache.found += len(self._crcs) - len(lacking)
+        fetched = self._fetched(lacking)
+        for one in fetched:
+            fronts |= one.fronts()
+
+        def fill(patch_valid: NDArray[np.bool_], patches: Any) -> None:
+            self._cache.expect_room(patches.nbytes)
+            present = {row: entries[id_] for id_, rows in self._rows.items() if id_ in entries for row in rows}
+            lost = self._cache.gather(present, patch_valid, patches)
+            lost_ids = dict.fromkeys(self._drawn.exemplar_ids[row] for row in lost)
+            for one in (*fetched, *self._fetched(lost_ids)):
+                self._decode(one, patches)
+
+        return self._cache.batch(self._paired(fronts), fill, self._drawn.version)
+
+    def _paired(self, fronts: Mapping[int, bytes]) -> Batch:
+        """Headers and fronts of the batch's records, each with the text that it was given."""
+        drawn = self._drawn
+        parts = [fronts[id_] for id_ in drawn.exemplar_ids]
+        headers = _headers(parts)
+        headers["score"], headers["rank"] = drawn.scores, drawn.ranks
+        bodies = [part[HEADER_BYTES:] for part in parts]
+        swapped = [row for row, id_ in enumerate(drawn.text_from) if id_ != drawn.exemplar_ids[row]]
+        donors = [fronts[drawn.text_from[row]] for row in swapped]
+        for row, header, donor in zip(swapped, _headers(donors), donors, strict=True):
+            headers["text_length"][row], bodies[row] = swap_text(
+                headers[row], bodies[row], header, donor[HEADER_BYTES:]
+            )
+        return Batch(headers, [""] * len(bodies), [memoryview(body) for body in bodies])
+
+    def _fetched(self, lacking: Iterable[int]) -> list[_Fetched]:
+        ids = list(lacking)
+        found = [
+            one for first in range(0, len(ids), MAX_SAMPLE) for one in self._fetch(ids[first : first + MAX_SAMPLE])
+        ]
+        self._cache.decoded += len(ids)
+        return found
+
+    def _fetch(self, ids: Sequence[int]) -> list[_Fetched]:
+        try:
+            wanted = {"exemplar_ids": ids} | ({} if self._snapshot is None else {"snapshot": self._snapshot})
+            answer = self._session.request("POST", self._path, json=wanted, headers={"Accept": MEDIA_TYPE})
+        except FormatError as error:
+            if error.code != "batch_too_large" or len(ids) == 1:
+                raise
+            # The batch fits an answer, and not those besides whose texts it carries.
+            half = len(ids) // 2
+            return self._fetch(ids[:half]) + self._fetch(ids[half:])
+        batch = read_batch(answer)
+        headers = batch.headers
+        if headers["exemplar_id"].tolist() != ids or headers["crc32"].tolist() != [self._crcs[id_] for id_ in ids]:
+            raise _GoneError
+        return [_Fetched(batch)]
+
+    def _decode(self, one: _Fetched, patches: Any) -> None:
+        """Decode records into a batch and into the cache."""
+        ids = one.batch.headers["exemplar_id"].tolist()
+        crcs = one.batch.headers["crc32"].tolist()
+        fronts = one.fronts()
+        require_codecs(one.batch)
+
+        def take(place: int, pixels: Any) -> None:
+            for row in self._rows[ids[place]]:
+                self._cache.write(patches, row, pixels)
+            self._cache.put(self._scope, ids[place], crcs[place], fronts[ids[place]], pixels)
+
+        pictured = [place for place, id_ in enumerate(ids) if id_ in self._rows]
+        self._cache.decode(one.unpacked, pictured, self._decode_threads, take)
+        for id_, crc32 in zip(ids, crcs, strict=True):
+            if id_ not in self._rows:
+                self._cache.put(self._scope, id_, crc32, fronts[id_], None)
+
+
+class _Fetched:
+    """Records that were lacking."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.unpacked = unpack_batch(batch)
+
+    def fronts(self) -> dict[int, bytes]:
+        """By exemplar id: header, and body up to its payload."""
+        headers, batch = self.batch.headers, self.batch
+        parts = zip(
+            headers["exemplar_id"].tolist(), headers, batch.bodies, self.unpacked.payload_at.tolist(), strict=True
+        )
+        return {id_: header.tobytes() + bytes(body[:end]) for id_, header, body, end in parts}
+
+
+def _headers(fronts: Sequence[bytes]) -> NDArray[np.void]:
+    return np.frombuffer(b"".join(front[:HEADER_BYTES] for front in fronts), HEADER_DTYPE).copy()
