@@ -21,7 +21,7 @@ def replayed(batch: dict[str, Tensor]) -> Tensor:
     cells = torch.full((len(batch["patches"]), 64, 8, 8, 3), 127, dtype=torch.uint8)
     rows, kept = batch["patch_valid"].nonzero(as_tuple=True)
     cells[rows, batch["patch_positions"][rows, kept]] = batch["patches"][rows, kept]
-    return cells.unflatten(1, (8, 8)).transpose(2, 3).reshape(-1, 64, 64, 3)
+    return cells.view(-1, 8, 8, 8, 8, 3).transpose(2, 3).reshape(-1, 64, 64, 3)
 
 
 def run(buffer: Buffer | None, steps: int) -> None:

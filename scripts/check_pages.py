@@ -100,7 +100,7 @@ def _take_picture(browser: Browser, path: Path, picture: Path) -> None:
     end = page.locator("section[aria-labelledby=classes]").bounding_box()
     assert end is not None
     clip = {"x": 0, "y": 0, "width": PICTURE_WIDTH, "height": end["y"]}
-    page.screenshot(path=picture, full_page=True, clip=clip)  # type: ignore[arg-type]
+    page.screenshot(path=picture, full_page=True, clip=clip)
     # A palette: half of the bytes.
     few = Image.open(picture).convert("RGB").quantize(256, kmeans=3)
     few.save(picture, optimize=True)

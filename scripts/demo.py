@@ -42,7 +42,7 @@ def main() -> int:
     learner = None
     try:
         print(f"memory service: {service.url} (store {OUT / 'memory'}, log {OUT / 'service.log'})", flush=True)
-        demo = ["--config", SETTINGS, "--seeds", str(SEEDS)]
+        demo = ["--config", str(SETTINGS), "--seeds", str(SEEDS)]
         learner = subprocess.Popen(
             [commands / "learner", "run", "--url", service.url, "--out", OUT, *demo, *sys.argv[1:]],
             env=_environment(),

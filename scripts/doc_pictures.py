@@ -212,7 +212,7 @@ def way() -> None:
     top, bottom = 3.05, 1.0
     axes.text(0.25, 4.25, "in", fontsize=10, color="#24292f", fontweight="bold")
     axes.text(0.25, 2.2, "out", fontsize=10, color="#24292f", fontweight="bold")
-    steps = (
+    way_in = (
         (0.25, BLUE, "mask\n\nlearner/\nmodel/"),
         (1.25, BLUE, "select\n\nlearner/\nmemory/"),
         (2.25, ORANGE, "encode\n\nmemory_\nformat/"),
@@ -221,14 +221,14 @@ def way() -> None:
         (6.0, GREEN, "judge,\nevict\n\nstore/pure/"),
         (7.0, GREEN, "write,\ncommit\n\nstore/"),
     )
-    chain(axes, steps, top)
-    steps = (
+    chain(axes, way_in, top)
+    way_out = (
         (3.25, PURPLE, "ask\n\nclient/"),
         (5.0, GREEN, "draw\n\nstore/pure/"),
         (6.0, ORANGE, "frame\n\nmemory_\nformat/"),
         (7.0, GREEN, "read\n\nstore/"),
     )
-    chain(axes, steps, bottom)
+    chain(axes, way_out, bottom)
     box(axes, 2.25, bottom, 0.86, 1.1, "decode\n\nmemory_\nformat/", ORANGE, **small)
     box(axes, 1.25, bottom, 0.86, 1.1, "tensors\n\nclient/", PURPLE, **small)
     box(axes, 0.25, bottom, 0.86, 1.1, "train\n\nlearner/\ntraining/", BLUE, **small)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from client import Buffer, MemoryClient
+from tests.client.samples import make_many
 from tests.conftest import Service
 
 _numbers = itertools.count()
@@ -23,3 +24,9 @@ def memory(service: Service) -> Iterator[MemoryClient]:
 def buffer(memory: MemoryClient) -> Buffer:
     """An empty buffer of a megabyte."""
     return memory.create_buffer(f"test-{next(_numbers)}", budget_bytes=1_000_000)
+
+
+@pytest.fixture
+def filled(buffer: Buffer) -> Buffer:
+    buffer.push(make_many(40))
+    return buffer

@@ -18,13 +18,8 @@ from client import Buffer, MemoryClient, ReplayBatch, ServiceUnavailableError
 from client.dataset import ReplayDataset
 from client.tensors import ARRAYS, TensorBatch, to_tensors
 from memory_format import FormatError, NotFoundError
+from tests.client.loaders import steps_of
 from tests.client.samples import make, make_many
-
-
-@pytest.fixture
-def filled(buffer: Buffer) -> Buffer:
-    buffer.push(make_many(40))
-    return buffer
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +31,6 @@ def no_thread_is_left() -> Iterator[None]:
 
 def prefetch_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("replay-prefetch")]
-
-
-def steps_of(batches: list[TensorBatch]) -> list[int]:
-    return [int(batch["step"]) for batch in batches]
 
 
 def assert_same(left: TensorBatch, right: TensorBatch) -> None:

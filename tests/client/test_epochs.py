@@ -20,23 +20,13 @@ from client import Buffer, MemoryClient
 from client.dataset import PrefetchIterator, ReplayDataset
 from client.tensors import TensorBatch
 from memory_format import ConflictError
-from tests.client.samples import make_many
+from tests.client.loaders import steps_of
 from tests.client.test_network import in_a_fork
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning"),  # on one core
 ]
-
-
-@pytest.fixture
-def filled(buffer: Buffer) -> Buffer:
-    buffer.push(make_many(40))
-    return buffer
-
-
-def steps_of(batches: Any) -> list[int]:
-    return [int(batch["step"]) for batch in batches]
 
 
 def ids_of(batch: TensorBatch) -> list[int]:

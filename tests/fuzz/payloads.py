@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of payloads: what decodes, decodes to its record's shape, within its record's memory.
 
     pip install atheris
-    python tests/fuzz/payloads.py -max_total_time=600 -rss_limit_mb=1024
+    python -m tests.fuzz.payloads -max_total_time=600 -rss_limit_mb=1024
 
 Options are libFuzzer's; a directory among them keeps the inputs that were found between runs. An input is a codec, a
 library, a grid and a payload; it starts from valid ones of every codec. Anything but a ``FormatError`` is a finding:
@@ -25,6 +25,8 @@ with atheris.instrument_imports(include=["memory_format"]):
     from memory_format.codecs import codec_by_number, libraries
     from memory_format.record import split_row
 
+from tests.memory_peak import forget_peak, peak_bytes
+
 SLACK_BYTES = 4 * 1024 * 1024
 HEAD_BYTES = 5
 SIDES = (1, 7, 16, 32, 64)
@@ -45,11 +47,6 @@ def seeds() -> list[bytes]:
     return inputs
 
 
-def peak_bytes() -> int:
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-
-
 def bound_bytes(kind: type[PatchCodec], size: tuple[int, int], num_bytes: int) -> int:
     """What docs/format.md promises, for the less frugal library."""
     times = 2 if kind.codec_id == "em_zstd" else 8
@@ -65,9 +62,7 @@ def read(data: bytes) -> None:
     payload = data[HEAD_BYTES:]
     body = np.packbits(np.ones(columns, dtype=bool)).tobytes() + payload
     row = (1, 0, 0, 0.0, 0, 0, 0, 0, 0, 1, columns, px, kind.number, data[4] & 7)
-    with open("/proc/self/clear_refs", "w") as clear:
-        clear.write("5")  # the peak becomes what is in use now
-    before = peak_bytes()
+    before = forget_peak()
     try:
         check_row(row, "fuzz", body, set())
         record = split_row(row, body, "fuzz")

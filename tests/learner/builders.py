@@ -85,3 +85,10 @@ def make_problem(*, phases: list[list[int]], per_class: int = 12) -> Problem:
         tests={"near": make_split(classes, 4, seed=2), "far": make_split(classes, 3, seed=3)},
         phases=phases,
     )
+
+
+class Words:
+    """What a report asks of a tokenizer: every other id is the end of a word."""
+
+    def id_to_token(self, id: int) -> str | None:
+        return f"##w{id}" if id % 2 else f"w<{id}>"

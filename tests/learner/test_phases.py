@@ -35,7 +35,7 @@ from learner.run.summary import final_table, summary_json, verdict
 from learner.training.settings import TrainConfig
 from memory_format import image_to_patches
 from tests.conftest import Service
-from tests.learner.builders import PATCH_PX, make_problem
+from tests.learner.builders import PATCH_PX, Words, make_problem
 
 CONFIG = LearnerConfig(
     data=DataConfig(num_classes=6, image_size=3 * PATCH_PX, base_classes=2, classes_per_phase=2),
@@ -50,11 +50,6 @@ PROBLEM = make_problem(phases=[[4, 0], [2, 5], [1, 3]])
 def _figures(metrics: list[PhaseMetrics]) -> list[dict[str, Any]]:
     """Everything but the clock."""
     return [{name: value for name, value in asdict(line).items() if "seconds" not in name} for line in metrics]
-
-
-class Words:
-    def id_to_token(self, id: int) -> str | None:
-        return f"##w{id}" if id % 2 else f"w<{id}>"
 
 
 def _run(

@@ -32,7 +32,7 @@ from learner.run.problem import Problem
 from learner.run.run import Run
 from learner.training.settings import TrainConfig
 from tests.conftest import Service
-from tests.learner.builders import PATCH_PX, make_problem
+from tests.learner.builders import PATCH_PX, Words, make_problem
 
 ROOT = Path(__file__).parents[2]
 NAMES = [f"class <{number}>" for number in range(5)] + ["a class with a name of many words, as people write them"]
@@ -51,11 +51,6 @@ CONFIG = LearnerConfig(
     memory=MemoryConfig(budget_bytes=6_000),
 )
 ORDERS = {0: [[4, 0], [2, 5], [1, 3]], 1: [[5, 1], [0, 3], [4, 2]]}
-
-
-class Words:
-    def id_to_token(self, id: int) -> str | None:
-        return f"##w{id}" if id % 2 else f"w<{id}>"
 
 
 @dataclass

@@ -20,12 +20,12 @@ from tests.learner.builders import make_tokens
 class Numbered:
     """A tokenizer that gives each letter a number."""
 
-    class Words:
+    class Encoded:
         def __init__(self, ids: list[int]) -> None:
             self.ids = ids
 
     def encode_batch(self, texts: list[str]) -> list[Encoding]:
-        return [self.Words([1, *map(ord, text), 2]) for text in texts]
+        return [self.Encoded([1, *map(ord, text), 2]) for text in texts]
 
 
 def _split(texts: list[str]) -> Split:

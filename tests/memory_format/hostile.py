@@ -34,6 +34,7 @@ from memory_format.codecs import libraries
 from memory_format.header import HEADER_DTYPE
 from memory_format.wire import SCHEMA
 from tests.memory_format.strategies import write_batch
+from tests.memory_peak import forget_peak, peak_bytes
 
 MIB = 1024 * 1024
 # What allocators take beside what is asked of them.
@@ -261,9 +262,7 @@ def main() -> None:
             read_with(codec, library, codec.encode(np.zeros((9, 1024, 3), dtype=np.uint8)), size=(9, 1024))
     results = {}
     for name, (data, num_records) in inputs.items():
-        with open("/proc/self/clear_refs", "w") as clear:
-            clear.write("5")  # the peak becomes what is in use now
-        before = peak_bytes()
+        before = forget_peak()
         refused = False
         try:
             READERS[name](data)
@@ -286,11 +285,6 @@ def bound_bytes(name: str, data: bytes, num_records: int) -> int:
     decoded = 1024 * 1024 * 3 if "1024x1024" in name else 0
     times = 2 if "zstd" in name else 8 if "Pillow" in name else 4
     return 4 * len(data) + 2048 * num_records + times * decoded
-
-
-def peak_bytes() -> int:
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":
