@@ -76,7 +76,7 @@ class Updates(Selects, Writing):
             self.connection.execute(tables.intents.delete().where(tables.intents.c.stem == after.stem))
             self.connection.execute(tables.buffer_segments.insert(), {"buffer_id": buffer_id, "segment_id": segment_id})
         else:
-            self.connection.execute(tables.segments.update().where(tables.segments.c.id == segment_id).values(values))
+            self.connection.execute(_UPDATE_SEGMENT, {"of": segment_id, **values})
         if part.sealed:
             self.forget_open_rows(segment_id)
         elif part.last > part.first:
@@ -86,7 +86,7 @@ class Updates(Selects, Writing):
                 "headers": after.chunks[-1].tobytes(),
                 "learners": json.dumps(part.new_learners),
             }
-            self.connection.execute(tables.open_rows.insert(), row)
+            self.connection.execute(_INSERT_OPEN_ROW, row)
         return segment_id
 
     def write_parts(self, buffer_id: int, parts: Iterable[Part]) -> None:
@@ -217,7 +217,9 @@ class Updates(Selects, Writing):
             self.connection.execute(table.insert(), rows)
 
 
-# Made once: it is part of every change, and costs more to make than to run.
+# Made once: they are part of every change, and cost more to make than to run.
+_UPDATE_SEGMENT = tables.segments.update().where(tables.segments.c.id == sa.bindparam("of"))
+_INSERT_OPEN_ROW = tables.open_rows.insert()
 _UPDATE_FIGURES = (
     tables.buffers.update()
     .where(tables.buffers.c.id == sa.bindparam("of"), tables.buffers.c.version == sa.bindparam("from_version"))
