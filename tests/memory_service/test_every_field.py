@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -90,6 +90,19 @@ def _fill(client: httpx.Client) -> None:
     client.put("/v1/buffers/b/snapshots/s")
 
 
+def _ask_with(ask: Callable[..., None], path: str, name: str, place: str, text: str) -> None:
+    """Ask with a text as one parameter, where it can be one."""
+    what = f"{place} {name}={text[:40]!r}"
+    if place == "path":
+        ask(what, _address(path, **{name: text}) if text else _address(path))
+    elif place == "query":
+        value = quote(text, safe="", errors="surrogatepass")
+        ask(what, f"{_address(path)}?{name}={value}")
+        ask(f"{what} twice", f"{_address(path)}?{name}={value}&{name}={value}")
+    elif text.isascii() and text.isprintable():
+        ask(what, _address(path), headers={name: text})
+
+
 @pytest.mark.parametrize(("method", "path", "operation"), list(_operations()))
 def test_no_field_makes_a_route_fail(client: httpx.Client, method: str, path: str, operation: dict[str, Any]) -> None:
     schema = _body_schema(operation)
@@ -108,17 +121,8 @@ def test_no_field_makes_a_route_fail(client: httpx.Client, method: str, path: st
 
     _fill(client)
     for parameter in operation.get("parameters", []):
-        name, place = parameter["name"], parameter["in"]
         for text in _texts():
-            what = f"{place} {name}={text[:40]!r}"
-            if place == "path":
-                ask(what, _address(path, **{name: text}) if text else _address(path))
-            elif place == "query":
-                value = quote(text, safe="", errors="surrogatepass")
-                ask(what, f"{_address(path)}?{name}={value}")
-                ask(f"{what} twice", f"{_address(path)}?{name}={value}&{name}={value}")
-            elif text.isascii() and text.isprintable():
-                ask(what, _address(path), headers={name: text})
+            _ask_with(ask, path, parameter["name"], parameter["in"], text)
     for field in schema.get("properties", {}):
         rest = {key: value for key, value in example.items() if key != field}
         for what, value in VALUES.items():

@@ -165,9 +165,8 @@ def test_threads_that_push_and_sample_at_once(data: Path) -> None:
             for round_ in range(12):
                 batch = [make_exemplar(class_id, 12 - round_, seed=class_id * 1000 + round_ * 10 + i) for i in range(5)]
                 answer = push(client, batch)
-                for exemplar_id, record in zip(answer["exemplar_ids"], batch, strict=True):
-                    if exemplar_id is not None:
-                        sent[exemplar_id] = record.body
+                pushed = zip(answer["exemplar_ids"], batch, strict=True)
+                sent.update({exemplar_id: record.body for exemplar_id, record in pushed if exemplar_id is not None})
 
         drawn: list[tuple[int, bytes]] = []
 
