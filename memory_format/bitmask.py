@@ -30,11 +30,7 @@ def count_kept(bitmask: bytes) -> int:
 
 
 def mask_from_bytes(bitmask: bytes | memoryview, num_cells: int) -> BoolArray:
-    """Bitmask -> ``(num_cells,)`` bool.
-
-    Raises:
-        FormatError: ``mask_mismatch``: it is not ``num_mask_bytes(num_cells)`` long, or has a bit set past its cells.
-    """
+    """Bitmask -> ``(num_cells,)`` bool; ``mask_mismatch`` where it is of another length or has a bit past its cells."""
     check_mask_bytes(bitmask, num_cells)
     bits = np.unpackbits(np.frombuffer(bitmask, dtype=np.uint8))
     if bits[num_cells:].any():

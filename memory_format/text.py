@@ -36,9 +36,9 @@ def check_text(name: str, text: str, *, max_length: int, code: ErrorCode = "inva
     return text
 
 
-def read_json(data: bytes, *, max_nesting: int = MAX_NESTING) -> Any:
+def read_json(data: bytes) -> Any:
     """Parse JSON as strictly as RFC 8259 and RFC 7493 ask: UTF-8, no NaN, each name of an object once, no half of a
-    surrogate pair; and no deeper than ``max_nesting``.
+    surrogate pair; and no deeper than :data:`MAX_NESTING`.
 
     A number that no float holds reads as infinite; ranges refuse it.
 
@@ -51,7 +51,7 @@ def read_json(data: bytes, *, max_nesting: int = MAX_NESTING) -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"it is no UTF-8 at byte {error.start}") from None
     except RecursionError:
-        raise ValueError(f"it is nested deeper than {max_nesting} levels") from None
+        raise ValueError(f"it is nested deeper than {MAX_NESTING} levels") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is no JSON: {error}") from None
     except ValueError as error:
@@ -59,8 +59,8 @@ def read_json(data: bytes, *, max_nesting: int = MAX_NESTING) -> Any:
         said = error if isinstance(error, _NotStrictError) else ValueError("a number in it has too many digits")
         raise said from None
     # Looked at only where the text says that it can be so: 100,000 numbers take as long to walk as to parse.
-    if text.count("[") + text.count("{") > max_nesting and nesting(value) > max_nesting:
-        raise ValueError(f"it is nested deeper than {max_nesting} levels")
+    if text.count("[") + text.count("{") > MAX_NESTING and nesting(value) > MAX_NESTING:
+        raise ValueError(f"it is nested deeper than {MAX_NESTING} levels")
     # Only an escape can name what UTF-8 cannot carry.
     if "\\u" in text:
         try:

@@ -73,9 +73,6 @@ def read_batch(data: bytes, *, max_records: int = 100_000) -> Batch:
     allocated is at most 512 bytes a record, and where learner ids are longer than they may be, those
     characters, of up to 4 bytes each.
 
-    Args:
-        max_records: the most that is taken.
-
     Raises:
         FormatError: ``invalid_batch`` or ``batch_too_large``.
     """
@@ -224,17 +221,13 @@ def encode_batch(records: Iterable[Record]) -> bytes:
     return bytes(stream)
 
 
-def decode_batch(data: bytes, *, max_records: int = 100_000, check: bool = True) -> list[Record]:
+def decode_batch(data: bytes) -> list[Record]:
     """Arrow IPC stream -> records: :func:`read_batch`, :func:`check_batch` and :func:`split_batch`.
 
     Memory: at most four times ``len(data)`` plus 2 KiB a record in all.
-
-    Args:
-        check: A client may leave it out for what a trusted service sends.
     """
-    batch = read_batch(data, max_records=max_records)
-    if check:
-        check_batch(batch)
+    batch = read_batch(data)
+    check_batch(batch)
     return split_batch(batch)
 
 

@@ -54,11 +54,7 @@ def codec_by_number(number: int) -> type[PatchCodec]:
 
 
 def codec_available(codec_id: str) -> bool:
-    """Whether a codec works here: its libraries are installed, and it is not one of earlier versions.
-
-    Raises:
-        FormatError: no codec has that id.
-    """
+    """Whether :func:`require_codec` takes it: its libraries are installed, and it is not one of earlier versions."""
     return codec_class(codec_id).missing_library() is None
 
 
