@@ -69,7 +69,7 @@ def serve(settings: Settings) -> int:
         OSError: the address cannot be bound.
     """
     with (
-        logging_to_stderr(settings.log_level.upper()),
+        logging_to_stderr(settings.log_level.upper(), settings.log_format),
         open_store(settings) as store,
         _bind(settings.host, settings.port) as listener,
     ):
@@ -83,7 +83,8 @@ def serve(settings: Settings) -> int:
             timeout_keep_alive=settings.keep_alive_seconds,
             # The root logger is set up above, on stderr: stdout carries the one line below and nothing else.
             log_config=None,
-            access_log=settings.access_log,
+            # memory_service.http.telemetry logs requests, with their ids.
+            access_log=False,
             timeout_graceful_shutdown=10,
         )
         _keep_answers_memory()
@@ -184,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         help="allow an address that other machines can reach; no API keys yet",
     )
     command.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    command.add_argument("--log-format", choices=["text", "json"])
     command.add_argument("--access-log", action="store_true", help="log a line for every request")
     add_offline_commands(commands)
     return parser

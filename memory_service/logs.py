@@ -8,19 +8,60 @@ its pushes. So lines wait in a queue; what does not fit it is counted, and the c
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import json
 import logging
 import os
 import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import Final
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
 
+LogFormat = Literal["text", "json"]
+
+REQUEST_ID: Final[contextvars.ContextVar[str]] = contextvars.ContextVar("request_id")
+"""Of the request that is being answered."""
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 MOST_WAITING: Final = 10_000
 """Lines: some 2 MB."""
 _LAST_SECONDS: Final = 2.0
 """How long the last lines may take, at the end."""
+
+
+class _TextFormatter(logging.Formatter):
+    """A line for people."""
+
+    def __init__(self) -> None:
+        super().__init__(_FORMAT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        line = super().formatMessage(record)
+        request = REQUEST_ID.get(None)
+        return line if request is None else f"{line} [{request}]"
+
+
+class _JsonFormatter(logging.Formatter):
+    """A line for programs: one JSON object. What a caller gives as ``extra={"fields": ...}`` are its members too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        members: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        request = REQUEST_ID.get(None)
+        if request is not None:
+            members["request_id"] = request
+        members |= getattr(record, "fields", {})
+        if record.exc_info:
+            members["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(members)
+
+
+_FORMATTERS: Final[dict[LogFormat, type[logging.Formatter]]] = {"text": _TextFormatter, "json": _JsonFormatter}
 
 
 class BackgroundHandler(logging.Handler):
@@ -29,12 +70,13 @@ class BackgroundHandler(logging.Handler):
     Args:
         descriptor: what lines are written to. Past Python's own buffer of stderr: its lock would be held by a thread
             that stands still when the process wants to end.
+        log_format: text for people, or a JSON object a line.
         most_waiting: lines that may wait; those beyond are dropped and counted.
     """
 
-    def __init__(self, descriptor: int, most_waiting: int = MOST_WAITING) -> None:
+    def __init__(self, descriptor: int, log_format: LogFormat = "text", most_waiting: int = MOST_WAITING) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter(_FORMAT))
+        self.setFormatter(_FORMATTERS[log_format]())
         self._descriptor = descriptor
         self._waiting: queue.Queue[str | None] = queue.Queue(most_waiting)
         self._dropped = 0
@@ -77,13 +119,14 @@ class BackgroundHandler(logging.Handler):
 
 
 @contextlib.contextmanager
-def logging_to_stderr(level: str) -> Iterator[None]:
+def logging_to_stderr(level: str, log_format: LogFormat = "text") -> Iterator[None]:
     """The root logger's lines go to stderr, until the end of the block.
 
     Args:
         level: the least severe that is logged, as ``logging`` names them.
+        log_format: see :class:`BackgroundHandler`.
     """
-    root, handler = logging.getLogger(), BackgroundHandler(2)
+    root, handler = logging.getLogger(), BackgroundHandler(2, log_format)
     before = root.level
     root.addHandler(handler)
     root.setLevel(level)

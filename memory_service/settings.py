@@ -12,6 +12,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from memory_service.logs import LogFormat
+
 MIB = 1024 * 1024
 
 _HOST: Final = re.compile(r"\*|[a-z0-9._-]+|[0-9a-f:.]+")
@@ -104,6 +106,7 @@ class Settings(BaseSettings):
     open_segments: int = Field(256, ge=1, description="Segment files kept open for reading.")
     idempotency_hours: float = Field(24.0, gt=0, description="How long the answer to a push with a key is kept.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe message logged.")
+    log_format: LogFormat = Field("text", description="`text`, or `json`: an object a line.")
     access_log: bool = Field(False, description="Log a line for every request.")
 
     @field_validator("allowed_hosts", "allowed_origins", mode="before")

@@ -39,6 +39,8 @@ KEY_HEADER: Final = "Idempotency-Key"
 """Names a push: with the same key it happens once."""
 REPLAYED_HEADER: Final = "Idempotency-Replayed"
 """``true`` where an answer is that of an earlier push with the same key."""
+REQUEST_ID_HEADER: Final = "X-Request-ID"
+"""Names a request in the service's log; an answer repeats it."""
 
 MAX_KEY_LENGTH: Final = 128
 """Printable ASCII characters of an idempotency key."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from memory_format import MEDIA_TYPE
 from memory_format.api.terms import EXPORT_MEDIA_TYPE
@@ -16,14 +18,44 @@ from memory_service.http import errors
 from memory_service.http.admission import Admission
 from memory_service.http.body import BodyLimit
 from memory_service.http.guard import Guard
+from memory_service.http.metrics import StoreCollector, new_registry
 from memory_service.http.openapi import DescribedApp
-from memory_service.http.routes import backup, buffers, exemplars, health, sample, snapshots, transfer
+from memory_service.http.routes import backup, buffers, exemplars, health, metrics, sample, snapshots, transfer
 from memory_service.http.routes.common import methods_at
+from memory_service.http.telemetry import Telemetry
 from memory_service.settings import Settings
 from memory_service.store import Store
 from memory_service.store.pure.model import Options
 
 PUSH_THREADS = 16
+
+
+class _Application(DescribedApp):
+    """The application with what is noted of every request around it."""
+
+    def __init__(self, *, access_log: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self._access_log = access_log
+        self._noting: Telemetry | None = None
+        self.state.registry = new_registry()
+        self.state.registry.register(StoreCollector(self, self.version))
+
+    @property
+    def store(self) -> Store | None:
+        """What it serves, while it does."""
+        found: Store | None = self.state.store
+        return found
+
+    @property
+    def in_progress(self) -> int:
+        """Requests under way."""
+        return 0 if self._noting is None else self._noting.in_progress
+
+    def build_middleware_stack(self) -> ASGIApp:
+        # Outside of what makes an answer of an unexpected exception.
+        inner = super().build_middleware_stack()
+        self._noting = Telemetry(inner, registry=self.state.registry, access_log=self._access_log)
+        return self._noting
 
 
 def open_store(settings: Settings) -> Store:
@@ -66,7 +98,8 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
             app.state.store = None
             await run_in_threadpool(opened.close)
 
-    app = DescribedApp(
+    app = _Application(
+        access_log=settings.access_log,
         title="Exemplar Memory",
         summary="A shared, byte-budgeted replay memory for class-incremental learning.",
         version=health.service_version(),
@@ -102,7 +135,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     # Outermost: who is not let in is asked nothing else.
     app.add_middleware(Guard, bound=settings.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     errors.install(app)
-    routers = [module.router for module in (sample, health, buffers, exemplars, snapshots, transfer, backup)]
+    routers = [module.router for module in (sample, health, metrics, buffers, exemplars, snapshots, transfer, backup)]
     app.state.methods_at = partial(methods_at, [*app.routes, *(route for router in routers for route in router.routes)])
     for router in routers:
         app.include_router(router)

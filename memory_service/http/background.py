@@ -7,6 +7,7 @@ the processor after it, and give the lock away often (docs/decisions/0016).
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import sys
 from collections.abc import Callable
@@ -36,7 +37,7 @@ class Background:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run ``work`` in a thread. It runs to its end, and this waits for it, also where it is cancelled."""
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, contextvars.copy_context().run, work)
         with anyio.CancelScope(shield=True):
             await asyncio.wait([future])
         return future.result()

@@ -43,6 +43,7 @@ from memory_service.store.reads import Listed, Reads, expect_version, no_exempla
 from memory_service.store.room import segment_bytes
 from memory_service.store.segments.base import Segments
 from memory_service.store.segments.readers import LeaseEndedError
+from memory_service.store.tally import Tally
 
 
 class Buffer:
@@ -71,14 +72,13 @@ class Buffer:
         self._segments = segments
         self._options = options
         self._lock = threading.Lock()
-        self._tally_lock = threading.Lock()
-        self._pushes = 0
+        self.tally = Tally()
         learners = Learners()
         state = load(entry, rows, number, sealed, learners)
         self.contents = Contents(state, learners, segments)
         self._commits = Commits(index, segments, self.contents, options, growing_of(rows, segments))
         self._queue = PushQueue(self._lock, self._commits, self.contents)
-        self._reads = Reads(index, self.contents, options, self._changing)
+        self._reads = Reads(index, self.contents, options, self._changing, self.tally)
         self._exports = Exports(self.contents, self._commits, self._reads, self._changing, self._lock)
 
     @property
@@ -122,10 +122,10 @@ class Buffer:
         if push.error is not None:
             raise push.error
         assert push.answer is not None
-        if not push.answer.replayed:
-            with self._tally_lock:
-                self._pushes += 1
-        return push.answer
+        answer = push.answer
+        if not answer.replayed:
+            self.tally.add(pushes=1, kept=answer.kept, rejected=answer.rejected, evicted=answer.evicted)
+        return answer
 
     def _try(self, push: Pending) -> PushAnswer:
         with self._changing():
@@ -213,6 +213,7 @@ class Buffer:
                     self._commits.commit_within(wanted)
                 else:
                     self._commits.commit(wanted)
+            self.tally.add(evicted=len(evicted))
             self._commits.tidy(0)
             return evicted
 
@@ -369,8 +370,8 @@ class Buffer:
                 self.state,
                 self.contents.learners.ids,
                 held_bytes=self.contents.readers.held_bytes,
-                pushes=self._pushes,
-                samples=self._reads.samples,
+                pushes=self.tally.pushes,
+                samples=self.tally.samples,
                 orphans=len(self._segments.orphans),
             )
 

@@ -212,7 +212,7 @@ class GroupPlan:
         document = json.dumps(vars(result), separators=(",", ":"))
         if push.key is not None:
             self._answers.append(Answer.of(push.key, push.digest, document))
-        return PushAnswer(document)
+        return PushAnswer(document, kept=result.kept, rejected=result.rejected, evicted=len(evicted))
 
     def change(self) -> Change:
         """All of it as one change."""

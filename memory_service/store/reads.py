@@ -5,7 +5,6 @@ Reads take no lock: they use whatever state is current, which never changes unde
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from memory_service.store.pure import sampler
 from memory_service.store.pure.columns import Arrays, Columns, Rows, charge_of, headers_of_rows
 from memory_service.store.pure.model import Options
 from memory_service.store.segments.base import SegmentGoneError
+from memory_service.store.tally import Tally
 
 T = TypeVar("T")
 
@@ -62,14 +62,13 @@ class Reads:
         contents: Contents,
         options: Options,
         lock: Callable[[], AbstractContextManager[None]],
+        tally: Tally,
     ) -> None:
         self._index = index
         self._contents = contents
         self._options = options
         self._lock = lock
-        self.samples = 0
-        """Batches drawn since the buffer was opened."""
-        self._tally_lock = threading.Lock()
+        self._tally = tally
 
     def get(self, exemplar_id: int, snapshot: str | None) -> Record:
         """One record.
@@ -195,8 +194,7 @@ class Reads:
             drawn = self.steadily(request.snapshot, lambda columns: read(columns, request))
         else:
             drawn = self._at_hand(request.snapshot, read_now)
-        with self._tally_lock:
-            self.samples += 1
+        self._tally.add(samples=1, drawn=request.batch_size)
         return drawn
 
     def _at_hand(self, snapshot: str | None, read: Callable[..., T]) -> T:

@@ -273,9 +273,10 @@ class Store:
         return self._open_buffer(entry, rows, number, SealedSegments(self._segments))
 
     def buffers(self) -> list[Buffer]:
-        """All buffers by name."""
-        with self._names_lock:
-            return [self._buffers[name] for name in sorted(self._buffers)]
+        """All buffers by name; waits for nobody."""
+        # At once: buffers may be made and deleted meanwhile.
+        known = list(self._buffers.values())
+        return sorted(known, key=lambda buffer: buffer.name)
 
     def page_of_buffers(self, limit: int, cursor: str | None = None) -> tuple[list[Buffer], str | None]:
         """The first buffers by name, or those after a cursor, and the cursor of the next page, None at the end.

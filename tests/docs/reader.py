@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import code
 import contextlib
 import csv
@@ -145,13 +146,15 @@ class Reader:
     def _serve(self, line: str) -> None:
         assert self._service is None, f"{line}: a service runs already"
         words = shlex.split(_MAKE_SERVE if line == "make serve" else line)
-        options = dict(zip(words[2::2], words[3::2], strict=True))
-        options.pop("--port", None)
+        read = argparse.ArgumentParser()
+        read.add_argument("--data", type=Path, required=True)
+        read.add_argument("--port")
+        given, options = read.parse_known_args(words[2:])
         if self._port is not None:
             # The shell knows it already.
-            options["--port"] = self._port
-        data = self._folder / options.pop("--data")
-        self._service = Service(data, *(word for option in options.items() for word in option))
+            options += ["--port", self._port]
+        data = self._folder / given.data
+        self._service = Service(data, *options)
         self._port = self._service.url.rsplit(":", 1)[1]
         self._said = f"memory-service listening on http://{ADDRESS} (data: {data.relative_to(self._folder)})\n"
 

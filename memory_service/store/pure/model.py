@@ -220,6 +220,9 @@ class PushAnswer:
 
     document: str
     replayed: bool = False
+    kept: int = 0
+    rejected: int = 0
+    evicted: int = 0
 
 
 @dataclass(frozen=True)

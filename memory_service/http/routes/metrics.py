@@ -1,0 +1,33 @@
+"""Figures for Prometheus."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.exposition import choose_encoder
+
+from memory_service.http.admission import Admission
+from memory_service.http.openapi import refusals
+from memory_service.http.routes.common import Router, headers_only
+
+router = Router(tags=["service"])
+
+_TEXT: Final[dict[str, Any]] = {"schema": {"type": "string"}}
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {CONTENT_TYPE_PLAIN_0_0_4: _TEXT, CONTENT_TYPE_LATEST: _TEXT}}},
+    openapi_extra=refusals(store=False),
+)
+async def metrics(request: Request) -> Response:
+    """Figures of the service and of each buffer, as Prometheus or OpenMetrics reads them. Waits for no push."""
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    if request.method == "HEAD":
+        return headers_only(media_type, {})
+    admission: Admission = request.app.state.admission
+    text = await admission.list(lambda: encode(request.app.state.registry))
+    return Response(text, media_type=media_type)
