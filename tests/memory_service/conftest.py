@@ -22,6 +22,7 @@ URL = "http://127.0.0.1:8765"
 def running(data: Path, **settings: Any) -> Iterator[httpx.Client]:
     """The application over ``data``, with its lifespan."""
     app = create_app(Settings(data=data, **settings))
+    # Of httpx2 where that is installed, else of httpx (starlette 1.10): used for what both have alone.
     with TestClient(app, URL, raise_server_exceptions=False) as client:
         yield client  # type: ignore[misc]
 
