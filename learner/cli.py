@@ -15,18 +15,14 @@ from typing import Any
 from rich.console import Console
 
 from client import MemoryClient, ServiceError
-from learner.commands.caption import caption
 from learner.commands.check_data import check_data
-from learner.commands.methods import methods
 from learner.commands.run import Order, run
-from learner.commands.settings import as_markdown, as_toml
+from learner.commands.settings import as_markdown, as_toml, methods
 from learner.data.base import DataError
 from learner.data.fetch import FetchError
-from learner.data.names import pictures_below
-from learner.data.pictures import PictureError
-from learner.run.config import LearnerConfig
+from learner.data.pictures import PictureError, pictures_below
+from learner.run.config import LearnerConfig, configured, read_settings
 from learner.run.methods import DEFAULT, Method, parse_method
-from learner.run.overrides import configured, read_settings
 from learner.run.run_mark import RunError
 from learner.run.seeds import seed_config
 from learner.run.settings_check import check_fit, with_backbones_patch
@@ -49,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_COLUMNS)
     try:
         if arguments.command == "caption":
-            return caption(arguments, console)
+            return _caption(arguments, console)
         if arguments.command == "methods":
             methods(console)
             return 0
@@ -231,6 +227,26 @@ def _refuse_pictures_as_data(arguments: argparse.Namespace) -> None:
             f"--data says where downloads are kept, and {folder} holds pictures: to learn from them, "
             f"learner {arguments.command} {folder} ..."
         )
+
+
+def _caption(arguments: argparse.Namespace, console: Console) -> int:
+    """Write what is missing; the exit status is 1 where a picture cannot be read."""
+    from learner.model.captioner import Captioner, caption_folder  # what no other command needs
+
+    def model() -> Captioner:
+        console.print(f"loading {arguments.model} ...", markup=False)
+        return Captioner(
+            arguments.model,
+            prompt=arguments.prompt,
+            max_new_tokens=arguments.max_new_tokens,
+            device=arguments.device,
+        )
+
+    found, written, bad = caption_folder(arguments.images, arguments.out, model, batch_size=arguments.batch_size)
+    console.print(f"{arguments.out}: {written} captions written, {found} were there", markup=False)
+    for reason in bad:
+        console.print(f"no caption: {reason}", markup=False)
+    return 1 if bad else 0
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -113,7 +113,7 @@ def _run(
     )
     lines = run.run(parse_method(method))
     found = summarise(lines)
-    return Outcome(name, method, seed, found.last, found.average, found.exemplars, found.bytes_per_exemplar)
+    return Outcome(name, method, seed, found.last, found.average, lines[-1].exemplars, found.bytes_per_exemplar)
 
 
 def _rows(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:

@@ -16,8 +16,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.density.pictures import Picture, Sample
-from learner.model.attention import AttentionRead
-from learner.model.attention_masks import MaskConfig, compute_masks
+from learner.model.attention_masks import AttentionRead, MaskConfig, compute_masks
 from learner.model.backbones.parts import vilt_from_parts
 from learner.model.backbones.weights import wordpiece_tokenizer
 from learner.model.tokens import Tokens

@@ -37,10 +37,10 @@ from benchmarks.learner.plans import ABLATIONS, REFERENCE_MEMORY, Job, Plan
 from benchmarks.learner.report import markdown
 from benchmarks.learner.run import Results, found, summary
 from learner.data.settings import SceneChoice
-from learner.model.device import best_device
-from learner.report import SeedRun, write_report
+from learner.model.classifier import best_device
+from learner.report.page import SeedRun, write_report
+from learner.run.config import read_settings, with_settings
 from learner.run.methods import parse_method
-from learner.run.overrides import read_settings, with_settings
 
 _PACKAGES = ("exemplar-memory", "numpy", "pillow", "torch", "transformers")
 

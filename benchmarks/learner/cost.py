@@ -35,8 +35,7 @@ from client.dataset import ReplayDataset
 from learner.memory.exemplars import make_exemplars, mask_split, to_replay, what_to_store
 from learner.model.attention_masks import MaskConfig
 from learner.model.backbones.choose import make_backbone
-from learner.model.classifier import Classifier
-from learner.model.device import best_device
+from learner.model.classifier import Classifier, best_device
 from learner.model.tokenised import TokenisedSplit
 from learner.training.train import train_phase
 
@@ -44,7 +43,6 @@ MASKS: dict[str, MaskConfig] = {
     "masks": MaskConfig(text=False),
     "masks, text too": MaskConfig(),
     "masks, mean of 2 layers": MaskConfig(text=False, layers="mean", last_layers=2),
-    "masks, rollout": MaskConfig(text=False, layers="rollout"),
 }
 _SEED = 0
 
@@ -85,7 +83,6 @@ def measure(plan: Plan, place: Path, directory: Path | None, rounds: int) -> dic
             what_to_store(model, old, masked, "masked"),
             masked.features,
             memory=config.memory,
-            with_logits=False,
             phase=0,
             learner_id="cost",
             rng=np.random.default_rng(_SEED),

@@ -16,8 +16,8 @@ import torch
 from benchmarks.learner.plans import Job, Plan, load_problem
 from client import MemoryClient
 from client.files import write_atomically
+from learner.run.evaluate import PhaseMetrics
 from learner.run.methods import parse_method
-from learner.run.phase_metrics import PhaseMetrics
 from learner.run.run import Run
 
 

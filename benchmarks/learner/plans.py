@@ -11,15 +11,15 @@ import numpy as np
 from learner.data.base import MultimodalData
 from learner.data.emoji import load_emoji
 from learner.data.settings import DataConfig, SceneChoice
+from learner.memory.exemplars import Stored, record_of
 from learner.memory.settings import MemoryConfig
 from learner.model.settings import BackboneConfig
 from learner.model.tokenised import tokenise
 from learner.run.config import LearnerConfig
 from learner.run.methods import parse_method
-from learner.run.phase_order import class_phases
-from learner.run.problem import Problem
+from learner.run.problem import Problem, class_order, cut
 from learner.training.settings import TrainConfig
-from memory_format import make_codec, make_record
+from memory_format import make_codec
 
 REFERENCE_MEMORY = 5
 """Full samples a class: where all methods are compared, and what the last line of the output is about."""
@@ -202,7 +202,9 @@ def load_data(plan: Plan, directory: Path | None) -> MultimodalData:
     last = plan.first_class + plan.num_classes
     of = plan.config.data
     data = _emoji(of.image_size, last, plan.train_per_class, plan.test_per_class, of.scenes, directory)
-    return data.subset(range(plan.first_class, last))
+    classes = range(plan.first_class, last)
+    tests = {name: split.subset(classes) for name, split in data.test.items()}
+    return replace(data, train=data.train.subset(classes), test=tests)
 
 
 @cache
@@ -227,7 +229,9 @@ def load_problem(plan: Plan, job: Job, directory: Path | None) -> Problem:
     tokenizer = wordpiece_tokenizer(directory)
     settings = {"patch_px": plan.config.backbone.patch_px, "max_text_tokens": plan.config.data.max_text_tokens}
     config = job.config(plan, 1).data
-    order = class_phases(plan.num_classes, config.base_classes, config.classes_per_phase, job.seed)
+    order = cut(
+        class_order(config, data.class_names[plan.first_class :]), config.base_classes, config.classes_per_phase
+    )
     return Problem(
         train=tokenise(data.train, tokenizer, **settings).load(),
         tests={name: tokenise(split, tokenizer, **settings).load() for name, split in data.test.items()},
@@ -240,14 +244,6 @@ def full_sample_bytes(plan: Plan, directory: Path | None) -> int:
     problem = load_problem(plan, plan.jobs()[0], directory)
     tokens = problem.train.load().tokens
     codec = make_codec(plan.config.memory.codec)
-    charges = [
-        make_record(
-            class_id=0,
-            patches=tokens.patches[row].numpy(),
-            keep_mask=np.ones(tokens.grid[row].tolist(), dtype=bool),
-            codec=codec,
-            token_ids=tokens.token_ids[row][tokens.token_valid[row]].numpy(),
-        ).charge
-        for row in range(0, len(problem.train), max(1, len(problem.train) // 200))
-    ]
+    rows = range(0, len(problem.train), max(1, len(problem.train) // 200))
+    charges = [record_of(Stored.whole(tokens), row, class_id=0, codec=codec).charge for row in rows]
     return round(float(np.mean(charges)))

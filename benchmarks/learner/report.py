@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from benchmarks.common.document import Document
 from benchmarks.common.tables import table
 from benchmarks.learner.run import Row, Run, Table, best_full
-from learner.run.spread import gap_points, paired, points
+from learner.run.seeds import gap_points, paired, points
 
 RUN = TypeAdapter(Run)
 

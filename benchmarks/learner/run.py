@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.learner.plans import REFERENCE_MEMORY, Job, Plan
+from learner.run.evaluate import PhaseMetrics
 from learner.run.methods import parse_method
-from learner.run.phase_metrics import PhaseMetrics
-from learner.run.spread import Spread, paired, spread
+from learner.run.seeds import Spread, paired, spread
 from learner.run.summary import summarise
 
 Results = Mapping[Job, Sequence[PhaseMetrics]]

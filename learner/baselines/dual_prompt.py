@@ -16,9 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.baselines.frozen import FrozenClassifier, cosines, small_uniform
-from learner.model.backbones.additions import Additions, Prefix
-from learner.model.backbones.vilt import ViltBackbone
-from learner.model.device import Precision
+from learner.model.backbones.block import Additions, Prefix
 from learner.model.tokens import Tokens
 
 GENERAL_LAYERS, EXPERT_LAYERS = 2, 3
@@ -31,21 +29,15 @@ PULL = 1.0
 class DualPrompt(FrozenClassifier):
     """``general`` ``(layers, 2, L, D)``, keys before values; ``experts`` alike and ``keys`` ``(D,)``, one a phase."""
 
-    def __init__(
-        self, backbone: ViltBackbone, device: torch.device, *, bf16: Precision = "auto", seed: int = 0
-    ) -> None:
-        super().__init__(backbone, device, bf16=bf16, seed=seed)
-        depth = len(backbone.encoder.layer)
+    def begin(self, generator: torch.Generator) -> None:
+        depth = len(self.backbone.encoder.layer)
         # A backbone of few layers keeps at least one for the experts.
         first = min(GENERAL_LAYERS, depth - 1)
         self.general_layers = range(first)
         self.expert_layers = range(first, min(first + EXPERT_LAYERS, depth))
-        self.general = small_uniform(
-            first, 2, GENERAL_LENGTH, backbone.dim, generator=torch.Generator().manual_seed(seed)
-        )
+        self.general = small_uniform(first, 2, GENERAL_LENGTH, self.backbone.dim, generator=generator)
         self.experts = nn.ParameterList()
         self.keys = nn.ParameterList()
-        self.to(device)
 
     def begin_phase(self, generator: torch.Generator) -> None:
         self.experts.requires_grad_(False)

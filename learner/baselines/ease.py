@@ -20,10 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from learner.baselines.frozen import FrozenClassifier
-from learner.model.backbones.additions import Additions
-from learner.model.backbones.vilt import ViltBackbone
-from learner.model.device import Precision
-from learner.model.head import GrowingHead
+from learner.model.backbones.block import Additions
+from learner.model.classifier import GrowingHead
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens
 
@@ -53,15 +51,11 @@ class Ease(FrozenClassifier):
     """``adapters``, a list of one for each layer for each phase; ``prototypes`` ``(C, S, D)`` in the order of
     ``classes_seen``, S the phases; ``spaces`` ``(C,)``, the phase that each class came in."""
 
-    def __init__(
-        self, backbone: ViltBackbone, device: torch.device, *, bf16: Precision = "auto", seed: int = 0
-    ) -> None:
-        super().__init__(backbone, device, bf16=bf16, seed=seed)
-        self.head = GrowingHead(backbone.feature_dim, kind="cosine")
+    def begin(self, generator: torch.Generator) -> None:
+        self.head = GrowingHead(self.backbone.feature_dim, kind="cosine")
         self.adapters = nn.ModuleList()
-        self.prototypes = torch.zeros((0, 0, backbone.feature_dim), device=device)
-        self.spaces = torch.zeros(0, dtype=torch.long, device=device)
-        self.to(device)
+        self.prototypes = torch.zeros((0, 0, self.backbone.feature_dim), device=self.device)
+        self.spaces = torch.zeros(0, dtype=torch.long, device=self.device)
 
     def begin_phase(self, generator: torch.Generator) -> None:
         self.adapters.requires_grad_(False)

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from learner.model.backbones.vilt import ViltBackbone
 from learner.model.classifier import Classifier
-from learner.model.device import Precision
-from learner.model.settings import Rates
+from learner.model.settings import Precision, Rates
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens
 
@@ -46,6 +45,12 @@ class FrozenClassifier(Classifier, ABC):
         self.seed = seed
         self.num_phases = 0
         self.num_old = 0
+        self.begin(torch.Generator().manual_seed(seed))
+        self.to(device)
+
+    @abstractmethod
+    def begin(self, generator: torch.Generator) -> None:
+        """Make what it adds to the backbone for all phases."""
 
     @abstractmethod
     def see(self, tokens: Tokens) -> tuple[Tensor, Tensor]:

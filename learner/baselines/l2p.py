@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from learner.baselines.frozen import FrozenClassifier, cosines, small_uniform
-from learner.model.backbones.additions import Additions
-from learner.model.backbones.vilt import ViltBackbone
-from learner.model.device import Precision
+from learner.model.backbones.block import Additions
 from learner.model.tokens import Tokens
 
 POOL = 10
@@ -32,14 +30,9 @@ PULL = 0.5
 class L2P(FrozenClassifier):
     """``prompts`` ``(M, L, D)`` and their ``keys`` ``(M, D)``, shared by all phases."""
 
-    def __init__(
-        self, backbone: ViltBackbone, device: torch.device, *, bf16: Precision = "auto", seed: int = 0
-    ) -> None:
-        super().__init__(backbone, device, bf16=bf16, seed=seed)
-        generator = torch.Generator().manual_seed(seed)
-        self.prompts = small_uniform(POOL, LENGTH, backbone.dim, generator=generator)
-        self.keys = small_uniform(POOL, backbone.feature_dim, generator=generator)
-        self.to(device)
+    def begin(self, generator: torch.Generator) -> None:
+        self.prompts = small_uniform(POOL, LENGTH, self.backbone.dim, generator=generator)
+        self.keys = small_uniform(POOL, self.backbone.feature_dim, generator=generator)
 
     def see(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         similarity, chosen = choose(self.query(tokens), self.keys)

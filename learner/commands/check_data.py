@@ -16,11 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from learner.data.base import DataError, Split
+from learner.data.base import DataError, Split, some
 from learner.data.pictures import LazyPictures, NoPicture, Picture
-from learner.run.automatic import suggest_budget, suited_phases
 from learner.run.config import LearnerConfig
-from learner.run.loading import Loaded, cut_into_phases, load_samples
+from learner.run.loading import Loaded, cut_into_phases, load_samples, suggest_budget, suited_phases
 from learner.run.summary import budget_words
 
 _MOST_CLASSES = 40
@@ -90,7 +89,7 @@ def _thin(names: Sequence[str], splits: Mapping[str, Split]) -> list[str]:
         ("nothing to test on", np.asarray(tested) == 0),
     ):
         if which.any():
-            said.append(f"note: {words}: {_some([names[i] for i in np.flatnonzero(which).tolist()])}")
+            said.append(f"note: {words}: {some(repr(names[i]) for i in np.flatnonzero(which).tolist())}")
     return said
 
 
@@ -160,8 +159,3 @@ def _budget(config: LearnerConfig, loaded: Loaded) -> str:
     if not memory.budget_bytes:
         return f"budget: {held}"
     return f"budget: {budget_words(memory)} as it is set; suggested: {held}"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(map(repr, names[:5])) + more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,18 +14,16 @@ from client import MemoryClient, ServiceUnavailableError
 from client.files import write_atomically
 from learner.run import machine
 from learner.run.config import LearnerConfig
+from learner.run.evaluate import PhaseMetrics
 from learner.run.loading import in_order, load_problem
 from learner.run.methods import Method
-from learner.run.phase_metrics import PhaseMetrics
 from learner.run.problem import Problem
 from learner.run.run import Run
-from learner.run.run_lock import locked
-from learner.run.run_mark import RunError
+from learner.run.run_mark import RunError, locked
 from learner.run.seeds import (
     difference_lines,
     refuse_other_kind,
     seed_config,
-    seed_folder,
     seeds_json,
     seeds_table,
     seeds_verdict,
@@ -34,7 +32,7 @@ from learner.run.seeds import (
 from learner.run.summary import budget_words, final_table, phase_line, seconds_spent, summary_json, verdict
 
 if TYPE_CHECKING:
-    from learner.report import SeedRun
+    from learner.report.page import SeedRun
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,8 @@ def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Cons
 
 
 def _one(config: LearnerConfig, problem: Problem, client: MemoryClient, order: Order, console: Console) -> None:
-    begun = _Begun.of(config, problem, client, order.out, order, console)
-    results = begun.finish(order).results
+    begun = _begin(config, problem, client, order.out, order, console)
+    results = _finish(begun, order).results
     console.print()
     console.print(final_table(config, results))
     _say(verdict(results), console)
@@ -99,18 +97,18 @@ def _one(config: LearnerConfig, problem: Problem, client: MemoryClient, order: O
 
 
 def _several(config: LearnerConfig, problem: Problem, client: MemoryClient, order: Order, console: Console) -> None:
-    begun: dict[int, _Begun] = {}
+    begun: dict[int, Run] = {}
     # All are looked at before the first is trained: what stands in the way of the last is not to be said hours later.
     for number in range(order.seeds or 0):
         own = seed_config(config, number)
-        folder = seed_folder(order.out, own.seed)
-        begun[own.seed] = _Begun.of(own, in_order(problem, own), client, folder, order, console)
+        folder = order.out / f"seed-{own.seed}"
+        begun[own.seed] = _begin(own, in_order(problem, own), client, folder, order, console)
     runs: dict[int, SeedRun] = {}
     for number, (seed, one) in enumerate(begun.items(), start=1):
         console.print(f"\nseed {seed}, run {number} of {len(begun)}", highlight=False)
-        machine.remember(one.run.setup.out, client.info())
-        runs[seed] = one.finish(order)
-    from learner.report import write_report
+        machine.remember(one.setup.out, client.info())
+        runs[seed] = _finish(one, order)
+    from learner.report.page import write_report
 
     results = {seed: run.results for seed, run in runs.items()}
     console.print()
@@ -123,48 +121,43 @@ def _several(config: LearnerConfig, problem: Problem, client: MemoryClient, orde
     _say_what_is_written(order.out, console)
 
 
-@dataclass(frozen=True)
-class _Begun:
+def _begin(
+    config: LearnerConfig, problem: Problem, client: MemoryClient, out: Path, order: Order, console: Console
+) -> Run:
     """A run that nothing stands in the way of."""
 
-    config: LearnerConfig
-    run: Run
-    buffers: dict[str, str]
+    def report(metrics: PhaseMetrics) -> None:
+        console.print(phase_line(metrics, len(problem.phases)), markup=False, highlight=False)
 
-    @staticmethod
-    def of(
-        config: LearnerConfig, problem: Problem, client: MemoryClient, out: Path, order: Order, console: Console
-    ) -> _Begun:
-        report = _line_printer(console, len(problem.phases))
-        run = Run(config, problem, client, out, directory=order.directory, report=report)
-        run.prepare(order.methods)
-        buffers = {method.name: run.setup.buffer_name(method) for method in order.methods if method.stores != "nothing"}
-        if buffers:
-            console.print(f"buffers: {', '.join(buffers.values())}", markup=False, highlight=False)
-        return _Begun(config, run, buffers)
+    run = Run(config, problem, client, out, directory=order.directory, report=report)
+    run.prepare(order.methods)
+    if buffers := _buffers(run, order):
+        console.print(f"buffers: {', '.join(buffers.values())}", markup=False, highlight=False)
+    return run
 
-    def finish(self, order: Order) -> SeedRun:
-        """Run all methods and write the run's own summary and report."""
-        results = {method.name: self.run.run(method) for method in order.methods}
-        # Imported here: drawing is not needed to train.
-        from learner.report import SeedRun, write_report
 
-        problem, out = self.run.setup.problem, self.run.setup.out
-        classes = problem.named_phases
-        summary = summary_json(self.config, results, seconds_spent(results), buffers=self.buffers, classes=classes)
-        write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-        run = SeedRun(results, classes, out)
-        write_report(out, self.config, {self.config.seed: run}, problem.class_names, directory=order.directory)
-        return run
+def _buffers(run: Run, order: Order) -> dict[str, str]:
+    return {method.name: run.setup.buffer_name(method) for method in order.methods if method.stores != "nothing"}
+
+
+def _finish(run: Run, order: Order) -> SeedRun:
+    """Run all methods and write the run's own summary and report."""
+    results = {method.name: run.run(method) for method in order.methods}
+    # Imported here: drawing is not needed to train.
+    from learner.report.page import SeedRun, write_report
+
+    config, problem, out = run.setup.config, run.setup.problem, run.setup.out
+    classes = problem.named_phases
+    summary = summary_json(config, results, seconds_spent(results), buffers=_buffers(run, order), classes=classes)
+    write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    seed_run = SeedRun(results, classes, out)
+    write_report(out, config, {config.seed: seed_run}, problem.class_names, directory=order.directory)
+    return seed_run
 
 
 def _say(words: str, console: Console) -> None:
     """Prose, in lines that can be read."""
     console.print(words, highlight=False, markup=False, soft_wrap=False, width=min(console.width, 100))
-
-
-def _line_printer(console: Console, num_phases: int) -> Callable[[PhaseMetrics], None]:
-    return lambda metrics: console.print(phase_line(metrics, num_phases), markup=False, highlight=False)
 
 
 def _say_what_is_written(out: Path, console: Console) -> None:

@@ -1,4 +1,5 @@
-"""``learner config``: every setting, its value and what it is, as TOML or as a table for the documentation."""
+"""``learner config`` and ``learner methods``: every setting, its value and what it is, as TOML or as a table for the
+documentation; and what there is to compare, a line each."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tomlkit
+from rich.console import Console
 from tomlkit.items import Item
 
-from learner.run.config import LearnerConfig
-from learner.run.overrides import OWN_DATA
+from learner.run.config import OWN_DATA, LearnerConfig
+from learner.run.methods import BASES, DEFAULT, NUMBERED, PARTS
 
 _WIDTH = 100
 _HEAD = """\
@@ -145,3 +147,25 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return json.dumps(list(value))
     return json.dumps(value, ensure_ascii=False)
+
+
+def methods(console: Console) -> None:
+    """Print bases and parts."""
+    parts = {name: part.words for name, part in PARTS.items()}
+    parts |= {name: numbered(0).words for name, numbered in NUMBERED.items()}
+    lines = [
+        f"A method is BASE[+PART...], as in masked+text+q50; several have commas between. Default: {','.join(DEFAULT)}",
+        "",
+        "bases, which say what is stored:",
+        *_lines({name: base.words for name, base in BASES.items()}),
+        "",
+        "parts, each of which changes something:",
+        *_lines(parts),
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+
+
+def _lines(words: Mapping[str, str]) -> list[str]:
+    width = max(map(len, words))
+    return [f"  {name:{width}}  {what}" for name, what in words.items()]

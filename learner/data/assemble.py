@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from learner.data.base import DataError, MultimodalData, Split
-from learner.data.picture_check import unreadable
-from learner.data.pictures import LazyPictures, Picture
-
-__all__ = ["BadPictures", "Listing", "Sample", "assemble"]
+from learner.data.base import DataError, MultimodalData, Split, generator, some
+from learner.data.pictures import LazyPictures, Picture, unreadable
 
 log = logging.getLogger(__name__)
 
 BadPictures = Literal["error", "skip", "list"]
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -103,8 +97,8 @@ def assemble(
     bare = [label for label in labels if label not in trained]
     if bare:
         raise DataError(
-            f"{listing.name}: no sample to train on of {_some(map(repr, bare))}; every class needs one at least"
-            + (f". {len(bad)} pictures cannot be used: {_some(bad.values(), separator='; ')}" if bad else "")
+            f"{listing.name}: no sample to train on of {some(map(repr, bare))}; every class needs one at least"
+            + (f". {len(bad)} pictures cannot be used: {some(bad.values(), separator='; ')}" if bad else "")
         )
 
     def make(part: Sequence[Sample]) -> Split:
@@ -168,7 +162,7 @@ def _split(samples: list[Sample], test_share: float, seed: int) -> list[Sample]:
     for label, keys in by_label.items():
         pictures = sorted(set(keys))
         count = min(len(pictures) - 1, max(1, round(test_share * len(pictures))))
-        tested.update(pictures[i] for i in _generator(seed, "split", label).permutation(len(pictures))[:count])
+        tested.update(pictures[i] for i in generator(seed, "split", label).permutation(len(pictures))[:count])
     return [s if s.split else replace(s, split="test" if s.key in tested else "train") for s in samples]
 
 
@@ -221,7 +215,7 @@ def _drawn(samples: Sequence[Sample], labels: Sequence[str], train: int, test: i
         for label in labels:
             group = groups.get((split, label), [])
             if limit and len(group) > limit:
-                chosen = _generator(seed, "draw", split, label).permutation(len(group))[:limit]
+                chosen = generator(seed, "draw", split, label).permutation(len(group))[:limit]
                 group = [group[i] for i in sorted(chosen)]
             drawn += group
     return drawn
@@ -236,22 +230,9 @@ def _bad_pictures(
         pictures.setdefault(sample.key, sample.picture)
     bad = {key: f"{pictures[key].name}: {reason}" for key, reason in unreadable(pictures, name, directory).items()}
     if bad and bad_pictures != "list":
-        shown = _some(bad.values(), separator="; ")
+        shown = some(bad.values(), separator="; ")
         message = f"{len(bad)} of {len(pictures)} pictures cannot be used: {shown}"
         if bad_pictures == "error":
             raise DataError(f"{message}. Mend them, or leave them out with --set data.bad_pictures=skip")
         log.warning("%s. They are left out", message)
     return bad
-
-
-def _generator(seed: int, *names: str) -> np.random.Generator:
-    """A generator of its own for each purpose and class, so that one class's samples do not shift another's."""
-    digest = hashlib.sha256("/".join(names).encode()).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
-
-
-def _some(items: Iterable[str], separator: str = ", ") -> str:
-    """The first few, and how many more there are."""
-    listed = list(items)
-    more = f"{separator}and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return separator.join(listed[:_SHOWN]) + more

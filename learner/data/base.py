@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from learner.data.pictures import LazyPictures
 
-__all__ = ["DataError", "MultimodalData", "Split"]
+SHOWN = 5
+"""Of a list of names or reasons in an error."""
 
 
 class DataError(ValueError):
@@ -115,24 +117,15 @@ class MultimodalData:
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    @property
-    def image_size(self) -> int:
-        """Side of every picture in pixels; the short side where they are not square."""
-        images = self.train.images
-        return int(images.shape[1]) if isinstance(images, np.ndarray) else images.short_side
 
-    def subset(self, classes: Iterable[int]) -> MultimodalData:
-        """Every split restricted to ``classes``; ids and names stay what they are.
+def some(items: Iterable[str], separator: str = ", ") -> str:
+    """The first few, and how many more there are."""
+    listed = list(items)
+    more = f"{separator.strip(', ')} and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return separator.join(listed[:SHOWN]) + more
 
-        Raises:
-            ValueError: a class does not exist.
-        """
-        wanted = sorted(set(classes))
-        unknown = [c for c in wanted if not 0 <= c < self.num_classes]
-        if unknown:
-            raise ValueError(f"{self.name} has classes 0 to {self.num_classes - 1}, not {unknown}")
-        return replace(
-            self,
-            train=self.train.subset(wanted),
-            test={name: split.subset(wanted) for name, split in self.test.items()},
-        )
+
+def generator(seed: int, *names: str) -> np.random.Generator:
+    """A generator of its own for each purpose, so that nothing drawn for one sample or class shifts another's."""
+    digest = hashlib.sha256("/".join(names).encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])

@@ -18,8 +18,6 @@ from types import TracebackType
 from learner.data.base import DataError
 from learner.data.table import Row, parse_table, read_table
 
-__all__ = ["COLUMNS", "CaptionsWriter", "read_captions"]
-
 COLUMNS = ("image", "text")
 
 
@@ -27,7 +25,7 @@ def read_captions(path: Path, pictures: Container[str]) -> dict[str, str]:
     """Text by picture; pictures are named by their path below the folder, ``n01443537/art_0.jpg``.
 
     Args:
-        pictures: those that are there. A row's name may be spelled otherwise: see :func:`learner.data.names.as_there`.
+        pictures: those that are there; a row's name may be spelled otherwise (:func:`learner.data.pictures.as_there`).
 
     Raises:
         DataError: the file is of another shape, or gives two texts to one picture.

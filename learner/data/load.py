@@ -14,8 +14,6 @@ from learner.data.hub import list_hub
 from learner.data.imagenet_r import list_imagenet_r
 from learner.data.settings import DataConfig, DataName
 
-__all__ = ["LISTINGS", "load_data"]
-
 LISTINGS: Mapping[DataName, Callable[[DataConfig], Listing]] = {
     "imagenet-r": list_imagenet_r,
     "food101": list_food101,
@@ -41,11 +39,7 @@ def load_data(
         DataError: it is not there or cannot be used; the message says where to get it, or which file and line is wrong.
         FetchError: a package that MM-Emoji-R is built from cannot be fetched.
     """
-    if config.image_size < patch_px or config.image_size % patch_px:
-        raise DataError(
-            f"data.image_size must be a multiple of the patches' side (backbone.patch_px), {config.image_size} px are "
-            f"no multiple of {patch_px} px"
-        )
+    check_size(config.image_size, patch_px)
     if config.name == "emoji":
         try:
             return load_emoji(
@@ -70,3 +64,16 @@ def load_data(
         bad_pictures=bad_pictures or config.bad_pictures,
         directory=directory,
     )
+
+
+def check_size(image_size: int, patch_px: int) -> None:
+    """Check that pictures of a size divide into patches.
+
+    Raises:
+        DataError: they do not.
+    """
+    if image_size < patch_px or image_size % patch_px:
+        raise DataError(
+            f"data.image_size must be a multiple of the patches' side (backbone.patch_px), {image_size} px are no "
+            f"multiple of {patch_px} px"
+        )

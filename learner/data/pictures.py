@@ -1,25 +1,35 @@
-"""Picture files as arrays: decoded when asked for, upright, in RGB, and sized as ViLT sizes them.
+"""Picture files: which there are, whether they can be read, and as arrays: decoded when asked for, upright, in RGB, and
+sized as ViLT sizes them. ``learner caption`` and the data sets ask here, so that they agree about every file.
 
 A data set of a hundred thousand photographs does not fit in memory; its pictures are read when a phase needs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+import os
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm.auto import tqdm
 
+from client.files import write_atomically
 from client.rgb import DECODE_GAP, LONGEST, fit, upright_rgb, why_unreadable
-
-__all__ = ["PICTURE_SUFFIXES", "LazyPictures", "NoPicture", "Picture", "PictureError", "PictureFile", "read_picture"]
+from learner.data.fetch import data_dir
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+# What archives of a Mac, network storage and rubbish bins put beside pictures, under names of pictures.
+_SIDE_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
 
 
 class PictureError(ValueError):
@@ -140,3 +150,110 @@ def read_picture(picture: Picture, *, about: int | None = None) -> Image.Image:
     except Exception as error:
         reason = str(error) if isinstance(error, PictureError) else why_unreadable(error)
         raise PictureError(f"{picture.name}: {reason}") from error
+
+
+def unreadable(pictures: Mapping[str, Picture], name: str, directory: Path | str | None) -> dict[str, str]:
+    """By key, what is wrong with each picture that cannot be read.
+
+    All are decoded once, so that no run stops at one after hours. Those that are good are not decoded again as long as
+    no file changes.
+
+    Args:
+        pictures: by key.
+        name: of the data set, for the progress shown.
+        directory: where is kept which pictures were looked at, see :func:`learner.data.fetch.data_dir`.
+    """
+    stamps = {key: picture.stamp() for key, picture in pictures.items()}
+    # What one Pillow reads, another may not.
+    seen = "\0".join([PIL.__version__, *sorted(stamps.values())])
+    digest = hashlib.sha256(seen.encode(errors="surrogateescape")).hexdigest()[:16]
+    path = data_dir(directory) / "built" / f"pictures-{digest}.json"
+    known = _known(path)
+    # Bad ones are looked at each time: what was wrong may lie outside of the file, in a permission or an installation.
+    unsure = pictures if known is None else {key: pictures[key] for key, stamp in stamps.items() if stamp in known}
+    if not unsure:
+        return {}
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        # disable=None: no bar where the output is not a terminal.
+        bar = tqdm(pool.map(_reason, unsure.values()), total=len(unsure), unit="picture", desc=name, disable=None)
+        reasons = {key: reason for key, reason in zip(unsure, bar, strict=True) if reason}
+    found = {stamps[key]: reason for key, reason in reasons.items()}
+    if found != known:
+        write_atomically(path, json.dumps(found).encode())
+    return reasons
+
+
+def _known(path: Path) -> dict[str, str] | None:
+    """What was wrong with pictures, by their stamps, or None where they were not looked at."""
+    try:
+        known: dict[str, str] = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return known
+
+
+def _reason(picture: Picture) -> str | None:
+    try:
+        read_picture(picture, about=1)
+    except PictureError as error:
+        return str(error).removeprefix(f"{picture.name}: ")
+    return None
+
+
+def pictures_below(folder: Path) -> list[str]:
+    """Paths of the pictures below a folder, relative to it, sorted. Hidden files (a Mac's ``._NAME``) are none."""
+    found: list[str] = []
+    followed = {os.path.realpath(folder)}
+    for base, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not _hidden(name) and _once(os.path.join(base, name), followed)]
+        found += [
+            PurePosixPath(os.path.relpath(base, folder), name).as_posix()
+            for name in files
+            if not _hidden(name) and Path(name).suffix.lower() in PICTURE_SUFFIXES
+        ]
+    return sorted(found)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in _SIDE_FOLDERS
+
+
+def _once(path: str, followed: set[str]) -> bool:
+    """False for a link to a folder that another link has led to: links may go in circles."""
+    if not os.path.islink(path):
+        return True
+    target = os.path.realpath(path)
+    new = target not in followed
+    followed.add(target)
+    return new
+
+
+def picture_in(folder: Path, name: str) -> Picture:
+    """The picture of that name below a folder. One that no table can name cannot be read either."""
+    shown = name.encode(errors="backslashreplace").decode()
+    return PictureFile(folder / name, name) if shown == name else _Unnameable(shown)
+
+
+@dataclass(frozen=True)
+class _Unnameable:
+    """A file whose name is not UTF-8."""
+
+    name: str
+
+    def open(self) -> Path:
+        raise PictureError("its name is not UTF-8, so that no table can hold it; rename it")
+
+    def stamp(self) -> str:
+        return self.name
+
+
+def as_there(name: str, there: Callable[[str], bool]) -> str:
+    """The spelling of a name under which there is a file, or else the name without the space around it.
+
+    As it stands comes first: space at an end and ``\\\\`` may belong to a name. Then as Windows (``\\\\``) and as a Mac
+    (accents beside their letters) write it.
+    """
+    plain = name.strip()
+    slashes = plain.replace("\\", "/")
+    composed = [unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")]
+    return next((spelling for spelling in (name, plain, slashes, *composed) if there(spelling)), plain)

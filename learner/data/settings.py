@@ -10,8 +10,6 @@ from memory_format.canvas import MAX_SIDE_PX
 
 DataName = Literal["emoji", "imagenet-r", "food101", "folder", "hub"]
 SceneChoice = Literal["any", "misleading"]
-"""``any``: every sample stands in front of any scene. ``misleading``: half of a class's training samples stand in front
-of the same scene, which is never behind it in the tests: who goes by the scene takes one class for another there."""
 
 
 @dataclass(frozen=True)

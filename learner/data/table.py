@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import codecs
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from learner.data.base import DataError
-from learner.data.cells import label_of, one_text, texts_of
-from learner.data.names import as_there
-
-__all__ = ["Row", "parse_table", "read_object", "read_table"]
+from learner.data.pictures import as_there
 
 _LONGEST_FIELD = 16 * 1024 * 1024
 
@@ -29,15 +28,11 @@ class Row:
     where: str
 
     def get(self, column: str) -> str:
-        """A value without the space around it; empty where the row has none.
-
-        Raises:
-            DataError: it has several.
-        """
+        """:func:`one_text` of a column."""
         return one_text(self.values.get(column), f"{self.where}: column {column!r}")
 
     def picture(self, column: str, there: Callable[[str], bool]) -> str:
-        """The name of a picture in the spelling that :func:`learner.data.names.as_there` finds; empty if none is named.
+        """The name of a picture as :func:`learner.data.pictures.as_there` spells it; empty if none is named.
 
         Raises:
             DataError: there are several.
@@ -46,19 +41,11 @@ class Row:
         return as_there(written if isinstance(written, str) else name, there) if name else ""
 
     def label(self, column: str) -> str:
-        """:meth:`get`, where a text may spell out a list of one.
-
-        Raises:
-            DataError: it has several.
-        """
+        """:func:`label_of` a column."""
         return label_of(self.values.get(column), f"{self.where}: column {column!r}")
 
     def texts(self, column: str) -> list[str]:
-        """The values of a column that may hold a list, at least one.
-
-        Raises:
-            DataError: one of them is no text.
-        """
+        """:func:`texts_of` a column."""
         return texts_of(self.values.get(column), f"{self.where}: column {column!r}")
 
 
@@ -206,3 +193,90 @@ def _refuse_twins(names: Sequence[str], where: str) -> None:
     twins = [name for name, count in Counter(names).items() if count > 1 and name]
     if twins:
         raise DataError(f"{where} has more than one column {', '.join(map(repr, twins))}: which one counts?")
+
+
+def one_text(value: object, where: str) -> str:
+    """The one text of a cell, without the space around it; empty where there is none.
+
+    Raises:
+        DataError: there are several, or what is there is no text. ``where`` says which cell.
+    """
+    return _only(_items(value, where), where)
+
+
+def label_of(value: object, where: str) -> str:
+    """:func:`one_text`, where a text may spell out a list.
+
+    Raises:
+        DataError: as there.
+    """
+    return _only(_items(_spelled_out(value, where), where), where)
+
+
+def texts_of(value: object, where: str) -> list[str]:
+    """Every text of a cell, one of them empty where there is none: several captions of one picture are a list.
+
+    Raises:
+        DataError: what is there is no text and no list of texts. ``where`` says which cell.
+    """
+    return [text for text in _items(_spelled_out(value, where), where) if text] or [""]
+
+
+def _only(found: list[str], where: str) -> str:
+    if len(found) > 1:
+        raise DataError(f"{where} holds a list of {len(found)} values, {_shown(found)}; one is needed")
+    return found[0] if found else ""
+
+
+def _items(value: object, where: str) -> list[str]:
+    return [_text(item, where) for item in value] if isinstance(value, list | tuple) else [_text(value, where)]
+
+
+def _spelled_out(value: object, where: str) -> object:
+    """The list that a text is as JSON or, as pandas writes lists into CSV, as Python prints it; else the value."""
+    text = value.strip() if isinstance(value, str) else ""
+    if not (text.startswith("[") and text.endswith("]")):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if not (isinstance(found, list) and found and all(isinstance(item, str | int) for item in found)):
+            return value
+        # Python joins strings without a comma between them, which is how numpy prints several.
+        if read is ast.literal_eval and repr(found) != text:
+            raise DataError(
+                f"{where} seems to hold a list, {text[:60]}; write it as JSON, with commas and double quotes"
+            )
+        return found
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{where} is no Unicode text: {value!a} holds half of a surrogate pair") from error
+        return value.strip()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():  # pandas makes floats of numbers where one is missing
+        return str(int(value))
+    if isinstance(value, int | float):
+        return str(value)
+    raise DataError(f"{where} holds {_kind(value)}, {_shown(value)}; a text is needed")
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, dict):
+        return "an object"
+    return "a list within a list" if isinstance(value, list) else type(value).__name__
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client import ReplayBatch
-from client.tensors import ARRAYS_PREFIX, TensorBatch, to_tensors
+from client.tensors import TensorBatch, to_tensors
 from learner.baselines import cim
 from learner.memory.selection import ranked
 from learner.memory.settings import MemoryConfig
@@ -20,7 +20,6 @@ from learner.model.attention_masks import MaskConfig, compute_masks
 from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens
-from learner.training.ablations import stored_logits
 from learner.training.train import Replay
 from memory_format import Record, make_codec, make_record
 
@@ -60,6 +59,11 @@ class Stored:
     keep_patches: Tensor
     keep_tokens: Tensor
 
+    @staticmethod
+    def whole(tokens: Tokens) -> Stored:
+        """All of each sample."""
+        return Stored(tokens, tokens.patch_valid, tokens.token_valid)
+
     @property
     def kept(self) -> Tokens:
         """The samples as replay will show them, but for the codec's loss."""
@@ -90,10 +94,9 @@ def what_to_store(model: Classifier, new: TokenisedSplit, masked: MaskedSplit, s
     if stores == "masked":
         return Stored(new.tokens, masked.keep_patches, masked.keep_tokens)
     if stores == "full":
-        return Stored(new.tokens, new.tokens.patch_valid, new.tokens.token_valid)
+        return Stored.whole(new.tokens)
     if stores == "cim":
-        boxed = cim.compress(model, new.tokens, model.targets(new.class_ids))
-        return Stored(boxed, boxed.patch_valid, boxed.token_valid)
+        return Stored.whole(cim.compress(model, new.tokens, model.targets(new.class_ids)))
     raise ValueError(f"a method that stores {stores} has no exemplars")
 
 
@@ -104,7 +107,6 @@ def make_exemplars(
     class_features: Tensor,
     *,
     memory: MemoryConfig,
-    with_logits: bool,
     phase: int,
     learner_id: str,
     rng: np.random.Generator,
@@ -117,10 +119,8 @@ def make_exemplars(
     Args:
         class_ids: ``(N,)``.
         class_features: ``(N, D)`` features of the full samples.
-        with_logits: store the model's logits too (:mod:`learner.training.ablations.stored_logits`).
     """
     features = model.features(stored.kept)
-    logits = model.head_logits(features).numpy() if with_logits else None
     codec = make_codec(memory.codec)
     for class_id in dict.fromkeys(class_ids.tolist()):
         members = np.flatnonzero(class_ids == class_id)
@@ -128,21 +128,12 @@ def make_exemplars(
         of_class = features[members].numpy()
         for rank, (place, score) in enumerate(ranked(of_class, mean, memory.selection, rng)):
             sample = int(members[place])
-            record = _record(
-                stored,
-                sample,
-                class_id=class_id,
-                phase=phase,
-                learner_id=learner_id,
-                score=score,
-                rank=rank,
-                codec=codec,
-                arrays=None if logits is None else {stored_logits.ARRAY: logits[sample]},
-            )
-            yield sample, record
+            place_in_class = {"class_id": class_id, "score": score, "rank": rank}
+            yield sample, record_of(stored, sample, codec=codec, phase=phase, learner_id=learner_id, **place_in_class)
 
 
-def _record(stored: Stored, sample: int, **fields: object) -> Record:
+def record_of(stored: Stored, sample: int, **fields: object) -> Record:
+    """One of the samples as a record; ``fields`` as :func:`~memory_format.make_record` has them."""
     tokens, keep_patches, keep_tokens = stored.tokens, stored.keep_patches[sample], stored.keep_tokens[sample]
     h, w = tokens.grid[sample].tolist()
     return make_record(
@@ -166,20 +157,7 @@ def exemplar_features(model: Classifier, records: Sequence[Record], batch_size: 
 
 
 def to_replay(batch: TensorBatch) -> Replay:
-    """A batch of the client's data set -> tokens, class ids and what else the records carry."""
-    tokens = Tokens(
-        patches=batch["patches"],
-        patch_positions=batch["patch_positions"],
-        patch_valid=batch["patch_valid"],
-        grid=batch["grid"],
-        token_ids=batch["token_ids"],
-        token_positions=batch["token_positions"],
-        token_valid=batch["token_valid"],
-    )
+    """A batch of the client's data set -> tokens and class ids."""
+    tokens = Tokens(**{field.name: batch[field.name] for field in fields(Tokens)})
     complete = bool((tokens.patch_valid.sum(1) == tokens.grid.prod(1)).all())
-    return Replay(tokens, batch["class_id"].numpy(), complete, batch.get(ARRAYS_PREFIX + stored_logits.ARRAY))
-
-
-def with_text_mask(config: MaskConfig) -> MaskConfig:
-    """The same masks with the text masked too, for showing what it would keep."""
-    return replace(config, text=True)
+    return Replay(tokens, batch["class_id"].numpy(), complete)

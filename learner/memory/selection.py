@@ -8,9 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from learner.training.ablations.coverage import coverage_order
-
-Selection = Literal["cosine", "herding", "coverage", "random"]
+Selection = Literal["cosine", "herding", "random"]
 
 FloatArray = NDArray[np.floating]
 
@@ -31,8 +29,7 @@ def selection_order(
         mean: ``(D,)`` mean feature of the full samples.
         selection: ``cosine``: by similarity to the mean (the paper); ``herding``: greedily, so that the mean of each
             prefix stays close to ``mean`` (Rebuffi et al., iCaRL, algorithm 4), which avoids near-duplicates;
-            ``coverage``: greedily, so that every sample has one like it in each prefix (facility location,
-            Mirzasoleiman et al., CRAIG, ICML 2020); ``random``.
+            ``random``.
         rng: for ``random``.
     """
     if selection == "cosine":
@@ -40,8 +37,6 @@ def selection_order(
     if selection == "random":
         return rng.permutation(len(features)).astype(np.int64)
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    if selection == "coverage":
-        return coverage_order(unit)
     target = mean / max(float(np.linalg.norm(mean)), 1e-12)
     order: list[int] = []
     total = np.zeros_like(target)

@@ -12,11 +12,27 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from learner.model.attention import AttentionRead, HeadReduction, Layers
 from learner.model.tokens import Tokens, special_tokens
 from learner.ranges import within
 
 Threshold = Literal["mean", "quantile", "mass"]
+Layers = Literal["last", "mean"]
+HeadReduction = Literal["mean", "max"]
+
+
+@dataclass(frozen=True)
+class AttentionRead:
+    """Attention probabilities, per head.
+
+    Attributes:
+        class_to_image: ``(B, H, K)``, the class token's row at the patches.
+        image_to_text: ``(B, H, K, T)``, each patch's row at the text tokens; None where it was not asked for.
+        patch_norms: ``(B, K)``, lengths of the patches' last hidden states.
+    """
+
+    class_to_image: Tensor
+    image_to_text: Tensor | None
+    patch_norms: Tensor
 
 
 @dataclass(frozen=True)
@@ -27,7 +43,7 @@ class MaskConfig:
     Attributes:
         image: mask the image at all.
         text: mask the text at all.
-        layers: which layers' attention is read: the ``last``, the ``mean`` of several, or the ``rollout`` of all.
+        layers: which layers' attention is read: the ``last``, or the ``mean`` of several.
         last_layers: over how many of the last layers ``mean`` goes.
         heads: how the heads of a layer are combined: ``max``, that of the head that looks hardest, or ``mean``.
         image_threshold: which patches are kept. ``mean``: those above the sample's own mean; ``quantile``: the top

@@ -18,11 +18,8 @@ from tqdm import tqdm
 from client.prefetch import Prefetched
 from learner.data.base import DataError
 from learner.data.caption_table import CaptionsWriter
-from learner.data.names import picture_in, pictures_below
-from learner.data.pictures import PICTURE_SUFFIXES, PictureError, read_picture
-from learner.model.device import best_device
-
-__all__ = ["Captioner", "caption_folder"]
+from learner.data.pictures import PICTURE_SUFFIXES, PictureError, picture_in, pictures_below, read_picture
+from learner.model.classifier import best_device
 
 log = logging.getLogger(__name__)
 

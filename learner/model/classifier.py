@@ -13,14 +13,44 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from learner.model import ssf
-from learner.model.attention import AttentionRead
-from learner.model.attention_masks import MaskConfig
+from learner.model.attention_masks import AttentionRead, MaskConfig
 from learner.model.backbones.vilt import ViltBackbone
-from learner.model.device import Precision, use_bf16
-from learner.model.head import GrowingHead, HeadKind
-from learner.model.settings import Rates
+from learner.model.settings import HeadKind, Precision, Rates
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens
+
+
+class GrowingHead(nn.Module):
+    """Features ``(B, D)`` -> logits ``(B, number of classes seen)``.
+
+    Args:
+        dim: D.
+        kind: ``cosine`` compares directions, so that classes seen lately do not win by longer weights
+            (Hou et al., CVPR 2019); ``linear`` is plain.
+        scale: temperature of the cosine head; logits lie in [-scale, scale].
+    """
+
+    def __init__(self, dim: int, *, kind: HeadKind = "cosine", scale: float = 16.0) -> None:
+        super().__init__()
+        self.kind = kind
+        self.scale = scale
+        self.weight = nn.Parameter(torch.empty(0, dim))
+        self.bias = nn.Parameter(torch.empty(0))
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.weight)
+
+    def grow(self, new_weight: Tensor) -> None:
+        """Add classes whose weights ``(n, D)`` start as given."""
+        weight = torch.cat([self.weight.data, new_weight.detach().to(self.weight)])
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.cat([self.bias.data, self.bias.new_zeros(len(new_weight))]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.kind == "cosine":
+            return self.scale * F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
+        return F.linear(features, self.weight, self.bias)
 
 
 class Classifier(nn.Module):
@@ -82,11 +112,6 @@ class Classifier(nn.Module):
         """Logits ``(B, C)`` for the training's loss, and a loss of the model's own, summed over the samples."""
         return self.logits(tokens), torch.zeros((), device=self.device)
 
-    @torch.no_grad()
-    def head_logits(self, features: Tensor) -> Tensor:
-        """Logits of features that are there already, on the CPU."""
-        return self.head(features.to(self.device)).cpu()  # type: ignore[no-any-return]
-
     def features(self, tokens: Tokens) -> Tensor:
         """Features ``(N, F)`` float32 on the CPU, without gradients."""
 
@@ -117,9 +142,8 @@ class Classifier(nn.Module):
         for rows, part in tokens.by_length(self.batch_size):
             batch = part.to(self.device)
             with self.autocast():
-                features, read = self.backbone.read(
-                    batch, layers=mask.layers, last_layers=mask.last_layers, heads=mask.heads, text=mask.text
-                )
+                last_layers = mask.last_layers if mask.layers == "mean" else 1
+                features, read = self.backbone.read(batch, last_layers=last_layers, text=mask.text)
             yield rows, batch, features.float(), read
 
     def add_classes(self, new: TokenisedSplit) -> None:
@@ -156,3 +180,17 @@ class Classifier(nn.Module):
         """Inverse of :meth:`tuned_state`, in a model that no phase has changed."""
         for parameter, value in zip(ssf.scale_shift_parameters(self.backbone), saved["ssf"], strict=True):
             parameter.data.copy_(value)
+
+
+def best_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def use_bf16(device: torch.device, setting: Precision) -> bool:
+    """Whether to autocast to bfloat16: ``auto`` = where the hardware multiplies in it."""
+    if setting != "auto":
+        return setting == "on"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

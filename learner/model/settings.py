@@ -8,6 +8,9 @@ from typing import Literal
 from learner.ranges import within
 
 BackboneKind = Literal["parts", "small", "pretrained"]
+HeadKind = Literal["cosine", "linear"]
+Precision = Literal["auto", "on", "off"]
+"""Whether to compute in bfloat16; ``auto``: where the hardware has it."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ try:
     from timm.models.vision_transformer import VisionTransformer
     from torch import Tensor, nn
 
-    from learner.model.attention import HeadReduction
+    from learner.model.attention_masks import HeadReduction
     from learner.model.backbones.resizing import patch_embedding_resized, position_embedding_resized
     from learner.model.backbones.weights import PIXEL_MEAN, PIXEL_STD, load_dinov2_small
 except ModuleNotFoundError as error:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from learner.run.phase_metrics import PhaseMetrics
+from learner.run.evaluate import PhaseMetrics
 from learner.run.seeds import SeedResults
 from learner.run.summary import label
 
@@ -46,63 +46,56 @@ class Chart:
 
 def accuracy_chart(runs: SeedResults) -> Chart:
     """Accuracy over the classes seen, by phase, with that of guessing."""
-    figure, axes = _figure()
-    said = []
+    figure, axes = _figure("classes seen", "accuracy, %")
+    said = _lines(axes, runs, lambda line: line.classes_seen, lambda line: 100 * line.accuracy)
     seen = [line.classes_seen for line in next(iter(_by_method(runs).values()))[0]]
-    for place, (method, lines) in enumerate(_by_method(runs).items()):
-        means = _drawn(axes, seen, lines, lambda line: 100 * line.accuracy, place, label(method))
-        said.append(f"{label(method)} {', '.join(f'{mean:.1f}' for mean in means)}")
     guess = [100 / count for count in seen]
     axes.plot(seen, guess, "--", color=INK, linewidth=1, label="chance")
-    axes.set_xlabel("classes seen")
-    axes.set_ylabel("accuracy, %")
     axes.set_ylim(0, 100)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(figure, axes)
     words = f"Accuracy in percent after each phase: {'; '.join(said)}; chance {', '.join(f'{g:.1f}' for g in guess)}."
-    return Chart(_svg(figure, "accuracy", words), "Accuracy on all classes seen. Dashed: chance, that of guessing.")
+    caption = "Accuracy on all classes seen. Dashed: chance, that of guessing."
+    return Chart(_svg(figure, axes, "accuracy", words), caption)
 
 
 def bytes_chart(runs: SeedResults) -> Chart:
     """Bytes used by phase, with the budget."""
-    figure, axes = _figure()
-    said = []
-    by_method = _by_method(runs)
-    for place, (method, lines) in enumerate(by_method.items()):
-        if not lines[0][-1].exemplars:
-            continue
-        phases = [line.phase + 1 for line in lines[0]]
-        means = _drawn(axes, phases, lines, lambda line: line.bytes_used / 1000, place, label(method))
-        said.append(f"{label(method)} {', '.join(f'{mean:.1f}' for mean in means)}")
-    budgets = max(([line.budget_bytes / 1000 for line in lines[0]] for lines in by_method.values()), key=max)
+    figure, axes = _figure("phase", "kB used")
+    said = _lines(axes, runs, lambda line: line.phase + 1, lambda line: line.bytes_used / 1000, stored=True)
+    all_lines = [lines[0] for lines in _by_method(runs).values()]
+    budgets = max(([line.budget_bytes / 1000 for line in lines] for lines in all_lines), key=max)
     axes.step(range(1, len(budgets) + 1), budgets, "--", color=INK, where="mid", linewidth=1, label="budget")
-    axes.set_xlabel("phase")
-    axes.set_ylabel("kB used")
     axes.set_ylim(0, max([*budgets, 0.001]) * 1.1)  # no budget at all where nothing is stored
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(figure, axes)
     words = f"Kilobytes used after each phase: {'; '.join(said) or 'nothing is stored'}; budget {budgets[-1]:.1f}."
-    return Chart(_svg(figure, "bytes", words), "What each memory uses of its budget (dashed).")
+    return Chart(_svg(figure, axes, "bytes", words), "What each memory uses of its budget (dashed).")
 
 
 def exemplars_chart(runs: SeedResults) -> Chart | None:
     """Exemplars held by phase; None where nothing is stored."""
-    figure, axes = _figure()
-    said = []
-    for place, (method, lines) in enumerate(_by_method(runs).items()):
-        if lines[0][-1].exemplars:
-            phases = [line.phase + 1 for line in lines[0]]
-            means = _drawn(axes, phases, lines, lambda line: line.exemplars, place, label(method))
-            said.append(f"{label(method)} {', '.join(f'{mean:.0f}' for mean in means)}")
+    figure, axes = _figure("phase", "exemplars held")
+    said = _lines(axes, runs, lambda line: line.phase + 1, lambda line: line.exemplars, stored=True, digits=0)
     if not said:
         return None
-    axes.set_xlabel("phase")
-    axes.set_ylabel("exemplars held")
     axes.set_ylim(0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(figure, axes)
     words = f"Exemplars held after each phase: {'; '.join(said)}."
-    return Chart(_svg(figure, "exemplars", words), "How many exemplars fit into those bytes.")
+    return Chart(_svg(figure, axes, "exemplars", words), "How many exemplars fit into those bytes.")
+
+
+def _lines(
+    axes: Axes,
+    runs: SeedResults,
+    place_of: Callable[[PhaseMetrics], int],
+    figure_of: Callable[[PhaseMetrics], float],
+    *,
+    stored: bool = False,
+    digits: int = 1,
+) -> list[str]:
+    """A line for each method, with ``stored`` of those that store anything; and what they show in words."""
+    said = []
+    for number, (method, lines) in enumerate(_by_method(runs).items()):
+        if lines[0][-1].exemplars or not stored:
+            means = _drawn(axes, [place_of(line) for line in lines[0]], lines, figure_of, number, label(method))
+            said.append(f"{label(method)} {', '.join(f'{mean:.{digits}f}' for mean in means)}")
+    return said
 
 
 def _by_method(runs: SeedResults) -> dict[str, list[Sequence[PhaseMetrics]]]:
@@ -132,12 +125,15 @@ def _drawn(
     return [float(mean) for mean in means]
 
 
-def _figure() -> tuple[Figure, Axes]:
+def _figure(across: str, up: str) -> tuple[Figure, Axes]:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.4, 3.1), layout="constrained")
         axes = figure.subplots()
         axes.grid(linewidth=0.8)
         axes.set_axisbelow(True)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure, axes
 
 
@@ -152,8 +148,9 @@ def _stand_in(method: int) -> str:
     return f"#0a0b{method:02x}"
 
 
-def _svg(figure: Figure, name: str, words: str) -> Markup:
+def _svg(figure: Figure, axes: Axes, name: str, words: str) -> Markup:
     """The drawing, its ids its own on the page, its colours the page's, and what it shows in words."""
+    _legend(figure, axes)
     buffer = io.StringIO()
     nothing: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -13,8 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from client.files import DamagedFileError, write_atomically
 from learner.memory.contents import Held, load_held
 from learner.model.backbones.weights import wordpiece_tokenizer
-from learner.report import charts, numbers, tables
-from learner.report.colours import colours
+from learner.report import charts, tables
 from learner.report.pictures import Exhibit, Vocabulary, exhibits
 from learner.run import machine
 from learner.run.config import LearnerConfig
@@ -23,6 +22,30 @@ from learner.run.seeds import SeedResults, seeds_verdict, seeds_words
 from learner.run.summary import Results, budget_words, codec_words, label, verdict
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Colour:
+    """One colour as the page has it: ``#rrggbb`` on a light and on a dark ground, at least 3 to 1 against either."""
+
+    light: str
+    dark: str
+
+
+OF_METHODS: Mapping[str, Colour] = {
+    "none": Colour("#6b7280", "#9aa3ad"),
+    "full": Colour("#b4531f", "#f0935b"),
+    "masked": Colour("#1f5fd1", "#6aa5ff"),
+}
+"""Of the demo's methods; others take :data:`OTHERS` in turn."""
+OTHERS: tuple[Colour, ...] = (
+    Colour("#1a7f47", "#4cc57f"),
+    Colour("#7a3fd1", "#b995ff"),
+    Colour("#8a6100", "#d9a62e"),
+    Colour("#b02a5b", "#f07ba3"),
+    Colour("#08797d", "#3fc1c5"),
+    Colour("#7a5c3e", "#c9a37e"),
+)
 
 
 @dataclass(frozen=True)
@@ -94,12 +117,24 @@ def write_report(
         settings=_settings(config.to_dict()),
         changed=_settings(config.to_dict()).items() - _settings(LearnerConfig().to_dict()).items(),
         machine=made_with,
-        csv=numbers.download(numbers.as_csv(results), "text/csv"),
-        json=numbers.download(numbers.as_json(config, results, classes, made_with), "application/json"),
+        csv=tables.download(tables.as_csv(results), "text/csv"),
+        json=tables.download(tables.as_json(config, results, classes, made_with), "application/json"),
     )
     path = out / "report.html"
     write_atomically(path, page.encode())
     return path
+
+
+def colours(methods: Iterable[str]) -> dict[str, Colour]:
+    """The colour of each method, by its name."""
+    given, others = {}, 0
+    for method in methods:
+        if method in OF_METHODS:
+            given[method] = OF_METHODS[method]
+        else:
+            given[method] = OTHERS[others % len(OTHERS)]
+            others += 1
+    return given
 
 
 def data_name(config: LearnerConfig) -> str:

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from client.files import DamagedFileError
-from learner.memory.contents import Held
-from learner.memory.stored_examples import Example, load_examples
+from learner.memory.contents import Example, Held, load_examples
 
 log = logging.getLogger(__name__)
 

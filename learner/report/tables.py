@@ -1,19 +1,27 @@
-"""The figures of the page, put into rows: everything here is text that is ready to be shown."""
+"""The figures of the page: put into rows of text that is ready to be shown, and all of them as CSV and JSON for other
+programs."""
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from learner.memory.contents import Held
-from learner.run.evaluate import MODALITIES
-from learner.run.seeds import SeedResults, differences, reference, summarise_seeds
-from learner.run.spread import Spread, gap_points, points
+from learner.run.config import LearnerConfig
+from learner.run.evaluate import MODALITIES, PhaseMetrics
+from learner.run.seeds import SeedResults, Spread, differences, gap_points, points, reference, summarise_seeds
 from learner.run.summary import label
 
 NOTHING = "-"
+_LISTED = ("method", "phase", "by_phase", "by_split", "by_modality", "by_class")
+_PLAIN = tuple(field.name for field in fields(PhaseMetrics) if field.name not in _LISTED)
 
 
 @dataclass(frozen=True)
@@ -36,20 +44,12 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One cell of a matrix: the accuracy in words, and as a whole percentage for its tint."""
-
-    text: str
-    percent: int
-
-
-@dataclass(frozen=True)
 class Matrix:
-    """A method's accuracies: ``rows[l][j]``, after phase l on the classes of phase j."""
+    """A method's accuracies in percent: ``rows[l][j]``, after phase l on the classes of phase j."""
 
     label: str
     method: int
-    rows: list[list[Cell]]
+    rows: list[list[float]]
 
 
 def results(runs: SeedResults) -> Table:
@@ -110,10 +110,8 @@ def matrices(runs: SeedResults) -> list[Matrix]:
     of_seeds = list(runs.values())
     found = []
     for place, method in enumerate(of_seeds[0]):
-        rows = []
-        for phase in range(len(of_seeds[0][method])):
-            mean = np.mean([results[method][phase].by_phase for results in of_seeds], axis=0)
-            rows.append([Cell(f"{100 * value:.1f}", round(100 * value)) for value in mean.tolist()])
+        phases = zip(*(results[method] for results in of_seeds), strict=True)
+        rows = [(100 * np.mean([line.by_phase for line in lines], axis=0)).tolist() for lines in phases]
         found.append(Matrix(label(method), place, rows))
     return found
 
@@ -170,3 +168,46 @@ def classes(
 def _count(exemplars: Spread) -> str:
     same = len(set(exemplars.values)) == 1
     return f"{exemplars.mean:,.0f}" if same else f"{exemplars.mean:,.0f} ± {exemplars.deviation or 0:.0f}"
+
+
+def as_csv(runs: SeedResults) -> str:
+    """A row for each seed, method and phase. Phases count from 1; ``accuracy_phase_2`` is that on the classes which
+    came in the second; what there is not is empty."""
+    lines = [(seed, line) for seed, results in runs.items() for phases in results.values() for line in phases]
+    most = max(len(line.by_phase) for _, line in lines)
+    parts = {
+        f"{kind[3:]}_{name}": (kind, name) for _, line in lines for kind in _LISTED[3:5] for name in getattr(line, kind)
+    }
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["seed", "method", "phase", *_PLAIN, *(f"accuracy_phase_{j + 1}" for j in range(most)), *parts])
+    for seed, line in lines:
+        matrix = [*line.by_phase, *[None] * (most - len(line.by_phase))]
+        parted = [getattr(line, kind).get(name) for kind, name in parts.values()]
+        writer.writerow([seed, line.method, line.phase + 1, *(getattr(line, n) for n in _PLAIN), *matrix, *parted])
+    return out.getvalue()
+
+
+def as_json(
+    config: LearnerConfig,
+    runs: SeedResults,
+    classes: Mapping[int, Sequence[Sequence[str]]],
+    machine: Mapping[str, str],
+) -> str:
+    """All of it: by seed and method the lines of ``metrics.jsonl``; classes of each phase by seed; configuration and
+    machine."""
+    document: dict[str, Any] = {
+        "runs": {
+            seed: {method: [asdict(line) for line in lines] for method, lines in results.items()}
+            for seed, results in runs.items()
+        },
+        "classes": classes,
+        "config": config.to_dict(),
+        "machine": machine,
+    }
+    return json.dumps(document, indent=1) + "\n"
+
+
+def download(text: str, media_type: str) -> str:
+    """A text as an address that holds it."""
+    return f"data:{media_type};base64,{base64.b64encode(text.encode()).decode()}"

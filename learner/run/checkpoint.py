@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from client.files import DamagedFileError, write_atomically
-from learner.model.classifier import Classifier
-from learner.model.head import GrowingHead
+from learner.model.classifier import Classifier, GrowingHead
 
 
 def config_key(config: dict[str, Any]) -> str:
@@ -70,14 +69,3 @@ def restore_head(model: Classifier, saved: dict[str, Any]) -> None:
     head.load_state_dict(saved["head"])
     model.head = head.to(model.device)
     model.classes_seen = list(saved["classes_seen"])
-
-
-def model_state(model: Classifier) -> dict[str, Any]:
-    """All that training changes after the model was made."""
-    return head_state(model) | model.tuned_state()
-
-
-def restore_model(model: Classifier, saved: dict[str, Any]) -> None:
-    """Inverse of :func:`model_state`."""
-    restore_head(model, saved)
-    model.restore_tuned(saved)

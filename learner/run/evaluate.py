@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from learner.model.classifier import Classifier
 from learner.model.tokenised import Samples
@@ -20,8 +20,36 @@ MODALITIES: dict[str, Callable[[Tokens], Tokens]] = {"picture": without_words, "
 """What a model is shown of a sample to see what it knows from one modality alone."""
 
 
-Scores = Callable[[Tokens], Tensor]
-"""From samples to the scores ``(B, C)`` of all classes seen, on the CPU."""
+@dataclass(frozen=True)
+class PhaseMetrics:
+    """One line of ``metrics.jsonl``. Accuracies are shares in [0, 1]; ``old`` is None in phase 0.
+
+    ``by_phase[j]``: accuracy on the classes of phase j. ``by_modality``: with both, the picture alone and the text
+    alone, after the last phase of a method that starts from the shared base phase; otherwise empty. ``pull_seconds``:
+    what training waited for replay. ``by_class``: on each class seen, by its name, or its id where it has none; a
+    class without test samples is left out.
+    """
+
+    method: str
+    phase: int
+    classes_seen: int
+    accuracy: float
+    accuracy_new: float
+    accuracy_old: float | None
+    by_phase: list[float]
+    by_split: dict[str, float]
+    by_modality: dict[str, float]
+    exemplars: int
+    bytes_used: int
+    budget_bytes: int
+    bytes_per_exemplar: float
+    keep_ratio: float
+    train_seconds: float
+    mask_seconds: float
+    push_seconds: float
+    pull_seconds: float
+    evaluate_seconds: float
+    by_class: dict[str, float] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -30,18 +58,15 @@ def correct(
     split: Samples,
     batch_size: int = 128,
     show: Callable[[Tokens], Tokens] = lambda tokens: tokens,
-    scores: Scores | None = None,
 ) -> NDArray[np.bool_]:
     """``(N,)`` bool: which samples the model names rightly among all classes it has seen.
 
     Args:
         show: what it sees of them, as in :data:`MODALITIES`.
-        scores: None: the model's own.
     """
-    answer = scores or model.scores
     return np.concatenate(
         [
-            (answer(show(part.tokens)).argmax(1) == model.targets(part.class_ids).cpu()).numpy()
+            (model.scores(show(part.tokens)).argmax(1) == model.targets(part.class_ids).cpu()).numpy()
             for part in split.batches(batch_size)
         ]
     )
@@ -54,20 +79,18 @@ def evaluate_phase(
     *,
     interim_tests_per_class: int = 0,
     by_modality: bool = False,
-    scores: Scores | None = None,
 ) -> dict[str, Any]:
     """What is known of all classes seen after a phase, by the names of
-    :class:`~learner.run.phase_metrics.PhaseMetrics`.
+    :class:`PhaseMetrics`.
 
     Args:
         interim_tests_per_class: samples of a class in each split before the last phase; 0 = all.
         by_modality: ask about the picture alone and the text alone too, after the last phase.
-        scores: None: the model's own.
     """
     seen, is_last = problem.seen(phase), phase == len(problem.phases) - 1
     few = interim_tests_per_class
     tests = {name: split.of_classes(seen, at_most=0 if is_last else few) for name, split in problem.tests.items()}
-    hits = {name: correct(model, split, scores=scores) for name, split in tests.items()}
+    hits = {name: correct(model, split) for name, split in tests.items()}
     all_hits = np.concatenate(list(hits.values()))
     all_ids = np.concatenate([split.class_ids for split in tests.values()])
     is_new = np.isin(all_ids, problem.phases[phase])
@@ -76,7 +99,7 @@ def evaluate_phase(
         modalities["both"] = float(all_hits.mean())
         tests = {name: split.of_classes(seen, at_most=few) for name, split in tests.items()}
         for name, show in MODALITIES.items():
-            alone = [correct(model, split, show=show, scores=scores) for split in tests.values()]
+            alone = [correct(model, split, show=show) for split in tests.values()]
             modalities[name] = float(np.concatenate(alone).mean())
     return {
         "accuracy": float(all_hits.mean()),

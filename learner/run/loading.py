@@ -1,25 +1,38 @@
-"""From a configuration to what a run trains and tests on: the data set, tokenised and cut into phases."""
+"""From a configuration to what a run trains and tests on: the data set, tokenised and cut into phases.
+
+What the settings leave to the data is chosen here: how classes are cut into phases, and how large the memory is.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from learner.data.assemble import BadPictures
 from learner.data.base import DataError, MultimodalData
 from learner.data.load import load_data
 from learner.data.settings import DataConfig
-from learner.model.backbones.facts import backbone_facts
+from learner.memory.exemplars import Stored, record_of
+from learner.memory.settings import MemoryConfig
+from learner.model.backbones.choose import backbone_facts
 from learner.model.backbones.weights import wordpiece_tokenizer
-from learner.model.tokenised import PictureSplit, tokenise
-from learner.run.automatic import suited
+from learner.model.tokenised import PictureSplit, Samples, tokenise
 from learner.run.config import LearnerConfig
-from learner.run.phase_order import class_order, cut
-from learner.run.problem import Problem
+from learner.run.problem import Problem, class_order, cut
+from memory_format import make_codec
 
 log = logging.getLogger(__name__)
+
+FULL_SAMPLES = 5
+"""Of each class that a memory has room for, where the data chooses: the middle of the sizes that the benchmark has."""
+LARGEST_SHARE = 0.25
+"""Of the samples to train on: a memory of more of them would have little to forget."""
+_MEASURED = 64
 
 
 @dataclass(frozen=True)
@@ -114,9 +127,74 @@ def _phases(data: DataConfig, class_names: Sequence[str]) -> list[list[int]]:
 
 def _say_what_is_cut(loaded: Loaded) -> None:
     splits = loaded.splits.values()
-    cut, total = sum(split.num_cut for split in splits), sum(map(len, splits))
-    if cut:
+    num_cut, total = sum(split.num_cut for split in splits), sum(map(len, splits))
+    if num_cut:
         log.warning(
             "%d of %d texts are longer than %d tokens (%s) and lose their end; the longest has %d",
-            *(cut, total, loaded.longest_text, loaded.why_cut, max(split.longest for split in splits)),
+            *(num_cut, total, loaded.longest_text, loaded.why_cut, max(split.longest for split in splits)),
         )
+
+
+def suited_phases(data: DataConfig, num_classes: int) -> DataConfig:
+    """The settings with ``base_classes`` and ``classes_per_phase`` chosen where they are 0: a third of the classes
+    first, and the others in four phases or fewer."""
+    base = data.base_classes or min(num_classes, max(2, math.ceil(num_classes / 3)) if num_classes > 2 else 1)
+    step = data.classes_per_phase or max(1, math.ceil((num_classes - base) / 4))
+    return replace(data, base_classes=base, classes_per_phase=step)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A budget and what it is made of.
+
+    Attributes:
+        full_samples: of each class that it has room for.
+        full_sample_bytes: what one costs, the mean over some of the data.
+    """
+
+    full_samples: int
+    full_sample_bytes: int
+    num_classes: int
+
+    @property
+    def budget_bytes(self) -> int:
+        """In two digits: the same data has the same budget where a library's next version packs a little better."""
+        exact = self.full_samples * self.full_sample_bytes * self.num_classes
+        digits = int(10 ** max(0, len(str(exact)) - 2))
+        return math.ceil(exact / digits) * digits
+
+    def __str__(self) -> str:
+        return (
+            f"{self.budget_bytes:,} bytes: {self.full_samples} full samples of about {self.full_sample_bytes:,} bytes "
+            f"for each of {self.num_classes} classes"
+        )
+
+
+def suggest_budget(train: Samples, memory: MemoryConfig) -> Budget:
+    """A budget for some data: :data:`FULL_SAMPLES` of each class, but no more than :data:`LARGEST_SHARE` of them.
+
+    Raises:
+        PictureError: a picture has become unreadable.
+    """
+    classes, counts = np.unique(train.class_ids, return_counts=True)
+    chosen = classes[:: -(-len(classes) // _MEASURED)].tolist()
+    measured = train.of_classes(chosen, at_most=max(1, _MEASURED // len(chosen)))
+    codec = make_codec(memory.codec)
+    charges = [
+        record_of(Stored.whole(batch.tokens), row, class_id=0, codec=codec).charge
+        for batch in measured.batches(_MEASURED)
+        for row in range(len(batch))
+    ]
+    return Budget(
+        full_samples=min(FULL_SAMPLES, max(1, int(LARGEST_SHARE * float(counts.mean())))),
+        full_sample_bytes=round(float(np.mean(charges))),
+        num_classes=len(classes),
+    )
+
+
+def suited(config: LearnerConfig, train: Samples, num_classes: int) -> LearnerConfig:
+    """The configuration with all that is left to the data."""
+    memory = config.memory
+    if not (memory.budget_bytes or memory.grows):
+        memory = replace(memory, budget_bytes=suggest_budget(train, memory).budget_bytes)
+    return replace(config, data=suited_phases(config.data, num_classes), memory=memory)

@@ -12,7 +12,7 @@ import torch
 
 from client import ServiceInfo
 from client.files import write_atomically
-from learner.model.device import best_device
+from learner.model.classifier import best_device
 
 FILE = "machine.json"
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -15,26 +13,17 @@ import numpy as np
 from client import Buffer
 from client.dataset import ReplayDataset
 from client.files import DamagedFileError
-from learner.memory.contents import save_held
+from learner.memory.contents import save_examples, save_held
 from learner.memory.exemplars import exemplar_features, make_exemplars, mask_split, to_replay, what_to_store
-from learner.memory.selection import ranked
-from learner.memory.stored_examples import save_examples
 from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
-from learner.run import checkpoint, refitting
-from learner.run.evaluate import evaluate_phase
-from learner.run.method_buffer import MethodBuffer
+from learner.run import checkpoint
+from learner.run.evaluate import PhaseMetrics, evaluate_phase
 from learner.run.methods import Method
-from learner.run.phase_metrics import PhaseMetrics
 from learner.run.run_mark import RunError
-from learner.run.setup import Setup
-from learner.training.ablations.extras import Extras
-from learner.training.ablations.rerank import rerank
-from learner.training.ablations.two_views import two_view_scores
-from learner.training.techniques.translate import Translation, fit_translation
+from learner.run.setup import MethodBuffer, Setup
+from learner.training.refit import Known, Translation, fit_translation, fitted_head
 from learner.training.train import train_phase
-
-log = logging.getLogger(__name__)
 
 
 class MethodRun:
@@ -110,7 +99,8 @@ class MethodRun:
         """
         saved = self._saved
         if saved:
-            checkpoint.restore_model(model, saved)
+            checkpoint.restore_head(model, saved)
+            model.restore_tuned(saved)
         for phase in range(len(self.done), len(self.problem.phases)):
             timings = saved["timings"] if saved and saved["trained_phase"] == phase else None
             if phase == 0 and base_seconds is not None:
@@ -132,8 +122,15 @@ class MethodRun:
             keep_ratio, mask_seconds, push_seconds = self._store(model, self._buffer, phase, new)
             timings = {**timings, "mask_seconds": timings["mask_seconds"] + mask_seconds}
         started = time.perf_counter()
-        with refitting.fitted_head(model, self._known(model, phase)):
-            scores = self._evaluate(model, phase)
+        with fitted_head(model, self._known(model, phase)):
+            scores = evaluate_phase(
+                model,
+                self.problem,
+                phase,
+                interim_tests_per_class=self.config.data.interim_tests_per_class,
+                # References ask their backbone several times for an answer, and have no exemplars to tell of.
+                by_modality=self.method.shares_base,
+            )
         stats = self._buffer.stats() if self._buffer else None
         if self._buffer and stats and phase == len(self.problem.phases) - 1:
             save_held(self.folder, self._buffer, stats)
@@ -155,7 +152,6 @@ class MethodRun:
         )
 
     def _train(self, model: Classifier, phase: int, new: TokenisedSplit) -> dict[str, Any]:
-        extras = Extras.before(model, self.config.ablations)
         model.add_classes(new)
         if self.method.all_data:
             new = self.problem.train.of_classes(self.problem.seen(phase)).load()
@@ -177,7 +173,6 @@ class MethodRun:
                 replay,
                 phase=phase,
                 config=self.config.train,
-                extras=extras,
                 generator=self.setup.generator(phase, 3),
                 progress=f"{self.method.name} phase {phase}",
             )
@@ -203,7 +198,6 @@ class MethodRun:
     def _store(self, model: Classifier, buffer: Buffer, phase: int, new: TokenisedSplit) -> tuple[float, float, float]:
         """Mask, select and push; returns the kept share of patches and the seconds of masking and of pushing."""
         started = time.perf_counter()
-        memory, ablations = self.config.memory, self.config.ablations
         masked = mask_split(model, new, self.config.mask, self.setup.generator(phase, 1))
         stored = what_to_store(model, new, masked, self.method.stores)
         exemplars = make_exemplars(
@@ -211,8 +205,7 @@ class MethodRun:
             new.class_ids,
             stored,
             masked.features,
-            memory=memory,
-            with_logits=ablations.stored_logits > 0,
+            memory=self.config.memory,
             phase=phase,
             learner_id=self.method.slug,
             rng=np.random.default_rng([self.config.seed, phase]),
@@ -222,46 +215,29 @@ class MethodRun:
             self._translation = fit_translation(exemplar_features(model, records), masked.features[list(samples)])
         mask_seconds = time.perf_counter() - started
         started = time.perf_counter()
-        # Not again after an interrupted push, which evicted by these ranks: on what is left they would be others.
-        if ablations.rerank and not any(buffer.query(phase=phase, limit=1)):
-            rng = np.random.default_rng([self.config.seed, phase, 1])
-            order = functools.partial(ranked, selection=memory.selection, rng=rng)
-            changed = rerank(buffer, functools.partial(exemplar_features, model), order)
-            log.info("re-ranked: %d exemplars have another rank", changed)
         pushed = buffer.push(records, idempotency_key=f"{self.key}-{phase}")
         push_seconds = time.perf_counter() - started
-        if memory.snapshots:
+        if self.config.memory.snapshots:
             buffer.take_snapshot(f"phase-{phase}")
         if self.method.stores == "masked":
             held = zip(samples, records, pushed.exemplar_ids, strict=True)
             save_examples(self.folder / f"examples-{phase}.npz", model, new, masked, self.config.mask, held)
         return float(np.mean([record.keep_mask.mean() for record in records])), mask_seconds, push_seconds
 
-    def _known(self, model: Classifier, phase: int) -> refitting.Known | None:
+    def _known(self, model: Classifier, phase: int) -> Known | None:
         """What a classifier for the test can be fitted to; None: training's own head is tested."""
         if not self.config.train.refit:
             return None
         if self.method.all_data:
             split = self.problem.train.of_classes(self.problem.seen(phase)).load()
-            return refitting.of_split(model, split)
+            return model.features(split.tokens), split.class_ids
         if self._buffer is None:
             return None
-        return refitting.of_exemplars(model, list(self._buffer.records()), self._translation)
-
-    def _evaluate(self, model: Classifier, phase: int) -> dict[str, Any]:
-        scores = None
-        if self.config.ablations.two_views:
-            generator = self.setup.generator(phase, 5)
-            scores = functools.partial(two_view_scores, model, mask=self.config.mask, generator=generator)
-        return evaluate_phase(
-            model,
-            self.problem,
-            phase,
-            interim_tests_per_class=self.config.data.interim_tests_per_class,
-            # References ask their backbone several times for an answer, and have no exemplars to tell of.
-            by_modality=self.method.shares_base,
-            scores=scores,
-        )
+        records = list(self._buffer.records())
+        features = exemplar_features(model, records)
+        if self._translation is not None:
+            features = self._translation(features)
+        return features, np.array([record.class_id for record in records])
 
     def _save(self, model: Classifier, phase: int, *, trained: bool, timings: dict[str, Any]) -> None:
         """Where to go on: after the training of a phase (``trained``), or after all of it."""
@@ -271,4 +247,4 @@ class MethodRun:
             "timings": timings,
             "metrics": [asdict(metrics) for metrics in self.done],
         }
-        checkpoint.save(self.folder / "checkpoint.pt", state | checkpoint.model_state(model))
+        checkpoint.save(self.folder / "checkpoint.pt", state | checkpoint.head_state(model) | model.tuned_state())

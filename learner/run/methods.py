@@ -11,17 +11,178 @@ change.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from learner.memory.exemplars import Stores
-from learner.run.config import LearnerConfig
-from learner.run.method_parts import BASES, PARTS, RATES, Model, Part, Settings, find_part, number_in
-from learner.run.overrides import with_settings
+from learner.run.config import LearnerConfig, with_settings
 
-_LONGEST_SLUG = 40
+Model = Literal["ssf", "l2p", "dualprompt", "ease"]
+"""What is trained. ``ssf``: a backbone tuned by SSF, from the base phase on that all such methods share. The others: a
+frozen backbone and what they add to it, from a base phase of their own on (:mod:`learner.baselines.frozen`)."""
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Tables of :class:`~learner.run.config.LearnerConfig` and the fields in them that change."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a method stores.
+
+    Attributes:
+        label: for tables.
+        stores: what becomes of the phase's samples.
+        words: the same for people.
+        all_data: train on the data of all phases so far, not only the new one's: no memory would do that.
+        model: what is trained.
+        settings: changes to the run's configuration.
+    """
+
+    label: str
+    stores: Stores
+    words: str
+    all_data: bool = False
+    model: Model = "ssf"
+    settings: Settings = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A change of settings with a name; ``words`` say which."""
+
+    label: str
+    words: str
+    settings: Settings
+
+
+AS_PUBLISHED: Settings = {"train": {"masked_views": 0.0}}
+"""Of the references without a memory: masked views are there for the exemplars' sake."""
+
+BASES: dict[str, Base] = {
+    "none": Base("no replay", "nothing", "stores nothing: no replay"),
+    "full": Base("full images", "full", "stores whole pictures"),
+    "masked": Base("masked exemplars", "masked", "stores the patches that attention keeps, and the words"),
+    "random": Base(
+        "random masks",
+        "masked",
+        "stores as many patches as attention would keep, drawn at random: the control",
+        settings={"mask": {"random": True}},
+    ),
+    "cim": Base(
+        "class-activation box", "cim", "stores whole pictures, downsampled outside of their class-activation box"
+    ),
+    "joint": Base(
+        "all data (ceiling)",
+        "nothing",
+        "stores nothing, but trains on the data of all phases so far: the ceiling",
+        all_data=True,
+    ),
+    "l2p": Base(
+        "L2P",
+        "nothing",
+        "stores nothing: prompts from a pool beside a frozen backbone (Wang et al., CVPR 2022)",
+        model="l2p",
+        settings=AS_PUBLISHED,
+    ),
+    "dualprompt": Base(
+        "DualPrompt",
+        "nothing",
+        "stores nothing: shared and own prompts beside a frozen backbone (Wang et al., ECCV 2022)",
+        model="dualprompt",
+        settings=AS_PUBLISHED,
+    ),
+    "ease": Base(
+        "EASE",
+        "nothing",
+        "stores nothing: an adapter for each phase beside a frozen backbone (Zhou et al., CVPR 2024)",
+        model="ease",
+        settings={"train": {**AS_PUBLISHED["train"], "added_lr": 1e-3}},
+    ),
+}
+
+PARTS: dict[str, Part] = {
+    # What is stored.
+    "lossless": Part("lossless", "pictures are stored without loss", {"memory": {"codec": {"id": "em_webp_lossless"}}}),
+    "text": Part(
+        "text mask", "words that the dropped patches do not attend to are dropped too", {"mask": {"text": True}}
+    ),
+    "mean4": Part(
+        "mean of 4 layers",
+        "masks from the mean attention of the last four layers",
+        {"mask": {"layers": "mean", "last_layers": 4}},
+    ),
+    "mean-heads": Part(
+        "mean of heads",
+        "masks from the mean of the heads, not from the one that looks hardest",
+        {"mask": {"heads": "mean"}},
+    ),
+    "sinks": Part(
+        "with sinks",
+        "patches that gather attention whatever they show are not left out",
+        {"mask": {"drop_sinks": False}},
+    ),
+    # Which of it is kept.
+    "cosine": Part(
+        "cosine ranking", "kept first: what is nearest to its class's mean", {"memory": {"selection": "cosine"}}
+    ),
+    "herding": Part(
+        "herding",
+        "kept first: what brings the kept ones' mean nearest to the class's",
+        {"memory": {"selection": "herding"}},
+    ),
+    "any-order": Part("random order", "kept first: any", {"memory": {"selection": "random"}}),
+    # How it is replayed.
+    "no-views": Part("no masked views", "new samples are never shown masked", {"train": {"masked_views": 0.0}}),
+    "no-fill": Part("no fill", "dropped places are never filled", {"train": {"fill": 0.0}}),
+    "no-drop": Part(
+        "no drop", "no patches and words are dropped at random", {"train": {"patch_drop": 0.0, "word_drop": 0.0}}
+    ),
+    "no-repair": Part("no re-pairing", "exemplars keep their own texts", {"train": {"repair_text": 0.0}}),
+    "colour": Part("colour", "brightness, contrast and saturation move", {"train": {"colour": 0.3}}),
+    # What is tested.
+    "no-refit": Part(
+        "trained head",
+        "training's own head is tested, not one fitted to the exemplars",
+        {"train": {"refit": False, "translate": False}},
+    ),
+    "no-translate": Part(
+        "exemplars as they are",
+        "that head is fitted to exemplars as they are, not to their whole pictures",
+        {"train": {"translate": False}},
+    ),
+}
+
+
+NUMBERED: dict[str, Callable[[int], Part]] = {
+    "qNN": lambda number: Part(
+        f"q{number}", "quality NN of the run's codec", {"memory": {"codec": {"quality": number}}}
+    ),
+    "keepNN": lambda number: Part(
+        f"{number / 100:.0%} kept",
+        "NN percent of the patches are kept",
+        {"mask": {"image_threshold": "quantile", "image_amount": number / 100}},
+    ),
+    "headNN": lambda number: Part(
+        f"head at {number / 1000:g}",
+        "learning rate of the head, in thousandths",
+        {"train": {"head_lr": number / 1000}},
+    ),
+    "addedNN": lambda number: Part(
+        f"added at {number / 1000:g}",
+        "learning rate of what l2p, dualprompt and ease add, in thousandths",
+        {"train": {"added_lr": number / 1000}},
+    ),
+}
+"""Parts with a number in their names, by what is written for them: NN has one to three digits."""
+
+RATES = ("headNN", "addedNN")
+"""The parts that a reference without a memory takes."""
 
 DEFAULT = ("none", "full", "masked")
 """What the demo compares."""
+_LONGEST_SLUG = 40
 
 
 @dataclass(frozen=True)
@@ -31,7 +192,7 @@ class Method:
     Attributes:
         name: as it was written.
         label: for tables.
-        stores, all_data, model: as in :class:`~learner.run.method_parts.Base`.
+        stores, all_data, model: as in :class:`Base`.
         settings: all changes, in order.
     """
 
@@ -70,7 +231,7 @@ class Method:
 def parse_method(text: str) -> Method:
     """A method from ``BASE[+PART...]``.
 
-    Beside :data:`~learner.run.method_parts.PARTS`, ``q30`` is a quality of the run's codec, ``keep40`` a share of
+    Beside :data:`PARTS`, ``q30`` is a quality of the run's codec, ``keep40`` a share of
     patches, in percent, that masks keep. ``head3`` and ``added3`` are learning rates, in thousandths: of the head, and
     of what a reference adds to its backbone.
 
@@ -97,8 +258,16 @@ def parse_method(text: str) -> Method:
     )
 
 
+def number_in(part: str, kind: str) -> str:
+    """The digits of a numbered part of a kind, ``30`` of ``q30`` and ``qNN``; empty: it is of another kind."""
+    found = re.fullmatch(kind.replace("NN", r"(\d{1,3})"), part)
+    return found[1] if found else ""
+
+
 def _part(name: str, text: str) -> Part:
-    found = find_part(name)
-    if found is None:
-        raise ValueError(f"parts are {', '.join(PARTS)}, qNN, keepNN, headNN and addedNN; got {name!r} in {text!r}")
-    return found
+    if name in PARTS:
+        return PARTS[name]
+    for kind, numbered in NUMBERED.items():
+        if digits := number_in(name, kind):
+            return numbered(int(digits))
+    raise ValueError(f"parts are {', '.join(PARTS)}, {', '.join(NUMBERED)}; got {name!r} in {text!r}")

@@ -1,20 +1,28 @@
-"""Whose a buffer is: a run's folder holds an id, and each of its buffers says it."""
+"""Whose a run's folder and buffers are: the folder holds an id, each of its buffers says it, and one ``learner run`` at
+a time works there."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
+import logging
 import os
 import re
 import secrets
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from client.files import sync_folder, write_atomically
 
+log = logging.getLogger(__name__)
+
 FILE = "run.json"
+LOCK = ".lock"
 
 LONGEST_NAME = 63
 """Of a buffer (docs/service.md)."""
@@ -114,3 +122,32 @@ def buffer_name(mark: RunMark, given: str, slug: str) -> str:
     end = f"-{mark.id[:6]}-{slug}".lower()
     start = re.sub(r"[^a-z0-9._-]+", "-", Path(mark.folder).name.lower()).strip("._-")
     return (start[: LONGEST_NAME - len(end)] or "run") + end
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep a run's folder to this process for as long as the block lasts; made where it is not there. The lock ends
+    with the process, however that ends.
+
+    Raises:
+        RunError: another process works in it; the message says which.
+        OSError: the folder cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            whose = file.read().strip() or "which does not say who it is"
+            raise RunError(
+                f"another `learner run` works in {out} ({whose}): wait until it ends, or give this one another --out"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            log.warning("%s is on a file system without locks: see that no other run works in it", out)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        file.flush()
+        yield

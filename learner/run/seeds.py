@@ -3,21 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
+from scipy.special import stdtrit
 
 from learner.run.config import LearnerConfig
 from learner.run.methods import parse_method
 from learner.run.run_mark import FILE as MARK
 from learner.run.run_mark import RunError
-from learner.run.spread import Spread, gap_points, paired, points, spread
 from learner.run.summary import MethodSummary, Results, budget_title, label, methods_table, seconds_spent, summarise
 
 SeedResults = Mapping[int, Results]
 """By seed, the phases of each method; every seed has the same methods, in the same order."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values of one figure, one a seed, summed up.
+
+    Attributes:
+        mean: of the values.
+        deviation: their standard deviation (n - 1 in the denominator); None of fewer than two.
+        interval: the mean's 95 % interval by Student's t; None of fewer than two.
+        values: in the order of the seeds.
+    """
+
+    mean: float
+    deviation: float | None
+    interval: tuple[float, float] | None
+    values: tuple[float, ...]
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether all of the interval lies on one side of zero."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """What values of several seeds say together.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not len(values):
+        raise ValueError("there is no value to sum up")
+    given = np.asarray(values, dtype=np.float64)
+    mean = float(given.mean())
+    shown = tuple(given.tolist())
+    if len(given) < 2:
+        return Spread(mean, None, None, shown)
+    deviation = float(given.std(ddof=1))
+    half = float(stdtrit(len(given) - 1, 0.975)) * deviation / len(given) ** 0.5
+    return Spread(mean, deviation, (mean - half, mean + half), shown)
+
+
+def paired(left: Sequence[float], right: Sequence[float]) -> Spread:
+    """``left - right``, seed by seed: what all seeds have in common has no say in it.
+
+    Raises:
+        ValueError: they are not as many, or none.
+    """
+    return spread([a - b for a, b in zip(left, right, strict=True)])
+
+
+def points(figure: Spread) -> str:
+    """Shares as percent: mean, and deviation where there is one."""
+    deviation = "" if figure.deviation is None else f" ± {100 * figure.deviation:.1f}"
+    return f"{100 * figure.mean:.1f}{deviation}"
+
+
+def gap_points(gap: Spread) -> str:
+    """A difference of shares in points, with its interval where there is one."""
+    if gap.interval is None:
+        return f"{100 * gap.mean:+.1f}"
+    return f"{100 * gap.mean:+.1f} ({100 * gap.interval[0]:+.1f} to {100 * gap.interval[1]:+.1f})"
 
 
 def seed_config(config: LearnerConfig, number: int) -> LearnerConfig:
@@ -34,11 +97,6 @@ def seed_config(config: LearnerConfig, number: int) -> LearnerConfig:
     return replace(config, seed=config.seed + number, data=data, memory=memory)
 
 
-def seed_folder(out: Path, seed: int) -> Path:
-    """Where the run of a seed keeps its files."""
-    return out / f"seed-{seed}"
-
-
 def refuse_other_kind(out: Path, *, several: bool) -> None:
     """A folder holds one run, or the runs of several seeds.
 
@@ -51,27 +109,15 @@ def refuse_other_kind(out: Path, *, several: bool) -> None:
         raise RunError(f"{out} holds runs of several seeds: give --seeds as before, or another --out")
 
 
-@dataclass(frozen=True)
-class SeedsSummary:
-    """One method over the seeds; shares in [0, 1], exemplars and bytes after the last phase."""
-
-    last: Spread
-    average: Spread
-    forgetting: Spread
-    exemplars: Spread
-    bytes_used: Spread
-    bytes_per_exemplar: Spread
-
-
-def summarise_seeds(runs: SeedResults) -> dict[str, SeedsSummary]:
+def summarise_seeds(runs: SeedResults) -> dict[str, MethodSummary[Spread]]:
     """The figures of each method over the seeds."""
-    by_method: dict[str, list[MethodSummary]] = {}
+    by_method: dict[str, list[MethodSummary[float]]] = {}
     for results in runs.values():
         for method, lines in results.items():
             by_method.setdefault(method, []).append(summarise(lines))
-    names = [field.name for field in fields(SeedsSummary)]
+    names = [field.name for field in fields(MethodSummary)]
     return {
-        method: SeedsSummary(**{name: spread([getattr(each, name) for each in found]) for name in names})
+        method: MethodSummary(**{name: spread([getattr(each, name) for each in found]) for name in names})
         for method, found in by_method.items()
     }
 
@@ -106,13 +152,10 @@ def seeds_json(config: LearnerConfig, runs: SeedResults) -> dict[str, Any]:
         "phases": max(map(len, lines)),
         "budget_bytes": max(phases[-1].budget_bytes for phases in lines),
         "seconds": round(sum(map(seconds_spent, runs.values())), 1),
-        **{
-            method: {field.name: getattr(found, field.name).to_dict() for field in fields(found)}
-            for method, found in figures.items()
-        },
+        **{method: asdict(found) for method, found in figures.items()},
         "against": reference(list(figures)),
         "differences": {
-            method: {name: gap.to_dict() for name, gap in gaps.items()} for method, gaps in differences(runs).items()
+            method: {name: asdict(gap) for name, gap in gaps.items()} for method, gaps in differences(runs).items()
         },
         "config": config.to_dict(),
     }

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from learner.data.load import check_size
 from learner.memory.settings import MemoryConfig
-from learner.model.backbones.facts import VOCABULARY, backbone_facts
+from learner.model.backbones.choose import VOCABULARY, backbone_facts
 from learner.run.config import LearnerConfig
-from learner.run.phase_order import given_order
+from learner.run.problem import given_order
 from memory_format import make_codec, make_record
 
 
@@ -31,14 +32,10 @@ def check_fit(config: LearnerConfig) -> None:
         ValueError: they do not go together; says which, and what would.
     """
     facts, name = backbone_facts(config.backbone), config.backbone.name
-    patch_px, size = config.backbone.patch_px, config.data.image_size
+    patch_px = config.backbone.patch_px
     if facts.patch_px not in (0, patch_px):
         raise ValueError(f"backbone.patch_px is {patch_px}, but {name} has patches of {facts.patch_px} px")
-    if size % patch_px:
-        raise ValueError(
-            f"data.image_size must be a multiple of the patches' side (backbone.patch_px), {size} px are no multiple "
-            f"of {patch_px} px"
-        )
+    check_size(config.data.image_size, patch_px)
     if facts.vocabulary < VOCABULARY:
         raise ValueError(
             f"backbone.name: {name} has a vocabulary of {facts.vocabulary:,} words, the tokenizer {VOCABULARY:,}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from rich.box import SIMPLE
@@ -12,27 +12,29 @@ from rich.table import Table
 
 from learner.memory.settings import MemoryConfig
 from learner.run.config import LearnerConfig
-from learner.run.evaluate import forgetting
+from learner.run.evaluate import PhaseMetrics, forgetting
 from learner.run.methods import parse_method
-from learner.run.phase_metrics import PhaseMetrics
+
+Figure = TypeVar("Figure")
 
 Results = Mapping[str, Sequence[PhaseMetrics]]
 """By method, its phases."""
 
 
 @dataclass(frozen=True)
-class MethodSummary:
-    """Shares in [0, 1]: ``last`` after the last phase, ``average`` over the phases, ``forgetting``."""
+class MethodSummary(Generic[Figure]):
+    """Of one run or, with a spread in the place of each number, of several seeds. Shares in [0, 1]: ``last`` after the
+    last phase, ``average`` over the phases, ``forgetting``; exemplars and bytes after the last phase."""
 
-    last: float
-    average: float
-    forgetting: float
-    exemplars: int
-    bytes_used: int
-    bytes_per_exemplar: float
+    last: Figure
+    average: Figure
+    forgetting: Figure
+    exemplars: Figure
+    bytes_used: Figure
+    bytes_per_exemplar: Figure
 
 
-def summarise(lines: Sequence[PhaseMetrics]) -> MethodSummary:
+def summarise(lines: Sequence[PhaseMetrics]) -> MethodSummary[float]:
     """The figures of one method from its phases."""
     last = lines[-1]
     return MethodSummary(

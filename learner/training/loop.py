@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from types import TracebackType
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from learner.training.progress import Progress
+LINE_SECONDS = 60.0
+"""From one line to the next where the output is no terminal: a log is read later, and a bar there is thousands."""
 
 
 def fit(
@@ -60,3 +65,57 @@ def one_cycle(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.l
         rising *= 1.01
     rates = [group["lr"] for group in optimizer.param_groups]
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total, pct_start=rising)
+
+
+class Progress:
+    """How far a long piece of work is, on stderr: a bar on a terminal, a line now and then in a log. A context manager.
+
+    Args:
+        total: how many there will be.
+        what: what they are of; empty = say nothing.
+        stream, clock: for tests.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        what: str,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._total, self._what, self._clock = total, what, clock
+        self._stream = stream or sys.stderr
+        self._done = 0
+        self._said = clock()
+        terminal = self._stream.isatty()
+        self._bar = tqdm(
+            total=total,
+            desc=what,
+            unit="step",
+            file=self._stream,
+            leave=False,
+            dynamic_ncols=True,
+            disable=not (terminal and what),
+        )
+        self._lines = bool(what) and not terminal
+
+    def step(self, **figures: float) -> None:
+        """One more is done."""
+        self._done += 1
+        self._bar.update()
+        shown = {name: f"{value:.3f}" for name, value in figures.items()}
+        self._bar.set_postfix(shown, refresh=False)
+        if self._lines and self._clock() - self._said >= LINE_SECONDS:
+            self._said = self._clock()
+            words = "".join(f", {name} {value}" for name, value in shown.items())
+            self._stream.write(f"{self._what}: step {self._done} of {self._total}{words}\n")
+            self._stream.flush()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()

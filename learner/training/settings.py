@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from learner.model.device import Precision
-from learner.model.head import HeadKind
-from learner.model.settings import Rates
+from learner.model.settings import HeadKind, Precision, Rates
 from learner.ranges import FINITE, LARGEST, within
 
 MAX_BATCH = 4096
@@ -39,10 +37,10 @@ class TrainConfig:
         fill: share of masked exemplars whose dropped places are filled, with patches of a new picture.
         repair_text: share of replayed exemplars that get the text of another of their class (done by the service).
         colour: how far brightness, contrast and saturation of a sample move at most, as a share; 0 = not at all.
-        refit: test with a classifier that is fitted to the exemplars (:mod:`learner.training.techniques.refit`),
+        refit: test with a classifier that is fitted to the exemplars (:mod:`learner.training.refit`),
             where there is a memory.
         translate: fit that classifier to what the exemplars' whole pictures would give
-            (:mod:`learner.training.techniques.translate`).
+            (:mod:`learner.training.refit`).
         modality_drop: share of base-phase samples that are shown without their picture, and the same share without
             their words; those that have only one of both keep it.
         bf16: train in bfloat16; ``auto``: where the hardware has it.

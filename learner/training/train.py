@@ -15,11 +15,8 @@ from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens, concatenate
 from learner.training import augment
-from learner.training.ablations.extras import Extras
-from learner.training.ablations.stored_logits import joined
 from learner.training.loop import fit
 from learner.training.settings import TrainConfig
-from learner.training.techniques.colour import jitter
 
 
 @dataclass(frozen=True)
@@ -30,13 +27,11 @@ class Replay:
         tokens: ``(B, ...)``.
         class_ids: ``(B,)``.
         complete: its pictures have all their patches (whole pictures were stored).
-        logits: ``(B, C)`` as they were when the exemplars were stored, NaN where there are none; None: none at all.
     """
 
     tokens: Tokens
     class_ids: NDArray[np.int64]
     complete: bool
-    logits: Tensor | None = None
 
 
 def train_phase(
@@ -48,7 +43,6 @@ def train_phase(
     phase: int,
     config: TrainConfig,
     generator: torch.Generator,
-    extras: Extras | None = None,
     progress: str = "",
 ) -> None:
     """Train on the new classes, with as many replayed exemplars a step as there are new samples.
@@ -59,23 +53,19 @@ def train_phase(
         replay: endless replay batches of ``config.batch_size``; None = no replay.
         phase: 0 is the base phase, with epochs of its own.
         generator: all randomness of the phase.
-        extras: ablations that are on; None = none.
         progress: what to call it in the progress shown.
     """
-    on = extras or Extras()
-    raised = on.raised(model.classes_seen, new.class_ids, replayed=replay is not None).to(model.device)
 
     def loss_of(index: Tensor) -> Tensor:
         # Pixels go to the device as the bytes they are, and views of them are made there.
         samples = TokenisedSplit(new.tokens[index].to(model.device), new.class_ids[index.numpy()])
-        keep = new_keep[index].to(model.device)
-        views = _new_views(samples, keep, phase, config, generator)
+        views = _new_views(samples, new_keep[index].to(model.device), phase, config, generator)
         if replay is not None:
-            shown = next(replay)
-            shown = replace(shown, tokens=shown.tokens.to(model.device))
-            views += _replay_views(shown, samples.tokens, ~keep, config, on, generator)
-        views = [_coloured(view, config, on, generator) for view in views if len(view.class_ids)]
-        return _loss(model, views, raised, on)
+            exemplars = next(replay)
+            exemplars = replace(exemplars, tokens=exemplars.tokens.to(model.device))
+            views += _replay_views(exemplars, samples.tokens, config, generator)
+        shown = [view for view in views if len(view)]
+        return _loss(model, [replace(v, tokens=augment.jitter(v.tokens, config.colour, generator)) for v in shown])
 
     model.train()
     fit(
@@ -93,18 +83,9 @@ def train_phase(
     model.finish_phase(new)
 
 
-@dataclass(frozen=True)
-class _View:
-    """Some samples of a step as the model sees them; ``logits`` as in :class:`Replay`."""
-
-    tokens: Tokens
-    class_ids: NDArray[np.int64]
-    logits: Tensor | None = None
-
-
 def _new_views(
     new: TokenisedSplit, keep: Tensor, phase: int, config: TrainConfig, generator: torch.Generator
-) -> list[_View]:
+) -> list[TokenisedSplit]:
     """The step's new samples: some whole, some as their masked view, of the patches ``keep`` ``(B, K)``."""
     class_ids = new.class_ids
     tokens = augment.drop_words(new.tokens, config.word_drop, generator)
@@ -112,17 +93,13 @@ def _new_views(
         tokens = augment.drop_modality(tokens, config.modality_drop, generator)
     masked = torch.rand(len(new), generator=generator) < config.masked_views
     view = tokens[masked].keep_patches(keep[masked])
-    return [_View(tokens[~masked], class_ids[~masked.numpy()]), _View(view, class_ids[masked.numpy()])]
+    return [
+        TokenisedSplit(tokens[~masked], class_ids[~masked.numpy()]),
+        TokenisedSplit(view, class_ids[masked.numpy()]),
+    ]
 
 
-def _replay_views(
-    replay: Replay,
-    new: Tokens,
-    new_background: Tensor,
-    config: TrainConfig,
-    extras: Extras,
-    generator: torch.Generator,
-) -> list[_View]:
+def _replay_views(replay: Replay, new: Tokens, config: TrainConfig, generator: torch.Generator) -> list[TokenisedSplit]:
     """The step's exemplars. Masked ones: kept tokens only, or filled. Whole ones: as they are, or a random part of
     their patches, so that both methods train on views of the same kinds."""
     tokens = augment.drop_words(replay.tokens, config.word_drop, generator)
@@ -137,19 +114,12 @@ def _replay_views(
         whole, part = chosen < config.fill, chosen >= config.fill
         view = tokens[part]
         view = view.keep_patches(augment.random_keep(view.patch_valid, config.patch_drop, generator))
-        long = extras.fill(tokens[whole], new, new_background, generator)
-    return [
-        _View(shown, replay.class_ids[rows.numpy()], None if replay.logits is None else replay.logits[rows])
-        for shown, rows in ((long, whole), (view, part))
-    ]
+        long = augment.fill(tokens[whole], new, generator)
+    return [TokenisedSplit(long, replay.class_ids[whole.numpy()]), TokenisedSplit(view, replay.class_ids[part.numpy()])]
 
 
-def _coloured(view: _View, config: TrainConfig, extras: Extras, generator: torch.Generator) -> _View:
-    return replace(view, tokens=jitter(extras.view(view.tokens, generator), config.colour, generator))
-
-
-def _loss(model: Classifier, views: list[_View], raised: Tensor, extras: Extras) -> Tensor:
-    """Mean loss over all samples of the step; ``raised`` ``(C,)`` is added to the logits in the cross-entropy.
+def _loss(model: Classifier, views: list[TokenisedSplit]) -> Tensor:
+    """Mean loss over all samples of the step.
 
     Samples of similar length share a forward pass: padding few kept tokens to a whole picture would cost what
     masking saves.
@@ -163,12 +133,8 @@ def _loss(model: Classifier, views: list[_View], raised: Tensor, extras: Extras)
     for group in groups:
         if not group:
             continue
-        tokens = concatenate([view.tokens for view in group])
         targets = model.targets(np.concatenate([view.class_ids for view in group]))
-        logits, own_loss = model.answer(tokens)
-        total = total + F.cross_entropy(logits + raised, targets, reduction="sum") + own_loss
-        stored = joined([view.logits for view in group], [len(view.class_ids) for view in group])
-        for loss in extras.losses(logits, tokens, stored):
-            total = total + loss
+        logits, own_loss = model.answer(concatenate([view.tokens for view in group]))
+        total = total + F.cross_entropy(logits, targets, reduction="sum") + own_loss
         count += len(targets)
     return total / count

@@ -18,8 +18,8 @@ from benchmarks.learner.report import RUN, verdicts
 from benchmarks.learner.run import Row, best_full, summary
 from learner.data.fetch import data_dir
 from learner.run.methods import parse_method
-from learner.run.phase_order import class_phases
-from learner.run.spread import spread
+from learner.run.problem import class_order, cut
+from learner.run.seeds import spread
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,7 +64,8 @@ def test_plans_are_made_of_methods_that_go_with_their_settings(kind: str) -> Non
         orders = []
         for seed in plan.seeds:
             config = Job(number, seed, 5, "masked").config(plan, 1000).data
-            phases = class_phases(plan.num_classes, config.base_classes, config.classes_per_phase, seed)
+            order = class_order(config, [""] * plan.num_classes)
+            phases = cut(order, config.base_classes, config.classes_per_phase)
             assert len(phases) == number
             orders.append(phases)
         assert len({str(order) for order in orders}) == len(plan.seeds)

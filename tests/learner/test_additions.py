@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from learner.model.backbones.additions import Additions, Prefix
+from learner.model.backbones.block import Additions, Prefix
 from learner.model.backbones.vilt import ViltBackbone, small_vilt
 from learner.model.tokens import Tokens
 from tests.learner.builders import PATCH_PX, make_tokens

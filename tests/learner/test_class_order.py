@@ -10,7 +10,7 @@ import pytest
 from learner.cli import _config, _parser
 from learner.data.base import DataError
 from learner.data.settings import DataConfig
-from learner.run.phase_order import class_order, class_phases, cut
+from learner.run.problem import class_order, cut
 
 NAMES = ["ant", "bee", "crane", "crane", "3", "owl"]
 
@@ -25,7 +25,9 @@ def test_the_default_is_the_shuffle_of_the_seed() -> None:
     for seed in (0, 3):
         order = class_order(DataConfig(class_order_seed=seed), [str(c) for c in range(24)])
         assert order == np.random.default_rng(seed).permutation(24).tolist()
-        assert cut(order, 8, 5) == class_phases(24, 8, 5, seed)
+        parts = cut(order, 8, 5)
+        assert [len(part) for part in parts] == [8, 5, 5, 5, 1]
+        assert [class_id for part in parts for class_id in part] == order
     assert cut(list(range(7)), 3, 2) == [[0, 1, 2], [3, 4], [5, 6]]
 
 

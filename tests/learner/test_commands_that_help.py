@@ -16,10 +16,9 @@ from learner.cli import _config, _parser, main
 from learner.commands.settings import as_markdown, settings_of
 from learner.data.settings import DataConfig
 from learner.memory.settings import MemoryConfig
-from learner.run.automatic import Budget, suggest_budget, suited_phases
-from learner.run.config import LearnerConfig
-from learner.run.method_parts import BASES, NUMBERED, PARTS
-from learner.run.overrides import OWN_DATA, configured
+from learner.run.config import OWN_DATA, LearnerConfig, configured
+from learner.run.loading import Budget, suggest_budget, suited_phases
+from learner.run.methods import BASES, NUMBERED, PARTS
 from memory_format import make_codec, make_record
 from tests.conftest import Service
 from tests.learner import trees

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.model.attention import AttentionRead
-from learner.model.attention_masks import MaskConfig, compute_masks
+from learner.model.attention_masks import AttentionRead, MaskConfig, compute_masks
 from learner.model.tokens import Tokens
 from tests.learner.builders import make_tokens
 

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from client import MemoryClient
 from learner.baselines import cim
-from learner.memory.exemplars import exemplar_features
-from learner.memory.selection import ranked
 from learner.model.backbones.vilt import small_vilt
 from learner.model.classifier import Classifier
 from learner.model.tokens import Tokens
 from learner.run import method_run
 from learner.run.config import LearnerConfig
-from learner.run.evaluate import evaluate_phase
-from learner.run.method_parts import BASES, PARTS
-from learner.run.methods import parse_method
-from learner.run.phase_metrics import PhaseMetrics
+from learner.run.evaluate import PhaseMetrics, evaluate_phase
+from learner.run.methods import BASES, PARTS, parse_method
 from learner.run.run import Run
 from learner.run.run_mark import buffer_name, mark_of
-from learner.training.ablations.rerank import rerank
-from learner.training.techniques.refit import fit_ridge
-from memory_format import WebP, make_record
+from learner.training.refit import fit_ridge
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_split, make_tokens
 from tests.learner.test_phases import CONFIG, PROBLEM, PowerCutError
@@ -99,7 +91,7 @@ def _buffer(out: Path, name: str) -> str:
 
 def test_every_method_keeps_its_budget_and_stores_what_it_says(service: Service, tmp_path: Path) -> None:
     out = tmp_path / "kinds"
-    names = ["full+lossless", "full+q5", "cim", "random", "masked+text", "masked+der", "joint"]
+    names = ["full+lossless", "full+q5", "cim", "random", "masked+text", "joint"]
     config = replace(SHORT, memory=replace(CONFIG.memory, budget_bytes=15_000))
     last = {name: _run(name, out, service, config)[-1] for name in names}
     assert all(metrics.bytes_used <= 15_000 for metrics in last.values())
@@ -119,10 +111,6 @@ def test_every_method_keeps_its_budget_and_stores_what_it_says(service: Service,
     assert {record.codec_id for record in held["full+lossless"]} == {"em_webp_lossless"}
     assert any(len(record.token_ids) < record.text_length for record in held["masked+text"])
     assert not any(record.extras for record in held["masked+text"])
-    # Logits of the classes known when each was stored.
-    classes_then = {0: 2, 1: 4, 2: 6}
-    for record in held["masked+der"]:
-        assert record.arrays()["logits"].shape == (classes_then[record.phase],)
     # As many patches as attention would keep, and not the same.
     assert {record.num_kept for record in held["random"]} <= set(range(1, 9))
 
@@ -137,7 +125,7 @@ def test_a_growing_budget_is_so_many_full_samples_for_each_class_seen(service: S
 def test_all_techniques_together_resume_to_the_same_results(
     start_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "masked+der+kd+balance+two-views+rerank+flip+colour+fill-background+coverage+rollout"
+    name = "masked+colour+any-order+mean-heads+sinks+text"
     service = start_service()
     whole = _run(name, tmp_path / "whole" / "run", service)
     original, calls = evaluate_phase, 0
@@ -145,7 +133,7 @@ def test_all_techniques_together_resume_to_the_same_results(
     def second_time(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 2:  # after the push, whose evictions went by the new ranks
+        if calls == 2:  # after the push
             raise PowerCutError
         return original(*args, **kwargs)
 
@@ -175,7 +163,7 @@ def test_a_refitted_classifier_is_tested_and_not_trained_on(
         fitted.append(head.weight)
         return head
 
-    monkeypatch.setattr("learner.run.refitting.fit_ridge", fit)
+    monkeypatch.setattr("learner.training.refit.fit_ridge", fit)
     service: Service | None = None
     for name, part in (("head", "no-refit"), ("refit", "no-translate"), ("both", "herding")):
         service, out = start_service(tmp_path / f"store-{name}"), tmp_path / name / "run"
@@ -195,35 +183,6 @@ def test_a_refitted_classifier_is_tested_and_not_trained_on(
     assert len(fitted) == 9
     assert len(_run("none", tmp_path / "both" / "run", service)) == 3
     assert len(fitted) == 9
-
-
-def test_reranking_follows_the_model_and_settles(service: Service) -> None:
-    model = _model()
-    order = partial(ranked, selection="herding", rng=np.random.default_rng(0))
-    by_herding = partial(exemplar_features, model), order
-    split = make_split([3, 7], 5)
-    records = [
-        make_record(
-            class_id=int(split.class_ids[row]),
-            patches=split.tokens.patches[row].numpy(),
-            keep_mask=np.ones((3, 3), dtype=bool),
-            codec=WebP(quality=90),
-            token_ids=split.tokens.token_ids[row][split.tokens.token_valid[row]].numpy(),
-            rank=100 + row,
-        )
-        for row in range(10)
-    ]
-    with MemoryClient(service.url) as client:
-        buffer = client.create_buffer("reranked", budget_bytes=100_000)
-        buffer.push(records)
-        assert rerank(buffer, *by_herding) == 10
-        version = buffer.info().version
-        by_class = {c: sorted(info.rank for info in buffer.query(class_id=c)) for c in (3, 7)}
-        assert by_class == {3: [0, 1, 2, 3, 4], 7: [0, 1, 2, 3, 4]}
-        assert rerank(buffer, *by_herding) == 0
-        assert buffer.info().version == version
-        empty = client.create_buffer("nothing-to-rerank", budget_bytes=100_000)
-        assert rerank(empty, *by_herding) == 0
 
 
 def test_the_class_activation_box_is_the_smallest_around_the_active_patches() -> None:

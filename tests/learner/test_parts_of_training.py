@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from learner.memory.selection import selection_order
 from learner.model import ssf
 from learner.model.backbones.vilt import small_vilt
-from learner.model.head import GrowingHead
+from learner.model.classifier import GrowingHead
 from learner.run.evaluate import accuracy_by_phase, forgetting
 from learner.training import augment
 from tests.learner.builders import PATCH_PX, make_tokens
@@ -58,7 +58,7 @@ def test_a_grown_head_answers_for_old_classes_as_before(kind: str) -> None:
     assert torch.allclose(head(features)[:, :3], before, atol=1e-6)
 
 
-@given(st.integers(1, 12), st.integers(0, 1000), st.sampled_from(["cosine", "herding", "coverage", "random"]))
+@given(st.integers(1, 12), st.integers(0, 1000), st.sampled_from(["cosine", "herding", "random"]))
 @settings(max_examples=60, deadline=None)
 def test_selection_is_an_ordering(number: int, seed: int, selection: str) -> None:
     rng = np.random.default_rng(seed)
@@ -73,13 +73,6 @@ def test_cosine_ranks_by_similarity_and_herding_avoids_duplicates() -> None:
     rng = np.random.default_rng(0)
     assert selection_order(features, mean, "cosine", rng).tolist()[:2] == [1, 0]
     assert set(selection_order(features, mean, "herding", rng).tolist()[:2]) == {1, 2}
-
-
-def test_coverage_takes_one_of_each_group_before_a_second_of_any() -> None:
-    rng = np.random.default_rng(0)
-    groups = np.repeat(np.eye(4), 5, axis=0) + rng.normal(scale=0.05, size=(20, 4))
-    order = selection_order(groups, groups.mean(0), "coverage", rng)
-    assert sorted(place // 5 for place in order[:4].tolist()) == [0, 1, 2, 3]
 
 
 def test_ssf_can_be_limited_to_the_last_layers() -> None:

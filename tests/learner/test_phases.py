@@ -17,18 +17,15 @@ import zarr
 
 from client import MemoryClient
 from learner.data.settings import DataConfig
-from learner.memory.contents import load_held
+from learner.memory.contents import load_examples, load_held
 from learner.memory.settings import MemoryConfig
-from learner.memory.stored_examples import load_examples
 from learner.model.attention_masks import MaskConfig
 from learner.model.settings import BackboneConfig
-from learner.report import SeedRun, write_report
+from learner.report.page import SeedRun, write_report
 from learner.run import method_run
 from learner.run.config import LearnerConfig
-from learner.run.evaluate import correct
+from learner.run.evaluate import PhaseMetrics, correct
 from learner.run.methods import DEFAULT, parse_method
-from learner.run.phase_metrics import PhaseMetrics
-from learner.run.phase_order import class_phases
 from learner.run.run import Run
 from learner.run.run_mark import RunError, buffer_name, mark_of
 from learner.run.summary import final_table, summary_json, verdict
@@ -244,7 +241,7 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
 
 def test_a_finished_run_is_not_run_again(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = _run("full", tmp_path / "again", service)
-    monkeypatch.setattr("learner.run.base_phase.train_phase", None)
+    monkeypatch.setattr("learner.run.run.train_phase", None)
     monkeypatch.setattr("learner.run.method_run.train_phase", None)
     assert _run("full", tmp_path / "again", service) == first
 
@@ -295,10 +292,3 @@ def test_another_configuration_starts_anew(service: Service, tmp_path: Path) -> 
     assert len(lines) == 3
     with MemoryClient(service.url) as client:
         assert client.buffer(_buffer(tmp_path / "anew")).stats().num_records == lines[-1].exemplars
-
-
-def test_classes_are_cut_into_phases() -> None:
-    parts = class_phases(24, 8, 5, seed=3)
-    assert [len(part) for part in parts] == [8, 5, 5, 5, 1]
-    assert sorted(class_id for part in parts for class_id in part) == list(range(24))
-    assert parts == class_phases(24, 8, 5, seed=3) != class_phases(24, 8, 5, seed=4)

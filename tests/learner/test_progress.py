@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import learner
-from learner.training.progress import Progress
+from learner.training.loop import Progress
 
 
 class Terminal(io.StringIO):

@@ -15,22 +15,18 @@ import torch
 from benchmarks.learner import jobs, plans
 from client import MemoryClient
 from learner.baselines import ease, l2p
-from learner.baselines.choose import REFERENCES
 from learner.baselines.dual_prompt import DualPrompt
 from learner.baselines.ease import Ease
 from learner.baselines.frozen import FrozenClassifier
 from learner.baselines.l2p import L2P
-from learner.model.backbones.additions import Additions, Prefix
+from learner.model.backbones.block import Additions, Prefix
 from learner.model.backbones.vilt import ViltBackbone, small_vilt
 from learner.run import method_run
-from learner.run.base_phase import first_model
 from learner.run.config import LearnerConfig
-from learner.run.method_parts import BASES
-from learner.run.methods import parse_method
-from learner.run.phase_metrics import PhaseMetrics
-from learner.run.run import Run
+from learner.run.evaluate import PhaseMetrics
+from learner.run.methods import BASES, parse_method
+from learner.run.run import REFERENCES, Run, first_model
 from learner.run.summary import seconds_spent
-from learner.training.ablations.settings import AblationConfig
 from learner.training.settings import TrainConfig
 from learner.training.train import train_phase
 from tests.learner.builders import PATCH_PX, make_problem, make_split, make_tokens
@@ -71,7 +67,7 @@ def _run(name: str, out: Path, config: LearnerConfig = CONFIG) -> list[PhaseMetr
 
 @pytest.fixture(autouse=True)
 def backbone_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("learner.run.base_phase.make_backbone", lambda *args: _backbone())
+    monkeypatch.setattr("learner.run.run.make_backbone", lambda *args: _backbone())
 
 
 def test_l2p_chooses_the_keys_nearest_in_angle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,17 +268,14 @@ def test_another_seed_starts_elsewhere_and_the_same_one_does_not(name: str) -> N
 
 def test_references_take_rates_alone_and_none_of_the_runs_techniques() -> None:
     assert {name for name, base in BASES.items() if base.model != "ssf"} == set(REFERENCES)
-    tried = AblationConfig(distill=1.0, stored_logits=0.1, balance=1.0, two_views=True)
     for name in REFERENCES:
         with pytest.raises(ValueError, match=f"{name} is a reference as published: parts of it are addedNN and headNN"):
-            parse_method(f"{name}+added3+kd")
-        rates = parse_method(f"{name}+added7+head2").configure(LearnerConfig(ablations=tried)).train
+            parse_method(f"{name}+added3+colour")
+        rates = parse_method(f"{name}+added7+head2").configure(LearnerConfig()).train
         assert (rates.added_lr, rates.head_lr) == (0.007, 0.002)
         method = parse_method(name)
         assert (method.stores, method.shares_base) == ("nothing", False)
-        changed = method.configure(LearnerConfig(ablations=tried))
-        assert changed.ablations == AblationConfig()
-        assert changed.train.masked_views == 0
+        assert method.configure(LearnerConfig()).train.masked_views == 0
     with pytest.raises(ValueError, match="addedNN is the rate of what l2p, dualprompt and ease add"):
         parse_method("masked+added3")
 

@@ -23,8 +23,7 @@ from learner.memory.contents import load_held
 from learner.memory.settings import MemoryConfig
 from learner.model.attention_masks import MaskConfig
 from learner.model.settings import BackboneConfig
-from learner.report import SeedRun, write_report
-from learner.report.page import data_name
+from learner.report.page import SeedRun, data_name, write_report
 from learner.run import machine
 from learner.run.config import LearnerConfig
 from learner.run.methods import DEFAULT, parse_method

@@ -13,8 +13,8 @@ import pytest
 
 from client import Buffer, MemoryClient
 from learner.run.config import LearnerConfig
+from learner.run.evaluate import PhaseMetrics
 from learner.run.methods import parse_method
-from learner.run.phase_metrics import PhaseMetrics
 from learner.run.run import Run
 from learner.run.run_mark import RunError, buffer_name, mark_of
 from memory_format import Record
@@ -108,7 +108,7 @@ def test_a_folder_of_any_name_has_buffers(folder: str, service: Service, tmp_pat
     out = tmp_path / folder
     mark = mark_of(out)
     with MemoryClient(service.url) as client:
-        for method in ("masked", "masked+text+mean4+rollout+mean-heads+sinks+cosine+rerank+no-fill"):
+        for method in ("masked", "masked+text+mean4+mean-heads+sinks+cosine+no-fill+no-drop+no-views"):
             slug = parse_method(method).slug
             name = buffer_name(mark, "", slug)
             assert len(buffer_name(mark, "x" * 22, slug)) <= 63

@@ -16,8 +16,8 @@ from PIL import Image
 from client import MemoryClient
 from learner.cli import main
 from learner.data.base import DataError
-from learner.memory.stored_examples import load_examples
-from learner.model.backbones.facts import backbone_facts
+from learner.memory.contents import load_examples
+from learner.model.backbones.choose import backbone_facts
 from learner.model.backbones.parts import vilt_from_parts
 from learner.model.backbones.vilt import small_vilt
 from learner.model.captioner import caption_folder
@@ -79,7 +79,7 @@ def test_a_folder_of_odd_pictures_runs_to_its_report(
             file.write(f"{name},,class 0\n")
         trees.picture(root / "rare.png")
         file.write(f"rare.png,{'word ' * 5000},rare\n")
-    assert run(table, "odd", "none,full,masked,masked+text+fill-background+kd,cim+fill-background+flip+colour") == 0
+    assert run(table, "odd", "none,full,masked,masked+text+mean-heads,cim+colour") == 0
     assert "1 of 38 texts are longer than 40 tokens (data.max_text_tokens)" in caplog.text
     assert "the longest has 5002" in caplog.text
     assert caplog.text.count("lose their end") == 1

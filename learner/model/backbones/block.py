@@ -1,18 +1,68 @@
 """A ViLT block that does what transformers' does, for less: attention as each device has it fastest, with no matrix
-handed out, and only the places that are wanted."""
+handed out, and only the places that are wanted.
+
+Beside a sample's tokens a frozen backbone can be given prompts, prefixes and adapters (:class:`Additions`). They are
+passed in with each call and nothing is left behind, so that one set of frozen weights serves any number of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learner.model.attention import split_heads
-from learner.model.backbones.additions import Prefix, widened
-
 EVERYTHING = slice(None)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values in front of a layer's own: its tokens attend to them, and they become no tokens themselves
+    (prefix tuning, Li and Liang, ACL 2021).
+
+    Attributes:
+        keys, values: ``(B, P, D)``, or ``(1, P, D)`` for all samples, as they come out of the layer's projections.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Additions:
+    """What a forward pass is given.
+
+    Attributes:
+        prompts: ``(B, P, D)``, embedded tokens in front of the sequence.
+        prefixes: by place of the layer.
+        adapters: one for each layer, ``D -> D``, beside its two linear maps: it sees what they see, and its output is
+            added to theirs. Empty = none.
+    """
+
+    prompts: Tensor | None = None
+    prefixes: Mapping[int, Prefix] = field(default_factory=dict)
+    adapters: Sequence[nn.Module] = ()
+
+    @property
+    def num_prompts(self) -> int:
+        return 0 if self.prompts is None else self.prompts.shape[1]
+
+    def prepend(self, hidden: Tensor, additive_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The prompts before an embedded sequence ``(B, N, D)``, and its mask ``(B, 1, 1, N)`` widened by them."""
+        if self.prompts is None:
+            return hidden, additive_mask
+        return torch.cat([self.prompts.to(hidden.dtype), hidden], dim=1), widened(additive_mask, self.num_prompts)
+
+
+NOTHING = Additions()
+
+
+def widened(additive_mask: Tensor, number: int) -> Tensor:
+    """A mask ``(B, 1, 1, N)`` with ``number`` valid places before its own."""
+    return F.pad(additive_mask, (number, 0))
 
 
 class Block(nn.Module):
@@ -52,6 +102,15 @@ class Block(nn.Module):
         out: Tensor = self.output(self.intermediate(normed), hidden)
         return out if adapter is None else out + adapter(normed)
 
+    def attention_rows(self, hidden: Tensor, rows: Tensor, additive_mask: Tensor) -> Tensor:
+        """Rows ``(R,)`` of the attention matrix, ``(B, H, R, N)`` float32, computed once more: neither plain products
+        nor a fused kernel hand out the matrix. ``hidden`` and ``additive_mask`` are what the block was called with."""
+        own, normed = self.attention.attention, self.layernorm_before(hidden)
+        queries, keys = (split_heads(part, own.num_heads) for part in (own.query(normed[:, rows]), own.key(normed)))
+        scores = (queries @ keys.transpose(-1, -2)).float() / queries.shape[-1] ** 0.5
+        probabilities: Tensor = (scores + additive_mask).softmax(-1)
+        return probabilities
+
 
 class SelfAttention(nn.Module):
     """The parts of a ``ViltSelfAttention``; on a GPU with PyTorch's fused kernel. What is needed of the matrix,
@@ -83,6 +142,11 @@ class SelfAttention(nn.Module):
         else:
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=additive_mask, dropout_p=drop)
         return context.transpose(1, 2).flatten(2)
+
+
+def split_heads(values: Tensor, num_heads: int) -> Tensor:
+    """``(B, N, D)`` -> ``(B, H, N, D / H)``."""
+    return values.reshape(*values.shape[:-1], num_heads, -1).transpose(1, 2)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, additive_mask: Tensor, drop: float) -> Tensor:

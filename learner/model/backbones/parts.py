@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import ViltConfig, ViltModel
 
 from learner.model.backbones.resizing import patch_embedding_resized, position_embedding_resized
-from learner.model.backbones.vilt import IMAGENET_MEAN_STD, ViltBackbone
-from learner.model.backbones.weights import load_dinov2_small, load_minilm
+from learner.model.backbones.vilt import ViltBackbone
+from learner.model.backbones.weights import PIXEL_MEAN, PIXEL_STD, load_dinov2_small, load_minilm
 
 
 def vilt_from_parts(
@@ -78,7 +78,9 @@ def vilt_from_parts(
     model.load_state_dict(state)
     # Half of all parameters, pretrained on more text than any run here sees: updating them costs much, gains nothing.
     model.embeddings.text_embeddings.word_embeddings.weight.requires_grad_(False)
-    return ViltBackbone(model, class_token="image", mean_std=IMAGENET_MEAN_STD, project_text=True, keep_words=True)
+    return ViltBackbone(
+        model, class_token="image", mean_std=(PIXEL_MEAN, PIXEL_STD), project_text=True, keep_words=True
+    )
 
 
 def _token_std(image: dict[str, Tensor]) -> Tensor:

