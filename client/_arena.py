@@ -176,7 +176,7 @@ class Arena:
         """Keep an exemplar, unless it is there already, or is too large.
 
         Args:
-            pixels: contiguous; None = keep the front alone.
+            pixels: contiguous, of any shape; None = keep the front alone.
 
         Raises:
             OSError: there is no room where the file lies.

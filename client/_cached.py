@@ -107,7 +107,7 @@ class _Batch:
         self._cache.found += len(self._crcs) - len(lacking)
         fetched = self._fetched(lacking)
         for one in fetched:
-            fronts |= one.fronts()
+            fronts |= one.fronts
 
         def fill(patch_valid: NDArray[np.bool_], patches: Any) -> None:
             self._cache.expect_room(patches.nbytes)
@@ -162,19 +162,21 @@ class _Batch:
         """Decode records into a batch and into the cache."""
         ids = one.batch.headers["exemplar_id"].tolist()
         crcs = one.batch.headers["crc32"].tolist()
-        fronts = one.fronts()
         require_codecs(one.batch)
 
         def take(place: int, pixels: Any) -> None:
-            for row in self._rows[ids[place]]:
+            rows = self._rows[ids[place]]
+            for row in rows:
                 self._cache.write(patches, row, pixels)
-            self._cache.put(self._scope, ids[place], crcs[place], fronts[ids[place]], pixels)
+            # They lie end to end there, which they need not do as they come out of a picture.
+            kept = patches[rows[0], : len(pixels)]
+            self._cache.put(self._scope, ids[place], crcs[place], one.fronts[ids[place]], kept)
 
         pictured = [place for place, id_ in enumerate(ids) if id_ in self._rows]
         self._cache.decode(one.unpacked, pictured, self._decode_threads, take)
         for id_, crc32 in zip(ids, crcs, strict=True):
             if id_ not in self._rows:
-                self._cache.put(self._scope, id_, crc32, fronts[id_], None)
+                self._cache.put(self._scope, id_, crc32, one.fronts[id_], None)
 
 
 class _Fetched:
@@ -183,9 +185,10 @@ class _Fetched:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.unpacked = unpack_batch(batch)
-
-    def fronts(self) -> dict[int, bytes]:
+        self.fronts = self._fronts()
         """By exemplar id: header, and body up to its payload."""
+
+    def _fronts(self) -> dict[int, bytes]:
         headers, batch = self.batch.headers, self.batch
         parts = zip(
             headers["exemplar_id"].tolist(), headers, batch.bodies, self.unpacked.payload_at.tolist(), strict=True

@@ -174,7 +174,7 @@ class ExemplarCache(PixelCache[NDArray[np.uint8]]):
         take: Callable[[int, NDArray[np.uint8]], object],
     ) -> None:
         def decode(place: int) -> None:
-            take(place, np.ascontiguousarray(unpacked.patches(place)))
+            take(place, unpacked.patches(place))
 
         for_each_row(unpacked, threads, decode, wanted)
 
