@@ -17,9 +17,9 @@ import uvicorn
 from pydantic import ValidationError
 
 from memory_format import ExemplarMemoryError
+from memory_service.http.admission import SWITCH_SECONDS
 from memory_service.http.app import create_app, open_store
-from memory_service.http.background import SWITCH_SECONDS
-from memory_service.http.connections import Connections, Limits, connections_that_fit
+from memory_service.http.connections import Connections, connections_that_fit
 from memory_service.http.guard import is_loopback
 from memory_service.logs import logging_to_stderr
 from memory_service.offline import OFFLINE, add_offline_commands
@@ -75,7 +75,8 @@ def serve(settings: Settings) -> int:
     ):
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        connections = Connections(_limits(settings))
+        most = connections_that_fit(settings.max_connections, settings.open_segments)
+        connections = Connections(settings, most)
         config = uvicorn.Config(
             create_app(settings, store),
             http=connections.protocol,
@@ -103,19 +104,6 @@ def serve(settings: Settings) -> int:
             signal.signal(number, stop)
         server.run(sockets=[listener])
     return 0
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        max_connections=connections_that_fit(settings.max_connections, settings.open_segments),
-        head_bytes=settings.head_bytes,
-        head_fields=settings.head_fields,
-        head_seconds=settings.head_seconds,
-        body_bytes=settings.max_body_bytes,
-        body_seconds=settings.body_seconds,
-        write_seconds=settings.write_seconds,
-        least_rate=settings.least_rate,
-    )
 
 
 def _keep_answers_memory() -> None:

@@ -120,12 +120,7 @@ class BackgroundHandler(logging.Handler):
 
 @contextlib.contextmanager
 def logging_to_stderr(level: str, log_format: LogFormat = "text") -> Iterator[None]:
-    """The root logger's lines go to stderr, until the end of the block.
-
-    Args:
-        level: the least severe that is logged, as ``logging`` names them.
-        log_format: see :class:`BackgroundHandler`.
-    """
+    """The root logger's lines go to stderr, from a level on (as ``logging`` names them), until the end of the block."""
     root, handler = logging.getLogger(), BackgroundHandler(2, log_format)
     before = root.level
     root.addHandler(handler)

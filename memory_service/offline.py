@@ -6,21 +6,21 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from memory_format import FormatError
 from memory_service.http.app import open_store
 from memory_service.settings import Settings
-from memory_service.store.admin.backup import backup
+from memory_service.store.admin.on_disk import Report
 from memory_service.store.admin.online import Pace
 from memory_service.store.admin.repair import repair
-from memory_service.store.admin.report import Report
 from memory_service.store.admin.verify import verify
 from memory_service.store.segments import files
+from memory_service.store.transfer.backup import backup
 
 EXIT_UNSOUND: Final = 1
 """Exit status where a check found something."""
@@ -69,8 +69,8 @@ def _add_data(command: argparse.ArgumentParser) -> None:
 
 
 def _backup(data: Path, target: Path) -> int:
-    copied = backup(data, target, progress=_progress(False))
-    print(f"{target}: {copied.segments} segments, {copied.num_bytes} bytes")
+    segments, num_bytes = backup(data, target, progress=_progress(False))
+    print(f"{target}: {segments} segments, {num_bytes} bytes")
     return 0
 
 
@@ -93,8 +93,10 @@ def _repair(data: Path, json: bool) -> int:
 def _export(buffer: str, file: Path, snapshot: str | None, data: Path) -> int:
     if file.exists():
         raise FormatError(f"{file} exists already", code="invalid_request")
-    _expect_store(data)
-    with open_store(_settings(data)) as store:
+    # Opening would make one.
+    if not (data / "index.sqlite").exists():
+        raise FormatError(f"there is no store in {data}", code="invalid_request")
+    with open_store(Settings(data=data)) as store:
         with (
             files.replacing(file, mode=0o666) as descriptor,
             closing(store.buffer(buffer).export(snapshot)) as pieces,
@@ -109,7 +111,7 @@ def _export(buffer: str, file: Path, snapshot: str | None, data: Path) -> int:
 
 
 def _import(buffer: str, file: Path, data: Path) -> int:
-    with open_store(_settings(data)) as store:
+    with open_store(Settings(data=data)) as store:
         made = store.import_buffer(buffer, file).stats()
     print(f"buffer {buffer}: {made.num_records} records, {made.bytes_used} of {made.budget_bytes} bytes")
     return 0
@@ -122,17 +124,6 @@ OFFLINE: Final[Mapping[str, Callable[..., int]]] = {
     "export": _export,
     "import": _import,
 }
-
-
-def _settings(data: Path) -> Settings:
-    given: dict[str, Any] = {"data": data}
-    return Settings(**given)
-
-
-def _expect_store(data: Path) -> None:
-    """Opening would make one."""
-    if not (data / "index.sqlite").exists():
-        raise FormatError(f"there is no store in {data}", code="invalid_request")
 
 
 def _progress(quiet: bool) -> Callable[[int, int, str], None] | None:
@@ -148,38 +139,43 @@ def _progress(quiet: bool) -> Callable[[int, int, str], None] | None:
 
 def _show(report: Report, data: Path, as_json: bool) -> None:
     if as_json:
-        document: dict[str, Any] = {**asdict(report), "sound": report.sound}
-        print(json.dumps(document))
+        print(json.dumps({**asdict(report), "sound": report.sound}))
         return
-    for problem in report.problems[:SHOWN]:
-        print(f"{problem.kind}: {problem.where}: {problem.words}")
-    if len(report.problems) > SHOWN:
-        print(f"... and {len(report.problems) - SHOWN} more; --json lists all")
-    for what, lost in (("records", report.lost), ("records of snapshots", report.lost_in_snapshots)):
-        for name, ids in lost.items():
-            more = "" if len(ids) <= SHOWN else f" and {len(ids) - SHOWN} more"
-            print(f"buffer {name}: {len(ids)} {what} lost: {', '.join(map(str, ids[:SHOWN]))}{more}")
-    if report.unknown_records:
-        print(f"{report.unknown_records} records lost whose ids cannot be read")
-    if report.foreign:
-        print(f"left alone, none of the store's: {', '.join(sorted(report.foreign)[:SHOWN])}")
-    for name in report.quarantined:
-        print(f"put aside: {name}")
-    for name, count in report.recovered.items():
-        made = "; the index did not know it" if name in report.made else ""
-        print(f"buffer {name}: {count} records recovered from sealed segments{made}")
-    for name, ids in report.evicted.items():
-        print(f"buffer {name}: {len(ids)} records given up, as its budget has no room for them")
-    for name, limit in report.raised.items():
-        print(f"buffer {name}: its disk limit is {limit} bytes now, which is what it takes")
-    if report.nameless:
-        print(f"left in quarantine, as they do not say whose they are: {', '.join(report.nameless[:SHOWN])}")
-    for words in report.unknown:
-        print(f"not known: {words}")
-    if report.gone:
-        print(f"{report.gone} segments were removed by the service before their turn came")
+    for line in (*_found(report), *_done(report)):
+        print(line)
     live = ", ".join(f"{name} {count}" for name, count in sorted(report.buffers.items())) or "none"
     print(
         f"{data}: {report.segments} segments, {report.records} records, {report.bytes_checked} bytes read; "
         f"live records by buffer: {live}; " + ("sound" if report.sound else f"{len(report.problems)} problems")
     )
+
+
+def _found(report: Report) -> Iterator[str]:
+    for problem in report.problems[:SHOWN]:
+        yield f"{problem.kind}: {problem.where}: {problem.words}"
+    if len(report.problems) > SHOWN:
+        yield f"... and {len(report.problems) - SHOWN} more; --json lists all"
+    for what, lost in (("records", report.lost), ("records of snapshots", report.lost_in_snapshots)):
+        for name, ids in lost.items():
+            more = "" if len(ids) <= SHOWN else f" and {len(ids) - SHOWN} more"
+            yield f"buffer {name}: {len(ids)} {what} lost: {', '.join(map(str, ids[:SHOWN]))}{more}"
+    if report.unknown_records:
+        yield f"{report.unknown_records} records lost whose ids cannot be read"
+    if report.foreign:
+        yield f"left alone, none of the store's: {', '.join(sorted(report.foreign)[:SHOWN])}"
+
+
+def _done(report: Report) -> Iterator[str]:
+    yield from (f"put aside: {name}" for name in report.quarantined)
+    for name, count in report.recovered.items():
+        made = "; the index did not know it" if name in report.made else ""
+        yield f"buffer {name}: {count} records recovered from sealed segments{made}"
+    for name, ids in report.evicted.items():
+        yield f"buffer {name}: {len(ids)} records given up, as its budget has no room for them"
+    for name, limit in report.raised.items():
+        yield f"buffer {name}: its disk limit is {limit} bytes now, which is what it takes"
+    if report.nameless:
+        yield f"left in quarantine, as they do not say whose they are: {', '.join(report.nameless[:SHOWN])}"
+    yield from (f"not known: {words}" for words in report.unknown)
+    if report.gone:
+        yield f"{report.gone} segments were removed by the service before their turn came"

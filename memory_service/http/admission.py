@@ -1,10 +1,18 @@
-"""How much is taken in at once. Beyond it, a push or import is told to come again, instead of waiting in a growing
-queue."""
+"""How much is taken in at once, and the threads that do it.
+
+Beyond it, a push or import is told to come again, instead of waiting in a growing queue. Samples are drawn in the event
+loop. It shares the processor with these threads, and Python's global lock: so they get the processor after it, and give
+the lock away often (docs/decisions/0016).
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import contextvars
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
 
@@ -12,70 +20,113 @@ import anyio
 import anyio.to_thread
 
 from memory_format import BusyError
-from memory_service.http.background import Background
+from memory_service.settings import Settings
 
 T = TypeVar("T")
 
+SWITCH_SECONDS: Final = 0.0001
+"""How long a thread keeps the global lock while another wants it; Python's own 5 ms make a batch of many reads wait
+as often as it reads."""
+
+_NICE: Final = 5
+_PUSH_THREADS: Final = 16
 _RECEIVING_THREADS: Final = 4
 _LISTING_THREADS: Final = 1
+
+
+class Background:
+    """A few threads of low priority: so many pieces of work run at a time. For use in one event loop."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, initializer=_give_way)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in a thread. It runs to its end, and this waits for it, also where it is cancelled."""
+        future = asyncio.get_running_loop().run_in_executor(self._pool, contextvars.copy_context().run, work)
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([future])
+        return future.result()
+
+
+class Bounded(Background):
+    """Threads for work of one kind, of which there may be only so much at once, waiting or running."""
+
+    def __init__(self, what: str, most: int, threads: int) -> None:
+        super().__init__(threads)
+        self._what = what
+        self._most = most
+        self.taken = 0
+
+    def expect_place(self) -> None:
+        """Raises ``BusyError``: there is as much of it as there may be."""
+        if self.taken >= self._most:
+            raise BusyError(f"{self._most} {self._what} are under way; send it again a little later", limit=self._most)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        self.taken += 1
+        try:
+            return await super().run(work)
+        finally:
+            self.taken -= 1
+
+
+def _give_way() -> None:
+    # On Linux a thread has a priority of its own; elsewhere this would be the whole process's.
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + _NICE)
 
 
 class Admission:
     """Bounds on pushes, imports and pictures under way in one process. For use in one event loop.
 
-    Args:
-        max_pushes: pushes whose body is there, and that wait to be written or are. A client that sends slowly takes
-            up none of them, and no thread.
-        max_bytes: bytes of their bodies that have arrived. One push alone may have more.
-        max_threads: pushes that are checked and written at a time, apart from the threads that answer reads: so a
-            slow disk does not hold up who samples.
-        max_pictures: pictures asked for; ``picture_threads`` of them are drawn at a time, as one takes up to 64 MiB.
-        max_imports: imports whose file is there, and that are taken over, in threads of their own.
+    A push counts once its body is there, until it is written: a client that sends slowly takes up nothing, and no
+    thread. One push alone may have more bytes than all may have together. Pushes are checked and written apart from
+    the threads that answer reads: so a slow disk does not hold up who samples.
     """
 
-    def __init__(
-        self,
-        *,
-        max_pushes: int,
-        max_bytes: int,
-        max_threads: int,
-        max_imports: int,
-        max_pictures: int,
-        picture_threads: int,
-    ) -> None:
-        self._max_pushes = max_pushes
-        self._max_bytes = max_bytes
-        self._arriving = 0
-        self._pushes = 0
+    def __init__(self, settings: Settings) -> None:
+        self.pushes = Bounded("pushes", settings.max_pushes, _PUSH_THREADS)
+        self.imports = Bounded("imports", settings.max_imports, settings.max_imports)
+        self.pictures = Bounded("pictures", settings.max_pictures, settings.picture_threads)
+        self.receiving = Background(_RECEIVING_THREADS)
+        """For pieces of files that arrive."""
+        self.listing = Background(_LISTING_THREADS)
+        """For pages of records: a thousand of them are some 20 ms of Python."""
+        self._max_bytes = settings.max_pending_bytes
         self._bytes = 0
-        self._writing = Background(max_threads)
-        self._max_imports = max_imports
-        self._imports = 0
-        self._receiving = Background(_RECEIVING_THREADS)
-        self._listing = Background(_LISTING_THREADS)
-        self._taking_over = Background(max_imports)
-        self._max_pictures = max_pictures
-        self._pictures = 0
-        self._drawing = Background(picture_threads)
+        self._arriving = 0
         self._turn = asyncio.Lock()
         self._check: asyncio.Future[None] | None = None
         self._check_thread = anyio.CapacityLimiter(1)
 
     @contextmanager
-    def push(self) -> Iterator[Admitted]:
-        """Around reading and writing a push.
+    def push(self) -> Iterator[Callable[[AsyncIterator[bytes]], Awaitable[bytes]]]:
+        """Around reading and writing a push; gives what reads its whole body. Raises ``BusyError``: too many are being
+        written; when its body is read: with it, too much would be held."""
+        self.pushes.expect_place()
+        held = 0
 
-        Raises:
-            BusyError: too many are being written.
-        """
-        self._expect_place(self._pushes, self._max_pushes, "pushes")
-        admitted = Admitted(self)
+        async def read(stream: AsyncIterator[bytes]) -> bytes:
+            nonlocal held
+            pieces = []
+            async for piece in stream:
+                if self._bytes + len(piece) > self._max_bytes and self._bytes > held:
+                    raise BusyError(
+                        f"pushes under way hold {self._bytes} bytes, at most {self._max_bytes} are taken at once; send "
+                        "it again a little later",
+                        limit=self._max_bytes,
+                    )
+                self._bytes += len(piece)
+                held += len(piece)
+                pieces.append(piece)
+            return b"".join(pieces)
+
         self._arriving += 1
         try:
-            yield admitted
+            yield read
         finally:
             self._arriving -= 1
-            self._bytes -= admitted.num_bytes
+            self._bytes -= held
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -95,93 +146,8 @@ class Admission:
             else:
                 self._turn.release()
 
-    async def write(self, push: Callable[[], T]) -> T:
-        """Run a push whose body is there in a thread. It runs to its end also where its client has gone.
-
-        Raises:
-            BusyError: too many are being written.
-        """
-        self._expect_place(self._pushes, self._max_pushes, "pushes")
-        self._pushes += 1
-        try:
-            return await self._writing.run(push)
-        finally:
-            self._pushes -= 1
-
-    async def list(self, page: Callable[[], T]) -> T:
-        """Make a page of records in a thread: a thousand of them are some 20 ms of Python."""
-        return await self._listing.run(page)
-
-    def expect_import(self) -> None:
-        """Refuse an import, before its file is read, while too many are under way.
-
-        Raises:
-            BusyError: too many are being taken over.
-        """
-        self._expect_place(self._imports, self._max_imports, "imports")
-
-    async def receive(self, work: Callable[[], T]) -> T:
-        """Run ``work`` on a file that arrives in a thread. It runs to its end also where its client has gone."""
-        return await self._receiving.run(work)
-
-    async def take_over(self, work: Callable[[], T]) -> T:
-        """Run an import whose file is there in a thread. It waits for its turn: its file has come already."""
-        self._imports += 1
-        try:
-            return await self._taking_over.run(work)
-        finally:
-            self._imports -= 1
-
-    @staticmethod
-    def _expect_place(taken: int, most: int, what: str) -> None:
-        if taken >= most:
-            raise BusyError(f"{most} {what} are under way; send it again a little later", limit=most)
-
-    async def draw(self, picture: Callable[[], T]) -> T:
-        """Run ``picture`` in one of the threads for it.
-
-        Raises:
-            BusyError: too many are asked for.
-        """
-        self._expect_place(self._pictures, self._max_pictures, "pictures")
-        self._pictures += 1
-        try:
-            return await self._drawing.run(picture)
-        finally:
-            self._pictures -= 1
-
     async def once(self, check: Callable[[], None]) -> None:
         """Run ``check`` in a thread of its own; who asks while it runs shares its outcome."""
         if self._check is None or self._check.done():
             self._check = asyncio.ensure_future(anyio.to_thread.run_sync(check, limiter=self._check_thread))
         await asyncio.shield(self._check)
-
-    def _take(self, admitted: Admitted, num_bytes: int) -> None:
-        if self._bytes + num_bytes > self._max_bytes and self._bytes > admitted.num_bytes:
-            raise BusyError(
-                f"pushes under way hold {self._bytes} bytes, at most {self._max_bytes} are taken at once; send it "
-                "again a little later",
-                limit=self._max_bytes,
-            )
-        self._bytes += num_bytes
-        admitted.num_bytes += num_bytes
-
-
-class Admitted:
-    """One push that was let in."""
-
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-        self.num_bytes = 0
-
-    async def read(self, stream: AsyncIterator[bytes]) -> bytes:
-        """The whole body.
-
-        Raises:
-            BusyError: with it, too much would be held.
-        """
-        pieces = []
-        async for piece in stream:
-            self._admission._take(self, len(piece))
-            pieces.append(piece)
-        return b"".join(pieces)

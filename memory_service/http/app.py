@@ -12,22 +12,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from memory_format import MEDIA_TYPE
-from memory_format.api.terms import EXPORT_MEDIA_TYPE
 from memory_service.http import errors
 from memory_service.http.admission import Admission
 from memory_service.http.body import BodyLimit
 from memory_service.http.guard import Guard
 from memory_service.http.metrics import StoreCollector, new_registry
 from memory_service.http.openapi import DescribedApp
-from memory_service.http.routes import backup, buffers, exemplars, health, metrics, sample, snapshots, transfer
+from memory_service.http.routes import buffers, exemplars, health, metrics, sample, snapshots, transfer
 from memory_service.http.routes.common import methods_at
 from memory_service.http.telemetry import Telemetry
 from memory_service.settings import Settings
 from memory_service.store import Store
 from memory_service.store.pure.model import Options
-
-PUSH_THREADS = 16
 
 
 class _Application(DescribedApp):
@@ -59,21 +55,10 @@ class _Application(DescribedApp):
 
 
 def open_store(settings: Settings) -> Store:
-    """The store that the settings name.
-
-    Raises:
-        StorageError: it is held by another process, damaged, or made by a newer version.
-    """
-    options = Options(
-        max_batch_records=settings.max_batch_records,
-        max_response_bytes=settings.max_response_bytes,
-        segment_bytes=settings.segment_bytes,
-        open_segments=settings.open_segments,
-        least_free_bytes=settings.least_free_bytes,
-        total_budget_bytes=settings.total_budget_bytes,
-        idempotency_seconds=settings.idempotency_hours * 3600,
-    )
-    return Store(settings.data, options)
+    """The store that the settings name. Raises ``StorageError``: it is held by another process, damaged, or made by a
+    newer version."""
+    limits = {name: getattr(settings, name) for name in Options.__dataclass_fields__.keys() - {"idempotency_seconds"}}
+    return Store(settings.data, Options(**limits, idempotency_seconds=settings.idempotency_hours * 3600))
 
 
 def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
@@ -109,21 +94,8 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     )
     app.state.store = store
     app.state.lease_seconds = settings.lease_seconds
-    app.state.admission = Admission(
-        max_pushes=settings.max_pushes,
-        max_bytes=settings.max_pending_bytes,
-        max_threads=PUSH_THREADS,
-        max_imports=settings.max_imports,
-        max_pictures=settings.max_pictures,
-        picture_threads=settings.picture_threads,
-    )
-    app.add_middleware(
-        BodyLimit,
-        limits={MEDIA_TYPE: settings.max_body_bytes, EXPORT_MEDIA_TYPE: settings.max_import_bytes},
-        other_bytes=settings.max_json_bytes,
-        seconds=settings.body_seconds,
-        least_rate=settings.least_rate,
-    )
+    app.state.admission = Admission(settings)
+    app.add_middleware(BodyLimit, settings=settings)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -135,7 +107,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     # Outermost: who is not let in is asked nothing else.
     app.add_middleware(Guard, bound=settings.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     errors.install(app)
-    routers = [module.router for module in (sample, health, metrics, buffers, exemplars, snapshots, transfer, backup)]
+    routers = [module.router for module in (sample, health, metrics, buffers, exemplars, snapshots, transfer)]
     app.state.methods_at = partial(methods_at, [*app.routes, *(route for router in routers for route in router.routes)])
     for router in routers:
         app.include_router(router)

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import anyio
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from memory_format import MEDIA_TYPE
+from memory_format.api.terms import EXPORT_MEDIA_TYPE
 from memory_service.http.errors import BodyTooLargeError, problem_response
 from memory_service.http.media import media_type
+from memory_service.settings import Settings
 
 
 class BodyLimit:
     """ASGI middleware that refuses a body over its limit before, or as soon as, that is known.
 
-    Args:
-        limits: media type -> limit in bytes of bodies of that type.
-        other_bytes: limit of all others.
-        seconds: how far a body may fall behind ``least_rate``; a pause between two pieces is at most as long.
-        least_rate: bytes a second.
+    How far it may fall behind the least rate is also how long a pause between two pieces may be.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, limits: Mapping[str, int], other_bytes: int, seconds: float, least_rate: int
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
         self._app = app
-        self._seconds = seconds
-        self._least_rate = least_rate
-        self._limits = limits
-        self._other_bytes = other_bytes
+        self._seconds = settings.body_seconds
+        self._least_rate = settings.least_rate
+        self._limits = {MEDIA_TYPE: settings.max_body_bytes, EXPORT_MEDIA_TYPE: settings.max_import_bytes}
+        self._other_bytes = settings.max_json_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -4,7 +4,7 @@ What a connection may be in, and for how long:
 
     nothing sent yet, or a head begun       ``head_seconds``, ``head_bytes``, ``head_fields``
     a body that the application reads       see ``memory_service.http.body``
-    a body that nobody reads any more       a least rate, and ``body_bytes``
+    a body that nobody reads any more       a least rate, and ``max_body_bytes``
     an answer on its way                    a least rate over ``write_seconds``
     between two requests                    ``keep_alive_seconds`` (uvicorn's own), and the first to go at the ceiling
 
@@ -21,14 +21,14 @@ import resource
 import sys
 import termios
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from memory_service.http.errors import problem_response, too_busy_response
+from memory_service.http.errors import problem_response
 from memory_service.http.streaming import UNSENT
+from memory_service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -42,26 +42,9 @@ _REFUSED_BYTES: Final = 4 * 1024 * 1024
 """What is still read of who was refused: closed before that, a connection may lose its answer."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Bounds on one connection, and on how many there are; seconds, bytes, and bytes a second."""
-
-    max_connections: int
-    head_bytes: int
-    head_fields: int
-    head_seconds: float
-    body_bytes: int
-    body_seconds: float
-    write_seconds: float
-    least_rate: int
-
-
 def connections_that_fit(wanted: int, open_segments: int) -> int:
     """How many connections the descriptors of this process are enough for, at most ``wanted``; raises its soft limit.
-
-    Raises:
-        OSError: hardly any.
-    """
+    Raises ``OSError``: hardly any."""
     others = open_segments + _RESERVED_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted + others:
@@ -79,10 +62,16 @@ def connections_that_fit(wanted: int, open_segments: int) -> int:
 
 
 class Connections:
-    """All connections of a server."""
+    """All connections of a server.
 
-    def __init__(self, limits: Limits) -> None:
+    Args:
+        limits: bounds on one of them.
+        most: how many there are at once: see :func:`connections_that_fit`.
+    """
+
+    def __init__(self, limits: Settings, most: int) -> None:
         self.limits = limits
+        self.most = most
         self.open: set[_Connection] = set()
         self.idle: dict[_Connection, None] = {}
         """Those that wait for a request, the longest waiting first."""
@@ -126,13 +115,12 @@ class _Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self.all.open.add(self)
         self._waiting_since = self.loop.time()
-        if len(self.connections) > self._limits.max_connections and not self.all.make_room():
+        if len(self.connections) > self.all.most and not self.all.make_room():
             if len(self.all.refused) >= _MAX_REFUSED:
                 self.cut()
                 return
-            limit = self._limits.max_connections
-            detail = f"{limit} connections are in use; come again a little later"
-            self._refuse(too_busy_response(detail, limit=limit))
+            detail = f"{self.all.most} connections are in use; come again a little later"
+            self._refuse(problem_response("too_busy", detail, details={"limit": self.all.most}))
             return
         self.all.idle[self] = None
 
@@ -283,7 +271,7 @@ class _Connection(HttpToolsProtocol):
         if self._unread_since is not None:
             refused = self in self.all.refused
             seconds = _REFUSED_SECONDS if refused else limits.body_seconds + self._unread_bytes / limits.least_rate
-            most = _REFUSED_BYTES if refused else limits.body_bytes
+            most = _REFUSED_BYTES if refused else limits.max_body_bytes
             if now - self._unread_since > seconds or self._unread_bytes > most:
                 return True
         unsent = self.transport.get_write_buffer_size()

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from memory_format import BudgetError, BusyError, ErrorCode, ExemplarMemoryError
+from memory_format import BudgetError, ErrorCode, ExemplarMemoryError
 from memory_format.api.terms import PROBLEM_MEDIA_TYPE
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,6 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
 
 _RETRY: Final = {"Retry-After": "1"}
 """Seconds."""
-_RESERVED = frozenset({"type", "title", "status", "detail", "code"})
 
 
 def problem_document(
@@ -65,14 +64,13 @@ def problem_document(
 ) -> dict[str, Any]:
     """The members of a problem document; ``details`` become members of their own."""
     usual, title = PROBLEMS[code]
-    extra = {key: value for key, value in (details or {}).items() if key not in _RESERVED}
     return {
         "type": f"urn:exemplar-memory:problem:{code}",
         "title": title,
         "status": usual if status is None else status,
         "detail": detail,
         "code": code,
-        **extra,
+        **(details or {}),
     }
 
 
@@ -85,11 +83,8 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     document = problem_document(code, detail, status=status, details=details)
+    headers = _RETRY if code == "too_busy" else headers
     return JSONResponse(document, status_code=document["status"], headers=headers, media_type=PROBLEM_MEDIA_TYPE)
-
-
-def too_busy_response(detail: str, **details: Any) -> JSONResponse:
-    return problem_response("too_busy", detail, details=details, headers=_RETRY)
 
 
 class BodyTooLargeError(HTTPException):
@@ -116,8 +111,7 @@ def _on_own_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ExemplarMemoryError)
     if PROBLEMS[error.code][0] >= 500 and not isinstance(error, BudgetError):
         logger.error("%s %s: %s: %s", request.method, request.url.path, error.code, error.message)
-    headers = _RETRY if isinstance(error, BusyError) else None
-    return problem_response(error.code, error.message, details=error.details, headers=headers)
+    return problem_response(error.code, error.message, details=error.details)
 
 
 def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:

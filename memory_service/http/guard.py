@@ -58,26 +58,18 @@ class Guard:
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        hosts: list[bytes] = []
-        origins: list[bytes] = []
-        fetch: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
-            if name == b"host":
-                hosts.append(value)
-            elif name == b"origin":
-                origins.append(value)
-            elif name.startswith(b"sec-fetch-"):
-                fetch[name] = value
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1:
             raise FormatError(f"a request has one Host, not {len(hosts)}", code="invalid_request")
         if hosts[0] not in self._known:
             self._check_host(hosts[0].decode("latin-1"))
             if len(self._known) < _REMEMBERED:
                 self._known.add(hosts[0])
-        if origins:
-            for origin in origins:
-                self._check_origin(origin.decode("latin-1"), hosts[0].decode("latin-1"))
-        elif fetch and not _is_own_fetch(scope["method"], fetch) and ANY not in self._origins:
+        origins = [value for name, value in headers if name == b"origin"]
+        for origin in origins:
+            self._check_origin(origin.decode("latin-1"), hosts[0].decode("latin-1"))
+        if not origins and ANY not in self._origins and not _is_own_fetch(scope["method"], dict(headers)):
             raise AccessError(
                 "a page of another site sends this; open the service's own address, or name the page's origin in "
                 "MEMORY_SERVICE_ALLOWED_ORIGINS and fetch with CORS",
@@ -110,14 +102,14 @@ class Guard:
         )
 
 
-def _is_own_fetch(method: str, fetch: dict[bytes, bytes]) -> bool:
-    """Whether a browser's request without an Origin is the person's own, or of the service's own page.
+def _is_own_fetch(method: str, headers: dict[bytes, bytes]) -> bool:
+    """Whether a request, if it is a browser's without an Origin is the person's own, or of the service's own page.
 
     Following a link to the service from another site is: the page that has the link cannot read the answer.
     """
-    if fetch.get(b"sec-fetch-site", b"none") in (b"same-origin", b"none"):
+    if headers.get(b"sec-fetch-site", b"none") in (b"same-origin", b"none"):
         return True
-    goes_there = (fetch.get(b"sec-fetch-mode"), fetch.get(b"sec-fetch-dest")) == (b"navigate", b"document")
+    goes_there = (headers.get(b"sec-fetch-mode"), headers.get(b"sec-fetch-dest")) == (b"navigate", b"document")
     return goes_there and method in _SAFE_METHODS
 
 

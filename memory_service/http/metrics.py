@@ -82,7 +82,7 @@ def _of_buffers(buffers: list[Buffer]) -> Iterator[Metric]:
     counter = {name: CounterMetricFamily(name, words, labels=_BUFFER) for name, words in counters.items()}
     pushed = CounterMetricFamily("exemplar_pushed_records", "Records pushed, by outcome.", labels=[*_BUFFER, "outcome"])
     for buffer in buffers:
-        state, held = buffer.state, buffer.contents.readers.held_bytes
+        state, held = buffer.state, buffer.contents.readers.held_bytes()
         config, columns, tally = state.config, state.columns, buffer.tally.read()
         name = [config.name]
         kinds = {

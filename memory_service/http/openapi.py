@@ -27,6 +27,9 @@ RECORD_CODES: Final[tuple[ErrorCode, ...]] = (
 )
 """Of a record that is taken in."""
 
+NO_ROOM: Final[tuple[ErrorCode, ...]] = ("budget_exceeded", "disk_limit_exceeded", "quota_exceeded")
+"""Of what takes room that there is not."""
+
 _STORE: Final[tuple[ErrorCode, ...]] = ("storage_failed", "corrupt_record")
 _ANY: Final[tuple[tuple[ErrorCode, int], ...]] = (
     ("invalid_request", 400),
@@ -57,11 +60,8 @@ _RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds.", "schema": {"ty
 
 
 def refusals(*codes: ErrorCode, store: bool = True) -> dict[str, Any]:
-    """For a route's ``openapi_extra``: what it may answer beside the problems of any request.
-
-    Args:
-        store: it reads or writes the store, which may fail.
-    """
+    """For a route's ``openapi_extra``: what it may answer beside the problems of any request, and those of the store if
+    it reads or writes that."""
     return {CODES: [*codes, *(_STORE if store else ())]}
 
 

@@ -23,9 +23,9 @@ from starlette.types import Receive, Scope, Send
 
 from memory_format import MEDIA_TYPE
 from memory_format.api.terms import VERSION_HEADER
-from memory_service.store.admin.export import Export
 from memory_service.store.drawn import Drawn
 from memory_service.store.segments.readers import Lease, LeaseEndedError
+from memory_service.store.transfer.export import Export
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +47,8 @@ class DrawnResponse(Response):
 
     @classmethod
     async def begin(cls, drawn: Drawn, lease_seconds: float) -> Self:
-        """Read the first piece, so that what is wrong with it can still be answered.
-
-        Raises:
-            StorageError, LeaseEndedError: as :meth:`Drawn.next_piece`; the batch is closed then.
-        """
+        """Read the first piece, so that what is wrong with it can still be answered. Raises as
+        :meth:`Drawn.next_piece`; the batch is closed then."""
         try:
             return cls(await _next_piece(drawn), drawn, lease_seconds)
         except BaseException:
@@ -101,18 +98,14 @@ class ExportResponse(StreamingResponse):
 
 @dataclass
 class _Body:
-    """An answer's body that is sent while it is read.
-
-    Args:
-        lease: for which what it reads is kept.
-        following: reads the next piece; nothing at the end.
-        first: a piece that was read already.
-    """
+    """An answer's body that is sent while it is read, as long as the lease of what it reads lasts."""
 
     lease: Lease
     num_bytes: int
     following: Callable[[], Awaitable[memoryview]]
+    """Reads the next piece; nothing at the end."""
     first: memoryview | None = None
+    """A piece that was read already."""
 
     async def send_but_last(self, scope: Scope, send: Send, lease_seconds: float) -> memoryview | None:
         """Send all but the last piece, as long as the lease lasts; returns that piece, or None where the answer was

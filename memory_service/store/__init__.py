@@ -1,8 +1,7 @@
 """The store: buffers of records under byte budgets, over an index and segments. Knows no HTTP.
 
 store.py        the one door: create, fork, import, find, delete
-ports.py        what a store is opened over, and SQLite with files
-directory.py    who holds a store's directory, and what is on its way in or out
+directory.py    where it lies: who holds it, its index and segments, what is on its way in or out
 buffer.py       the door of a buffer: push, change, read, snapshots
 reads.py        records, pages and batches of one
 changes.py      what is asked of a buffer, as a change
@@ -11,17 +10,17 @@ commits.py      a change made: records, transaction, another state; room on the 
 compactor.py    segments rewritten, so that what is dead takes no room
 writer.py       records on their way to segments, and taken back
 idempotency.py  answers to pushes, kept for who asks again
-room.py         how much of the disk things may take
+room.py         how much of the disk things may take, and what all buffers may promise
 contents.py     the present state, and what is kept beside it for readers
 loading.py      a state of what index and segments say
 exports.py      whole buffers on their way out
 forks.py        buffers that start from another one's segments
 drawn.py        a batch that is sent while it is read
-quota.py        what all buffers may promise together
 pure/           values, and decisions as functions of them: state, change, eviction, draws, queries, compaction
 index/          what is where: the port (base), and its implementation in SQL
 segments/       files of records: the port (base), local files, and the bytes in them
-admin/          done to whole stores and buffers: verify, repair, backup, export, import
+transfer/       whole buffers and stores as files: export, import, backup
+admin/          done to a store beside serving it: verify, repair
 """
 
 from memory_service.store.buffer import Buffer

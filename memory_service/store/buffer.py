@@ -11,75 +11,54 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager
 
 import numpy as np
 
-from memory_format import BudgetError, FormatError, Record
-from memory_format.api.answers import BufferStats, DeleteResponse, Diff, DrawnIds, UpdateResponse
+from memory_format import BudgetError, FormatError
+from memory_format.api.answers import BufferStats, DeleteResponse, Diff, UpdateResponse
 from memory_format.wire import check_batch, read_batch
 from memory_service.store import changes
-from memory_service.store.admin.export import Export
 from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
-from memory_service.store.drawn import Drawn
 from memory_service.store.exports import Exports
 from memory_service.store.forks import Fork, settings_of_fork
 from memory_service.store.index.base import BufferEntry, BufferRows, Index
 from memory_service.store.loading import SealedSegments, growing_of, load
 from memory_service.store.pure.columns import Learners, rows_of_batch
-from memory_service.store.pure.diff import diff
-from memory_service.store.pure.model import BufferConfig, Options, PushAnswer, Snapshot
-from memory_service.store.pure.names import check_name
-from memory_service.store.pure.query import Query
-from memory_service.store.pure.sampler import SampleRequest
+from memory_service.store.pure.model import BufferConfig, Options, PushAnswer, Snapshot, check_name
 from memory_service.store.pure.selection import EVERYTHING, Filter
 from memory_service.store.pure.state import State
-from memory_service.store.pure.stats import stats
+from memory_service.store.pure.stats import diff, stats
 from memory_service.store.pushes import GroupPlan, Pending, PushQueue, digest_of
-from memory_service.store.quota import Quota
-from memory_service.store.reads import Listed, Reads, expect_version, no_exemplar
-from memory_service.store.room import segment_bytes
+from memory_service.store.reads import Reads, expect_version, no_exemplar
+from memory_service.store.room import Quota
 from memory_service.store.segments.base import Segments
-from memory_service.store.segments.readers import LeaseEndedError
-from memory_service.store.tally import Tally
+from memory_service.store.transfer.export import Export
 
 
-class Buffer:
-    """One open buffer; :class:`~memory_service.store.store.Store` makes them.
-
-    Wherever a method takes ``snapshot``, it reads what the buffer held when that was taken; None: what it holds
-    now. It raises ``NotFoundError`` (``unknown_snapshot``) where there is none of that name.
-
-    Args:
-        rows: what the index says of it, as of the change of that ``number``.
-    """
+class Buffer(Reads):
+    """One open buffer, to be read and changed; :class:`~memory_service.store.store.Store` makes them."""
 
     def __init__(
         self,
         entry: BufferEntry,
         rows: BufferRows,
-        number: int,
         index: Index,
         segments: Segments,
         options: Options,
         sealed: SealedSegments,
         quota: Quota,
     ) -> None:
-        self._quota = quota
-        self._index = index
-        self._segments = segments
-        self._options = options
-        self._lock = threading.Lock()
-        self.tally = Tally()
         learners = Learners()
-        state = load(entry, rows, number, sealed, learners)
-        self.contents = Contents(state, learners, segments)
-        self._commits = Commits(index, segments, self.contents, options, growing_of(rows, segments))
-        self._queue = PushQueue(self._lock, self._commits, self.contents)
-        self._reads = Reads(index, self.contents, options, self._changing, self.tally)
-        self._exports = Exports(self.contents, self._commits, self._reads, self._changing, self._lock)
+        state = load(entry, rows, sealed, learners)
+        super().__init__(Contents(state, learners, index, segments, options), self._changing)
+        self._quota = quota
+        self._segments = segments
+        self._lock = threading.Lock()
+        self._commits = Commits(self.contents, growing_of(rows, segments))
+        self._queue = PushQueue(self._lock, self.contents, self._commits)
+        self._exports = Exports(self, self._commits, self._lock)
 
     @property
     def state(self) -> State:
@@ -117,7 +96,9 @@ class Buffer:
         push = Pending(new, batch.bodies, idempotency_key, digest)
         self.contents.check_alive()
         if dry_run:
-            return self._try(push)
+            with self._changing():
+                known = None if push.key is None else self._commits.answers.find(push.key, push.digest)
+                return known or GroupPlan(self.state).take_in(push)
         self._queue.submit(push)
         if push.error is not None:
             raise push.error
@@ -126,11 +107,6 @@ class Buffer:
         if not answer.replayed:
             self.tally.add(pushes=1, kept=answer.kept, rejected=answer.rejected, evicted=answer.evicted)
         return answer
-
-    def _try(self, push: Pending) -> PushAnswer:
-        with self._changing():
-            known = None if push.key is None else self._commits.known_answer(push.key, push.digest)
-            return known or GroupPlan(self.state).take_in(push)
 
     def update(
         self,
@@ -209,7 +185,13 @@ class Buffer:
                 if limit < state.config.disk_limit_bytes:
                     held = state.held_after(wanted)
                     if held > limit:
-                        raise _does_not_fit(held, limit)
+                        raise BudgetError(
+                            f"{held} bytes are kept or held by snapshots; the disk limit would be {limit}: delete "
+                            "snapshots, or give a larger disk_limit_bytes",
+                            code="disk_limit_exceeded",
+                            requested_bytes=held,
+                            disk_limit_bytes=limit,
+                        )
                     self._commits.commit_within(wanted)
                 else:
                     self._commits.commit(wanted)
@@ -230,11 +212,8 @@ class Buffer:
             self._commits.seal()
 
     def refresh(self) -> bool:
-        """Catch up with what others have committed to the index since the last look; whether there was anything.
-
-        Raises:
-            StorageError: what there is cannot be read.
-        """
+        """Catch up with what others have committed to the index since the last look; whether there was anything. Raises
+        ``StorageError``: what there is cannot be read."""
         with self._changing():
             return self._commits.writer.refresh()
 
@@ -264,11 +243,8 @@ class Buffer:
         return sorted(self.state.snapshots.values(), key=lambda snapshot: snapshot.number)
 
     def page_of_snapshots(self, limit: int, cursor: str | None = None) -> tuple[list[Snapshot], str | None]:
-        """The oldest snapshots, or those after a cursor, and the cursor of the next page, None at the end.
-
-        Raises:
-            FormatError: ``invalid_cursor``.
-        """
+        """The oldest snapshots, or those after a cursor, and the cursor of the next page, None at the end. Raises
+        ``FormatError`` (``invalid_cursor``)."""
         if cursor is not None and not re.fullmatch("[0-9]{1,19}", cursor):
             raise FormatError("the cursor is not one that this service gave", code="invalid_cursor")
         after = 0 if cursor is None else int(cursor)
@@ -276,11 +252,7 @@ class Buffer:
         return found[:limit], str(found[limit - 1].number) if len(found) > limit else None
 
     def snapshot(self, name: str) -> Snapshot:
-        """One of them.
-
-        Raises:
-            NotFoundError: ``unknown_snapshot``.
-        """
+        """One of them. Raises ``NotFoundError`` (``unknown_snapshot``)."""
         self.contents.check_alive()
         return self.state.snapshot(name)
 
@@ -293,17 +265,13 @@ class Buffer:
         """
         with self._changing():
             gone = self.state.snapshot(name)
-            self._commits.commit(replace(self._commits.change(), dropped=[gone]))
+            self._commits.commit(self.state.change(dropped=[gone]))
             self._commits.tidy(0)
 
     def diff(self, before: str, after: str | None) -> Diff:
-        """What came and went between a snapshot and another, or now.
-
-        Raises:
-            NotFoundError: ``unknown_snapshot``.
-        """
+        """What came and went between a snapshot and another, or now. Raises as :meth:`snapshot`."""
         with self._changing():
-            return diff(self._reads.view(before), self._reads.view(after))
+            return diff(self.view(before), self.view(after))
 
     def fork_into(
         self, name: str, snapshot: str | None, disk_limit_bytes: int | None, description: str | None
@@ -323,45 +291,11 @@ class Buffer:
             config = settings_of_fork(self.config, name, disk_limit_bytes, description)
             # Only sealed segments never change again, and can be shared.
             self._commits.seal()
-            num_bytes = segment_bytes(config, self._options)
-            fork = Fork(self._index, self._segments, self.contents, self._reads.view(snapshot), config, num_bytes)
+            fork = Fork(self.contents, self.view(snapshot), config)
             with self._quota.claim(config):
                 return fork.make()
 
-    # Reads
-
-    def get(self, exemplar_id: int, *, snapshot: str | None = None) -> Record:
-        """One record: :meth:`Reads.get`."""
-        return self._reads.get(exemplar_id, snapshot)
-
-    def query(self, query: Query, *, snapshot: str | None = None) -> tuple[list[Listed], str | None, int]:
-        """A page of what is known of records: :meth:`Reads.query`."""
-        return self._reads.query(query, snapshot)
-
-    def query_encoded(self, query: Query, *, snapshot: str | None = None) -> tuple[memoryview, str | None, int]:
-        """A page of whole records: :meth:`Reads.query_encoded`."""
-        return self._reads.query_encoded(query, snapshot)
-
-    def sample(self, request: SampleRequest) -> tuple[memoryview, int]:
-        """A whole batch as an Arrow stream, and the version it was drawn from. Raises as :meth:`Reads.draw`, and
-        ``StorageError`` where a record is damaged."""
-        while True:
-            with suppress(LeaseEndedError), self.draw(request) as drawn:
-                while drawn.next_piece():
-                    pass
-                return drawn.stream, drawn.version
-
-    def draw(self, request: SampleRequest, *, wait: bool = True) -> Drawn:
-        """A batch, to be sent while it is read: :meth:`Reads.draw`."""
-        return self._reads.draw(request, wait=wait)
-
-    def draw_ids(self, request: SampleRequest, *, wait: bool = True) -> DrawnIds:
-        """The same batch by its ids: :meth:`Reads.draw_ids`."""
-        return self._reads.draw_ids(request, wait=wait)
-
-    def fetch(self, exemplar_ids: Sequence[int], *, snapshot: str | None = None, wait: bool = True) -> Drawn:
-        """Records by id, to be sent while they are read: :meth:`Reads.fetch`."""
-        return self._reads.fetch(exemplar_ids, snapshot, wait=wait)
+    # As a whole
 
     def stats(self) -> BufferStats:
         """Figures of now."""
@@ -369,7 +303,7 @@ class Buffer:
             return stats(
                 self.state,
                 self.contents.learners.ids,
-                held_bytes=self.contents.readers.held_bytes,
+                held_bytes=self.contents.readers.held_bytes(),
                 pushes=self.tally.pushes,
                 samples=self.tally.samples,
                 orphans=len(self._segments.orphans),
@@ -386,13 +320,3 @@ class Buffer:
             self.contents.check_alive()
             self._commits.writer.settle()
             yield
-
-
-def _does_not_fit(held: int, limit: int) -> BudgetError:
-    return BudgetError(
-        f"{held} bytes are kept or held by snapshots; the disk limit would be {limit}: delete snapshots, or give a "
-        "larger disk_limit_bytes",
-        code="disk_limit_exceeded",
-        requested_bytes=held,
-        disk_limit_bytes=limit,
-    )

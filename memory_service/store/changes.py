@@ -11,25 +11,17 @@ from numpy.typing import NDArray
 from memory_format import ConflictError, FormatError
 from memory_service.store.pure import eviction
 from memory_service.store.pure.change import Change
-from memory_service.store.pure.model import BufferConfig, Snapshot, check_settings
+from memory_service.store.pure.model import BufferConfig, check_settings
 from memory_service.store.pure.state import State
 from memory_service.store.pure.visibility import oldest
 from memory_service.store.pushes import candidates
 
 
-def nothing(state: State) -> Change:
-    """A change that does nothing yet."""
-    return Change(state.version, state.next_id, state.config)
-
-
 def rescoring(
     state: State, exemplar_ids: Sequence[int], scores: Sequence[float] | None, ranks: Sequence[int] | None
 ) -> tuple[Change, list[int]]:
-    """Give records other scores or ranks: the change, and the ids that the buffer does not hold.
-
-    Raises:
-        FormatError: ``invalid_request``: a score is not finite.
-    """
+    """Give records other scores or ranks: the change, and the ids that the buffer does not hold. Raises
+    ``FormatError`` (``invalid_request``): a score is not finite."""
     ids, columns = np.array(exemplar_ids, dtype=np.uint64), state.columns
     positions = columns.positions_of(ids)
     found = positions >= 0
@@ -41,8 +33,7 @@ def rescoring(
     if not np.isfinite(score).all():
         raise FormatError("scores must be finite numbers", code="invalid_request")
     differs = (score != taken["score"]) | (rank != taken["rank"])
-    change = replace(
-        nothing(state),
+    change = state.change(
         version=state.version + bool(differs.any()),
         rescored=positions[differs],
         score=score[differs],
@@ -52,11 +43,8 @@ def rescoring(
 
 
 def check_rescoring(exemplar_ids: Sequence[int], scores: Sequence[float] | None, ranks: Sequence[int] | None) -> None:
-    """Refuse what cannot be meant, whatever the buffer holds.
-
-    Raises:
-        FormatError: ``invalid_request``: the lists differ in length, or an id comes twice.
-    """
+    """Refuse what cannot be meant, whatever the buffer holds. Raises ``FormatError`` (``invalid_request``): the lists
+    differ in length, or an id comes twice."""
     given = [values for values in (scores, ranks) if values is not None]
     if not given or any(len(values) != len(exemplar_ids) for values in given):
         raise FormatError("as many scores, ranks or both as exemplar_ids are needed", code="invalid_request")
@@ -67,7 +55,7 @@ def check_rescoring(exemplar_ids: Sequence[int], scores: Sequence[float] | None,
 def deletion(state: State, positions: NDArray[np.int64]) -> Change:
     """Delete the live records at some positions, ascending."""
     version = state.version + bool(len(positions))
-    return replace(nothing(state), version=version, dead=positions, died=np.full(len(positions), version, np.uint64))
+    return state.change(version=version, dead=positions, died=np.full(len(positions), version, np.uint64))
 
 
 def configuring(state: State, wanted: BufferConfig) -> Change | None:
@@ -95,12 +83,10 @@ def configuring(state: State, wanted: BufferConfig) -> Change | None:
 def taking(state: State, name: str, created_at: float) -> Change | None:
     """Take a snapshot, and drop those beyond the buffer's retention; None where there is one of that name and version.
 
-    Both in one change: what fails halfway would leave one snapshot too many.
-
-    Raises:
-        ConflictError: ``snapshot_exists`` at another version.
+    Both in one change: what fails halfway would leave one snapshot too many. Raises ``ConflictError``:
+    ``snapshot_exists`` at another version.
     """
-    known, columns = state.snapshots.get(name), state.columns
+    known = state.snapshots.get(name)
     if known is not None:
         if known.version == state.version:
             return None
@@ -110,15 +96,7 @@ def taking(state: State, name: str, created_at: float) -> Change | None:
             code="snapshot_exists",
             version=known.version,
         )
-    taken = Snapshot(
-        name=name,
-        version=state.version,
-        next_exemplar_id=state.next_id,
-        num_records=columns.num_records,
-        bytes_used=columns.bytes_used,
-        created_at=created_at,
-        number=max((snapshot.number for snapshot in state.snapshots.values()), default=0) + 1,
-    )
+    newest = max((snapshot.number for snapshot in state.snapshots.values()), default=0)
     keep = state.config.retain_snapshots
     surplus = 0 if keep is None else max(0, len(state.snapshots) + 1 - keep)
-    return replace(nothing(state), snapshot=taken, dropped=oldest(state.snapshots, surplus))
+    return state.change(snapshot=state.mark(name, created_at, newest + 1), dropped=oldest(state.snapshots, surplus))

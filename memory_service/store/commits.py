@@ -20,11 +20,11 @@ from memory_service.store.index.base import BufferEntry, Index, Reading, Writing
 from memory_service.store.loading import Growing, Purpose
 from memory_service.store.pure.change import Change, Leaving, Written
 from memory_service.store.pure.ledger import IndexRows, store_share
-from memory_service.store.pure.model import BufferConfig, Options, PushAnswer
+from memory_service.store.pure.model import BufferConfig
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.pure.visibility import shown_by
-from memory_service.store.room import headroom, moving_room, needed, segment_bytes, tidy_reserve
+from memory_service.store.room import headroom, moving_room, needed, tidy_reserve
 from memory_service.store.segments.base import Part, Segments
 from memory_service.store.segments.layout import frame_bytes
 from memory_service.store.segments.owner import owner_of
@@ -55,44 +55,19 @@ def discard(index: Index, segments: Segments, parts: Iterable[Part]) -> None:
 
 
 class Commits:
-    """Changes one buffer.
+    """Changes one buffer; ``growing`` are the open segments to go on with."""
 
-    Args:
-        growing: the open segments to go on with.
-    """
-
-    def __init__(
-        self,
-        index: Index,
-        segments: Segments,
-        contents: Contents,
-        options: Options,
-        growing: dict[Purpose, Growing] | None = None,
-    ) -> None:
-        self._index = index
-        self._segments = segments
+    def __init__(self, contents: Contents, growing: dict[Purpose, Growing]) -> None:
         self._contents = contents
-        self._options = options
-        self.writer = Writer(index, segments, contents, growing or {})
-        self.compactor = Compactor(index, contents, self.writer, options)
-        self._answers = KeptAnswers(index, self._config.id, options.idempotency_seconds)
+        self._index = contents.index
+        self._options = contents.options
+        self.writer = Writer(contents, growing)
+        self.compactor = Compactor(contents, self.writer)
+        self.answers = KeptAnswers(contents.index, self._config.id, contents.options.idempotency_seconds)
 
     @property
     def _config(self) -> BufferConfig:
         return self._contents.state.config
-
-    def change(self) -> Change:
-        """A change that does nothing yet."""
-        state = self._contents.state
-        return Change(state.version, state.next_id, state.config)
-
-    def known_answer(self, key: str, digest: bytes) -> PushAnswer | None:
-        """The answer to an earlier push with this key.
-
-        Raises:
-            ConflictError: ``idempotency_key_reused``, it held other records.
-        """
-        return self._answers.find(key, digest)
 
     # The transaction
 
@@ -105,9 +80,8 @@ class Commits:
         """
         self._make_room_for(change)
         before = self._contents.state
-        full = segment_bytes(before.config, self._options)
         owner = owner_of(change.config, change.version, change.next_id)
-        with self.writer.write(change.new, change.bodies, "pushed", segment_bytes=full, owner=owner) as flight:
+        with self.writer.write(change.new, change.bodies, "pushed", owner) as flight:
             with self._index.writing(counted=not before.is_answer_alone(change)) as transaction:
                 after, orphaned = self._note(transaction, before, change, flight)
             flight.committed()
@@ -158,9 +132,9 @@ class Commits:
             description_bytes=len(change.config.description.encode()),
         )
         if change.forgets_answers:
-            counts = self._answers.forget(transaction, counts, but_newest=LEAST_KEPT)
+            counts = self.answers.forget(transaction, counts, but_newest=LEAST_KEPT)
         if change.answers:
-            counts = self._answers.keep(transaction, change.answers, counts, headroom(before.config))
+            counts = self.answers.keep(transaction, change.answers, counts, headroom(before.config))
         return counts
 
     # Room on the disk
@@ -170,14 +144,14 @@ class Commits:
         gives = not len(change.bodies) and (len(change.dead) or change.dropped)
         limit = max(change.config.disk_limit_bytes, self._config.disk_limit_bytes)
         reserve = moving_room(self._config, self._options) if len(change.bodies) else 0
-        # Again and again: compaction fills the open segment, so that the change may have to seal it.
-        while (more := self._needed(change)) and self.compactor.used(limit) + more + reserve > limit and not gives:
-            self.make_room(more + reserve, limit)
-
-    def _needed(self, change: Change) -> int:
-        growing = self.writer.growing.get("pushed")
         learner_ids = self._contents.learner_ids(change.new)
-        return needed(change, self._config, self._options, growing and growing.segment, learner_ids)
+        # Again and again: compaction fills the open segment, so that the change may have to seal it.
+        while not gives:
+            growing = self.writer.growing.get("pushed")
+            more = needed(change, self._config, self._options, growing and growing.segment, learner_ids)
+            if not more or self.compactor.used(limit) + more + reserve <= limit:
+                return
+            self.make_room(more + reserve, limit)
 
     def make_room(self, needed: int, limit: int) -> None:
         """Rewrite segments until ``needed`` bytes more fit the disk limit.
@@ -190,7 +164,7 @@ class Commits:
             freed = self._forget_old_answers() or self.compactor.compact_one(limit)
             if (not freed or self.compactor.used(limit) >= before) and not self._end_lease():
                 free = max(0, limit - self.compactor.used(limit))
-                pinned, held = self._contents.state.pinned_bytes, self._contents.readers.held_bytes
+                pinned, held = self._contents.state.pinned_bytes, self._contents.readers.held_bytes()
                 raise BudgetError(
                     f"{needed} more bytes on disk are needed, {free} of {limit} are free"
                     + (f", {held} are read for other answers" if held else "")
@@ -209,18 +183,15 @@ class Commits:
         if state.counts.answers <= LEAST_KEPT:
             return False
         with self._index.writing() as transaction:
-            counts = self._answers.forget(transaction, state.counts, but_newest=LEAST_KEPT)
+            counts = self.answers.forget(transaction, state.counts, but_newest=LEAST_KEPT)
             number = self.writer.number_after(transaction)
-        self._contents.become(replace(state, counts=counts, number=state.number if number is None else number))
+        self._contents.become(replace(state, counts=counts, number=number))
         return True
 
     def _end_lease(self, change: Change | None = None) -> bool:
         """Let go of what is kept for one answer on its way: of those that keep something from going, the one whose
-        reader has taken nothing for the longest. Returns whether anything went.
-
-        Args:
-            change: a change to come; what leases will keep of what it takes out counts too.
-        """
+        reader has taken nothing for the longest. What leases will keep of what a change to come takes out counts too.
+        Returns whether anything went."""
         contents, state = self._contents, self._contents.state
         pinned, died = state.pinned.columns["exemplar_id"], state.pinned.died
         if change is not None:
@@ -242,15 +213,11 @@ class Commits:
         logger.warning("an answer of buffer %s is cut short: a change needs the room of what it reads", name)
         lease.end()
         if isinstance(lease, PinningLease):
-            self.commit(replace(self.change(), dropped=[lease.mark]))
+            self.commit(contents.state.change(dropped=[lease.mark]))
         return True
 
     def commit_within(self, change: Change) -> None:
-        """Make a change with a smaller disk limit that adds nothing, once everything fits it.
-
-        Raises:
-            BudgetError, StorageError: as :meth:`fit`; the buffer holds what it did.
-        """
+        """Make a change with a smaller disk limit that adds nothing, once everything fits it. Raises as :meth:`fit`."""
         while True:
             change = self.fit(change)
             # Who began to read meanwhile what the change takes out would keep it on the disk.
@@ -301,16 +268,16 @@ class Commits:
         """The state after a change that adds nothing; scores may become fewer."""
         state = self._contents.state
         counts = replace(
-            self._answers.counts_without(state.counts) if change.forgets_answers else state.counts,
+            self.answers.counts_without(state.counts) if change.forgets_answers else state.counts,
             snapshots=state.counts.snapshots - len(change.dropped),
             description_bytes=len(change.config.description.encode()),
         )
-        return state.after(change, Written(change.new, (), counts, None))
+        return state.after(change, Written(change.new, (), counts, state.number))
 
     def _used_after(self, change: Change) -> int:
         """At most the bytes on disk that count against the limit of a change, once it is made."""
         foreseen = self._foreseen(change)
-        held = self._contents.readers.held_with(_gone(self._contents.state, foreseen))
+        held = self._contents.readers.held_bytes(_gone(self._contents.state, foreseen))
         return foreseen.disk_bytes + store_share(change.config) + held
 
     def tidy(self, pushed_bytes: int) -> None:
@@ -333,11 +300,8 @@ class Commits:
     # Whole segments, the whole buffer
 
     def seal(self) -> None:
-        """Make Zarr groups of open segments, as far as that leaves the disk limit room to rewrite segments.
-
-        Raises:
-            StorageError: one could not be sealed; it stays open.
-        """
+        """Make Zarr groups of open segments, as far as that leaves the disk limit room to rewrite segments. Raises
+        ``StorageError``: one could not be sealed; it stays open."""
         limit = self._config.disk_limit_bytes
         for segment in [segment for segment in self._contents.state.segments.values() if not segment.sealed]:
             with self._index.reading() as reading:
@@ -347,8 +311,8 @@ class Commits:
             if self.compactor.used(limit) + more > limit:
                 continue
             state = self._contents.state
-            open_ = replace(open_, crc32=checksum.crc32(self._segments.bodies_of(open_)))
-            part = self._segments.seal(open_, owner_of(state.config, state.version, state.next_id))
+            open_ = replace(open_, crc32=checksum.crc32(self._contents.segments.bodies_of(open_)))
+            part = self._contents.segments.seal(open_, owner_of(state.config, state.version, state.next_id))
             try:
                 with self._index.writing() as transaction:
                     transaction.write_part(state.config.id, segment.id, part)
@@ -367,7 +331,7 @@ class Commits:
         def gone(reading: Reading) -> list[str] | None:
             return None if reading.find_buffer(buffer_id) else sorted(stems - reading.known_stems(stems))
 
-        self._segments.delete(self._index.make(lambda transaction: transaction.delete_buffer(buffer_id), gone))
+        self._contents.segments.delete(self._index.make(lambda transaction: transaction.delete_buffer(buffer_id), gone))
         self._index.shrink()
 
 

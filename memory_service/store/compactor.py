@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 
 from memory_format import StorageError
 from memory_service.store.contents import Contents
-from memory_service.store.index.base import BufferEntry, Index
+from memory_service.store.index.base import BufferEntry
 from memory_service.store.loading import Purpose
-from memory_service.store.pure import compaction
 from memory_service.store.pure.change import Change, Move
 from memory_service.store.pure.columns import concatenated
 from memory_service.store.pure.ledger import store_share
-from memory_service.store.pure.model import Options
 from memory_service.store.pure.state import State
-from memory_service.store.pure.tallies import SegmentState, Tally
+from memory_service.store.pure.tallies import SegmentState, Tally, worth_rewriting
 from memory_service.store.room import NEW_FILE, frame_overhead, segment_bytes
 from memory_service.store.segments import base
 from memory_service.store.segments.base import SegmentGoneError
@@ -34,11 +32,10 @@ logger = logging.getLogger(__name__)
 class Compactor:
     """Compacts one buffer. For the holder of the buffer's lock."""
 
-    def __init__(self, index: Index, contents: Contents, writer: Writer, options: Options) -> None:
-        self._index = index
+    def __init__(self, contents: Contents, writer: Writer) -> None:
         self._contents = contents
         self._writer = writer
-        self._options = options
+        self._options = contents.options
         self._spoilt: set[int] = set()
         """Ids of segments in which a record failed its CRC: they cannot be moved."""
 
@@ -47,20 +44,13 @@ class Compactor:
         return self._contents.disk_bytes + store_share(replace(self._contents.state.config, given_disk_limit=limit))
 
     def compact_one(self, limit: int) -> int:
-        """Rewrite the segment that is worth it most; returns the bytes moved, 0 where none is.
-
-        Raises:
-            StorageError: it could not be rewritten. Nothing has changed then.
-        """
+        """Rewrite the segment that is worth it most; returns the bytes moved, 0 where none is. Raises ``StorageError``:
+        it could not be rewritten. Nothing has changed then."""
         return self._compact(limit, self._contents.state.segments.values())
 
     def separate_one(self, change: Change, foreseen: State) -> bool:
-        """Rewrite the segment that is worth it most once a change is made, what leaves by it apart from what stays;
-        returns whether there was one. Raises as :meth:`compact_one`.
-
-        Args:
-            foreseen: the state after the change.
-        """
+        """Rewrite the segment that is worth it most in the state foreseen after a change, what leaves by it apart from
+        what stays; returns whether there was one. Raises as :meth:`compact_one`."""
         state = self._contents.state
         leaving = state.leaving(change)
         goes = np.zeros(state.columns.num_records, dtype=bool)
@@ -88,7 +78,7 @@ class Compactor:
             new_files = NEW_FILE * (1 if goes is None else 2)
             room = limit - self.used(limit) - self._sealing_bytes(full) - new_files
             overhead = frame_overhead(full)
-            chosen = compaction.choose(segments, room, overhead, leaving=leaving, spoilt=self._spoilt)
+            chosen = worth_rewriting(segments, room, overhead, leaving=leaving, spoilt=self._spoilt)
             if chosen is None:
                 return 0
             try:
@@ -127,24 +117,20 @@ class Compactor:
         if goes is not None and freed is not None:
             leaves = np.concatenate([goes[live], freed[pinned]])
         try:
-            view, starts = self._contents.read_bodies(moved)
+            bodies = self._contents.bodies(moved)
         except SegmentGoneError as error:
             raise StorageError(f"segment {error} is missing from the store") from error
-        ends = starts + moved["length"]
-        bodies = [view[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         # A segment that is rewritten is not one to go on with.
         self._writer.close(segment.id)
         places: dict[Purpose, NDArray[np.int64]] = {"moved": np.flatnonzero(~leaves), "leaving": np.flatnonzero(leaves)}
         owner = owner_of(state.config, state.version, state.next_id)
-        full = segment_bytes(state.config, self._options)
         in_flight: dict[Purpose, InFlight] = {}
         written: list[SegmentState] = []
         with ExitStack() as stack:
             for purpose, of in places.items():
                 of_it = [bodies[i] for i in of.tolist()]
-                flight = self._writer.write(moved.take(of), of_it, purpose, segment_bytes=full, owner=owner)
-                in_flight[purpose] = stack.enter_context(flight)
-            with self._index.writing() as transaction:
+                in_flight[purpose] = stack.enter_context(self._writer.write(moved.take(of), of_it, purpose, owner))
+            with self._contents.index.writing() as transaction:
                 for purpose, flight in in_flight.items():
                     written += flight.note(transaction, state.config.id, state.segments)
                     was = is_pinned[places[purpose]]
@@ -166,4 +152,4 @@ class Compactor:
         )
         self._contents.become(state.after_move(move), move)
         self._writer.forget([segment], orphaned)
-        return max(len(view), 1)
+        return max(sum(map(len, bodies)), 1)

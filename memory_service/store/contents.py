@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from memory_format import NotFoundError
 from memory_format.body import prefix_bytes
+from memory_service.store.index.base import Index
 from memory_service.store.pure import selection
 from memory_service.store.pure.change import Move
-from memory_service.store.pure.columns import Arrays, Columns, Learners, Rows
-from memory_service.store.pure.model import Snapshot
+from memory_service.store.pure.columns import Columns, Learners, Rows
+from memory_service.store.pure.model import Options, Snapshot
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.pure.state import State, moved
 from memory_service.store.segments.base import Place, SegmentGoneError, Segments
@@ -28,63 +29,58 @@ _VIEWS_KEPT = 4
 
 
 class Contents:
-    """The present state of one buffer, and what is kept beside it for those who read.
+    """The present state of one buffer, where it is stored, and what is kept beside it for those who read.
 
     :attr:`state` is another one after each change, which only the holder of the buffer's lock makes. Readers take it
     once and stay with it. Files that it names may go meanwhile, and are told by :class:`SegmentGoneError`: then the
     state of now is read.
     """
 
-    def __init__(self, state: State, learners: Learners, segments: Segments) -> None:
+    def __init__(self, state: State, learners: Learners, index: Index, segments: Segments, options: Options) -> None:
         self.state = state
         self.learners = learners
+        self.index = index
+        self.segments = segments
+        self.options = options
         self.dropped = False
         """Whether the buffer was deleted."""
         self.readers = Readers()
         self.leases: dict[str, PinningLease] = {}
         """Of :attr:`State.leased`, by name."""
-        self._segments = segments
-        self._views: OrderedDict[str, Columns] = OrderedDict()
-        self._selections: OrderedDict[tuple[int, selection.Filter], selection.Selection] = OrderedDict()
+        self.views: OrderedDict[str, Columns] = OrderedDict()
+        """What snapshots show that were asked for lately, by name."""
+        self.selections: OrderedDict[tuple[int, selection.Filter], selection.Selection] = OrderedDict()
 
     @property
     def disk_bytes(self) -> int:
         """All that is on disk for the buffer."""
-        return self.state.disk_bytes + self.readers.held_bytes
+        return self.state.disk_bytes + self.readers.held_bytes()
 
     # The state
 
     def check_alive(self) -> None:
-        """Refuse what is asked of a buffer that was deleted.
-
-        Raises:
-            NotFoundError: ``unknown_buffer``.
-        """
+        """Refuse what is asked of a buffer that was deleted. Raises ``NotFoundError`` (``unknown_buffer``)."""
         if self.dropped:
             raise NotFoundError(f"there is no buffer {self.state.config.name!r}", code="unknown_buffer")
 
     def become(self, state: State, move: Move | None = None) -> None:
-        """Another state from here on. For the holder of the buffer's lock.
-
-        Args:
-            move: where records lie elsewhere now.
-        """
+        """Another state from here on, and where in it records lie elsewhere. For the holder of the buffer's lock."""
         before = self.state
         gone = [before.segments[id_] for id_ in before.segments.keys() - state.segments.keys()]
         with self.readers.leaving(gone):
             self.state = state
-        for name in list(self._views):
+        for name in list(self.views):
             if name not in state.snapshots and name not in state.leased:
-                self._views.pop(name, None)
+                self.views.pop(name, None)
             elif move is not None:
-                self._views[name] = moved(self._views[name], move)
+                self.views[name] = moved(self.views[name], move)
         if state.leased.keys() != self.leases.keys():
             self.leases = {name: self.leases[name] for name in state.leased}
         # Those of versions that nobody can ask for any more.
         versions = {state.version, *(mark.version for mark in state.marks)}
-        for key in list(self._selections):
+        for key in list(self.selections):
             if key[0] not in versions:
-                self._selections.pop(key, None)
+                self.selections.pop(key, None)
 
     def lease(self, mark: Snapshot) -> PinningLease:
         """Keep what a snapshot shows that is not in the index. For the holder of the buffer's lock."""
@@ -96,11 +92,6 @@ class Contents:
         """A lease for which nothing was kept is over. For the holder of the buffer's lock."""
         leased = {other: mark for other, mark in self.state.leased.items() if other != name}
         self.become(replace(self.state, leased=leased))
-
-    def forget_views(self) -> None:
-        """They are made again when somebody asks."""
-        self._views.clear()
-        self._selections.clear()
 
     # Reading
 
@@ -121,11 +112,17 @@ class Contents:
         try:
             for first in range(0, len(stems), _HELD_AT_A_TIME):
                 part = places[bisect_left(places, (first,)) : bisect_left(places, (first + _HELD_AT_A_TIME,))]
-                with self._segments.hold(stems[first : first + _HELD_AT_A_TIME], first) as held:
+                with self.segments.hold(stems[first : first + _HELD_AT_A_TIME], first) as held:
                     held.read(part, target)
         finally:
             self.readers.done(stems)
         return target, starts
+
+    def bodies(self, taken: Rows) -> list[memoryview]:
+        """The same, each by itself."""
+        view, starts = self.read_bodies(taken)
+        ends = (starts + taken["length"]).tolist()
+        return [view[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
 
     def hold_bodies(self, taken: Rows, *, wait: bool = True) -> tuple[HeldLease, list[Place]] | None:
         """A lease of the segments of rows, where in them the bodies are, and where each goes, end to end; None where
@@ -145,11 +142,11 @@ class Contents:
 
     def hold(self, ids: Sequence[int], *, wait: bool = True, places: Sequence[Place] = ()) -> HeldLease | None:
         """A lease of segments; raises as :meth:`hold_bodies`."""
-        if len(ids) > self._segments.room_to_hold():
+        if len(ids) > self.segments.room_to_hold():
             return None
         stems = self.readers.begin(lambda: self._stems(ids))
         try:
-            held = self._segments.hold(stems, wait=wait)
+            held = self.segments.hold(stems, wait=wait)
             try:
                 held.expect_sound(places)
             except BaseException:
@@ -167,7 +164,7 @@ class Contents:
         stems = self.readers.begin(lambda: self._stems(taken["segment"].tolist()))
         try:
             for place, (stem, offset) in enumerate(zip(stems, taken["offset"].tolist(), strict=True)):
-                (out[place],) = self._segments.read_prefixes(stem, [(offset, lengths[place])])
+                (out[place],) = self.segments.read_prefixes(stem, [(offset, lengths[place])])
         finally:
             self.readers.done(stems)
         return out
@@ -187,43 +184,30 @@ class Contents:
 
     # Views and selections
 
-    def known_view(self, name: str) -> Columns | None:
-        """A snapshot's records, where they were asked for lately."""
-        return self._views.get(name)
-
-    def view(self, snapshot: Snapshot, read_scores: Callable[[int], Arrays]) -> Columns:
-        """The records that a snapshot shows. For the holder of the buffer's lock.
-
-        Args:
-            read_scores: version -> what :meth:`Reading.scores_at` finds.
-        """
-        known = self._views.get(snapshot.name)
-        if known is not None:
-            self._views.move_to_end(snapshot.name)
-            return known
-        view = self.state.shown_by(snapshot, read_scores(snapshot.version))
-        self._views[snapshot.name] = view
-        if len(self._views) > _VIEWS_KEPT:
-            self._views.popitem(last=False)
-        return view
+    def remember(self, name: str, view: Columns) -> None:
+        """A snapshot's records were asked for. For the holder of the buffer's lock."""
+        self.views[name] = view
+        self.views.move_to_end(name)
+        if len(self.views) > _VIEWS_KEPT:
+            self.views.popitem(last=False)
 
     def select(self, columns: Columns, where: selection.Filter) -> selection.Selection:
         """The records of ``columns`` that match, remembered for a while."""
         key = (columns.version, where)
-        found = self._selections.get(key)
+        found = self.selections.get(key)
         if found is None:
             found = selection.select(columns, where, self.learners.known_codes(where.learner_id or ()))
-            self._selections[key] = found
-            while len(self._selections) > _SELECTIONS_KEPT:
+            self.selections[key] = found
+            while len(self.selections) > _SELECTIONS_KEPT:
                 # Another thread may have been faster.
-                self._selections.popitem(last=False)
+                self.selections.popitem(last=False)
         return found
 
     def is_selected(self, columns: Columns, request: SampleRequest) -> bool:
         """Whether drawing needs no pass over all records, as one was made for an earlier request."""
         if request.where == selection.EVERYTHING and request.strategy == "uniform" and not request.repair_text:
             return True
-        found = self._selections.get((columns.version, request.where))
+        found = self.selections.get((columns.version, request.where))
         if found is None or (request.repair_text and not found.is_ready("class_balanced")):
             return False
         return found.is_ready(request.strategy)

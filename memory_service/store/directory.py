@@ -1,4 +1,4 @@
-"""The directory of a store: who holds it, what is on its way in or out, and whether it can be written."""
+"""Where a store lies: who holds its directory, the index and segments in it, and what is on its way in or out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from memory_format import BudgetError, StorageError
+from memory_format import StorageError
+from memory_service.store.index import opening
+from memory_service.store.index.base import Index
+from memory_service.store.index.generation import Generation
+from memory_service.store.index.sqlite import SqliteIndex
+from memory_service.store.pure.model import Options
 from memory_service.store.segments import files
+from memory_service.store.segments.base import Segments
+from memory_service.store.segments.local import SegmentFiles
 
 logger = logging.getLogger(__name__)
 
@@ -59,39 +68,8 @@ def empty_incoming(directory: Path) -> None:
             logger.exception("cannot remove %s", entry.path)
 
 
-def expect_room(data: Path, least_free_bytes: int) -> None:
-    """Refuse to be ready where the disk is almost full.
-
-    Raises:
-        StorageError: it is.
-    """
-    free = shutil.disk_usage(data).free
-    if free < least_free_bytes:
-        raise StorageError(f"{free} bytes are free on the disk of {data}, fewer than {least_free_bytes}")
-
-
-def expect_room_to_import(incoming: Path, announced_bytes: int) -> None:
-    """Refuse what the disk has no room for: a file, and the segments made of it.
-
-    Raises:
-        BudgetError: ``disk_limit_exceeded``.
-    """
-    free = shutil.disk_usage(incoming).free
-    if 2 * announced_bytes > free:
-        raise BudgetError(
-            f"a file of {announced_bytes} bytes takes twice as many while it is imported, {free} are free on the disk",
-            code="disk_limit_exceeded",
-            requested_bytes=2 * announced_bytes,
-            free_bytes=free,
-        )
-
-
 def try_to_write(incoming: Path) -> None:
-    """Do what a push does, in a directory that the next start empties.
-
-    Raises:
-        StorageError: it cannot be done.
-    """
+    """Do what a push does, in a directory that the next start empties. Raises ``StorageError``: it cannot be done."""
     trial = incoming / f"ready-{uuid.uuid4().hex}"
     try:
         descriptor = files.create(trial)
@@ -103,3 +81,42 @@ def try_to_write(incoming: Path) -> None:
             files.unlink(trial)
     except OSError as error:
         raise files.storage_error(f"write {incoming}", error) from error
+
+
+@dataclass(frozen=True)
+class Ports:
+    """A pair that a store is opened over."""
+
+    index: Index
+    segments: Segments
+    trusted: bool = True
+    """Whether the index is as new as the segments: otherwise nothing of them is removed."""
+    ready: Callable[[], object] = lambda: None
+    """Called once all that is there could be read, before the first change."""
+
+
+OpenPorts = Callable[[Path, Options], Ports]
+
+
+def open_local(data: Path, options: Options) -> Ports:
+    """SQLite and files, in one directory.
+
+    Raises:
+        StorageError: they do not belong together, or the index cannot be used.
+        OSError: the directory cannot be used.
+    """
+    standing = opening.look(data)
+    standing.expect_usable()
+    index = SqliteIndex(data / opening.INDEX)
+
+    def ready() -> None:
+        index.generation = Generation(data / opening.GENERATION, index.mark())
+
+    try:
+        segments = SegmentFiles(data / "segments", index, max_open=options.open_segments)
+    except BaseException:
+        index.close()
+        raise
+    if not standing.trusted:
+        logger.info("%s does not say which index is of these files; nothing is removed", opening.GENERATION)
+    return Ports(index, segments, standing.trusted, ready)

@@ -6,8 +6,6 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
@@ -15,13 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import NotFoundError
-from memory_service.store.admin.export import Export
-from memory_service.store.admin.exported import describe
 from memory_service.store.commits import Commits
-from memory_service.store.contents import Contents
-from memory_service.store.pure.model import Snapshot
 from memory_service.store.reads import Reads
 from memory_service.store.segments.readers import LeaseEndedError, PinningLease, Rest
+from memory_service.store.transfer.export import Export, describe
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +25,13 @@ class Exports:
     """Exports of one buffer that are under way.
 
     Args:
-        changing: gives the buffer's lock, with nothing of an earlier failure left.
-        lock: the buffer's, whatever there is.
+        lock: the buffer's, whatever an earlier failure has left.
     """
 
-    def __init__(
-        self,
-        contents: Contents,
-        commits: Commits,
-        reads: Reads,
-        changing: Callable[[], AbstractContextManager[None]],
-        lock: threading.Lock,
-    ) -> None:
-        self._contents = contents
-        self._commits = commits
+    def __init__(self, reads: Reads, commits: Commits, lock: threading.Lock) -> None:
         self._reads = reads
-        self._changing = changing
+        self._contents = reads.contents
+        self._commits = commits
         self._lock = lock
 
     def export(self, snapshot: str | None) -> Export:
@@ -58,7 +44,7 @@ class Exports:
             StorageError: a record is damaged; only when its piece is read.
         """
         # One step: a change in between may need the room, and end the lease before there is anything to read.
-        with self._changing():
+        with self._reads.alone():
             lease = self._lease(snapshot)
             try:
                 state, view = self._contents.state, self._reads.view(lease.mark.name)
@@ -87,26 +73,13 @@ class Exports:
                 lease.rest = Rest(view, ids, held)
 
     def _lease(self, snapshot: str | None) -> PinningLease:
-        state = self._contents.state
-        mark = None if snapshot is None else state.snapshot(snapshot)
-        return self._contents.lease(
-            Snapshot(
-                name=f"#{uuid.uuid4().hex}",
-                version=mark.version if mark else state.version,
-                next_exemplar_id=mark.next_exemplar_id if mark else state.next_id,
-                num_records=mark.num_records if mark else state.columns.num_records,
-                bytes_used=mark.bytes_used if mark else state.columns.bytes_used,
-                created_at=time.time(),
-                number=0,
-            )
-        )
+        state, name = self._contents.state, f"#{uuid.uuid4().hex}"
+        if snapshot is None:
+            return self._contents.lease(state.mark(name, time.time(), 0))
+        return self._contents.lease(replace(state.snapshot(snapshot), name=name, number=0))
 
     def _read(self, lease: PinningLease, positions: NDArray[np.int64]) -> memoryview:
-        """Bodies of records that a lease shows.
-
-        Raises:
-            LeaseEndedError: a change needed the room.
-        """
+        """Bodies of records that a lease shows. Raises ``LeaseEndedError``: a change needed the room."""
         if lease.ended:
             raise LeaseEndedError
         lease.progress()
@@ -130,7 +103,7 @@ class Exports:
             if self._contents.dropped or name not in state.leased:
                 return
             if len(state.pinned.died) or state.counts.scores:
-                self._commits.commit(replace(self._commits.change(), dropped=[lease.mark]))
+                self._commits.commit(state.change(dropped=[lease.mark]))
                 self._commits.tidy(0)
             else:
                 # Nothing was kept for it.

@@ -10,18 +10,17 @@ from dataclasses import replace
 import numpy as np
 
 from memory_format import BudgetError, StorageError
-from memory_format.header import HEADER_DTYPE
+from memory_format.wire import Batch
 from memory_service.store.commits import discard
 from memory_service.store.contents import Contents
-from memory_service.store.index.base import BufferEntry, Index, Writing
+from memory_service.store.index.base import BufferEntry, Writing
 from memory_service.store.loading import SealedSegments
-from memory_service.store.pure import compaction, ledger
 from memory_service.store.pure.columns import Columns, Rows, headers_of_rows
 from memory_service.store.pure.ledger import IndexRows, store_share
 from memory_service.store.pure.model import BufferConfig, check_settings
-from memory_service.store.pure.tallies import NOTHING, SegmentState, tallies_of
-from memory_service.store.room import frame_overhead
-from memory_service.store.segments.base import OpenSegment, Part, Segments, added_bytes, totals_of
+from memory_service.store.pure.tallies import NOTHING, SegmentState, tallies_of, worth_rewriting
+from memory_service.store.room import frame_overhead, segment_bytes, written_bytes
+from memory_service.store.segments.base import OpenSegment, Part, totals_of
 from memory_service.store.segments.owner import owner_of
 
 logger = logging.getLogger(__name__)
@@ -30,11 +29,7 @@ logger = logging.getLogger(__name__)
 def settings_of_fork(
     source: BufferConfig, name: str, disk_limit_bytes: int | None, description: str | None
 ) -> BufferConfig:
-    """Those of its source, but for what is given.
-
-    Raises:
-        FormatError: ``invalid_budget`` or ``invalid_request``.
-    """
+    """Those of its source, but for what is given. Raises ``FormatError``: ``invalid_budget`` or ``invalid_request``."""
     config = replace(
         source,
         name=name,
@@ -52,21 +47,12 @@ class Fork:
         contents: of the source.
         view: of them, what the fork is to hold.
         config: of the fork.
-        num_bytes: after which its segments are full.
 
     Raises:
         BudgetError: ``budget_exceeded``: ``view`` is of a time when the budget was larger.
     """
 
-    def __init__(
-        self,
-        index_: Index,
-        segments: Segments,
-        contents: Contents,
-        view: Columns,
-        config: BufferConfig,
-        num_bytes: int,
-    ) -> None:
+    def __init__(self, contents: Contents, view: Columns, config: BufferConfig) -> None:
         if view.bytes_used > config.budget_bytes:
             raise BudgetError(
                 f"what the fork would hold takes {view.bytes_used} bytes, the budget is {config.budget_bytes} by now: "
@@ -74,15 +60,14 @@ class Fork:
                 requested_bytes=view.bytes_used,
                 budget_bytes=config.budget_bytes,
             )
-        self._index = index_
-        self._segments = segments
+        self._index = contents.index
         self._contents = contents
         self._view = view
         self._config = config
-        self._num_bytes = num_bytes
+        self._full = segment_bytes(config, contents.options)
         self._parts: list[Part] = []
         self._scored: set[int] = set()
-        self._sealed = SealedSegments(segments)
+        self._sealed = SealedSegments(contents.segments)
         self._state = contents.state
         held = tallies_of(view)
         of_it = [replace(self._state.segments[id_], live=tally, pinned=NOTHING) for id_, tally in held.items()]
@@ -104,12 +89,9 @@ class Fork:
             self._copy()
             number, num_bytes = totals_of(self._parts)
             self._expect_fit(self._disk_bytes(number, num_bytes))
-            return self._index.make(
-                self._note,
-                lambda reading: reading.find_buffer(self._config.name),
-            )
+            return self._index.make(self._note, lambda reading: reading.find_buffer(self._config.name))
         except BaseException:
-            discard(self._index, self._segments, self._parts)
+            discard(self._index, self._contents.segments, self._parts)
             raise
 
     def _note(self, transaction: Writing) -> BufferEntry:
@@ -128,15 +110,11 @@ class Fork:
         while True:
             records = self._records_of(self._copied)
             lengths = records["length"].tolist()
-            learner_bytes = sum(len(learner) + 4 for learner in set(self._contents.learner_ids(records)))
-            number = 2 + sum(lengths) // self._num_bytes if lengths else 0
-            copied = number * (ledger.OPEN_ROW + 4 * learner_bytes) + 2 * HEADER_DTYPE.itemsize * len(lengths)
-            if lengths:
-                copied += added_bytes(None, lengths, learner_bytes, self._num_bytes)
+            number, copied = written_bytes(None, lengths, self._contents.learner_ids(records), self._full)
             limit = self._config.disk_limit_bytes
             if self._disk_bytes(number, copied) <= limit:
                 return
-            worst = compaction.choose(self._shared, limit, frame_overhead(self._num_bytes))
+            worst = worth_rewriting(self._shared, limit, frame_overhead(self._full))
             if worst is None:
                 # More than it is likely to be: that shows when it is written, where as much as this can be.
                 self._expect_fit(self._disk_bytes(0, sum(lengths)))
@@ -145,11 +123,7 @@ class Fork:
             self._copied.append(worst)
 
     def _disk_bytes(self, number: int, num_bytes: int) -> int:
-        """What the fork takes of its disk limit.
-
-        Args:
-            number, num_bytes: segments of its own, and their bytes.
-        """
+        """What the fork takes of its disk limit, with so many segments of its own, and bytes of theirs."""
         small = IndexRows(
             scores=len(self._scored),
             classes=len(self._state.classes),
@@ -175,7 +149,7 @@ class Fork:
         for state in list(self._copied):
             taken = self._records_of([state])
             try:
-                view, starts = self._contents.read_bodies(taken)
+                bodies = self._contents.bodies(taken)
             except StorageError as error:
                 if error.code != "corrupt_record" or not state.sealed:
                     raise
@@ -183,16 +157,9 @@ class Fork:
                 self._copied.remove(state)
                 self._shared.append(state)
                 continue
-            ends = (starts + taken["length"]).tolist()
-            bodies = [view[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
-            self._parts += self._segments.append(
-                growing,
-                headers_of_rows(taken),
-                self._contents.learner_ids(taken),
-                bodies,
-                segment_bytes=self._num_bytes,
-                owner=owner_of(self._config, self._view.version, self._state.next_id),
-            )
+            batch = Batch(headers_of_rows(taken), self._contents.learner_ids(taken), bodies)
+            owner = owner_of(self._config, self._view.version, self._state.next_id)
+            self._parts += self._contents.segments.append(growing, batch, segment_bytes=self._full, owner=owner)
             growing = None if self._parts[-1].full else self._parts[-1].after
 
     def _records_of(self, states: Sequence[SegmentState]) -> Rows:

@@ -9,7 +9,7 @@ from typing import Final
 
 from memory_format import ConflictError
 from memory_service.store.index.base import Index, Writing
-from memory_service.store.pure.answers import Answer, read_answer
+from memory_service.store.pure.change import Answer, read_answer
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import PushAnswer
 
@@ -18,11 +18,7 @@ LEAST_KEPT: Final = 100
 
 
 class KeptAnswers:
-    """Of one buffer.
-
-    Args:
-        seconds: for how long they are kept.
-    """
+    """Those of one buffer, which are kept for so many seconds."""
 
     def __init__(self, index: Index, buffer_id: int, seconds: float) -> None:
         self._index = index
@@ -32,11 +28,8 @@ class KeptAnswers:
         """When old ones were last looked for, seconds since 1970."""
 
     def find(self, key: str, digest: bytes) -> PushAnswer | None:
-        """The answer to an earlier push with this key.
-
-        Raises:
-            ConflictError: ``idempotency_key_reused``, it held other records.
-        """
+        """The answer to an earlier push with this key. Raises ``ConflictError`` (``idempotency_key_reused``), it held
+        other records."""
         with self._index.reading() as reading:
             found = reading.find_answer(self._buffer_id, key)
         if found is None:
@@ -49,11 +42,8 @@ class KeptAnswers:
         return PushAnswer(read_answer(found.answer), replayed=True)
 
     def keep(self, transaction: Writing, answers: Sequence[Answer], counts: IndexRows, headroom: int) -> IndexRows:
-        """Note answers, and forget old ones; returns what the ledger counts then.
-
-        Args:
-            headroom: bytes of disk over the budget.
-        """
+        """Note answers, and forget old ones; returns what the ledger counts then. ``headroom``: bytes of disk over the
+        budget."""
         now = time.time()
         transaction.insert_answers(self._buffer_id, answers, now)
         num_bytes = counts.answer_bytes + sum(answer.num_bytes for answer in answers)

@@ -41,11 +41,7 @@ class SealedSegments:
     read: dict[str, SegmentContents] = field(default_factory=dict)
 
     def contents(self, state: SegmentState) -> SegmentContents:
-        """All but the bodies of a segment.
-
-        Raises:
-            StorageError: the file is missing or damaged.
-        """
+        """All but the bodies of a segment. Raises ``StorageError``: the file is missing or damaged."""
         found = self.read.get(state.stem)
         if found is None:
             try:
@@ -66,7 +62,6 @@ class SealedSegments:
 def load(
     entry: BufferEntry,
     rows: BufferRows,
-    number: int,
     sealed: SealedSegments,
     learners: Learners,
     leased: Mapping[str, Snapshot] | None = None,
@@ -74,7 +69,6 @@ def load(
     """The state of a buffer.
 
     Args:
-        number: of the last change of the index, at which the rows were read.
         leased: see :class:`State`.
 
     Raises:
@@ -113,17 +107,14 @@ def load(
         classes=frozenset(rows.classes),
         counts=rows.counts,
         next_id=entry.next_exemplar_id,
-        number=number,
+        number=rows.number,
         leased=leased or {},
     )
 
 
 def growing_of(rows: BufferRows, segments: Segments) -> dict[Purpose, Growing]:
     """The open segment to go on with: of several the newest, as the others are full or were left after a failed write.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
+    Raises ``StorageError``: it cannot be read."""
     if not rows.open_segments:
         return {}
     newest = max(rows.open_segments)

@@ -22,8 +22,7 @@ from memory_format.api.answers import PushResponse
 from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
 from memory_service.store.pure import eviction
-from memory_service.store.pure.answers import Answer
-from memory_service.store.pure.change import Change
+from memory_service.store.pure.change import Answer, Change
 from memory_service.store.pure.columns import Columns, Rows, charge_of, concatenated
 from memory_service.store.pure.model import BufferConfig, PushAnswer
 from memory_service.store.pure.state import State
@@ -62,16 +61,12 @@ def digest_of(new: Rows, learner_ids: Sequence[str]) -> bytes:
 
 
 class PushQueue:
-    """Pushes on their way into one buffer.
+    """Pushes on their way into one buffer, whose lock is held while a group is judged and written."""
 
-    Args:
-        lock: the buffer's; held while a group is judged and written.
-    """
-
-    def __init__(self, lock: threading.Lock, commits: Commits, contents: Contents) -> None:
+    def __init__(self, lock: threading.Lock, contents: Contents, commits: Commits) -> None:
         self._lock = lock
-        self._commits = commits
         self._contents = contents
+        self._commits = commits
         self._waiting: deque[Pending] = deque()
 
     def submit(self, push: Pending) -> None:
@@ -121,7 +116,7 @@ class PushQueue:
         plan = GroupPlan(self._contents.state)
         for push in group:
             try:
-                known = None if push.key is None else self._commits.known_answer(push.key, push.digest)
+                known = None if push.key is None else self._commits.answers.find(push.key, push.digest)
                 push.answer = known or plan.take_in(push)
             except ExemplarMemoryError as error:
                 push.error = error
@@ -157,11 +152,8 @@ class GroupPlan:
         return self._version > self._old.version or bool(self._answers or self._classes or drawn)
 
     def take_in(self, push: Pending) -> PushAnswer:
-        """Judge a push after all that were judged before.
-
-        Raises:
-            BudgetError: see :func:`memory_service.store.pure.eviction.plan`; the plan is as before.
-        """
+        """Judge a push after all that were judged before. Raises ``BudgetError``: see
+        :func:`memory_service.store.pure.eviction.plan`; the plan is as before."""
         incoming, num = push.new, len(push.new)
         # Every record of a push that changes anything takes an id, kept or not.
         incoming["exemplar_id"] = np.arange(self._next_id, self._next_id + num, dtype=np.uint64)
@@ -178,7 +170,8 @@ class GroupPlan:
         if self._bytes_used + int(charge.sum()) > budget:
             stays, new_stays, accepted = self._judge(incoming, budget)
             evicted = self._old["exemplar_id"][self._lives() & ~stays].tolist()
-            evicted += [int(id_) for id_ in self._new_ids()[self._new_stays & ~new_stays]]
+            new_ids = [id_ for part in self._new for id_ in part["exemplar_id"].tolist()]
+            evicted += [new_ids[place] for place in np.flatnonzero(self._new_stays & ~new_stays)]
         changed = bool(accepted.any() or evicted)
         self._version += changed
         if evicted:
@@ -196,7 +189,8 @@ class GroupPlan:
             self._next_id += num
         self._classes |= seen
         self.pushed_bytes += int(charge[accepted].sum())
-        self._config = _with_budget(self._config, budget)
+        if self._config.budget_bytes != budget:
+            self._config = replace(self._config, budget_bytes=budget)
         result = PushResponse(
             exemplar_ids=tuple(
                 id_ if is_kept else None
@@ -242,12 +236,8 @@ class GroupPlan:
         if len(new):
             parts.append(concatenated(self._new).take(new))
         parts.append(incoming)
-        keep = eviction.plan(
-            self._config.eviction,
-            candidates(parts, self._config),
-            len(lives) + len(new),
-            budget,
-        )
+        competing = candidates(parts, self._config)
+        keep = eviction.plan(self._config.eviction, competing, len(lives) + len(new), budget)
         stays = np.zeros(self._old.num_records, dtype=bool)
         stays[lives] = keep[: len(lives)]
         new_stays = np.zeros(len(self._new_stays), dtype=bool)
@@ -256,9 +246,6 @@ class GroupPlan:
 
     def _lives(self) -> NDArray[np.bool_]:
         return self._died == 0 if len(self._died) else np.ones(self._old.num_records, dtype=bool)
-
-    def _new_ids(self) -> NDArray[np.uint64]:
-        return np.concatenate([np.zeros(0, np.uint64), *(part["exemplar_id"] for part in self._new)])
 
     def _stored_bytes(self) -> int:
         total = self._old.bytes_used
@@ -283,7 +270,3 @@ def candidates(parts: Sequence[Rows | Columns], config: BufferConfig) -> evictio
         order=np.arange(len(ids)),
         key=eviction.reservoir_keys(config.draw_key, ids) if config.eviction == "reservoir" else None,
     )
-
-
-def _with_budget(config: BufferConfig, budget_bytes: int) -> BufferConfig:
-    return config if config.budget_bytes == budget_bytes else replace(config, budget_bytes=budget_bytes)

@@ -7,43 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import ConflictError, FormatError, NotFoundError, Record, StorageError, checksum
-from memory_format.api.answers import DrawnIds
+from memory_format.api.answers import DrawnIds, ExemplarInfo
 from memory_format.body import count_parts, swap_text
+from memory_format.codecs import codec_by_number
+from memory_format.header import FLAG_EXTRAS, layout_of
 from memory_format.record import split_row
 from memory_format.wire import frame_batch
 from memory_service.store.contents import Contents
 from memory_service.store.drawn import Drawn
-from memory_service.store.index.base import Index
 from memory_service.store.pure import query as queries
 from memory_service.store.pure import sampler
-from memory_service.store.pure.columns import Arrays, Columns, Rows, charge_of, headers_of_rows
-from memory_service.store.pure.model import Options
+from memory_service.store.pure.columns import Columns, Rows, charge_of, headers_of_rows
 from memory_service.store.segments.base import SegmentGoneError
+from memory_service.store.segments.readers import LeaseEndedError
 from memory_service.store.tally import Tally
 
 T = TypeVar("T")
 
+_OF_HEADER: Final = ("exemplar_id", "class_id", "phase", "score", "rank", "patch_px", "text_length", "crc32")
+
 _MOST_AT_HAND: Final = 512
 """Records of a batch that is drawn without waiting: under a millisecond's work."""
-
-
-@dataclass(frozen=True)
-class Listed:
-    """What is known of a record without its pixels and tokens."""
-
-    header: np.void
-    """Of ``HEADER_DTYPE``."""
-    learner_id: str
-    num_patches: int
-    num_tokens: int
-    charge: int
 
 
 class Reads:
@@ -53,24 +43,17 @@ class Reads:
     now. It raises ``NotFoundError`` (``unknown_snapshot``) where there is none of that name.
 
     Args:
-        lock: gives the buffer's lock, with nothing of an earlier failure left.
+        alone: gives the buffer's lock, with nothing of an earlier failure left.
     """
 
-    def __init__(
-        self,
-        index: Index,
-        contents: Contents,
-        options: Options,
-        lock: Callable[[], AbstractContextManager[None]],
-        tally: Tally,
-    ) -> None:
-        self._index = index
-        self._contents = contents
-        self._options = options
-        self._lock = lock
-        self._tally = tally
+    def __init__(self, contents: Contents, alone: Callable[[], AbstractContextManager[None]]) -> None:
+        self.contents = contents
+        self.alone = alone
+        self.tally = Tally()
+        self._index = contents.index
+        self._options = contents.options
 
-    def get(self, exemplar_id: int, snapshot: str | None) -> Record:
+    def get(self, exemplar_id: int, *, snapshot: str | None = None) -> Record:
         """One record.
 
         Raises:
@@ -79,16 +62,17 @@ class Reads:
         """
 
         def read(columns: Columns) -> Record:
-            position = columns.position_of(exemplar_id)
-            if position is None:
-                raise no_exemplar(self._contents.state.config.name, exemplar_id)
-            taken = columns.take(np.array([position]))
-            body, _ = self._contents.read_bodies(taken)
-            return split_row(headers_of_rows(taken)[0].item(), body, *self._contents.learner_ids(taken))
+            # As uint64: a plain int makes numpy compare through float64, which confuses ids over 2**53.
+            positions = columns.positions_of(np.array([exemplar_id], dtype=np.uint64))
+            if positions[0] < 0:
+                raise no_exemplar(self.contents.state.config.name, exemplar_id)
+            taken = columns.take(positions)
+            body, _ = self.contents.read_bodies(taken)
+            return split_row(headers_of_rows(taken)[0].item(), body, *self.contents.learner_ids(taken))
 
         return self.steadily(snapshot, read)
 
-    def query(self, query: queries.Query, snapshot: str | None) -> tuple[list[Listed], str | None, int]:
+    def query(self, query: queries.Query, *, snapshot: str | None = None) -> tuple[list[ExemplarInfo], str | None, int]:
         """A page of what is known of records, the next cursor, and the version of the buffer that they are of.
 
         Raises:
@@ -96,21 +80,21 @@ class Reads:
             StorageError: a segment cannot be read.
         """
 
-        def read(columns: Columns) -> tuple[list[Listed], str | None, int]:
-            page = self._page(columns, query, None)
-            taken = columns.take(page.positions)
+        def read(columns: Columns) -> tuple[list[ExemplarInfo], str | None, int]:
+            positions, next_cursor = self._page(columns, query, None)
+            taken = columns.take(positions)
             headers = headers_of_rows(taken)
-            found = zip(headers, self._contents.learner_ids(taken), self._contents.read_prefixes(taken), strict=True)
+            found = zip(headers, self.contents.learner_ids(taken), self.contents.read_prefixes(taken), strict=True)
             charges = charge_of(taken["length"]).tolist()
             listed = [
-                Listed(header, learner_id, *count_parts(header, prefix), charge)
+                _info(header, learner_id, prefix, charge)
                 for (header, learner_id, prefix), charge in zip(found, charges, strict=True)
             ]
-            return listed, page.next_cursor, columns.version
+            return listed, next_cursor, columns.version
 
         return self.steadily(snapshot, read)
 
-    def query_encoded(self, query: queries.Query, snapshot: str | None) -> tuple[memoryview, str | None, int]:
+    def query_encoded(self, query: queries.Query, *, snapshot: str | None = None) -> tuple[memoryview, str | None, int]:
         """A page of whole records as an Arrow stream, the next cursor, and the version.
 
         Raises:
@@ -119,10 +103,19 @@ class Reads:
         """
 
         def read(columns: Columns) -> tuple[memoryview, str | None, int]:
-            page = self._page(columns, query, self._options.max_response_bytes)
-            return self._encoded(columns.take(page.positions)), page.next_cursor, columns.version
+            positions, next_cursor = self._page(columns, query, self._options.max_response_bytes)
+            return self._encoded(columns.take(positions)), next_cursor, columns.version
 
         return self.steadily(snapshot, read)
+
+    def sample(self, request: sampler.SampleRequest) -> tuple[memoryview, int]:
+        """A whole batch as an Arrow stream, and the version it was drawn from. Raises as :meth:`draw`, and
+        ``StorageError`` where a record is damaged."""
+        while True:
+            with suppress(LeaseEndedError), self.draw(request) as drawn:
+                while drawn.next_piece():
+                    pass
+                return drawn.stream, drawn.version
 
     def draw(self, request: sampler.SampleRequest, *, wait: bool = True) -> Drawn:
         """A batch in drawing order, to be sent while it is read.
@@ -153,7 +146,7 @@ class Reads:
         """
         return self._at_hand_or_steadily(request, self._ids_from, wait=wait)
 
-    def fetch(self, exemplar_ids: Sequence[int], snapshot: str | None, *, wait: bool = True) -> Drawn:
+    def fetch(self, exemplar_ids: Sequence[int], *, snapshot: str | None = None, wait: bool = True) -> Drawn:
         """Records by id, in that order, to be sent while they are read. Those that are not held are left out.
 
         Raises:
@@ -174,19 +167,21 @@ class Reads:
             raise BlockingIOError("more than a millisecond's work")
         return self._at_hand(snapshot, read)
 
-    def _page(self, columns: Columns, query: queries.Query, max_bytes: int | None) -> queries.Page:
-        codes = self._contents.learners.known_codes(query.where.learner_id or ())
+    def _page(
+        self, columns: Columns, query: queries.Query, max_bytes: int | None
+    ) -> tuple[NDArray[np.int64], str | None]:
+        codes = self.contents.learners.known_codes(query.where.learner_id or ())
         return queries.run(columns, query, codes, max_bytes=max_bytes)
 
     def _encoded(self, taken: Rows) -> memoryview:
         """Rows as an Arrow stream, into which their bodies are read where they lie."""
-        stream, start = frame_batch(headers_of_rows(taken), self._contents.learner_ids(taken), taken["length"])
-        self._contents.read_bodies(taken, stream[start:])
+        stream, start = frame_batch(headers_of_rows(taken), self.contents.learner_ids(taken), taken["length"])
+        self.contents.read_bodies(taken, stream[start:])
         return stream
 
     def _at_hand_or_steadily(self, request: sampler.SampleRequest, read: Callable[..., T], *, wait: bool) -> T:
         def read_now(columns: Columns, *, wait: bool) -> T:
-            if request.batch_size > _MOST_AT_HAND or not self._contents.is_selected(columns, request):
+            if request.batch_size > _MOST_AT_HAND or not self.contents.is_selected(columns, request):
                 raise BlockingIOError("the batch is not at hand")
             return read(columns, request, wait=wait)
 
@@ -194,11 +189,11 @@ class Reads:
             drawn = self.steadily(request.snapshot, lambda columns: read(columns, request))
         else:
             drawn = self._at_hand(request.snapshot, read_now)
-        self._tally.add(samples=1, drawn=request.batch_size)
+        self.tally.add(samples=1, drawn=request.batch_size)
         return drawn
 
     def _at_hand(self, snapshot: str | None, read: Callable[..., T]) -> T:
-        self._contents.check_alive()
+        self.contents.check_alive()
         columns = self._known_columns(snapshot)
         if columns is None:
             raise BlockingIOError("the snapshot is not at hand")
@@ -221,7 +216,7 @@ class Reads:
         donors = columns.take(drawn.text_from if is_paired else drawn.text_from[:0])
         return DrawnIds(
             version=columns.version,
-            created_at=self._contents.state.config.created_at,
+            created_at=self.contents.state.config.created_at,
             exemplar_ids=tuple(taken["exemplar_id"].tolist()),
             crc32=tuple(taken["crc32"].tolist()),
             scores=tuple(taken["score"].tolist()),
@@ -233,7 +228,7 @@ class Reads:
     def _chosen(self, columns: Columns, request: sampler.SampleRequest) -> tuple[sampler.Draw, Rows]:
         """Which records are drawn, and their rows."""
         expect_version(request.version, columns.version)
-        contents = self._contents
+        contents = self.contents
         selection = contents.select(columns, request.where)
         drawn = sampler.draw(selection, request, draw_key=contents.state.config.draw_key, version=columns.version)
         taken = columns.take(drawn.positions)
@@ -253,7 +248,7 @@ class Reads:
 
     def _to_send(self, version: int, taken: Rows, *, wait: bool) -> Drawn:
         """Rows as a batch that is read while it is sent."""
-        contents = self._contents
+        contents = self.contents
         held = contents.hold_bodies(taken, wait=wait)
         if held is None:
             if not wait:
@@ -268,20 +263,15 @@ class Reads:
 
     def _encoded_swapped(self, taken: Rows, swapped: NDArray[np.int64], donors: Rows) -> memoryview:
         """Rows as an Arrow stream, some of them with another record's text."""
-        view, starts = self._contents.read_bodies(taken)
-        bodies: list[bytes | memoryview] = [
-            view[start:end] for start, end in zip(starts.tolist(), (starts + taken["length"]).tolist(), strict=True)
-        ]
+        bodies: list[bytes | memoryview] = [*self.contents.bodies(taken)]
         headers, donor_headers = headers_of_rows(taken), headers_of_rows(donors)
-        donor_view, donor_starts = self._contents.read_bodies(donors)
-        for number, place in enumerate(swapped.tolist()):
-            start = int(donor_starts[number])
-            text = donor_view[start : start + int(donors["length"][number])]
-            length, changed = swap_text(headers[place], bodies[place], donor_headers[number], text)
+        texts = zip(donor_headers, self.contents.bodies(donors), strict=True)
+        for place, (donor_header, text) in zip(swapped.tolist(), texts, strict=True):
+            length, changed = swap_text(headers[place], bodies[place], donor_header, text)
             bodies[place] = changed
             headers["text_length"][place] = length
             headers["crc32"][place] = checksum.crc32(changed)
-        stream, start = frame_batch(headers, self._contents.learner_ids(taken), [len(part) for part in bodies])
+        stream, start = frame_batch(headers, self.contents.learner_ids(taken), [len(part) for part in bodies])
         stream[start : start + sum(map(len, bodies))] = b"".join(bodies)
         return stream
 
@@ -294,12 +284,12 @@ class Reads:
             NotFoundError: ``unknown_buffer``, ``unknown_snapshot``.
             StorageError: a segment is missing, and whatever reading raises.
         """
-        self._contents.check_alive()
+        self.contents.check_alive()
         columns = self._known_columns(snapshot)
         if columns is not None:
             with suppress(SegmentGoneError):
                 return read(columns)
-        with self._lock():
+        with self.alone():
             # Nothing moves now.
             try:
                 return read(self.view(snapshot))
@@ -308,28 +298,23 @@ class Reads:
 
     def _known_columns(self, snapshot: str | None) -> Columns | None:
         """The columns to read, where no lock is needed for them."""
-        return self._contents.state.columns if snapshot is None else self._contents.known_view(snapshot)
+        return self.contents.state.columns if snapshot is None else self.contents.views.get(snapshot)
 
     def view(self, snapshot: str | None) -> Columns:
-        """The columns to read. For the holder of the buffer's lock.
-
-        Raises:
-            NotFoundError: ``unknown_snapshot``.
-        """
-        state = self._contents.state
-        return state.columns if snapshot is None else self._contents.view(state.snapshot(snapshot), self._read_scores)
-
-    def _read_scores(self, version: int) -> Arrays:
-        with self._index.reading() as reading:
-            return reading.scores_at(self._contents.state.config.id, version)
+        """The columns to read. For the holder of the buffer's lock. Raises ``NotFoundError`` (``unknown_snapshot``)."""
+        state = self.contents.state
+        if snapshot is None:
+            return state.columns
+        mark, view = state.snapshot(snapshot), self.contents.views.get(snapshot)
+        if view is None:
+            with self._index.reading() as reading:
+                view = state.shown_by(mark, reading.scores_at(state.config.id, mark.version))
+        self.contents.remember(snapshot, view)
+        return view
 
 
 def expect_version(wanted: int | None, found: int) -> None:
-    """Refuse what is asked of another version than there is.
-
-    Raises:
-        ConflictError: ``stale_version``.
-    """
+    """Refuse what is asked of another version than there is. Raises ``ConflictError`` (``stale_version``)."""
     if wanted is not None and wanted != found:
         raise ConflictError(
             f"the buffer is at version {found}, {wanted} was asked for",
@@ -342,3 +327,21 @@ def expect_version(wanted: int | None, found: int) -> None:
 def no_exemplar(name: str, exemplar_id: int) -> NotFoundError:
     """That a buffer does not hold a record."""
     return NotFoundError(f"buffer {name!r} holds no exemplar {exemplar_id}; was it evicted?", code="unknown_exemplar")
+
+
+def _info(header: np.void, learner_id: str, prefix: bytes, charge: int) -> ExemplarInfo:
+    """What is known of a record without its pixels and tokens: its header, and how its body begins."""
+    flags, h, w = int(header["flags"]), int(header["grid_h"]), int(header["grid_w"])
+    num_patches, num_tokens = count_parts(header, prefix)
+    return ExemplarInfo(
+        **{name: header[name].item() for name in _OF_HEADER},
+        learner_id=learner_id,
+        grid=(h, w),
+        codec=codec_by_number(int(header["codec"])).codec_id,
+        layout=layout_of(flags),
+        has_extras=bool(flags & FLAG_EXTRAS),
+        num_tokens=num_tokens,
+        num_patches=num_patches,
+        keep_ratio=num_patches / (h * w),
+        charge=charge,
+    )

@@ -1,9 +1,12 @@
-"""How much room a buffer's files and rows may take, and what a change will take of it."""
+"""How much room a buffer's files and rows may take, what a change will take of it, and what all buffers may promise."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
+from memory_format import BudgetError
 from memory_format.header import HEADER_DTYPE
 from memory_service.store.pure import ledger
 from memory_service.store.pure.change import Change
@@ -44,6 +47,18 @@ def tidy_reserve(config: BufferConfig, options: Options) -> int:
     return min(max(room // 8, 2 * segment_bytes(config, options)), room // 2)
 
 
+def written_bytes(
+    growing: OpenSegment | None, lengths: Sequence[int], learner_ids: Iterable[str], full: int
+) -> tuple[int, int]:
+    """How many segments records may go to, and the bytes that they add to those and to the index: upper bounds."""
+    if not lengths:
+        return 0, 0
+    learner_bytes = sum(len(learner) + 4 for learner in set(learner_ids))
+    number = 2 + sum(lengths) // full
+    headers = 2 * HEADER_DTYPE.itemsize * len(lengths) + number * (ledger.OPEN_ROW + 4 * learner_bytes)
+    return number, headers + added_bytes(growing, lengths, learner_bytes, full)
+
+
 def needed(
     change: Change, before: BufferConfig, options: Options, growing: OpenSegment | None, learner_ids: Iterable[str]
 ) -> int:
@@ -54,15 +69,9 @@ def needed(
         growing: the open segment that its records go to.
         learner_ids: of its records.
     """
-    lengths = change.new["length"].tolist()
-    total = 0
-    if lengths:
-        learner_bytes = sum(len(learner) + 4 for learner in set(learner_ids))
-        full = segment_bytes(before, options)
-        num_parts = 2 + sum(lengths) // full
-        total += added_bytes(growing, lengths, learner_bytes, full)
-        total += 2 * HEADER_DTYPE.itemsize * len(lengths)
-        total += num_parts * (ledger.SEGMENT_ROW + ledger.OPEN_ROW + 4 * learner_bytes)
+    lengths, full = change.new["length"].tolist(), segment_bytes(before, options)
+    number, total = written_bytes(growing, lengths, learner_ids, full)
+    total += ledger.SEGMENT_ROW * number
     total += ledger.DEATH_ROW * len(change.dead)
     total += ledger.SCORE_ROW * 2 * len(change.rescored)
     total += ledger.CLASS_ROW * len(change.classes)
@@ -70,3 +79,60 @@ def needed(
     total += ledger.SNAPSHOT_ROW * (change.snapshot is not None)
     more_words = len(change.config.description.encode()) - len(before.description.encode())
     return total + max(0, ledger.LOOSE * more_words)
+
+
+class Quota:
+    """The sum of all budgets, each counted at the most that it may grow to.
+
+    Args:
+        limit: None: as much as anybody likes.
+        left: called with the bytes that all disk limits together leave to the store itself, whenever they change.
+    """
+
+    def __init__(self, limit: int | None, left: Callable[[int], object]) -> None:
+        self._limit = limit
+        self._left = left
+        self._lock = threading.Lock()
+        self._most: dict[str, int] = {}
+        self._shares: dict[str, int] = {}
+
+    def note(self, config: BufferConfig) -> None:
+        """A buffer that is there, whatever the limit says by now."""
+        self._set(config.name, config.most_bytes, ledger.store_share(config))
+
+    def drop(self, name: str) -> None:
+        self._set(name, None, None)
+
+    def _set(self, name: str, most: int | None, share: int | None) -> None:
+        with self._lock:
+            for values, value in ((self._most, most), (self._shares, share)):
+                values.pop(name, None)
+                if value is not None:
+                    values[name] = value
+            self._left(sum(self._shares.values()))
+
+    @contextmanager
+    def claim(self, config: BufferConfig) -> Iterator[None]:
+        """Around a change that gives a buffer these settings: what is more than it had counts from here on, and where
+        the change fails, what it had. Raises ``BudgetError`` (``quota_exceeded``)."""
+        name, most, share = config.name, config.most_bytes, ledger.store_share(config)
+        with self._lock:
+            before, share_before = self._most.get(name), self._shares.get(name)
+            others = sum(self._most.values()) - (before or 0)
+            if self._limit is not None and most > (before or 0) and others + most > self._limit:
+                free = max(0, self._limit - others)
+                raise BudgetError(
+                    f"a budget of up to {most} bytes is asked for, {free} of the {self._limit} that all buffers may "
+                    "have together are free: ask for less, give one that grows a max_budget_bytes, or delete buffers",
+                    code="quota_exceeded",
+                    requested_bytes=most,
+                    free_bytes=free,
+                    limit=self._limit,
+                )
+        self._set(name, max(most, before or 0), min(share, share_before or 0))
+        try:
+            yield
+        except BaseException:
+            self._set(name, before, share_before)
+            raise
+        self.note(config)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import heapq
 import logging
 import os
+import shutil
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from memory_format import (
     BudgetError,
@@ -24,18 +24,16 @@ from memory_format import (
 )
 from memory_format.api.terms import EVICTION_POLICIES, NAME_PATTERN, EvictionPolicy
 from memory_service.store import directory
-from memory_service.store.admin.backup import Archive
-from memory_service.store.admin.imports import Import, Incoming
 from memory_service.store.buffer import Buffer
 from memory_service.store.commits import discard
+from memory_service.store.directory import OpenPorts, Ports, open_local
 from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.loading import SealedSegments
-from memory_service.store.ports import OpenPorts, Ports, open_local
-from memory_service.store.pure.model import Budget, BufferConfig, Options, check_settings
-from memory_service.store.pure.names import check_name
-from memory_service.store.quota import Quota
-from memory_service.store.room import segment_bytes
+from memory_service.store.pure.model import Budget, BufferConfig, Options, check_name, check_settings
+from memory_service.store.room import Quota, segment_bytes
 from memory_service.store.segments import files
+from memory_service.store.transfer.backup import Archive
+from memory_service.store.transfer.imports import Import, Incoming
 
 logger = logging.getLogger(__name__)
 
@@ -81,25 +79,23 @@ class Store:
         try:
             with self._index.reading() as reading:
                 known, buffers, contents = reading.known_files(), reading.buffers(), reading.contents()
-                number = reading.number()
             self._segments.sweep(known, trusted=ports.trusted)
             directory.empty_incoming(self.incoming)
             self._index.stems_gone(known.intents)
             sealed = SealedSegments(self._segments)
             self._buffers = {
-                entry.config.name: self._open_buffer(entry, contents.pop(entry.config.id), number, sealed)
-                for entry in buffers
+                entry.config.name: self._open_buffer(entry, contents.pop(entry.config.id), sealed) for entry in buffers
             }
             ports.ready()
         except BaseException:
             self._index.close()
             raise
 
-    def _open_buffer(self, entry: BufferEntry, rows: BufferRows, number: int, sealed: SealedSegments) -> Buffer:
+    def _open_buffer(self, entry: BufferEntry, rows: BufferRows, sealed: SealedSegments) -> Buffer:
         name, eviction = entry.config.name, entry.config.eviction
         if eviction not in EVICTION_POLICIES:
             raise StorageError(f"buffer {name!r} has eviction {eviction!r}, which this version does not know")
-        buffer = Buffer(entry, rows, number, self._index, self._segments, self._options, sealed, self._quota)
+        buffer = Buffer(entry, rows, self._index, self._segments, self._options, sealed, self._quota)
         self._quota.note(buffer.config)
         columns = buffer.state.columns
         if (columns.bytes_used, columns.num_records) != (entry.bytes_used, entry.num_records):
@@ -223,17 +219,8 @@ class Store:
             return self._add(entry)
 
     def receive(self, announced_bytes: int) -> Incoming:
-        """Somewhere for a file to arrive that is to be imported.
-
-        Args:
-            announced_bytes: how long it will be, as far as that is known.
-
-        Raises:
-            BudgetError: ``disk_limit_exceeded``: the disk has no room for it and for the segments made of it.
-            StorageError: it cannot be written.
-        """
-        directory.expect_room_to_import(self.incoming, announced_bytes)
-        return Incoming(self.incoming)
+        """Somewhere for a file to arrive that is to be imported. Raises as :class:`Incoming`."""
+        return Incoming(self.incoming, announced_bytes)
 
     def expect_free(self, name: str) -> None:
         """Raises:
@@ -246,11 +233,8 @@ class Store:
 
     @contextmanager
     def _reserved(self, name: str) -> Iterator[None]:
-        """A name that is about to be a buffer's: others can use the store meanwhile.
-
-        Raises:
-            ConflictError: ``buffer_exists``.
-        """
+        """A name that is about to be a buffer's: others can use the store meanwhile. Raises ``ConflictError``:
+        ``buffer_exists``."""
         with self._names_lock:
             if name in self._buffers or name in self._coming:
                 raise ConflictError(f"there is a buffer {name!r} already", code="buffer_exists")
@@ -269,8 +253,8 @@ class Store:
 
     def _open_new(self, entry: BufferEntry) -> Buffer:
         with self._index.reading() as reading:
-            rows, number = reading.contents(entry.config.id)[entry.config.id], reading.number()
-        return self._open_buffer(entry, rows, number, SealedSegments(self._segments))
+            rows = reading.contents(entry.config.id)[entry.config.id]
+        return self._open_buffer(entry, rows, SealedSegments(self._segments))
 
     def buffers(self) -> list[Buffer]:
         """All buffers by name; waits for nobody."""
@@ -294,9 +278,7 @@ class Store:
         return page, page[-1].name if len(names) > limit else None
 
     def buffer(self, name: str) -> Buffer:
-        """Raises:
-        NotFoundError: ``unknown_buffer``.
-        """
+        """Raises ``NotFoundError`` (``unknown_buffer``)."""
         # Without the lock, which is held while buffers are made: on the path of every request.
         found = self._buffers.get(name)
         if found is None:
@@ -304,11 +286,8 @@ class Store:
         return found
 
     def delete_buffer(self, name: str) -> None:
-        """Delete a buffer with all that it holds; waits for a push that is under way.
-
-        Raises:
-            NotFoundError: ``unknown_buffer``.
-        """
+        """Delete a buffer with all that it holds; waits for a push that is under way. Raises ``NotFoundError``:
+        ``unknown_buffer``."""
         buffer = self.buffer(name)
         buffer.drop()
         with self._names_lock:
@@ -333,11 +312,11 @@ class Store:
         return self.data / "incoming"
 
     def check_ready(self) -> None:
-        """Raises:
-        StorageError: the store cannot be written now.
-        """
+        """Raises ``StorageError``: the store cannot be written now."""
         self._index.check_writable()
-        directory.expect_room(self.data, self._options.least_free_bytes)
+        free, least = shutil.disk_usage(self.data).free, self._options.least_free_bytes
+        if free < least:
+            raise StorageError(f"{free} bytes are free on the disk of {self.data}, fewer than {least}")
         directory.try_to_write(self.incoming)
 
     def close(self) -> None:
@@ -362,9 +341,7 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -3,81 +3,66 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from memory_format import StorageError
+from memory_format.wire import Batch
 from memory_service.store.contents import Contents
-from memory_service.store.index.base import Index, Writing
+from memory_service.store.index.base import Writing
 from memory_service.store.loading import Growing, Purpose, SealedSegments, load
-from memory_service.store.pure.change import Body
 from memory_service.store.pure.columns import Rows, headers_of_rows
 from memory_service.store.pure.tallies import SegmentState
-from memory_service.store.segments.base import Part, SegmentGoneError, Segments
+from memory_service.store.room import segment_bytes
+from memory_service.store.segments.base import Part, SegmentGoneError
 
 logger = logging.getLogger(__name__)
 
 
 class Writer:
-    """The segments that one buffer writes to. For the holder of the buffer's lock.
+    """The segments that one buffer writes to, open ones to go on with first. For the holder of the buffer's lock."""
 
-    Args:
-        growing: the open segments to go on with.
-    """
-
-    def __init__(self, index: Index, segments: Segments, contents: Contents, growing: dict[Purpose, Growing]) -> None:
+    def __init__(self, contents: Contents, growing: dict[Purpose, Growing]) -> None:
         self.growing = growing
-        self._index = index
-        self._segments = segments
         self._contents = contents
+        self._index = contents.index
+        self._segments = contents.segments
         self._unsettled: list[Part] | None = None
         """What was written when it could not be found out whether it was committed."""
 
+    @contextmanager
     def write(
-        self,
-        new: Rows,
-        bodies: Sequence[Body],
-        purpose: Purpose,
-        *,
-        segment_bytes: int,
-        owner: Mapping[str, Any],
-    ) -> InFlight:
-        """Write records, durably: the answer is a context manager, at whose end they are taken back unless they were
-        committed.
-
-        Args:
-            new: the records, without where they are.
-
-        Raises:
-            StorageError: they could not be written.
-        """
+        self, new: Rows, bodies: list[memoryview], purpose: Purpose, owner: Mapping[str, Any]
+    ) -> Iterator[InFlight]:
+        """Write records, durably; where the block raises they are taken back, unless they were committed. Raises
+        ``StorageError``: they could not be written."""
         growing = self.growing.get(purpose)
         new = new.copy()
         parts: list[Part] = []
         if len(bodies):
             try:
-                parts = self._segments.append(
-                    growing and growing.segment,
-                    headers_of_rows(new),
-                    self._contents.learner_ids(new),
-                    bodies,
-                    segment_bytes=segment_bytes,
-                    owner=owner,
-                )
+                batch = Batch(headers_of_rows(new), self._contents.learner_ids(new), bodies)
+                full = segment_bytes(self._contents.state.config, self._contents.options)
+                parts = self._segments.append(growing and growing.segment, batch, segment_bytes=full, owner=owner)
             except StorageError:
                 # What was not written well is not gone on with: a failed fsync may be reported once only.
                 self.growing.pop(purpose, None)
                 raise
-        return InFlight(self, purpose, growing, new, parts)
+        flight = InFlight(self, purpose, growing, new, parts)
+        try:
+            yield flight
+        except BaseException:
+            if not flight.is_committed:
+                self.recover(parts)
+            raise
 
-    def number_after(self, transaction: Writing) -> int | None:
-        """The number that the state has seen once a transaction is committed; None: others have changed the index in
-        between, or it is not counted, and the state has seen no more than before."""
-        number = transaction.changed_to
-        if number is None or not self._index.made_here(self._contents.state.number, number - 1):
-            return None
-        return number
+    def number_after(self, transaction: Writing) -> int:
+        """The number that the state has seen once a transaction is committed: no more than before where others have
+        changed the index in between, or it is not counted."""
+        seen, number = self._contents.state.number, transaction.changed_to
+        return number if number is not None and self._index.made_here(seen, number - 1) else seen
 
     def close(self, segment_id: int) -> None:
         """Do not go on with a segment."""
@@ -93,22 +78,15 @@ class Writer:
     # When something fails
 
     def settle(self) -> None:
-        """Find out what an earlier failure left, before anything is built on it.
-
-        Raises:
-            StorageError: it still cannot be found out.
-        """
+        """Find out what an earlier failure left, before anything is built on it. Raises ``StorageError``: it still
+        cannot be found out."""
         if self._unsettled is not None:
             self._load(self._unsettled)
             self._unsettled = None
 
     def refresh(self) -> bool:
         """Bring the state up to date with what others have committed since its number; returns whether there was
-        anything. In one process there never is.
-
-        Raises:
-            StorageError: what there is cannot be read.
-        """
+        anything. In one process there never is. Raises ``StorageError``: what there is cannot be read."""
         with self._index.reading() as reading:
             if self._index.made_here(self._contents.state.number, reading.number()):
                 return False
@@ -134,12 +112,14 @@ class Writer:
             self._segments.undo(undone)
             rows = reading.contents(entry.config.id)[entry.config.id]
             sealed = SealedSegments(self._segments)
-            state = load(entry, rows, reading.number(), sealed, contents.learners, before.leased)
+            state = load(entry, rows, sealed, contents.learners, before.leased)
             stems = {segment.stem for segment in before.segments.values()}
             gone = stems - {segment.stem for segment in state.segments.values()}
             gone -= reading.known_stems(gone)
         contents.become(state)
-        contents.forget_views()
+        # They are made again when somebody asks.
+        contents.views.clear()
+        contents.selections.clear()
         # Of a change that was committed and did not come to that.
         self._segments.delete(gone - {part.after.stem for part in undone})
         # A file that was not written well is not gone on with.
@@ -157,16 +137,12 @@ class InFlight:
         self._growing = growing
         self._parts = parts
         self._ids: list[int] = []
-        self._committed = False
+        self.is_committed = False
         self.new = new
         """:meth:`note` fills in where they are."""
 
     def note(self, transaction: Writing, buffer_id: int, known: Mapping[int, SegmentState]) -> list[SegmentState]:
-        """Tell the index; returns the segments written to, as they are then.
-
-        Args:
-            known: the buffer's segments.
-        """
+        """Tell the index; returns the segments written to, of which the buffer knew ``known``, as they are then."""
         segments = []
         for part in self._parts:
             before = self._growing if part.before is not None else None
@@ -183,14 +159,7 @@ class InFlight:
             self._writer.growing[self._purpose] = Growing(id_, part.after)
             if part.full:
                 self._writer.close(id_)
-        self._committed = True
-
-    def __enter__(self) -> InFlight:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and not self._committed:
-            self._writer.recover(self._parts)
+        self.is_committed = True
 
 
 def grown(known: SegmentState | None, id_: int, part: Part) -> SegmentState:

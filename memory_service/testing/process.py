@@ -1,13 +1,4 @@
-"""For tests of code that uses the service: the real one, in a process of its own.
-
-from client import MemoryClient
-from memory_service.testing import ServiceProcess
-
-def test_my_learner(tmp_path):
-    with ServiceProcess(tmp_path / "store") as service, MemoryClient(service.url) as memory:
-        buffer = memory.create_buffer("mine", budget_bytes=10**6)
-        ...
-"""
+"""For tests of code that uses the service: the real one, in a process of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +11,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 _READY: Final = re.compile(r"memory-service listening on (http://\S+) \(data: .*\)\n")
@@ -141,7 +131,5 @@ class ServiceProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()

@@ -17,8 +17,8 @@ def expect_loaded_state(buffer: Buffer) -> None:
     with buffer._index.reading() as reading:
         entry = reading.find_buffer(buffer.config.id)
         assert entry is not None
-        rows, number = reading.contents(entry.config.id)[entry.config.id], reading.number()
-    fresh = load(entry, rows, number, SealedSegments(buffer._segments), learners, kept.leased)
+        rows = reading.contents(entry.config.id)[entry.config.id]
+    fresh = load(entry, rows, SealedSegments(buffer._segments), learners, kept.leased)
     assert (kept.config, kept.version, kept.next_id) == (fresh.config, fresh.version, fresh.next_id)
     assert _records(buffer.contents.learners, kept.columns) == _records(learners, fresh.columns)
     assert _records(buffer.contents.learners, kept.pinned.columns) == _records(learners, fresh.pinned.columns)

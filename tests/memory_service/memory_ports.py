@@ -14,9 +14,10 @@ from sqlalchemy import event
 from sqlalchemy.pool import StaticPool
 
 from memory_format import StorageError, checksum
+from memory_service.store.directory import Ports
 from memory_service.store.index import tables
+from memory_service.store.index.base import Reading, Writing
 from memory_service.store.index.sql import SqlIndex
-from memory_service.store.ports import Ports
 from memory_service.store.pure.change import Body
 from memory_service.store.pure.model import Options
 from memory_service.store.segments.base import (
@@ -46,14 +47,14 @@ class MemoryIndex(SqlIndex):
             connection.execute(tables.store.insert(), {"id": 1, "store_id": "0" * 32, "changes": 0})
 
     @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        with self._one, super().read() as connection:
-            yield connection
+    def reading(self) -> Iterator[Reading]:
+        with self._one, super().reading() as transaction:
+            yield transaction
 
     @contextmanager
-    def write(self, *, counted: bool = True) -> Iterator[sa.Connection]:
-        with self._one, super().write(counted=counted) as connection:
-            yield connection
+    def writing(self, *, counted: bool = True) -> Iterator[Writing]:
+        with self._one, super().writing(counted=counted) as transaction:
+            yield transaction
 
     def check_writable(self) -> None:
         with self._one:

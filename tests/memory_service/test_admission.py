@@ -153,7 +153,7 @@ def held_up(data: Path, begin: Sequence[Callable[[httpx.Client], httpx.Response]
 
 def test_beyond_so_many_pushes_one_is_told_to_come_again(data: Path) -> None:
     with held_up(data, [partial(post, number=1), partial(post, number=2)], max_pushes=2) as client:
-        wait_until(lambda: client.app.state.admission._pushes == 2)
+        wait_until(lambda: client.app.state.admission.pushes.taken == 2)
         response = post(client)
         assert_problem(response, "too_busy", limit=2)
         assert int(response.headers["Retry-After"]) >= 1
@@ -173,7 +173,7 @@ def test_beyond_so_many_imports_one_is_told_to_come_again(data: Path) -> None:
         return client.post(f"/v1/buffers/{name}/import", content=file, headers=ZIP)
 
     with held_up(data, [partial(send, name="copy")], max_imports=1) as client:
-        wait_until(lambda: client.app.state.admission._imports == 1)
+        wait_until(lambda: client.app.state.admission.imports.taken == 1)
         refused = send(client, "second")
         assert_problem(refused, "too_busy", limit=1)
         assert int(refused.headers["Retry-After"]) >= 1
@@ -364,7 +364,7 @@ def test_an_import_stops_where_the_disk_would_not_take_it_twice(data: Path, monk
 
 
 def new_admission() -> Admission:
-    return Admission(max_pushes=1, max_bytes=1, max_threads=1, max_imports=1, max_pictures=1, picture_threads=1)
+    return Admission(Settings(data=Path("store")))
 
 
 async def drawn_in_turn(admission: Admission, seconds: float) -> list[tuple[float, float]]:

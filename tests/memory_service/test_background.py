@@ -13,8 +13,8 @@ import anyio
 import pytest
 import uvicorn
 
-from memory_service.cli import _limits, _Server
-from memory_service.http.background import Background
+from memory_service.cli import _Server
+from memory_service.http.admission import Background
 from memory_service.http.connections import Connections
 from memory_service.settings import Settings
 
@@ -62,7 +62,7 @@ def test_garbage_is_looked_for_while_nobody_waits(data: Path, monkeypatch: pytes
     collected = []
     monkeypatch.setattr(gc, "get_count", lambda: (30_000, 0, 0))
     monkeypatch.setattr(gc, "collect", lambda: collected.append(True))
-    server = _Server(uvicorn.Config("nothing"), Connections(_limits(Settings(data=data))), "ready")
+    server = _Server(uvicorn.Config("nothing"), Connections(Settings(data=data), 100), "ready")
 
     async def answering() -> None:
         request = asyncio.ensure_future(asyncio.sleep(0))

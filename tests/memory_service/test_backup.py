@@ -18,10 +18,10 @@ import pytest
 
 from memory_format import BusyError, FormatError, StorageError, encode_batch
 from memory_service.store import Store
-from memory_service.store.admin import backup as backups
-from memory_service.store.admin.backup import backup
 from memory_service.store.admin.verify import verify
 from memory_service.store.pure.model import Options
+from memory_service.store.transfer import backup as backups
+from memory_service.store.transfer.backup import backup
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import (
     Server,
@@ -57,10 +57,10 @@ def test_a_copy_of_a_store_in_use_is_that_store(tmp_path: Path) -> None:
     try:
         files = sorted(path.name for path in (data / "segments").iterdir())
         assert {Path(name).suffix for name in files} == {".zip", ".open"}
-        made = backup(data, copy)
+        segments, num_bytes = backup(data, copy)
         assert sorted(path.name for path in (copy / "segments").iterdir()) == files
-        assert made.segments == len(files)
-        assert made.num_bytes == sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())
+        assert segments == len(files)
+        assert num_bytes == sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())
         # Not the same files: damage to one is none to the other.
         assert all(path.stat().st_nlink == 1 for path in (data / "segments").iterdir())
         assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "store"]

@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from memory_format import ExemplarMemoryError, StorageError, decode_batch, encode_batch
 from memory_service.store import Buffer, Store
 from memory_service.store.index import tables
+from memory_service.store.index.base import Writing
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
 from memory_service.store.segments import base, files
@@ -313,17 +314,17 @@ def test_a_crash_at_any_moment_leaves_a_change_whole_or_not_made(data: Path, tmp
         return call
 
     @contextmanager
-    def watched_write(**options: Any) -> Iterator[sa.Connection]:
-        with write(**options) as connection:
-            yield connection
+    def watched_writing(**options: Any) -> Iterator[Writing]:
+        with writing(**options) as transaction:
+            yield transaction
             copy()
         copy()
 
-    write = sql_of(store).write
+    writing = sql_of(store).writing
     wrapped: dict[str, Any] = {
         name: watched(getattr(files, name)) for name in ("create", "write_at", "rename", "unlink")
     }
-    with mock.patch.multiple(files, **wrapped), mock.patch.object(store._index, "write", watched_write):
+    with mock.patch.multiple(files, **wrapped), mock.patch.object(store._index, "writing", watched_writing):
         change(store)
     store.release()
     assert moments[0] > 5
@@ -344,33 +345,33 @@ def failing_commit(store: Store, nth: int, *, committed: bool) -> Iterator[list[
     """The n-th transaction that writes fails, before it is committed or behind it."""
     happened: list[bool] = []
     count = 0
-    write = sql_of(store).write
+    writing = sql_of(store).writing
     reason = "the index cannot be used: disk I/O error"
 
     def refuse(_: sa.Connection) -> None:
         raise sa.exc.OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
 
     @contextmanager
-    def failing(**options: Any) -> Iterator[sa.Connection]:
+    def failing(**options: Any) -> Iterator[Writing]:
         nonlocal count
         fails, count = count == nth, count + 1
         if not fails:
-            with write(**options) as connection:
-                yield connection
+            with writing(**options) as transaction:
+                yield transaction
             return
         happened.append(True)
         if committed:
-            with write(**options) as connection:
-                yield connection
+            with writing(**options) as transaction:
+                yield transaction
             raise StorageError(reason)
         sa.event.listen(sql_of(store)._engine, "commit", refuse)
         try:
-            with write(**options) as connection:
-                yield connection
+            with writing(**options) as transaction:
+                yield transaction
         finally:
             sa.event.remove(sql_of(store)._engine, "commit", refuse)
 
-    with mock.patch.object(store._index, "write", failing):
+    with mock.patch.object(store._index, "writing", failing):
         yield happened
 
 
@@ -379,8 +380,8 @@ def test_an_index_without_room_refuses_and_goes_on(data: Path, tmp_path: Path, n
     change = CHANGES[name]
     _, before, after = dry_run(data, tmp_path / "dry", change)
     store = Store(data, OPTIONS)
-    with sql_of(store).read() as connection:
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    with sql_of(store).reading() as reading:
+        pages = reading.connection.exec_driver_sql("PRAGMA page_count").scalar_one()
 
     def limit(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
@@ -487,7 +488,7 @@ def test_a_start_that_cannot_clean_up_fails_and_the_next_one_does(data: Path, op
 
 def test_a_transaction_that_raises_leaves_the_index_free(data: Path) -> None:
     with Store(data, OPTIONS) as store:
-        with pytest.raises(StorageError), sql_of(store).write() as connection:
-            connection.execute(tables.buffers.delete())  # foreign keys refuse
-        with sql_of(store).write() as connection:
-            assert connection.execute(sa.select(tables.buffers)).first() is not None
+        with pytest.raises(StorageError), sql_of(store).writing() as transaction:
+            transaction.connection.execute(tables.buffers.delete())  # foreign keys refuse
+        with sql_of(store).writing() as transaction:
+            assert transaction.connection.execute(sa.select(tables.buffers)).first() is not None

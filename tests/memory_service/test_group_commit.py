@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from memory_format import BudgetError, ConflictError, Record, StorageError, decode_batch, encode_batch
 from memory_service.store import Buffer, Store
+from memory_service.store.index.base import Writing
 from memory_service.store.pure.query import Query
 from memory_service.store.segments import files
 from memory_service.testing import expect_loaded_state
@@ -145,18 +146,18 @@ def test_a_group_evicts_as_its_pushes_one_by_one_would(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("committed", [False, True])
 def test_a_group_that_cannot_be_written_fails_whole_and_happens_at_most_once(buffer: Buffer, committed: bool) -> None:
-    write = sql_of(buffer).write
+    writing = sql_of(buffer).writing
 
     @contextmanager
-    def failing(**options: Any) -> Iterator[sa.Connection]:
-        with write(**options) as connection:
-            yield connection
+    def failing(**options: Any) -> Iterator[Writing]:
+        with writing(**options) as transaction:
+            yield transaction
             if not committed:
                 raise StorageError("the index cannot be used: disk I/O error")
         raise StorageError("the index cannot be used: disk I/O error")
 
     batches = [batch(number) for number in range(4)]
-    with mock.patch.object(buffer._index, "write", failing):
+    with mock.patch.object(buffer._index, "writing", failing):
         answers = push_together(buffer, batches)
     assert all(isinstance(answer, StorageError) for answer in answers)
     assert [record.class_id for record in stored(buffer)] == ([0, 0, 1, 1, 2, 2, 3, 3] if committed else [])

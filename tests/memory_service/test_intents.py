@@ -9,7 +9,7 @@ import pytest
 
 from memory_format import encode_batch
 from memory_service.store import Store
-from memory_service.store.index.intents import AHEAD
+from memory_service.store.index.sql import AHEAD
 from memory_service.store.pure.model import Options
 from memory_service.store.segments import files
 from tests.memory_service.helpers import make_exemplar, reading
@@ -81,7 +81,7 @@ def test_changes_are_counted_and_nothing_else(data: Path) -> None:
 
 def test_a_name_is_reserved_by_itself_where_none_is_left(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in an import of many segments: no other transaction comes between."""
-    monkeypatch.setattr("memory_service.store.index.intents.AHEAD", 2)
+    monkeypatch.setattr("memory_service.store.index.sql.AHEAD", 2)
     with Store(data, Options(segment_bytes=20_000)) as store:
         buffer, _ = store.create_buffer("b", budget_bytes=10**6, disk_limit_bytes=10**7)
         answer: Any = buffer.push(encode_batch([make_exemplar(0, rank, pad=20_000, seed=rank) for rank in range(9)]))

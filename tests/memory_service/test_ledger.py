@@ -20,7 +20,6 @@ import sqlalchemy as sa
 from memory_format import BudgetError, Record, decode_batch, encode_batch
 from memory_service.store import Buffer, Store
 from memory_service.store.index import tables
-from memory_service.store.index.selects import Selects
 from memory_service.store.pure import ledger
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
@@ -108,8 +107,8 @@ def fill_with_answers(key: Callable[[int], str], size: int) -> Callable[[Buffer]
                 }
                 for number in range(first, first + 100)
             ]
-            with sql_of(buffer).write() as connection:
-                connection.execute(tables.pushes.insert(), values)
+            with sql_of(buffer).writing() as transaction:
+                transaction.connection.execute(tables.pushes.insert(), values)
 
     return fill
 
@@ -121,7 +120,8 @@ def random_key(length: int) -> Callable[[int], str]:
 def fill_with_segments(buffer: Buffer) -> None:
     random = np.random.default_rng(0)
     for _ in range(20):
-        with sql_of(buffer).write() as connection:
+        with sql_of(buffer).writing() as transaction:
+            connection = transaction.connection
             for _ in range(150):
                 values = {"stem": random.bytes(16).hex(), "file_bytes": 2**26, "num_records": 2**16, "sealed": True}
                 made = connection.execute(tables.segments.insert().returning(tables.segments.c.id), values).scalar_one()
@@ -178,10 +178,10 @@ def test_the_index_takes_no_more_than_the_ledger_says(data: Path, kind: str) -> 
 
 def said(buffer: Buffer) -> int:
     """The ledger's figure for the rows there are."""
-    with sql_of(buffer).read() as connection:
-        counts = Selects(connection).contents(buffer.config.id)[buffer.config.id].counts
+    with sql_of(buffer).reading() as reading:
+        counts = reading.contents(buffer.config.id)[buffer.config.id].counts
         s = tables.buffer_segments.c
-        segments = connection.execute(
+        segments = reading.connection.execute(
             sa.select(sa.func.count()).select_from(tables.buffer_segments).where(s.buffer_id == buffer.config.id)
         ).scalar_one()
     states = buffer.state.segments.values()

@@ -18,7 +18,7 @@ from PIL import Image
 
 from memory_format import MEDIA_TYPE, RawZstd, Record, WebPLossless, decode_batch, make_record, patches_to_image
 from memory_format.api.terms import SORTS
-from memory_service.http import render
+from memory_service.http import convert
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import all_records, assert_problem, make_exemplar, push, put_buffer, wait_until
 
@@ -268,7 +268,7 @@ def test_pictures_are_drawn_a_few_at_a_time(data: Path) -> None:
     patches = np.full((64, 32, 32, 3), 120, np.uint8)
     small = make_record(class_id=0, patches=patches, keep_mask=keep_mask, codec=RawZstd(), layout="mosaic")
     before, drawn = threading.Event(), threading.Semaphore(0)
-    real = render.to_png
+    real = convert.to_png
 
     def slow(*arguments: Any, **named: Any) -> bytes:
         drawn.release()
@@ -286,7 +286,7 @@ def test_pictures_are_drawn_a_few_at_a_time(data: Path) -> None:
             thread.start()
         assert drawn.acquire(timeout=30)
         assert drawn.acquire(timeout=30)
-        wait_until(lambda: client.app.state.admission._pictures == 3)  # type: ignore[attr-defined]
+        wait_until(lambda: client.app.state.admission.pictures.taken == 3)  # type: ignore[attr-defined]
         assert_problem(client.get(url), "too_busy", limit=3)
         assert not drawn.acquire(blocking=False)
         # Others do not wait for them.
@@ -305,7 +305,7 @@ def test_a_picture_takes_its_own_memory_and_little_more() -> None:
     small = make_record(class_id=0, patches=patches, keep_mask=keep_mask, codec=RawZstd(), layout="mosaic")
     tracemalloc.start()
     try:
-        render.to_png(small, dropped="transparent")
+        convert.to_png(small, dropped="transparent")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

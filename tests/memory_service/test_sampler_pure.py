@@ -284,7 +284,7 @@ def test_selecting_brings_the_scores() -> None:
     rows = np.ones(4, ROW_DTYPE)
     rows["class_id"] = np.array([0, 1, 0, 1], dtype=np.uint32)
     rows["score"] = np.array([0.5, 0.5, 0.0, -1.0], dtype=np.float32)
-    columns = Columns.empty(0).appended(1, rows)
+    columns = Columns.of_rows(0, rows[:0]).appended(1, rows)
     request = SampleRequest(50, strategy="score_weighted")
     everything = draw(select(columns, request.where, []), request, draw_key="b", version=1)
     assert set(everything.positions.tolist()) == {0, 1}

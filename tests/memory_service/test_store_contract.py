@@ -14,7 +14,7 @@ from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.loading import SealedSegments
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
-from memory_service.store.quota import Quota
+from memory_service.store.room import Quota
 from memory_service.store.segments.local import SegmentFiles
 from memory_service.testing import StoreContract
 from tests.memory_service.helpers import make_exemplar
@@ -45,9 +45,9 @@ def second_look(data: Path, options: Options) -> Iterator[Buffer]:
     with index.reading() as reading:
         entry = reading.find_buffer("b")
         assert entry is not None
-        rows, number = reading.contents(entry.config.id)[entry.config.id], reading.number()
+        rows = reading.contents(entry.config.id)[entry.config.id]
     sealed, quota = SealedSegments(segments), Quota(None, index.leave_room)
-    yield Buffer(entry, rows, number, index, segments, options, sealed, quota)
+    yield Buffer(entry, rows, index, segments, options, sealed, quota)
     segments.close()
     index.close()
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import httpx
 import pytest
-import sqlalchemy as sa
 
 from memory_format import ConflictError, StorageError, decode_batch, encode_batch
 from memory_service.store import Store
 from memory_service.store.contents import Contents
+from memory_service.store.index.base import Writing
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.pure.query import Query
 from tests.memory_service import disk
@@ -207,19 +207,19 @@ def test_a_commit_that_fails(client: httpx.Client, data: Path, monkeypatch: pyte
     put_buffer(client)
     push(client, [make_exemplar(0, 0)])
     before = whole_state(data)
-    real = SqliteIndex.write
+    real = SqliteIndex.writing
 
     @contextmanager
-    def failing_write(self: SqliteIndex, **options: Any) -> Iterator[sa.Connection]:
-        with real(self, **options) as connection:
-            yield connection
+    def failing(self: SqliteIndex, **options: Any) -> Iterator[Writing]:
+        with real(self, **options) as transaction:
+            yield transaction
             if moment == "before":
                 raise StorageError("disk I/O error")
         raise StorageError("disk I/O error")
 
     url, body = "/v1/buffers/b/exemplars", encode_batch([make_exemplar(0, 1)])
     with monkeypatch.context() as patch:
-        patch.setattr(SqliteIndex, "write", failing_write)
+        patch.setattr(SqliteIndex, "writing", failing)
         response = client.post(url, content=body, headers={**ARROW, "Idempotency-Key": "k"})
     assert "disk I/O error" in assert_problem(response, "storage_failed")["detail"]
     if moment == "before":

@@ -24,10 +24,10 @@ import zarr
 
 from memory_format import ConflictError, FormatError, NotFoundError, encode_batch
 from memory_service.store import Store
-from memory_service.store.admin.exported import PIECE_BYTES, BufferDescription
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.segments import layout
+from memory_service.store.transfer.export import PIECE_BYTES, BufferDescription
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import (
     Server,
@@ -528,7 +528,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from memory_format import FormatError
-from memory_service.store.admin.imports import Import
+from memory_service.store.transfer.imports import Import
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
 try:

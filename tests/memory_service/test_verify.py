@@ -11,8 +11,8 @@ import pytest
 
 from memory_format import Record, StorageError, decode_batch, encode_batch
 from memory_service.store import Store
+from memory_service.store.admin.on_disk import Report
 from memory_service.store.admin.repair import repair
-from memory_service.store.admin.report import Report
 from memory_service.store.admin.verify import verify
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query

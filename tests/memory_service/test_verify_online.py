@@ -17,9 +17,8 @@ import pytest
 from memory_format import StorageError, encode_batch
 from memory_service.store import Store
 from memory_service.store.admin import verify as verifying
-from memory_service.store.admin.on_disk import StoreOnDisk
+from memory_service.store.admin.on_disk import Report, StoreOnDisk
 from memory_service.store.admin.online import Pace, held_if_free
-from memory_service.store.admin.report import Report
 from memory_service.store.admin.verify import verify
 from memory_service.store.index import opening
 from memory_service.store.pure.tallies import SegmentState

@@ -10,7 +10,7 @@ from fastapi import Query, Response
 from memory_format.api.answers import BufferInfo, BufferList, BufferStats, ChangedBuffer
 from memory_format.api.requests import BufferChange, BufferQuery, BufferRequest, ForkRequest
 from memory_service.http.convert import budget_of, buffer_info, with_changes
-from memory_service.http.openapi import refusals
+from memory_service.http.openapi import NO_ROOM, refusals
 from memory_service.http.routes.common import JSON_BODY, BufferDep, BufferName, Router, StoreDep
 
 router = Router(prefix="/v1/buffers", tags=["buffers"])
@@ -52,9 +52,7 @@ def get_buffer_info(buffer: BufferDep) -> BufferInfo:
 @router.patch(
     "/{name}",
     dependencies=[JSON_BODY],
-    openapi_extra=refusals(
-        "unknown_buffer", "invalid_budget", "budget_exceeded", "disk_limit_exceeded", "quota_exceeded"
-    ),
+    openapi_extra=refusals("unknown_buffer", "invalid_budget", *NO_ROOM),
 )
 def patch_buffer(buffer: BufferDep, change: BufferChange) -> ChangedBuffer:
     """Change settings. A smaller budget evicts by the buffer's policy; a larger one changes nothing that is held."""
@@ -72,15 +70,7 @@ def delete_buffer(name: BufferName, store: StoreDep) -> None:
     "/{name}/forks",
     status_code=201,
     dependencies=[JSON_BODY],
-    openapi_extra=refusals(
-        "unknown_buffer",
-        "unknown_snapshot",
-        "buffer_exists",
-        "invalid_budget",
-        "budget_exceeded",
-        "disk_limit_exceeded",
-        "quota_exceeded",
-    ),
+    openapi_extra=refusals("unknown_buffer", "unknown_snapshot", "buffer_exists", "invalid_budget", *NO_ROOM),
 )
 def fork(name: BufferName, wanted: ForkRequest, store: StoreDep) -> BufferInfo:
     """A new buffer that starts from this one, or from one of its snapshots, and shares its files."""

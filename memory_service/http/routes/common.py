@@ -69,11 +69,7 @@ class StrictRequest(Request):
     """A request whose JSON is read as strictly as :func:`memory_format.text.read_json` does."""
 
     async def json(self) -> Any:
-        """The body's JSON.
-
-        Raises:
-            HTTPException: 400: it is not such JSON.
-        """
+        """The body's JSON. Raises ``HTTPException``: 400: it is not such JSON."""
         try:
             return text.read_json(await self.body())
         except ValueError as error:
@@ -142,11 +138,8 @@ def _parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
 
 
 def _check_query(request: Request, known: Mapping[str, bool]) -> None:
-    """Refuse parameters that would be passed over.
-
-    Raises:
-        RequestValidationError: a parameter is none of the route's, or comes twice where one is taken.
-    """
+    """Refuse parameters that would be passed over. Raises ``RequestValidationError``: a parameter is none of the
+    route's, or comes twice where one is taken."""
     problems = []
     for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
         if name not in known:
@@ -204,12 +197,8 @@ async def read_json(request: Request, model: type[Body]) -> Body:
         raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in problems]) from error
 
 
-def arrow_headers(next_cursor: str | None, version: int) -> dict[str, str]:
+def arrow_response(data: memoryview, next_cursor: str | None, version: int) -> Response:
     headers = {VERSION_HEADER: str(version)}
     if next_cursor is not None:
         headers[CURSOR_HEADER] = next_cursor
-    return headers
-
-
-def arrow_response(data: memoryview, next_cursor: str | None, version: int) -> Response:
-    return Response(data, media_type=MEDIA_TYPE, headers=arrow_headers(next_cursor, version))
+    return Response(data, media_type=MEDIA_TYPE, headers=headers)

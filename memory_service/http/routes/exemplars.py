@@ -11,13 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from memory_format import MEDIA_TYPE, Dropped, FormatError
 from memory_format.api import fields
-from memory_format.api.answers import (
-    DeleteResponse,
-    ExemplarDetail,
-    ExemplarPage,
-    PushResponse,
-    UpdateResponse,
-)
+from memory_format.api.answers import DeleteResponse, ExemplarDetail, ExemplarPage, PushResponse, UpdateResponse
 from memory_format.api.fields import Name
 from memory_format.api.requests import DeleteQuery, Digits, ExemplarQuery, Flag, ScoreUpdate
 from memory_format.api.terms import (
@@ -30,10 +24,9 @@ from memory_format.api.terms import (
     VERSION_HEADER,
 )
 from memory_service.http.admission import Admission
-from memory_service.http.convert import deletion_of, exemplar_detail, exemplar_info, query_of
+from memory_service.http.convert import deletion_of, exemplar_detail, query_of, to_png
 from memory_service.http.media import prefers_arrow
-from memory_service.http.openapi import RECORD_CODES, refusals
-from memory_service.http.render import to_png
+from memory_service.http.openapi import NO_ROOM, RECORD_CODES, refusals
 from memory_service.http.routes.common import (
     ARROW,
     JSON_BODY,
@@ -76,9 +69,7 @@ async def read_idempotency_key(
         "invalid_batch",
         *RECORD_CODES,
         "record_exceeds_budget",
-        "budget_exceeded",
-        "disk_limit_exceeded",
-        "quota_exceeded",
+        *NO_ROOM,
         "idempotency_key_reused",
     ),
 )
@@ -95,9 +86,10 @@ async def push(
     """
     expect_media_type(request, MEDIA_TYPE, "a push")
     admission: Admission = request.app.state.admission
-    with admission.push() as admitted:
-        body = await admitted.read(request.stream())
-        answer = await admission.write(partial(buffer.push, body, idempotency_key=key, dry_run=dry_run))
+    with admission.push() as read:
+        body = await read(request.stream())
+        admission.pushes.expect_place()
+        answer = await admission.pushes.run(partial(buffer.push, body, idempotency_key=key, dry_run=dry_run))
     headers = {REPLAYED_HEADER: "true"} if answer.replayed else {}
     return Response(answer.document, media_type=JSON_MEDIA_TYPE, headers=headers)
 
@@ -115,7 +107,7 @@ async def query(request: Request, buffer: BufferDep, query: Annotated[ExemplarQu
     """
     arrow = prefers_arrow(", ".join(request.headers.getlist("accept")))
     admission: Admission = request.app.state.admission
-    return await admission.list(partial(_arrow_page if arrow else _json_page, buffer, query))
+    return await admission.listing.run(partial(_arrow_page if arrow else _json_page, buffer, query))
 
 
 def _arrow_page(buffer: Buffer, query: ExemplarQuery) -> Response:
@@ -123,8 +115,8 @@ def _arrow_page(buffer: Buffer, query: ExemplarQuery) -> Response:
 
 
 def _json_page(buffer: Buffer, query: ExemplarQuery) -> Response:
-    rows, next_cursor, version = buffer.query(query_of(query), snapshot=query.snapshot)
-    page = ExemplarPage(tuple(map(exemplar_info, rows)), next_cursor=next_cursor, version=version)
+    found, next_cursor, version = buffer.query(query_of(query), snapshot=query.snapshot)
+    page = ExemplarPage(tuple(found), next_cursor=next_cursor, version=version)
     # Written here: FastAPI would check it once more, and write it in the event loop, where samples are drawn.
     return Response(_PAGE.dump_json(page), media_type=JSON_MEDIA_TYPE, headers={VERSION_HEADER: str(version)})
 
@@ -188,4 +180,5 @@ async def get_image(
         return to_png(buffer.get(exemplar_id, snapshot=snapshot), dropped=dropped, scale=scale)
 
     admission: Admission = request.app.state.admission
-    return Response(await admission.draw(draw), media_type=PICTURE_MEDIA_TYPE)
+    admission.pictures.expect_place()
+    return Response(await admission.pictures.run(draw), media_type=PICTURE_MEDIA_TYPE)

@@ -1,31 +1,37 @@
-"""A buffer as one file: export and import."""
+"""A buffer as one file, and the whole store as one: export, import, backup."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any, Final
 
 import anyio
+import anyio.to_thread
 from fastapi import Query, Request
-from starlette.concurrency import run_in_threadpool
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from memory_format.api.answers import BufferInfo
 from memory_format.api.fields import Name
-from memory_format.api.terms import EXPORT_MEDIA_TYPE
+from memory_format.api.terms import BACKUP_MEDIA_TYPE, EXPORT_MEDIA_TYPE
 from memory_service.http.admission import Admission
 from memory_service.http.convert import buffer_info
-from memory_service.http.openapi import RECORD_CODES, refusals
+from memory_service.http.openapi import NO_ROOM, RECORD_CODES, refusals
 from memory_service.http.routes.common import BufferDep, BufferName, Router, StoreDep, expect_media_type, headers_only
 from memory_service.http.streaming import ExportResponse
+from memory_service.store.transfer.backup import Archive
 
-router = Router(prefix="/v1/buffers/{name}", tags=["transfer"])
+router = Router(prefix="/v1")
 
-_ZIP: Final[dict[str, Any]] = {"content": {EXPORT_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+_FILE: Final = {"schema": {"type": "string", "format": "binary"}}
+_ZIP: Final[dict[str, Any]] = {"content": {EXPORT_MEDIA_TYPE: _FILE}}
+_TAR: Final[dict[str, Any]] = {"content": {BACKUP_MEDIA_TYPE: _FILE}}
 
 
 @router.get(
-    "/export",
+    "/buffers/{name}/export",
+    tags=["transfer"],
     response_class=StreamingResponse,
     responses={200: _ZIP},
     openapi_extra=refusals("unknown_buffer", "unknown_snapshot"),
@@ -46,18 +52,11 @@ async def export(
 
 
 @router.post(
-    "/import",
+    "/buffers/{name}/import",
+    tags=["transfer"],
     status_code=201,
     openapi_extra={"requestBody": {"required": True, **_ZIP}}
-    | refusals(
-        "buffer_exists",
-        "invalid_export",
-        "invalid_budget",
-        *RECORD_CODES,
-        "budget_exceeded",
-        "disk_limit_exceeded",
-        "quota_exceeded",
-    ),
+    | refusals("buffer_exists", "invalid_export", "invalid_budget", *RECORD_CODES, *NO_ROOM),
 )
 async def import_buffer(name: BufferName, request: Request, store: StoreDep) -> BufferInfo:
     """Make a buffer of an exported file: same exemplar ids, version, settings and bytes."""
@@ -66,13 +65,42 @@ async def import_buffer(name: BufferName, request: Request, store: StoreDep) -> 
     store.expect_free(name)
     announced = request.headers.get("content-length", "")
     admission: Admission = request.app.state.admission
-    admission.expect_import()
+    admission.imports.expect_place()
     incoming = store.receive(int(announced) if announced.isascii() and announced.isdigit() else 0)
     try:
         async for piece in request.stream():
-            await admission.receive(partial(incoming.write, piece))
-        buffer = await admission.take_over(partial(store.import_buffer, name, incoming.path))
+            await admission.receiving.run(partial(incoming.write, piece))
+        buffer = await admission.imports.run(partial(store.import_buffer, name, incoming.path))
     finally:
         with anyio.CancelScope(shield=True):
-            await admission.receive(incoming.discard)
+            await admission.receiving.run(incoming.discard)
     return buffer_info(buffer)
+
+
+@router.get(
+    "/backup",
+    tags=["backup"],
+    response_class=StreamingResponse,
+    responses={200: _TAR},
+    openapi_extra=refusals("disk_limit_exceeded"),
+)
+async def backup(request: Request, store: StoreDep) -> Response:
+    """All of the store as it is now, as a tar file of its directory; an answer that is shorter than it says failed on
+    the way."""
+    headers = {"Content-Disposition": 'attachment; filename="memory.tar"'}
+    if request.method == "HEAD":
+        # How long it would be only a copy of the index says.
+        return headers_only(BACKUP_MEDIA_TYPE, headers)
+    archive = await run_in_threadpool(store.archive)
+    headers["Content-Length"] = str(archive.num_bytes)
+    return StreamingResponse(_all(archive), media_type=BACKUP_MEDIA_TYPE, headers=headers)
+
+
+async def _all(archive: Archive) -> AsyncIterator[bytes]:
+    try:
+        async for piece in iterate_in_threadpool(archive):
+            yield piece
+    finally:
+        # Also where the client has gone: what was kept for it is let go.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(archive.close)

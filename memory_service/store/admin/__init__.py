@@ -1,1 +1,1 @@
-"""What is done to whole stores and buffers: verify, repair, backup, export, import."""
+"""What is done to a whole store beside serving it: verify, repair."""

@@ -1,9 +1,10 @@
-"""A store that nobody serves, or a copy of its index, and its segments record by record."""
+"""A store that nobody serves, or a copy of its index: its segments record by record, and what is found in them."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +12,81 @@ from numpy.typing import NDArray
 
 from memory_format import FormatError, checksum
 from memory_format.body import check_row
-from memory_format.header import HEADER_DTYPE
-from memory_service.store.admin.report import Report
+from memory_format.header import HEADER_DTYPE, HeaderRow
 from memory_service.store.index import opening
 from memory_service.store.index.base import BufferEntry, BufferRows
-from memory_service.store.index.inspection import inspecting
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.loading import SealedSegments, load
 from memory_service.store.pure.columns import Learners
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.files import OWN_NAME
-from memory_service.store.segments.layout import BODY_AT, READ_DTYPE, read_contents
+from memory_service.store.segments.layout import READ_DTYPE, plain_headers, read_contents
 from memory_service.store.segments.local import SegmentFiles
+
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, what there is to do, and what is looked at."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as it should be."""
+
+    kind: str
+    where: str
+    words: str
+
+
+@dataclass
+class Report:
+    """What was found."""
+
+    segments: int = 0
+    records: int = 0
+    """In all segments, dead ones too."""
+    bytes_checked: int = 0
+    buffers: dict[str, int] = field(default_factory=dict)
+    """Name -> live records."""
+    problems: list[Problem] = field(default_factory=list)
+    lost: dict[str, list[int]] = field(default_factory=dict)
+    """Buffer -> ids of live records that cannot be read."""
+    lost_in_snapshots: dict[str, list[int]] = field(default_factory=dict)
+    """Buffer -> ids of records that only snapshots hold and that cannot be read."""
+    unknown_records: int = 0
+    """Records of segments so damaged that not even their ids can be read."""
+    foreign: list[str] = field(default_factory=list)
+    """Names in the directory of segments that are none of the store's: left alone, and no problem."""
+    gone: int = 0
+    """Segments that a service has removed since the check began."""
+    quarantined: list[str] = field(default_factory=list)
+    """Files that a repair has moved, and copies that it has made."""
+    adopted: list[str] = field(default_factory=list)
+    """Sealed segments that the index did not know, or called open, and that a repair has taken in."""
+    recovered: dict[str, int] = field(default_factory=dict)
+    """Buffer -> records of theirs that it did not hold before."""
+    made: list[str] = field(default_factory=list)
+    """Buffers that the index did not know."""
+    evicted: dict[str, list[int]] = field(default_factory=dict)
+    """Buffer -> ids of records that its budget has no room for, once the others are back."""
+    raised: dict[str, int] = field(default_factory=dict)
+    """Buffer -> the disk limit that it was given, because what was recovered does not fit its own."""
+    nameless: list[str] = field(default_factory=list)
+    """Segments that do not say whose they are, left in quarantine."""
+    unknown: list[str] = field(default_factory=list)
+    """What cannot be known after a recovery, in words."""
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems
+
+    def add(self, other: Report) -> None:
+        """All that another one says, too."""
+        for name, said in vars(other).items():
+            mine = getattr(self, name)
+            setattr(self, name, mine | said if isinstance(said, dict) else mine + said)
+
+    def note(self, kind: str, where: str, words: str) -> None:
+        self.problems.append(Problem(kind, where, words))
 
 
 @dataclass
@@ -43,11 +106,7 @@ class SegmentOnDisk:
 
 
 class StoreOnDisk:
-    """A store that is looked at and not served.
-
-    Args:
-        index_: a copy of its index, which is closed with it.
-    """
+    """A store that is looked at and not served; with a copy of its index, which is closed with it, or its own."""
 
     def __init__(self, data: Path, index_: SqliteIndex | None = None, *, migrate: bool = False) -> None:
         self.data = data
@@ -57,22 +116,12 @@ class StoreOnDisk:
 
     def segments(self) -> list[SegmentState]:
         """What the index says of them, in the order in which they were made."""
-        with inspecting(self.index) as inspection:
-            return inspection.segments()
+        with self.index.reading() as reading:
+            return reading.segments()
 
     def load(self, entry: BufferEntry, rows: BufferRows) -> State:
-        """What a buffer holds.
-
-        Raises:
-            StorageError: a segment is damaged.
-        """
-        return load(entry, rows, 0, SealedSegments(self.files), Learners())
-
-    def known_stems(self) -> set[str]:
-        """Of all files that may be there, of those that are about to be made or to go as well."""
-        with self.index.reading() as reading:
-            known = reading.known_files()
-        return {*known.segments, *known.intents}
+        """What a buffer holds. Raises ``StorageError``: a segment is damaged."""
+        return load(entry, rows, SealedSegments(self.files), Learners())
 
     def read(self, state: SegmentState, report: Report) -> SegmentOnDisk:
         """Check every record of a segment."""
@@ -108,10 +157,11 @@ class StoreOnDisk:
         good: list[int] = []
         bad: list[int] = []
         with path.open("rb") as file:
-            for place, (header, length) in enumerate(zip(headers, lengths.tolist(), strict=True)):
+            rows = plain_headers(headers).tolist()
+            for place, (header, row, length) in enumerate(zip(headers, rows, lengths.tolist(), strict=True)):
                 body = os.pread(file.fileno(), length, int(header["offset"]))
                 report.bytes_checked += len(body)
-                words = _fault(header, learners[int(header["learner"])], body, length)
+                words = _fault(row, int(header["crc32"]), learners[int(header["learner"])], body, length)
                 if words is None:
                     good.append(place)
                 else:
@@ -133,12 +183,8 @@ class StoreOnDisk:
             return contents.headers, contents.learners, contents.lengths
         with self.index.reading() as reading:
             segment = reading.open_segment(state)
-        stored = segment.headers()
-        lengths = np.diff(np.append(stored["offset"].astype(np.int64) + BODY_AT, segment.end))
-        headers = np.zeros(len(stored), READ_DTYPE)
-        for name in HEADER_DTYPE.names or ():
-            headers[name] = stored[name]
-        headers["offset"] += np.uint64(BODY_AT)
+        headers = segment.headers().astype(READ_DTYPE)
+        headers["offset"], lengths = segment.places()
         return headers, list(segment.learners), lengths
 
     def unreadable(self, state: SegmentState) -> SegmentOnDisk:
@@ -150,19 +196,15 @@ class StoreOnDisk:
         self.index.close()
 
 
-def _fault(header: np.void, learner_id: str, body: bytes, length: int) -> str | None:
+def _fault(row: HeaderRow, crc32: int, learner_id: str, body: bytes, length: int) -> str | None:
     """What is wrong with a stored record, None where nothing is."""
     if len(body) != length:
         return f"{len(body)} of its {length} bytes are there"
     found = checksum.crc32(body)
-    if found != int(header["crc32"]):
-        return f"its CRC-32 is {found:#010x}, its header says {int(header['crc32']):#010x}"
-    row = np.zeros((), HEADER_DTYPE)
-    for name in HEADER_DTYPE.names or ():
-        if name not in ("offset", "learner"):
-            row[name] = header[name]
+    if found != crc32:
+        return f"its CRC-32 is {found:#010x}, its header says {crc32:#010x}"
     try:
-        check_row(tuple(row.tolist()), learner_id, body, set())
+        check_row(row, learner_id, body, set())
     except FormatError as error:
         return error.message
     return None

@@ -1,6 +1,6 @@
 """Looking at a store that a service may be changing meanwhile, or that lies where nothing can be written.
 
-The index is only ever copied: :func:`~memory_service.store.index.copying.copy_index` gives it as of one moment.
+The index is only ever copied: :func:`~memory_service.store.index.opening.copy_index` gives it as of one moment.
 Segment files that it names are read where they lie. What then seems to be wrong may only have changed since: a newer
 copy tells.
 """
@@ -15,18 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memory_format import StorageError
+from memory_service.store.admin.on_disk import StoreOnDisk
 from memory_service.store.directory import take_lock
-from memory_service.store.index.copying import copy_index, names_segment
+from memory_service.store.index.opening import copy_index, names_segment
 from memory_service.store.index.sqlite import SqliteIndex
 
 
 @contextmanager
 def held_if_free(data: Path) -> Iterator[bool]:
-    """Keep services away from a store, where none holds it already; whether one does.
-
-    Raises:
-        StorageError: that cannot be told.
-    """
+    """Keep services away from a store, where none holds it already; whether one does. Raises ``StorageError``: that
+    cannot be told."""
     try:
         lock = take_lock(data / "lock")
     except StorageError:
@@ -63,12 +61,8 @@ def _lock_to_read(path: Path) -> int | None:
     return descriptor
 
 
-class Copies:
-    """Copies of a store's index, each newer than the one before.
-
-    Args:
-        directory: where to put them.
-    """
+class Newer:
+    """A store as it is at each call, seen in copies of its index, which go to ``directory``."""
 
     def __init__(self, data: Path, directory: Path) -> None:
         self._data = data
@@ -79,24 +73,17 @@ class Copies:
         """Whether the index speaks of a segment now."""
         return names_segment(self._data, stem)
 
-    def take(self) -> SqliteIndex:
-        """The index as it is now; the caller closes it.
-
-        Raises:
-            StorageError: it cannot be read, or is of another version.
-        """
+    def __call__(self) -> StoreOnDisk:
+        """With an index of now; the caller closes it. Raises ``StorageError``: it cannot be read, or is of another
+        version."""
         self._taken += 1
         path = self._directory / f"{self._taken}.sqlite"
         copy_index(self._data, path)
-        return SqliteIndex(path, migrate=False)
+        return StoreOnDisk(self._data, SqliteIndex(path, migrate=False))
 
 
 class Pace:
-    """Holds whoever reads to a rate.
-
-    Args:
-        bytes_per_second: None: as fast as it goes.
-    """
+    """Holds whoever reads to a rate; None: as fast as it goes."""
 
     def __init__(
         self,

@@ -1,16 +1,15 @@
-"""Sealed segments that the index does not know, taken into it again: what they say of themselves is enough.
+"""Sealed segments that the index does not know are taken into it: each says whose records it holds.
 
-Called by ``memory-service repair`` for files in ``segments/`` and ``quarantine/``. What the index says stays: a record
-whose id it has given is dead or somewhere else, unless the segment that held it is missing. What no segment says, and
-so nobody can know, is in :data:`UNKNOWN`.
+``memory-service repair`` does that with the files in ``segments/`` and ``quarantine/``. An index is believed as far as
+it goes: where it has given an id already, it also says whether that record lives. Only where the segment that held the
+record cannot be read any more, another file's copy counts. What no segment says is lost: see :data:`UNKNOWN`.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -19,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import FormatError
-from memory_service.store.admin import quarantine
-from memory_service.store.index.base import BufferEntry, Reading
-from memory_service.store.index.inspection import Mending, inspecting, mending
+from memory_service.store.admin.on_disk import Report
+from memory_service.store.index.base import BufferEntry, Reading, Writing
 from memory_service.store.index.opening import Standing
 from memory_service.store.index.sql import SqlIndex
 from memory_service.store.pure.columns import charge_of
@@ -30,9 +28,8 @@ from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments import files
 from memory_service.store.segments.files import OPEN, OWN_NAME, SEALED
 from memory_service.store.segments.layout import SegmentContents, read_contents
+from memory_service.store.segments.leftovers import QUARANTINE
 from memory_service.store.segments.owner import Owner, read_owner
-
-logger = logging.getLogger(__name__)
 
 UNKNOWN: Final = (
     "records that were evicted or deleted since the index was written may be back, as far as the budget has room",
@@ -44,48 +41,31 @@ UNKNOWN: Final = (
 """What cannot be known of a store whose index was missing or older than its segments."""
 
 LEAP: Final = 1_000_000
-"""Ids and versions that a buffer passes over after a recovery: the index that is gone may have given them."""
+"""So many ids and versions are left out after a recovery: the index that is gone may have given them."""
 
+_NAMELESS: Final = (
+    "recovered from segments that do not say whose they are; nothing is evicted, the budget is what they hold"
+)
 _ASIDE: Final = re.compile(r"([0-9a-f]{32})\.zarr\.zip(\.\d+)?")
 
 
 @dataclass(frozen=True)
-class Hole:
-    """Records of a buffer that the index speaks of and whose segments cannot be read."""
-
-    dead: NDArray[np.uint64]
-    """Ids of those that are known to be dead."""
-
-
-@dataclass(frozen=True)
 class Seen:
-    """The highest that segments say of a buffer."""
+    """The highest version and next id that segments say of a buffer."""
 
     version: int
     next_exemplar_id: int
 
 
-@dataclass
-class Recovered:
-    """What was taken in."""
-
-    states: list[SegmentState] = field(default_factory=list)
-    records: dict[str, int] = field(default_factory=dict)
-    """Buffer -> records that were not in it before."""
-    seen: dict[int, Seen] = field(default_factory=dict)
-    """Buffer id -> what versions and ids have to be beyond."""
-    made: list[str] = field(default_factory=list)
-    """Buffers that the index did not know."""
-    nameless: list[str] = field(default_factory=list)
-    """Files that name no buffer and were left where they are."""
-
-
 @dataclass(frozen=True)
 class _Candidate:
+    """A segment that may be taken in; it holds one record at least."""
+
     path: Path
     stem: str
     contents: SegmentContents
     owner: Owner | None
+    """Its buffer; None in segments of earlier versions, which did not say."""
 
     @property
     def ids(self) -> NDArray[np.uint64]:
@@ -97,10 +77,10 @@ class _Candidate:
 
     @property
     def seen(self) -> Seen:
-        of_ids = int(self.ids.max()) + 1 if len(self.ids) else 1
+        behind = int(self.ids.max()) + 1
         if self.owner is None:
-            return Seen(0, of_ids)
-        return Seen(self.owner.version, max(of_ids, self.owner.next_exemplar_id))
+            return Seen(0, behind)
+        return Seen(self.owner.version, max(behind, self.owner.next_exemplar_id))
 
 
 @dataclass
@@ -108,23 +88,25 @@ class _Target:
     """A buffer that segments are taken into."""
 
     entry: BufferEntry | None
-    """Of the index, or None for one that is made."""
+    """What the index says of it; None where it is made."""
     config: BufferConfig
     held: dict[int, int]
     """Exemplar id -> CRC-32 of all records in its segments, dead ones too."""
-    hole: Hole | None = None
+    dead: NDArray[np.uint64] | None = None
+    """Where segments of it cannot be read: ids of the records in those that are known to be dead."""
     sized: bool = True
     """Whether the budget is known; else it becomes what is taken in."""
     takes: list[tuple[_Candidate, NDArray[np.bool_]]] = field(default_factory=list)
     """Segments, and which of their records count."""
 
     def offer(self, candidate: _Candidate) -> None:
+        """Take those of a segment's records that it does not hold, and that are not known to be dead."""
         ids = candidate.ids
         wanted = ~np.isin(ids, np.fromiter(self.held, np.uint64, len(self.held)))
         if self.entry is not None:
             news = ids >= np.uint64(self.entry.next_exemplar_id)
-            if self.hole is not None:
-                news |= ~np.isin(ids, self.hole.dead)
+            if self.dead is not None:
+                news |= ~np.isin(ids, self.dead)
             wanted &= news
         if wanted.any():
             self.takes.append((candidate, wanted))
@@ -133,61 +115,67 @@ class _Target:
 
 
 def take_over_seals(index_: SqlIndex, directory: Path) -> list[str]:
-    """Segments that the index calls open and that were sealed since count as sealed, with all that they hold.
+    """Segments that an older index calls open, and that were sealed since, count as sealed; returns their names.
 
-    Only for an index that is older than its files; otherwise the seal was not committed.
+    Not for the newest index: there, a seal that it does not know was not committed.
     """
-    taken = []
-    with inspecting(index_) as inspection:
-        found = [
-            (state, path, contents, inspection.open_segment(state).headers()["exemplar_id"])
-            for state in inspection.segments()
-            if not state.sealed and (contents := _readable(path := directory / (state.stem + SEALED))) is not None
-        ]
-    for state, path, contents, known in found:
-        if (directory / (state.stem + OPEN)).exists() or not np.array_equal(
-            contents.headers["exemplar_id"][: len(known)], known
-        ):
-            continue
-        with mending(index_) as transaction:
-            transaction.seal(state.id, path.stat().st_size, len(contents.headers))
-        taken.append(path.name)
-    return taken
+    found = []
+    with index_.reading() as reading:
+        for state in reading.segments():
+            path = directory / (state.stem + SEALED)
+            is_open = not state.sealed and not (directory / (state.stem + OPEN)).exists()
+            contents = _readable(path) if is_open else None
+            if contents is not None:
+                known = reading.open_segment(state).headers()["exemplar_id"]
+                if np.array_equal(contents.headers["exemplar_id"][: len(known)], known):
+                    found.append((state.id, path, len(contents.headers)))
+    if found:
+        with index_.writing() as transaction:
+            for segment_id, path, num_records in found:
+                transaction.seal(segment_id, path.stat().st_size, num_records)
+    return [path.name for _, path, _ in found]
 
 
-def adopt(data: Path, index_: SqlIndex, standing: Standing, holes: Mapping[int, Hole]) -> Recovered:
+def adopt(
+    data: Path, index_: SqlIndex, standing: Standing, holes: Mapping[int, NDArray[np.uint64]], report: Report
+) -> tuple[list[SegmentState], dict[int, Seen]]:
     """Take in what the index has never heard of, or has lost.
 
     Args:
-        holes: buffer id -> what of it cannot be read.
+        holes: buffers of which segments cannot be read -> ids of the records in those that are known to be dead.
+        report: is told what was taken in.
+
+    Returns:
+        the segments; and by buffer's id what its version and ids have to be beyond.
     """
-    recovered = Recovered()
     with index_.reading() as reading:
         files_ = reading.known_files()
-        known = set(files_.segments)
-        candidates = list(_candidates(data, known, {stem for stem, leaving in files_.intents.items() if leaving}))
-        if not candidates:
-            return recovered
-        targets = _targets(data, reading, holes)
-    plan = _plan(candidates, targets, standing, recovered)
-    if plan:
-        _take_in(data, index_, plan, known, recovered)
-    return recovered
+        going = {stem for stem, leaving in files_.intents.items() if leaving}
+        candidates = _candidates(data, files_.segments.keys(), going)
+        targets = _targets(data, reading, holes) if candidates else []
+    plan = _plan(candidates, targets, standing, report)
+    if not plan:
+        return [], {}
+    places = _move_in(data / "segments", index_, plan, set(files_.segments))
+    # All of it is one transaction: cut short, all of it is done again.
+    with index_.writing() as transaction:
+        taken = [_take_in(transaction, target, places, report) for target in plan]
+    return [state for states, _, _ in taken for state in states], {id_: seen for _, id_, seen in taken}
 
 
-def _candidates(data: Path, known: set[str], going: set[str]) -> Iterator[_Candidate]:
+def _candidates(data: Path, known: Collection[str], going: set[str]) -> list[_Candidate]:
     """Sealed segments that can be read; the newest state of a buffer first."""
     found = []
-    for directory, pattern in ((data / "segments", OWN_NAME), (data / quarantine.NAME, _ASIDE)):
+    for directory, pattern, ours in (
+        (data / "segments", OWN_NAME, {*known, *going}),
+        (data / QUARANTINE, _ASIDE, set()),
+    ):
         for path in sorted(directory.iterdir()) if directory.is_dir() else ():
             name = pattern.fullmatch(path.name)
-            inside = directory.name == "segments"
-            if name is None or (inside and (name[1] in known or name[1] in going)):
-                continue
-            contents = _readable(path) if SEALED in path.name else None
-            if contents is not None and len(contents.headers):
+            contents = _readable(path) if name and name[1] not in ours and SEALED in path.name else None
+            if name and contents is not None and len(contents.headers):
                 found.append(_Candidate(path, name[1], contents, read_owner(contents.attributes)))
-    return iter(sorted(found, key=lambda one: (-one.seen.version, int(one.ids.min()), one.path.name)))
+    return sorted(found, key=lambda one: (-one.seen.version, int(one.ids.min()), one.path.name))
 
 
 def _readable(path: Path) -> SegmentContents | None:
@@ -197,7 +185,7 @@ def _readable(path: Path) -> SegmentContents | None:
         return None
 
 
-def _targets(data: Path, reading: Reading, holes: Mapping[int, Hole]) -> list[_Target]:
+def _targets(data: Path, reading: Reading, holes: Mapping[int, NDArray[np.uint64]]) -> list[_Target]:
     """The buffers of the index, with what they hold."""
     found = []
     contents = reading.contents()
@@ -216,8 +204,9 @@ def _targets(data: Path, reading: Reading, holes: Mapping[int, Hole]) -> list[_T
 
 
 def _plan(
-    candidates: Sequence[_Candidate], targets: list[_Target], standing: Standing, recovered: Recovered
+    candidates: Sequence[_Candidate], targets: list[_Target], standing: Standing, report: Report
 ) -> list[_Target]:
+    """Which buffers take which segments; those that the index does not know are made."""
     of_owner = {(target.config.name, target.config.created_at): target for target in targets}
     nameless: list[_Target] = []
     for candidate in candidates:
@@ -230,7 +219,7 @@ def _plan(
                 targets.append(target)
             target.offer(candidate)
             continue
-        # Of a version that did not say: whoever holds some of its records, to the byte, and none that differ.
+        # It does not say whose it is: of a buffer that holds some of its records, to the byte, and none that differ.
         crc_of = candidate.crc_of()
         shares = [
             target
@@ -240,13 +229,14 @@ def _plan(
         if shares:
             shares[0].offer(candidate)
         elif standing.trusted:
-            # What a crash under an earlier version has left looks just so.
-            recovered.nameless.append(candidate.path.name)
+            # A crash under an earlier version may have left it.
+            report.nameless.append(candidate.path.name)
         else:
             fitting = [target for target in nameless if _agree(target.held, crc_of)]
             if not fitting:
                 name = _free_name({target.config.name for target in targets})
-                fitting = [_Target(None, _made_up(name), {}, sized=False)]
+                config = BufferConfig(0, name, Budget(budget_bytes=1), 1, "reject", _NAMELESS, time.time())
+                fitting = [_Target(None, config, {}, sized=False)]
                 nameless += fitting
                 targets += fitting
             fitting[0].offer(candidate)
@@ -266,12 +256,6 @@ def _config_of(owner: Owner, names: set[str]) -> BufferConfig | None:
         return None
 
 
-def _made_up(name: str) -> BufferConfig:
-    budget = Budget(budget_bytes=1)
-    words = "recovered from segments that do not say whose they are; nothing is evicted, the budget is what they hold"
-    return BufferConfig(0, name, budget, 1, "reject", words, time.time())
-
-
 def _free_name(names: set[str]) -> str:
     number = 1
     while f"recovered-{number}" in names:
@@ -279,52 +263,50 @@ def _free_name(names: set[str]) -> str:
     return f"recovered-{number}"
 
 
-def _take_in(data: Path, index_: SqlIndex, plan: Sequence[_Target], known: set[str], recovered: Recovered) -> None:
-    """Move the files to where they belong, then one transaction for all of them: cut short, all of it is done again."""
-    directory = data / "segments"
+def _move_in(directory: Path, index_: SqlIndex, plan: Sequence[_Target], known: set[str]) -> dict[Path, Path]:
+    """Move the files of segments to where they belong; returns where each is then."""
     directory.mkdir(files.DIRECTORY_MODE, exist_ok=True)
     places: dict[Path, Path] = {}
-    for target in plan:
-        for candidate, _ in target.takes:
-            stem = candidate.stem if candidate.stem not in known else index_.take_stem()
-            known.add(stem)
-            place = places[candidate.path] = directory / (stem + SEALED)
-            if candidate.path != place:
-                files.rename(candidate.path, place)
+    for candidate in [candidate for target in plan for candidate, _ in target.takes]:
+        stem = candidate.stem if candidate.stem not in known else index_.take_stem()
+        known.add(stem)
+        place = places[candidate.path] = directory / (stem + SEALED)
+        if candidate.path != place:
+            files.rename(candidate.path, place)
     files.sync_directory(directory)
-    with mending(index_) as transaction:
-        for target in plan:
-            _take_in_one(transaction, target, places, recovered)
+    return places
 
 
-def _take_in_one(transaction: Mending, target: _Target, places: Mapping[Path, Path], recovered: Recovered) -> None:
+def _take_in(
+    transaction: Writing, target: _Target, places: Mapping[Path, Path], report: Report
+) -> tuple[list[SegmentState], int, Seen]:
+    """Make segments part of a buffer; returns them, the buffer's id, and the highest that they say of it."""
     seen = [candidate.seen for candidate, _ in target.takes]
     highest = Seen(max(one.version for one in seen), max(one.next_exemplar_id for one in seen))
-    entry = target.entry
+    entry, name = target.entry, target.config.name
     if entry is None:
-        entry = _make(transaction, target, highest)
-        recovered.made.append(target.config.name)
+        figures = {"version": highest.version, "next_exemplar_id": highest.next_exemplar_id}
+        entry = transaction.insert_buffer(_sized(target), **figures)
+        report.made.append(name)
     buffer_id = entry.config.id
     classes: set[int] = set()
+    states = []
     for candidate, wanted in target.takes:
-        stem, size = places[candidate.path].name.removesuffix(SEALED), places[candidate.path].stat().st_size
-        num = len(candidate.ids)
-        segment_id = transaction.insert_sealed([buffer_id], stem, size, num)
-        dead = {"exemplar_id": candidate.ids[~wanted], "segment": np.full(int((~wanted).sum()), segment_id)}
+        path, num = places[candidate.path], len(candidate.ids)
+        stem, size = path.name.removesuffix(SEALED), path.stat().st_size
+        id_ = transaction.insert_segment([buffer_id], stem=stem, file_bytes=size, num_records=num, sealed=True)
+        dead = {"exemplar_id": candidate.ids[~wanted], "segment": np.full(int((~wanted).sum()), id_)}
         # Before every snapshot: none shows them.
         transaction.insert_deaths(buffer_id, dead, np.zeros(len(dead["segment"]), np.uint64))
         classes |= set(np.unique(candidate.contents.headers["class_id"][wanted]).tolist())
-        recovered.states.append(SegmentState(segment_id, stem, size, num, True))
-        count = recovered.records.get(target.config.name, 0)
-        recovered.records[target.config.name] = count + int(wanted.sum())
+        states.append(SegmentState(id_, stem, size, num, True))
+        report.recovered[name] = report.recovered.get(name, 0) + int(wanted.sum())
     transaction.insert_classes(buffer_id, classes - transaction.contents(buffer_id)[buffer_id].classes)
-    recovered.seen[buffer_id] = highest
+    return states, buffer_id, highest
 
 
-def _make(transaction: Mending, target: _Target, highest: Seen) -> BufferEntry:
-    config = target.config
-    if not target.sized:
-        held = sum(int(charge_of(candidate.contents.lengths)[wanted].sum()) for candidate, wanted in target.takes)
-        config = replace(config, budget=Budget(budget_bytes=held), budget_bytes=held)
-    figures = {"version": highest.version, "next_exemplar_id": highest.next_exemplar_id}
-    return transaction.insert_buffer(config, **figures)
+def _sized(target: _Target) -> BufferConfig:
+    if target.sized:
+        return target.config
+    held = sum(int(charge_of(candidate.contents.lengths)[wanted].sum()) for candidate, wanted in target.takes)
+    return replace(target.config, budget=Budget(budget_bytes=held), budget_bytes=held)

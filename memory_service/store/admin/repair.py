@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from memory_format import StorageError
-from memory_format.header import HEADER_DTYPE
+from memory_format import BudgetError, StorageError
+from memory_format.wire import Batch
 from memory_service.store.admin import recovery
-from memory_service.store.admin.on_disk import SegmentOnDisk, StoreOnDisk, stem_of
-from memory_service.store.admin.quarantine import put_aside, put_copy_aside
-from memory_service.store.admin.report import Progress, Report
-from memory_service.store.admin.settlement import fit_disk_limits, settle_buffers
+from memory_service.store.admin.on_disk import Progress, Report, SegmentOnDisk, StoreOnDisk, stem_of
 from memory_service.store.admin.verify import examine
-from memory_service.store.commits import discard
+from memory_service.store.commits import Commits, discard
+from memory_service.store.contents import Contents
 from memory_service.store.directory import take_lock
 from memory_service.store.index import opening
-from memory_service.store.index.generation import write_mark
-from memory_service.store.index.inspection import inspecting, mending
+from memory_service.store.index.base import BufferEntry, Reading, Writing
+from memory_service.store.index.generation import Generation
+from memory_service.store.loading import SealedSegments, growing_of, load
+from memory_service.store.pure import eviction
+from memory_service.store.pure.columns import Learners
+from memory_service.store.pure.model import Options
+from memory_service.store.pushes import candidates
 from memory_service.store.segments import owner as owners
-from memory_service.store.segments.layout import read_contents
+from memory_service.store.segments.layout import plain_headers, read_contents
+from memory_service.store.segments.leftovers import put_aside, put_copy_aside
+
+logger = logging.getLogger(__name__)
+
+Write = Callable[[Writing], object]
 
 
 def repair(data: Path, *, progress: Progress | None = None) -> Report:
@@ -77,22 +89,21 @@ def _repair(store: StoreOnDisk, standing: opening.Standing, report: Report, prog
     for segment in read:
         if segment.damaged:
             _carry_over(store, segment, report)
-    recovered = recovery.adopt(store.data, store.index, standing, holes)
-    for state in recovered.states:
+    states, seen = recovery.adopt(store.data, store.index, standing, holes, report)
+    for state in states:
         report.adopted.append(state.stem)
         segment = store.read(state, report)
         if segment.damaged:
             _carry_over(store, segment, report)
-    if recovered.states or standing.kind not in ("current", "unmarked"):
+    if states or standing.kind not in ("current", "unmarked"):
         report.unknown += recovery.UNKNOWN
-    report.recovered, report.made, report.nameless = recovered.records, recovered.made, recovered.nameless
-    settle_buffers(store, standing, recovered, report)
-    fit_disk_limits(store, report)
-    states = {state.stem for state in store.segments()}
-    unknown = [name for name in sorted(os.listdir(store.directory)) if stem_of(name) not in (None, *states)]
+    _settle_buffers(store, standing, seen, report)
+    _fit_disk_limits(store, report)
+    known = (None, *(state.stem for state in store.segments()))
+    unknown = [name for name in sorted(os.listdir(store.directory)) if stem_of(name) not in known]
     report.quarantined += [str(put_aside(store.directory / name, store.data)) for name in unknown]
     # From here on a start takes the index for the newest one again.
-    write_mark(store.data / opening.GENERATION, store.index.mark())
+    Generation(store.data / opening.GENERATION, store.index.mark()).close()
 
 
 def _copy_ends_aside(store: StoreOnDisk, report: Report) -> None:
@@ -103,8 +114,8 @@ def _copy_ends_aside(store: StoreOnDisk, report: Report) -> None:
             report.quarantined.append(str(put_copy_aside(path, store.data)))
 
 
-def _holes(store: StoreOnDisk, read: list[SegmentOnDisk]) -> dict[int, recovery.Hole]:
-    """What of each buffer is in segments that cannot be read."""
+def _holes(store: StoreOnDisk, read: list[SegmentOnDisk]) -> dict[int, NDArray[np.uint64]]:
+    """Buffers of which segments cannot be read -> ids of the records in those that are known to be dead."""
     damaged = {segment.id for segment in read if segment.damaged}
     found = {}
     with store.index.reading() as reading:
@@ -112,7 +123,7 @@ def _holes(store: StoreOnDisk, read: list[SegmentOnDisk]) -> dict[int, recovery.
             bad = damaged & {state.id for state in said.segments}
             if bad:
                 dead = [said.deaths[id_][0] for id_ in bad if id_ in said.deaths]
-                found[buffer_id] = recovery.Hole(np.concatenate([np.zeros(0, np.uint64), *dead]))
+                found[buffer_id] = np.concatenate([np.zeros(0, np.uint64), *dead])
     return found
 
 
@@ -133,20 +144,18 @@ def _carry_over(store: StoreOnDisk, segment: SegmentOnDisk, report: Report) -> N
     parts = []
     if len(segment.headers):
         with path.open("rb") as file:
-            bodies = [os.pread(file.fileno(), length, offset) for offset, length in segment.places]
-        headers = np.zeros(len(segment.headers), HEADER_DTYPE)
-        for name in HEADER_DTYPE.names or ():
-            if name not in ("offset", "learner"):
-                headers[name] = segment.headers[name]
+            bodies = [memoryview(os.pread(file.fileno(), length, offset)) for offset, length in segment.places]
+        batch = Batch(plain_headers(segment.headers), segment.learner_ids, bodies)
         # One segment whatever its size: the rows of the old one move to it.
         owner = _owner_of(store, segment)
-        (part,) = store.files.append(None, headers, segment.learner_ids, bodies, segment_bytes=2**62, owner=owner)
+        (part,) = store.files.append(None, batch, segment_bytes=2**62, owner=owner)
         parts = [store.files.seal(part.after, owner)]
     try:
-        with mending(store.index) as transaction:
+        with store.index.writing() as transaction:
             for part in parts:
                 holders = transaction.holders(segment.id)
-                new_id = transaction.insert_sealed(holders, part.after.stem, part.file_bytes, part.after.num_records)
+                figures = {"file_bytes": part.file_bytes, "num_records": part.after.num_records}
+                new_id = transaction.insert_segment(holders, stem=part.after.stem, sealed=True, **figures)
                 # Deaths of lost records go with the old segment.
                 transaction.move_deaths(segment.id, new_id, segment.bad_ids)
             transaction.forget_segment(segment.id)
@@ -166,6 +175,99 @@ def _owner_of(store: StoreOnDisk, segment: SegmentOnDisk) -> dict[str, Any]:
             return {owners.ATTRIBUTE: said}
     except (ValueError, OSError):
         pass
-    with inspecting(store.index) as inspection:
-        entry = inspection.first_holder(segment.id)
+    with store.index.reading() as reading:
+        # Of several buffers, the one that wrote it.
+        holders = reading.holders(segment.id)
+        entry = reading.find_buffer(min(holders)) if holders else None
     return {} if entry is None else owners.owner_of(entry.config, entry.version, entry.next_exemplar_id)
+
+
+# Counters and budgets, as the records make them
+
+
+def _settle_buffers(
+    store: StoreOnDisk, standing: opening.Standing, seen: Mapping[int, recovery.Seen], report: Report
+) -> None:
+    """Set counters of buffers and snapshots to what their records make, and hold budgets."""
+    with store.index.reading() as reading:
+        writes = [
+            write
+            for entry in reading.buffers()
+            for write in _settlements(store, reading, entry, _floor(entry, standing, seen.get(entry.config.id)), report)
+        ]
+    if writes:
+        with store.index.writing() as transaction:
+            for write in writes:
+                write(transaction)
+
+
+def _floor(entry: BufferEntry, standing: opening.Standing, seen: recovery.Seen | None) -> recovery.Seen | None:
+    """What a buffer's version and next id have to be at least, where the index may not be the last that gave some."""
+    if seen is None and (standing.trusted or standing.kind == "unmarked"):
+        return None
+    seen = seen or recovery.Seen(0, 0)
+    version, next_id = max(entry.version, seen.version), max(entry.next_exemplar_id, seen.next_exemplar_id)
+    return recovery.Seen(version + recovery.LEAP, next_id + recovery.LEAP)
+
+
+def _settlements(
+    store: StoreOnDisk, reading: Reading, entry: BufferEntry, floor: recovery.Seen | None, report: Report
+) -> Iterator[Write]:
+    """What sets a buffer right where it is not."""
+    config = entry.config
+    state = store.load(entry, reading.contents(config.id)[config.id])
+    columns = state.columns
+    for snapshot in state.snapshots.values():
+        view = state.shown_by(snapshot, reading.scores_at(config.id, snapshot.version))
+        if (view.num_records, view.bytes_used) != (snapshot.num_records, snapshot.bytes_used):
+            right = replace(snapshot, num_records=view.num_records, bytes_used=view.bytes_used)
+            yield methodcaller("delete_snapshot", config.id, right.name)
+            yield methodcaller("insert_snapshot", config.id, right)
+    if config.budget.grows:
+        config = replace(config, budget_bytes=max(config.budget_bytes, config.budget_for(len(state.classes))))
+        if config.budget_bytes != entry.config.budget_bytes:
+            yield methodcaller("update_settings", config)
+    last = int(columns["exemplar_id"][-1]) if columns.num_records else 0
+    next_id = max(entry.next_exemplar_id, last + 1, floor.next_exemplar_id if floor else 0)
+    keep = np.ones(columns.num_records, dtype=bool)
+    if columns.bytes_used > config.budget_bytes:
+        # Nothing else says which to give up where nothing is ever evicted.
+        policy = "fifo" if config.eviction == "reject" else config.eviction
+        keep = eviction.plan(policy, candidates([columns], config), columns.num_records, config.budget_bytes)
+        report.evicted[config.name] = columns["exemplar_id"][~keep].tolist()
+    # What it holds is not what it held: samples of the old version must not seem to be repeatable.
+    changed = columns.num_records != entry.num_records or not keep.all()
+    version = max(entry.version + changed, floor.version if floor else 0)
+    dead = columns.take(np.flatnonzero(~keep))
+    if len(dead["exemplar_id"]):
+        died = np.full(len(dead["exemplar_id"]), version, np.uint64)
+        yield methodcaller("insert_deaths", config.id, dead, died)
+    kept = columns.kept(version, keep)
+    report.buffers[config.name] = kept.num_records
+    counted = BufferEntry(config, version, next_id, kept.bytes_used, kept.num_records)
+    if counted != replace(entry, config=config):
+        yield methodcaller("update_figures", entry.version, counted)
+
+
+def _fit_disk_limits(store: StoreOnDisk, report: Report) -> None:
+    """Rewrite segments of buffers that are over their disk limit; where that does not help, raise it."""
+    with store.index.reading() as reading:
+        found = reading.buffers()
+    for entry in found:
+        config = entry.config
+        learners = Learners()
+        with store.index.reading() as reading:
+            rows = reading.contents(config.id)[config.id]
+        state = load(entry, rows, SealedSegments(store.files), learners)
+        contents = Contents(state, learners, store.index, store.files, Options())
+        if contents.disk_bytes <= config.disk_limit_bytes:
+            continue
+        commits = Commits(contents, growing_of(rows, store.files))
+        try:
+            commits.make_room(0, config.disk_limit_bytes)
+        except BudgetError:
+            logger.debug("segments of buffer %s cannot be made to fit", config.name)
+        if contents.disk_bytes > config.disk_limit_bytes:
+            report.raised[config.name] = contents.disk_bytes
+            with store.index.writing() as transaction:
+                transaction.update_settings(replace(config, given_disk_limit=contents.disk_bytes))

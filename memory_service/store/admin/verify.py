@@ -10,12 +10,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from memory_format import StorageError
-from memory_service.store.admin.on_disk import SegmentOnDisk, StoreOnDisk, stem_of
-from memory_service.store.admin.online import Copies, Pace, held_if_free
-from memory_service.store.admin.report import Progress, Report
+from memory_service.store.admin.on_disk import Progress, Report, SegmentOnDisk, StoreOnDisk, stem_of
+from memory_service.store.admin.online import Newer, Pace, held_if_free
 from memory_service.store.index import opening
-from memory_service.store.index.base import BufferEntry, Reading
-from memory_service.store.index.inspection import inspecting
+from memory_service.store.index.base import BufferEntry, BufferRows, Reading
+from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
 
 
@@ -42,23 +41,10 @@ def verify(data: Path, *, progress: Progress | None = None, pace: Pace | None = 
         report = Report()
         if not standing.trusted and standing.kind != "unmarked":
             report.note(f"{standing.kind}_index", opening.INDEX, standing.words)
-        copies = Copies(data, Path(directory))
-        with closing(StoreOnDisk(data, copies.take())) as store:
-            examine(store, progress, report, Newer(data, copies) if served else None, pace)
+        newer = Newer(data, Path(directory))
+        with closing(newer()) as store:
+            examine(store, progress, report, newer if served else None, pace)
         return report
-
-
-class Newer:
-    """A served store as it is at each call."""
-
-    def __init__(self, data: Path, copies: Copies) -> None:
-        self._data = data
-        self.names = copies.names
-        self._take = copies.take
-
-    def __call__(self) -> StoreOnDisk:
-        """With an index of now; the caller closes it."""
-        return StoreOnDisk(self._data, self._take())
 
 
 _MOST_TURNS = 100
@@ -73,14 +59,9 @@ def examine(
     newer: Newer | None = None,
     pace: Pace | None = None,
 ) -> tuple[Report, list[SegmentOnDisk]]:
-    """Look at everything.
-
-    Args:
-        newer: for a store that is served.
-    """
-    with inspecting(store.index) as inspection:
-        for words in inspection.faults():
-            report.note("damaged_index", opening.INDEX, words)
+    """Look at everything; ``newer`` is for a store that is served."""
+    for words in store.index.faults():
+        report.note("damaged_index", opening.INDEX, words)
     states = store.segments()
     read = _read_all(store, states, report, progress, newer, pace or Pace())
     _find_orphans(store, {state.stem for state in states}, report, newer)
@@ -147,10 +128,7 @@ def _read_served(store: StoreOnDisk, state: SegmentState, report: Report, newer:
         found, seen, state = again, seen_again, state_now
         if settled:
             break
-    report.records += seen.records
-    report.bytes_checked += seen.bytes_checked
-    report.unknown_records += seen.unknown_records
-    report.problems += seen.problems
+    report.add(seen)
     return found
 
 
@@ -170,8 +148,10 @@ def _read_apart(store: StoreOnDisk, state: SegmentState) -> tuple[SegmentOnDisk,
 def _find_orphans(store: StoreOnDisk, known: set[str], report: Report, newer: Newer | None) -> None:
     entries = sorted(os.listdir(store.directory))
     if newer is not None:
-        with closing(newer()) as now:
-            known = known | now.known_stems()
+        with closing(newer()) as now, now.index.reading() as reading:
+            files = reading.known_files()
+            # Those that are about to be made or to go as well.
+            known = {*known, *files.segments, *files.intents}
     for entry in entries:
         stem = stem_of(entry)
         if stem is None:
@@ -199,10 +179,7 @@ def _examine_served_buffers(newer: Newer, damaged: dict[int, SegmentOnDisk], rep
                             damaged[found.id] = found
                     break
                 done.add(entry.config.id)
-                report.buffers |= seen.buffers
-                report.lost |= seen.lost
-                report.lost_in_snapshots |= seen.lost_in_snapshots
-                report.problems += seen.problems
+                report.add(seen)
             else:
                 return
     raise StorageError("the store changes faster than it can be looked at; try it while less is pushed")
@@ -211,48 +188,16 @@ def _examine_served_buffers(newer: Newer, damaged: dict[int, SegmentOnDisk], rep
 def _examine_buffer(
     store: StoreOnDisk, reading: Reading, entry: BufferEntry, damaged: dict[int, SegmentOnDisk], report: Report
 ) -> None:
-    config = entry.config
-    name = config.name
-    found = reading.contents(config.id)[config.id]
-    lost: list[int] = []
-    lost_in_snapshots: list[int] = []
-    hidden = False
-    for state in found.segments:
-        segment = damaged.get(state.id)
-        if segment is None:
-            continue
-        dead = set(found.deaths.get(state.id, (np.zeros(0, np.uint64),))[0].tolist())
-        lost += [id_ for id_ in segment.bad_ids if id_ not in dead]
-        lost_in_snapshots += [id_ for id_ in segment.bad_ids if id_ in dead]
-        hidden |= len(segment.headers) + len(segment.bad_ids) < state.num_records
-    if lost:
-        report.lost[name] = sorted(lost)
-    if lost_in_snapshots:
-        report.lost_in_snapshots[name] = sorted(lost_in_snapshots)
-    if hidden:
+    name, found = entry.config.name, reading.contents(entry.config.id)[entry.config.id]
+    if _find_lost(name, found, damaged, report):
         # Its contents cannot be loaded: which of its records are live is not known.
         report.buffers[name] = entry.num_records
         return
     loaded = store.load(entry, found)
-    columns = loaded.columns
-    report.buffers[name] = columns.num_records
-    for counter, stated, real in (
-        ("bytes_used", entry.bytes_used, columns.bytes_used),
-        ("num_records", entry.num_records, columns.num_records),
-    ):
-        if stated != real:
-            report.note("wrong_counter", name, f"{counter} is {stated}, its records make {real}")
-    ids = columns["exemplar_id"]
-    if len(np.unique(ids)) != len(ids):
-        report.note("wrong_rows", name, "an exemplar id is live in two segments")
-    if len(ids) and int(ids[-1]) >= entry.next_exemplar_id:
-        report.note("wrong_counter", name, f"next_exemplar_id is {entry.next_exemplar_id}, {ids[-1]} is in use")
-    if columns.bytes_used > config.budget_bytes:
-        report.note("over_budget", name, f"{columns.bytes_used} bytes, the budget is {config.budget_bytes}")
-    if loaded.disk_bytes > config.disk_limit_bytes:
-        report.note("over_disk_limit", name, f"{loaded.disk_bytes} bytes, the limit is {config.disk_limit_bytes}")
+    report.buffers[name] = loaded.columns.num_records
+    _check_counters(entry, loaded, report)
     for snapshot in loaded.snapshots.values():
-        view = loaded.shown_by(snapshot, reading.scores_at(config.id, snapshot.version))
+        view = loaded.shown_by(snapshot, reading.scores_at(entry.config.id, snapshot.version))
         if (view.num_records, view.bytes_used) != (snapshot.num_records, snapshot.bytes_used):
             report.note(
                 "wrong_snapshot",
@@ -260,3 +205,42 @@ def _examine_buffer(
                 f"it shows {view.num_records} records of {view.bytes_used} bytes, and says {snapshot.num_records} of "
                 f"{snapshot.bytes_used}",
             )
+
+
+def _find_lost(name: str, found: BufferRows, damaged: dict[int, SegmentOnDisk], report: Report) -> bool:
+    """Note which of a buffer's records cannot be read; returns whether there are some whose ids cannot, either."""
+    lost: list[int] = []
+    lost_in_snapshots: list[int] = []
+    hidden = False
+    for state in found.segments:
+        segment = damaged.get(state.id)
+        if segment is not None:
+            dead = set(found.deaths[state.id][0].tolist()) if state.id in found.deaths else set()
+            lost += [id_ for id_ in segment.bad_ids if id_ not in dead]
+            lost_in_snapshots += [id_ for id_ in segment.bad_ids if id_ in dead]
+            hidden |= len(segment.headers) + len(segment.bad_ids) < state.num_records
+    if lost:
+        report.lost[name] = sorted(lost)
+    if lost_in_snapshots:
+        report.lost_in_snapshots[name] = sorted(lost_in_snapshots)
+    return hidden
+
+
+def _check_counters(entry: BufferEntry, loaded: State, report: Report) -> None:
+    config, columns = entry.config, loaded.columns
+    for counter in ("bytes_used", "num_records"):
+        stated, real = getattr(entry, counter), getattr(columns, counter)
+        if stated != real:
+            report.note("wrong_counter", config.name, f"{counter} is {stated}, its records make {real}")
+    ids = columns["exemplar_id"]
+    if len(np.unique(ids)) != len(ids):
+        report.note("wrong_rows", config.name, "an exemplar id is live in two segments")
+    if len(ids) and int(ids[-1]) >= entry.next_exemplar_id:
+        words = f"next_exemplar_id is {entry.next_exemplar_id}, {ids[-1]} is in use"
+        report.note("wrong_counter", config.name, words)
+    for kind, used, what, most in (
+        ("over_budget", columns.bytes_used, "budget", config.budget_bytes),
+        ("over_disk_limit", loaded.disk_bytes, "limit", config.disk_limit_bytes),
+    ):
+        if used > most:
+            report.note(kind, config.name, f"{used} bytes, the {what} is {most}")

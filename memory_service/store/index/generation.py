@@ -32,7 +32,7 @@ class Mark:
 
 
 class Generation:
-    """The file of an open store."""
+    """The file of an open store; made, durably, where it does not exist."""
 
     def __init__(self, path: Path, mark: Mark) -> None:
         self._path = path
@@ -57,9 +57,7 @@ class Generation:
             logger.exception("cannot write %s", self._path)
 
     def sync(self) -> None:
-        """Raises:
-        OSError: it cannot be made durable.
-        """
+        """Raises ``OSError``: it cannot be made durable."""
         changes = self._changes
         if changes != self._synced:
             files.sync(self._descriptor)
@@ -69,18 +67,9 @@ class Generation:
         os.close(self._descriptor)
 
 
-def write_mark(path: Path, mark: Mark) -> None:
-    """Make the file, durably, in a store that nobody has open."""
-    generation = Generation(path, mark)
-    generation.close()
-
-
 def read_mark(path: Path) -> Mark | None:
-    """What the file says; None where it does not exist or says nothing that can be read.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """What the file says; None where it does not exist or says nothing that can be read. Raises ``OSError``: it cannot
+    be read."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

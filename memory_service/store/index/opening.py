@@ -1,6 +1,7 @@
-"""Do a store's index and its segment files belong together? Looked at before anything is opened or changed.
+"""A store's index as a file of SQLite, while nobody or another process has it open.
 
-Like sqlite.py, this knows that the index is SQLite.
+Do index and segment files belong together? That is looked at before anything is opened or changed. And copies of an
+index that a service may be changing, for backups and checks of a served store.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from urllib.parse import quote
 
 from memory_format import StorageError
 from memory_service.store.index.generation import Mark, read_mark
+from memory_service.store.pure.tallies import SegmentState
+from memory_service.store.segments import files
 from memory_service.store.segments.files import OWN_NAME, SEALED
 
 INDEX = "index.sqlite"
@@ -45,9 +48,7 @@ class Standing:
         return self.kind in ("new", "current")
 
     def expect_usable(self) -> None:
-        """Raises:
-        StorageError: a start could lose what the segment files hold.
-        """
+        """Raises ``StorageError``: a start could lose what the segment files hold."""
         if self.kind not in ("new", "current", "unmarked"):
             raise StorageError(self.words, standing=self.kind)
 
@@ -60,7 +61,8 @@ def look(data: Path) -> Standing:
         OSError: the directory cannot be read.
     """
     mark = read_mark(data / GENERATION)
-    names = _segment_names(data / "segments")
+    directory = data / "segments"
+    names = [name for name in os.listdir(directory) if OWN_NAME.fullmatch(name)] if directory.is_dir() else []
     try:
         seen = _peek(data / INDEX)
     except sqlite3.OperationalError as error:
@@ -79,12 +81,13 @@ def look(data: Path) -> Standing:
             words = f"the index of the store in {data} knows no segments, and {num}: {_remedy(data)}"
             return Standing("missing", words)
         return Standing("unmarked")
-    if seen.store_id is not None and seen.store_id != mark.store_id:
+    if seen.mark is not None and seen.mark.store_id != mark.store_id:
         words = f"the index in {data} is of another store than what lies beside it ({num}): {_remedy(data)}"
         return Standing("foreign", words, mark)
-    if seen.store_id is None or seen.changes < mark.changes:
+    changes = 0 if seen.mark is None else seen.mark.changes
+    if seen.mark is None or changes < mark.changes:
         words = (
-            f"the index of the store in {data} is older than its segment files: it has seen {seen.changes} changes, "
+            f"the index of the store in {data} is older than its segment files: it has seen {changes} changes, "
             f"they have seen {mark.changes}: {_remedy(data)}"
         )
         return Standing("older", words, mark)
@@ -96,12 +99,6 @@ def _remedy(data: Path) -> str:
         f"put the newest {INDEX} back, with its {INDEX}-wal if it has one, or run `memory-service repair {data}`, "
         "which makes an index of what the sealed segments say. Nothing was changed"
     )
-
-
-def _segment_names(directory: Path) -> list[str]:
-    if not directory.is_dir():
-        return []
-    return [entry.name for entry in directory.iterdir() if OWN_NAME.fullmatch(entry.name)]
 
 
 def damage(data: Path) -> str:
@@ -117,11 +114,8 @@ def damage(data: Path) -> str:
 
 @contextmanager
 def reading(data: Path) -> Iterator[sqlite3.Connection]:
-    """The index of a store that others may write, or that lies where nothing can be written.
-
-    Raises:
-        sqlite3.Error: it cannot be read.
-    """
+    """The index of a store that others may write, or that lies where nothing can be written. Raises ``sqlite3.Error``:
+    it cannot be read."""
     with ExitStack() as stack:
         connection = stack.enter_context(closing(connect(data / INDEX)))
         try:
@@ -152,9 +146,8 @@ def _can_write(data: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Seen:
-    store_id: str | None
+    mark: Mark | None
     """None in schemas that did not say."""
-    changes: int
     segments: int
 
 
@@ -169,6 +162,47 @@ def _peek(path: Path) -> _Seen | None:
             return None
         (segments,) = connection.execute("SELECT COUNT(*) FROM segments").fetchone()
         if "store" not in tables:
-            return _Seen(None, 0, segments)
-        store_id, changes = connection.execute("SELECT store_id, changes FROM store").fetchone()
-        return _Seen(store_id, changes, segments)
+            return _Seen(None, segments)
+        return _Seen(Mark(*connection.execute("SELECT store_id, changes FROM store").fetchone()), segments)
+
+
+# Copies
+
+
+def copy_index(data: Path, target: Path) -> None:
+    """The index as it is after some change, as a database without a log. Raises ``StorageError``: it cannot be read."""
+    target.unlink(missing_ok=True)
+    os.close(files.create(target))
+    try:
+        with reading(data) as source, closing(sqlite3.connect(target)) as copy:
+            source.backup(copy)
+            # In one file, which can be read where nothing can be written.
+            copy.execute("PRAGMA journal_mode=DELETE")
+    except sqlite3.Error as error:
+        raise StorageError(f"the index of the store in {data} cannot be copied: {error}") from error
+
+
+def segments_of(copy: Path) -> list[SegmentState]:
+    """The segments that a copy of an index names, oldest first; what buffers hold of them is not counted. Raises
+    ``StorageError``: a version made it that did not say."""
+    try:
+        with closing(connect(copy)) as connection:
+            found = connection.execute("SELECT id, stem, file_bytes, num_records, sealed FROM segments ORDER BY id")
+            return [SegmentState(*row) for row in found]
+    except sqlite3.Error as error:
+        raise StorageError(
+            f"the index does not say what segments there are ({error}); an earlier version made it: start the service "
+            "on the store, or copy its directory while nobody serves it"
+        ) from error
+
+
+def mark_of(store: Path) -> Mark | None:
+    """Which store an index is of, and how many changes it has seen; None where it does not say."""
+    seen = _peek(store / INDEX)
+    return None if seen is None else seen.mark
+
+
+def names_segment(data: Path, stem: str) -> bool:
+    """Whether the index of a store names a segment now."""
+    with reading(data) as connection:
+        return connection.execute("SELECT 1 FROM segments WHERE stem = ?", [stem]).fetchone() is not None

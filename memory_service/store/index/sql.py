@@ -1,23 +1,32 @@
-"""An index in a database that SQLAlchemy knows: short read and write transactions."""
+"""An index in a database that SQLAlchemy knows: short read and write transactions, and names for segment files.
+
+A name is in the index before anything is done to its file: it is about to be made, or about to go. So a file that no
+segment's row speaks of can be told apart: named, it is what a crash has left; else it is something that the index does
+not know, and nobody's to delete. Names are reserved a few ahead, in transactions that are committed anyway: no file
+waits for one of its own.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import sqlalchemy as sa
 
 from memory_format import StorageError
 from memory_service.store.index import tables
-from memory_service.store.index.base import Index
+from memory_service.store.index.base import Index, Reading, Writing
 from memory_service.store.index.generation import Generation, Mark
-from memory_service.store.index.intents import Intents
-from memory_service.store.index.selects import Selects
-from memory_service.store.index.updates import Updates
 
 logger = logging.getLogger(__name__)
+
+AHEAD: Final = 8
+"""Names reserved, once there are fewer than half of them."""
 
 _COUNT = tables.store.update().values(changes=tables.store.c.changes + 1).returning(tables.store.c.changes)
 
@@ -28,41 +37,34 @@ class SqlIndex(Index):
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._write_lock = threading.Lock()
-        self._intents = Intents(tables.intents)
+        self._names_lock = threading.Lock()
+        self._ready: deque[str] = deque()
+        """Names that the index knows and no file has ever had."""
+        self._gone: set[str] = set()
+        """Names whose files are gone, and whose rows can go with the next transaction."""
         self._made_from = self._made_to = -1
         """The last changes without anybody else's in between: behind the one number, up to and with the other."""
         self.generation: Generation | None = None
         """Told of every change, once it is set."""
 
     @contextmanager
-    def reading(self) -> Iterator[Selects]:
-        with self.read() as connection:
-            yield Selects(connection)
-
-    @contextmanager
-    def writing(self, *, counted: bool = True) -> Iterator[Updates]:
-        with self.write(counted=counted) as connection:
-            yield Updates(connection, connection.info["changed_to"])
-
-    @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        """:meth:`reading` for statements that are not the store's."""
+    def reading(self) -> Iterator[Reading]:
         with as_storage_error(), self._engine.connect() as connection, connection.begin():
-            yield connection
+            yield Reading(connection)
 
     @contextmanager
-    def write(self, *, counted: bool = True) -> Iterator[sa.Connection]:
-        """:meth:`writing` for statements that are not the store's."""
+    def writing(self, *, counted: bool = True) -> Iterator[Writing]:
         # A database may take one writer at a time; waiting here is fair, in SQLite's busy handler not.
         with self._write_lock:
             with as_storage_error(), self._engine.connect() as connection:
                 connection = self._to_write(connection)
                 with connection.begin():
                     changes = connection.execute(_COUNT).scalar_one() if counted else None
-                    connection.info["changed_to"] = changes
-                    yield connection
-                    noted = self._intents.note(connection)
-            self._intents.noted(*noted)
+                    yield Writing(connection, changes)
+                    new, gone = self._note_names(connection)
+            with self._names_lock:
+                self._ready.extend(new)
+                self._gone -= gone
             if changes is not None:
                 if changes != self._made_to + 1:
                     self._made_from = changes - 1
@@ -74,6 +76,19 @@ class SqlIndex(Index):
         """A connection in which the next transaction writes. Called with the lock."""
         return connection
 
+    def _note_names(self, connection: sa.Connection) -> tuple[list[str], set[str]]:
+        """Reserve names and forget those that are gone; returns both, which count once that is committed."""
+        with self._names_lock:
+            new = [uuid.uuid4().hex for _ in range(AHEAD - len(self._ready))] if len(self._ready) < AHEAD // 2 else []
+            gone = set(self._gone)
+        if new:
+            connection.execute(tables.intents.insert(), [{"stem": stem, "leaving": False} for stem in new])
+        if gone:
+            # One statement a name, prepared once: lists in SQL are bounded.
+            this = tables.intents.delete().where(tables.intents.c.stem == sa.bindparam("of"))
+            connection.execute(this, [{"of": stem} for stem in gone])
+        return new, gone
+
     def made_here(self, since: int, to: int) -> bool:
         return since == to or self._made_from <= since <= to <= self._made_to
 
@@ -81,18 +96,22 @@ class SqlIndex(Index):
         if self.generation is not None:
             # A file that is durable is of a generation that is.
             self.generation.sync()
-        while (stem := self._intents.take()) is None:
-            with self.write():
+        while True:
+            with self._names_lock:
+                if self._ready:
+                    return self._ready.popleft()
+            with self.writing():
                 pass
-        return stem
 
     def stems_gone(self, stems: Iterable[str]) -> None:
-        self._intents.gone(stems)
+        with self._names_lock:
+            self._gone.update(stems)
 
     def mark(self) -> Mark:
         """Which store this is the index of, and how many changes it has seen."""
-        with self.read() as connection:
-            return Mark(*connection.execute(sa.select(tables.store.c.store_id, tables.store.c.changes)).one())
+        with self.reading() as reading:
+            found = sa.select(tables.store.c.store_id, tables.store.c.changes)
+            return Mark(*reading.connection.execute(found).one())
 
     def leave_room(self, num_bytes: int) -> None:
         """Nothing: a database of its own keeps no files beside the segments."""
@@ -122,9 +141,7 @@ class SqlIndex(Index):
 
 @contextmanager
 def as_storage_error() -> Iterator[None]:
-    """Raises:
-    StorageError: for whatever SQLAlchemy raises inside.
-    """
+    """``StorageError`` for whatever SQLAlchemy raises inside."""
     try:
         yield
     except sa.exc.SQLAlchemyError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,8 @@ from memory_service.store.segments import files
 
 
 class SqliteIndex(SqlIndex):
-    """The database of one store.
-
-    Raises:
-        StorageError: ``storage_failed`` where the database cannot be opened, is damaged, or was made by a
-            newer version.
-    """
+    """The database of one store. Raises ``StorageError``: ``storage_failed`` where the database cannot be opened, is
+    damaged, or was made by a newer version."""
 
     def __init__(self, path: Path, *, migrate: bool = True) -> None:
         self._wal_bytes = WAL_BYTES
@@ -45,7 +42,8 @@ class SqliteIndex(SqlIndex):
 
     def _to_write(self, connection: sa.Connection) -> sa.Connection:
         if connection.info.get("wal_bytes") != self._wal_bytes:
-            _bound_log(connection, self._wal_bytes)
+            migrations.execute(connection, f"PRAGMA wal_autocheckpoint={self._wal_bytes // 1024}")
+            migrations.execute(connection, f"PRAGMA journal_size_limit={self._wal_bytes}")
             connection.info["wal_bytes"] = self._wal_bytes
         return connection.execution_options(exemplar_memory_writes=True)
 
@@ -55,12 +53,20 @@ class SqliteIndex(SqlIndex):
         if self._wal_bytes < before:
             with suppress(StorageError), as_storage_error(), self._write_lock, self._engine.connect() as connection:
                 # Where somebody reads just now, the next transaction does it.
-                _pragma(connection, "wal_checkpoint(TRUNCATE)")
+                migrations.execute(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def faults(self) -> Iterator[str]:
+        """What SQLite finds wrong with its file, and rows that refer to none; nothing where it is sound."""
+        with self.reading() as reading:
+            for pragma in ("integrity_check", "foreign_key_check"):
+                found = reading.connection.exec_driver_sql(f"PRAGMA {pragma}").all()
+                if found and found != [("ok",)]:
+                    yield f"{pragma}: {found[0]}"
 
     def shrink(self) -> None:
         """Give pages that hold nothing back to the file system: SQLite keeps them otherwise."""
         with as_storage_error(), self._write_lock, self._engine.connect() as connection:
-            _pragma(connection, "incremental_vacuum")
+            migrations.execute(connection, "PRAGMA incremental_vacuum")
 
 
 def _configure(connection: Any, _record: Any) -> None:
@@ -79,18 +85,6 @@ def _configure(connection: Any, _record: Any) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _bound_log(connection: sa.Connection, num_bytes: int) -> None:
-    _pragma(connection, f"wal_autocheckpoint={num_bytes // 1024}")
-    _pragma(connection, f"journal_size_limit={num_bytes}")
-
-
-def _pragma(connection: sa.Connection, pragma: str) -> None:
-    # Past SQLAlchemy, which would begin a transaction.
-    driver = connection.connection.driver_connection
-    assert driver is not None
-    driver.execute(f"PRAGMA {pragma}").fetchall()
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_service.store.pure.answers import Answer
+from memory_service.store.pure import ledger
 from memory_service.store.pure.columns import ROW_DTYPE, Rows
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import BufferConfig, Snapshot
@@ -16,7 +18,40 @@ from memory_service.store.pure.tallies import SegmentState
 
 Body = bytes | bytearray | memoryview
 
+_DICTIONARY: Final = (
+    b'null,null,null],"kept":0,"rejected":1,"evicted":[],"bytes_used":{"exemplar_ids":[null],"kept":1,"rejected":0,'
+    b'"evicted":[],"bytes_used":,"budget_bytes":,"version":'
+)
+"""What every answer is made of. Stored answers need it to be read: it never changes."""
+
 _NOWHERE = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a push with an idempotency key was told, small enough to keep one for every push. Make one with
+    :meth:`of`."""
+
+    idempotency_key: str
+    digest: bytes
+    answer: bytes
+    """The JSON, deflated with :data:`_DICTIONARY`."""
+
+    @classmethod
+    def of(cls, key: str, digest: bytes, document: str) -> Answer:
+        """Of the push with that key and digest, told that JSON."""
+        deflate = zlib.compressobj(9, zdict=_DICTIONARY)
+        return cls(key, digest, deflate.compress(document.encode()) + deflate.flush())
+
+    @property
+    def num_bytes(self) -> int:
+        """What the ledger counts."""
+        return ledger.answer_bytes(len(self.idempotency_key), len(self.answer))
+
+
+def read_answer(answer: bytes) -> str:
+    """The JSON of a stored answer, also of one from before there was a dictionary."""
+    return zlib.decompressobj(zdict=_DICTIONARY).decompress(answer).decode()
 
 
 @dataclass(frozen=True)
@@ -28,7 +63,7 @@ class Change:
     config: BufferConfig
     new: Rows = field(default_factory=lambda: np.zeros(0, ROW_DTYPE))
     """Records that come in, with their ids, ``segment`` and ``offset`` still open."""
-    bodies: Sequence[Body] = ()
+    bodies: list[memoryview] = field(default_factory=list)
     dead: NDArray[np.int64] = field(default_factory=lambda: _NOWHERE)
     """Positions of live records that leave, ascending."""
     died: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -77,8 +112,8 @@ class Written:
     segments: Sequence[SegmentState]
     """Those written to, as they are now; what a buffer holds of them is as before."""
     counts: IndexRows
-    number: int | None
-    """Of the change in the index; None where it was not counted."""
+    number: int
+    """Of the last change of the index that the state after it has seen."""
 
 
 @dataclass(frozen=True)
@@ -93,4 +128,4 @@ class Move:
     """And those that only snapshots hold."""
     segments: Sequence[SegmentState]
     """As :attr:`Written.segments`."""
-    number: int | None
+    number: int

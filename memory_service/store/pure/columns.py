@@ -88,10 +88,6 @@ class Columns:
     backing: Arrays
     """Columns with room to grow, and one of ``_FIXED_DTYPE``; only the first ``num_records`` count."""
 
-    @classmethod
-    def empty(cls, version: int) -> Columns:
-        return cls.of_rows(version, np.zeros(0, ROW_DTYPE))
-
     def __getitem__(self, name: str) -> NDArray[Any]:
         return _column(self.backing, name)[: self.num_records]
 
@@ -107,19 +103,15 @@ class Columns:
         _fixed(rows)[:] = self.backing[_ROWS].take(positions)
         return rows
 
-    def position_of(self, exemplar_id: int) -> int | None:
-        """Where a record is, None where it is not."""
-        # As uint64: a plain int makes numpy compare through float64, which confuses ids over 2**53.
-        position = int(self.positions_of(np.array([exemplar_id], dtype=np.uint64))[0])
-        return None if position < 0 else position
-
     def appended(self, version: int, rows: Rows) -> Columns:
         """With more rows, whose ids are all above the present ones."""
         needed = self.num_records + len(rows)
         backing = self.backing
         if needed > len(backing["exemplar_id"]):
             capacity = max(needed, needed * 3 // 2, 64)
-            backing = {name: _grown(values[: self.num_records], capacity) for name, values in backing.items()}
+            backing = {name: np.empty(capacity, values.dtype) for name, values in self.backing.items()}
+            for name, values in self.backing.items():
+                backing[name][: self.num_records] = values[: self.num_records]
         for name in _SEARCHED:
             backing[name][self.num_records : needed] = rows[name]
         backing[_ROWS][self.num_records : needed] = _fixed(rows)
@@ -218,9 +210,3 @@ def headers_of_rows(rows: Rows) -> NDArray[np.void]:
 
 def _fixed(rows: Rows) -> NDArray[np.void]:
     return rows.getfield(_FIXED_DTYPE, _FIXED_AT)
-
-
-def _grown(values: NDArray[Any], capacity: int) -> NDArray[Any]:
-    out = np.empty(capacity, dtype=values.dtype)
-    out[: len(values)] = values
-    return out

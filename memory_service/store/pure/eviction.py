@@ -95,7 +95,8 @@ def class_balanced(candidates: Candidates, budget_bytes: int) -> BoolArray:
     if int(charge.sum()) <= budget_bytes:
         return np.ones(len(charge), dtype=bool)
     group, num_classes = _dense(candidates.class_id)
-    needs = _sums(group, charge, num_classes)
+    # Exact: charges come to less than 2**53.
+    needs = np.bincount(group, weights=charge, minlength=num_classes).astype(np.int64)
     quotas = water_fill(needs, budget_bytes)
 
     # Only classes over their quota lose records; the others are not looked at again.
@@ -103,18 +104,18 @@ def class_balanced(candidates: Candidates, budget_bytes: int) -> BoolArray:
     cut = np.flatnonzero(is_cut)
     keys: list[NDArray[Any]] = [candidates.rank, -candidates.score, candidates.order]
     if len(cut) == num_classes:
-        prefixes = _longest_prefixes(charge, keys, group, quotas)
-        keep, next_best = prefixes.keep, prefixes.next_best
+        keep, next_best, unused = _longest_prefixes(charge, keys, group, quotas)
     else:
         places = np.flatnonzero(is_cut[group])
         group = (np.cumsum(is_cut) - 1)[group[places]]
-        prefixes = _longest_prefixes(charge[places], [key[places] for key in keys], group, quotas[cut])
+        narrowed = [key[places] for key in keys]
+        kept, next_best, unused = _longest_prefixes(charge[places], narrowed, group, quotas[cut])
         keep = np.ones(len(charge), dtype=bool)
-        keep[places] = prefixes.keep
-        next_best = places[prefixes.next_best]
+        keep[places] = kept
+        next_best = places[next_best]
 
-    left_over = int(prefixes.unused.sum())
-    for place in next_best[np.argsort(-prefixes.unused, kind="stable")].tolist():
+    left_over = int(unused.sum())
+    for place in next_best[np.argsort(-unused, kind="stable")].tolist():
         if charge[place] <= left_over:
             keep[place] = True
             left_over -= int(charge[place])
@@ -208,28 +209,18 @@ def _reject(candidates: Candidates, num_stored: int, budget_bytes: int) -> BoolA
     return np.ones(len(candidates.charge), dtype=bool)
 
 
-@dataclass(frozen=True)
-class _Prefixes:
-    """What :func:`_longest_prefixes` finds."""
-
-    keep: BoolArray
-    """``(N,)``."""
-    next_best: IntArray
-    """``(G,)`` the first record behind each group's prefix."""
-    unused: IntArray
-    """``(G,)`` bytes that each prefix leaves of its group's room."""
-
-
 def _longest_prefix(candidates: Candidates, keys: Sequence[NDArray[Any]], budget_bytes: int) -> BoolArray:
     """Of all records in the order of ``keys``."""
     charge = candidates.charge
     if int(charge.sum()) <= budget_bytes:
         return np.ones(len(charge), dtype=bool)
     group = np.zeros(len(charge), dtype=np.int64)
-    return _longest_prefixes(charge, keys, group, np.array([budget_bytes], dtype=np.int64)).keep
+    return _longest_prefixes(charge, keys, group, np.array([budget_bytes], dtype=np.int64))[0]
 
 
-def _longest_prefixes(charge: IntArray, keys: Sequence[NDArray[Any]], group: IntArray, room: IntArray) -> _Prefixes:
+def _longest_prefixes(
+    charge: IntArray, keys: Sequence[NDArray[Any]], group: IntArray, room: IntArray
+) -> tuple[BoolArray, IntArray, IntArray]:
     """The longest prefix of each group that fits its room.
 
     Sorting everything is not needed to tell where a prefix ends. As in a radix sort from the top digit down,
@@ -242,6 +233,10 @@ def _longest_prefixes(charge: IntArray, keys: Sequence[NDArray[Any]], group: Int
         keys: ``(N,)`` each, the first one decides, ascending; equals stay in the order given.
         group: ``(N,)`` in ``[0, G)``, every group present.
         room: ``(G,)`` bytes, less than each group's records take.
+
+    Returns:
+        which records are in them, ``(N,)``; the first record behind each, ``(G,)``; and the bytes that each leaves of
+        its group's room, ``(G,)``.
     """
     room = room.copy()
     num_groups = len(room)
@@ -285,7 +280,7 @@ def _longest_prefixes(charge: IntArray, keys: Sequence[NDArray[Any]], group: Int
     keep[places[fits]] = True
     used = np.add.reduceat(np.where(fits, charge, 0), starts)
     next_best = places[starts + np.add.reduceat(fits.astype(np.int64), starts)]
-    return _Prefixes(keep, next_best, room - used)
+    return keep, next_best, room - used
 
 
 def _ascending_bits(values: NDArray[Any]) -> NDArray[np.uint64]:
@@ -311,8 +306,3 @@ def _dense(class_id: NDArray[Any]) -> tuple[IntArray, int]:
     present = np.bincount(offsets, minlength=span) > 0
     codes = np.cumsum(present) - 1
     return codes[offsets], int(codes[-1]) + 1
-
-
-def _sums(group: IntArray, values: IntArray, num_groups: int) -> IntArray:
-    """``(G,)`` sums, exact under 2**53."""
-    return np.bincount(group, weights=values, minlength=num_groups).astype(np.int64)

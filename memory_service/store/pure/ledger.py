@@ -94,7 +94,7 @@ def open_row_bytes(num_records: int, learners: Iterable[str]) -> int:
 
 
 def answer_bytes(key: int, answer: int) -> int:
-    """Of the row that keeps the answer to a push, given the lengths of both; index/selects.py says the same in SQL."""
+    """Of the row that keeps the answer to a push, given the lengths of both; index/reading.py says the same in SQL."""
     content = key + answer + ANSWER_COLUMNS
     if content <= ANSWER_WITHIN:
         return LOOSE * content

@@ -12,6 +12,7 @@ from memory_format.api.terms import (
     MAX_DESCRIPTION,
     MAX_DISK_LIMIT_BYTES,
     MAX_RETAINED,
+    NAME_PATTERN,
     EvictionPolicy,
 )
 from memory_format.text import check_text
@@ -39,11 +40,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Budget:
-    """How many bytes the live records of a buffer may be charged: as bytes, or as full samples a class.
-
-    Raises:
-        FormatError: ``invalid_budget``.
-    """
+    """How many bytes the live records of a buffer may be charged: as bytes, or as full samples a class. Raises
+    ``FormatError`` (``invalid_budget``)."""
 
     budget_bytes: int | None = None
     full_samples_per_class: int | None = None
@@ -99,11 +97,8 @@ class Budget:
         return self.budget_bytes is None and self.num_classes is None
 
     def bytes_for(self, classes_seen: int) -> int:
-        """The budget in bytes once that many classes have been seen; at least one class's worth.
-
-        Raises:
-            FormatError: ``invalid_budget`` where it is out of range.
-        """
+        """The budget in bytes once that many classes have been seen; at least one class's worth. Raises
+        ``FormatError``: ``invalid_budget`` where it is out of range."""
         if self.budget_bytes is not None:
             total = self.budget_bytes
         else:
@@ -143,15 +138,15 @@ class BufferConfig:
     @property
     def disk_limit_bytes(self) -> int:
         """Bytes that everything stored for the buffer may take on disk."""
-        return self.disk_limit_for(self.budget_bytes)
+        if self.given_disk_limit is not None:
+            return self.given_disk_limit
+        return max(self.budget_bytes * 3 // 2, self.budget_bytes + SMALLEST_HEADROOM)
 
     def budget_for(self, classes_seen: int) -> int:
         """The budget in bytes once that many classes have been seen.
 
-        One that grows ends at a disk limit that was given: beyond, it could not be used.
-
-        Raises:
-            FormatError: ``invalid_budget``.
+        One that grows ends at a disk limit that was given: beyond, it could not be used. Raises ``FormatError``:
+        ``invalid_budget``.
         """
         budget_bytes = self.budget.bytes_for(classes_seen)
         if self.budget.grows and self.given_disk_limit is not None:
@@ -166,11 +161,6 @@ class BufferConfig:
             most = min(most, self.given_disk_limit)
         return max(most, self.budget_bytes)
 
-    def disk_limit_for(self, budget_bytes: int) -> int:
-        if self.given_disk_limit is not None:
-            return self.given_disk_limit
-        return max(budget_bytes * 3 // 2, budget_bytes + SMALLEST_HEADROOM)
-
     def settings(self) -> dict[str, Any]:
         """All but the id as plain values side by side: so the index, sealed segments and exports say it."""
         budget = vars(self.budget) | {"disk_limit_bytes": self.given_disk_limit}
@@ -178,11 +168,8 @@ class BufferConfig:
 
     @classmethod
     def of_settings(cls, settings: Mapping[str, Any], id_: int = 0) -> BufferConfig:
-        """The same again, of what :meth:`settings` has given; what else there is does not count.
-
-        Raises:
-            FormatError: ``invalid_budget``.
-        """
+        """The same again, of what :meth:`settings` has given; what else there is does not count. Raises
+        ``FormatError`` (``invalid_budget``)."""
         budget = {field.name: settings[field.name] for field in fields(Budget)}
         if settings["full_samples_per_class"] is not None:
             # It is what the others come to.
@@ -195,11 +182,7 @@ _SETTINGS: Final = ("name", "budget_bytes", "eviction", "description", "created_
 
 
 def check_settings(config: BufferConfig) -> BufferConfig:
-    """The settings, if a buffer can have them.
-
-    Raises:
-        FormatError: ``invalid_budget`` or ``invalid_request``.
-    """
+    """The settings, if a buffer can have them. Raises ``FormatError``: ``invalid_budget`` or ``invalid_request``."""
     check_text("a description", config.description, max_length=MAX_DESCRIPTION)
     if config.retain_snapshots is not None and not 1 <= config.retain_snapshots <= MAX_RETAINED:
         raise FormatError(
@@ -212,6 +195,15 @@ def check_settings(config: BufferConfig) -> BufferConfig:
             code="invalid_budget",
         )
     return config
+
+
+def check_name(name: str) -> None:
+    """Refuse what can be no buffer's or snapshot's name. Raises ``FormatError`` (``invalid_request``)."""
+    if not NAME_PATTERN.fullmatch(name):
+        raise FormatError(
+            f"a name is 1..63 of a-z 0-9 . _ - and begins with a letter or digit, got {name!r}",
+            code="invalid_request",
+        )
 
 
 @dataclass(frozen=True)

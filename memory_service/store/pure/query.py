@@ -33,16 +33,10 @@ class Query:
     cursor: str | None = None
 
 
-@dataclass(frozen=True)
-class Page:
-    """Positions in the columns, and the cursor of the page after them, None at the end."""
-
-    positions: NDArray[np.int64]
-    next_cursor: str | None
-
-
-def run(columns: Columns, query: Query, learner_codes: list[int], *, max_bytes: int | None = None) -> Page:
-    """One page.
+def run(
+    columns: Columns, query: Query, learner_codes: list[int], *, max_bytes: int | None = None
+) -> tuple[NDArray[np.int64], str | None]:
+    """One page: positions in the columns, and the cursor of the page after them, None at the end.
 
     Args:
         learner_codes: stand for ``query.where.learner_id``.
@@ -74,9 +68,11 @@ def run(columns: Columns, query: Query, learner_codes: list[int], *, max_bytes: 
     count = _fitting(columns.charge[found[: query.limit]].tolist(), max_bytes)
     page = found[:count]
     if count == len(found):
-        return Page(page, None)
+        return page, None
     last_value = values[page[-1]].item()
-    return Page(page, _make_cursor(query, last_value, int(columns["exemplar_id"][page[-1]])))
+    parts = [_fingerprint(query), last_value, int(columns["exemplar_id"][page[-1]])]
+    document = json.dumps(parts, separators=(",", ":")).encode()
+    return page, base64.urlsafe_b64encode(document).decode().rstrip("=")
 
 
 def matching(columns: Columns, query: Query, learner_codes: list[int]) -> NDArray[np.bool_]:
@@ -104,11 +100,6 @@ def _fingerprint(query: Query) -> str:
     """What a cursor belongs to: the same filters and sorting; the page size may change."""
     parts = [astuple(query.where), query.min_score, query.max_score, query.sort]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
-
-
-def _make_cursor(query: Query, value: float | int, exemplar_id: int) -> str:
-    document = json.dumps([_fingerprint(query), value, exemplar_id], separators=(",", ":"))
-    return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
 
 
 def _read_cursor(query: Query, cursor: str) -> tuple[float | int, int]:

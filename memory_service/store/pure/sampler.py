@@ -75,8 +75,12 @@ def draw(selection: Selection, request: SampleRequest, *, draw_key: str, version
         positions = selection.groups.positions[draw_places(numbers, selection.groups, request.batch_size)]
     else:
         _check_scores(selection, request)
-        draw_weighted = _weighted if request.replace else _weighted_without_replacement
-        positions = selection.at(draw_weighted(numbers, selection.weights, request.batch_size))
+        weights, count = selection.weights, request.batch_size
+        if request.replace:
+            places = weights.places_of(numbers.below_total(weights.total, count))
+        else:
+            places = _weighted_without_replacement(numbers, weights, count)
+        positions = selection.at(places)
     text_from = positions
     if request.repair_text > 0:
         numbers = _Numbers([draw_key, version, request.seed, request.step, request.strategy, "text"])
@@ -183,11 +187,6 @@ def _balanced_without_replacement(numbers: _Numbers, groups: Groups, count: int)
         picks[first : first + num] = _distinct(picks[first : first + num])
     places: Indices = np.repeat(groups.starts[drawn], wanted) + picks
     return places[_choose(numbers, count, count, False)]
-
-
-def _weighted(numbers: _Numbers, weights: Weights, count: int) -> Indices:
-    """Each place as often as its weight says."""
-    return weights.places_of(numbers.below_total(weights.total, count))
 
 
 def _weighted_without_replacement(numbers: _Numbers, weights: Weights, count: int) -> Indices:

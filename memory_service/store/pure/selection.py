@@ -59,11 +59,7 @@ class Selection:
 
     @cached_property
     def weights(self) -> Weights:
-        """By score, of the places within the selection.
-
-        Raises:
-            ValueError: the selection was made without scores.
-        """
+        """By score, of the places within it. Raises ``ValueError``: the selection was made without scores."""
         if self._score is None:
             raise ValueError("the selection has no scores")
         return Weights.of_scores(self._of_matching(self._score))

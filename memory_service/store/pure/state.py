@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -54,15 +55,16 @@ class State:
         return [*self.snapshots.values(), *self.leased.values()]
 
     def snapshot(self, name: str) -> Snapshot:
-        """A snapshot, or what is leased, by name.
-
-        Raises:
-            NotFoundError: ``unknown_snapshot``.
-        """
+        """A snapshot, or what is leased, by name. Raises ``NotFoundError`` (``unknown_snapshot``)."""
         found = self.snapshots.get(name) or self.leased.get(name)
         if found is None:
             raise NotFoundError(f"there is no snapshot {name!r} of this buffer", code="unknown_snapshot")
         return found
+
+    def mark(self, name: str, created_at: float, number: int) -> Snapshot:
+        """What it shows now, as a snapshot."""
+        counted = (self.columns.num_records, self.columns.bytes_used)
+        return Snapshot(name, self.version, self.next_id, *counted, created_at, number)
 
     def shown_by(self, snapshot: Snapshot, changed: Arrays) -> Columns:
         """The records that a snapshot shows: see :func:`~memory_service.store.pure.visibility.records_shown`."""
@@ -100,6 +102,10 @@ class State:
 
     # What becomes of it
 
+    def change(self, **what: Any) -> Change:
+        """A change of it that does what is said, by fields of :class:`Change`, and nothing else."""
+        return replace(Change(self.version, self.next_id, self.config), **what)
+
     def is_answer_alone(self, change: Change) -> bool:
         """Whether a change is the answer to a push of which nothing was kept."""
         same = (change.version, change.next_id, change.config) == (self.version, self.next_id, self.config)
@@ -119,11 +125,7 @@ class State:
         return Leaving(live, pinned, freed, self.pinned.columns.take(np.flatnonzero(freed)))
 
     def after(self, change: Change, written: Written, leaving: Leaving | None = None) -> State:
-        """The state once a change is made.
-
-        Args:
-            leaving: :meth:`leaving` of the change, where that is known already.
-        """
+        """The state once a change is made, of which :meth:`leaving` may be known already."""
         leaving = leaving or self.leaving(change)
         columns = self.columns
         if len(change.dead):
@@ -147,7 +149,7 @@ class State:
             classes=self.classes | change.classes,
             counts=written.counts,
             next_id=change.next_id,
-            number=self.number if written.number is None else written.number,
+            number=written.number,
             leased={name: mark for name, mark in self.leased.items() if name not in dropped},
         )
 
@@ -173,13 +175,12 @@ class State:
             columns=moved(self.columns, move),
             pinned=Pinned(moved(self.pinned.columns, move), self.pinned.died),
             segments=segments,
-            number=self.number if move.number is None else move.number,
+            number=move.number,
         )
 
-    def after_sealing(self, sealed: SegmentState, number: int | None) -> State:
+    def after_sealing(self, sealed: SegmentState, number: int) -> State:
         """The state once an open segment is sealed."""
-        segments = {**self.segments, sealed.id: sealed}
-        return replace(self, segments=segments, number=self.number if number is None else number)
+        return replace(self, segments={**self.segments, sealed.id: sealed}, number=number)
 
 
 def moved(columns: Columns, move: Move) -> Columns:

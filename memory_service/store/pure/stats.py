@@ -1,4 +1,4 @@
-"""Figures of a buffer, all of one moment."""
+"""Figures of a buffer, all of one moment, and what differs between two."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format.api.answers import BufferStats, ClassStats
+from memory_format.api.answers import BufferStats, ClassStats, Diff, Side
+from memory_format.api.terms import MAX_DIFF_IDS
 from memory_service.store.pure.columns import Columns
 from memory_service.store.pure.state import State
 
@@ -66,3 +67,23 @@ def class_stats(columns: Columns) -> tuple[ClassStats, ...]:
 def _counts(values: NDArray[np.unsignedinteger]) -> dict[int, int]:
     found, counts = np.unique(values, return_counts=True)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def diff(before: Columns, after: Columns) -> Diff:
+    """Records are told apart by their ids, which are never used twice."""
+    return Diff(
+        from_version=before.version,
+        to_version=after.version,
+        added=_only_in(after, before),
+        evicted=_only_in(before, after),
+    )
+
+
+def _only_in(these: Columns, those: Columns) -> Side:
+    alone = these.kept(these.version, those.positions_of(these["exemplar_id"]) < 0)
+    return Side(
+        count=alone.num_records,
+        bytes=alone.bytes_used,
+        classes=class_stats(alone),
+        exemplar_ids=tuple(alone["exemplar_id"][:MAX_DIFF_IDS].tolist()),
+    )

@@ -9,13 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import StorageError, checksum
 from memory_format.header import HEADER_DTYPE
+from memory_format.wire import Batch
 from memory_service.store.pure.change import Body
 from memory_service.store.pure.ledger import open_row_bytes
 from memory_service.store.segments.files import storage_error
@@ -52,11 +53,6 @@ class OpenSegment:
     @property
     def body_bytes(self) -> int:
         return self.end - BODY_AT
-
-    @classmethod
-    def begun(cls, stem: str) -> OpenSegment:
-        """A new one, without records."""
-        return cls(stem, BODY_AT, 0, (), (), 0)
 
     def with_more(
         self, headers: NDArray[np.void], learner_ids: Sequence[str], lengths: Sequence[int]
@@ -183,7 +179,7 @@ class Held(ABC):
     def close(self) -> None:
         """Nothing more is read."""
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -191,11 +187,8 @@ class Held(ABC):
 
 
 class Segments(ABC):
-    """All segments of a store. Its methods may be called by any thread, those that write by one at a time a segment.
-
-    Args:
-        names: names new segments.
-    """
+    """All segments of a store, new ones named by ``names``. Its methods may be called by any thread, those that write
+    by one at a time a segment."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
@@ -205,22 +198,13 @@ class Segments(ABC):
     # Writing
 
     def append(
-        self,
-        segment: OpenSegment | None,
-        headers: NDArray[np.void],
-        learner_ids: Sequence[str],
-        bodies: Sequence[Body],
-        *,
-        segment_bytes: int,
-        owner: Mapping[str, Any],
+        self, segment: OpenSegment | None, batch: Batch, *, segment_bytes: int, owner: Mapping[str, Any]
     ) -> list[Part]:
         """Write records durably behind those of ``segment``, and in as many further segments as they ask for.
 
         Args:
             segment: the open segment to go on with, None to begin one.
-            headers: ``(N,)`` of ``HEADER_DTYPE``; ``offset`` and ``learner`` are filled in here.
-            learner_ids: N learner ids.
-            bodies: N bodies, whose CRCs are those of the headers.
+            batch: the records; what their headers say of ``offset`` and ``learner`` does not matter.
             segment_bytes: a segment is full once its bodies reach this; of at least :data:`SMALLEST_SEALED`,
                 it is sealed then.
             owner: what a sealed segment says of its buffer, :func:`memory_service.store.segments.owner.owner_of`.
@@ -229,17 +213,17 @@ class Segments(ABC):
             StorageError: ``storage_failed``; what was there before is untouched.
         """
         parts: list[Part] = []
-        lengths = [len(body) for body in bodies]
+        lengths = [len(body) for body in batch.bodies]
         try:
             first = 0
-            while first < len(bodies):
-                before = segment or OpenSegment.begun(self._names.take_stem())
+            while first < len(lengths):
+                before = segment or OpenSegment(self._names.take_stem(), BODY_AT, 0, (), (), 0)
                 room, free = segment_bytes - before.body_bytes, MAX_SEGMENT_RECORDS - before.num_records
                 last, full = _fitting(lengths, first, room, free)
                 of = slice(first, last)
-                after, offsets = before.with_more(headers[of], learner_ids[of], lengths[of])
+                after, offsets = before.with_more(batch.headers[of], batch.learner_ids[of], lengths[of])
                 sealed = full and segment_bytes >= SMALLEST_SEALED
-                end = self._write(segment, after, bodies[of], owner if sealed else None)
+                end = self._write(segment, after, batch.bodies[of], owner if sealed else None)
                 parts.append(Part(segment, after, full, sealed, first, last, offsets, end))
                 segment, first = (None if full else after), last
             if any(part.before is None for part in parts):

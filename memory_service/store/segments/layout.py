@@ -36,7 +36,7 @@ MAX_JSON_BYTES: Final = 32 * 1024 * 1024
 MAX_JSON_BRACKETS: Final = 20_000
 
 _ZARR_TYPES = {"<u8": "uint64", "<u4": "uint32", "<u2": "uint16", "<f4": "float32", "|u1": "uint8"}
-_BODY_ENTRY: Final = "body/c/0"
+BODY_ENTRY: Final = "body/c/0"
 
 # ZIP records (APPNOTE.TXT 6.3, sections 4.3.7, 4.3.12 and 4.3.16), all entries stored, dated 1980-01-01 so that
 # the same records make the same file. Sizes and CRCs are in front of every entry: not all readers take them behind it.
@@ -52,7 +52,7 @@ _LOCATOR64 = struct.Struct("<4sIQI")
 _VERSION_NEEDED64 = 45
 _IN_64 = 0xFFFFFFFF
 
-BODY_AT: Final = _LOCAL.size + len(_BODY_ENTRY)
+BODY_AT: Final = _LOCAL.size + len(BODY_ENTRY)
 """Where the bodies begin in a file that this version writes: behind the ZIP's header of their entry."""
 
 
@@ -73,14 +73,11 @@ def seal_frame(
         body_crc32: CRC-32 of all bodies, end to end.
         attributes: more attributes of the group.
     """
-    first = local_header(_BODY_ENTRY, body_bytes, body_crc32)
-    entries = [Entry(_BODY_ENTRY, body_bytes, body_crc32, 0)]
-    tail = bytearray()
-    for name, data in _small_entries(headers, learners, body_bytes, attributes):
-        entry, piece = small_entry(name, data, BODY_AT + body_bytes + len(tail))
-        entries.append(entry)
-        tail += piece
-    return first, bytes(tail) + zip_directory(entries, BODY_AT + body_bytes + len(tail))
+    columns = {name: headers[name] for name in HEADER_DTYPE.names or ()}
+    entries, tail = small_entries(columns, learners, body_bytes, attributes, BODY_AT + body_bytes)
+    entries.insert(0, Entry(BODY_ENTRY, body_bytes, body_crc32, 0))
+    first = local_header(BODY_ENTRY, body_bytes, body_crc32)
+    return first, tail + zip_directory(entries, BODY_AT + body_bytes + len(tail))
 
 
 @dataclass(frozen=True)
@@ -140,17 +137,22 @@ def frame_bytes(num_records: int, learners: Sequence[str]) -> int:
     return 14_000 + HEADER_DTYPE.itemsize * num_records + sum(6 * len(learner) + 3 for learner in learners)
 
 
-def zarr_documents(
-    kinds: Mapping[str, tuple[str, int]], learners: Sequence[str], attributes: Mapping[str, Any] | None = None
-) -> dict[str, bytes]:
-    """Every ``zarr.json`` of a group: path -> content.
+def small_entries(
+    columns: Mapping[str, NDArray[Any]],
+    learners: Sequence[str],
+    body_bytes: int,
+    attributes: Mapping[str, Any] | None,
+    at: int,
+) -> tuple[list[Entry], bytes]:
+    """All files of a group but its bodies, as entries of a ZIP, and their bytes.
 
     Args:
-        kinds: array name -> (NumPy's name of its type, length).
-        learners: see :func:`seal_frame`.
-        attributes: more attributes of the group.
+        columns: array name -> its values.
+        learners, body_bytes, attributes: see :func:`seal_frame`.
+        at: where the first of them begins.
     """
-    documents = {name: _array_metadata(kind, length) for name, (kind, length) in kinds.items()}
+    documents = {name: _array_metadata(values.dtype.str, len(values)) for name, values in columns.items()}
+    documents["body"] = _array_metadata("|u1", body_bytes)
     group = {
         "zarr_format": 3,
         "node_type": "group",
@@ -163,18 +165,16 @@ def zarr_documents(
         # So that opening the group reads one entry of the ZIP, not one an array.
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": documents},
     }
-    paths = {"zarr.json": _to_json(group)}
-    return paths | {f"{name}/zarr.json": _to_json(document) for name, document in documents.items()}
-
-
-def _small_entries(
-    headers: NDArray[np.void], learners: Sequence[str], body_bytes: int, attributes: Mapping[str, Any] | None
-) -> list[tuple[str, bytes]]:
-    names = HEADER_DTYPE.names or ()
-    kinds = {name: (HEADER_DTYPE[name].str, len(headers)) for name in names}
-    kinds["body"] = ("|u1", body_bytes)
-    entries = list(zarr_documents(kinds, learners, attributes).items())
-    return entries + [(f"{name}/c/0", np.ascontiguousarray(headers[name]).tobytes()) for name in names]
+    files = {"zarr.json": _to_json(group)}
+    files |= {f"{name}/zarr.json": _to_json(document) for name, document in documents.items()}
+    files |= {f"{name}/c/0": np.ascontiguousarray(values).tobytes() for name, values in columns.items()}
+    entries = []
+    data = bytearray()
+    for name, content in files.items():
+        entry, piece = small_entry(name, content, at + len(data))
+        entries.append(entry)
+        data += piece
+    return entries, bytes(data)
 
 
 def _array_metadata(kind: str, length: int) -> dict[str, Any]:
@@ -215,6 +215,13 @@ READ_DTYPE: Final = np.dtype(
 )
 
 
+def plain_headers(stored: NDArray[np.void]) -> NDArray[np.void]:
+    """Headers of a segment as they are outside of one: ``(N,)`` of ``HEADER_DTYPE``, ``offset`` and ``learner`` 0."""
+    headers = stored.astype(HEADER_DTYPE)
+    headers["offset"] = headers["learner"] = 0
+    return headers
+
+
 def read_contents(source: Path | BinaryIO) -> SegmentContents:
     """Read everything but the bodies; the ZIP's CRCs are checked.
 
@@ -236,7 +243,7 @@ def read_contents(source: Path | BinaryIO) -> SegmentContents:
                 learners = attributes["learners"]
                 if len(learners) > MAX_LEARNERS or not all(isinstance(learner, str) for learner in learners):
                     raise ValueError(f"its learners are not at most {MAX_LEARNERS} names")
-                body = archive.getinfo(_BODY_ENTRY)
+                body = archive.getinfo(BODY_ENTRY)
                 columns = {name: _column(archive, name) for name in READ_DTYPE.names or ()}
                 body_at = _data_at(archive, body)
         except (zipfile.BadZipFile, KeyError, TypeError, struct.error, NotImplementedError) as error:

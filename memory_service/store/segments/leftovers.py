@@ -1,8 +1,9 @@
 """What a start finds in ``segments/`` that is not as the index says, and what it does about it.
 
 A crash leaves files that were to be made or to go, which the index names
-(:mod:`memory_service.store.index.intents`), bytes behind the end of an open segment, and seals that were not committed.
-Those go. Everything else is data that the index does not know: it goes to ``quarantine/``, and nowhere else.
+(:mod:`memory_service.store.index.sql`), bytes behind the end of an open segment, and seals that were not committed.
+Those go. Everything else is data that the index does not know: it goes to ``quarantine/``, and nowhere else. Nothing
+ever leaves that by itself.
 
 Only for the holder of the store's lock: to anybody else a file in flight looks like a leftover.
 """
@@ -14,17 +15,20 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from memory_format import StorageError
-from memory_service.store.admin.quarantine import put_aside, put_copy_aside
 from memory_service.store.segments import files
 from memory_service.store.segments.base import KnownFiles
 from memory_service.store.segments.files import OPEN, OWN_NAME, SEALED
 from memory_service.store.segments.layout import SegmentContents, read_contents
 
 logger = logging.getLogger(__name__)
+
+QUARANTINE: Final = "quarantine"
+_PIECE: Final = 4 * 1024 * 1024
 
 Step = Callable[[], object]
 
@@ -67,13 +71,7 @@ def clear(directory: Path, known: KnownFiles, *, trusted: bool) -> None:
 
 
 def _examine(directory: Path, known: KnownFiles, *, trusted: bool) -> Found:
-    there: dict[str, dict[str, Path]] = {}
-    for entry in os.scandir(directory):
-        name = OWN_NAME.fullmatch(entry.name)
-        if name is None or not entry.is_file(follow_symlinks=False):
-            logger.warning("%s is none of the store's files; left alone", entry.path)
-        else:
-            there.setdefault(name[1], {})[name[2]] = Path(entry.path)
+    there = _own_files(directory)
     found = Found()
     damaged = []
     for stem, (counts, num_records, sealed) in known.segments.items():
@@ -85,7 +83,8 @@ def _examine(directory: Path, known: KnownFiles, *, trusted: bool) -> Found:
         path = of_it.pop(suffix)
         found.aside += of_it.values()
         if path.stat().st_size > counts:
-            if not trusted or (suffix == SEALED and _num_records(path) > num_records):
+            said = _contents(path) if suffix == SEALED else None
+            if not trusted or (said is not None and len(said.headers) > num_records):
                 found.copied.append(path)
             found.settle.append(partial(_cut, path, counts))
         wanted = path.with_name(stem + (SEALED if sealed else OPEN))
@@ -97,12 +96,28 @@ def _examine(directory: Path, known: KnownFiles, *, trusted: bool) -> Found:
             "`memory-service verify` says what they held, `memory-service repair` goes on without them",
             segments=sorted(damaged)[:16],
         )
-    for stem, of_it in there.items():
-        leaving = known.intents.get(stem)
-        for suffix, path in of_it.items():
-            ours = leaving or (leaving is False and not (suffix == SEALED and _says_news(path, known.next_ids)))
-            (found.remove if trusted and ours else found.aside).append(path)
+    for path in [path for of_it in there.values() for path in of_it.values()]:
+        (found.remove if trusted and _is_ours(path, known) else found.aside).append(path)
     return found
+
+
+def _own_files(directory: Path) -> dict[str, dict[str, Path]]:
+    """Stem -> suffix -> file."""
+    there: dict[str, dict[str, Path]] = {}
+    for entry in os.scandir(directory):
+        name = OWN_NAME.fullmatch(entry.name)
+        if name is None or not entry.is_file(follow_symlinks=False):
+            logger.warning("%s is none of the store's files; left alone", entry.path)
+        else:
+            there.setdefault(name[1], {})[name[2]] = Path(entry.path)
+    return there
+
+
+def _is_ours(path: Path, known: KnownFiles) -> bool:
+    """Whether a file that no segment's row speaks of is one that a crash has left, and nothing that counts."""
+    stem, _, suffix = path.name.partition(".")
+    leaving = known.intents.get(stem)
+    return leaving is not None and (leaving or "." + suffix != SEALED or not _says_news(path, known.next_ids))
 
 
 def _serving(of_it: Mapping[str, Path], counts: int, sealed: bool) -> str | None:
@@ -130,11 +145,6 @@ def _contents(path: Path) -> SegmentContents | None:
         return None
 
 
-def _num_records(path: Path) -> int:
-    contents = _contents(path)
-    return 0 if contents is None else len(contents.headers)
-
-
 def _says_news(path: Path, next_ids: Mapping[str, int]) -> bool:
     """Whether a sealed file holds records that the index has never heard of."""
     contents = _contents(path)
@@ -142,3 +152,31 @@ def _says_news(path: Path, next_ids: Mapping[str, int]) -> bool:
         return False
     of: Any = contents.attributes.get("exemplar_memory_segment", {})
     return int(contents.headers["exemplar_id"].max()) >= next_ids.get(of.get("name", ""), 0)
+
+
+def put_aside(path: Path, store: Path, *, suffix: str = "") -> Path:
+    """Move a file to quarantine, under its own name or that with a number behind it; returns where it is now."""
+    target = _free(store, path.name + suffix)
+    files.rename(path, target)
+    files.sync_directory(target.parent)
+    files.sync_directory(path.parent)
+    return target
+
+
+def put_copy_aside(path: Path, store: Path) -> Path:
+    """As :func:`put_aside`, durably, of a copy: the file stays where it is."""
+    target = _free(store, path.name)
+    # Half a copy must not be taken for a whole one.
+    with path.open("rb") as source, files.replacing(target) as descriptor:
+        end = 0
+        while piece := source.read(_PIECE):
+            end = files.write_at(descriptor, [piece], end)
+    return target
+
+
+def _free(store: Path, name: str) -> Path:
+    directory = store / QUARANTINE
+    directory.mkdir(files.DIRECTORY_MODE, exist_ok=True)
+    files.sync_directory(store)
+    names = chain([name], (f"{name}.{number}" for number in count(1)))
+    return next(path for path in map(directory.joinpath, names) if not path.exists())

@@ -1,9 +1,5 @@
-"""Segment files: records appended one after another, sealed into Zarr v3 groups in uncompressed ZIP files.
-
-An *open* segment, ``<stem>.open``, is a run of bodies that still grows; how much of it counts, and the headers
-of its records, are in the index. Sealed, as ``<stem>.zarr.zip``, it says everything itself and never changes
-again. A record is one ``pread`` in either.
-"""
+"""Segments as files: ``<stem>.open``, a run of bodies that still grows, and sealed ``<stem>.zarr.zip``, a Zarr v3 group
+in an uncompressed ZIP. A record is one ``pread`` in either."""
 
 from __future__ import annotations
 
@@ -89,7 +85,6 @@ class SegmentFiles(Segments):
         files.sync_directory(self._directory)
 
     def _restore(self, stem: str, segment: OpenSegment | None) -> None:
-        """Bring a file back to what it was; where that fails too, the next start does it."""
         if segment is None:
             self.delete([stem])
             return
@@ -106,21 +101,9 @@ class SegmentFiles(Segments):
             logger.exception("segment %s keeps bytes that do not count; the next start cuts them off", stem)
 
     def room_to_hold(self) -> int:
-        """How many segments can be held for long, beside those that are in use now, within ``max_open``."""
         return self._max_open - self._num_in_use
 
     def hold(self, stems: Sequence[str], first: int = 0, *, wait: bool = True) -> HeldFiles:
-        """Segments to read from; use it as a context manager. They stay readable until its end, removed or not.
-
-        Args:
-            first: the number by which places name the first of them.
-            wait: for files to be opened, for another thread too.
-
-        Raises:
-            SegmentGoneError: a file does not exist (any more).
-            BlockingIOError: without ``wait``, not all of them are open, or a thread is at it.
-            StorageError: ``storage_failed``.
-        """
         # Counted, so that neither the bound nor a deletion closes a descriptor in use: its number could be
         # given to another file, and the read would return that file's bytes.
         found: list[_Descriptor] = []
@@ -146,12 +129,6 @@ class SegmentFiles(Segments):
         return HeldFiles(self, stems, found, first)
 
     def read_prefixes(self, stem: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The first bytes of bodies, unchecked: ``places`` are offsets in the file and lengths.
-
-        Raises:
-            SegmentGoneError: the file does not exist (any more).
-            StorageError: ``storage_failed``.
-        """
         with self.hold([stem]) as held:
             try:
                 return [os.pread(held.descriptors[0].number, length, offset) for offset, length in places]
@@ -165,7 +142,6 @@ class SegmentFiles(Segments):
         leftovers.clear(self._directory, known, trusted=trusted)
 
     def delete(self, stems: Iterable[str]) -> None:
-        """Remove files. One that cannot be removed is logged and left to the next start's sweep."""
         for stem in stems:
             with self._lock:
                 held = self._open.pop(stem, None)
@@ -247,15 +223,6 @@ class HeldFiles(Held):
         self.descriptors = descriptors
 
     def read(self, places: Iterable[Place], target: memoryview, *, wait: bool = True) -> None:
-        """Read bodies into ``target``, each checked against its CRC.
-
-        Args:
-            wait: for the disk.
-
-        Raises:
-            BlockingIOError: without ``wait``, not all of them are in the page cache.
-            StorageError: ``corrupt_record``, or ``storage_failed`` where a file cannot be read.
-        """
         numbers = [descriptor.number for descriptor in self.descriptors]
         cached = None if wait else files.CachedReads(target)
         for number, offset, length, crc32, at in places:
@@ -275,9 +242,6 @@ class HeldFiles(Held):
                 raise damaged_record(self._stems[which], offset)
 
     def expect_sound(self, places: Iterable[Place]) -> None:
-        """Raises:
-        StorageError: ``corrupt_record``: one of these was found damaged before.
-        """
         if self._owner.damaged:
             for number, offset, *_ in places:
                 stem = self._stems[number - self._first]
@@ -288,9 +252,3 @@ class HeldFiles(Held):
         descriptors, self.descriptors = self.descriptors, ()
         if descriptors:
             self._owner.release(self._stems, descriptors)
-
-    def __enter__(self) -> HeldFiles:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -34,11 +34,7 @@ class Owner(BaseModel):
     next_exemplar_id: int = Field(ge=1, lt=2**63)
 
     def config(self, name: str, description: str) -> BufferConfig:
-        """The settings of a buffer made of it.
-
-        Raises:
-            FormatError: ``invalid_budget``.
-        """
+        """The settings of a buffer made of it. Raises ``FormatError`` (``invalid_budget``)."""
         return BufferConfig.of_settings(self.model_dump() | {"name": name, "description": description})
 
 

@@ -57,11 +57,7 @@ class Lease:
 
 
 class HeldLease(Lease):
-    """Segments that are read from at a client's pace.
-
-    Args:
-        done: called once, when they are not held any more.
-    """
+    """Segments that are read from at a client's pace; ``done`` is called once, when they are not held any more."""
 
     def __init__(self, stems: Sequence[str], held: Held, done: Callable[[HeldLease], object]) -> None:
         super().__init__()
@@ -70,11 +66,7 @@ class HeldLease(Lease):
         self._done: Callable[[HeldLease], object] | None = done
 
     def read(self, places: Iterable[Place], target: memoryview, *, wait: bool = True) -> None:
-        """As :meth:`Held.read`.
-
-        Raises:
-            LeaseEndedError: a change has ended it.
-        """
+        """As :meth:`Held.read`. Raises ``LeaseEndedError``: a change has ended it."""
         with self._lock:
             if self.ended:
                 raise LeaseEndedError
@@ -90,11 +82,7 @@ class HeldLease(Lease):
 
 
 class PinningLease(Lease):
-    """Records that are read at a client's pace, kept as a snapshot keeps them.
-
-    Args:
-        mark: the snapshot, which is not in the index.
-    """
+    """Records that are read at a client's pace, kept as a snapshot keeps them that is not in the index."""
 
     def __init__(self, mark: Snapshot) -> None:
         super().__init__()
@@ -109,11 +97,7 @@ class PinningLease(Lease):
 
 @dataclass(frozen=True)
 class Rest:
-    """Records of a buffer that was deleted, in files that are held.
-
-    Args:
-        segment_ids: ascending, of the segments that the lease holds.
-    """
+    """Records of a buffer that was deleted, in files that are held: of segments with these ids, ascending."""
 
     view: Columns
     segment_ids: NDArray[np.uint32]
@@ -142,13 +126,8 @@ class Readers:
         self._closed: set[str] = set()
         """Segments that nobody begins to read."""
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of files that are on the disk for readers alone."""
-        return self.held_with(())
-
-    def held_with(self, going: Iterable[SegmentState]) -> int:
-        """The same, had the buffer let go of some more."""
+    def held_bytes(self, going: Iterable[SegmentState] = ()) -> int:
+        """Bytes of files that are on the disk for readers alone, had the buffer let go of some more."""
         with self._changed:
             return sum(self._held(going).values())
 
@@ -156,11 +135,8 @@ class Readers:
         return self._left | {state.stem: state.file_bytes for state in going if self._users[state.stem] > 0}
 
     def begin(self, find: Callable[[], Sequence[str]]) -> Sequence[str]:
-        """Read segments, those that ``find`` gives: it is called when no segment can leave.
-
-        Raises:
-            SegmentGoneError: one is about to leave.
-        """
+        """Read segments, those that ``find`` gives: it is called when no segment can leave. Raises
+        ``SegmentGoneError``: one is about to leave."""
         with self._changed:
             stems = find()
             if closed := self._closed.intersection(stems):

@@ -52,14 +52,21 @@ def bring_up_to_date(engine: sa.Engine, metadata: sa.MetaData, store: Path) -> N
     # Rarely needed, and slow to import.
     from alembic import command
     from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
-    _refuse_newer(found, config)
+    if found not in {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}:
+        raise StorageError(
+            f"the index has schema {found}, this program knows {HEAD}; "
+            "a newer version of the service made it: use that one",
+            found=found,
+            known=HEAD,
+        )
     with engine.connect() as connection:
         connection = connection.execution_options(exemplar_memory_writes=True)
         # Tables that others refer to are made anew.
-        _pragma(connection, "foreign_keys=OFF")
+        execute(connection, "PRAGMA foreign_keys=OFF")
         try:
             with connection.begin():
                 config.attributes.update(connection=connection, store=store)
@@ -69,20 +76,18 @@ def bring_up_to_date(engine: sa.Engine, metadata: sa.MetaData, store: Path) -> N
         except (ValueError, OSError) as error:
             raise StorageError(f"the store cannot be brought from schema {found} to {HEAD}: {error}") from error
         finally:
-            _pragma(connection, "foreign_keys=ON")
+            execute(connection, "PRAGMA foreign_keys=ON")
         # What was stored by an older version takes less room now, and may be cut from now on. The size of pages
         # changes outside of WAL only.
-        _pragma(connection, "journal_mode=DELETE")
-        _pragma(connection, "page_size=1024")
-        _pragma(connection, "auto_vacuum=INCREMENTAL")
-        _execute(connection, "VACUUM")
-        _pragma(connection, "journal_mode=WAL")
+        execute(connection, "PRAGMA journal_mode=DELETE")
+        execute(connection, "PRAGMA page_size=1024")
+        execute(connection, "PRAGMA auto_vacuum=INCREMENTAL")
+        execute(connection, "VACUUM")
+        execute(connection, "PRAGMA journal_mode=WAL")
 
 
 def expect_up_to_date(engine: sa.Engine) -> None:
-    """Raises:
-    StorageError: the index has another schema than this version's.
-    """
+    """Raises ``StorageError``: the index has another schema than this version's."""
     found = _current(engine)
     if found != HEAD:
         raise StorageError(
@@ -103,25 +108,8 @@ def _current(engine: sa.Engine) -> str | None:
         return None
 
 
-def _refuse_newer(found: str, config: object) -> None:
-    from alembic.script import ScriptDirectory
-
-    known = {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}  # type: ignore[arg-type]
-    if found not in known:
-        raise StorageError(
-            f"the index has schema {found}, this program knows {HEAD}; "
-            "a newer version of the service made it: use that one",
-            found=found,
-            known=HEAD,
-        )
-
-
-def _pragma(connection: sa.Connection, setting: str) -> None:
-    _execute(connection, f"PRAGMA {setting}")
-
-
-def _execute(connection: sa.Connection, statement: str) -> None:
-    """Outside of any transaction."""
+def execute(connection: sa.Connection, statement: str) -> None:
+    """Outside of any transaction: past SQLAlchemy, which would begin one."""
     driver = connection.connection.driver_connection
     assert driver is not None
-    driver.execute(statement).close()
+    driver.execute(statement).fetchall()

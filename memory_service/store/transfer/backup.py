@@ -12,14 +12,14 @@ import shutil
 import tarfile
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from memory_format import FormatError, StorageError
-from memory_service.store.index.copying import NamedSegment, copy_index, mark_of, segments_of
-from memory_service.store.index.generation import write_mark
-from memory_service.store.index.opening import GENERATION, INDEX, look
+from memory_service.store.index.generation import Generation
+from memory_service.store.index.opening import GENERATION, INDEX, copy_index, look, mark_of, segments_of
+from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments import files
 from memory_service.store.segments.files import OPEN, SEALED, storage_error
 from memory_service.store.segments.layout import BODY_AT
@@ -30,17 +30,9 @@ PIECE_BYTES: Final = 1024 * 1024
 _MOST_TURNS = 100
 
 
-@dataclass(frozen=True)
-class Backup:
-    """What was copied."""
-
-    segments: int
-    num_bytes: int
-    """Of all its files."""
-
-
-def backup(data: Path, target: Path, *, progress: Callable[[int, int, str], None] | None = None) -> Backup:
+def backup(data: Path, target: Path, *, progress: Callable[[int, int, str], None] | None = None) -> tuple[int, int]:
     """Copy a store to a directory that does not exist; it is there under its name only when it is whole and on disk.
+    Returns as :func:`copy_store`.
 
     Raises:
         FormatError: ``invalid_request``: the directory exists, or something of a backup that did not end.
@@ -77,8 +69,8 @@ def backup(data: Path, target: Path, *, progress: Callable[[int, int, str], None
 
 def copy_store(
     data: Path, target: Path, *, link: bool = False, progress: Callable[[int, int, str], None] | None = None
-) -> Backup:
-    """Copy a store into an empty directory.
+) -> tuple[int, int]:
+    """Copy a store into an empty directory; returns how many segments it has, and the bytes of all its files.
 
     Args:
         link: give sealed segments another name instead of copying them, where the file system can. For copies that
@@ -89,7 +81,7 @@ def copy_store(
         OSError: the copy cannot be written.
     """
     (target / SEGMENTS).mkdir(files.DIRECTORY_MODE)
-    there: dict[str, NamedSegment] = {}
+    there: dict[str, SegmentState] = {}
     for _ in range(_MOST_TURNS):
         copy_index(data, target / INDEX)
         rows = {row.stem: row for row in segments_of(target / INDEX)}
@@ -106,25 +98,20 @@ def copy_store(
         else:
             if progress is not None:
                 progress(len(rows), len(rows), "")
-            _mark(target)
+            # The segment files are those of the index: it is the newest that there is of them.
+            if (mark := mark_of(target)) is not None:
+                Generation(target / GENERATION, mark).close()
             num_bytes = sum(path.stat().st_size for path in target.iterdir() if path.is_file())
             num_bytes += sum(row.file_bytes for row in rows.values())
-            return Backup(len(rows), num_bytes)
+            return len(rows), num_bytes
     raise StorageError(f"the store in {data} changes faster than it can be copied; try it while less is pushed")
 
 
-def _mark(target: Path) -> None:
-    """Say that the segment files are those of the index: it is the newest that there is of them."""
-    mark = mark_of(target / INDEX)
-    if mark is not None:
-        write_mark(target / GENERATION, mark)
-
-
-def _path(store: Path, row: NamedSegment) -> Path:
+def _path(store: Path, row: SegmentState) -> Path:
     return store / SEGMENTS / (row.stem + (SEALED if row.sealed else OPEN))
 
 
-def _copy_segment(data: Path, target: Path, row: NamedSegment, link: bool) -> bool:
+def _copy_segment(data: Path, target: Path, row: SegmentState, link: bool) -> bool:
     """Copy what the index counts of a segment; False where the file does not exist any more."""
     if link and row.sealed:
         try:
@@ -142,7 +129,7 @@ def _copy_segment(data: Path, target: Path, row: NamedSegment, link: bool) -> bo
         return False
     try:
         _expect_whole(os.fstat(source).st_size, row)
-        copy = os.open(_path(target, row), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
+        copy = files.create(_path(target, row))
         try:
             end = 0
             if not row.sealed:
@@ -161,7 +148,7 @@ def _copy_segment(data: Path, target: Path, row: NamedSegment, link: bool) -> bo
     return True
 
 
-def _expect_whole(num_bytes: int, row: NamedSegment) -> None:
+def _expect_whole(num_bytes: int, row: SegmentState) -> None:
     if num_bytes < row.file_bytes:
         raise StorageError(
             f"segment {row.stem} has {num_bytes} bytes, the index says {row.file_bytes}: `memory-service verify` says "
@@ -169,11 +156,11 @@ def _expect_whole(num_bytes: int, row: NamedSegment) -> None:
         )
 
 
-def _open(data: Path, row: NamedSegment) -> int | None:
+def _open(data: Path, row: SegmentState) -> int | None:
     # Sealing renames, before the index says so, and failing to takes the name back.
     for sealed in (row.sealed, True, False, True):
         try:
-            return files.open_for_reading(_path(data, NamedSegment(row.stem, row.file_bytes, sealed)))
+            return files.open_for_reading(_path(data, replace(row, sealed=sealed)))
         except FileNotFoundError:
             continue
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What is written to the index, in SQL."""
+"""What is written to the index, in SQL: it takes and gives the store's own types."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from numpy.typing import NDArray
 
 from memory_format import StorageError
 from memory_service.store.index import tables
-from memory_service.store.index.base import BufferEntry, Writing
-from memory_service.store.index.selects import MOST_VALUES, Selects, entry_of, old_answers
-from memory_service.store.pure.answers import Answer
+from memory_service.store.index.reading import MOST_VALUES, BufferEntry, Reading, entry_of, old_answers
+from memory_service.store.pure.change import Answer
 from memory_service.store.pure.columns import Arrays, Rows
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.base import Part
 
 
-class Updates(Selects, Writing):
-    """Writes in a connection that is in a transaction.
+class Writing(Reading):
+    """A transaction that changes the index.
+
+    Every method raises ``StorageError`` where it cannot be written. All of it is undone then.
 
     Args:
-        changed_to: see :attr:`Writing.changed_to`.
+        changed_to: the number that the index has once this is committed; None where it is not counted.
     """
 
     def __init__(self, connection: sa.Connection, changed_to: int | None = None) -> None:
@@ -36,11 +37,14 @@ class Updates(Selects, Writing):
     # Buffers
 
     def insert_buffer(self, config: BufferConfig, **figures: int) -> BufferEntry:
+        """Make a buffer, empty unless ``figures`` (fields of :class:`BufferEntry`) say otherwise; gives it its id."""
         empty = {"version": 0, "bytes_used": 0, "num_records": 0, "next_exemplar_id": 1}
         values = config.settings() | empty | figures
         return entry_of(self.connection.execute(tables.buffers.insert().returning(tables.buffers), values).one())
 
     def update_figures(self, old_version: int, entry: BufferEntry) -> None:
+        """Write a buffer's counters, and nothing of its settings. Raises ``StorageError``: it is not at
+        ``old_version``: somebody else has changed it."""
         parameters = {
             "of": entry.config.id,
             "from_version": old_version,
@@ -53,10 +57,12 @@ class Updates(Selects, Writing):
             raise StorageError(f"the index of buffer {entry.config.id} changed behind the service's back")
 
     def update_settings(self, config: BufferConfig) -> None:
+        """Write a buffer's settings."""
         this = tables.buffers.update().where(tables.buffers.c.id == config.id)
         self.connection.execute(this.values(config.settings()))
 
     def delete_buffer(self, buffer_id: int) -> list[str]:
+        """Delete all that is said of a buffer; returns the stems of segments that no buffer consists of any more."""
         orphaned = self.drop_segments(buffer_id, self.contents(buffer_id)[buffer_id].segments)
         for table in tables.BUFFER_TABLES:
             self.connection.execute(table.delete().where(table.c.buffer_id == buffer_id))
@@ -66,15 +72,11 @@ class Updates(Selects, Writing):
     # Segments
 
     def write_part(self, buffer_id: int, segment_id: int | None, part: Part) -> int:
+        """Note what was written to a segment, None for a new one; returns the segment's id."""
         after = part.after
         values = {"file_bytes": part.file_bytes, "num_records": after.num_records, "sealed": part.sealed}
         if segment_id is None:
-            statement = tables.segments.insert().values(stem=after.stem, **values)
-            inserted = self.connection.execute(statement).inserted_primary_key
-            assert inserted is not None
-            segment_id = int(inserted[0])
-            self.connection.execute(tables.intents.delete().where(tables.intents.c.stem == after.stem))
-            self.connection.execute(tables.buffer_segments.insert(), {"buffer_id": buffer_id, "segment_id": segment_id})
+            segment_id = self.insert_segment([buffer_id], stem=after.stem, **values)
         else:
             self.connection.execute(_UPDATE_SEGMENT, {"of": segment_id, **values})
         if part.sealed:
@@ -89,17 +91,29 @@ class Updates(Selects, Writing):
             self.connection.execute(_INSERT_OPEN_ROW, row)
         return segment_id
 
+    def insert_segment(self, buffer_ids: Iterable[int], *, stem: str, **values: int) -> int:
+        """Make a segment part of buffers; returns its id. It is not about to be made, or to go, any more."""
+        inserted = self.connection.execute(tables.segments.insert().values(stem=stem, **values)).inserted_primary_key
+        assert inserted is not None
+        self.connection.execute(tables.intents.delete().where(tables.intents.c.stem == stem))
+        rows = [{"buffer_id": buffer_id, "segment_id": int(inserted[0])} for buffer_id in buffer_ids]
+        self._insert(tables.buffer_segments, rows)
+        return int(inserted[0])
+
     def write_parts(self, buffer_id: int, parts: Iterable[Part]) -> None:
+        """Note what was written to new segments of a new buffer."""
         ids: dict[str, int] = {}
         for part in parts:
             ids[part.after.stem] = self.write_part(buffer_id, ids.get(part.after.stem), part)
 
     def share_segment(self, buffer_id: int, segment_id: int, dead: Sequence[int]) -> None:
+        """Make a sealed segment part of another buffer, which does not hold those of its records that are dead."""
         values = {"buffer_id": buffer_id, "segment_id": segment_id}
         self.connection.execute(tables.buffer_segments.insert(), values)
         self._insert(tables.deaths, [{**values, "version": 0, "exemplar_id": id_} for id_ in dead])
 
     def drop_segments(self, buffer_id: int, states: Iterable[SegmentState]) -> list[str]:
+        """Take segments out of a buffer; returns the stems of those that no buffer consists of any more."""
         orphaned = []
         for state in states:
             for table in (tables.deaths, tables.buffer_segments):
@@ -119,6 +133,7 @@ class Updates(Selects, Writing):
         self.connection.execute(tables.open_rows.delete().where(tables.open_rows.c.segment_id == segment_id))
 
     def insert_deaths(self, buffer_id: int, dead: Arrays | Rows, versions: NDArray[np.uint64]) -> None:
+        """Note that records have died, ``(N,)``, and at which version each of them did."""
         columns = (dead["segment"].tolist(), dead["exemplar_id"].tolist(), versions.tolist())
         self._insert(
             tables.deaths,
@@ -128,15 +143,39 @@ class Updates(Selects, Writing):
             ],
         )
 
+    # What repairs segments
+
+    def seal(self, segment_id: int, file_bytes: int, num_records: int) -> None:
+        """A segment that the index calls open is sealed, and this long."""
+        this = tables.segments.update().where(tables.segments.c.id == segment_id)
+        self.connection.execute(this.values(file_bytes=file_bytes, num_records=num_records, sealed=True))
+        self.forget_open_rows(segment_id)
+
+    def move_deaths(self, old_id: int, new_id: int, lost: Iterable[int]) -> None:
+        """Records of one segment lie in another one now, dead ones too; those with the ids ``lost`` do not."""
+        d = tables.deaths.c
+        for exemplar_id in lost:
+            self.connection.execute(tables.deaths.delete().where(d.segment_id == old_id, d.exemplar_id == exemplar_id))
+        self.connection.execute(tables.deaths.update().where(d.segment_id == old_id).values(segment_id=new_id))
+
+    def forget_segment(self, segment_id: int) -> None:
+        """Nobody holds a segment any more; its file is the caller's to move."""
+        for table in (tables.deaths, tables.buffer_segments, tables.open_rows):
+            self.connection.execute(table.delete().where(table.c.segment_id == segment_id))
+        self.connection.execute(tables.segments.delete().where(tables.segments.c.id == segment_id))
+
     # Classes, snapshots, scores, answers
 
     def insert_classes(self, buffer_id: int, class_ids: Iterable[int]) -> None:
+        """Note classes that a buffer has been offered for the first time."""
         self._insert(tables.classes, [{"buffer_id": buffer_id, "class_id": class_id} for class_id in sorted(class_ids)])
 
     def insert_snapshot(self, buffer_id: int, snapshot: Snapshot) -> None:
+        """Note a snapshot."""
         self.connection.execute(tables.snapshots.insert(), {"buffer_id": buffer_id, **vars(snapshot)})
 
     def delete_snapshot(self, buffer_id: int, name: str) -> int:
+        """Returns how many there were of that name, 0 or 1."""
         s = tables.snapshots.c
         this = tables.snapshots.delete().where(s.buffer_id == buffer_id, s.name == name)
         return int(self.connection.execute(this).rowcount)
@@ -150,6 +189,15 @@ class Updates(Selects, Writing):
         rank: NDArray[np.uint32],
         snapshot_versions: Sequence[int],
     ) -> int:
+        """Note new scores and ranks from a version on, and keep the old ones as far as snapshots show them.
+
+        Args:
+            old: ``exemplar_id``, ``score`` and ``rank`` as they were.
+            snapshot_versions: of the snapshots there are, ascending.
+
+        Returns:
+            by how much the rows of scores have grown.
+        """
         ids = old["exemplar_id"].tolist()
         new = [(version, *values) for values in zip(ids, score.tolist(), rank.tolist(), strict=True)]
         if snapshot_versions:
@@ -162,6 +210,7 @@ class Updates(Selects, Writing):
         return len(new) - self._prune_scores(buffer_id, ids, snapshot_versions)
 
     def forget_scores(self, buffer_id: int, exemplar_ids: Iterable[int]) -> int:
+        """Forget those of records that nobody can read any more; returns the rows deleted."""
         s = tables.scores.c
         removed = 0
         wanted = list(exemplar_ids)
@@ -171,6 +220,7 @@ class Updates(Selects, Writing):
         return removed
 
     def prune_scores(self, buffer_id: int, snapshot_versions: Sequence[int]) -> int:
+        """Forget those that no snapshot and not the buffer itself shows; returns the rows deleted."""
         return self._prune_scores(buffer_id, None, snapshot_versions)
 
     def _prune_scores(self, buffer_id: int, ids: Sequence[int] | None, snapshot_versions: Sequence[int]) -> int:
@@ -200,12 +250,14 @@ class Updates(Selects, Writing):
         return int(self.connection.execute(this, gone).rowcount)
 
     def insert_answers(self, buffer_id: int, answers: Sequence[Answer], created_at: float) -> None:
+        """Keep answers to pushes."""
         same = {"buffer_id": buffer_id, "created_at": created_at}
         self._insert(tables.pushes, [{**same, **vars(answer)} for answer in answers])
 
     def forget_answers(
         self, buffer_id: int, *, older_than: float | None = None, but_newest: int | None = None
     ) -> tuple[int, int]:
+        """Delete answers to pushes: the old ones, or all but some. Returns how many, and their bytes."""
         condition = old_answers(buffer_id, older_than, but_newest)
         number, num_bytes = self.count_answers(condition)
         if number:

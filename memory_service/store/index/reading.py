@@ -1,10 +1,10 @@
-"""What is read from the index, in SQL."""
+"""What is asked of the index, in SQL: it takes and gives the store's own types."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from memory_format.header import HEADER_DTYPE
 from memory_service.store.index import tables
-from memory_service.store.index.base import BufferEntry, BufferRows, Reading
 from memory_service.store.pure import ledger
-from memory_service.store.pure.answers import Answer
+from memory_service.store.pure.change import Answer
 from memory_service.store.pure.columns import Arrays
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
@@ -29,27 +28,66 @@ _SCORES: Final = np.dtype(
 )
 
 
-class Selects(Reading):
-    """Reads in a connection that is in a transaction."""
+@dataclass(frozen=True)
+class BufferEntry:
+    """A buffer's settings, and the counters that must agree with its records."""
+
+    config: BufferConfig
+    version: int
+    next_exemplar_id: int
+    bytes_used: int
+    num_records: int
+
+
+@dataclass
+class BufferRows:
+    """What else the index says of a buffer."""
+
+    number: int
+    """Of the last change that this has seen: see :meth:`Index.writing`."""
+    segments: list[SegmentState] = field(default_factory=list)
+    """Their live and pinned parts not counted yet."""
+    open_segments: dict[int, OpenSegment] = field(default_factory=dict)
+    """Of those that are open, by id. Their CRC is 0: it follows from the file."""
+    deaths: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = field(default_factory=dict)
+    """Segment id -> ids of the records that died in it, ascending, and the versions at which they did."""
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    classes: set[int] = field(default_factory=set)
+    counts: ledger.IndexRows = field(default_factory=ledger.IndexRows)
+    scores: Arrays = field(default_factory=dict)
+    """Scores and ranks that were changed after a push: ``exemplar_id``, ``score`` and ``rank`` as they are now."""
+
+
+class Reading:
+    """A transaction that sees one state of the index throughout.
+
+    Every method raises ``StorageError`` where the index cannot be read.
+    """
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
 
     def number(self) -> int:
+        """Of the last change that was counted: see :meth:`Index.writing`."""
         return int(self.connection.execute(sa.select(tables.store.c.changes)).scalar_one())
 
     def buffers(self) -> list[BufferEntry]:
+        """All of them."""
         return [entry_of(row) for row in self.connection.execute(sa.select(tables.buffers)).all()]
 
     def find_buffer(self, of: str | int) -> BufferEntry | None:
+        """The buffer of that name or id."""
         column = tables.buffers.c.name if isinstance(of, str) else tables.buffers.c.id
         row = self.connection.execute(sa.select(tables.buffers).where(column == of)).one_or_none()
         return None if row is None else entry_of(row)
 
     def contents(self, buffer_id: int | None = None) -> dict[int, BufferRows]:
-        found = self._described(buffer_id)
-        counts = {id_: {"description_bytes": num_bytes} for id_, num_bytes in found.items()}
-        contents = {id_: BufferRows() for id_ in found}
+        """Buffer id -> its contents: of one buffer, or of all in as many statements."""
+        b = tables.buffers.c
+        found = self.connection.execute(_only(sa.select(b.id, b.description), b.id, buffer_id))
+        counts = {id_: {"description_bytes": len(description.encode())} for id_, description in found}
+        seen = self.number()
+        contents = {id_: BufferRows(seen) for id_ in counts}
         self._read_segments(contents, buffer_id)
         self._read_deaths(contents, buffer_id)
         columns = [tables.snapshots.c[name] for name in Snapshot.__dataclass_fields__]
@@ -72,12 +110,6 @@ class Selects(Reading):
             numbers = {"snapshots": len(rows.snapshots), "classes": len(rows.classes)}
             rows.counts = ledger.IndexRows(**counts[id_], **numbers)
         return contents
-
-    def _described(self, buffer_id: int | None) -> dict[int, int]:
-        """Buffer id -> bytes of its description."""
-        b = tables.buffers.c
-        statement = _only(sa.select(b.id, b.description), b.id, buffer_id)
-        return {id_: len(description.encode()) for id_, description in self.connection.execute(statement)}
 
     def _read_segments(self, contents: dict[int, BufferRows], buffer_id: int | None) -> None:
         s, o, part = tables.segments.c, tables.open_rows.c, tables.buffer_segments.c
@@ -114,6 +146,7 @@ class Selects(Reading):
         return self.connection.execute(statement if order_by is None else statement.order_by(order_by))
 
     def open_segment(self, state: SegmentState) -> OpenSegment:
+        """An open segment, its CRC 0."""
         r = tables.open_rows.c
         statement = sa.select(r.headers, r.learners).where(r.segment_id == state.id).order_by(r.first)
         return _open_segment(state, [(row.headers, row.learners) for row in self.connection.execute(statement)])[0]
@@ -125,22 +158,26 @@ class Selects(Reading):
         return np.fromiter((tuple(row) for row in self.connection.execute(statement)), _SCORES)
 
     def scores_at(self, buffer_id: int, version: int) -> Arrays:
+        """:attr:`BufferRows.scores` as they were at a version, only of records that were changed after it."""
         found = self._scores(buffer_id)
         changed_later = np.unique(found["exemplar_id"][found["version"] > version])
         return _latest(found[(found["version"] <= version) & np.isin(found["exemplar_id"], changed_later)])
 
     def scored(self, buffer_id: int, exemplar_ids: Sequence[int]) -> set[int]:
+        """Which of these got a score or rank after their push."""
         s = tables.scores.c
         statement = sa.select(s.exemplar_id).where(s.buffer_id == buffer_id)
         return {row[0] for row in self.rows_among(statement, s.exemplar_id, exemplar_ids)}
 
     def find_answer(self, buffer_id: int, key: str) -> Answer | None:
+        """To the push with an idempotency key."""
         p = tables.pushes.c
         statement = sa.select(p.idempotency_key, p.digest, p.answer)
         row = self.connection.execute(statement.where(p.buffer_id == buffer_id, p.idempotency_key == key)).one_or_none()
         return None if row is None else Answer(*row)
 
     def answers_beyond(self, buffer_id: int, but_newest: int) -> tuple[int, int]:
+        """How many answers :meth:`Writing.forget_answers` would delete, and their bytes."""
         return self.count_answers(old_answers(buffer_id, None, but_newest))
 
     def count_answers(self, condition: sa.ColumnElement[bool]) -> tuple[int, int]:
@@ -150,6 +187,7 @@ class Selects(Reading):
         return number, num_bytes or 0
 
     def known_files(self) -> KnownFiles:
+        """What should lie on the disk."""
         s, b, i = tables.segments.c, tables.buffers.c, tables.intents.c
         segments = self.connection.execute(sa.select(s.stem, s.file_bytes, s.num_records, s.sealed))
         intents = self.connection.execute(sa.select(i.stem, i.leaving))
@@ -161,14 +199,27 @@ class Selects(Reading):
         )
 
     def known_stems(self, stems: Collection[str]) -> set[str]:
+        """Which of these the index speaks of."""
         s = tables.segments.c
         return {row[0] for row in self.rows_among(sa.select(s.stem), s.stem, sorted(stems))}
 
     def not_noted(self, parts: Iterable[Part]) -> list[Part]:
+        """Those of which the index does not say what they say: the change that wrote them was not committed."""
         given, s = list(parts), tables.segments.c
         statement = sa.select(s.stem, s.file_bytes, s.sealed)
         known = {tuple(row) for row in self.rows_among(statement, s.stem, [part.after.stem for part in given])}
         return [part for part in given if (part.after.stem, part.file_bytes, part.sealed) not in known]
+
+    def segments(self) -> list[SegmentState]:
+        """All of them, in the order in which they were made; what buffers hold of them is not counted."""
+        s = tables.segments.c
+        found = self.connection.execute(sa.select(s.id, s.stem, s.file_bytes, s.num_records, s.sealed).order_by(s.id))
+        return [SegmentState(*row) for row in found]
+
+    def holders(self, segment_id: int) -> list[int]:
+        """Ids of the buffers that a segment is part of."""
+        b = tables.buffer_segments.c
+        return list(self.connection.execute(sa.select(b.buffer_id).where(b.segment_id == segment_id)).scalars())
 
     def rows_among(self, statement: Any, column: sa.Column[Any], values: Sequence[Any]) -> list[sa.Row[Any]]:
         """What a statement gives where a column has one of some values."""

@@ -13,9 +13,7 @@ from pydantic import ValidationError
 
 from memory_format import BudgetError, FormatError
 from memory_format.body import MAX_BODY_BYTES
-from memory_format.header import HEADER_DTYPE
 from memory_format.wire import Batch, check_batch
-from memory_service.store.admin.exported import BufferDescription, pieces
 from memory_service.store.index.base import BufferEntry, Writing
 from memory_service.store.pure.columns import charge_of
 from memory_service.store.pure.ledger import IndexRows
@@ -23,8 +21,9 @@ from memory_service.store.pure.model import BufferConfig
 from memory_service.store.segments import files
 from memory_service.store.segments.base import Part, Segments, totals_of
 from memory_service.store.segments.files import storage_error
-from memory_service.store.segments.layout import SegmentContents, read_contents
+from memory_service.store.segments.layout import SegmentContents, plain_headers, read_contents
 from memory_service.store.segments.owner import owner_of
+from memory_service.store.transfer.export import BufferDescription, pieces
 
 _ROOM_STEP: Final = 4 * 1024 * 1024
 """The room on the disk is looked at after so many bytes of an arriving file."""
@@ -33,12 +32,18 @@ _ROOM_STEP: Final = 4 * 1024 * 1024
 class Incoming:
     """A file that arrives piece by piece, to be imported once it is whole.
 
+    Args:
+        announced_bytes: how long it will be, as far as that is known.
+
     Raises:
+        BudgetError: ``disk_limit_exceeded``: the disk has no room for it and for the segments made of it.
         StorageError: it cannot be written.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, announced_bytes: int) -> None:
         self.path = directory / uuid.uuid4().hex
+        words = f"a file of {announced_bytes} bytes takes twice as many while it is imported"
+        self._expect_room(2 * announced_bytes, f"{words}, {{free}} are free on the disk")
         try:
             self._descriptor = files.create(self.path)
         except OSError as error:
@@ -54,20 +59,17 @@ class Incoming:
             end = self._end + len(piece)
             if self._end // _ROOM_STEP != end // _ROOM_STEP:
                 # As many bytes again are written when it is taken over, and others arrive beside it.
-                self._expect_room(end, len(piece) + end)
+                words = f"{end} bytes of the file have come; with taking it over {len(piece) + end} more are needed"
+                self._expect_room(len(piece) + end, f"{words}, {{free}} are free")
             self._end = files.write_at(self._descriptor, [piece], self._end)
         except OSError as error:
             raise storage_error(f"write {self.path}", error) from error
 
-    def _expect_room(self, end: int, needed: int) -> None:
+    def _expect_room(self, needed: int, words: str) -> None:
         free = shutil.disk_usage(self.path.parent).free
         if needed > free:
-            raise BudgetError(
-                f"{end} bytes of the file have come; with taking it over {needed} more are needed, {free} are free",
-                code="disk_limit_exceeded",
-                requested_bytes=needed,
-                free_bytes=free,
-            )
+            words = words.format(free=free)
+            raise BudgetError(words, code="disk_limit_exceeded", requested_bytes=needed, free_bytes=free)
 
     def discard(self) -> None:
         """It is not needed any more."""
@@ -101,11 +103,8 @@ class Import:
             raise
 
     def config(self, name: str) -> BufferConfig:
-        """The settings of the buffer to make.
-
-        Raises:
-            BudgetError: ``budget_exceeded``: the records are over the budget that the file states.
-        """
+        """The settings of the buffer to make. Raises ``BudgetError`` (``budget_exceeded``): the records are over the
+        budget that the file states."""
         config = self.description.config(name)
         used = self._bytes_used()
         if used > config.budget_bytes:
@@ -125,9 +124,7 @@ class Import:
             for first, last in pieces(self._contents.lengths):
                 batch = self._batch(first, last)
                 check_batch(batch)
-                parts += segments.append(
-                    open_, batch.headers, batch.learner_ids, batch.bodies, segment_bytes=segment_bytes, owner=owner
-                )
+                parts += segments.append(open_, batch, segment_bytes=segment_bytes, owner=owner)
                 open_ = None if parts[-1].full else parts[-1].after
         except BaseException:
             segments.undo(reversed(parts))
@@ -170,12 +167,8 @@ class Import:
             raise FormatError("the file is cut short", code="invalid_export")
         ends = np.cumsum(lengths)
         bodies = [data[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
-        headers = np.zeros(last - first, HEADER_DTYPE)
-        for name in HEADER_DTYPE.names or ():
-            if name not in ("offset", "learner"):
-                headers[name] = stored[name]
         learners = self._contents.learners
-        return Batch(headers, [learners[code] for code in stored["learner"].tolist()], bodies)
+        return Batch(plain_headers(stored), [learners[code] for code in stored["learner"].tolist()], bodies)
 
 
 def _description(contents: SegmentContents) -> BufferDescription:
