@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
 
 from memory_format import FormatError
 
+_UNIX: Final = "unix://"
 
-def service_url(url: str) -> httpx.URL:
-    """The address of a service; ``host:port`` stands for ``http://host:port``.
+
+def service_address(url: str) -> tuple[httpx.URL, str | None]:
+    """The address of a service, and the path of its Unix socket where it is reached by one.
+
+    ``host:port`` stands for ``http://host:port``; ``unix:///path`` is a socket.
 
     Raises:
         ValueError: it is none.
     """
-    problem = f"the service's address must be http(s)://host[:port], got {url!r}"
+    problem = f"the service's address must be http(s)://host[:port], or unix:///path of its socket, got {url!r}"
     if not isinstance(url, str):
         raise ValueError(problem)
+    if url.startswith(_UNIX):
+        path = url.removeprefix(_UNIX)
+        if not path.startswith("/") or "\0" in path:
+            raise ValueError(f"{problem}: a socket's path begins with /")
+        return httpx.URL("http://localhost"), path
     try:
         parsed = httpx.URL(url if "://" in url else f"http://{url}")
     except httpx.InvalidURL as error:
@@ -27,7 +36,7 @@ def service_url(url: str) -> httpx.URL:
         raise ValueError(problem)
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise ValueError(f"{problem}: ports lie in 1..65535")
-    return parsed
+    return parsed, None
 
 
 def buffer_path(name: str, *rest: str) -> str:

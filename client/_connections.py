@@ -26,11 +26,15 @@ class Connections:
     Args:
         url: base address of the service.
         injected: an ``httpx`` transport in place of the network, for tests and in-process use.
+        unix_socket: path of the socket by which the service is reached; None = by the address.
     """
 
-    def __init__(self, url: httpx.URL, injected: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, url: httpx.URL, injected: httpx.BaseTransport | None = None, unix_socket: str | None = None
+    ) -> None:
         self._url = url
         self.injected = injected
+        self._unix_socket = unix_socket
         # A proxy meant for the outside world must not come between two processes of one machine.
         self._trust_env = url.host not in _LOOPBACK
         with_tls = url.scheme == "https"
@@ -57,11 +61,14 @@ class Connections:
         """The pool of this process."""
         with self._opening:
             if self._http is None:
+                transport = self.injected
+                if transport is None and self._unix_socket is not None:
+                    transport = httpx.HTTPTransport(uds=self._unix_socket, verify=self._tls)
                 self._http = httpx.Client(
                     base_url=self._url,
                     # Payloads are compressed already.
                     headers={"Accept-Encoding": "identity"},
-                    transport=self.injected,
+                    transport=transport,
                     trust_env=self._trust_env,
                     verify=self._tls,
                 )

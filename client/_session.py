@@ -7,11 +7,12 @@ from typing import Any, Protocol, Self, TypeVar
 
 import httpx
 
+from client._local import LocalWay
 from client._params import json_body
 from client._reading import read_value
 from client._transport import Transport
 from client.errors import ProtocolError
-from memory_format import NotFoundError
+from memory_format import Batch, NotFoundError
 from memory_format.api.answers import ServiceInfo
 from memory_format.api.terms import JSON_MEDIA_TYPE
 from memory_format.wire import WIRE_VERSION
@@ -26,6 +27,12 @@ class Session:
         self.transport = transport
         self.checked = False
         """Whether the service is known to speak this client's version."""
+        self.local = LocalWay(transport.timeout)
+
+    def know(self, other: Session) -> None:
+        """Take over what another session has found out about the same service."""
+        self.checked = other.checked
+        self.local.take_offer(other.local.offer)
 
     def request(
         self,
@@ -51,9 +58,25 @@ class Session:
         if json is not None:
             arguments["content"] = json_body(json)
             headers["Content-Type"] = JSON_MEDIA_TYPE
-        if not self.checked:
+        if not self.checked or self.local.wants_offer:
             self._check_version()
         return self.transport.request(method, path, safe=safe, headers=headers, **arguments)
+
+    def draw_locally(self, buffer: str, wanted: Mapping[str, Any]) -> tuple[Batch, int] | None:
+        """A batch and its version by the local way, see :meth:`LocalWay.draw`; None where it is to be asked over HTTP.
+
+        Args:
+            wanted: the sample's members.
+        """
+        if self.local.offer is None:
+            return None
+        self.transport.connections.refuse_if_stopped()
+        return self.local.draw(json_body({"buffer": buffer, **wanted}), self.transport.deadline())
+
+    def close(self) -> None:
+        """Close the connections; calls in other threads end with an error."""
+        self.local.close()
+        self.transport.connections.close()
 
     def value(self, kind: type[T], method: str, path: str, **arguments: Any) -> T:
         """The answer's JSON as a ``kind``; see :meth:`request`."""
@@ -82,6 +105,8 @@ class Session:
                 service=found.wire_version,
             )
         self.checked = True
+        # Whoever is asked in place of the network is not the one that listens there.
+        self.local.take_offer(None if self.transport.connections.injected else found.local)
 
 
 class Connected(Protocol):

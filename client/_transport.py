@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from client._address import service_url
+from client._address import service_address
 from client._connections import Connections
 from client._limits import Retries, Timeout
 from client._network import Deadline, Within
@@ -60,15 +60,19 @@ class Transport:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        address = service_url(url)
-        self.url = str(address).rstrip("/")
+        address, unix_socket = service_address(url)
+        self.url = str(address).rstrip("/") if unix_socket is None else url
         self.timeout = timeout
         self.retries = retries
-        self.connections = Connections(address, transport)
+        self.connections = Connections(address, transport, unix_socket)
         self._sleep = sleep or self.connections.wait
         self._clock = clock
         # Another generator would draw the same waits in every forked process.
         self._rng = rng or random.SystemRandom()
+
+    def deadline(self) -> Deadline:
+        """When a call that begins now must be over."""
+        return Deadline(self.timeout.total, self._clock)
 
     def request(
         self,
@@ -96,7 +100,7 @@ class Transport:
             ExemplarMemoryError: the service refused, in its own words.
             ServiceUnavailableError, ServiceTimeoutError, ProtocolError: it could not be asked.
         """
-        deadline = Deadline(self.timeout.total, self._clock)
+        deadline = self.deadline()
         for attempt in range(1, self.retries.tries + 1):
             self.connections.refuse_if_stopped()
             wait: float | None = None

@@ -29,7 +29,7 @@ class MemoryClient:
     version.
 
     Args:
-        url: ``http://host:port``, or ``host:port`` for the same.
+        url: ``http://host:port``, or ``host:port`` for the same; ``unix:///path`` of the service's socket.
         timeout: seconds to wait; a number stands for :attr:`Timeout.read`.
         retries: how often safe requests are repeated.
         transport: an ``httpx`` transport in place of the network.
@@ -71,7 +71,7 @@ class MemoryClient:
     def clone(self) -> MemoryClient:
         """Another client of the same service and settings, with connections of its own."""
         other = _rebuild(*self._settings())
-        other.session.checked = self.session.checked
+        other.session.know(self.session)
         return other
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -80,7 +80,7 @@ class MemoryClient:
 
     def close(self) -> None:
         """Close the connections; calls in other threads end with an error."""
-        self.session.transport.connections.close()
+        self.session.close()
 
     def stop(self) -> None:
         """Make calls in other threads end at their next step, refuse new ones; :meth:`close` must follow."""

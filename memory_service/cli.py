@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -17,10 +19,12 @@ import uvicorn
 from pydantic import ValidationError
 
 from memory_format import ExemplarMemoryError
+from memory_format.api.answers import LocalSocket
 from memory_service.http.admission import SWITCH_SECONDS
 from memory_service.http.app import create_app, open_store
 from memory_service.http.connections import Connections, connections_that_fit
 from memory_service.http.guard import is_loopback
+from memory_service.http.local import LocalDraws, open_listener, remove_socket
 from memory_service.logs import logging_to_stderr
 from memory_service.offline import OFFLINE, add_offline_commands
 from memory_service.settings import Settings
@@ -53,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(given: dict[str, Any]) -> int:
     settings = Settings(**given)
-    if not (settings.trust_network or is_loopback(settings.host)):
+    if not (settings.uds_only or settings.trust_network or is_loopback(settings.host)):
         return _refuse(
             f"--host {settings.host} can be reached by other machines, and there are no API keys yet: "
             "whoever reaches it can read and delete everything. --trust-network says that this is wanted"
@@ -71,14 +75,16 @@ def serve(settings: Settings) -> int:
     with (
         logging_to_stderr(settings.log_level.upper(), settings.log_format),
         open_store(settings) as store,
-        _bind(settings.host, settings.port) as listener,
+        _listening(settings) as (listeners, address),
     ):
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
         most = connections_that_fit(settings.max_connections, settings.open_segments)
         connections = Connections(settings, most)
+        app = create_app(settings, store)
+        if settings.uds is not None:
+            connections.draws = LocalDraws(store, app.state.admission, settings)
+            app.state.local = LocalSocket(os.path.abspath(settings.uds), connections.draws.instance)
         config = uvicorn.Config(
-            create_app(settings, store),
+            app,
             http=connections.protocol,
             ws="none",
             timeout_keep_alive=settings.keep_alive_seconds,
@@ -91,9 +97,7 @@ def serve(settings: Settings) -> int:
         _keep_answers_memory()
         _collect_seldom()
         sys.setswitchinterval(SWITCH_SECONDS)
-        server = _Server(
-            config, connections, f"memory-service listening on http://{shown}:{port} (data: {settings.data})"
-        )
+        server = _Server(config, connections, f"memory-service listening on {address} (data: {settings.data})")
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             server.should_exit = True
@@ -102,7 +106,7 @@ def serve(settings: Settings) -> int:
         # makes that the end of a clean run, and covers the moment before uvicorn takes over.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
-        server.run(sockets=[listener])
+        server.run(sockets=listeners)
     return 0
 
 
@@ -167,6 +171,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", help="directory of the store; made when it does not exist")
     command.add_argument("--host", help="address to listen on (127.0.0.1)")
     command.add_argument("--port", type=int, help="port to listen on, 0 for a free one (8765)")
+    command.add_argument("--uds", help="Unix socket to listen on too: draws on this machine are faster over it")
+    command.add_argument("--uds-only", action="store_true", help="listen on no port")
     command.add_argument(
         "--trust-network",
         action="store_true",
@@ -177,6 +183,27 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--access-log", action="store_true", help="log a line for every request")
     add_offline_commands(commands)
     return parser
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[tuple[list[socket.socket], str]]:
+    """The sockets that are listened on, and the address of the first.
+
+    Raises:
+        OSError: one cannot be bound.
+    """
+    with ExitStack() as stack:
+        listeners: list[socket.socket] = []
+        address = ""
+        if not settings.uds_only:
+            listeners.append(stack.enter_context(_bind(settings.host, settings.port)))
+            host, port = listeners[0].getsockname()[:2]
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        if settings.uds is not None:
+            listeners.append(stack.enter_context(open_listener(settings.uds)))
+            stack.callback(remove_socket, settings.uds, os.stat(settings.uds).st_ino)
+            address = address or f"unix://{os.path.abspath(settings.uds)}"
+        yield listeners, address
 
 
 def _bind(host: str, port: int) -> socket.socket:

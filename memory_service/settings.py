@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from memory_service.logs import LogFormat
@@ -31,6 +31,12 @@ class Settings(BaseSettings):
     data: Path = Field(description="Directory of the store; made when it does not exist.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8765, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    uds: Path | None = Field(
+        None,
+        description="Unix socket to listen on too, for HTTP and for clients of this machine that read the files by "
+        "themselves; made with mode 0600.",
+    )
+    uds_only: bool = Field(False, description="Listen on the Unix socket and on no port.")
     trust_network: bool = Field(
         False,
         description="Allow an address that other machines can reach. There are no API keys yet: whoever "
@@ -108,6 +114,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe message logged.")
     log_format: LogFormat = Field("text", description="`text`, or `json`: an object a line.")
     access_log: bool = Field(False, description="Log a line for every request.")
+
+    @model_validator(mode="after")
+    def _listens_somewhere(self) -> Self:
+        if self.uds_only and self.uds is None:
+            raise ValueError("uds_only needs a socket to listen on: name one as uds")
+        return self
 
     @field_validator("allowed_hosts", "allowed_origins", mode="before")
     @classmethod

@@ -75,6 +75,16 @@ class Health:
 
 
 @dataclass(frozen=True)
+class LocalSocket(_Answer):
+    """Where a client of the same machine and user reads the files by itself (``memory_format.lending``)."""
+
+    path: str
+    """Of a Unix socket."""
+    instance: str
+    """Names the run of the service that listens there."""
+
+
+@dataclass(frozen=True)
 class ServiceInfo(_Answer):
     """What answers at the address, and what it has on offer."""
 
@@ -89,6 +99,8 @@ class ServiceInfo(_Answer):
     """Of its index."""
     eviction: tuple[str, ...] = field(default=(), kw_only=True)
     strategies: tuple[str, ...] = field(default=(), kw_only=True)
+    local: LocalSocket | None = field(default=None, kw_only=True)
+    """Told to clients of this machine, where there is one."""
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,11 @@ class Admission:
             self._arriving -= 1
             self._bytes -= held
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody else draws, and no push is under way: then a :meth:`turn` is to be had at once."""
+        return not self._arriving and not self._turn.locked()
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Around drawing a batch in the event loop, for one request at a time.

@@ -94,6 +94,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     )
     app.state.store = store
     app.state.lease_seconds = settings.lease_seconds
+    app.state.local = None
     app.state.admission = Admission(settings)
     app.add_middleware(BodyLimit, settings=settings)
     if settings.allowed_origins:

@@ -7,6 +7,7 @@ What a connection may be in, and for how long:
     a body that nobody reads any more       a least rate, and ``max_body_bytes``
     an answer on its way                    a least rate over ``write_seconds``
     between two requests                    ``keep_alive_seconds`` (uvicorn's own), and the first to go at the ceiling
+    draws on the same machine               see ``memory_service.http.local``; between them, until its room is needed
 
 A request whose head is there at once, and an answer that is taken at once, cost no timer: one look over all
 connections, twice a second, finds the others.
@@ -18,6 +19,7 @@ import asyncio
 import fcntl
 import logging
 import resource
+import socket
 import sys
 import termios
 from contextlib import suppress
@@ -26,7 +28,9 @@ from typing import Any, ClassVar, Final
 from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from memory_format.lending import PREFACE
 from memory_service.http.errors import problem_response
+from memory_service.http.local import LocalConnection, LocalDraws
 from memory_service.http.streaming import UNSENT
 from memory_service.settings import Settings
 
@@ -76,6 +80,8 @@ class Connections:
         self.idle: dict[_Connection, None] = {}
         """Those that wait for a request, the longest waiting first."""
         self.refused: set[_Connection] = set()
+        self.draws: LocalDraws | None = None
+        """What answers to clients of this machine that read by themselves."""
         self.protocol: type[_Connection] = type("_Connection", (_Connection,), {"all": self})
         """What uvicorn makes a connection of."""
 
@@ -110,6 +116,9 @@ class _Connection(HttpToolsProtocol):
         self._unread_bytes = 0
         self._mark: tuple[float, int] | None = None
         """A time, and the bytes of answers that were to be sent then."""
+        self._is_new = True
+        self._local: LocalConnection | None = None
+        """Where it is no HTTP that is spoken on it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -128,6 +137,8 @@ class _Connection(HttpToolsProtocol):
         self._forget()
         self.all.open.discard(self)
         self.all.refused.discard(self)
+        if self._local is not None:
+            self._local.lost()
         super().connection_lost(exc)
 
     def cut(self) -> None:
@@ -141,6 +152,15 @@ class _Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self.all.idle.pop(self, None)
+        if self._is_new:
+            self._is_new = False
+            if data.startswith(PREFACE) and self._is_unix() and self.all.draws is not None:
+                self._waiting_since = None
+                self._local = LocalConnection(self.all.draws, self.transport, self.loop, self.cut, self._note_idle)
+                data = data[len(PREFACE) :]
+        if self._local is not None:
+            self._local.received(data)
+            return
         if self._unread_since is not None:
             self._unread_bytes += len(data)
             if self in self.all.refused:
@@ -154,6 +174,16 @@ class _Connection(HttpToolsProtocol):
             piece = rest[: most + 1 - self._unparsed]
             rest = rest[len(piece) :]
             self._feed(piece)
+
+    def _is_unix(self) -> bool:
+        return bool(self.transport.get_extra_info("socket").family == socket.AF_UNIX)
+
+    def _note_idle(self, is_idle: bool) -> None:
+        """Of a local connection, which is closed only for its room."""
+        if is_idle and self in self.connections:
+            self.all.idle[self] = None
+        else:
+            self.all.idle.pop(self, None)
 
     def _feed(self, data: bytes | memoryview) -> None:
         self._unparsed += len(data)
@@ -268,6 +298,8 @@ class _Connection(HttpToolsProtocol):
 
     def _is_stalled(self, now: float) -> bool:
         limits = self._limits
+        if self._local is not None and self._local.is_stalled(now):
+            return True
         if self._unread_since is not None:
             refused = self in self.all.refused
             seconds = _REFUSED_SECONDS if refused else limits.body_seconds + self._unread_bytes / limits.least_rate

@@ -79,7 +79,9 @@ class Telemetry:
             route = getattr(scope.get("route"), "path", "none")
             self._seconds.labels(route, method, status).observe(seconds)
             if self._access_log:
-                _log(scope, status, seconds, num_bytes)
+                # Without the query: it is the client's, and may hold what should not be kept.
+                client = (scope.get("client") or ("-",))[0]
+                log_access(client, scope["method"], scope["path"], status, seconds, num_bytes)
 
 
 def _id_of(scope: Scope) -> bytes:
@@ -90,12 +92,12 @@ def _id_of(scope: Scope) -> bytes:
     return secrets.token_hex(8).encode("ascii")
 
 
-def _log(scope: Scope, status: int, seconds: float, num_bytes: int) -> None:
-    # Without the query: it is the client's, and may hold what should not be kept.
+def log_access(client: str, method: str, path: str, status: int, seconds: float, num_bytes: int) -> None:
+    """Log one request."""
     seen: dict[str, Any] = {
-        "client": (scope.get("client") or ("-",))[0],
-        "method": scope["method"],
-        "path": quote(scope["path"]),
+        "client": client,
+        "method": method,
+        "path": quote(path),
         "status": status,
         "seconds": round(seconds, 6),
         "bytes": num_bytes,

@@ -16,6 +16,7 @@ loading.py      a state of what index and segments say
 exports.py      whole buffers on their way out
 forks.py        buffers that start from another one's segments
 drawn.py        a batch that is sent while it is read
+lent.py         a batch that a process of the same machine reads by itself
 pure/           values, and decisions as functions of them: state, change, eviction, draws, queries, compaction
 index/          what is where: the port (base), and its implementation in SQL
 segments/       files of records: the port (base), local files, and the bytes in them

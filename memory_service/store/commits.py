@@ -209,9 +209,10 @@ class Commits:
             # Whoever reads without one is done in a moment.
             return contents.readers.wait(_READ_SECONDS, going)
         lease = min(leases, key=lambda lease: lease.progressed)
-        name = state.config.name
-        logger.warning("an answer of buffer %s is cut short: a change needs the room of what it reads", name)
         lease.end()
+        if lease.ended:
+            name = state.config.name
+            logger.warning("an answer of buffer %s is cut short: a change needs the room of what it reads", name)
         if isinstance(lease, PinningLease):
             self.commit(contents.state.change(dropped=[lease.mark]))
         return True

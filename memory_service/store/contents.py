@@ -20,7 +20,7 @@ from memory_service.store.pure.model import Options, Snapshot
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.pure.state import State, moved
 from memory_service.store.segments.base import Place, SegmentGoneError, Segments
-from memory_service.store.segments.readers import HeldLease, PinningLease, Readers
+from memory_service.store.segments.readers import HeldLease, LeaseT, LentLease, PinningLease, Readers
 
 _HELD_AT_A_TIME = 16
 """Segments that a thread has open beside those that are kept open anyway."""
@@ -140,8 +140,15 @@ class Contents:
         lease = self.hold(ids, wait=wait, places=places)
         return None if lease is None else (lease, places)
 
-    def hold(self, ids: Sequence[int], *, wait: bool = True, places: Sequence[Place] = ()) -> HeldLease | None:
+    def hold(self, ids: Sequence[int], *, wait: bool = True, places: Iterable[Place] = ()) -> HeldLease | None:
         """A lease of segments; raises as :meth:`hold_bodies`."""
+        return self._leased(ids, HeldLease, wait=wait, places=places)
+
+    def lend(self, ids: Sequence[int], *, wait: bool, places: Iterable[Place]) -> LentLease | None:
+        """As :meth:`hold`, for another process to read by descriptors of its own."""
+        return self._leased(ids, LentLease, wait=wait, places=places)
+
+    def _leased(self, ids: Sequence[int], kind: type[LeaseT], *, wait: bool, places: Iterable[Place]) -> LeaseT | None:
         if len(ids) > self.segments.room_to_hold():
             return None
         stems = self.readers.begin(lambda: self._stems(ids))
@@ -155,7 +162,7 @@ class Contents:
         except BaseException:
             self.readers.done(stems)
             raise
-        return self.readers.lease(stems, held)
+        return self.readers.lease(stems, held, kind)
 
     def read_prefixes(self, taken: Rows) -> list[bytes]:
         """The keep mask and token mask of rows, unchecked. Raises as :meth:`read_bodies`."""

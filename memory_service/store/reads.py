@@ -21,6 +21,7 @@ from memory_format.record import split_row
 from memory_format.wire import frame_batch
 from memory_service.store.contents import Contents
 from memory_service.store.drawn import Drawn
+from memory_service.store.lent import LentBatch, lend
 from memory_service.store.pure import query as queries
 from memory_service.store.pure import sampler
 from memory_service.store.pure.columns import Columns, Rows, charge_of, headers_of_rows
@@ -146,6 +147,15 @@ class Reads:
         """
         return self._at_hand_or_steadily(request, self._ids_from, wait=wait)
 
+    def lend(self, request: sampler.SampleRequest, *, wait: bool = True) -> LentBatch:
+        """The batch of :meth:`draw`, to be read by a process of this machine.
+
+        Raises:
+            NotLentError: it can only be drawn.
+            NotFoundError, ConflictError, FormatError, StorageError, BlockingIOError: as :meth:`draw`.
+        """
+        return self._at_hand_or_steadily(request, self._lend_from, wait=wait)
+
     def fetch(self, exemplar_ids: Sequence[int], *, snapshot: str | None = None, wait: bool = True) -> Drawn:
         """Records by id, in that order, to be sent while they are read. Those that are not held are left out.
 
@@ -224,6 +234,12 @@ class Reads:
             text_from=tuple(donors["exemplar_id"].tolist()),
             text_crc32=tuple(donors["crc32"].tolist()),
         )
+
+    def _lend_from(self, columns: Columns, request: sampler.SampleRequest, *, wait: bool = True) -> LentBatch:
+        drawn, taken = self._chosen(columns, request)
+        swapped = np.flatnonzero(drawn.text_from != drawn.positions)
+        donors = columns.take(drawn.text_from[swapped]) if len(swapped) else None
+        return lend(self.contents, taken, swapped, donors, columns.version, wait=wait)
 
     def _chosen(self, columns: Columns, request: sampler.SampleRequest) -> tuple[sampler.Draw, Rows]:
         """Which records are drawn, and their rows."""

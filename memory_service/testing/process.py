@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-_READY: Final = re.compile(r"memory-service listening on (http://\S+) \(data: .*\)\n")
+_READY: Final = re.compile(r"memory-service listening on ((?:http|unix)://.+) \(data: .*\)\n")
 
 
 class Ended(NamedTuple):

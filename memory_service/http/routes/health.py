@@ -11,6 +11,7 @@ from memory_format.api.answers import Health, ServiceInfo
 from memory_format.api.terms import EVICTION_POLICIES, STRATEGIES
 from memory_format.wire import WIRE_VERSION
 from memory_service.http.admission import Admission
+from memory_service.http.guard import is_loopback
 from memory_service.http.openapi import refusals
 from memory_service.http.routes.common import Router, StoreDep
 from memory_service.store.index.migrations import HEAD
@@ -41,8 +42,10 @@ async def readyz(request: Request, store: StoreDep) -> Health:
 
 
 @router.get("/v1")
-def info() -> ServiceInfo:
+async def info(request: Request) -> ServiceInfo:
     """Versions and what is on offer."""
+    client = request.client
+    is_near = client is None or is_loopback(client.host)
     return ServiceInfo(
         service="exemplar-memory",
         version=service_version(),
@@ -52,6 +55,7 @@ def info() -> ServiceInfo:
         codecs=tuple(codec.codec_id for codec in CODECS),
         eviction=EVICTION_POLICIES,
         strategies=STRATEGIES,
+        local=request.app.state.local if is_near else None,
     )
 
 

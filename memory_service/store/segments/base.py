@@ -175,6 +175,10 @@ class Held(ABC):
         StorageError: ``corrupt_record``: one of these was found damaged before.
         """
 
+    def file_descriptors(self) -> list[int] | None:
+        """Descriptors to read them by in another process too, open until the end; None where they are no files."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Nothing more is read."""

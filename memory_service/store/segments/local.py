@@ -248,6 +248,9 @@ class HeldFiles(Held):
                 if (stem, offset) in self._owner.damaged:
                     raise damaged_record(stem, offset)
 
+    def file_descriptors(self) -> list[int]:
+        return [descriptor.number for descriptor in self.descriptors]
+
     def close(self) -> None:
         descriptors, self.descriptors = self.descriptors, ()
         if descriptors:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,11 @@ from memory_service.store.pure.columns import Columns
 from memory_service.store.pure.model import Snapshot
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.base import Held, Place, SegmentGoneError
+
+LeaseT = TypeVar("LeaseT", bound="HeldLease")
+
+_RETURN_SECONDS: Final = 1.0
+"""For how long a change that needs the room waits for a process that reads segments by itself."""
 
 
 class LeaseEndedError(BusyError):
@@ -79,6 +85,30 @@ class HeldLease(Lease):
             done, self._done = self._done, None
         if done is not None:
             done(self)
+
+
+class LentLease(HeldLease):
+    """Segments whose descriptors another process has, which closes them when it has read: that takes no longer than
+    reading does."""
+
+    def __init__(self, stems: Sequence[str], held: Held, done: Callable[[HeldLease], object]) -> None:
+        super().__init__(stems, held, done)
+        self._returned = threading.Event()
+
+    def file_descriptors(self) -> list[int] | None:
+        """As :meth:`Held.file_descriptors`."""
+        with self._lock:
+            return self._held.file_descriptors()
+
+    def end(self) -> None:
+        """As :meth:`Lease.end`, where the other process is not done by itself in a moment."""
+        # Before it is, files that are removed are still on the disk.
+        if not self._returned.wait(_RETURN_SECONDS):
+            super().end()
+
+    def close(self) -> None:
+        super().close()
+        self._returned.set()
 
 
 class PinningLease(Lease):
@@ -175,9 +205,9 @@ class Readers:
                 if self._users[segment.stem] > 0:
                     self._left[segment.stem] = segment.file_bytes
 
-    def lease(self, stems: Sequence[str], held: Held) -> HeldLease:
+    def lease(self, stems: Sequence[str], held: Held, kind: type[LeaseT]) -> LeaseT:
         """Held segments, begun with :meth:`begin`, as a lease."""
-        made = HeldLease(stems, held, self._let_go)
+        made = kind(stems, held, self._let_go)
         with self._changed:
             self._leases.add(made)
         return made
