@@ -8,6 +8,7 @@ ranks and who carries whose text are those of this draw.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,17 +17,19 @@ from numpy.typing import NDArray
 
 from client import _sampling
 from client._address import buffer_path
+from client._lent import read_rows
 from client._reading import read_batch
 from client._session import Session
 from client.batch import ReplayBatch, check_decode_threads, require_codecs
 from client.cache import PixelCache, scope_of
 from client.errors import ProtocolError
 from client.unpack import unpack_batch
-from memory_format import MEDIA_TYPE, Batch, FormatError
+from memory_format import MEDIA_TYPE, Batch, FormatError, check_batch
 from memory_format.api.answers import DrawnIds
 from memory_format.api.terms import MAX_SAMPLE
 from memory_format.body import swap_text
 from memory_format.header import HEADER_BYTES, HEADER_DTYPE
+from memory_format.lending import LentRows
 
 
 class _GoneError(Exception):
@@ -49,11 +52,24 @@ def sample(
         raise ValueError(f"cache must be an ExemplarCache, got {cache!r:.100}")
     if decode_threads is not None:
         check_decode_threads(decode_threads)
-    path = buffer_path(buffer, "sample")
-    drawn = session.value(DrawnIds, "POST", path, json={"batch_size": batch_size, **wanted, "want": "ids"})
-    _check(drawn, batch_size)
+    body = {"batch_size": batch_size, **wanted}
+
+    def batch_of(drawn: DrawnIds) -> _Batch:
+        _check(drawn, batch_size)
+        return _Batch(session, buffer, drawn, wanted.get("snapshot"), cache, decode_threads)
+
+    def read(lent: LentRows, descriptors: Sequence[int]) -> tuple[_Batch, list[Batch]]:
+        batch = batch_of(_drawn(lent))
+        rows = lent.rows[_first_places(lent.rows["exemplar_id"], batch.lacking)]
+        return batch, [read_rows(lent, descriptors, rows)] if len(rows) else []
+
     try:
-        return _Batch(session, buffer, drawn, wanted.get("snapshot"), cache, decode_threads).made()
+        local = session.draw_locally(buffer, body, read)
+        if local is not None and all(map(_is_sound, local[1])):
+            return local[0].made(local[1])
+        answer = session.value(DrawnIds, "POST", buffer_path(buffer, "sample"), json={**body, "want": "ids"})
+        batch = batch_of(answer)
+        return batch.made(batch.fetched(batch.lacking))
     except _GoneError:
         return cache.uncached(partial(_sampling.sample, session, buffer, batch_size, wanted, decode_threads))
 
@@ -65,6 +81,39 @@ def _check(drawn: DrawnIds, batch_size: int) -> None:
         len(column) not in (0, batch_size) for column in texts
     ):
         raise ProtocolError(f"{batch_size} records were asked for, {[len(c) for c in columns + texts]} numbers came")
+
+
+def _drawn(lent: LentRows) -> DrawnIds:
+    """What a draw on this machine says, as one over HTTP does."""
+    ids, crcs = lent.rows["exemplar_id"].tolist(), lent.rows["crc32"].tolist()
+    drawn, count = lent.rows[: lent.num_records], lent.num_records
+    text_from, text_crc32 = (ids[:count], crcs[:count]) if len(lent.swapped) else ([], [])
+    for row, donor in zip(lent.swapped.tolist(), range(count, len(ids)), strict=True):
+        text_from[row], text_crc32[row] = ids[donor], crcs[donor]
+    return DrawnIds(
+        version=lent.version,
+        created_at=lent.created_at,
+        exemplar_ids=tuple(ids[:count]),
+        crc32=tuple(crcs[:count]),
+        scores=tuple(drawn["score"].tolist()),
+        ranks=tuple(drawn["rank"].tolist()),
+        text_from=tuple(text_from),
+        text_crc32=tuple(text_crc32),
+    )
+
+
+def _is_sound(batch: Batch) -> bool:
+    """Whether records that were read from files are such; their CRCs have been looked at. HTTP says what is wrong."""
+    with suppress(FormatError):
+        check_batch(batch, crcs=False)
+        return True
+    return False
+
+
+def _first_places(ids: NDArray[Any], wanted: Sequence[int]) -> list[int]:
+    """Where each of the wanted ids comes first."""
+    places = {id_: place for place, id_ in reversed(list(enumerate(ids.tolist())))}
+    return [places[id_] for id_ in wanted]
 
 
 class _Batch:
@@ -91,21 +140,26 @@ class _Batch:
         self._rows: dict[int, list[int]] = {}
         for row, exemplar_id in enumerate(drawn.exemplar_ids):
             self._rows.setdefault(exemplar_id, []).append(row)
+        held = cache.find(self._scope, self._crcs)
+        self._entries = {id_: entry for id_, (entry, _) in held.items() if entry.pixel_bytes}
+        self._fronts = {id_: front for id_, (_, front) in held.items()}
+        # Of who only lends a text, the front is enough.
+        self.lacking = [id_ for id_ in self._crcs if id_ not in (self._entries if id_ in self._rows else self._fronts)]
+        """Ids of records that the cache has not."""
+        cache.found += len(self._crcs) - len(self.lacking)
 
-    def made(self) -> ReplayBatch:
+    def made(self, found: Iterable[Batch]) -> ReplayBatch:
         """The batch.
+
+        Args:
+            found: the records that were lacking.
 
         Raises:
             _GoneError: a record was evicted since it was drawn.
             FormatError, MissingLibraryError: as :meth:`ReplayBatch.from_batch`.
         """
-        held = self._cache.find(self._scope, self._crcs)
-        entries = {id_: entry for id_, (entry, _) in held.items() if entry.pixel_bytes}
-        fronts = {id_: front for id_, (_, front) in held.items()}
-        # Of who only lends a text, the front is enough.
-        lacking = [id_ for id_ in self._crcs if id_ not in (entries if id_ in self._rows else fronts)]
-        self._cache.found += len(self._crcs) - len(lacking)
-        fetched = self._fetched(lacking)
+        entries, fronts = self._entries, self._fronts
+        fetched = [_Fetched(batch) for batch in found]
         for one in fetched:
             fronts |= one.fronts
 
@@ -114,7 +168,7 @@ class _Batch:
             present = {row: entries[id_] for id_, rows in self._rows.items() if id_ in entries for row in rows}
             lost = self._cache.gather(present, patch_valid, patches)
             lost_ids = dict.fromkeys(self._drawn.exemplar_ids[row] for row in lost)
-            for one in (*fetched, *self._fetched(lost_ids)):
+            for one in (*fetched, *map(_Fetched, self.fetched(lost_ids))):
                 self._decode(one, patches)
 
         return self._cache.batch(self._paired(fronts), fill, self._drawn.version)
@@ -134,15 +188,17 @@ class _Batch:
             )
         return Batch(headers, [""] * len(bodies), [memoryview(body) for body in bodies])
 
-    def _fetched(self, lacking: Iterable[int]) -> list[_Fetched]:
-        ids = list(lacking)
-        found = [
-            one for first in range(0, len(ids), MAX_SAMPLE) for one in self._fetch(ids[first : first + MAX_SAMPLE])
-        ]
-        self._cache.decoded += len(ids)
-        return found
+    def fetched(self, lacking: Iterable[int]) -> list[Batch]:
+        """Records by id.
 
-    def _fetch(self, ids: Sequence[int]) -> list[_Fetched]:
+        Raises:
+            _GoneError: as :meth:`made`.
+        """
+        ids = list(lacking)
+        parts = [ids[first : first + MAX_SAMPLE] for first in range(0, len(ids), MAX_SAMPLE)]
+        return [batch for part in parts for batch in self._fetch(part)]
+
+    def _fetch(self, ids: Sequence[int]) -> list[Batch]:
         try:
             wanted = {"exemplar_ids": ids} | ({} if self._snapshot is None else {"snapshot": self._snapshot})
             answer = self._session.request("POST", self._path, json=wanted, headers={"Accept": MEDIA_TYPE})
@@ -156,13 +212,14 @@ class _Batch:
         headers = batch.headers
         if headers["exemplar_id"].tolist() != ids or headers["crc32"].tolist() != [self._crcs[id_] for id_ in ids]:
             raise _GoneError
-        return [_Fetched(batch)]
+        return [batch]
 
     def _decode(self, one: _Fetched, patches: Any) -> None:
         """Decode records into a batch and into the cache."""
         ids = one.batch.headers["exemplar_id"].tolist()
         crcs = one.batch.headers["crc32"].tolist()
         require_codecs(one.batch)
+        self._cache.decoded += len(ids)
 
         def take(place: int, pixels: Any) -> None:
             rows = self._rows[ids[place]]

@@ -30,15 +30,24 @@ class NotReadError(Exception):
 def read_lent(lent: LentRows, descriptors: Sequence[int]) -> Batch:
     """Read a batch: the one that :func:`memory_format.read_batch` gives for the same draw over HTTP.
 
+    Raises:
+        FormatError: a body is too short for its text.
+        NotReadError, OSError: as :func:`read_rows`.
+    """
+    return _with_texts(lent, read_rows(lent, descriptors, lent.rows))
+
+
+def read_rows(lent: LentRows, descriptors: Sequence[int], rows: NDArray[np.void]) -> Batch:
+    """Read records as they are stored.
+
     Args:
         descriptors: of the files that the rows name.
+        rows: some of those of ``lent``.
 
     Raises:
         NotReadError: a file ends before a record does, or a record is not what its CRC says.
-        FormatError: a body is too short for its text.
         OSError: a file cannot be read.
     """
-    rows = lent.rows
     lengths = rows["length"].tolist()
     # Not zeroed: all of it is read, or none of it is used.
     target = memoryview(np.empty(sum(lengths), dtype=np.uint8)).cast("B")  # type: ignore[arg-type]
@@ -58,11 +67,12 @@ def read_lent(lent: LentRows, descriptors: Sequence[int]) -> Batch:
     for name in _COPIED:
         headers[name] = rows[name]
     learner_ids = [lent.learner_ids[code] for code in rows["learner"].tolist()]
-    return _with_texts(lent, headers, learner_ids, bodies)
+    return Batch(headers, learner_ids, bodies)
 
 
-def _with_texts(lent: LentRows, headers: NDArray[np.void], learner_ids: list[str], bodies: list[memoryview]) -> Batch:
+def _with_texts(lent: LentRows, read: Batch) -> Batch:
     """The batch, in which some records carry another one's text."""
+    headers, learner_ids, bodies = read.headers, read.learner_ids, read.bodies
     count = lent.num_records
     for place, donor in zip(lent.swapped.tolist(), range(count, len(headers)), strict=True):
         length, changed = swap_text(headers[place], bodies[place], headers[donor], bodies[donor])

@@ -15,8 +15,8 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias, TypeVar
 
 from client._lent import NotReadError, closing_descriptors, read_lent, receive
 from client._limits import Timeout
@@ -26,6 +26,10 @@ from memory_format import Batch, FormatError, lending
 from memory_format.api.answers import LocalSocket
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Read: TypeAlias = Callable[[lending.LentRows, Sequence[int]], T]
+"""Reads what rows name from the descriptors that came with them."""
 
 _IS_POSSIBLE: Final = all(
     hasattr(where, name)
@@ -43,6 +47,12 @@ _told: set[str] = set()
 
 class _RefusedError(Exception):
     """The service wants this draw over HTTP; the message says why."""
+
+
+def read_whole(lent: lending.LentRows, descriptors: Sequence[int]) -> tuple[Batch, int]:
+    """A batch, and the version that it is of. Its bodies are those that their CRCs name; nothing else of them was
+    looked at."""
+    return read_lent(lent, descriptors), lent.version
 
 
 class LocalWay:
@@ -86,15 +96,15 @@ class LocalWay:
         """Whether to ask the service, over HTTP, for another offer."""
         return self._ask_at is not None and self._clock() >= self._ask_at
 
-    def draw(self, content: bytes, deadline: Deadline) -> tuple[Batch, int] | None:
+    def draw(self, content: bytes, deadline: Deadline, read: Read[T]) -> T | None:
         """Draw a batch.
 
         Args:
             content: the sample's JSON, with the buffer's name as ``buffer`` in it.
+            read: takes what the batch needs from the files.
 
         Returns:
-            the batch and the buffer's version; None where it is to be asked over HTTP. The bodies are those that their
-            CRCs name; nothing else of them was looked at.
+            what ``read`` gave; None where it is to be asked over HTTP.
 
         Raises:
             ServiceTimeoutError: there was no answer in time.
@@ -103,7 +113,7 @@ class LocalWay:
         if offer is None:
             return None
         try:
-            found = self._draw(offer, content, min(self._timeout.read, deadline.left()))
+            found = self._draw(offer, content, min(self._timeout.read, deadline.left()), read)
         except _RefusedError as refused:
             log.debug("a draw goes over HTTP: %s", refused)
             return None
@@ -123,11 +133,11 @@ class LocalWay:
         for connection in idle:
             connection.close()
 
-    def _draw(self, offer: LocalSocket, content: bytes, seconds: float) -> tuple[Batch, int]:
+    def _draw(self, offer: LocalSocket, content: bytes, seconds: float, read: Read[T]) -> T:
         while True:
             connection, is_new = self._connection(offer)
             try:
-                found = connection.draw(content, seconds)
+                found = connection.draw(content, seconds, read)
             except _RefusedError:
                 self._keep(connection)
                 raise
@@ -209,7 +219,7 @@ class _Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def draw(self, content: bytes, seconds: float) -> tuple[Batch, int]:
+    def draw(self, content: bytes, seconds: float, read: Read[T]) -> T:
         """One draw; after an error the connection is to be closed.
 
         Raises:
@@ -227,9 +237,9 @@ class _Connection:
             lent = lending.decode_rows(answer)
             if len(descriptors) != lent.num_segments:
                 raise NotReadError(f"{lent.num_segments} descriptors were announced, {len(descriptors)} came")
-            batch = read_lent(lent, descriptors)
+            found = read(lent, descriptors)
         self._socket.sendall(lending.REQUEST.pack(lending.DONE, 0))
-        return batch, lent.version
+        return found
 
     def _receive(self, seconds: float, descriptors: list[int]) -> tuple[bytes, memoryview]:
         """The kind of an answer, and the whole of it; what it hands over is added to ``descriptors``."""

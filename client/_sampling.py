@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from client._address import buffer_path
+from client._local import read_whole
 from client._reading import read_batch, read_version
 from client._session import Session
 from client.batch import ReplayBatch
@@ -33,7 +34,7 @@ def _drawn(session: Session, buffer: str, wanted: Mapping[str, Any]) -> tuple[Ba
 
 def _drawn_locally(session: Session, buffer: str, wanted: Mapping[str, Any]) -> tuple[Batch, int] | None:
     """The same by the local way; None where it has to be asked over HTTP, for the batch or for what is wrong."""
-    drawn = session.draw_locally(buffer, wanted)
+    drawn = session.draw_locally(buffer, wanted, read_whole)
     if drawn is not None:
         with suppress(FormatError):
             check_batch(drawn[0], crcs=False)

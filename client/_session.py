@@ -7,12 +7,12 @@ from typing import Any, Protocol, Self, TypeVar
 
 import httpx
 
-from client._local import LocalWay
+from client._local import LocalWay, Read
 from client._params import json_body
 from client._reading import read_value
 from client._transport import Transport
 from client.errors import ProtocolError
-from memory_format import Batch, NotFoundError
+from memory_format import NotFoundError
 from memory_format.api.answers import ServiceInfo
 from memory_format.api.terms import JSON_MEDIA_TYPE
 from memory_format.wire import WIRE_VERSION
@@ -62,8 +62,8 @@ class Session:
             self._check_version()
         return self.transport.request(method, path, safe=safe, headers=headers, **arguments)
 
-    def draw_locally(self, buffer: str, wanted: Mapping[str, Any]) -> tuple[Batch, int] | None:
-        """A batch and its version by the local way, see :meth:`LocalWay.draw`; None where it is to be asked over HTTP.
+    def draw_locally(self, buffer: str, wanted: Mapping[str, Any], read: Read[T]) -> T | None:
+        """A batch by the local way, see :meth:`LocalWay.draw`; None where it is to be asked over HTTP.
 
         Args:
             wanted: the sample's members.
@@ -71,7 +71,7 @@ class Session:
         if self.local.offer is None:
             return None
         self.transport.connections.refuse_if_stopped()
-        return self.local.draw(json_body({"buffer": buffer, **wanted}), self.transport.deadline())
+        return self.local.draw(json_body({"buffer": buffer, **wanted}), self.transport.deadline(), read)
 
     def close(self) -> None:
         """Close the connections; calls in other threads end with an error."""

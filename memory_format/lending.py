@@ -30,9 +30,9 @@ PREFACE: Final = b"EXEMPLAR-LOCAL/1"
 
 REQUEST: Final = struct.Struct("<4sI")
 """Of what the client sends: kind, and the bytes that follow."""
-ANSWER: Final = struct.Struct("<4sIQIII")
-"""Of what the service sends: kind, the bytes that follow, the buffer's version, rows, rows of them that only lend
-their text, and descriptors."""
+ANSWER: Final = struct.Struct("<4sIQdIII")
+"""Of what the service sends: kind, the bytes that follow, the buffer's version and when it was made, rows, rows of them
+that only lend their text, and descriptors."""
 
 HELO: Final = b"HELO"
 """The service is there; behind it the 32 characters that name this run of it."""
@@ -69,6 +69,8 @@ class LentRows:
 
     version: int
     """Of the buffer, or of the snapshot."""
+    created_at: float
+    """Of the buffer: one of the same name that was made later has other records under these ids."""
     rows: NDArray[np.void]
     """``(B + D,)`` of :data:`ROW_DTYPE`: B records in drawing order, then D that only lend their text."""
     swapped: NDArray[np.uint32]
@@ -89,12 +91,12 @@ def encode_rows(lent: LentRows) -> bytes:
         (lent.rows.tobytes(), lent.swapped.astype(_UINT, copy=False).tobytes(), "\n".join(lent.learner_ids).encode())
     )
     counts = len(lent.rows), len(lent.swapped), lent.num_segments
-    return ANSWER.pack(ROWS, len(rest), lent.version, *counts) + rest
+    return ANSWER.pack(ROWS, len(rest), lent.version, lent.created_at, *counts) + rest
 
 
 def encode_message(kind: bytes, content: bytes = b"") -> bytes:
     """A ``HELO`` or an ``HTTP``."""
-    return ANSWER.pack(kind, len(content), 0, 0, 0, 0) + content
+    return ANSWER.pack(kind, len(content), 0, 0.0, 0, 0, 0) + content
 
 
 def decode_rows(answer: bytes | memoryview) -> LentRows:
@@ -105,7 +107,7 @@ def decode_rows(answer: bytes | memoryview) -> LentRows:
     """
     if len(answer) < ANSWER.size:
         raise _bad(f"{len(answer)} bytes are too few")
-    kind, length, version, num_rows, num_donors, num_segments = ANSWER.unpack_from(answer)
+    kind, length, version, created_at, num_rows, num_donors, num_segments = ANSWER.unpack_from(answer)
     if kind != ROWS or length != len(answer) - ANSWER.size:
         raise _bad(f"it is {kind!r} and announces {length} bytes, {len(answer) - ANSWER.size} follow")
     if not (num_donors <= num_rows - num_donors <= MAX_SAMPLE and 1 <= num_segments <= MOST_DESCRIPTORS):
@@ -126,7 +128,7 @@ def decode_rows(answer: bytes | memoryview) -> LentRows:
         raise _bad("the places of other texts do not ascend within the batch")
     if num_rows and (rows["length"].max() > MAX_BODY_BYTES or rows["length"].sum(dtype=np.int64) > _MOST_BODIES_BYTES):
         raise _bad("a record, or all of them, are larger than they may be")
-    return LentRows(version, rows, swapped, learner_ids, num_segments)
+    return LentRows(version, created_at, rows, swapped, learner_ids, num_segments)
 
 
 def rows_of(columns: NDArray[np.void], learner: NDArray[Any], segment: NDArray[Any]) -> NDArray[np.void]:

@@ -64,7 +64,12 @@ def lend(
         codes, learner = np.unique(rows["learner"], return_inverse=True)
         learner_ids = [contents.learners.ids[code] for code in codes.tolist()]
         found = LentRows(
-            version, rows_of(rows, learner, segment), swapped.astype(np.uint32), learner_ids, len(descriptors)
+            version,
+            contents.state.config.created_at,
+            rows_of(rows, learner, segment),
+            swapped.astype(np.uint32),
+            learner_ids,
+            len(descriptors),
         )
     except BaseException:
         lease.close()

@@ -82,8 +82,8 @@ class Counted:
         self.local = self.http = 0
         draw = LocalWay.draw
 
-        def counted(way: LocalWay, content: bytes, deadline: Deadline) -> tuple[Batch, int] | None:
-            found = draw(way, content, deadline)
+        def counted(way: LocalWay, content: bytes, deadline: Deadline, read: _local.Read[Any]) -> Any:
+            found = draw(way, content, deadline, read)
             self.local += found is not None
             self.http += found is None
             return found
@@ -360,7 +360,7 @@ def deadline() -> Deadline:
 
 
 HELO = lending.encode_message(lending.HELO, b"1" * 32)
-EMPTY = lending.LentRows(1, np.zeros(1, lending.ROW_DTYPE), np.zeros(0, np.uint32), ["x"], 1)
+EMPTY = lending.LentRows(1, 2.5, np.zeros(1, lending.ROW_DTYPE), np.zeros(0, np.uint32), ["x"], 1)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ EMPTY = lending.LentRows(1, np.zeros(1, lending.ROW_DTYPE), np.zeros(0, np.uint3
         lending.encode_message(lending.HTTP, b"you are not my user"),
         HELO + b"x",
         HELO[:-5],
-        lending.ANSWER.pack(lending.HELO, 2**32 - 1, 0, 0, 0, 0),
+        lending.ANSWER.pack(lending.HELO, 2**32 - 1, 0, 0.0, 0, 0, 0),
     ],
     ids=range(7),
 )
@@ -382,7 +382,7 @@ def test_who_does_not_say_who_it_is_is_not_asked(said: bytes, tmp_path: Path) ->
         connection.sendall(said)
 
     with listening(tmp_path / "s", answer) as way:
-        assert way.draw(b"{}", deadline()) is None
+        assert way.draw(b"{}", deadline(), _local.read_whole) is None
         assert way.offer is None
 
 
@@ -414,14 +414,14 @@ def test_answers_that_make_no_sense_are_not_believed(number: int, tmp_path: Path
             (rows[:30], [file.fileno()]),
             (rows + b"more", [file.fileno()]),
             (b"\xff" * 64, [file.fileno()] * 50),
-            (lending.ANSWER.pack(lending.ROWS, lending.MOST_ANSWER_BYTES, 1, 1, 0, 1), [file.fileno()]),
+            (lending.ANSWER.pack(lending.ROWS, lending.MOST_ANSWER_BYTES, 1, 2.5, 1, 0, 1), [file.fileno()]),
             # Nothing that can be read at a place, and something that can, without an end.
             (changed(length=100), [reading]),
             (changed(length=100, crc32=7), [zeros.fileno()]),
         ]
         try:
             with listening(tmp_path / "s", sending(said[number])) as way:
-                assert way.draw(b"{}", deadline()) is None
+                assert way.draw(b"{}", deadline(), _local.read_whole) is None
                 assert way.offer is None
                 assert not way.wants_offer
         finally:
@@ -434,7 +434,7 @@ def changed(**members: int) -> bytes:
     rows = EMPTY.rows.copy()
     for name, value in members.items():
         rows[name] = value
-    return lending.encode_rows(lending.LentRows(1, rows, EMPTY.swapped, EMPTY.learner_ids, 1))
+    return lending.encode_rows(lending.LentRows(1, 2.5, rows, EMPTY.swapped, EMPTY.learner_ids, 1))
 
 
 def test_a_service_that_says_nothing_is_not_waited_for_longer_than_the_timeout(tmp_path: Path) -> None:
@@ -448,7 +448,7 @@ def test_a_service_that_says_nothing_is_not_waited_for_longer_than_the_timeout(t
     with listening(tmp_path / "s", answer) as way:
         way._timeout = Timeout(connect=5, read=0.2)
         with pytest.raises(ServiceTimeoutError, match=r"no answer within 0\.2 s"):
-            way.draw(b"{}", deadline())
+            way.draw(b"{}", deadline(), _local.read_whole)
         done.set()
 
 
@@ -459,7 +459,7 @@ def test_a_row_that_was_changed_never_gives_another_record(data: st.DataObject) 
     rows = np.zeros(4, lending.ROW_DTYPE)
     rows["length"], rows["offset"] = 300, np.arange(4) * 300
     rows["crc32"] = [checksum.crc32(body) for body in bodies]
-    lent = lending.LentRows(1, rows, np.zeros(0, np.uint32), ["x"], 1)
+    lent = lending.LentRows(1, 2.5, rows, np.zeros(0, np.uint32), ["x"], 1)
     answer = bytearray(lending.encode_rows(lent))
     for _ in range(data.draw(st.integers(1, 3))):
         answer[data.draw(st.integers(lending.ANSWER.size, len(answer) - 1))] ^= data.draw(st.integers(1, 255))

@@ -32,7 +32,7 @@ def lent(count: int = 5, donors: int = 2, segments: int = 3, learners: int = 2) 
     rows["segment"] = rng.integers(0, segments, len(rows))
     rows["learner"] = rng.integers(0, learners, len(rows))
     swapped = np.sort(rng.permutation(count)[:donors]).astype(np.uint32)
-    return LentRows(2**63 - 1, rows, swapped, [f"learner-{number}" for number in range(learners)], segments)
+    return LentRows(2**63 - 1, 1.5, rows, swapped, [f"learner-{number}" for number in range(learners)], segments)
 
 
 @pytest.mark.parametrize("given", [lent(), lent(1, 0, 1, 1), lent(4096, 4096, 2048, 64)])
@@ -64,16 +64,16 @@ def changed(name: str, value: int) -> bytes:
         (encode_message(HTTP, b"no"), "it is b'HTTP'"),
         (encode_rows(lent())[:-1], "bytes, "),
         (encode_rows(lent()) + b"x", "bytes, "),
-        (ANSWER.pack(ROWS, 0, 1, 5, 0, 1), "0 bytes|too few for 5 rows"),
-        (ANSWER.pack(ROWS, 0, 1, MAX_SAMPLE + 1, 0, 1), f"{MAX_SAMPLE + 1} rows"),
-        (ANSWER.pack(ROWS, 0, 1, 4, 3, 1), "3 of them for their text"),
-        (ANSWER.pack(ROWS, 0, 1, 4, 0, 0), "in 0 files"),
-        (ANSWER.pack(ROWS, 0, 1, 4, 0, MOST_DESCRIPTORS + 1), "files"),
+        (ANSWER.pack(ROWS, 0, 1, 2.5, 5, 0, 1), "0 bytes|too few for 5 rows"),
+        (ANSWER.pack(ROWS, 0, 1, 2.5, MAX_SAMPLE + 1, 0, 1), f"{MAX_SAMPLE + 1} rows"),
+        (ANSWER.pack(ROWS, 0, 1, 2.5, 4, 3, 1), "3 of them for their text"),
+        (ANSWER.pack(ROWS, 0, 1, 2.5, 4, 0, 0), "in 0 files"),
+        (ANSWER.pack(ROWS, 0, 1, 2.5, 4, 0, MOST_DESCRIPTORS + 1), "files"),
         (changed("segment", 3), "names a file or learner that is not there"),
         (changed("learner", 2), "names a file or learner that is not there"),
         (changed("length", 2**24 + 1), "larger than they may be"),
-        (encode_rows(LentRows(1, lent().rows, np.array([3, 3], np.uint32), ["a", "b"], 3)), "do not ascend"),
-        (encode_rows(LentRows(1, lent().rows, np.array([3, 5], np.uint32), ["a", "b"], 3)), "do not ascend"),
+        (encode_rows(LentRows(1, 2.5, lent().rows, np.array([3, 3], np.uint32), ["a", "b"], 3)), "do not ascend"),
+        (encode_rows(LentRows(1, 2.5, lent().rows, np.array([3, 5], np.uint32), ["a", "b"], 3)), "do not ascend"),
     ],
 )
 def test_what_is_no_answer_is_refused_in_words(answer: bytes, said: str) -> None:
