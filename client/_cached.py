@@ -55,7 +55,7 @@ def sample(
     body = {"batch_size": batch_size, **wanted}
 
     def batch_of(drawn: DrawnIds) -> _Batch:
-        _check(drawn, batch_size)
+        _check(drawn, _sampling.num_wanted(batch_size, wanted))
         return _Batch(session, buffer, drawn, wanted.get("snapshot"), cache, decode_threads)
 
     def read(lent: LentRows, descriptors: Sequence[int]) -> tuple[_Batch, list[Batch]]:
@@ -74,13 +74,11 @@ def sample(
         return cache.uncached(partial(_sampling.sample, session, buffer, batch_size, wanted, decode_threads))
 
 
-def _check(drawn: DrawnIds, batch_size: int) -> None:
+def _check(drawn: DrawnIds, count: int) -> None:
     columns = (drawn.exemplar_ids, drawn.crc32, drawn.scores, drawn.ranks)
     texts = (drawn.text_from, drawn.text_crc32)
-    if any(len(column) != batch_size for column in columns) or any(
-        len(column) not in (0, batch_size) for column in texts
-    ):
-        raise ProtocolError(f"{batch_size} records were asked for, {[len(c) for c in columns + texts]} numbers came")
+    if any(len(column) != count for column in columns) or any(len(column) not in (0, count) for column in texts):
+        raise ProtocolError(f"{count} records were asked for, {[len(c) for c in columns + texts]} numbers came")
 
 
 def _drawn(lent: LentRows) -> DrawnIds:

@@ -13,6 +13,7 @@ from client._session import Session
 from client.batch import ReplayBatch
 from client.errors import ProtocolError
 from memory_format import MEDIA_TYPE, Batch, FormatError, check_batch
+from memory_format.api.terms import part_of
 
 
 def sample(
@@ -21,8 +22,8 @@ def sample(
     """See :meth:`Buffer.sample`."""
     body = {"batch_size": batch_size, **wanted}
     found, version = _drawn_locally(session, buffer, body) or _drawn(session, buffer, body)
-    if len(found) != batch_size:
-        raise ProtocolError(f"{batch_size} records were asked for, {len(found)} came")
+    if len(found) != (count := num_wanted(batch_size, wanted)):
+        raise ProtocolError(f"{count} records were asked for, {len(found)} came")
     return ReplayBatch.from_batch(found, decode_threads=decode_threads, pixels=pixels, version=version)
 
 
@@ -40,3 +41,9 @@ def _drawn_locally(session: Session, buffer: str, wanted: Mapping[str, Any]) -> 
             check_batch(drawn[0], crcs=False)
             return drawn
     return None
+
+
+def num_wanted(batch_size: int, wanted: Mapping[str, Any]) -> int:
+    """Records that are to come: of a batch, or of the part that is asked for."""
+    mine = part_of(batch_size, wanted.get("part", 0), wanted.get("parts", 1))
+    return int(mine.stop - mine.start)

@@ -271,15 +271,22 @@ class Buffer:
         repair_text: float = 0.0,
         version: int | None = None,
         snapshot: str | None = None,
+        stream: str = "",
+        part: int = 0,
+        parts: int = 1,
         decode_threads: int | None = None,
         pixels: bool = True,
         cache: PixelCache[Any] | None = None,
     ) -> ReplayBatch:
-        """Draw a replay batch. The same arguments on the same contents give the same batch.
+        """Draw a replay batch, or one part of it. The same arguments on the same contents give the same batch.
 
         Args:
-            batch_size: B.
+            batch_size: records that are drawn: B, or those of all parts together.
             seed, step: name the draw: one seed a run, one step a batch.
+            stream: a label of up to 64 printable ASCII characters. Another one is an independent draw: for several
+                draws of one seed and step.
+            part, parts: of a batch in so many parts, ask for this one, 0..parts - 1. The parts one after another are
+                the batch, and no two differ by more than one record.
             strategy: ``uniform``: every record with equal chances; ``class_balanced``: every class;
                 ``score_weighted``: every record in proportion to its score, and none of 0 or less.
             replace: whether a record may be drawn more than once into the batch.
@@ -294,16 +301,12 @@ class Buffer:
             NotFoundError: no exemplar matches.
             ConflictError: ``stale_version``.
             FormatError: more are asked for without replacement than there are, or the drawn records have
-                different patch sizes.
+                different patch sizes, or there is no such part.
         """
-        wanted = {
-            "seed": seed,
-            "step": step,
-            "strategy": strategy,
-            "replace": replace,
-            "repair_text": repair_text,
-            **conditions(class_id, phase, learner_id, version=version, snapshot=snapshot),
-        }
+        wanted = {"seed": seed, "step": step, "strategy": strategy, "replace": replace, "repair_text": repair_text}
+        wanted |= conditions(class_id, phase, learner_id, version=version, snapshot=snapshot, stream=stream or None)
+        if (part, parts) != (0, 1):
+            wanted |= {"part": part, "parts": parts}
         if cache is not None and pixels:
             return _cached.sample(self.client.session, self.name, batch_size, wanted, cache, decode_threads)
         return _sampling.sample(self.client.session, self.name, batch_size, wanted, decode_threads, pixels)
@@ -368,12 +371,7 @@ class Buffer:
             ConflictError: there is a buffer of that name.
             BudgetError: ``disk_limit_exceeded``.
         """
-        wanted = {
-            "name": name,
-            "snapshot": snapshot,
-            "disk_limit_bytes": disk_limit_bytes,
-            "description": description,
-        }
+        wanted = {"name": name, "snapshot": snapshot, "disk_limit_bytes": disk_limit_bytes, "description": description}
         path = buffer_path(self.name, "forks")
         self.client.session.request("POST", path, safe=False, json=present(wanted))
         return Buffer(self.client, name)

@@ -23,10 +23,12 @@ from memory_format.api.fields import (
     Version,
 )
 from memory_format.api.terms import (
+    MAX_DRAW,
     MAX_FILTER_VALUES,
     MAX_PAGE,
     MAX_SAMPLE,
     MAX_UPDATE,
+    STREAM_PATTERN,
     EvictionPolicy,
     Sort,
     Strategy,
@@ -135,7 +137,7 @@ class SampleBody(_Strict):
         json_schema_extra={"examples": [{"batch_size": 64, "seed": 1, "step": 250, "strategy": "class_balanced"}]}
     )
 
-    batch_size: int = Field(ge=1, le=MAX_SAMPLE)
+    batch_size: int = Field(ge=1, le=MAX_DRAW, description=f"At most {MAX_SAMPLE} of them in a part.")
     seed: int = Field(0, ge=0, le=2**63 - 1)
     step: int = Field(0, ge=0, le=2**63 - 1)
     strategy: Strategy = "uniform"
@@ -147,6 +149,13 @@ class SampleBody(_Strict):
     version: Version | None = Field(None, description="Draw only if the buffer is at this version.")
     snapshot: Name | None = Field(None, description="Draw from what the buffer held at this snapshot.")
     want: Want = Field("records", description="Whole records, or in JSON which ones they are.")
+    stream: str = Field(
+        "",
+        pattern=f"^{STREAM_PATTERN.pattern}$",
+        description="A label of up to 64 printable ASCII characters: another one is an independent draw.",
+    )
+    part: int = Field(0, ge=0, lt=MAX_DRAW, description="Answer this part of the batch, 0..parts - 1.")
+    parts: int = Field(1, ge=1, le=MAX_DRAW, description="How many parts the batch has, no more than records.")
 
 
 class RecordsBody(_Strict):

@@ -47,7 +47,11 @@ MAX_KEY_LENGTH: Final = 128
 MAX_PAGE: Final = 1000
 """Items on a page of a list."""
 MAX_SAMPLE: Final = 4096
-"""Records of a batch that is drawn."""
+"""Records of a batch that is answered: of the part that is asked for."""
+MAX_DRAW: Final = 65_536
+"""Records of a batch that is drawn, all parts together."""
+STREAM_PATTERN: Final = re.compile(r"[ -~]{0,64}")
+"""Labels of independent draws: printable ASCII."""
 MAX_FILTER_VALUES: Final = 1000
 """Values of one condition."""
 MAX_UPDATE: Final = 100_000
@@ -62,3 +66,9 @@ MAX_RETAINED: Final = 2**31 - 1
 """Snapshots that a buffer is told to keep."""
 MAX_DESCRIPTION: Final = 10_000
 """Characters of a buffer's description."""
+
+
+def part_of(batch_size: int, part: int, parts: int) -> slice:
+    """Which rows of a batch are one of its parts. Together, in their order, the parts are the batch; no two differ by
+    more than one row."""
+    return slice(batch_size * part // parts, batch_size * (part + 1) // parts)

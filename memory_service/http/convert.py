@@ -11,6 +11,7 @@ from PIL import Image
 from memory_format import Dropped, FormatError, Record
 from memory_format.api.answers import BufferInfo, ExemplarDetail, SnapshotInfo
 from memory_format.api.requests import BudgetSettings, BufferChange, DeleteQuery, ExemplarQuery, FilterQuery, SampleBody
+from memory_format.api.terms import MAX_SAMPLE, part_of
 from memory_format.in_place import FILL, check_shown_size, kept_rows
 from memory_service.store.buffer import Buffer
 from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
@@ -66,7 +67,12 @@ def query_of(request: ExemplarQuery) -> Query:
 
 
 def draw_of(request: SampleBody) -> SampleRequest:
-    """What to draw."""
+    """What to draw.
+
+    Raises:
+        FormatError: ``invalid_query``: there is no such part of the batch, or it has too many records.
+    """
+    _check_part(request)
     return SampleRequest(
         batch_size=request.batch_size,
         seed=request.seed,
@@ -77,7 +83,25 @@ def draw_of(request: SampleBody) -> SampleRequest:
         repair_text=request.repair_text,
         version=request.version,
         snapshot=request.snapshot,
+        stream=request.stream,
+        part=request.part,
+        parts=request.parts,
     )
+
+
+def _check_part(request: SampleBody) -> None:
+    count, part, parts = request.batch_size, request.part, request.parts
+    if parts > count:
+        words = f"a batch of {count} has at most as many parts, and not {parts}"
+    elif part >= parts:
+        words = f"parts are 0..parts - 1, and there is no part {part} of {parts}"
+    elif (mine := part_of(count, part, parts)).stop - mine.start > MAX_SAMPLE:
+        words = (
+            f"at most {MAX_SAMPLE} records are answered at once, part {part} of {parts} has {mine.stop - mine.start}"
+        )
+    else:
+        return
+    raise FormatError(words, code="invalid_query", batch_size=count, part=part, parts=parts)
 
 
 def _same_named(answer: type, *sources: object) -> dict[str, Any]:

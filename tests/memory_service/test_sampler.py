@@ -60,6 +60,33 @@ def test_the_answer_names_its_version_and_refuses_another(client: httpx.Client) 
     assert_problem(response, "stale_version", version=1, expected_version=2)
 
 
+def test_parts_of_a_batch_are_answered_alone(client: httpx.Client) -> None:
+    fill(client)
+    for wanted in (
+        {"repair_text": 0.5, "step": 3},
+        {"strategy": "class_balanced", "replace": False, "stream": "second"},
+        {"strategy": "score_weighted", "class_id": [1, 2]},
+    ):
+        whole = sample(client, batch_size=11, **wanted)
+        parts = [sample(client, batch_size=11, part=part, parts=4, **wanted) for part in range(4)]
+        assert list(map(len, parts)) == [2, 3, 3, 3]
+        assert contents([record for part in parts for record in part]) == contents(whole)
+    # What is drawn may be more than is answered at once.
+    whole = sample(client, batch_size=40_000, part=9, parts=10, step=1)
+    assert len(whole) == 4000
+    response = client.post("/v1/buffers/b/sample", json={"batch_size": 8194, "parts": 2})
+    assert "at most 4096 records" in assert_problem(response, "invalid_query")["detail"]
+
+
+def test_streams_are_other_draws(client: httpx.Client) -> None:
+    fill(client)
+    drawn = {
+        stream: contents(sample(client, batch_size=30, stream=stream)) for stream in ("", "left", "right", "~ " * 32)
+    }
+    assert drawn[""] == contents(sample(client, batch_size=30))
+    assert all(one == two or drawn[one] != drawn[two] for one in drawn for two in drawn)
+
+
 def test_filters_and_replacement(client: httpx.Client) -> None:
     fill(client)
     drawn = sample(client, batch_size=100, class_id=[1, 3], learner_id=["l1"], phase=[0])
@@ -102,17 +129,30 @@ def test_an_empty_buffer_and_bad_requests(client: httpx.Client) -> None:
     refused: list[Any] = [
         {},
         {"batch_size": 0},
-        {"batch_size": 4097},
         {"batch_size": 1, "strategy": "fair"},
         {"batch_size": 1, "repair_text": 1.5},
         {"batch_size": 1, "seed": -1},
         {"batch_size": 1, "class_id": []},
         {"batch_size": 1, "clas_id": [1]},
         {"batch_size": 1, "class_id": [2**32]},
+        {"batch_size": 1, "stream": "a" * 65},
+        {"batch_size": 1, "stream": "\n"},
+        {"batch_size": 1, "stream": 1},
+        {"batch_size": 4, "part": -1, "parts": 4},
+        {"batch_size": 4, "parts": 0},
+        {"batch_size": 65_537, "parts": 20},
         [],
     ]
     for bad in refused:
         assert_problem(client.post(url, json=bad), "invalid_request")
+    for no_part in (
+        {"batch_size": 4097},
+        {"batch_size": 4, "part": 4, "parts": 4},
+        {"batch_size": 4, "part": 1},
+        {"batch_size": 4, "parts": 5},
+        {"batch_size": 8194, "parts": 2},
+    ):
+        assert_problem(client.post(url, json=no_part), "invalid_query", batch_size=no_part["batch_size"])
     assert_problem(client.post("/v1/buffers/nope/sample", json={"batch_size": 1}), "unknown_buffer")
 
 

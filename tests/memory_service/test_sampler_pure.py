@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from memory_format import FormatError, NotFoundError
 from memory_format.api.terms import STRATEGIES, Strategy
@@ -121,6 +124,46 @@ def test_the_stream_is_what_it_was_when_this_was_written() -> None:
     assert weighted.text_from.tolist() == [824, 87, 259, 989, 702]
     once = draw(selection, SampleRequest(500, 11, 22, "score_weighted", replace=False), draw_key="b", version=3)
     assert once.positions[[0, 1, 2, 3, 4, 496, 497, 498, 499]].tolist() == [824, 87, 581, 989, 702, 753, 160, 776, 973]
+
+
+@given(selections(), st.integers(1, 60), st.integers(1, 60), strategies, st.booleans(), st.sampled_from([0, 0.5]))
+def test_the_parts_of_a_batch_are_the_batch(
+    given_: Chosen, batch_size: int, parts: int, strategy: Strategy, replace: bool, repair_text: float
+) -> None:
+    parts = min(parts, batch_size)
+    request = SampleRequest(batch_size, 5, 3, strategy, replace, repair_text=repair_text, stream="a")
+    drawn = []
+    try:
+        whole = draw(given_.selection, request, draw_key="b", version=1)
+    except FormatError:
+        with pytest.raises(FormatError):  # also where the part alone would do
+            draw(given_.selection, dataclasses.replace(request, parts=parts), draw_key="b", version=1)
+        return
+    for part in range(parts):
+        mine = dataclasses.replace(request, part=part, parts=parts)
+        drawn.append(draw(given_.selection, mine, draw_key="b", version=1))
+        assert batch_size // parts <= len(drawn[-1].positions) <= -(-batch_size // parts)
+    np.testing.assert_array_equal(np.concatenate([part.positions for part in drawn]), whole.positions)
+    np.testing.assert_array_equal(np.concatenate([part.text_from for part in drawn]), whole.text_from)
+
+
+def test_streams_are_independent_draws() -> None:
+    """The number of places that two draws have in common is what chance gives."""
+    selection = Selection(np.zeros(100, np.uint32), None)
+
+    def positions(stream: str, **more: Any) -> NDArray[np.int64]:
+        request = SampleRequest(10_000, 1, 2, stream=stream, **more)
+        return draw(selection, request, draw_key="b", version=3).positions
+
+    np.testing.assert_array_equal(positions("left"), positions("left"))
+    for other in (positions("right"), positions(""), positions("left", strategy="class_balanced")):
+        assert abs(int((positions("left") == other).sum()) - 100) < 50
+    swapped = [
+        draw(selection, SampleRequest(1000, 1, 2, repair_text=0.5, stream=stream), draw_key="b", version=3)
+        for stream in ("left", "right")
+    ]
+    mine, others = (drawn.text_from == drawn.positions for drawn in swapped)
+    assert 400 < int((mine == others).sum()) < 600
 
 
 def test_draws_are_spread_as_they_should_be() -> None:

@@ -1,4 +1,4 @@
-"""Which records a batch draws. Pure functions of (draw key, version, seed, step): the same in any process, for
+"""Which records a batch draws. Pure functions of (draw key, version, seed, stream, step): the same in any process, for
 ever.
 
 Numbers come from Philox's raw 64-bit stream, which NumPy keeps stable, and are mapped to ranges here; what
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import FormatError, NotFoundError
-from memory_format.api.terms import Strategy
+from memory_format.api.terms import Strategy, part_of
 from memory_service.store.pure.selection import EVERYTHING, Filter, Groups, Indices, Selection, Weights
 
 
@@ -36,6 +36,12 @@ class SampleRequest:
     snapshot: str | None = None
     """Draw from the records of this snapshot: the buffer's affair. The batch is the one that the buffer gave at
     the snapshot's version."""
+    stream: str = ""
+    """A draw of another stream is independent of this one, whatever else is the same."""
+    part: int = 0
+    parts: int = 1
+    """Of the batch, cut into so many parts of as equal a size as there is, give that one: as they are drawn, all
+    parts one after another are the batch."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Draw:
 
 
 def draw(selection: Selection, request: SampleRequest, *, draw_key: str, version: int) -> Draw:
-    """Draw a batch.
+    """Draw a batch, or one of its parts.
 
     Costs what the batch takes, and for ``class_balanced`` without replacement a pass in NumPy over the classes'
     counts; only the first batch of a selection pays for grouping or weighing all of its records.
@@ -66,7 +72,10 @@ def draw(selection: Selection, request: SampleRequest, *, draw_key: str, version
             batch_size=request.batch_size,
             matching=selection.num,
         )
-    numbers = _Numbers([draw_key, version, request.seed, request.step, request.strategy, "draw"])
+    key: list[str | int] = [draw_key, version, request.seed, request.step, request.strategy]
+    # What was drawn before there were streams stays as it was.
+    stream = [request.stream] if request.stream else []
+    numbers = _Numbers([*key, "draw", *stream])
     if request.strategy == "uniform":
         places = _choose(numbers, selection.num, request.batch_size, request.replace)
         positions = selection.at(places)
@@ -83,9 +92,9 @@ def draw(selection: Selection, request: SampleRequest, *, draw_key: str, version
         positions = selection.at(places)
     text_from = positions
     if request.repair_text > 0:
-        numbers = _Numbers([draw_key, version, request.seed, request.step, request.strategy, "text"])
-        text_from = _text_donors(numbers, selection.groups, positions, request.repair_text)
-    return Draw(positions, text_from)
+        text_from = _text_donors(_Numbers([*key, "text", *stream]), selection.groups, positions, request.repair_text)
+    mine = part_of(request.batch_size, request.part, request.parts)
+    return Draw(positions[mine], text_from[mine])
 
 
 def _check_scores(selection: Selection, request: SampleRequest) -> None:
