@@ -18,7 +18,7 @@ help:
 	@echo "make test    the tests"
 	@echo "make check   formatting, lint, types, who imports whom, how long a file is, and the tests: what CI runs"
 	@echo "make check-pages  the demo's report, and the site where it is built, in Chromium, narrow and wide, light and dark, judged by axe-core (1 minute)"
-	@echo "make nightly the store's long tests: 500 runs of the state machine, 30 rounds of kill -9, a soak of 10 minutes, 300 made-up requests a route (about 45 minutes)"
+	@echo "make nightly the store's long tests: 500 runs of the state machine, rounds of kill -9 of the server and of trainers, a soak of 10 minutes, 300 made-up requests a route (about an hour)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
 	@echo "make bench-learner  methods at equal bytes: the table of accuracies (some 36 minutes on two cores; goes on after Ctrl-C)"
@@ -78,6 +78,8 @@ nightly: setup
 	@KILL_ROUNDS=30 $(BIN)/python -m pytest -s tests/memory_service/test_crash.py
 	@echo "Power cuts, older and missing indexes, copies in mid-write: 300 rounds"
 	@KILL_ROUNDS=300 $(BIN)/python -m pytest -q tests/memory_service/test_power_loss.py
+	@echo "kill -9 of trainers, of the service, of both: 200 rounds, and 100 of ranks"
+	@KILL_ROUNDS=200 $(BIN)/python -m pytest -s tests/client/test_kills.py
 	@echo "Everything at once for ten minutes, every figure within its limit"
 	@SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/memory_service/test_soak.py
 	@echo "Requests made up from the OpenAPI document: 300 a route"

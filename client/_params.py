@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from client._transport import Params
 from memory_format import FormatError
+from memory_format.api.terms import STREAM_PATTERN
 from memory_format.arguments import is_whole
 
 T = TypeVar("T")
@@ -83,6 +84,17 @@ def whole(name: str, value: Any, lowest: int, highest: int = 2**63 - 1) -> int:
     if not is_whole(value, lowest, highest):
         raise ValueError(f"{name} must be a whole number in {lowest}..{highest}, got {value!r:.100}")
     return int(value)
+
+
+def stream_label(value: Any) -> str:
+    """What names a stream of draws.
+
+    Raises:
+        ValueError: it is no such label.
+    """
+    if not isinstance(value, str) or not STREAM_PATTERN.fullmatch(value):
+        raise ValueError(f"stream must be a label of up to 64 printable ASCII characters, got {value!r:.100}")
+    return value
 
 
 def json_body(members: Mapping[str, Any]) -> bytes:

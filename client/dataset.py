@@ -1,21 +1,22 @@
 """Replay batches as a torch data set that fetches ahead, so that training does not wait for the memory.
 
-This, :mod:`client.tensors` and :mod:`client.device_jpeg` are the modules here that import torch.
+This and what it is made of are the modules here that import torch.
 """
 
 from __future__ import annotations
 
-import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
-from client._params import Many, whole
+from client import _state
+from client._iterator import PrefetchIterator
+from client._params import Many, conditions, stream_label, whole
+from client._position import Place, Position
 from client._session import Connected
+from client._world import check_rank, is_distributed, world_of
 from client.buffer import Buffer
 from client.cache import PixelCache, default_bytes, shared_cache
 from client.device_cache import device_cache
@@ -26,12 +27,7 @@ from memory_format import ConflictError
 from memory_format.api.terms import Strategy
 
 _MOST_AHEAD = 1024
-_ENDLESS = 2**32
-"""Steps from one epoch to the next where an epoch has no end of its own."""
-
-_MOST_EPOCHS = 2**30
-_EPOCH, _FIRST_STEP, _MIN_VERSION = range(3)
-"""What a data set shares with its copies in worker processes, by place."""
+_MOST_STEPS = 2**32
 
 
 class ReplayDataset(IterableDataset[TensorBatch]):
@@ -47,21 +43,29 @@ class ReplayDataset(IterableDataset[TensorBatch]):
     order.
 
     Each iteration is the next epoch: epoch e takes the ``num_steps`` steps from ``start_step + e * num_steps`` on, so
-    no batch comes again before :meth:`set_epoch` asks for it. In distributed training each rank draws batches of its
-    own: rank r of R draws step s as ``sample(step=s * R + r)`` does.
+    no batch comes again before :meth:`set_epoch` asks for it. An iteration takes its epoch, and fetches, from its first
+    batch on.
+
+    In distributed training the ranks share out one draw: rank r of R has part r of the ``R * batch_size`` records that
+    ``sample(R * batch_size, step=s)`` draws. So any number of ranks replays the same records, at the same
+    ``R * batch_size``. They agree where the buffer does not change meanwhile: see ``version`` and ``snapshot``.
 
     An error on the way is raised where the batch would have been. Leaving a loop early, ``close()`` on the
     iterator or its garbage collection ends the threads.
 
     Args:
         buffer: where to draw from. Each iterator (and worker process) opens connections of its own.
-        batch_size: B, records a batch.
+        batch_size: B, records a batch, on each rank.
+        seed, stream: name the draws: one seed a run, and a label of its own for each of several data sets that are
+            to draw independently.
         start_step: the first step of all, to go on where an earlier run stopped.
         num_steps: steps of an epoch, on each rank; None = without end.
         rank, world_size: which of how many processes this one is; None = as ``torch.distributed`` says where it is
             initialised when an iteration begins, else the only one.
-        strategy, replace, class_id, phase, learner_id, repair_text, snapshot: as in
-            :meth:`client.buffer.Buffer.sample`.
+        strategy, replace, class_id, phase, learner_id, repair_text: as in :meth:`client.buffer.Buffer.sample`.
+        version: draw at this version of the buffer alone. Once it has changed, a batch is ``ConflictError``
+            (``stale_version``) and never another one.
+        snapshot: draw from what the buffer held at this snapshot, whatever becomes of it.
         prefetch: most batches held or on their way while the consumer is busy.
         threads: batches fetched and decoded at the same time.
         decode_threads: as in :meth:`client.batch.ReplayBatch.from_records`.
@@ -87,6 +91,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         batch_size: int,
         *,
         seed: int = 0,
+        stream: str = "",
         start_step: int = 0,
         num_steps: int | None = None,
         rank: int | None = None,
@@ -97,6 +102,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         phase: Many[int] = None,
         learner_id: Many[str] = None,
         repair_text: float = 0.0,
+        version: int | None = None,
         snapshot: str | None = None,
         prefetch: int = 4,
         threads: int = 1,
@@ -114,18 +120,18 @@ class ReplayDataset(IterableDataset[TensorBatch]):
             ("threads", threads, 1, _MOST_AHEAD),
             ("seed", seed, 0, 2**63 - 1),
             ("start_step", start_step, 0, 2**62),
-            ("num_steps", 0 if num_steps is None else num_steps, 0, _ENDLESS),
+            ("num_steps", 0 if num_steps is None else num_steps, 0, _MOST_STEPS),
+            ("version", 0 if version is None else version, 0, 2**63 - 1),
         ):
             whole(name, value, lowest, highest)
-        if (rank is None) != (world_size is None):
-            raise ValueError(f"rank and world_size go together, got {rank} and {world_size}")
-        if rank is not None and whole("rank", rank, 0) >= whole("world_size", world_size, 1):
-            raise ValueError(f"ranks are 0..world_size - 1, got rank {rank} of {world_size}")
+        stream_label(stream)
+        check_rank(rank, world_size)
         if pin_memory and not torch.cuda.is_available():
             raise ValueError("pin_memory needs a GPU, and torch finds none here")
         self.buffer = buffer
         self.batch_size = batch_size
         self.seed = seed
+        self.stream = stream
         self.start_step = start_step
         self.num_steps = num_steps
         self.rank = rank
@@ -136,6 +142,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         self.phase = phase
         self.learner_id = learner_id
         self.repair_text = repair_text
+        self.version = version
         self.snapshot = snapshot
         self.prefetch = prefetch
         self.threads = threads
@@ -147,8 +154,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         self.cache = _cache(cache_bytes, cache_device, self.decode_device)
         self.wait_seconds = 0.0
         """Seconds that consumers in this process waited for batches, over all iterators. Reset it at will."""
-        self._shared = torch.zeros(3, dtype=torch.int64).share_memory_()
-        self._begun_by_worker: dict[int, int] = {}
+        self._position = Position(start_step, num_steps)
 
     def __len__(self) -> int:
         """Steps of an epoch.
@@ -164,41 +170,91 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         return True  # not a matter of its length, which it need not have
 
     def __iter__(self) -> PrefetchIterator:
-        client = self.buffer.client.clone()
-        batches = Prefetched(
-            self._fetcher(Buffer(client, self.buffer.name)),
-            self._steps(),
-            ahead=self.prefetch,
-            threads=self.threads,
-            is_stale=self._is_old,
-            name="replay-prefetch",
+        return PrefetchIterator(self._begin, self._position.iterate(), self._waited)
+
+    def _begin(self, steps: range) -> tuple[Connected, Prefetched[int, TensorBatch]]:
+        fetch = self._fetcher(Buffer(client := self.buffer.client.clone(), self.buffer.name))
+        return client, Prefetched(
+            fetch, steps, ahead=self.prefetch, threads=self.threads, is_stale=self._is_old, name="replay-prefetch"
         )
-        return PrefetchIterator(self, batches, client)
+
+    def _waited(self, seconds: float) -> None:
+        self.wait_seconds += seconds
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**self.__dict__, "_begun_by_worker": {}}
-        if _is_distributed():
+        state = dict(self.__dict__)
+        if is_distributed():
             # A spawned worker is not in the group.
-            state["rank"], state["world_size"] = self._world()
+            state["rank"], state["world_size"] = world_of(self.rank, self.world_size)
         return state
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._shared.share_memory_()  # it is, in a worker; in a copy that was made otherwise it is another one
-
     def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration, of workers too, that of this epoch, from its first step on."""
-        self._shared[_FIRST_STEP] = 0
-        self._shared[_EPOCH] = whole("epoch", epoch, 0, _MOST_EPOCHS) << 32
+        """Make the next iteration, of workers too, that of this epoch, from its first step on.
+
+        After :meth:`load_state_dict`, the epoch that was loaded goes on where it was.
+        """
+        self._position.set_epoch(epoch)
 
     def seek(self, step: int) -> None:
         """Make the next iteration begin at this step, within the epoch that the step is of; epochs follow as ever.
 
         To go on after ``batch``, seek ``int(batch["step"]) + 1``: nothing is drawn again to get there.
         """
-        past = whole("step", step, self.start_step) - self.start_step
-        self._shared[_EPOCH] = past // self._epoch_steps() << 32
-        self._shared[_FIRST_STEP] = step
+        self._position.seek(step)
+
+    def state_dict(self, after: TensorBatch | None = None) -> dict[str, Any]:
+        """What comes next, as a few plain values: after the batch that was given last, not after those fetched ahead.
+
+        The same on every rank. torchdata's ``StatefulDataLoader`` asks for it in its workers. With the workers of
+        another loader, say ``after``: only who uses the batches knows which was the last.
+
+        Args:
+            after: a batch, whatever loader gave it: what comes after that one.
+
+        Raises:
+            RuntimeError: workers of a loader have the batches, and ``after`` is not given.
+            ValueError: ``after`` is no batch.
+        """
+        if after is None:
+            place = self._position.next_place()
+            return _state.of(place.epoch, place.step, place.version, self._settings(get_worker_info()))
+        step, version = _state.read_batch(after)
+        return _state.of(self._position.epoch_of(step), step + 1, version, self._settings(None))
+
+    def _settings(self, worker: Any) -> dict[str, Any]:
+        """What a state says of the data set that it is of."""
+        where = conditions(self.class_id, self.phase, self.learner_id)
+        return {
+            "buffer": self.buffer.name,
+            "worker": None if worker is None else worker.id,
+            "workers": None if worker is None else worker.num_workers,
+            "batch_size": int(self.batch_size) * world_of(self.rank, self.world_size)[1],
+            "seed": int(self.seed),
+            "stream": self.stream,
+            "strategy": self.strategy,
+            "replace": bool(self.replace),
+            "repair_text": float(self.repair_text),
+            "snapshot": self.snapshot,
+            "filters": _state.digest({name: sorted(set(values)) for name, values in where.items()}),
+            "start_step": int(self.start_step),
+            "num_steps": None if self.num_steps is None else int(self.num_steps),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Make the next iteration go on where a state was taken, within its epoch; nothing is drawn again for that.
+
+        Ranks may be another number than then, if they have as many records in all. ``num_steps`` may be another one.
+
+        Raises:
+            ValueError: the state is none, of a newer format, of another buffer, of other draws, or of another number
+                of workers.
+        """
+        _state.check(state, self._settings(get_worker_info()))
+        epoch, step = state["epoch"], whole("next_step", state["next_step"], self.start_step)
+        if state["start_step"] != self.start_step or state["num_steps"] != self.num_steps:
+            # Its epochs had other bounds.
+            epoch = self._position.epoch_of(step)
+        self._position.load(Place(epoch, step, state["version"]))
 
     def set_min_version(self, version: int) -> None:
         """From now on, give no batch that was drawn before the buffer was at this version.
@@ -208,11 +264,12 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         too, but what they had already handed to their ``DataLoader`` must go through :meth:`renew`.
 
         Raises:
-            ValueError: the data set reads a snapshot, which does not change.
+            ValueError: the data set reads a snapshot or one version, which does not change.
         """
-        if self.snapshot is not None:
-            raise ValueError(f"snapshot {self.snapshot!r} stays at its version: no other can be asked for")
-        self._shared[_MIN_VERSION] = whole("version", version, 0)
+        if self.snapshot is not None or self.version is not None:
+            what = f"version {self.version}" if self.snapshot is None else f"snapshot {self.snapshot!r}"
+            raise ValueError(f"{what} stays as it is: no later one can be asked for")
+        self._position.min_version = whole("version", version, 0)
 
     def renew(self, batch: TensorBatch) -> TensorBatch:
         """The batch, or the same step drawn again where it is older than :meth:`set_min_version` allows.
@@ -222,64 +279,35 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         return self._fetcher(self.buffer)(int(batch["step"])) if self._is_old(batch) else batch
 
     def _is_old(self, batch: TensorBatch) -> bool:
-        return int(batch["version"]) < int(self._shared[_MIN_VERSION])
-
-    def _epoch_steps(self) -> int:
-        return _ENDLESS if self.num_steps is None else max(1, self.num_steps)
-
-    def _world(self) -> tuple[int, int]:
-        if self.rank is not None and self.world_size is not None:
-            return self.rank, self.world_size
-        if _is_distributed():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return 0, 1
-
-    def _steps(self) -> Iterator[int]:
-        worker = get_worker_info()
-        shard, shards = (worker.id, worker.num_workers) if worker else (0, 1)
-        begin = self.start_step + self._begin_epoch() * self._epoch_steps()
-        end = begin + (_ENDLESS if self.num_steps is None else self.num_steps)
-        return iter(range(max(begin, int(self._shared[_FIRST_STEP])) + shard, end, shards))
-
-    def _begin_epoch(self) -> int:
-        """The number of the epoch that begins: one more than the last, and the same for all workers of a loader.
-
-        One number, which is read and written whole, says which is next (above) and who began the last one (the lower
-        32 bits). All workers of an iteration have the loader's seed for it in common; persistent ones keep that seed
-        and begin again together.
-        """
-        number = int(self._shared[_EPOCH])
-        following, begun_by = number >> 32, number & 0xFFFFFFFF
-        worker, name = get_worker_info(), 0
-        if worker is not None:
-            times = self._begun_by_worker[worker.id] = self._begun_by_worker.get(worker.id, 0) + 1
-            name = zlib.crc32(f"{worker.seed - worker.id} {times}".encode()) or 1
-            if name == begun_by:
-                return following - 1
-        self._shared[_EPOCH] = (following + 1) << 32 | name
-        return following
+        return int(batch["version"]) < self._position.min_version
 
     def _fetcher(self, buffer: Buffer) -> Callable[[int], TensorBatch]:
         """What a thread runs. It holds no reference to the iterator, which could then never be collected."""
-        batch_size, seed, strategy, replace = self.batch_size, self.seed, self.strategy, self.replace
+        batch_size, seed, stream = self.batch_size, self.seed, self.stream
+        strategy, replace = self.strategy, self.replace
         class_id, phase, learner_id = self.class_id, self.phase, self.learner_id
-        repair_text, snapshot, decode_threads = self.repair_text, self.snapshot, self.decode_threads
-        cache, pin_memory, decode_device = self.cache, self.pin_memory, self.decode_device
-        rank, world_size = self._world()
-        shared = self._shared
+        repair_text, version, snapshot = self.repair_text, self.version, self.snapshot
+        cache, decode_threads, pin_memory = self.cache, self.decode_threads, self.pin_memory
+        decode_device = self.decode_device
+        rank, world_size = world_of(self.rank, self.world_size)
+        position, is_fixed = self._position, snapshot is not None or version is not None
 
         def fetch(step: int) -> TensorBatch:
-            min_version = int(shared[_MIN_VERSION])
+            min_version, saved_version = position.min_version, position.saved_version
             batch = buffer.sample(
-                batch_size,
+                batch_size * world_size,
                 seed=seed,
-                step=step * world_size + rank,
+                step=step,
+                stream=stream,
+                part=rank,
+                parts=world_size,
                 strategy=strategy,
                 replace=replace,
                 class_id=class_id,
                 phase=phase,
                 learner_id=learner_id,
                 repair_text=repair_text,
+                version=version,
                 snapshot=snapshot,
                 decode_threads=decode_threads,
                 pixels=decode_device is None or cache is not None,
@@ -288,6 +316,12 @@ class ReplayDataset(IterableDataset[TensorBatch]):
             if batch.version < min_version:
                 raise ConflictError(
                     f"the buffer is at version {batch.version}, batches of {min_version} or later are asked for",
+                    code="stale_version",
+                )
+            if batch.version < saved_version or (is_fixed and batch.version != saved_version > 0):
+                raise ConflictError(
+                    f"the state that was loaded is of version {saved_version}, and {snapshot or buffer.name!r} is at "
+                    f"{batch.version}: it is another one, or an older copy; seek(step) goes on with it all the same",
                     code="stale_version",
                 )
             tensors = to_tensors(batch)
@@ -299,40 +333,6 @@ class ReplayDataset(IterableDataset[TensorBatch]):
             return ReplayTensors(tensors)
 
         return fetch
-
-
-class PrefetchIterator(Iterator[TensorBatch]):
-    """Batches in the order of their steps, the next ones already on their way.
-
-    It belongs to the process that made it: its threads do not follow into a forked one.
-    """
-
-    def __init__(self, dataset: ReplayDataset, batches: Prefetched[int, TensorBatch], client: Connected) -> None:
-        self._dataset = dataset
-        self._batches = batches
-        self._client = client
-        self._is_open = True
-
-    def __next__(self) -> TensorBatch:
-        started = time.perf_counter()
-        try:
-            return next(self._batches)
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            self._dataset.wait_seconds += time.perf_counter() - started
-
-    def close(self) -> None:
-        """End the threads. A request in flight is waited for, its retries are not."""
-        if self._is_open:
-            self._is_open = False
-            self._client.stop()
-            self._batches.close()
-            self._client.close()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 def _cache(
@@ -348,7 +348,3 @@ def _cache(
     if whole("cache_bytes", num_bytes, 0) == 0:
         return None
     return shared_cache(num_bytes) if where is None else device_cache(num_bytes, where, decode_device is not None)
-
-
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

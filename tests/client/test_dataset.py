@@ -140,8 +140,14 @@ def test_leaving_early_ends_the_threads(filled: Buffer) -> None:
         next(iterator)
 
     never_asked = iter(endless)
+    assert prefetch_threads() == []
+    never_asked.close()
+    with pytest.raises(StopIteration):
+        next(never_asked)
+    collected = iter(endless)
+    next(collected)
     assert prefetch_threads()
-    del never_asked
+    del collected
     assert prefetch_threads() == []
 
 
@@ -222,7 +228,9 @@ def test_a_busy_consumer_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     client = SlowClient(seconds=0.2)
     dataset = slow_dataset(client, monkeypatch, prefetch=4)
     batches = iter(dataset)
-    eventually(lambda: client.samples == 4 and client.busy == 0)
+    next(batches)
+    dataset.wait_seconds = 0
+    eventually(lambda: client.samples == 5 and client.busy == 0)
     time.sleep(0.1)
     for _ in range(4):
         next(batches)
@@ -243,9 +251,19 @@ def test_an_error_comes_after_the_batches_before_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_leaving_does_not_sit_out_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = iter(slow_dataset(SlowClient(seconds=30), monkeypatch))
+    client = SlowClient(seconds=30)
+    batches = iter(slow_dataset(client, monkeypatch))
+
+    def leave() -> None:
+        eventually(lambda: client.busy > 0)
+        batches.close()
+
+    leaving = threading.Thread(target=leave)
+    leaving.start()
     started = time.monotonic()
-    batches.close()
+    with pytest.raises(ServiceUnavailableError):
+        next(batches)
+    leaving.join()
     assert time.monotonic() - started < 5
 
 

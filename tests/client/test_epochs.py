@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +13,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from client import Buffer, MemoryClient
-from client.dataset import PrefetchIterator, ReplayDataset
+from client._iterator import PrefetchIterator
+from client.dataset import ReplayDataset
 from client.tensors import TensorBatch
 from memory_format import ConflictError
 from tests.client.loaders import steps_of
@@ -100,7 +97,7 @@ def test_copies_count_their_own_epochs(filled: Buffer) -> None:
     copies = [copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))]
     for each in (*copies, dataset):
         assert steps_of(each) == [2, 3]
-        assert each._shared.is_shared()
+        assert each._position.shared.is_shared()
 
 
 @pytest.mark.parametrize("how", [{}, {"batch_size": 4}, {"batch_size": 4, "num_workers": 1}])
@@ -121,73 +118,11 @@ def test_the_loader_leaves_a_batch_as_it_is(filled: Buffer) -> None:
     assert isinstance(batch, dict)
 
 
-@pytest.mark.parametrize(
-    "numbers", [{"rank": 0}, {"world_size": 2}, {"rank": 2, "world_size": 2}, {"rank": -1, "world_size": 2}]
-)
-def test_ranks_that_make_no_sense_are_refused(filled: Buffer, numbers: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="rank"):
-        ReplayDataset(filled, 4, **numbers)
-
-
-def test_ranks_share_out_the_draws(filled: Buffer) -> None:
-    for rank in range(3):
-        batches = list(ReplayDataset(filled, 4, seed=1, num_steps=2, rank=rank, world_size=3))
-        assert steps_of(batches) == [0, 1]
-        for step, batch in enumerate(batches):
-            assert ids_of(batch) == filled.sample(4, seed=1, step=3 * step + rank).exemplar_id.tolist()
-
-
-RANK = """
-import json, pickle, sys, torch.distributed as dist
-from torch.utils.data import DataLoader
-from client import MemoryClient
-from client.dataset import ReplayDataset
-
-url, name, meeting, rank = sys.argv[1:]
-if __name__ == "__main__":
-    dataset = ReplayDataset(MemoryClient(url).buffer(name), 4, num_steps=4)  # before the group is there
-    dist.init_process_group("gloo", init_method="file://" + meeting, rank=int(rank), world_size=2)
-    forked = DataLoader(dataset, batch_size=None, num_workers=1, persistent_workers=True)
-    epochs = [[batch["exemplar_id"].tolist() for batch in batches] for batches in (dataset, forked)]
-    everybody = [None, None]
-    dist.all_gather_object(everybody, epochs)
-    pickled = pickle.dumps(dataset)  # for a spawned worker, which is in no group
-    if rank == "0":
-        print(json.dumps(everybody))
-    dist.destroy_process_group()
-    copy = pickle.loads(pickled)
-    assert (copy.rank, copy.world_size) == (int(rank), 2)
-"""
-
-
-def test_ranks_of_a_group_draw_batches_of_their_own(filled: Buffer, tmp_path: Path) -> None:
-    script = tmp_path / "rank.py"
-    script.write_text(RANK)
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "PYTHONWARNINGS": "ignore",
-    }
-    arguments = [sys.executable, str(script), filled.client.url, filled.name, str(tmp_path / "meeting")]
-    ranks = [
-        subprocess.Popen([*arguments, str(rank)], env=environment, stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    said = [rank.communicate(timeout=240)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0]
-    found = json.loads(said[0])
-    expected = [filled.sample(4, step=draw).exemplar_id.tolist() for draw in range(16)]
-    for rank in range(2):
-        for epoch in range(2):
-            assert found[rank][epoch] == [expected[2 * step + rank] for step in range(4 * epoch, 4 * epoch + 4)]
-
-
 def test_what_was_deleted_is_in_no_batch_after_that(filled: Buffer) -> None:
     dataset = ReplayDataset(filled, 16, num_steps=20, prefetch=4, threads=2)
     batches = iter(dataset)
     assert {int(class_id) for class_id in next(batches)["class_id"]} == {0, 1, 2, 3}
+    assert batches._batches is not None
     for _, future in batches._batches._pending:
         future.result()  # fetched ahead, with class 3
     version = filled.delete(class_id=3).version
@@ -274,4 +209,4 @@ def test_numpys_numbers_are_numbers(filled: Buffer) -> None:
     dataset = ReplayDataset(filled, 4, num_steps=2)
     dataset.set_epoch(np.int64(2))  # type: ignore[arg-type]  # taken all the same
     assert steps_of(dataset) == [4, 5]
-    assert torch.is_tensor(dataset._shared)
+    assert torch.is_tensor(dataset._position.shared)

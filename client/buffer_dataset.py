@@ -1,0 +1,207 @@
+"""The exemplars of a buffer as a torch data set by place, for torch's samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from client._address import buffer_path
+from client._params import Many, present
+from client._reading import read_batch
+from client.batch import ReplayBatch
+from client.buffer import Buffer
+from client.errors import ProtocolError
+from client.tensors import ARRAYS_PREFIX, TensorBatch, to_tensors
+from memory_format import MEDIA_TYPE, ConflictError, NotFoundError
+from memory_format.arguments import is_whole
+
+_LISTED_AGAIN = 5
+
+
+class ExemplarTensors(dict[str, torch.Tensor]):
+    """One exemplar: as a batch of :class:`ReplayDataset`, without the first axis and without padding."""
+
+
+class BufferDataset(Dataset[ExemplarTensors]):
+    """The exemplars that a buffer holds at one version, or held at a snapshot, each once.
+
+    ``dataset[i]`` is one exemplar as a dict of tensors. A ``DataLoader`` with a ``batch_size`` or a ``batch_sampler``
+    fetches each batch in one request, and gives it padded (:func:`client.tensors.to_tensors`). Which exemplars there
+    are is asked once, when this is made; what is pushed later is not among them. In what order they come is the
+    sampler's affair: ``RandomSampler``, ``WeightedRandomSampler``, ``DistributedSampler``.
+
+    Scores and ranks are those of then. An exemplar that was evicted since is an error, unless a snapshot keeps it.
+
+    Args:
+        buffer: whose exemplars.
+        snapshot: as the buffer was when it was taken; None = as it is now.
+        class_id, phase, learner_id: only these.
+        decode_threads: as in :meth:`client.batch.ReplayBatch.from_records`.
+
+    Raises:
+        ConflictError: ``stale_version``: the buffer changes faster than it is listed.
+        NotFoundError: there is no such buffer or snapshot.
+    """
+
+    exemplar_id: NDArray[np.int64]
+    """``(N,)``, ascending; as the next three of all exemplars, by place."""
+    class_id: NDArray[np.int64]
+    phase: NDArray[np.int64]
+    score: NDArray[np.float32]
+    version: int
+    """Of the buffer when they were listed."""
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        *,
+        snapshot: str | None = None,
+        class_id: Many[int] = None,
+        phase: Many[int] = None,
+        learner_id: Many[str] = None,
+        decode_threads: int | None = None,
+    ) -> None:
+        self.buffer = buffer
+        self.snapshot = snapshot
+        self.decode_threads = decode_threads
+        for _ in range(_LISTED_AGAIN):
+            version = self._version()
+            rows = [
+                (info.exemplar_id, info.class_id, info.phase, info.score, info.rank)
+                for info in buffer.query(class_id=class_id, phase=phase, learner_id=learner_id, snapshot=snapshot)
+            ]
+            if self._version() == version:
+                break
+        else:
+            raise ConflictError(
+                f"buffer {buffer.name!r} has changed {_LISTED_AGAIN} times while it was listed: take a snapshot, "
+                "and give its name",
+                code="stale_version",
+            )
+        self.version = version
+        columns = np.array(rows, dtype=[(name, np.float64 if name == "s" else np.int64) for name in "icpsr"])
+        self.exemplar_id, self.class_id, self.phase = columns["i"], columns["c"], columns["p"]
+        self.score, self._rank = columns["s"].astype(np.float32), columns["r"]
+
+    def _version(self) -> int:
+        if self.snapshot is not None:
+            return self.buffer.snapshot(self.snapshot).version
+        return self.buffer.info().version
+
+    def __len__(self) -> int:
+        """Exemplars."""
+        return len(self.exemplar_id)
+
+    def __getitem__(self, place: int) -> ExemplarTensors:
+        """One exemplar.
+
+        Raises:
+            IndexError: there is no such place.
+            NotFoundError: it was evicted since.
+        """
+        return self.__getitems__([place])[0]
+
+    def __getitems__(self, places: Iterable[int]) -> Exemplars:
+        """Several of them in one request, in this order; the same place may come again."""
+        wanted = [self._place(place) for place in places]
+        unique = list(dict.fromkeys(wanted))
+        tensors = self._fetch(unique) if unique else {}
+        if len(unique) < len(wanted):
+            row_of = {place: row for row, place in enumerate(unique)}
+            rows = torch.tensor([row_of[place] for place in wanted])
+            tensors = {name: values[rows] for name, values in tensors.items()}
+        return Exemplars(tensors, len(wanted))
+
+    def _place(self, place: int) -> int:
+        if not is_whole(place, -len(self), len(self) - 1):
+            raise IndexError(f"places are 0..{len(self) - 1}, got {place!r:.100}")
+        return int(place) % len(self)
+
+    def _fetch(self, places: list[int]) -> TensorBatch:
+        ids = self.exemplar_id[places].tolist()
+        response = self.buffer.client.session.request(
+            "POST",
+            buffer_path(self.buffer.name, "records"),
+            json=present({"exemplar_ids": ids, "snapshot": self.snapshot}),
+            headers={"Accept": MEDIA_TYPE},
+        )
+        found = read_batch(response)
+        came = found.headers["exemplar_id"].tolist()
+        gone = sorted({*ids} - {*came})
+        if gone:
+            raise NotFoundError(
+                f"buffer {self.buffer.name!r} has no exemplar {gone[0]} any more, {len(gone)} of {len(ids)} are gone; "
+                "those of a snapshot stay",
+                code="unknown_exemplar",
+                exemplar_ids=gone,
+            )
+        if came != ids:
+            raise ProtocolError(f"exemplars {ids!r:.100} were asked for, {came!r:.100} came")
+        tensors = to_tensors(ReplayBatch.from_batch(found, decode_threads=self.decode_threads))
+        tensors["score"] = torch.from_numpy(self.score[places])
+        tensors["rank"] = torch.from_numpy(self._rank[places])
+        return tensors
+
+
+class Exemplars(Sequence[ExemplarTensors]):
+    """Exemplars that were fetched together: a batch as :attr:`tensors`, and one by one as torch has samples."""
+
+    def __init__(self, tensors: TensorBatch, count: int) -> None:
+        self.tensors = tensors
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, row: int) -> ExemplarTensors: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[ExemplarTensors]: ...
+    def __getitem__(self, row: int | slice) -> ExemplarTensors | list[ExemplarTensors]:
+        if isinstance(row, slice):
+            return [self[one] for one in range(*row.indices(len(self)))]
+        if not -len(self) <= row < len(self):
+            raise IndexError(row)
+        one = ExemplarTensors({name: values[row] for name, values in self.tensors.items()})
+        for kind in ("patch", "token"):
+            count = int(one[f"{kind}_valid"].sum())
+            for name in _PADDED[kind]:
+                one[name] = one[name][:count]
+        return one
+
+    def __iter__(self) -> Iterator[ExemplarTensors]:
+        return (self[row] for row in range(len(self)))
+
+
+_PADDED = {
+    "patch": ("patches", "patch_positions", "patch_valid"),
+    "token": ("token_ids", "token_positions", "token_valid"),
+}
+
+
+def _collate(batch: Sequence[ExemplarTensors], **_: Any) -> TensorBatch:
+    """A batch, padded to its largest. Those that were fetched together are one."""
+    if isinstance(batch, Exemplars):
+        return batch.tensors
+    names = sorted({name for one in batch for name in one})
+    return {name: _padded(name, [one.get(name) for one in batch]) for name in names}
+
+
+def _padded(name: str, rows: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    some = [row for row in rows if row is not None]
+    shape = [max(sizes) for sizes in zip(*(row.shape for row in some), strict=True)]
+    empty = float("nan") if name.startswith(ARRAYS_PREFIX) else 0
+    padded = torch.full((len(rows), *shape), cast(float, empty), dtype=some[0].dtype)
+    for place, row in enumerate(rows):
+        if row is not None:
+            padded[place][tuple(slice(size) for size in row.shape)] = row
+    return padded
+
+
+default_collate_fn_map[ExemplarTensors] = _collate
