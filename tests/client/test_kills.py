@@ -28,8 +28,8 @@ from tests.conftest import Service
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "6"))
 MODES = ("loop", "DataLoader", "StatefulDataLoader")
-MOST_WAIT = 0.8
-"""Seconds from a start to the next kill."""
+MOST_WAIT = 0.7
+"""Seconds from a start, or from a run's next batch, to a kill."""
 
 pytestmark = pytest.mark.timeout(120 + 10 * ROUNDS)
 
@@ -119,6 +119,18 @@ class World:
         files = sorted((self.folder / "run").glob("seen-*.jsonl"))
         return [Seen(**json.loads(line)) for file in files for line in file.read_bytes().splitlines()]
 
+    def wait(self) -> None:
+        """For a random time: every third kill falls into a start, the others into what comes after a batch."""
+        if self.random.random() > 1 / 3:
+            begun = self.num_bytes()
+            deadline = time.monotonic() + 30
+            while self.num_bytes() == begun and time.monotonic() < deadline:
+                time.sleep(0.01)
+        time.sleep(self.random.uniform(0, MOST_WAIT))
+
+    def num_bytes(self) -> int:
+        return sum(file.stat().st_size for file in (self.folder / "run").glob("seen-*.jsonl"))
+
     def close(self) -> None:
         self.trainers.close()
         self.service.kill()
@@ -162,7 +174,7 @@ def go_on(world: World, mode: str, rounds: int, ranks: list[int]) -> int:
     for number in range(rounds):
         if not world.trainers.pids:
             world.trainers.start(world.task(mode, ranks=ranks[number % len(ranks)]))
-        time.sleep(world.random.uniform(0, MOST_WAIT))
+        world.wait()
         victims = world.random.choice(("trainer", "trainer", "service", "both"))
         if victims == "service":
             # It trains on while the service comes back.
