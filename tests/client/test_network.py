@@ -276,7 +276,7 @@ def test_an_address_may_lack_its_scheme(service: Service, address: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", "http://", "unix:///run/memory", "ftp://h", "http://h:port", "h:port", "http://[::1", "h:99999", "h:0",
+    ["", "http://", "unix://", "ftp://h", "http://h:port", "h:port", "http://[::1", "h:99999", "h:0",
      "http://h/?buffer=b", None, 8765, b"127.0.0.1:8765"],
 )  # fmt: skip
 def test_what_is_no_address_is_told_so(address: object) -> None:
