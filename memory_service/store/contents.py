@@ -49,7 +49,8 @@ class Contents:
         """Of :attr:`State.leased`, by name."""
         self.views: OrderedDict[str, Columns] = OrderedDict()
         """What snapshots show that were asked for lately, by name."""
-        self.selections: OrderedDict[tuple[int, selection.Filter], selection.Selection] = OrderedDict()
+        # No OrderedDict: listing its keys calls their hash, which is Python's, and meanwhile another thread may draw.
+        self.selections: dict[tuple[int, selection.Filter], selection.Selection] = {}
 
     @property
     def disk_bytes(self) -> int:
@@ -205,9 +206,9 @@ class Contents:
         if found is None:
             found = selection.select(columns, where, self.learners.known_codes(where.learner_id or ()))
             self.selections[key] = found
-            while len(self.selections) > _SELECTIONS_KEPT:
+            for old in list(self.selections)[:-_SELECTIONS_KEPT]:
                 # Another thread may have been faster.
-                self.selections.popitem(last=False)
+                self.selections.pop(old, None)
         return found
 
     def is_selected(self, columns: Columns, request: SampleRequest) -> bool:

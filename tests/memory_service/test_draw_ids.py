@@ -12,6 +12,7 @@ from memory_format import MEDIA_TYPE, Record, decode_batch
 from memory_service.store import Store
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.sampler import SampleRequest
+from memory_service.store.pure.selection import Filter
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import assert_problem, make_exemplar, push, put_buffer, sample
 
@@ -149,3 +150,33 @@ def test_ids_are_drawn_without_waiting_once_a_selection_is_at_hand(data: Path) -
         assert buffer.draw_ids(paired, wait=False) == waited
         with pytest.raises(BlockingIOError):
             buffer.draw_ids(SampleRequest(batch_size=4000), wait=False)
+
+
+def test_a_draw_in_the_middle_of_a_push_does_not_fail_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from memory_format import encode_batch
+
+    with Store(data, Options()) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=10**6)
+        buffer.push(encode_batch([make_exemplar(c) for c in range(40)]))
+        numbers = iter(range(40))
+
+        def draw() -> None:
+            buffer.draw_ids(SampleRequest(batch_size=1, where=Filter(class_id=(next(numbers),))))
+
+        for _ in range(4):
+            draw()
+        hash_, is_drawing = Filter.__hash__, False
+
+        def overtaken(where: Filter) -> int:
+            nonlocal is_drawing
+            if not is_drawing:
+                # Python's code: here another thread may come in.
+                is_drawing = True
+                draw()
+                is_drawing = False
+            return hash_(where)
+
+        monkeypatch.setattr(Filter, "__hash__", overtaken)
+        for rank in range(1, 4):
+            assert buffer.push(encode_batch([make_exemplar(rank=rank)])).kept == 1
+        assert next(numbers) > 7, "draws came in between"
