@@ -44,7 +44,7 @@ _SLOT_DTYPE: Final = np.dtype(
         ("scope", "<u8"),
         ("exemplar_id", "<u8"),
         ("position", "<u8"),
-        ("crc32", "<u4"),
+        ("fingerprint", "<u4"),
         ("pixel_bytes", "<u4"),
         ("front_bytes", "<u4"),
         ("unused", "<u4"),
@@ -67,7 +67,7 @@ class Entry(NamedTuple):
     exemplar_id: int
     position: int
     """Bytes from the beginning of the log, as if it never went round."""
-    crc32: int
+    fingerprint: int
     pixel_bytes: int
     """0 = its front alone."""
     front_bytes: int
@@ -144,19 +144,19 @@ class Arena:
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT_S)
 
-    def find(self, scope: int, crcs: Mapping[int, int]) -> dict[int, tuple[Entry, bytes]]:
+    def find(self, scope: int, fingerprints: Mapping[int, int]) -> dict[int, tuple[Entry, bytes]]:
         """Those exemplars that are here, by id, each with its front.
 
         Args:
             scope: a number that stands for the buffer.
-            crcs: exemplar id -> CRC-32 of its body. One with another CRC is another exemplar.
+            fingerprints: exemplar id -> its record's. One with another fingerprint is another exemplar.
         """
         found: dict[int, tuple[Entry, bytes]] = {}
         with self._locked() as is_mine:
             if is_mine:
-                for exemplar_id, crc32 in crcs.items():
+                for exemplar_id, fingerprint in fingerprints.items():
                     entry = self._known.get((scope, exemplar_id))
-                    if entry is not None and entry.crc32 == crc32:
+                    if entry is not None and entry.fingerprint == fingerprint:
                         start = entry.position % self.log_bytes + entry.pixel_bytes
                         found[exemplar_id] = entry, self._log[start : start + entry.front_bytes].tobytes()
         return found
@@ -172,7 +172,9 @@ class Arena:
             tail = self._tail if is_mine else self._head + 1
         return [place for place, entry in enumerate(entries) if entry.number < tail]
 
-    def put(self, scope: int, exemplar_id: int, crc32: int, front: bytes, pixels: NDArray[np.uint8] | None) -> None:
+    def put(
+        self, scope: int, exemplar_id: int, fingerprint: int, front: bytes, pixels: NDArray[np.uint8] | None
+    ) -> None:
         """Keep an exemplar, unless it is there already, or is too large.
 
         Args:
@@ -189,21 +191,21 @@ class Arena:
             if not is_mine:
                 return
             known = self._known.get((scope, exemplar_id))
-            if known is not None and known.crc32 == crc32 and known.pixel_bytes >= pixel_bytes:
+            if known is not None and known.fingerprint == fingerprint and known.pixel_bytes >= pixel_bytes:
                 return
             position = -(-self._end // _ALIGNMENT) * _ALIGNMENT
             place = position % self.log_bytes
             if place + num_bytes > self.log_bytes:
                 position += self.log_bytes - place
                 place = 0
-            entry = Entry(self._head, scope, exemplar_id, position, crc32, pixel_bytes, len(front))
+            entry = Entry(self._head, scope, exemplar_id, position, fingerprint, pixel_bytes, len(front))
             self._make_room(entry)
             pieces: list[bytes | memoryview] = [] if pixels is None else [pixels.data.cast("B")]
             # Through the file, not the map: fresh pages need neither be zeroed nor mapped first, and what is mapped
             # can be read only.
             if os.pwritev(self.descriptor, [*pieces, front], self._log_at + place) != num_bytes:
                 raise OSError(errno.ENOSPC, "no room left for decoded exemplars")
-            slot = _SLOT.pack(scope, exemplar_id, position, crc32, pixel_bytes, len(front), 0)
+            slot = _SLOT.pack(scope, exemplar_id, position, fingerprint, pixel_bytes, len(front), 0)
             os.pwrite(self.descriptor, slot, self._slot_at(entry.number))
             self._head += 1
             os.pwrite(self.descriptor, self._head.to_bytes(8, "little"), 0)

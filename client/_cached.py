@@ -28,7 +28,7 @@ from memory_format import MEDIA_TYPE, Batch, FormatError, check_batch
 from memory_format.api.answers import DrawnIds
 from memory_format.api.terms import MAX_SAMPLE
 from memory_format.body import swap_text
-from memory_format.header import HEADER_BYTES, HEADER_DTYPE
+from memory_format.header import HEADER_BYTES, HEADER_DTYPE, fingerprints
 from memory_format.lending import LentRows
 
 
@@ -75,28 +75,28 @@ def sample(
 
 
 def _check(drawn: DrawnIds, count: int) -> None:
-    columns = (drawn.exemplar_ids, drawn.crc32, drawn.scores, drawn.ranks)
-    texts = (drawn.text_from, drawn.text_crc32)
+    columns = (drawn.exemplar_ids, drawn.fingerprints, drawn.scores, drawn.ranks)
+    texts = (drawn.text_from, drawn.text_fingerprints)
     if any(len(column) != count for column in columns) or any(len(column) not in (0, count) for column in texts):
         raise ProtocolError(f"{count} records were asked for, {[len(c) for c in columns + texts]} numbers came")
 
 
 def _drawn(lent: LentRows) -> DrawnIds:
     """What a draw on this machine says, as one over HTTP does."""
-    ids, crcs = lent.rows["exemplar_id"].tolist(), lent.rows["crc32"].tolist()
+    ids, prints = lent.rows["exemplar_id"].tolist(), fingerprints(lent.rows)
     drawn, count = lent.rows[: lent.num_records], lent.num_records
-    text_from, text_crc32 = (ids[:count], crcs[:count]) if len(lent.swapped) else ([], [])
+    text_from, text_prints = (ids[:count], prints[:count]) if len(lent.swapped) else ([], [])
     for row, donor in zip(lent.swapped.tolist(), range(count, len(ids)), strict=True):
-        text_from[row], text_crc32[row] = ids[donor], crcs[donor]
+        text_from[row], text_prints[row] = ids[donor], prints[donor]
     return DrawnIds(
         version=lent.version,
         created_at=lent.created_at,
         exemplar_ids=tuple(ids[:count]),
-        crc32=tuple(crcs[:count]),
+        fingerprints=tuple(prints[:count]),
         scores=tuple(drawn["score"].tolist()),
         ranks=tuple(drawn["rank"].tolist()),
         text_from=tuple(text_from),
-        text_crc32=tuple(text_crc32),
+        text_fingerprints=tuple(text_prints),
     )
 
 
@@ -133,18 +133,20 @@ class _Batch:
         self._cache = cache
         self._scope = scope_of(session.transport.url, buffer, drawn.created_at)
         self._decode_threads = decode_threads
-        self._crcs = dict(zip(drawn.text_from, drawn.text_crc32, strict=True))
-        self._crcs |= dict(zip(drawn.exemplar_ids, drawn.crc32, strict=True))
+        self._prints = dict(zip(drawn.text_from, drawn.text_fingerprints, strict=True))
+        self._prints |= dict(zip(drawn.exemplar_ids, drawn.fingerprints, strict=True))
         self._rows: dict[int, list[int]] = {}
         for row, exemplar_id in enumerate(drawn.exemplar_ids):
             self._rows.setdefault(exemplar_id, []).append(row)
-        held = cache.find(self._scope, self._crcs)
+        held = cache.find(self._scope, self._prints)
         self._entries = {id_: entry for id_, (entry, _) in held.items() if entry.pixel_bytes}
         self._fronts = {id_: front for id_, (_, front) in held.items()}
         # Of who only lends a text, the front is enough.
-        self.lacking = [id_ for id_ in self._crcs if id_ not in (self._entries if id_ in self._rows else self._fronts)]
+        self.lacking = [
+            id_ for id_ in self._prints if id_ not in (self._entries if id_ in self._rows else self._fronts)
+        ]
         """Ids of records that the cache has not."""
-        cache.found += len(self._crcs) - len(self.lacking)
+        cache.found += len(self._prints) - len(self.lacking)
 
     def made(self, found: Iterable[Batch]) -> ReplayBatch:
         """The batch.
@@ -208,14 +210,14 @@ class _Batch:
             return self._fetch(ids[:half]) + self._fetch(ids[half:])
         batch = read_batch(answer)
         headers = batch.headers
-        if headers["exemplar_id"].tolist() != ids or headers["crc32"].tolist() != [self._crcs[id_] for id_ in ids]:
+        if headers["exemplar_id"].tolist() != ids or fingerprints(headers) != [self._prints[id_] for id_ in ids]:
             raise _GoneError
         return [batch]
 
     def _decode(self, one: _Fetched, patches: Any) -> None:
         """Decode records into a batch and into the cache."""
         ids = one.batch.headers["exemplar_id"].tolist()
-        crcs = one.batch.headers["crc32"].tolist()
+        prints = fingerprints(one.batch.headers)
         require_codecs(one.batch)
         self._cache.decoded += len(ids)
 
@@ -225,13 +227,13 @@ class _Batch:
                 self._cache.write(patches, row, pixels)
             # They lie end to end there, which they need not do as they come out of a picture.
             kept = patches[rows[0], : len(pixels)]
-            self._cache.put(self._scope, ids[place], crcs[place], one.fronts[ids[place]], kept)
+            self._cache.put(self._scope, ids[place], prints[place], one.fronts[ids[place]], kept)
 
         pictured = [place for place, id_ in enumerate(ids) if id_ in self._rows]
         self._cache.decode(one.unpacked, pictured, self._decode_threads, take)
-        for id_, crc32 in zip(ids, crcs, strict=True):
+        for id_, fingerprint in zip(ids, prints, strict=True):
             if id_ not in self._rows:
-                self._cache.put(self._scope, id_, crc32, one.fronts[id_], None)
+                self._cache.put(self._scope, id_, fingerprint, one.fronts[id_], None)
 
 
 class _Fetched:

@@ -53,12 +53,12 @@ class PixelCache(ABC, Generic[Pixels]):
         return f"{type(self).__name__}({self.num_bytes})"
 
     @abstractmethod
-    def find(self, scope: int, crcs: Mapping[int, int]) -> dict[int, tuple[Any, bytes]]:
+    def find(self, scope: int, fingerprints: Mapping[int, int]) -> dict[int, tuple[Any, bytes]]:
         """Those exemplars that are here, by id: where, which has ``pixel_bytes``, and the front of each.
 
         Args:
             scope: a number that stands for the buffer.
-            crcs: exemplar id -> CRC-32 of its body. One with another CRC is another exemplar.
+            fingerprints: exemplar id -> its record's. One with another fingerprint is another exemplar.
         """
 
     @abstractmethod
@@ -97,7 +97,7 @@ class PixelCache(ABC, Generic[Pixels]):
         """Put pixels to the front of a batch's row."""
 
     @abstractmethod
-    def put(self, scope: int, exemplar_id: int, crc32: int, front: bytes, pixels: Pixels | None) -> None:
+    def put(self, scope: int, exemplar_id: int, fingerprint: int, front: bytes, pixels: Pixels | None) -> None:
         """Keep an exemplar, unless it is there already, or is too large.
 
         Args:
@@ -147,8 +147,8 @@ class ExemplarCache(PixelCache[NDArray[np.uint8]]):
             return shared_cache, (self.num_bytes,)
         return _attached, (multiprocessing.reduction.DupFd(self._arena.descriptor), self.num_bytes)
 
-    def find(self, scope: int, crcs: Mapping[int, int]) -> dict[int, tuple[Any, bytes]]:
-        return dict(self._arena.find(scope, crcs))
+    def find(self, scope: int, fingerprints: Mapping[int, int]) -> dict[int, tuple[Any, bytes]]:
+        return dict(self._arena.find(scope, fingerprints))
 
     def batch(self, fronts: Batch, fill: Fill, version: int) -> ReplayBatch:
         return ReplayBatch.from_fronts(fronts, fill, version=version)
@@ -181,9 +181,11 @@ class ExemplarCache(PixelCache[NDArray[np.uint8]]):
     def write(self, patches: NDArray[np.uint8], row: int, pixels: NDArray[np.uint8]) -> None:
         patches[row, : len(pixels)] = pixels
 
-    def put(self, scope: int, exemplar_id: int, crc32: int, front: bytes, pixels: NDArray[np.uint8] | None) -> None:
+    def put(
+        self, scope: int, exemplar_id: int, fingerprint: int, front: bytes, pixels: NDArray[np.uint8] | None
+    ) -> None:
         try:
-            self._arena.put(scope, exemplar_id, crc32, front, pixels)
+            self._arena.put(scope, exemplar_id, fingerprint, front, pixels)
         except OSError as error:
             self.tell_once(f"decoded exemplars are not kept: {error}")
 

@@ -29,7 +29,7 @@ class Place(NamedTuple):
     """Where an exemplar's pixels are."""
 
     key: tuple[int, int]
-    crc32: int
+    fingerprint: int
     position: int
     """Bytes from the beginning of the log, as if it never went round."""
     pixel_bytes: int
@@ -65,11 +65,13 @@ class DeviceCache(PixelCache[Tensor]):
     def __reduce__(self) -> tuple[Any, ...]:
         return device_cache, (self.num_bytes, self.device, self.decodes_there)
 
-    def find(self, scope: int, crcs: Mapping[int, int]) -> dict[int, tuple[Any, bytes]]:
+    def find(self, scope: int, fingerprints: Mapping[int, int]) -> dict[int, tuple[Any, bytes]]:
         with self._lock:
-            places = {id_: self._known.get((scope, id_)) for id_ in crcs}
+            places = {id_: self._known.get((scope, id_)) for id_ in fingerprints}
         return {
-            id_: (place, place.front) for id_, place in places.items() if place is not None and place.crc32 == crcs[id_]
+            id_: (place, place.front)
+            for id_, place in places.items()
+            if place is not None and place.fingerprint == fingerprints[id_]
         }
 
     def batch(self, fronts: Batch, fill: Fill, version: int) -> ReplayBatch:
@@ -121,13 +123,13 @@ class DeviceCache(PixelCache[Tensor]):
     def write(self, patches: Tensor, row: int, pixels: Tensor) -> None:
         patches[row, : len(pixels)] = pixels
 
-    def put(self, scope: int, exemplar_id: int, crc32: int, front: bytes, pixels: Tensor | None) -> None:
+    def put(self, scope: int, exemplar_id: int, fingerprint: int, front: bytes, pixels: Tensor | None) -> None:
         key = scope, exemplar_id
         pixel_bytes = 0 if pixels is None else pixels.numel()
         patch_bytes = 1 if pixels is None else pixels[0].numel()
         with self._lock:
             known = self._known.get(key)
-            if known is not None and known.crc32 == crc32 and known.pixel_bytes >= pixel_bytes:
+            if known is not None and known.fingerprint == fingerprint and known.pixel_bytes >= pixel_bytes:
                 return
             position = self._end
             start = self._start(position, patch_bytes)
@@ -142,7 +144,7 @@ class DeviceCache(PixelCache[Tensor]):
                 self._forget(self._places.popleft())
             if pixels is not None:
                 self._log[start : start + pixel_bytes] = pixels.reshape(-1)
-            place = Place(key, crc32, position, pixel_bytes, front)
+            place = Place(key, fingerprint, position, pixel_bytes, front)
             self._places.append(place)
             self._known[key] = place
 

@@ -7,10 +7,12 @@ In segments and in memory it is a row of :data:`HEADER_DTYPE`. Code that looks a
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from memory_format import checksum
 from memory_format.canvas import Layout
 from memory_format.errors import FormatError
 
@@ -36,6 +38,13 @@ HEADER_DTYPE: Final = np.dtype(
 list of learner ids; outside of segments both are 0."""
 
 HEADER_BYTES: Final = HEADER_DTYPE.itemsize
+
+_FIXED_DTYPE: Final = np.dtype(
+    [
+        (name, HEADER_DTYPE[name])
+        for name in ("class_id", "crc32", "phase", "text_length", "grid_h", "grid_w", "patch_px", "codec", "flags")
+    ]
+)
 
 HeaderRow = tuple[int, int, int, float, int, int, int, int, int, int, int, int, int, int]
 """A row of :data:`HEADER_DTYPE` as plain numbers in its order, what ``header.item()`` and ``headers.tolist()`` give:
@@ -76,6 +85,21 @@ def check_header(row: HeaderRow, learner_id: str, known_learners: set[str]) -> N
         known_learners.add(learner_id)
     if flags & ~KNOWN_FLAGS:
         raise newer_flags(flags)
+
+
+def fingerprints(headers: NDArray[np.void]) -> list[int]:
+    """What tells records of one id apart: of each, the CRC-32 of what never changes in its header, ``crc32`` included.
+
+    Two records may have the same body, and another class, phase or grid.
+
+    Args:
+        headers: ``(N,)`` with the fields of :data:`HEADER_DTYPE`, at whatever places.
+    """
+    fixed: NDArray[Any] = np.empty(len(headers), _FIXED_DTYPE)
+    for name in _FIXED_DTYPE.names or ():
+        fixed[name] = headers[name]
+    data, size = fixed.tobytes(), _FIXED_DTYPE.itemsize
+    return [checksum.crc32(data[start : start + size]) for start in range(0, len(data), size)]
 
 
 def layout_of(flags: int) -> Layout:

@@ -58,14 +58,14 @@ def _parts(url: str) -> dict[str, float]:
 
         arena = cache._arena
         entries = list(arena._entries)
-        crcs = {entry.exemplar_id: entry.crc32 for entry in entries}
+        fingerprints = {entry.exemplar_id: entry.fingerprint for entry in entries}
         scope, rng = entries[0].scope, np.random.default_rng(0)
         drawn = [rng.choice(len(entries), BATCH).tolist() for _ in range(ROUNDS + 2)]
         rounds = iter(range(10**9))
 
         def find() -> object:
             ids = [entries[place].exemplar_id for place in drawn[next(rounds) % len(drawn)]]
-            return arena.find(scope, {id_: crcs[id_] for id_ in ids})
+            return arena.find(scope, {id_: fingerprints[id_] for id_ in ids})
 
         fronts = unpack_batch(read_batch(_answer(url)))
         row_bytes = max(entry.pixel_bytes for entry in entries)

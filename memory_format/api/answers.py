@@ -331,14 +331,14 @@ class DrawnIds(_Answer):
     """Of the buffer: one of the same name that was made later has other records under these ids."""
     exemplar_ids: tuple[int, ...]
     """In drawing order."""
-    crc32: tuple[int, ...]
-    """Of their bodies as they are stored."""
+    fingerprints: tuple[int, ...]
+    """Of each as it is stored: :func:`memory_format.header.fingerprints`."""
     scores: tuple[float, ...]
     ranks: tuple[int, ...]
     text_from: tuple[int, ...]
     """Whose text each carries, its own or another's; empty where all have their own."""
-    text_crc32: tuple[int, ...]
-    """Of the bodies of those."""
+    text_fingerprints: tuple[int, ...]
+    """Of those."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from memory_format import ConflictError, FormatError, NotFoundError, Record, Sto
 from memory_format.api.answers import DrawnIds, ExemplarInfo
 from memory_format.body import count_parts, swap_text
 from memory_format.codecs import codec_by_number
-from memory_format.header import FLAG_EXTRAS, layout_of
+from memory_format.header import FLAG_EXTRAS, fingerprints, layout_of
 from memory_format.record import split_row
 from memory_format.wire import frame_batch
 from memory_service.store.contents import Contents
@@ -228,11 +228,11 @@ class Reads:
             version=columns.version,
             created_at=self.contents.state.config.created_at,
             exemplar_ids=tuple(taken["exemplar_id"].tolist()),
-            crc32=tuple(taken["crc32"].tolist()),
+            fingerprints=tuple(fingerprints(taken)),
             scores=tuple(taken["score"].tolist()),
             ranks=tuple(taken["rank"].tolist()),
             text_from=tuple(donors["exemplar_id"].tolist()),
-            text_crc32=tuple(donors["crc32"].tolist()),
+            text_fingerprints=tuple(fingerprints(donors)),
         )
 
     def _lend_from(self, columns: Columns, request: sampler.SampleRequest, *, wait: bool = True) -> LentBatch:

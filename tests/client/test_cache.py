@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,26 @@ def test_a_buffer_made_anew_under_the_same_name(memory: MemoryClient, filled: Bu
         assert_same(Buffer(other, filled.name).sample(20, cache=ExemplarCache(MIB)), filled.sample(20))
     with pytest.raises(NotFoundError):
         Buffer(memory, "never").sample(1, cache=cache)
+
+
+def test_a_store_put_back_from_a_copy_gives_ids_again(
+    start_service: Callable[..., Service], tmp_path: Path, cache: ExemplarCache
+) -> None:
+    service = start_service(tmp_path / "store")
+    port = service.url.rpartition(":")[2]
+    with MemoryClient(service.url) as memory:
+        memory.create_buffer("b", budget_bytes=1_000_000)
+    service.stop()
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    for store, label in (("store", 1), ("copy", 2)):
+        service = start_service(tmp_path / store, "--port", port)
+        with MemoryClient(service.url) as memory:
+            buffer = memory.buffer("b")
+            # The same pictures with other labels: bodies of the same bytes, under the same ids.
+            buffer.push(make_many(8, class_id=label))
+            check(buffer, cache, 8, replace=False)
+            assert set(buffer.sample(8, cache=cache).class_id.tolist()) == {label}
+        service.stop()
 
 
 @pytest.mark.parametrize("steps", [30])

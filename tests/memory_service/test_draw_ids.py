@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import httpx
 import pytest
 
 from memory_format import MEDIA_TYPE, Record, decode_batch
+from memory_format.record import headers_of
 from memory_service.store import Store
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.sampler import SampleRequest
@@ -52,6 +56,13 @@ def fetch(client: httpx.Client, ids: list[int], **more: Any) -> list[Record]:
     return decode_batch(response.content)
 
 
+def fingerprint_of(record: Record) -> int:
+    """As docs/format.md has it."""
+    fixed = ("class_id", "crc32", "phase", "text_length", "grid_h", "grid_w", "patch_px", "codec", "flags")
+    (header,) = headers_of([record], [record.crc32])
+    return zlib.crc32(struct.pack("<IIHHBBBBB", *(int(header[name]) for name in fixed)))
+
+
 @pytest.mark.parametrize("wanted", DRAWS)
 @pytest.mark.parametrize("step", [0, 1])
 def test_ids_name_the_batch_that_records_would_be(filled: httpx.Client, wanted: dict[str, Any], step: int) -> None:
@@ -63,11 +74,11 @@ def test_ids_name_the_batch_that_records_would_be(filled: httpx.Client, wanted: 
         assert drawn["ranks"] == [record.rank for record in records]
         snapshot = wanted.get("snapshot")
         stored = {record.exemplar_id: record for record in fetch(filled, drawn["exemplar_ids"], snapshot=snapshot)}
-        assert drawn["crc32"] == [stored[number].crc32 for number in drawn["exemplar_ids"]]
+        assert drawn["fingerprints"] == [fingerprint_of(stored[number]) for number in drawn["exemplar_ids"]]
         donors = drawn["text_from"] or drawn["exemplar_ids"]
         texts = {record.exemplar_id: record for record in fetch(filled, donors, snapshot=snapshot)}
         assert (drawn["text_from"] != []) == (wanted.get("repair_text", 0) > 0)
-        assert drawn["text_crc32"] == [texts[number].crc32 for number in drawn["text_from"]]
+        assert drawn["text_fingerprints"] == [fingerprint_of(texts[number]) for number in drawn["text_from"]]
         for record, donor in zip(records, donors, strict=True):
             assert record.payload == stored[record.exemplar_id].payload
             assert record.token_ids_bytes == texts[donor].token_ids_bytes
@@ -96,6 +107,17 @@ def test_a_draw_of_ids_is_refused_as_one_of_records_is(filled: httpx.Client) -> 
         assert_problem(filled.post(f"{URL}/sample", json=body), code)
     body = {"batch_size": 1, "want": "ids"}
     assert_problem(filled.post("/v1/buffers/none/sample", json=body), "unknown_buffer")
+
+
+def test_records_of_the_same_body_have_fingerprints_of_their_own(client: httpx.Client) -> None:
+    put_buffer(client)
+    alike = partial(make_exemplar, seed=1, num_tokens=0)
+    push(client, [alike(1), alike(2), alike(1, phase=3), alike(1, 5, score=9.0)])
+    drawn = draw_ids(client, batch_size=4, replace=False)
+    said = [print_ for _, print_ in sorted(zip(drawn["exemplar_ids"], drawn["fingerprints"], strict=True))]
+    assert len({record.crc32 for record in fetch(client, [1, 2, 3, 4])}) == 1, "which is what this is about"
+    assert len(set(said[:3])) == 3
+    assert said[3] == said[0], "scores and ranks may change"
 
 
 def test_both_kinds_of_draws_are_counted_and_fetching_is_none(filled: httpx.Client) -> None:
