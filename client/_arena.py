@@ -113,7 +113,6 @@ class Arena:
         """Around looking at the entries and changing them; False where it is somebody else's for too long."""
         deadline = time.monotonic() + self._patience
         threads = self._threads
-        has_both = False
         if threads.acquire(timeout=self._patience or 0.001):
             try:
                 has_both = self._lock_file(deadline)
@@ -122,10 +121,11 @@ class Arena:
                     self._catch_up()
                 yield has_both
             finally:
-                if has_both:
-                    fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
+                # Whether or not it is held: an exception may have come before that was noted.
+                fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
                 threads.release()
         else:
+            self._patience = 0.0
             yield False
 
     def _lock_file(self, deadline: float) -> bool:
@@ -207,9 +207,10 @@ class Arena:
                 raise OSError(errno.ENOSPC, "no room left for decoded exemplars")
             slot = _SLOT.pack(scope, exemplar_id, position, fingerprint, pixel_bytes, len(front), 0)
             os.pwrite(self.descriptor, slot, self._slot_at(entry.number))
-            self._head += 1
-            os.pwrite(self.descriptor, self._head.to_bytes(8, "little"), 0)
+            os.pwrite(self.descriptor, (entry.number + 1).to_bytes(8, "little"), 0)
+            # What an interrupt (Ctrl-C) leaves undone of this, the next look at the file does.
             self._learn(entry)
+            self._head = entry.number + 1
 
     def _make_room(self, entry: Entry) -> None:
         oldest_position, oldest_number = entry.end - self.log_bytes, entry.number + 1 - self._num_slots
@@ -246,10 +247,12 @@ class Arena:
 
     def _forget_before(self, tail: int) -> None:
         while self._entries and self._entries[0].number < tail:
-            old = self._entries.popleft()
+            old = self._entries[0]
             key = old.scope, old.exemplar_id
             if self._known.get(key) is old:
                 del self._known[key]
+            # Last: interrupted before, it is forgotten the next time.
+            self._entries.popleft()
         self._tail = tail
 
     def _slot_at(self, number: int) -> int:
@@ -263,7 +266,11 @@ def _new_file(num_bytes: int) -> int:
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    os.truncate(descriptor, num_bytes)
+    try:
+        os.truncate(descriptor, num_bytes)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

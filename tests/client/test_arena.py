@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import multiprocessing
 import os
 import random
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,6 +182,66 @@ def test_a_write_that_ends_anywhere_leaves_good_entries(at: int, monkeypatch: py
     assert len(before) > 35
     put(survivor, 61)
     assert 61 in found(survivor, range(62))
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_an_interrupt_anywhere_leaves_good_entries(monkeypatch: pytest.MonkeyPatch, is_known: bool) -> None:
+    monkeypatch.setattr(_arena, "_PATIENCE_S", 0.01)
+    arena = Arena(MIB)
+    for number in range(60):
+        put(arena, number)
+    for at in itertools.count():
+        number = 10 if is_known else 100 + at
+        if not interrupted(partial(put, arena, number), at):
+            break
+        if arena._threads.locked():
+            # Interrupted between having the lock and knowing it: this process goes without from now on.
+            assert found(arena, range(1000)) == set()
+            arena.start_anew()
+        # Another process puts something, and so does the one that was interrupted.
+        survivor = another(arena)
+        put(survivor, 300 + at)
+        put(arena, 500 + at)
+        for reader in (survivor, another(arena), arena):
+            here = found(reader, range(1000))
+            assert reader is arena or 300 + at in here
+    assert at > 20
+
+
+def interrupted(work: Callable[[], object], at: int) -> bool:
+    """Whether Ctrl-C came before ``work`` was done: before it ran so many lines of the arena's code."""
+    lines = itertools.count()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename != _arena.__file__:
+            return None
+        if event == "line" and next(lines) == at:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_where_a_file_cannot_be_as_large_its_descriptor_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def full(descriptor: int, _: int) -> None:
+        made.append(descriptor)
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(os, "truncate", full)
+    with pytest.raises(OSError, match="too large"):
+        Arena(MIB)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(made[0])
 
 
 def fill_for_ever(arena: Arena, first: int) -> None:
