@@ -198,6 +198,21 @@ def default_bytes() -> int:
     return max(LEAST_BYTES, min(_DEFAULT_BYTES, memory // _PART_OF_MEMORY))
 
 
+def default_cache() -> ExemplarCache | None:
+    """The cache of who did not ask for one: of :func:`default_bytes`. None where there is no memory for it, which is
+    logged: a limit (``ulimit``), or a system that has no such files."""
+    num_bytes = default_bytes()
+    try:
+        return shared_cache(num_bytes) if num_bytes else None
+    except OSError as error:
+        log.warning(
+            "decoded exemplars are not kept: there is no cache of %d bytes (%s); give cache_bytes less, or 0 for none",
+            num_bytes,
+            error,
+        )
+        return None
+
+
 def shared_cache(num_bytes: int) -> ExemplarCache:
     """The cache of this process of that size, made when it is first asked for.
 

@@ -18,7 +18,7 @@ from client._position import Place, Position
 from client._session import Connected
 from client._world import check_rank, is_distributed, world_of
 from client.buffer import Buffer
-from client.cache import PixelCache, default_bytes, shared_cache
+from client.cache import PixelCache, default_bytes, default_cache, shared_cache
 from client.device_cache import device_cache
 from client.device_jpeg import decode_patches, require_torchvision
 from client.prefetch import Prefetched
@@ -72,7 +72,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         cache_bytes: memory for decoded exemplars (:class:`client.cache.ExemplarCache`), which are fetched and decoded
             once then. Data sets of one process with the same number share it, and so do its workers. Memory is taken
             as it fills. 0 = none; None = 256 MiB, or a sixteenth of the machine's memory where that is less, and none
-            with ``decode_device``.
+            with ``decode_device`` or where the system has no room for it, which is logged.
         cache_device: keep them on this device, where ``patches`` then are (:mod:`client.device_cache`); default
             ``decode_device``. The memory is taken at once, and is this process's own.
         pin_memory: put tensors into page-locked memory, as torch's ``DataLoader`` does with the same argument: copies
@@ -82,6 +82,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
 
     Raises:
         ValueError: a number above that makes no sense, or there is no GPU to lock pages for.
+        OSError: there is no room for a cache of ``cache_bytes``.
         MissingLibraryError: ``decode_device`` without torchvision.
     """
 
@@ -343,8 +344,10 @@ def _cache(
         raise ValueError(
             f"what is decoded on {decode_device} is kept there, and not on {where}: leave cache_device out"
         )
+    if num_bytes is None and where is None:
+        return default_cache()
     if num_bytes is None:
-        num_bytes = 0 if decode_device is not None and device is None else default_bytes()
+        num_bytes = 0 if device is None else default_bytes()
     if whole("cache_bytes", num_bytes, 0) == 0:
         return None
     return shared_cache(num_bytes) if where is None else device_cache(num_bytes, where, decode_device is not None)

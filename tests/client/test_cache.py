@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import itertools
 import logging
 import os
@@ -364,6 +365,25 @@ def test_data_sets_of_one_size_share_a_cache_which_outlives_them(filled: Buffer)
     assert default.num_bytes == default_bytes() <= 256 * MIB
     dataset = ReplayDataset(filled, 4, cache_bytes=size)
     assert copy.deepcopy(dataset.cache) is pickle.loads(pickle.dumps(dataset.cache)) is dataset.cache
+
+
+def test_without_memory_to_share_nothing_is_kept_unless_it_was_asked_for(
+    filled: Buffer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    size = next(_sizes) * MIB
+    monkeypatch.setattr("client.cache.default_bytes", lambda: size)
+    monkeypatch.setattr("client._arena.os.truncate", full)
+    with caplog.at_level(logging.WARNING, "client.cache"):
+        dataset = ReplayDataset(filled, 16, num_steps=3)
+    assert dataset.cache is None
+    assert [str(size) in message and "File too large" in message for message in caplog.messages] == [True]
+    for batch, plain in zip(dataset, ReplayDataset(filled, 16, num_steps=3, cache_bytes=0), strict=True):
+        assert_tensors_same(batch, plain)
+    with pytest.raises(OSError, match="File too large"):
+        ReplayDataset(filled, 16, cache_bytes=size)
 
 
 @pytest.mark.parametrize("number", [-1, 1, MIB - 1, 2**60, 1.5, "256M", True])
