@@ -37,7 +37,8 @@ class _TextFormatter(logging.Formatter):
         super().__init__(_FORMAT)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        line = super().formatMessage(record)
+        # A line may end by itself, as uvicorn's of an exception does.
+        line = super().formatMessage(record).rstrip("\n")
         request = REQUEST_ID.get(None)
         return line if request is None else f"{line} [{request}]"
 

@@ -32,6 +32,7 @@ from memory_format.lending import PREFACE
 from memory_service.http.errors import problem_response
 from memory_service.http.local import LocalConnection, LocalDraws
 from memory_service.http.streaming import UNSENT
+from memory_service.http.telemetry import GONE
 from memory_service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -210,7 +211,7 @@ class _Connection(HttpToolsProtocol):
         self._unparsed = 0
         super().on_headers_complete()
         # Not a dictionary, as those that ASGI knows are; nobody else looks at it.
-        self.scope["extensions"] = {UNSENT: self._unsent}  # type: ignore[dict-item]
+        self.scope["extensions"] = {UNSENT: self._unsent, GONE: self.transport.is_closing}  # type: ignore[dict-item]
 
     def _unsent(self) -> int:
         """Bytes of answers that the client has not taken, those that the system holds included, where it says so."""

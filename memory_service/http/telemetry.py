@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -17,6 +18,8 @@ from memory_service.logs import REQUEST_ID
 
 logger = logging.getLogger("memory_service.access")
 
+GONE: Final = "memory_service.gone"
+"""ASGI extension: a function that says whether the client has gone (``memory_service.http.connections``)."""
 _NAME: Final = REQUEST_ID_HEADER.lower().encode("ascii")
 _GIVEN: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
@@ -57,13 +60,15 @@ class Telemetry:
         # Stays set: each request is a task, and what the server logs after it belongs to it.
         REQUEST_ID.set(name.decode("ascii"))
         status, num_bytes = _GONE, 0
+        # The server takes what nobody gets any more without a word.
+        is_gone: Callable[[], bool] = scope.get("extensions", {}).get(GONE, lambda: False)
 
         async def noting(message: Message) -> None:
             nonlocal status, num_bytes
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = _GONE if is_gone() else message["status"]
                 message["headers"] = [*message.get("headers", ()), (_NAME, name)]
-            else:
+            elif not is_gone():
                 num_bytes += len(message.get("body", b""))
             await send(message)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from memory_format import ConflictError, FormatError, NotFoundError, Record, StorageError, checksum
 from memory_format.api.answers import DrawnIds, ExemplarInfo
+from memory_format.api.terms import part_of
 from memory_format.body import count_parts, swap_text
 from memory_format.codecs import codec_by_number
 from memory_format.header import FLAG_EXTRAS, fingerprints, layout_of
@@ -199,7 +200,8 @@ class Reads:
             drawn = self.steadily(request.snapshot, lambda columns: read(columns, request))
         else:
             drawn = self._at_hand(request.snapshot, read_now)
-        self.tally.add(samples=1, drawn=request.batch_size)
+        mine = part_of(request.batch_size, request.part, request.parts)
+        self.tally.add(samples=1, drawn=mine.stop - mine.start)
         return drawn
 
     def _at_hand(self, snapshot: str | None, read: Callable[..., T]) -> T:

@@ -19,9 +19,9 @@ class Tally:
     evicted: int = 0
     """Records that made room, for others or for a smaller budget."""
     samples: int = 0
-    """Batches drawn."""
+    """Batches drawn, each part of one counting by itself."""
     drawn: int = 0
-    """Records in them."""
+    """Records in them, or in those parts."""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()

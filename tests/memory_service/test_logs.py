@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from memory_service.logs import BackgroundHandler, logging_to_stderr
+from memory_service.logs import REQUEST_ID, BackgroundHandler, logging_to_stderr
 from tests.memory_service.helpers import Server
 
 PIPE_BYTES = 64 * 1024
@@ -74,3 +74,15 @@ def test_whoever_logged_before_goes_on_as_before() -> None:
     with logging_to_stderr("DEBUG"):
         assert root.level == logging.DEBUG
     assert (root.level, root.handlers) == before
+
+
+def test_a_request_s_id_is_on_the_line_that_it_belongs_to(pipe: tuple[int, int]) -> None:
+    handler = BackgroundHandler(pipe[1])
+    token = REQUEST_ID.set("mine")
+    try:
+        text = "uvicorn's lines end by themselves\n"
+        line = handler.format(logging.LogRecord("x", logging.ERROR, "", 0, text, (), None))
+    finally:
+        REQUEST_ID.reset(token)
+        handler.close()
+    assert line.endswith(" ERROR x: uvicorn's lines end by themselves [mine]")

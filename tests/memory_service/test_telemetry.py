@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,22 @@ def test_a_failure_is_logged_with_its_traceback_and_id(data: Path, tmp_path: Pat
     assert (line["level"], line["request_id"]) == ("error", "mine")
 
 
+def test_an_answer_that_its_client_does_not_wait_for_is_noted_as_such(data: Path) -> None:
+    with Server(data, "--access-log", "--log-format", "json") as server, server.client() as client:
+        port = int(server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as gone:
+            head = (
+                "PUT /v1/buffers/b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 99"
+            )
+            gone.sendall(f"{head}\r\n\r\n{{".encode())
+            wait_until(lambda: figures(client)["exemplar_requests_in_progress{}"] == 2)
+        name = 'exemplar_request_duration_seconds_count{method="PUT",route="/v1/buffers/{name}",status="499"}'
+        wait_until(lambda: figures(client).get(name) == 1)
+        lines = [json.loads(line) for line in server.stop().stderr.splitlines()]
+    (line,) = [line for line in lines if line.get("method") == "PUT"]
+    assert (line["status"], line["bytes"]) == (499, 0)
+
+
 # Figures
 
 
@@ -151,6 +168,14 @@ def test_what_was_not_decided_is_not_counted(client: httpx.Client) -> None:
     found = figures(client)
     assert found['exemplar_pushes_total{buffer="b"}'] == 1
     assert found['exemplar_pushed_records_total{buffer="b",outcome="kept"}'] == 1
+
+
+def test_a_part_of_a_batch_counts_its_own_records(client: httpx.Client) -> None:
+    put_buffer(client)
+    push(client, [make_exemplar(rank=rank) for rank in range(4)])
+    for part in range(3):
+        sample(client, batch_size=10, part=part, parts=3)
+    assert figures(client)['exemplar_sampled_records_total{buffer="b"}'] == 10
 
 
 def test_a_smaller_budget_counts_whom_it_evicts(client: httpx.Client) -> None:
@@ -208,6 +233,14 @@ def test_names_follow_prometheus(client: httpx.Client) -> None:
         assert not re.search("_(ms|us|milliseconds|kb|mb|mib|percent)(_|$)", family.name)
         for name, *_ in family.samples:
             assert name.endswith("_total") == (family.type == "counter")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+@pytest.mark.parametrize("asked", ["version=abc", "version=1.x", "version=", "version=0.0.4;escaping=none", "=", ""])
+def test_whatever_format_is_asked_for_there_is_an_answer(client: httpx.Client, kind: str, asked: str) -> None:
+    response = client.get("/metrics", headers={"Accept": f"{kind};{asked}"})
+    assert response.status_code == 200
+    assert "exemplar_build_info" in response.text
 
 
 def test_the_dashboard_shows_figures_that_there_are(client: httpx.Client) -> None:
