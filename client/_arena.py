@@ -29,6 +29,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from client._forking import start_anew_when_forked
+
 try:
     import fcntl
 except ImportError:  # pragma: no cover
@@ -96,7 +98,7 @@ class Arena:
         view = mmap.mmap(self.descriptor, num_bytes, access=mmap.ACCESS_READ)
         self._log: NDArray[np.uint8] = np.frombuffer(view, np.uint8)[self._log_at :]
         self.start_anew()
-        _all.add(self)
+        start_anew_when_forked(self)
 
     def start_anew(self) -> None:
         """Know nothing: also in a forked process, as a thread of its parent may have held the lock, half done."""
@@ -272,15 +274,3 @@ def _new_file(num_bytes: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-_all: weakref.WeakSet[Arena] = weakref.WeakSet()
-
-
-def _start_anew() -> None:
-    for arena in list(_all):
-        arena.start_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)

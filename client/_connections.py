@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 import threading
-import weakref
 
 import httpx
 
+from client._forking import start_anew_when_forked
 from client._network import keep_deadlines
 from client.errors import ServiceUnavailableError
 
@@ -41,7 +40,7 @@ class Connections:
         self._tls = httpx.create_ssl_context(trust_env=self._trust_env) if with_tls else _NEVER_USED
         self._of_a_parent: httpx.Client | None = None
         self._start()
-        _all.add(self)
+        start_anew_when_forked(self)
 
     def _start(self) -> None:
         self._opening = threading.Lock()
@@ -100,15 +99,3 @@ class Connections:
                 self._http.close()
             elif self.injected is not None:
                 self.injected.close()
-
-
-_all: weakref.WeakSet[Connections] = weakref.WeakSet()
-
-
-def _start_anew() -> None:
-    for connections in list(_all):
-        connections.start_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)

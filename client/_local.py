@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias, TypeVar
 
+from client._forking import start_anew_when_forked
 from client._lent import NotReadError, closing_descriptors, read_lent, receive
 from client._limits import Timeout
 from client._network import Deadline
@@ -73,7 +74,7 @@ class LocalWay:
         """When another offer is asked for."""
         self._is_closed = False
         self._start()
-        _all.add(self)
+        start_anew_when_forked(self)
 
     def _start(self) -> None:
         self._lock = threading.Lock()
@@ -259,15 +260,3 @@ class _Connection:
         if len(received) > total:
             raise NotReadError(f"{len(received) - total} bytes came behind an answer")
         return received[:4], memoryview(received)
-
-
-_all: weakref.WeakSet[LocalWay] = weakref.WeakSet()
-
-
-def _start_anew() -> None:
-    for way in list(_all):
-        way.start_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)

@@ -6,7 +6,7 @@
 # Seen: two, one inside the other, and the request is counted by two histograms. Since this version FastAPI makes spans,
 #   metrics and logs by itself as soon as any code of the process has set a global provider, query strings included. It
 #   stands back only where the middleware is in its own stack (add_middleware, FastAPIInstrumentor), not around it.
-# For this project: the service keeps its own figures (memory_service/http/telemetry.py) and adds no OpenTelemetry
+# For this project: the service keeps its own figures (telemetry.py of its HTTP room) and adds no OpenTelemetry
 #   middleware; docs/howto/monitor.md says what a provider in the process brings, and that nothing secret belongs into an
 #   address. Its log leaves query strings out.
 set -euo pipefail
@@ -20,6 +20,7 @@ python3 -m venv "$folder/venv"
 "$folder/venv/bin/python" -I - <<'PYTHON'
 import asyncio
 
+import fastapi
 import httpx
 from fastapi import FastAPI
 from opentelemetry import trace
@@ -57,14 +58,17 @@ def server_spans(app):
     return [span for span in kept.get_finished_spans() if span.kind is SpanKind.SERVER]
 
 
+print(f"fastapi {fastapi.__version__}")
+print("expected: one server span each time")
 plain = server_spans(application())
-print("nothing added:", [span.name for span in plain], plain[0].attributes["url.query"])
+print("seen, nothing added:", [span.name for span in plain], plain[0].attributes["url.query"])
 inside = application()
 inside.add_middleware(OpenTelemetryMiddleware)
 within = server_spans(inside)
-print("in its stack: ", [span.name for span in within])
+print("seen, in its stack: ", [span.name for span in within])
 around = server_spans(OpenTelemetryMiddleware(application()))
-print("around it:    ", [span.name for span in around])
+print("seen, around it:    ", [span.name for span in around])
+print("source:   fastapi/applications.py, FastAPI.__call__: looks for the middleware in its own stack (_legacy_otel)")
 assert (len(plain), len(within), len(around)) == (1, 1, 2), "this has changed"
 assert plain[0].attributes["url.query"] == "word=hello", "this has changed"
 print("as described")

@@ -5,7 +5,7 @@
 # Guess: True, once, True; or a TypeError, as for other types that do not compare. int(), float() and bool() of a value work.
 # Seen: False, 0, False, without a word, for numbers, texts and dates. Iterating gives scalars, and a scalar is equal to a
 #   scalar of its own type only: int64 3 is not int32 3 either. array.index(3), pc.is_in and to_pylist() do as one thinks.
-# For this project: what is compared is taken out of Arrow first, by to_numpy() (memory_format/wire.py).
+# For this project: what is compared is taken out of Arrow first, by to_numpy(), where a batch is read.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -4,7 +4,7 @@
 # What: save() of the same tensors, with and without a metadata dictionary of seven strings, twenty times.
 # Guess: the same bytes each time. Tensors are put in order, by type and name, whatever the dictionary's order.
 # Seen: without metadata they are; with it each call gives other bytes, in one process too. Read back all is equal.
-# For this project: a checksum of such a file names one writing of it, not its weights. learner/backbones/weights.py
+# For this project: a checksum of such a file names one writing of it, not its weights. learner/model/backbones/weights.py
 #   writes without metadata (_cached), so that the same weights are the same bytes on every machine.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -9,7 +9,7 @@
 #   Without httpx2 it is as guessed, with a deprecation warning. It comes from the import at the top of
 #   starlette/testclient.py.
 # For this project: tests hand TestClient to helpers that take an httpx.Client, and look at nothing that differs;
-#   tests/memory_service/conftest.py says so where the types are told apart. The client itself uses httpx alone.
+#   the fixtures of the service's tests say so. The client itself uses httpx alone.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -22,19 +22,21 @@ import warnings
 import httpx
 
 warnings.simplefilter("ignore")
+import starlette
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 client = TestClient(Starlette())
+print(f"starlette {starlette.__version__}; expected: an httpx.Client: True; caught as httpx.HTTPStatusError: True")
 caught = False
 try:
     client.get("/nothing").raise_for_status()
 except httpx.HTTPStatusError:
     caught = True
 except Exception as error:
-    print("raised:", type(error).__mro__[1].__module__.partition(".")[0])
+    print("seen: raised by", type(error).__mro__[1].__module__.partition(".")[0])
 same = isinstance(client, httpx.Client)
-print(f"an httpx.Client: {same}; caught as httpx.HTTPStatusError: {caught}")
+print(f"seen: an httpx.Client: {same}; caught as httpx.HTTPStatusError: {caught}")
 sys.exit((same, caught) != (sys.argv[1] == "httpx",) * 2)
 PYTHON
 echo "httpx alone:"
@@ -42,4 +44,5 @@ echo "httpx alone:"
 "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check httpx2==2.16.2
 echo "httpx2 beside it:"
 "$folder/venv/bin/python" "$folder/example.py" httpx2
+echo "source: starlette/testclient.py, the import of httpx2 at its top"
 echo "as described"

@@ -8,7 +8,7 @@
 #   need_weights=True always NaN. An encoder layer trains well, and its first evaluation is NaN. The encoder around it
 #   makes nested tensors in eval(), and gives zeros for all of that sequence, through the last layer's norm even.
 # For this project: no mask hides everything: a record keeps a patch at least, and the class tokens are never hidden.
-#   The learner's attention is its own (learner/backbones/block.py), one for training and evaluation.
+#   The learner's attention is its own (learner/model/backbones/block.py), one for training and evaluation.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

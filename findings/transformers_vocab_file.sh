@@ -6,7 +6,7 @@
 # Seen: the argument is taken and passed over. The vocabulary is five special tokens, and a sentence is [UNK] for each
 #   word, without a warning. The same file without the name of the argument, or as vocab=, is read.
 # For this project: all captions would have been the same few tokens, and accuracy only somewhat lower. The learner
-#   makes its tokenizer with the package tokenizers (learner/backbones/weights.py, wordpiece_tokenizer).
+#   makes its tokenizer with the package tokenizers (learner/model/backbones/weights.py, wordpiece_tokenizer).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -7,7 +7,7 @@ a buffer is its state, so nothing waits for a push.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
@@ -15,8 +15,6 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from memory_service.store import Buffer, Store
-
-_BUFFER: Final = ("buffer",)
 
 
 class Live(Protocol):
@@ -56,60 +54,70 @@ class StoreCollector(Collector):
         yield from _of_buffers(store.buffers())
 
 
-def _of_buffers(buffers: list[Buffer]) -> Iterator[Metric]:
+class _Seen:
+    """A buffer at one moment."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self.state = buffer.state
+        self.held_bytes = buffer.contents.readers.held_bytes()
+        self.tally = buffer.tally.read()
+
+
+_Read = Callable[[_Seen], float]
+
+_GAUGES: Final[tuple[tuple[str, str, _Read], ...]] = (
+    ("exemplar_buffer_budget_bytes", "Most bytes of live records.", lambda seen: seen.state.config.budget_bytes),
+    (
+        "exemplar_buffer_disk_bytes",
+        "On the disk, the index included.",
+        lambda seen: seen.state.disk_bytes + seen.held_bytes,
+    ),
+    ("exemplar_buffer_disk_limit_bytes", "Most bytes on the disk.", lambda seen: seen.state.config.disk_limit_bytes),
+    ("exemplar_buffer_records", "Live records.", lambda seen: seen.state.columns.num_records),
+    ("exemplar_buffer_snapshots", "Snapshots.", lambda seen: len(seen.state.snapshots)),
+    ("exemplar_buffer_segments", "Segment files.", lambda seen: len(seen.state.segments)),
+    ("exemplar_buffer_version", "Changes so far: grows with each.", lambda seen: seen.state.version),
+)
+_KINDS: Final[dict[str, _Read]] = {
+    "live": lambda seen: seen.state.columns.bytes_used,
+    "pinned": lambda seen: seen.state.pinned_bytes,
+    "dead": lambda seen: sum(segment.dead_bytes for segment in seen.state.segments.values()),
+    "held": lambda seen: seen.held_bytes,
+}
+_COUNTERS: Final = (
+    ("exemplar_pushes", "Pushes that were decided.", "pushes"),
+    ("exemplar_evicted_records", "Records that made room.", "evicted"),
+    ("exemplar_samples", "Batches drawn.", "samples"),
+    ("exemplar_sampled_records", "Records in batches drawn.", "drawn"),
+)
+_OUTCOMES: Final = ("kept", "rejected")
+
+
+def _of_buffers(buffers: Sequence[Buffer]) -> Iterator[Metric]:
+    all_seen = [_Seen(buffer) for buffer in buffers]
     by_kind = GaugeMetricFamily(
         "exemplar_buffer_bytes",
         "Bytes of records: live count against the budget; pinned ones only snapshots show; dead ones go when room is "
         "needed; held files wait for readers.",
-        labels=[*_BUFFER, "kind"],
+        labels=["buffer", "kind"],
     )
-    gauges = {
-        "exemplar_buffer_budget_bytes": "Most bytes of live records.",
-        "exemplar_buffer_disk_bytes": "On the disk, the index included.",
-        "exemplar_buffer_disk_limit_bytes": "Most bytes on the disk.",
-        "exemplar_buffer_records": "Live records.",
-        "exemplar_buffer_snapshots": "Snapshots.",
-        "exemplar_buffer_segments": "Segment files.",
-        "exemplar_buffer_version": "Changes so far: grows with each.",
-    }
-    counters = {
-        "exemplar_pushes": "Pushes that were decided.",
-        "exemplar_evicted_records": "Records that made room.",
-        "exemplar_samples": "Batches drawn.",
-        "exemplar_sampled_records": "Records in batches drawn.",
-    }
-    gauge = {name: GaugeMetricFamily(name, words, labels=_BUFFER) for name, words in gauges.items()}
-    counter = {name: CounterMetricFamily(name, words, labels=_BUFFER) for name, words in counters.items()}
-    pushed = CounterMetricFamily("exemplar_pushed_records", "Records pushed, by outcome.", labels=[*_BUFFER, "outcome"])
-    for buffer in buffers:
-        state, held = buffer.state, buffer.contents.readers.held_bytes()
-        config, columns, tally = state.config, state.columns, buffer.tally.read()
-        name = [config.name]
-        kinds = {
-            "live": columns.bytes_used,
-            "pinned": state.pinned_bytes,
-            "dead": sum(segment.dead_bytes for segment in state.segments.values()),
-            "held": held,
-        }
-        for kind, value in kinds.items():
-            by_kind.add_metric([*name, kind], value)
-        for outcome in ("kept", "rejected"):
-            pushed.add_metric([*name, outcome], tally[outcome])
-        values = (
-            config.budget_bytes,
-            state.disk_bytes + held,
-            config.disk_limit_bytes,
-            columns.num_records,
-            len(state.snapshots),
-            len(state.segments),
-            state.version,
-        )
-        for family, value in zip(gauge.values(), values, strict=True):
-            family.add_metric(name, value)
-        counts = (tally["pushes"], tally["evicted"], tally["samples"], tally["drawn"])
-        for counted, value in zip(counter.values(), counts, strict=True):
-            counted.add_metric(name, value)
-    yield from (by_kind, *gauge.values(), pushed, *counter.values())
+    pushed = CounterMetricFamily("exemplar_pushed_records", "Records pushed, by outcome.", labels=["buffer", "outcome"])
+    for seen in all_seen:
+        for kind, read in _KINDS.items():
+            by_kind.add_metric([seen.state.config.name, kind], read(seen))
+        for outcome in _OUTCOMES:
+            pushed.add_metric([seen.state.config.name, outcome], seen.tally[outcome])
+    yield from (by_kind, pushed)
+    for name, words, read in _GAUGES:
+        gauge = GaugeMetricFamily(name, words, labels=["buffer"])
+        for seen in all_seen:
+            gauge.add_metric([seen.state.config.name], read(seen))
+        yield gauge
+    for name, words, count in _COUNTERS:
+        counter = CounterMetricFamily(name, words, labels=["buffer"])
+        for seen in all_seen:
+            counter.add_metric([seen.state.config.name], seen.tally[count])
+        yield counter
 
 
 def new_registry() -> CollectorRegistry:

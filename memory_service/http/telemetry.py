@@ -25,7 +25,7 @@ _GIVEN: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Seconds: from a small batch to an import."""
-_GONE: Final = 499
+_STATUS_OF_GONE: Final = 499
 """The status that is noted, as nginx does, where the client went before it had an answer."""
 
 
@@ -59,14 +59,14 @@ class Telemetry:
         name = _id_of(scope)
         # Stays set: each request is a task, and what the server logs after it belongs to it.
         REQUEST_ID.set(name.decode("ascii"))
-        status, num_bytes = _GONE, 0
+        status, num_bytes = _STATUS_OF_GONE, 0
         # The server takes what nobody gets any more without a word.
         is_gone: Callable[[], bool] = scope.get("extensions", {}).get(GONE, lambda: False)
 
         async def noting(message: Message) -> None:
             nonlocal status, num_bytes
             if message["type"] == "http.response.start":
-                status = _GONE if is_gone() else message["status"]
+                status = _STATUS_OF_GONE if is_gone() else message["status"]
                 message["headers"] = [*message.get("headers", ()), (_NAME, name)]
             elif not is_gone():
                 num_bytes += len(message.get("body", b""))

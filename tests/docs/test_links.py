@@ -69,3 +69,9 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
     folders = "memory_format|memory_service|client|learner|benchmarks|scripts|tests|examples|findings|docs"
     named = [span for span in spans if re.fullmatch(rf"({folders})/[\w./-]*", span)]
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "findings").glob("*.sh")), ids=lambda script: script.name)
+def test_a_finding_names_files_that_there_are(script: Path) -> None:
+    for name in re.findall(r"\b(?:client|docs|learner|tests)/[\w./-]+\.(?:md|py)\b", script.read_text()):
+        assert (ROOT / name).exists(), name
