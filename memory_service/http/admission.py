@@ -14,10 +14,9 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
-import anyio.to_thread
 
 from memory_format import BusyError
 from memory_service.settings import Settings
@@ -46,6 +45,28 @@ class Background:
         with anyio.CancelScope(shield=True):
             await asyncio.wait([future])
         return future.result()
+
+
+class Shared(Background):
+    """A thread for work whose outcome is the same for all who ask at that time."""
+
+    def __init__(self) -> None:
+        super().__init__(threads=1)
+        self._waiting: dict[str, asyncio.Future[Any]] = {}
+
+    async def run_once(self, name: str, work: Callable[[], T]) -> T:
+        """Run ``work``. Who asks for that name before it begins shares its outcome: nobody's is of before they asked,
+        and however many ask, two at most are under way."""
+        future = self._waiting.get(name)
+        if future is None:
+
+            def begin() -> T:
+                del self._waiting[name]
+                return work()
+
+            future = self._waiting[name] = asyncio.ensure_future(self.run(begin))
+        outcome: T = await asyncio.shield(future)
+        return outcome
 
 
 class Bounded(Background):
@@ -92,12 +113,14 @@ class Admission:
         """For pieces of files that arrive."""
         self.listing = Background(_LISTING_THREADS)
         """For pages of records: a thousand of them are some 20 ms of Python."""
+        self.checks = Shared()
+        """For a look at whether the service is able to work."""
+        self.figures = Shared()
+        """For what Prometheus reads: of 3,000 buffers some 200 ms of Python."""
         self._max_bytes = settings.max_pending_bytes
         self._bytes = 0
         self._arriving = 0
         self._turn = asyncio.Lock()
-        self._check: asyncio.Future[None] | None = None
-        self._check_thread = anyio.CapacityLimiter(1)
 
     @contextmanager
     def push(self) -> Iterator[Callable[[AsyncIterator[bytes]], Awaitable[bytes]]]:
@@ -150,9 +173,3 @@ class Admission:
                 loop.call_later(loop.time() - began, self._turn.release)
             else:
                 self._turn.release()
-
-    async def once(self, check: Callable[[], None]) -> None:
-        """Run ``check`` in a thread of its own; who asks while it runs shares its outcome."""
-        if self._check is None or self._check.done():
-            self._check = asyncio.ensure_future(anyio.to_thread.run_sync(check, limiter=self._check_thread))
-        await asyncio.shield(self._check)

@@ -6,21 +6,26 @@ import json
 import re
 import socket
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from memory_service.http.app import create_app, open_store
+from memory_service.http.metrics import StoreCollector
 from memory_service.settings import Settings
 from tests.memory_service.conftest import URL, running
 from tests.memory_service.helpers import (
     ARROW,
     Server,
+    all_records,
     assert_problem,
     make_exemplar,
     push,
@@ -218,6 +223,34 @@ def test_figures_do_not_wait_for_a_push(data: Path) -> None:
             assert figures(client)['exemplar_pushes_total{buffer="b"}'] == 0
         waiting.join(30)
         assert figures(client)['exemplar_pushes_total{buffer="b"}'] == 1
+
+
+def test_scrapes_share_their_work_and_hold_nobody(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collect, go, begun = StoreCollector.collect, threading.Event(), []
+
+    def slowly(self: StoreCollector) -> Iterator[Metric]:
+        begun.append(1)
+        assert go.wait(30)
+        return collect(self)
+
+    with open_store(Settings(data=data)) as store, TestClient(create_app(Settings(data=data), store), URL) as opened:
+        client: Any = opened
+        put_buffer(client)
+        monkeypatch.setattr(StoreCollector, "collect", slowly)
+        app: Any = opened.app
+        with ThreadPoolExecutor(20) as pool:
+            scrapes = [pool.submit(figures, client) for _ in range(20)]
+            try:
+                wait_until(lambda: begun and app.in_progress == 20)
+                # Meanwhile pages of records and pushes are answered.
+                push(client, [make_exemplar()])
+                assert len(all_records(client)) == 1
+            finally:
+                go.set()
+            seen = [scrape.result() for scrape in scrapes]
+        # Who came after the first had begun shares the next.
+        assert len(begun) == 2
+        assert {of['exemplar_pushes_total{buffer="b"}'] for of in seen} == {1}
 
 
 def test_names_follow_prometheus(client: httpx.Client) -> None:

@@ -37,7 +37,7 @@ async def healthz() -> Health:
 async def readyz(request: Request, store: StoreDep) -> Health:
     """A push would find what it needs: a file can be made, written and synced, and the disk has room."""
     admission: Admission = request.app.state.admission
-    await admission.once(store.check_ready)
+    await admission.checks.run_once("ready", store.check_ready)
     return Health()
 
 

@@ -33,7 +33,7 @@ async def metrics(request: Request) -> Response:
     if request.method == "HEAD":
         return headers_only(media_type, {})
     admission: Admission = request.app.state.admission
-    text = await admission.listing.run(lambda: encode(request.app.state.registry))
+    text = await admission.figures.run_once(media_type, lambda: encode(request.app.state.registry))
     return Response(text, media_type=media_type)
 
 
