@@ -8,6 +8,7 @@ between a stream and a file it is copied, never taken apart.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -45,11 +46,14 @@ SCHEMA: Final = pa.schema(
 by whoever encoded it, so that damage on the way is seen at the other end."""
 
 _HEADER_COLUMNS: Final = [name for name in SCHEMA.names if name in _NAMES]
+_TYPES: Final = {field.name: field.type for field in SCHEMA}
 _CRC, _CODEC = _NAMES.index("crc32"), _NAMES.index("codec")
 _RETIRED: Final = frozenset(codec.number for codec in RETIRED)
 _MAX_BATCHES = 1024
 _MAX_BODIES_BYTES = 2**31 - 1  # Arrow's binary columns count in int32
-_WRITE_OPTIONS: Final = pa.ipc.IpcWriteOptions()
+_END: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+"""Of a stream (Arrow's columnar format, "IPC Streaming Format")."""
+_BEGIN: Final = SCHEMA.serialize().to_pybytes()
 
 
 @dataclass(frozen=True)
@@ -154,27 +158,36 @@ def frame_batch(headers: NDArray[np.void], learner_ids: Sequence[str], lengths: 
     }
     for name in _HEADER_COLUMNS:
         values = pa.py_buffer(np.ascontiguousarray(headers[name]))
-        columns[name] = pa.Array.from_buffers(SCHEMA.field(name).type, count, [None, values])
-    batch = pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
-    pieces: list[bytes | pa.Buffer] = []
-    with pa.ipc.new_stream(pa.PythonFile(_Pieces(pieces), mode="w"), SCHEMA, options=_WRITE_OPTIONS) as writer:
-        writer.write_batch(batch)
+        columns[name] = pa.Array.from_buffers(_TYPES[name], count, [None, values])
+    pieces = _writer.pieces_of(pa.RecordBatch.from_arrays([columns[name] for name in _TYPES], schema=SCHEMA))
     # Empty bodies are not written at all.
     bodies = next((at for at, piece in enumerate(pieces) if _is(piece, unwritten)), len(pieces))
-    before, behind = b"".join(pieces[:bodies]), b"".join(pieces[bodies + 1 :])
+    before, behind = b"".join([_BEGIN, *pieces[:bodies]]), b"".join([*pieces[bodies + 1 :], _END])
     stream = memoryview(pa.allocate_buffer(len(before) + total + len(behind))).cast("B")
     stream[: len(before)] = before
     stream[len(before) + total :] = behind
     return stream, len(before)
 
 
-class _Pieces:
-    """A file that keeps what is written to it as it is given."""
+class _Writer(threading.local):
+    """What a stream consists of between its schema and its end, one of them a thread: to begin a stream takes as long
+    as to write a batch of one record."""
 
     closed = False
 
-    def __init__(self, pieces: list[bytes | pa.Buffer]) -> None:
+    def __init__(self) -> None:
+        self._pieces: list[bytes | pa.Buffer] = []
+        self._stream = pa.ipc.new_stream(pa.PythonFile(self, mode="w"), SCHEMA)
+        # The first batch brings the schema with it.
+        self.pieces_of(pa.RecordBatch.from_pylist([], schema=SCHEMA))
+
+    def pieces_of(self, batch: pa.RecordBatch) -> list[bytes | pa.Buffer]:
+        """A batch, as it is given to the file: buffers are not copied."""
+        pieces: list[bytes | pa.Buffer] = []
         self._pieces = pieces
+        self._stream.write_batch(batch)
+        self._pieces = []
+        return pieces
 
     def write(self, piece: bytes | pa.Buffer) -> int:
         self._pieces.append(piece)
@@ -183,6 +196,9 @@ class _Pieces:
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+_writer: Final = _Writer()
 
 
 def _is(piece: bytes | pa.Buffer, buffer: pa.Buffer) -> bool:

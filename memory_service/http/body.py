@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import anyio
+import asyncio
+
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,13 +43,14 @@ class BodyLimit:
         received = 0
         complete = False
         left = self._seconds
+        loop = asyncio.get_running_loop()
 
         async def bounded_receive() -> Message:
             nonlocal received, complete, left
-            began = anyio.current_time()
+            began = loop.time()
             try:
                 # Behind the body comes nothing but the news that the client has gone.
-                with anyio.fail_after(None if complete else left):
+                async with asyncio.timeout(None if complete else left):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(
@@ -58,7 +60,7 @@ class BodyLimit:
             num_bytes = len(message.get("body", b""))
             received += num_bytes
             # What comes faster makes up for a pause before it, never for one to come.
-            left = min(self._seconds, left - (anyio.current_time() - began) + num_bytes / self._least_rate)
+            left = min(self._seconds, left - (loop.time() - began) + num_bytes / self._least_rate)
             if received > limit:
                 raise BodyTooLargeError(limit)
             return message

@@ -248,7 +248,7 @@ def test_what_is_at_hand_is_read_without_giving_the_lock_away(tmp_path: Path) ->
         sys.setswitchinterval(60)
         before = turns
         for offset in range(100):
-            assert reads.read(descriptor, 50, offset, 25)
+            assert reads.read(descriptor, target[25:75], offset, 25)
         assert turns == before
         time.sleep(0.01)
         assert turns > before
@@ -258,5 +258,5 @@ def test_what_is_at_hand_is_read_without_giving_the_lock_away(tmp_path: Path) ->
         other.join()
     assert bytes(target) == bytes(25) + bytes(range(99, 149)) + bytes(25)
     with pytest.raises(ValueError, match="bytes 51 to 101 do not lie in a target of 100"):
-        reads.read(descriptor, 50, 0, 51)
+        reads.read(descriptor, target[:50], 0, 51)
     os.close(descriptor)

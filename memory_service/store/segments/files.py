@@ -93,8 +93,12 @@ class CachedReads:
         self._piece = _Piece()
         self._last = time.perf_counter()
 
-    def read(self, descriptor: int, length: int, offset: int, at: int) -> bool:
-        """Fill ``length`` bytes of the target, from ``at`` on, with those at ``offset`` of the file.
+    def read(self, descriptor: int, body: memoryview, offset: int, at: int) -> bool:
+        """Fill a part of the target with the bytes at ``offset`` of the file.
+
+        Args:
+            body: that part, which the caller needs too, and making it takes as long as a tenth of reading it.
+            at: where it begins in the target.
 
         Returns:
             whether all of it was in the page cache. False says no more than that: not that the file ends or cannot
@@ -103,10 +107,10 @@ class CachedReads:
         if not _IF_CACHED:
             return False
         if self._address:
-            return self._read_keeping_the_lock(descriptor, length, offset, at)
+            return self._read_keeping_the_lock(descriptor, len(body), offset, at)
         try:
             # Linux 5.9 and 5.10 give 0 bytes where there are more: preadv2(2), "Bugs".
-            if os.preadv(descriptor, [self._target[at : at + length]], offset, _IF_CACHED) != length:
+            if os.preadv(descriptor, [body], offset, _IF_CACHED) != len(body):
                 return False
         except OSError:
             return False

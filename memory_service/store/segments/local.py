@@ -229,7 +229,7 @@ class HeldFiles(Held):
             which = number - self._first
             body = target[at : at + length]
             if cached is not None:
-                if not cached.read(numbers[which], length, offset, at):
+                if not cached.read(numbers[which], body, offset, at):
                     raise BlockingIOError(f"segment {self._stems[which]} is not in the page cache")
                 found = length
             else:
