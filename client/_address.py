@@ -8,6 +8,7 @@ from urllib.parse import quote
 import httpx
 
 from memory_format import FormatError
+from memory_format.api.terms import API_KEY_PATTERN
 
 _UNIX: Final = "unix://"
 
@@ -23,6 +24,9 @@ def service_address(url: str) -> tuple[httpx.URL, str | None]:
     problem = f"the service's address must be http(s)://host[:port], or unix:///path of its socket, got {url!r}"
     if not isinstance(url, str):
         raise ValueError(problem)
+    if API_KEY_PATTERN.search(url):
+        # Addresses are shown in errors and logs.
+        raise ValueError("a key does not belong in an address: MemoryClient(url, key=...), or EXEMPLAR_MEMORY_KEY")
     if url.startswith(_UNIX):
         path = url.removeprefix(_UNIX)
         if not path.startswith("/") or "\0" in path:

@@ -26,14 +26,21 @@ class Connections:
         url: base address of the service.
         injected: an ``httpx`` transport in place of the network, for tests and in-process use.
         unix_socket: path of the socket by which the service is reached; None = by the address.
+        key: that each request shows.
     """
 
     def __init__(
-        self, url: httpx.URL, injected: httpx.BaseTransport | None = None, unix_socket: str | None = None
+        self,
+        url: httpx.URL,
+        injected: httpx.BaseTransport | None = None,
+        unix_socket: str | None = None,
+        key: str | None = None,
     ) -> None:
         self._url = url
         self.injected = injected
         self._unix_socket = unix_socket
+        # httpx writes this header into no log and no error.
+        self._authorization = {} if key is None else {"Authorization": f"Bearer {key}"}
         # A proxy meant for the outside world must not come between two processes of one machine.
         self._trust_env = url.host not in _LOOPBACK
         with_tls = url.scheme == "https"
@@ -66,7 +73,7 @@ class Connections:
                 self._http = httpx.Client(
                     base_url=self._url,
                     # Payloads are compressed already.
-                    headers={"Accept-Encoding": "identity"},
+                    headers={"Accept-Encoding": "identity", **self._authorization},
                     transport=transport,
                     trust_env=self._trust_env,
                     verify=self._tls,

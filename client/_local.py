@@ -62,10 +62,12 @@ class LocalWay:
 
     Args:
         timeout: seconds to wait.
+        key: that draws show.
     """
 
-    def __init__(self, timeout: Timeout, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, timeout: Timeout, key: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._timeout = timeout
+        self._key = key
         self._clock = clock
         self.offer: LocalSocket | None = None
         """Where the service listens, as it said over HTTP."""
@@ -163,7 +165,7 @@ class LocalWay:
             if connection.offer == offer:
                 return connection, False
             connection.close()
-        connection = _Connection(offer, self._timeout.connect)
+        connection = _Connection(offer, self._timeout.connect, self._key)
         self._connections.add(connection)
         return connection, True
 
@@ -192,7 +194,7 @@ class _Connection:
         NotReadError: who does is not the service that made the offer, or not this user's.
     """
 
-    def __init__(self, offer: LocalSocket, seconds: float) -> None:
+    def __init__(self, offer: LocalSocket, seconds: float, key: str | None) -> None:
         self.offer = offer
         user = os.getuid()
         found = os.stat(offer.path)
@@ -213,6 +215,9 @@ class _Connection:
             said = bytes(answer[lending.ANSWER.size :])
             if kind != lending.HELO or said != offer.instance.encode():
                 raise NotReadError(f"another service listens there, or another run of it: {said[:100]!r}")
+            if key is not None:
+                given = key.encode("ascii")
+                self._socket.sendall(lending.REQUEST.pack(lending.AUTH, len(given)) + given)
         except BaseException:
             self._socket.close()
             raise

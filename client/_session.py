@@ -27,7 +27,7 @@ class Session:
         self.transport = transport
         self.checked = False
         """Whether the service is known to speak this client's version."""
-        self.local = LocalWay(transport.timeout)
+        self.local = LocalWay(transport.timeout, transport.key)
 
     def know(self, other: Session) -> None:
         """Take over what another session has found out about the same service."""

@@ -45,6 +45,7 @@ class Transport:
 
     Args:
         url: base address of the service.
+        key: that each request shows.
         transport: an ``httpx`` transport in place of the network, for tests and in-process use.
         sleep, clock, rng: what waits, tells the time and draws jitter.
     """
@@ -55,6 +56,7 @@ class Transport:
         *,
         timeout: Timeout,
         retries: Retries,
+        key: str | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -64,7 +66,8 @@ class Transport:
         self.url = str(address).rstrip("/") if unix_socket is None else url
         self.timeout = timeout
         self.retries = retries
-        self.connections = Connections(address, transport, unix_socket)
+        self.key = key
+        self.connections = Connections(address, transport, unix_socket, key)
         self._sleep = sleep or self.connections.wait
         self._clock = clock
         # Another generator would draw the same waits in every forked process.

@@ -12,6 +12,7 @@ import httpx
 
 from client import _listing, _transfer
 from client._address import buffer_path
+from client._key import known_key
 from client._limits import Retries, Timeout
 from client._params import present
 from client._session import Session
@@ -30,6 +31,8 @@ class MemoryClient:
 
     Args:
         url: ``http://host:port``, or ``host:port`` for the same; ``unix:///path`` of the service's socket.
+        key: that the service has made for this user (``memory-service keys make``); None = what the environment's
+            ``EXEMPLAR_MEMORY_KEY`` says, if anything. A pickle of the client, for worker processes, holds it.
         timeout: seconds to wait; a number stands for :attr:`Timeout.read`.
         retries: how often safe requests are repeated.
         transport: an ``httpx`` transport in place of the network.
@@ -42,6 +45,7 @@ class MemoryClient:
         self,
         url: str,
         *,
+        key: str | None = None,
         timeout: Timeout | float | None = None,
         retries: Retries | None = None,
         transport: httpx.BaseTransport | None = None,
@@ -53,7 +57,9 @@ class MemoryClient:
             timeout = replace(timeout, total=max(timeout.total, timeout.read))
         if not (retries is None or isinstance(retries, Retries)):
             raise ValueError(f"retries must be Retries(tries=...), got {retries!r:.100}")
-        self.session = Session(Transport(url, timeout=timeout, retries=retries or Retries(), transport=transport))
+        key = known_key(key)
+        retries = retries or Retries()
+        self.session = Session(Transport(url, timeout=timeout, retries=retries, key=key, transport=transport))
         """What asks. For the modules of this package."""
         self.url = self.session.transport.url
 
@@ -186,10 +192,13 @@ class MemoryClient:
         _transfer.send(self.session, name, Path(path), progress=progress)
         return Buffer(self, name)
 
-    def _settings(self) -> tuple[str, Timeout, Retries, httpx.BaseTransport | None]:
+    def _settings(self) -> tuple[str, str, Timeout, Retries, httpx.BaseTransport | None]:
         transport = self.session.transport
-        return self.url, transport.timeout, transport.retries, transport.connections.injected
+        # Without a key, one that the environment has got meanwhile is not meant either.
+        return self.url, transport.key or "", transport.timeout, transport.retries, transport.connections.injected
 
 
-def _rebuild(url: str, timeout: Timeout, retries: Retries, transport: httpx.BaseTransport | None) -> MemoryClient:
-    return MemoryClient(url, timeout=timeout, retries=retries, transport=transport)
+def _rebuild(
+    url: str, key: str, timeout: Timeout, retries: Retries, transport: httpx.BaseTransport | None
+) -> MemoryClient:
+    return MemoryClient(url, key=key, timeout=timeout, retries=retries, transport=transport)

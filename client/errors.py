@@ -7,7 +7,7 @@
 
 What the service refuses arrives as ``FormatError``, ``BudgetError``, ``NotFoundError``, ``ConflictError``,
 ``AccessError``, ``BusyError``, ``MissingLibraryError`` or ``StorageError``, with the service's ``code``, its words and
-its ``details``.
+its ``details``. Two kinds of ``AccessError`` are about keys: ``UnauthenticatedError`` (401), ``ForbiddenError`` (403).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from memory_format.errors import (
     MissingLibraryError,
     NotFoundError,
     StorageError,
+    UnauthenticatedError,
     error_class,
 )
 
@@ -94,6 +95,7 @@ def retry_after_seconds(response: httpx.Response) -> float | None:
 
 def _class_of_status(status: int) -> type[ExemplarMemoryError]:
     known: dict[int, type[ExemplarMemoryError]] = {
+        401: UnauthenticatedError,
         403: AccessError,
         404: NotFoundError,
         409: ConflictError,

@@ -16,10 +16,12 @@ from memory_format.errors import (
     ConflictError,
     ErrorCode,
     ExemplarMemoryError,
+    ForbiddenError,
     FormatError,
     MissingLibraryError,
     NotFoundError,
     StorageError,
+    UnauthenticatedError,
 )
 from memory_format.header import HEADER_BYTES
 from memory_format.in_place import Dropped
@@ -42,6 +44,7 @@ __all__ = [
     "Dropped",
     "ErrorCode",
     "ExemplarMemoryError",
+    "ForbiddenError",
     "FormatError",
     "Layout",
     "MissingLibraryError",
@@ -53,6 +56,7 @@ __all__ = [
     "TargetBytes",
     "TargetGain",
     "TargetPSNR",
+    "UnauthenticatedError",
     "WebP",
     "WebPLossless",
     "check_batch",

@@ -6,6 +6,8 @@
     |-- NotFoundError              the named thing does not exist
     |-- ConflictError              it exists, and differs from what was asked
     |-- AccessError                whoever asks is not let in, or not in this way: ask who runs the service
+    |   |-- UnauthenticatedError   without a key that is good: send one
+    |   `-- ForbiddenError         with a key that is for less: ask for another one
     |-- BusyError                  not now: send it again a little later
     |-- MissingLibraryError        a codec needs a library that is not installed here: install it
     `-- StorageError               the memory itself is damaged or cannot write
@@ -38,12 +40,23 @@ NotFoundCode = Literal[
 ]
 ConflictCode = Literal["buffer_exists", "idempotency_key_reused", "snapshot_exists", "stale_version"]
 AccessCode = Literal["untrusted_host", "untrusted_origin"]
+UnauthenticatedCode = Literal["unauthenticated"]
+ForbiddenCode = Literal["forbidden"]
 BusyCode = Literal["too_busy"]
 MissingLibraryCode = Literal["codec_unavailable"]
 StorageCode = Literal["corrupt_record", "store_locked", "storage_failed", "internal_error"]
 
 ErrorCode = Literal[
-    FormatCode, BudgetCode, NotFoundCode, ConflictCode, AccessCode, BusyCode, MissingLibraryCode, StorageCode
+    FormatCode,
+    BudgetCode,
+    NotFoundCode,
+    ConflictCode,
+    AccessCode,
+    UnauthenticatedCode,
+    ForbiddenCode,
+    BusyCode,
+    MissingLibraryCode,
+    StorageCode,
 ]
 
 ERROR_CODES: tuple[ErrorCode, ...] = get_args(ErrorCode)
@@ -100,6 +113,18 @@ class AccessError(ExemplarMemoryError):
     default_code: ErrorCode = "untrusted_origin"
 
 
+class UnauthenticatedError(AccessError):
+    """The service asks for a key, and none that is good came."""
+
+    default_code: ErrorCode = "unauthenticated"
+
+
+class ForbiddenError(AccessError):
+    """The key is good, and not for this: its role, buffers or learner are others."""
+
+    default_code: ErrorCode = "forbidden"
+
+
 class BusyError(ExemplarMemoryError):
     """More is asked for at once than is taken; the same request may be taken a little later."""
 
@@ -124,6 +149,8 @@ _CODES_BY_CLASS: dict[type[ExemplarMemoryError], Any] = {
     NotFoundError: NotFoundCode,
     ConflictError: ConflictCode,
     AccessError: AccessCode,
+    UnauthenticatedError: UnauthenticatedCode,
+    ForbiddenError: ForbiddenCode,
     BusyError: BusyCode,
     MissingLibraryError: MissingLibraryCode,
     StorageError: StorageCode,

@@ -4,9 +4,9 @@ The service answers a draw with a row for each record (which file, where in it, 
 files over as descriptors (``SCM_RIGHTS``). The client reads them itself, closes them and says so. All else is asked
 over HTTP: what is refused here is refused there in words.
 
-A connection begins with :data:`PREFACE` and the service's ``HELO``. Then each draw is ``DRAW`` (JSON) from the client;
-``ROWS`` with descriptors, or ``HTTP``, from the service; and behind ``ROWS`` the client's ``DONE``. docs/format.md has
-the bytes.
+A connection begins with :data:`PREFACE`, the service's ``HELO`` and, where the client has a key, ``AUTH``. Then each
+draw is ``DRAW`` (JSON) from the client; ``ROWS`` with descriptors, or ``HTTP``, from the service; and behind ``ROWS``
+the client's ``DONE``. docs/format.md has the bytes.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ that only lend their text, and descriptors."""
 
 HELO: Final = b"HELO"
 """The service is there; behind it the 32 characters that name this run of it."""
+AUTH: Final = b"AUTH"
+"""The key that the draws from now on come with, where the service asks for one."""
 DRAW: Final = b"DRAW"
 """Draw: a sample's JSON with the buffer's name as ``buffer`` in it."""
 ROWS: Final = b"ROWS"

@@ -6,9 +6,11 @@ import argparse
 import asyncio
 import gc
 import os
+import shlex
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
@@ -25,9 +27,11 @@ from memory_service.http.app import create_app, open_store
 from memory_service.http.connections import Connections, connections_that_fit
 from memory_service.http.guard import is_loopback
 from memory_service.http.local import LocalDraws, open_listener, remove_socket
+from memory_service.key_commands import add_key_commands, keys_command
 from memory_service.logs import logging_to_stderr
 from memory_service.offline import OFFLINE, add_offline_commands
 from memory_service.settings import Settings
+from memory_service.store.keys import KeyFile
 
 _DECAY_MS = 1000
 _TICKS_BETWEEN_CHECKS = 5
@@ -47,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command == "serve":
             return _serve(options)
+        if command == "keys":
+            return keys_command(**options)
         return OFFLINE[command](**options)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
@@ -57,11 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(given: dict[str, Any]) -> int:
     settings = Settings(**given)
-    if not (settings.uds_only or settings.trust_network or is_loopback(settings.host)):
+    keys = KeyFile(settings.data)
+    is_near = settings.uds_only or is_loopback(settings.host)
+    if not (is_near or settings.trust_network or keys.any_good(time.time())):
         return _refuse(
-            f"--host {settings.host} can be reached by other machines, and there are no API keys yet: "
-            "whoever reaches it can read and delete everything. --trust-network says that this is wanted"
+            f"--host {settings.host} can be reached by other machines, and the store has no key: whoever reaches it "
+            f"could read and delete everything. Make one, `memory-service keys make --role admin --data "
+            f"{shlex.quote(str(settings.data))}`, or say that this is wanted: --trust-network"
         )
+    # Now, and not with the first request.
+    keys.current()
     return serve(settings)
 
 
@@ -81,7 +92,7 @@ def serve(settings: Settings) -> int:
         connections = Connections(settings, most)
         app = create_app(settings, store)
         if settings.uds is not None:
-            connections.draws = LocalDraws(store, app.state.admission, settings)
+            connections.draws = LocalDraws(store, app.state.admission, app.state.access, settings)
             app.state.local = LocalSocket(os.path.abspath(settings.uds), connections.draws.instance)
         config = uvicorn.Config(
             app,
@@ -176,12 +187,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--trust-network",
         action="store_true",
-        help="allow an address that other machines can reach; no API keys yet",
+        help="allow an address that other machines can reach, although the store has no key",
     )
     command.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
     command.add_argument("--log-format", choices=["text", "json"])
     command.add_argument("--access-log", action="store_true", help="log a line for every request")
     add_offline_commands(commands)
+    add_key_commands(commands)
     return parser
 
 

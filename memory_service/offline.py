@@ -49,14 +49,15 @@ def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     command.add_argument("buffer")
     command.add_argument("file", type=Path, help="out.zarr.zip; must not exist")
     command.add_argument("--snapshot", help="what the buffer held at this snapshot")
-    _add_data(command)
+    add_data_option(command)
     command = commands.add_parser("import", help="make a buffer of an exported file")
     command.add_argument("buffer", help="name of the new buffer")
     command.add_argument("file", type=Path)
-    _add_data(command)
+    add_data_option(command)
 
 
-def _add_data(command: argparse.ArgumentParser) -> None:
+def add_data_option(command: argparse.ArgumentParser) -> None:
+    """``--data DIR``, by default the environment's."""
     default = os.environ.get("MEMORY_SERVICE_DATA")
     command.add_argument(
         "--data",

@@ -39,8 +39,8 @@ class Settings(BaseSettings):
     uds_only: bool = Field(False, description="Listen on the Unix socket and on no port.")
     trust_network: bool = Field(
         False,
-        description="Allow an address that other machines can reach. There are no API keys yet: whoever "
-        "reaches the port can read and delete everything.",
+        description="Allow an address that other machines can reach, although the store has no key: whoever "
+        "reaches the port can read and delete everything. Once there are keys, they are asked for all the same.",
     )
     allowed_hosts: Names = Field(
         (),

@@ -42,6 +42,12 @@ REPLAYED_HEADER: Final = "Idempotency-Replayed"
 REQUEST_ID_HEADER: Final = "X-Request-ID"
 """Names a request in the service's log; an answer repeats it."""
 
+Role = Literal["read", "write", "admin"]
+"""What a key is for; each may do what those before it may."""
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
+API_KEY_PATTERN: Final = re.compile(r"em_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
+"""A key: its id, which is no secret, and 256 random bits in base64, which are."""
+
 MAX_KEY_LENGTH: Final = 128
 """Printable ASCII characters of an idempotency key."""
 MAX_PAGE: Final = 1000

@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from memory_service.http import errors
+from memory_service.http.access import Access
 from memory_service.http.admission import Admission
 from memory_service.http.body import BodyLimit
 from memory_service.http.guard import Guard
@@ -23,6 +24,7 @@ from memory_service.http.routes.common import methods_at
 from memory_service.http.telemetry import Telemetry
 from memory_service.settings import Settings
 from memory_service.store import Store
+from memory_service.store.keys import KeyFile
 from memory_service.store.pure.model import Options
 
 
@@ -95,6 +97,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     app.state.store = store
     app.state.lease_seconds = settings.lease_seconds
     app.state.local = None
+    app.state.access = Access(KeyFile(settings.data))
     app.state.admission = Admission(settings)
     app.add_middleware(BodyLimit, settings=settings)
     if settings.allowed_origins:

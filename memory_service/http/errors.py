@@ -46,6 +46,8 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "stale_version": (409, "The buffer has changed since"),
     "untrusted_host": (403, "The service does not answer to this name"),
     "untrusted_origin": (403, "A page of another site sends this"),
+    "unauthenticated": (401, "A key is needed, and none that is good came"),
+    "forbidden": (403, "The key is not for this"),
     "too_busy": (429, "More is under way than is taken at once"),
     "codec_unavailable": (501, "A codec's library is not installed here, or only an earlier version reads it"),
     "corrupt_record": (500, "A stored record is damaged"),
@@ -55,8 +57,11 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
 }
 """Code -> status and title, for every code of ``memory_format.errors``."""
 
-_RETRY: Final = {"Retry-After": "1"}
-"""Seconds."""
+_HEADERS: Final[Mapping[ErrorCode, Mapping[str, str]]] = {
+    # Seconds.
+    "too_busy": {"Retry-After": "1"},
+    "unauthenticated": {"WWW-Authenticate": 'Bearer realm="exemplar-memory"'},
+}
 
 
 def problem_document(
@@ -83,7 +88,7 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     document = problem_document(code, detail, status=status, details=details)
-    headers = _RETRY if code == "too_busy" else headers
+    headers = _HEADERS.get(code, headers)
     return JSONResponse(document, status_code=document["status"], headers=headers, media_type=PROBLEM_MEDIA_TYPE)
 
 

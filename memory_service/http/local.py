@@ -25,6 +25,7 @@ from starlette.concurrency import run_in_threadpool
 
 from memory_format import ExemplarMemoryError, FormatError, lending, text
 from memory_format.api.requests import SampleBody
+from memory_service.http.access import Access
 from memory_service.http.admission import Admission
 from memory_service.http.convert import draw_of
 from memory_service.http.telemetry import log_access
@@ -34,6 +35,8 @@ from memory_service.store.lent import LentBatch, NotLentError
 from memory_service.store.segments.readers import Lease
 
 logger = logging.getLogger(__name__)
+
+_KEY_BYTES = 256
 
 
 class Draw(Protocol):
@@ -45,8 +48,8 @@ class Draw(Protocol):
 def may_read_everything(user: int | None) -> bool:
     """Whether a user may be handed whole files, with what lies in them beside the batch that he asked for.
 
-    The one place where that is decided. There are no API keys yet: whoever may connect may read all of every buffer
-    over HTTP, too. A socket says who connects, and the service hands its files to its own user alone.
+    The one place where that is decided. A socket says who connects, and the service hands its files to its own user
+    alone, who could open them anyway. Which buffers it is to draw from, its key says: see :class:`Access`.
     """
     return user == os.getuid()
 
@@ -54,7 +57,7 @@ def may_read_everything(user: int | None) -> bool:
 class LocalDraws:
     """Draws over Unix sockets, of all connections."""
 
-    def __init__(self, store: Store, admission: Admission, settings: Settings) -> None:
+    def __init__(self, store: Store, admission: Admission, access: Access, settings: Settings) -> None:
         self.instance = secrets.token_hex(16)
         """Names this run of the service: the same is told over HTTP, so that a client knows whose socket it found."""
         self.lease_seconds = settings.lease_seconds
@@ -62,10 +65,14 @@ class LocalDraws:
         self.most_bytes = settings.max_json_bytes
         self._store = store
         self._admission = admission
+        self._access = access
         self._access_log = settings.access_log
 
-    def asked(self, content: bytes) -> Draw:
+    def asked(self, content: bytes, key: str | None) -> Draw:
         """What draws the batch that a request's JSON asks for.
+
+        Args:
+            key: that the client has sent.
 
         Raises:
             ExemplarMemoryError, ValueError: it is to be asked over HTTP, which says why.
@@ -74,6 +81,7 @@ class LocalDraws:
         name = wanted.pop("buffer", None) if isinstance(wanted, dict) else None
         if not isinstance(name, str):
             raise FormatError("a draw is an object that names its buffer", code="invalid_request")
+        self._access.check(key, "read", name)
         return partial(self._store.buffer(name).lend, draw_of(SampleBody.model_validate(wanted)))
 
     def draw_now(self, draw: Draw) -> LentBatch | None:
@@ -123,6 +131,7 @@ class LocalConnection:
         number = transport.get_extra_info("socket").fileno()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=number)
         self._received = bytearray()
+        self._key: str | None = None
         self._task: asyncio.Task[None] | None = None
         self._lease: Lease | None = None
         self._asked = 0.0
@@ -166,7 +175,7 @@ class LocalConnection:
         while self._task is None and len(self._received) >= lending.REQUEST.size:
             kind, length = lending.REQUEST.unpack_from(self._received)
             content_at = lending.REQUEST.size
-            most = {lending.DRAW: self._draws.most_bytes, lending.DONE: 0}.get(kind, -1)
+            most = {lending.DRAW: self._draws.most_bytes, lending.AUTH: _KEY_BYTES, lending.DONE: 0}.get(kind, -1)
             if length > most:
                 logger.info("cut a local connection, which said what is no draw")
                 self._cut()
@@ -178,6 +187,8 @@ class LocalConnection:
             self._give_back()
             if kind == lending.DRAW:
                 self._begin(content)
+            elif kind == lending.AUTH:
+                self._key = content.decode("latin-1")
         waits = self._task is None
         self._since = self._loop.time() if waits and (self._received or self._lease is not None) else None
         self._idle(waits and self._since is None)
@@ -185,7 +196,7 @@ class LocalConnection:
     def _begin(self, content: bytes) -> None:
         self._asked = self._loop.time()
         with self._refusing():
-            draw = self._draws.asked(content)
+            draw = self._draws.asked(content, self._key)
             # Whoever has the loop to himself needs no task for it: that takes as long as half of the draw.
             lent = self._draws.draw_now(draw)
             if lent is None:

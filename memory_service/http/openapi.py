@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from memory_format import ERROR_CODES, ErrorCode
 from memory_format.api.terms import PROBLEM_MEDIA_TYPE
+from memory_service.http.access import SCHEME, Need, take_need
 from memory_service.http.errors import PROBLEMS, problem_document
 
 CODES: Final = "x-problem-codes"
@@ -56,7 +57,17 @@ _PROBLEM: Final[dict[str, Any]] = {
         "code": {"type": "string", "enum": list(ERROR_CODES), "description": "Keeps its meaning for ever."},
     },
 }
-_RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
+_HEADERS: Final[dict[int, Any]] = {
+    401: {"WWW-Authenticate": {"description": "How to say who asks.", "schema": {"type": "string"}}},
+    429: {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}},
+}
+_SCHEME: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "em_<id>_<secret>",
+    "description": "A key of `memory-service keys make`. It is asked for once the store has one; until then nobody is "
+    "asked.",
+}
 
 
 def refusals(*codes: ErrorCode, store: bool = True) -> dict[str, Any]:
@@ -74,7 +85,9 @@ class DescribedApp(FastAPI):
             for path in document["paths"].values():
                 for operation in path.values():
                     _complete(operation)
-            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            components = document.setdefault("components", {})
+            components["securitySchemes"] = {SCHEME: _SCHEME}
+            schemas = components.setdefault("schemas", {})
             schemas["Problem"] = _PROBLEM
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
@@ -88,7 +101,8 @@ def _complete(operation: dict[str, Any]) -> None:
         options = parameter["schema"].pop("anyOf", None)
         if options is not None:
             parameter["schema"] |= next(option for option in options if option.get("type") != "null")
-    answers = [*_ANY, *(_WITH_BODY if "requestBody" in operation else ())]
+    answers = [*_ANY, *_secure(operation, take_need(operation))]
+    answers += _WITH_BODY if "requestBody" in operation else ()
     answers += [(code, PROBLEMS[code][0]) for code in operation.get(CODES, ())]
     by_status: dict[int, list[ErrorCode]] = defaultdict(list)
     for code, status in answers:
@@ -98,6 +112,18 @@ def _complete(operation: dict[str, Any]) -> None:
     for status, codes in sorted(by_status.items()):
         operation["responses"][str(status)] = _response(status, codes)
     operation[CODES] = sorted({code for code, _ in answers})
+
+
+def _secure(operation: dict[str, Any], need: Need) -> list[tuple[ErrorCode, int]]:
+    """Say who may call it; returns what the others are answered."""
+    if need.role is None:
+        operation["security"] = []
+        return []
+    operation["security"] = [{SCHEME: [need.role]}]
+    buffers = "all buffers" if need.all_buffers else "the buffer"
+    says = f"Takes a key with the role `{need.role}`, or a greater one, for {buffers}."
+    operation["description"] = f"{operation.get('description', '')}\n\n{says}".strip()
+    return [("unauthenticated", 401), ("forbidden", 403)]
 
 
 def _response(status: int, codes: Iterable[ErrorCode]) -> dict[str, Any]:
@@ -110,4 +136,4 @@ def _response(status: int, codes: Iterable[ErrorCode]) -> dict[str, Any]:
         "description": "; ".join(f"`{code}`: {PROBLEMS[code][1]}" for code in examples),
         "content": {PROBLEM_MEDIA_TYPE: {"schema": schema, "examples": examples}},
     }
-    return {**response, "headers": _RETRY_AFTER} if status == 429 else response
+    return {**response, "headers": _HEADERS[status]} if status in _HEADERS else response

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from memory_format.api.terms import REQUEST_ID_HEADER
+from memory_service.http.access import KEY_ID
 from memory_service.logs import REQUEST_ID
 
 logger = logging.getLogger("memory_service.access")
@@ -86,7 +87,8 @@ class Telemetry:
             if self._access_log:
                 # Without the query: it is the client's, and may hold what should not be kept.
                 client = (scope.get("client") or ("-",))[0]
-                log_access(client, scope["method"], scope["path"], status, seconds, num_bytes)
+                seen = scope["method"], scope["path"], status, seconds, num_bytes
+                log_access(client, *seen, key_id=scope.get(KEY_ID))
 
 
 def _id_of(scope: Scope) -> bytes:
@@ -97,8 +99,10 @@ def _id_of(scope: Scope) -> bytes:
     return secrets.token_hex(8).encode("ascii")
 
 
-def log_access(client: str, method: str, path: str, status: int, seconds: float, num_bytes: int) -> None:
-    """Log one request."""
+def log_access(
+    client: str, method: str, path: str, status: int, seconds: float, num_bytes: int, *, key_id: str | None = None
+) -> None:
+    """Log one request; ``key_id`` is of the key that it came with."""
     seen: dict[str, Any] = {
         "client": client,
         "method": method,
@@ -106,6 +110,7 @@ def log_access(client: str, method: str, path: str, status: int, seconds: float,
         "status": status,
         "seconds": round(seconds, 6),
         "bytes": num_bytes,
+        **({} if key_id is None else {"key": f"em_{key_id}"}),
     }
     logger.info(
         "%(client)s %(method)s %(path)s %(status)d, %(bytes)d bytes in %(seconds).3f s", seen, extra={"fields": seen}

@@ -75,14 +75,18 @@ class Buffer(Reads):
 
     # Changes
 
-    def push(self, body: bytes, *, idempotency_key: str | None = None, dry_run: bool = False) -> PushAnswer:
+    def push(
+        self, body: bytes, *, idempotency_key: str | None = None, dry_run: bool = False, only_learner: str | None = None
+    ) -> PushAnswer:
         """Take in an Arrow batch: all of it is judged, and kept or not, in one step.
 
         Args:
             idempotency_key: names this push; with the same key and records it happens once.
             dry_run: change nothing, and answer what a push would be answered now, if there is room on disk.
+            only_learner: whose all records must be; None = anybody's.
 
         Raises:
+            ForbiddenError: a record is another learner's than ``only_learner``.
             FormatError: the batch or one of its records is malformed.
             BudgetError: see :func:`memory_service.store.pure.eviction.plan`; ``disk_limit_exceeded``.
             ConflictError: ``idempotency_key_reused``.
@@ -90,6 +94,7 @@ class Buffer(Reads):
         """
         # Outside the lock: the expensive part of a push needs nothing of the buffer.
         batch = read_batch(body, max_records=self._options.max_batch_records)
+        changes.expect_learner(batch.learner_ids, only_learner)
         check_batch(batch, new=True)
         new = rows_of_batch(batch, self.contents.learners)
         digest = b"" if idempotency_key is None else digest_of(new, batch.learner_ids)
@@ -115,6 +120,7 @@ class Buffer(Reads):
         scores: Sequence[float] | None = None,
         ranks: Sequence[int] | None = None,
         if_version: int | None = None,
+        only_learner: str | None = None,
     ) -> UpdateResponse:
         """Give records other scores or ranks.
 
@@ -122,8 +128,10 @@ class Buffer(Reads):
             exemplar_ids: which, each once. Those that the buffer no longer holds are passed over and named.
             scores, ranks: one for each id.
             if_version: only if the buffer is at this version.
+            only_learner: whose all records must be; None = anybody's.
 
         Raises:
+            ForbiddenError: a record is another learner's than ``only_learner``.
             FormatError: ``invalid_request``: the lists differ in length, or an id comes twice.
             ConflictError: ``stale_version``.
             BudgetError, StorageError: as :meth:`push`.
@@ -131,15 +139,28 @@ class Buffer(Reads):
         changes.check_rescoring(exemplar_ids, scores, ranks)
         with self._changing():
             expect_version(if_version, self.state.version)
+            columns = self.state.columns
+            positions = columns.positions_of(np.array(exemplar_ids, dtype=np.uint64))
+            changes.expect_own(columns, self.contents.learners, positions[positions >= 0], only_learner)
             change, missing = changes.rescoring(self.state, exemplar_ids, scores, ranks)
             if len(change.rescored):
                 self._commits.commit(change)
             return UpdateResponse(len(exemplar_ids) - len(missing), tuple(missing), self.state.version)
 
-    def delete(self, exemplar_ids: Iterable[int] | None = None, *, where: Filter | None = None) -> DeleteResponse:
+    def delete(
+        self,
+        exemplar_ids: Iterable[int] | None = None,
+        *,
+        where: Filter | None = None,
+        only_learner: str | None = None,
+    ) -> DeleteResponse:
         """Delete records: those named, or those that match.
 
+        Args:
+            only_learner: whose all of them must be; None = anybody's.
+
         Raises:
+            ForbiddenError: one is another learner's than ``only_learner``; nothing is deleted.
             NotFoundError: ``unknown_exemplar`` where one that is named is not held; nothing is deleted.
             StorageError: as :meth:`push`.
         """
@@ -153,6 +174,7 @@ class Buffer(Reads):
             else:
                 selection = self.contents.select(columns, where or EVERYTHING)
                 positions = selection.at(np.arange(selection.num))
+            changes.expect_own(columns, self.contents.learners, positions, only_learner)
             if len(positions):
                 self._commits.commit(changes.deletion(self.state, positions))
                 self._commits.tidy(0)

@@ -8,13 +8,39 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format import ConflictError, FormatError
+from memory_format import ConflictError, ForbiddenError, FormatError
 from memory_service.store.pure import eviction
 from memory_service.store.pure.change import Change
+from memory_service.store.pure.columns import Columns, Learners
 from memory_service.store.pure.model import BufferConfig, check_settings
 from memory_service.store.pure.state import State
 from memory_service.store.pure.visibility import oldest
 from memory_service.store.pushes import candidates
+
+
+def expect_learner(learner_ids: Sequence[str], only: str | None) -> None:
+    """Raises ``ForbiddenError``: of a batch's records one is of another learner than ``only``, if any."""
+    if only is None:
+        return
+    for index, learner_id in enumerate(learner_ids):
+        if learner_id != only:
+            raise ForbiddenError(
+                f"record {index} is of the learner {learner_id[:64]!r}, and the key is for those of {only!r}",
+                index=index,
+            )
+
+
+def expect_own(columns: Columns, learners: Learners, positions: NDArray[np.int64], only: str | None) -> None:
+    """Raises ``ForbiddenError``: of the records at ``positions`` one is of another learner than ``only``, if any."""
+    if only is None:
+        return
+    others = positions[columns["learner"][positions] != learners.code(only)]
+    if len(others):
+        first = int(others[0])
+        raise ForbiddenError(
+            f"exemplar {columns['exemplar_id'][first]} is of the learner {learners.ids[columns['learner'][first]]!r}, "
+            f"and the key is for those of {only!r}"
+        )
 
 
 def rescoring(

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -262,10 +262,15 @@ class Store:
         known = list(self._buffers.values())
         return sorted(known, key=lambda buffer: buffer.name)
 
-    def page_of_buffers(self, limit: int, cursor: str | None = None) -> tuple[list[Buffer], str | None]:
+    def page_of_buffers(
+        self, limit: int, cursor: str | None = None, *, only: Callable[[str], bool] | None = None
+    ) -> tuple[list[Buffer], str | None]:
         """The first buffers by name, or those after a cursor, and the cursor of the next page, None at the end.
 
         The cursor is the last name given, so that buffers that come and go in between neither repeat nor hide one.
+
+        Args:
+            only: leave out those whose name it does not take.
 
         Raises:
             FormatError: ``invalid_cursor``.
@@ -273,7 +278,8 @@ class Store:
         if cursor is not None and not NAME_PATTERN.fullmatch(cursor):
             raise FormatError("the cursor is not one that this service gave", code="invalid_cursor")
         with self._names_lock:
-            names = heapq.nsmallest(limit + 1, (name for name in self._buffers if cursor is None or name > cursor))
+            shown = (name for name in self._buffers if only is None or only(name))
+            names = heapq.nsmallest(limit + 1, (name for name in shown if cursor is None or name > cursor))
             page = [self._buffers[name] for name in names[:limit]]
         return page, page[-1].name if len(names) > limit else None
 

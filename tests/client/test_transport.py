@@ -30,10 +30,12 @@ from memory_format import (
     BusyError,
     ConflictError,
     ExemplarMemoryError,
+    ForbiddenError,
     FormatError,
     MissingLibraryError,
     NotFoundError,
     StorageError,
+    UnauthenticatedError,
     encode_batch,
 )
 from memory_format.errors import error_class
@@ -178,6 +180,8 @@ def test_timeouts_make_sense(numbers: dict[str, float]) -> None:
 CLASSES = [
     *(FormatError, BudgetError, NotFoundError, ConflictError),
     *(AccessError, BusyError, MissingLibraryError, StorageError),
+    UnauthenticatedError,
+    ForbiddenError,
 ]
 
 
@@ -195,6 +199,7 @@ def test_every_code_becomes_its_exception(code: str) -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
+        (401, UnauthenticatedError),
         (403, AccessError),
         (404, NotFoundError),
         (409, ConflictError),

@@ -9,10 +9,12 @@ from memory_format import (
     BudgetError,
     BusyError,
     ConflictError,
+    ForbiddenError,
     FormatError,
     MissingLibraryError,
     NotFoundError,
     StorageError,
+    UnauthenticatedError,
 )
 from memory_format.errors import error_class
 
@@ -46,6 +48,8 @@ GOLDEN = {
     "stale_version": ConflictError,
     "untrusted_host": AccessError,
     "untrusted_origin": AccessError,
+    "unauthenticated": UnauthenticatedError,
+    "forbidden": ForbiddenError,
     "too_busy": BusyError,
     "codec_unavailable": MissingLibraryError,
     "corrupt_record": StorageError,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from memory_service.store.keys import KeyFile
 from tests.memory_service.helpers import Server, make_exemplar, push, put_buffer
 
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "5")
@@ -23,14 +24,17 @@ EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "5")
 def test_the_service_does_what_its_document_says(tmp_path: Path) -> None:
     config = tmp_path / "schemathesis.toml"
     config.write_text("[phases.coverage]\ngenerate-duplicate-query-parameters = true\n")
+    _, key = KeyFile(tmp_path / "store").make("admin", 0.0)
+    shown = f"Authorization: Bearer {key}"
     with Server(tmp_path / "store") as server, server.client() as client:
+        client.headers["Authorization"] = f"Bearer {key}"
         put_buffer(client)
         push(client, [make_exemplar(number % 2, number) for number in range(5)])
         client.put("/v1/buffers/b/snapshots/s")
         run = subprocess.run(
             [
                 *(str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config)),
-                *("run", f"{server.url}/openapi.json", "--seed", "0", "--max-examples", EXAMPLES),
+                *("run", f"{server.url}/openapi.json", "--header", shown, "--seed", "0", "--max-examples", EXAMPLES),
                 *("--checks", "all", "--exclude-checks", "positive_data_acceptance", "--continue-on-failure"),
                 # Whether an id exists is chance: most requests are for none.
                 *("--warnings", "off"),

@@ -9,9 +9,10 @@ from fastapi import Query, Response
 
 from memory_format.api.answers import BufferInfo, BufferList, BufferStats, ChangedBuffer
 from memory_format.api.requests import BufferChange, BufferQuery, BufferRequest, ForkRequest
+from memory_service.http.access import needs
 from memory_service.http.convert import budget_of, buffer_info, with_changes
 from memory_service.http.openapi import NO_ROOM, refusals
-from memory_service.http.routes.common import JSON_BODY, BufferDep, BufferName, Router, StoreDep
+from memory_service.http.routes.common import JSON_BODY, BufferDep, BufferName, GrantDep, Router, StoreDep
 
 router = Router(prefix="/v1/buffers", tags=["buffers"])
 
@@ -20,7 +21,7 @@ router = Router(prefix="/v1/buffers", tags=["buffers"])
     "/{name}",
     responses={201: {"model": BufferInfo}},
     dependencies=[JSON_BODY],
-    openapi_extra=refusals("invalid_budget", "buffer_exists", "quota_exceeded", "disk_limit_exceeded"),
+    openapi_extra=needs("write") | refusals("invalid_budget", "buffer_exists", "quota_exceeded", "disk_limit_exceeded"),
 )
 def put_buffer(name: BufferName, wanted: BufferRequest, store: StoreDep, response: Response) -> BufferInfo:
     """Make a buffer: 201 when it is new, 200 when an equal one exists."""
@@ -36,14 +37,14 @@ def put_buffer(name: BufferName, wanted: BufferRequest, store: StoreDep, respons
     return buffer_info(buffer)
 
 
-@router.get("", openapi_extra=refusals("invalid_cursor"))
-def list_buffers(store: StoreDep, page: Annotated[BufferQuery, Query()]) -> BufferList:
-    """Buffers, by name; ``next_cursor`` leads to the next page."""
-    buffers, next_cursor = store.page_of_buffers(page.limit, page.cursor)
+@router.get("", openapi_extra=needs("read") | refusals("invalid_cursor"))
+def list_buffers(store: StoreDep, grant: GrantDep, page: Annotated[BufferQuery, Query()]) -> BufferList:
+    """Buffers that the key is for, by name; ``next_cursor`` leads to the next page."""
+    buffers, next_cursor = store.page_of_buffers(page.limit, page.cursor, only=grant.sees)
     return BufferList(tuple(map(buffer_info, buffers)), next_cursor=next_cursor)
 
 
-@router.get("/{name}", openapi_extra=refusals("unknown_buffer"))
+@router.get("/{name}", openapi_extra=needs("read") | refusals("unknown_buffer"))
 def get_buffer_info(buffer: BufferDep) -> BufferInfo:
     """One buffer."""
     return buffer_info(buffer)
@@ -52,7 +53,7 @@ def get_buffer_info(buffer: BufferDep) -> BufferInfo:
 @router.patch(
     "/{name}",
     dependencies=[JSON_BODY],
-    openapi_extra=refusals("unknown_buffer", "invalid_budget", *NO_ROOM),
+    openapi_extra=needs("admin") | refusals("unknown_buffer", "invalid_budget", *NO_ROOM),
 )
 def patch_buffer(buffer: BufferDep, change: BufferChange) -> ChangedBuffer:
     """Change settings. A smaller budget evicts by the buffer's policy; a larger one changes nothing that is held."""
@@ -60,7 +61,7 @@ def patch_buffer(buffer: BufferDep, change: BufferChange) -> ChangedBuffer:
     return ChangedBuffer(**vars(buffer_info(buffer)), evicted=tuple(evicted))
 
 
-@router.delete("/{name}", status_code=204, openapi_extra=refusals("unknown_buffer"))
+@router.delete("/{name}", status_code=204, openapi_extra=needs("admin") | refusals("unknown_buffer"))
 def delete_buffer(name: BufferName, store: StoreDep) -> None:
     """Delete a buffer, its records and their files."""
     store.delete_buffer(name)
@@ -70,10 +71,13 @@ def delete_buffer(name: BufferName, store: StoreDep) -> None:
     "/{name}/forks",
     status_code=201,
     dependencies=[JSON_BODY],
-    openapi_extra=refusals("unknown_buffer", "unknown_snapshot", "buffer_exists", "invalid_budget", *NO_ROOM),
+    openapi_extra=needs("write")
+    | refusals("unknown_buffer", "unknown_snapshot", "buffer_exists", "invalid_budget", *NO_ROOM),
 )
-def fork(name: BufferName, wanted: ForkRequest, store: StoreDep) -> BufferInfo:
-    """A new buffer that starts from this one, or from one of its snapshots, and shares its files."""
+def fork(name: BufferName, wanted: ForkRequest, store: StoreDep, grant: GrantDep) -> BufferInfo:
+    """A new buffer that starts from this one, or from one of its snapshots, and shares its files. The key must be for
+    both."""
+    grant.check(wanted.name)
     buffer = store.fork(
         name,
         wanted.name,
@@ -84,7 +88,7 @@ def fork(name: BufferName, wanted: ForkRequest, store: StoreDep) -> BufferInfo:
     return buffer_info(buffer)
 
 
-@router.get("/{name}/stats", openapi_extra=refusals("unknown_buffer"))
+@router.get("/{name}/stats", openapi_extra=needs("read") | refusals("unknown_buffer"))
 def get_stats(buffer: BufferDep) -> BufferStats:
     """Figures: budget, bytes, records by class, phase and learner, what is on disk."""
     return buffer.stats()

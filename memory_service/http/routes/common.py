@@ -18,6 +18,7 @@ from memory_format import MEDIA_TYPE, text
 from memory_format.api.answers import DrawnIds
 from memory_format.api.fields import Name
 from memory_format.api.terms import CURSOR_HEADER, JSON_MEDIA_TYPE, VERSION_HEADER
+from memory_service.http.access import GRANT, Access, Grant, need_of
 from memory_service.http.media import media_type
 from memory_service.store import Buffer, Store
 
@@ -62,6 +63,16 @@ async def get_buffer(name: BufferName, store: StoreDep) -> Buffer:
 BufferDep = Annotated[Buffer, Depends(get_buffer)]
 
 
+async def get_grant(request: Request) -> Grant:
+    """What the request may do: see :class:`StrictRoute`."""
+    grant = request.scope[GRANT]
+    assert isinstance(grant, Grant)
+    return grant
+
+
+GrantDep = Annotated[Grant, Depends(get_grant)]
+
+
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
@@ -77,13 +88,17 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that passes nothing over: no parameter that it does not know or that comes twice, no lax JSON."""
+    """A route that passes nothing over: no key that is for less than it needs, no parameter that it does not know or
+    that comes twice, no lax JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         known = dict(_parameters(self.dependant))
+        need = need_of(self.openapi_extra)
 
         async def strictly(request: Request) -> Response:
+            access: Access = request.app.state.access
+            access.admit(request.scope, need, request.path_params.get("name"))
             if request.scope["query_string"]:
                 _check_query(request, known)
             return await handle(StrictRequest(request.scope, request.receive))

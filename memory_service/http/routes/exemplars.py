@@ -23,6 +23,7 @@ from memory_format.api.terms import (
     REPLAYED_HEADER,
     VERSION_HEADER,
 )
+from memory_service.http.access import needs
 from memory_service.http.admission import Admission
 from memory_service.http.convert import deletion_of, exemplar_detail, query_of, to_png
 from memory_service.http.media import prefers_arrow
@@ -32,6 +33,7 @@ from memory_service.http.routes.common import (
     JSON_BODY,
     PAGE,
     BufferDep,
+    GrantDep,
     Router,
     arrow_response,
     expect_media_type,
@@ -63,7 +65,8 @@ async def read_idempotency_key(
 @router.post(
     "",
     response_model=PushResponse,
-    openapi_extra={"requestBody": {"required": True, **ARROW}}
+    openapi_extra=needs("write")
+    | {"requestBody": {"required": True, **ARROW}}
     | refusals(
         "unknown_buffer",
         "invalid_batch",
@@ -76,20 +79,22 @@ async def read_idempotency_key(
 async def push(
     request: Request,
     buffer: BufferDep,
+    grant: GrantDep,
     key: Annotated[str | None, Depends(read_idempotency_key)],
     dry_run: Annotated[Flag, Query(description="Answer what a push would be answered, and change nothing.")] = False,
 ) -> Response:
     """Push a batch of records (an Arrow IPC stream): all of it is judged, and kept or not, in one step.
 
     When this answers, what was kept is on disk. With an ``Idempotency-Key`` a repeated push changes nothing
-    and gets the first answer, with ``Idempotency-Replayed: true``.
+    and gets the first answer, with ``Idempotency-Replayed: true``. A learner's own key pushes its records alone.
     """
     expect_media_type(request, MEDIA_TYPE, "a push")
     admission: Admission = request.app.state.admission
     with admission.push() as read:
         body = await read(request.stream())
         admission.pushes.expect_place()
-        answer = await admission.pushes.run(partial(buffer.push, body, idempotency_key=key, dry_run=dry_run))
+        pushed = partial(buffer.push, body, idempotency_key=key, dry_run=dry_run, only_learner=grant.learner_id)
+        answer = await admission.pushes.run(pushed)
     headers = {REPLAYED_HEADER: "true"} if answer.replayed else {}
     return Response(answer.document, media_type=JSON_MEDIA_TYPE, headers=headers)
 
@@ -98,7 +103,7 @@ async def push(
     "",
     response_model=ExemplarPage,
     responses={200: PAGE},
-    openapi_extra=refusals("unknown_buffer", "unknown_snapshot", "invalid_cursor"),
+    openapi_extra=needs("read") | refusals("unknown_buffer", "unknown_snapshot", "invalid_cursor"),
 )
 async def query(request: Request, buffer: BufferDep, query: Annotated[ExemplarQuery, Query()]) -> Response:
     """List records: metadata as JSON, or with ``Accept: application/vnd.apache.arrow.stream`` whole records.
@@ -124,26 +129,37 @@ def _json_page(buffer: Buffer, query: ExemplarQuery) -> Response:
 @router.patch(
     "",
     dependencies=[JSON_BODY],
-    openapi_extra=refusals("unknown_buffer", "stale_version", "disk_limit_exceeded"),
+    openapi_extra=needs("write") | refusals("unknown_buffer", "stale_version", "disk_limit_exceeded"),
 )
-def update(buffer: BufferDep, wanted: ScoreUpdate) -> UpdateResponse:
+def update(buffer: BufferDep, wanted: ScoreUpdate, grant: GrantDep) -> UpdateResponse:
     """Give records other scores or ranks, many at once. With ``if_version``, only if nothing has changed since."""
-    return buffer.update(wanted.exemplar_ids, scores=wanted.scores, ranks=wanted.ranks, if_version=wanted.if_version)
+    return buffer.update(
+        wanted.exemplar_ids,
+        scores=wanted.scores,
+        ranks=wanted.ranks,
+        if_version=wanted.if_version,
+        only_learner=grant.learner_id,
+    )
 
 
-@router.delete("", openapi_extra=refusals("unknown_buffer", "invalid_query", "disk_limit_exceeded"))
-def delete_matching(buffer: BufferDep, query: Annotated[DeleteQuery, Query()]) -> DeleteResponse:
+@router.delete("", openapi_extra=needs("write") | refusals("unknown_buffer", "invalid_query", "disk_limit_exceeded"))
+def delete_matching(buffer: BufferDep, grant: GrantDep, query: Annotated[DeleteQuery, Query()]) -> DeleteResponse:
     """Delete the records that match; at least one filter is needed."""
-    return buffer.delete(where=deletion_of(query))
+    return buffer.delete(where=deletion_of(query), only_learner=grant.learner_id)
 
 
-@router.delete("/{exemplar_id}", openapi_extra=refusals("unknown_buffer", "unknown_exemplar", "disk_limit_exceeded"))
-def delete_one(buffer: BufferDep, exemplar_id: ExemplarId) -> DeleteResponse:
+@router.delete(
+    "/{exemplar_id}",
+    openapi_extra=needs("write") | refusals("unknown_buffer", "unknown_exemplar", "disk_limit_exceeded"),
+)
+def delete_one(buffer: BufferDep, grant: GrantDep, exemplar_id: ExemplarId) -> DeleteResponse:
     """Delete one record."""
-    return buffer.delete([exemplar_id])
+    return buffer.delete([exemplar_id], only_learner=grant.learner_id)
 
 
-@router.get("/{exemplar_id}", openapi_extra=refusals("unknown_buffer", "unknown_exemplar", "unknown_snapshot"))
+@router.get(
+    "/{exemplar_id}", openapi_extra=needs("read") | refusals("unknown_buffer", "unknown_exemplar", "unknown_snapshot")
+)
 def get_exemplar(buffer: BufferDep, exemplar_id: ExemplarId, snapshot: SnapshotName = None) -> ExemplarDetail:
     """One record: metadata, masks, tokens and the user's JSON."""
     return exemplar_detail(buffer.get(exemplar_id, snapshot=snapshot))
@@ -153,7 +169,8 @@ def get_exemplar(buffer: BufferDep, exemplar_id: ExemplarId, snapshot: SnapshotN
     "/{exemplar_id}/image.png",
     response_class=Response,
     responses={200: {"content": {PICTURE_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}},
-    openapi_extra=refusals(
+    openapi_extra=needs("read")
+    | refusals(
         "unknown_buffer",
         "unknown_exemplar",
         "unknown_snapshot",

@@ -10,6 +10,7 @@ from memory_format import CODECS
 from memory_format.api.answers import Health, ServiceInfo
 from memory_format.api.terms import EVICTION_POLICIES, STRATEGIES
 from memory_format.wire import WIRE_VERSION
+from memory_service.http.access import needs
 from memory_service.http.admission import Admission
 from memory_service.http.guard import is_loopback
 from memory_service.http.openapi import refusals
@@ -27,13 +28,13 @@ def service_version() -> str:
         return "0+unknown"
 
 
-@router.get("/healthz")
+@router.get("/healthz", openapi_extra=needs(None))
 async def healthz() -> Health:
     """The process answers; also while all its worker threads are busy."""
     return Health()
 
 
-@router.get("/readyz", openapi_extra=refusals())
+@router.get("/readyz", openapi_extra=needs(None) | refusals())
 async def readyz(request: Request, store: StoreDep) -> Health:
     """A push would find what it needs: a file can be made, written and synced, and the disk has room."""
     admission: Admission = request.app.state.admission
@@ -41,7 +42,7 @@ async def readyz(request: Request, store: StoreDep) -> Health:
     return Health()
 
 
-@router.get("/v1")
+@router.get("/v1", openapi_extra=needs("read"))
 async def info(request: Request) -> ServiceInfo:
     """Versions and what is on offer."""
     client = request.client
@@ -59,7 +60,7 @@ async def info(request: Request) -> ServiceInfo:
     )
 
 
-@router.get("/", include_in_schema=False)
+@router.get("/", include_in_schema=False, openapi_extra=needs(None))
 def root() -> dict[str, str]:
     return {
         "service": "exemplar-memory",

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.registry import Collector
 
+from memory_service.http.access import needs
 from memory_service.http.admission import Admission
 from memory_service.http.openapi import refusals
 from memory_service.http.routes.common import Router, headers_only
@@ -25,7 +26,7 @@ _TEXT: Final[dict[str, Any]] = {"schema": {"type": "string"}}
     "/metrics",
     response_class=Response,
     responses={200: {"content": {CONTENT_TYPE_PLAIN_0_0_4: _TEXT, CONTENT_TYPE_LATEST: _TEXT}}},
-    openapi_extra=refusals(store=False),
+    openapi_extra=needs("read", all_buffers=True) | refusals(store=False),
 )
 async def metrics(request: Request) -> Response:
     """Figures of the service and of each buffer, as Prometheus or OpenMetrics reads them. Waits for no push."""

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from memory_format.api.answers import DrawnIds
 from memory_format.api.requests import RecordsBody, SampleBody
 from memory_format.api.terms import JSON_MEDIA_TYPE, VERSION_HEADER
+from memory_service.http.access import needs
 from memory_service.http.admission import Admission
 from memory_service.http.convert import draw_of
 from memory_service.http.openapi import refusals
@@ -26,7 +27,8 @@ _IDS: Final = TypeAdapter(DrawnIds)
     "/sample",
     response_class=Response,
     responses={200: DRAWN},
-    openapi_extra=json_operation(SampleBody, "name")
+    openapi_extra=needs("read")
+    | json_operation(SampleBody, "name")
     | refusals(
         "unknown_buffer",
         "unknown_snapshot",
@@ -66,7 +68,8 @@ async def sample(request: Request) -> Response:
     "/records",
     response_class=Response,
     responses={200: BATCH},
-    openapi_extra=json_operation(RecordsBody, "name")
+    openapi_extra=needs("read")
+    | json_operation(RecordsBody, "name")
     | refusals("unknown_buffer", "unknown_snapshot", "batch_too_large"),
 )
 async def records(request: Request) -> Response:

@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from memory_format.api.answers import BufferInfo
 from memory_format.api.fields import Name
 from memory_format.api.terms import BACKUP_MEDIA_TYPE, EXPORT_MEDIA_TYPE
+from memory_service.http.access import needs
 from memory_service.http.admission import Admission
 from memory_service.http.convert import buffer_info
 from memory_service.http.openapi import NO_ROOM, RECORD_CODES, refusals
@@ -34,7 +35,7 @@ _TAR: Final[dict[str, Any]] = {"content": {BACKUP_MEDIA_TYPE: _FILE}}
     tags=["transfer"],
     response_class=StreamingResponse,
     responses={200: _ZIP},
-    openapi_extra=refusals("unknown_buffer", "unknown_snapshot"),
+    openapi_extra=needs("read") | refusals("unknown_buffer", "unknown_snapshot"),
 )
 async def export(
     request: Request,
@@ -55,7 +56,8 @@ async def export(
     "/buffers/{name}/import",
     tags=["transfer"],
     status_code=201,
-    openapi_extra={"requestBody": {"required": True, **_ZIP}}
+    openapi_extra=needs("admin")
+    | {"requestBody": {"required": True, **_ZIP}}
     | refusals("buffer_exists", "invalid_export", "invalid_budget", *RECORD_CODES, *NO_ROOM),
 )
 async def import_buffer(name: BufferName, request: Request, store: StoreDep) -> BufferInfo:
@@ -82,7 +84,7 @@ async def import_buffer(name: BufferName, request: Request, store: StoreDep) -> 
     tags=["backup"],
     response_class=StreamingResponse,
     responses={200: _TAR},
-    openapi_extra=refusals("disk_limit_exceeded"),
+    openapi_extra=needs("admin", all_buffers=True) | refusals("disk_limit_exceeded"),
 )
 async def backup(request: Request, store: StoreDep) -> Response:
     """All of the store as it is now, as a tar file of its directory; an answer that is shorter than it says failed on

@@ -1,0 +1,214 @@
+"""Who may do what: keys, once the store has any (``memory_service.store.keys``).
+
+What a route asks for is part of its declaration (:func:`needs`): the routes themselves hold to it
+(``memory_service.http.routes.common``), and so does the OpenAPI document, which is made of the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from memory_format import BusyError, ForbiddenError, UnauthenticatedError
+from memory_format.api.terms import API_KEY_PATTERN, Role
+from memory_service.store.keys import Key, KeyFile
+
+logger = logging.getLogger(__name__)
+
+KEY_ID: Final = "memory_service.key_id"
+"""In a request's scope: the id of the key that it came with, for the log."""
+GRANT: Final = "memory_service.grant"
+"""In a request's scope: what it may do."""
+SCHEME: Final = "key"
+"""The security scheme's name in the OpenAPI document."""
+_NEED: Final = "x-needs"
+
+_WRONG_AT_ONCE: Final = 10
+_WRONG_PER_SECOND: Final = 1.0
+"""Wrong keys of one address that are answered as such."""
+_ADDRESSES: Final = 1024
+
+_HOW: Final = (
+    "send `Authorization: Bearer em_...`, in Python MemoryClient(url, key=...) or EXEMPLAR_MEMORY_KEY in the "
+    "environment; whoever runs the service makes one with `memory-service keys make`"
+)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a key must be for. ``role`` None: nobody is asked for one."""
+
+    role: Role | None
+    all_buffers: bool = False
+
+
+def needs(role: Role | None, *, all_buffers: bool = False) -> dict[str, Any]:
+    """For a route's ``openapi_extra``: who may call it.
+
+    Args:
+        role: of a key, or a greater one; None = anybody, without a key.
+        all_buffers: only a key for all buffers. Otherwise it must be for the one in the path, if there is one.
+    """
+    return {_NEED: {"role": role, "all_buffers": all_buffers}}
+
+
+def need_of(extra: Mapping[str, Any] | None) -> Need:
+    """What a route's ``openapi_extra`` says. Raises ``TypeError``: nothing."""
+    found = (extra or {}).get(_NEED)
+    if found is None:
+        raise TypeError("a route says who may call it: openapi_extra=needs(...)")
+    # FastAPI leaves out what is None.
+    return Need(found.get("role"), found["all_buffers"])
+
+
+def take_need(operation: dict[str, Any]) -> Need:
+    """The same of an operation of the OpenAPI document, which then holds it no more."""
+    need = need_of(operation)
+    del operation[_NEED]
+    return need
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a request may do. Without a key, where none is asked for: everything."""
+
+    key: Key | None = None
+
+    def sees(self, buffer: str) -> bool:
+        """Whether it may know of a buffer."""
+        return self.key is None or self.key.reaches(buffer)
+
+    def check(self, buffer: str) -> None:
+        """Raises ``ForbiddenError``: it is not for the buffer of that name, which need not be there."""
+        if self.key is not None and not self.key.reaches(buffer):
+            patterns = " ".join(self.key.buffers)
+            raise ForbiddenError(f"the key em_{self.key.id} is for the buffers {patterns}, and not for {buffer[:80]!r}")
+
+    @property
+    def learner_id(self) -> str | None:
+        """The only learner whose records it may push or change; None = any."""
+        return None if self.key is None else self.key.learner_id
+
+
+class Rates:
+    """So many at once for each of those who ask, and then so many a second.
+
+    Args:
+        at_once, per_second: how many.
+        most: of how many askers it is remembered.
+    """
+
+    def __init__(
+        self, at_once: float, per_second: float, most: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._step = 1.0 / per_second
+        self._ahead = (at_once - 1) / per_second
+        self._most = most
+        self._clock = clock
+        self._until: OrderedDict[str, float] = OrderedDict()
+        """When each would have nothing left to pay for."""
+
+    def take(self, who: str) -> float:
+        """Take one; returns 0, or after how many seconds there is one again."""
+        now = self._clock()
+        until = max(now, self._until.get(who, now))
+        if until - now > self._ahead:
+            return until - now - self._ahead
+        self._until[who] = until + self._step
+        self._until.move_to_end(who)
+        if len(self._until) > self._most:
+            self._until.popitem(last=False)
+        return 0.0
+
+
+class Access:
+    """Lets requests in, or not."""
+
+    def __init__(self, keys: KeyFile, clock: Callable[[], float] = time.time) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._wrong = Rates(_WRONG_AT_ONCE, _WRONG_PER_SECOND, _ADDRESSES)
+
+    def admit(self, scope: Any, need: Need, buffer: str | None) -> Grant:
+        """What a request may do, which its scope then says.
+
+        Args:
+            scope: of ASGI.
+            need: what the route asks for.
+            buffer: the name in the path.
+
+        Raises:
+            UnauthenticatedError: it brings no key that is good.
+            ForbiddenError: its key is not for this.
+            BusyError: too many wrong keys came from there.
+            StorageError: the keys cannot be read.
+        """
+        if need.role is None or self._keys.current() is None:
+            grant = Grant()
+        else:
+            client = (scope.get("client") or ("here",))[0]
+            grant = self.grant(_given(scope["headers"]), client)
+            assert grant.key is not None
+            scope[KEY_ID] = grant.key.id
+            _check(grant, need, buffer)
+        scope[GRANT] = grant
+        return grant
+
+    def check(self, given: str | None, role: Role, buffer: str) -> None:
+        """For requests that are not HTTP's. Raises as :meth:`admit`."""
+        if self._keys.current() is not None:
+            _check(self.grant(given, "here"), Need(role), buffer)
+
+    def grant(self, given: str | None, client: str) -> Grant:
+        """What a key is for, where keys are asked for. Raises as :meth:`admit`.
+
+        Args:
+            given: the key that was sent.
+            client: from where.
+        """
+        if given is None:
+            raise UnauthenticatedError(f"this service asks for a key: {_HOW}")
+        key, now = self._keys.find(given), self._clock()
+        if key is None:
+            # What has not even the form of one can be no guess.
+            if API_KEY_PATTERN.fullmatch(given):
+                if self._wrong.take(client):
+                    raise BusyError("too many wrong keys came from there; come again a little later")
+                logger.warning("a key from %s is none of the store's", client)
+            raise UnauthenticatedError(f"the key is none of this service's: {_HOW}")
+        # Only who has the secret learns more.
+        if key.revoked_at is not None:
+            raise UnauthenticatedError(f"the key em_{key.id} was revoked: {_HOW}")
+        if not key.is_good(now):
+            assert key.expires_at is not None
+            end = datetime.fromtimestamp(key.expires_at, UTC)
+            raise UnauthenticatedError(f"the key em_{key.id} has expired at {end:%Y-%m-%d %H:%M} UTC: {_HOW}")
+        return Grant(key)
+
+
+def _check(grant: Grant, need: Need, buffer: str | None) -> None:
+    key = grant.key
+    assert key is not None
+    assert need.role is not None
+    if not key.may(need.role):
+        raise ForbiddenError(f"the key em_{key.id} has the role {key.role}, and this takes {need.role}")
+    if need.all_buffers and not key.reaches_all:
+        raise ForbiddenError(f"the key em_{key.id} is for the buffers {' '.join(key.buffers)}, and this shows all")
+    if buffer is not None:
+        grant.check(buffer)
+
+
+def _given(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The key of a request. Raises ``UnauthenticatedError``: something else is where it should be."""
+    found = [value for name, value in headers if name == b"authorization"]
+    if not found:
+        return None
+    scheme, _, given = found[0].decode("latin-1").partition(" ")
+    if len(found) > 1 or scheme.lower() != "bearer":
+        raise UnauthenticatedError(f"one Authorization is taken, and it begins with Bearer: {_HOW}")
+    return given.strip()

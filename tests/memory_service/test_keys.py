@@ -1,0 +1,338 @@
+"""Keys: who is let in, to what, and what is never shown."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from memory_format import StorageError, encode_batch, lending
+from memory_format.api.terms import ROLES, Role
+from memory_service.cli import main
+from memory_service.http.access import Access, Need, Rates
+from memory_service.http.routes.common import Router
+from memory_service.store.keys import KeyFile
+from tests.memory_service.conftest import running
+from tests.memory_service.helpers import ARROW, Server, make_exemplar, push, put_buffer
+from tests.memory_service.test_local import Reader, said
+
+NOW = 1_800_000_000.0
+Operation = tuple[str, str, dict[str, Any]]
+
+
+def made(data: Path, role: Role = "admin", **options: Any) -> str:
+    """A new key of a store."""
+    return KeyFile(data).make(role, NOW, **options)[1]
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def code_of(response: httpx.Response) -> tuple[int, str]:
+    return response.status_code, response.json()["code"]
+
+
+@pytest.fixture
+def admin(data: Path) -> str:
+    return made(data)
+
+
+@pytest.fixture
+def shared(data: Path, admin: str) -> Iterator[httpx.Client]:
+    """A service that has a key and a buffer, ``b``; its client shows none."""
+    with running(data) as client:
+        client.headers.update(bearer(admin))
+        put_buffer(client)
+        push(client, [make_exemplar(0, rank, learner_id=name) for rank, name in enumerate(("left", "right"))])
+        del client.headers["authorization"]
+        yield client
+
+
+def operations_of(client: httpx.Client) -> list[Operation]:
+    """Method, address (of what is not there) and what the OpenAPI document says of each operation."""
+    paths = client.get("/openapi.json").json()["paths"]
+    return [
+        (method, re.sub(r"\{exemplar_id\}", "9", re.sub(r"\{\w+\}", "b", path)), operation)
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+    ]
+
+
+def test_every_route_asks_for_a_key_and_for_a_role_that_is_great_enough(shared: httpx.Client, data: Path) -> None:
+    keys = {role: made(data, role) for role in ROLES}
+    elsewhere = made(data, "admin", buffers=["c*"])
+    open_to_all = set()
+    for method, path, operation in operations_of(shared):
+        where = f"{method} {path}"
+        if not operation["security"]:
+            open_to_all.add(path)
+            assert shared.request(method, path).status_code == 200, where
+            continue
+        ((scheme, (needed,)),) = operation["security"][0].items()
+        assert scheme == "key"
+        assert {"401", "403"} <= operation["responses"].keys(), where
+        refused = shared.request(method, path)
+        assert code_of(refused) == (401, "unauthenticated"), where
+        assert refused.headers["WWW-Authenticate"].startswith("Bearer")
+        for role in ROLES[: ROLES.index(needed)]:
+            answer = shared.request(method, path, headers=bearer(keys[role]))
+            assert code_of(answer) == (403, "forbidden"), where
+            assert role in answer.json()["detail"]
+        if "/buffers/b" in path or "all buffers" in operation["description"]:
+            answer = shared.request(method, path, headers=bearer(elsewhere))
+            assert code_of(answer) == (403, "forbidden"), where
+    assert open_to_all == {"/healthz", "/readyz"}
+    # All of them were refused before anything was done.
+    assert shared.get("/v1/buffers/b/stats", headers=bearer(keys["read"])).json()["num_records"] == 2
+
+
+def test_a_key_that_is_for_it_lets_in(shared: httpx.Client, data: Path) -> None:
+    read, write = (bearer(made(data, role, buffers=["b", "c-*"])) for role in ROLES[:2])
+    assert shared.get("/v1/buffers/b", headers=read).status_code == 200
+    assert shared.head("/v1/buffers/b", headers=read).status_code == 200
+    assert shared.head("/v1/buffers/b").status_code == 401
+    assert shared.post("/v1/buffers/b/sample", json={"batch_size": 2}, headers=read).status_code == 200
+    assert shared.put("/v1/buffers/c-1", json={"budget_bytes": 10**5}, headers=write).status_code == 201
+    assert shared.post("/v1/buffers/b/forks", json={"name": "c-2"}, headers=write).status_code == 201
+    assert code_of(shared.post("/v1/buffers/b/forks", json={"name": "d"}, headers=write)) == (403, "forbidden")
+    # What a key is not for it does not see; whether it is there is not told.
+    names = [buffer["name"] for buffer in shared.get("/v1/buffers", headers=read).json()["buffers"]]
+    assert names == ["b", "c-1", "c-2"]
+    narrow = bearer(made(data, "read", buffers=["c-?"]))
+    page = shared.get("/v1/buffers?limit=1", headers=narrow).json()
+    assert ([buffer["name"] for buffer in page["buffers"]], page["next_cursor"]) == (["c-1"], "c-1")
+    unknown, there = (shared.get(f"/v1/buffers/{name}", headers=narrow) for name in ("x", "b"))
+    assert code_of(unknown) == code_of(there) == (403, "forbidden")
+
+
+def test_a_learners_key_pushes_and_changes_its_records_alone(shared: httpx.Client, data: Path) -> None:
+    left = bearer(made(data, "write", learner_id="left"))
+    address = "/v1/buffers/b/exemplars"
+
+    def pushed(*learners: str) -> httpx.Response:
+        batch = encode_batch([make_exemplar(1, rank, learner_id=name) for rank, name in enumerate(learners)])
+        return shared.post(address, content=batch, headers={**ARROW, **left})
+
+    refused = pushed("left", "right")
+    assert code_of(refused) == (403, "forbidden")
+    assert refused.json()["index"] == 1
+    assert pushed("left").status_code == 200
+    for response in (
+        shared.delete(f"{address}/2", headers=left),
+        shared.delete(f"{address}?class_id=0", headers=left),
+        shared.patch(address, json={"exemplar_ids": [1, 2], "scores": [1, 2]}, headers=left),
+    ):
+        assert code_of(response) == (403, "forbidden")
+        assert "'right'" in response.json()["detail"]
+    assert shared.patch(address, json={"exemplar_ids": [1, 99], "scores": [1, 2]}, headers=left).json()["updated"] == 1
+    assert shared.delete(f"{address}?class_id=0&learner_id=left", headers=left).json()["deleted"] == [1]
+    assert shared.get("/v1/buffers/b/stats", headers=left).json()["learners"] == {"left": 1, "right": 1}
+
+
+def test_a_running_service_takes_keys_as_they_are_made_and_revoked(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running(data) as client:
+        # Nobody is asked until there is one.
+        assert client.get("/v1", headers=bearer("anything")).status_code == 200
+        assert main(["keys", "make", "--data", str(data), "--role", "write", "--days", "1", "--note", "of Ada"]) == 0
+        out, err = capsys.readouterr()
+        first = out.strip()
+        id_ = first[:11]
+        assert (id_ in err, first in err) == (True, False)
+        assert client.get("/v1").status_code == 401
+        assert client.get("/v1", headers=bearer(first)).status_code == 200
+        second = made(data, "read")
+        assert [client.get("/v1", headers=bearer(key)).status_code for key in (first, second)] == [200, 200]
+        assert main(["keys", "revoke", "--data", str(data), id_]) == 0
+        revoked = client.get("/v1", headers=bearer(first))
+        assert (code_of(revoked), "revoked" in revoked.json()["detail"]) == ((401, "unauthenticated"), True)
+        assert client.get("/v1", headers=bearer(second)).status_code == 200
+        # To revoke the last one opens nothing.
+        assert main(["keys", "revoke", "--data", str(data), second[3:11]]) == 0
+        assert client.get("/v1").status_code == 401
+        # Nor does a file that is gone, or one that cannot be read.
+        content = (data / "keys.json").read_bytes()
+        assert stat.S_IMODE((data / "keys.json").stat().st_mode) == 0o600
+        (data / "keys.json").unlink()
+        assert client.get("/v1", headers=bearer(second)).status_code == 401
+        (data / "keys.json").write_bytes(content[:-5])
+        assert code_of(client.get("/v1")) == (503, "storage_failed")
+        assert client.get("/healthz").status_code == 200
+        (data / "keys.json").write_bytes(content)
+    capsys.readouterr()
+    assert main(["keys", "list", "--json", "--data", str(data)]) == 0
+    listed = capsys.readouterr().out
+    assert [json.loads(line)["id"] for line in listed.splitlines()] == [id_, second[:11]]
+    assert main(["keys", "list", "--data", str(data)]) == 0
+    listed += capsys.readouterr().out
+    assert "of Ada" in listed
+    for secret in (first[12:], second[12:], "sha256"):
+        assert secret not in listed
+    assert first[12:].encode() not in content
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["make", "--buffers", "Upper"],
+        ["make", "--learner", "with space"],
+        ["make", "--days", "0"],
+        ["make", "--days", "nan"],
+        ["make", "--note", "x" * 201],
+        ["revoke", "em_00000000"],
+        ["revoke", "em_00000000_secret"],
+    ],
+)
+def test_what_will_not_do_makes_and_revokes_nothing(
+    words: list[str], data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["keys", *words, "--data", str(data)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.startswith("memory-service: "), "secret" in err) == ("", True, False)
+    assert not (data / "keys.json").exists() or json.loads((data / "keys.json").read_text())["keys"] == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Bearer",
+        "Bearer x",
+        "Bearer em_00000000_" + 43 * "A",
+        "Basic dXNlcjpwYXNz",
+        "em_00000000_" + 43 * "A",
+        "Bearer \xe9",
+    ],
+)
+def test_what_is_no_key_of_the_store_is_refused_alike(header: str, data: Path, admin: str) -> None:
+    with running(data) as client:
+        wrong = client.get("/v1", headers=[(b"Authorization", header.encode("latin-1"))])
+        # One whose id is there is not told from one whose id is not.
+        near = client.get("/v1", headers=bearer(admin[:12] + 43 * "A"))
+    assert code_of(wrong) == code_of(near) == (401, "unauthenticated")
+    if header.startswith("Bearer"):
+        assert wrong.json() == near.json()
+
+
+def test_a_key_ends_when_it_expires(data: Path) -> None:
+    now = NOW
+    keys = KeyFile(data)
+    _, given = keys.make("read", NOW, expires_at=NOW + 60)
+    access = Access(keys, lambda: now)
+    assert access.grant(given, "here").key is not None
+    assert keys.any_good(now)
+    now += 60
+    assert not keys.any_good(now)
+    with pytest.raises(Exception, match=r"em_\w{8} has expired at 2027-01-15 08:01 UTC"):
+        access.grant(given, "here")
+
+
+def test_wrong_keys_are_answered_at_a_rate_and_good_ones_always(data: Path, admin: str) -> None:
+    with running(data) as client:
+        wrong = [client.get("/v1", headers=bearer(f"em_00000000_{43 * 'A'}")) for _ in range(12)]
+        assert [response.status_code for response in wrong] == [401] * 10 + [429] * 2
+        assert int(wrong[-1].headers["Retry-After"]) > 0
+        assert client.get("/v1", headers=bearer(admin)).status_code == 200
+        # Who has none is no guesser.
+        assert client.get("/v1").status_code == 401
+
+
+def test_rates_are_of_each_and_are_bounded() -> None:
+    now = 0.0
+    rates = Rates(2, 0.5, most=2, clock=lambda: now)
+    assert [rates.take("a") for _ in range(3)] == [0, 0, 2.0]
+    assert rates.take("b") == 0
+    now = 2.0
+    assert [rates.take("a") for _ in range(2)] == [0, 2.0]
+    assert [rates.take(name) for name in "cd"] == [0, 0]
+    assert len(rates._until) == 2
+
+
+def test_a_key_is_in_no_log_and_no_answer(data: Path, admin: str, caplog: pytest.LogCaptureFixture) -> None:
+    wrong = f"em_00000000_{43 * 'B'}"
+    with caplog.at_level(logging.DEBUG), running(data, access_log=True) as client:
+        answers = [client.get("/v1/buffers", headers=bearer(key)) for key in (admin, wrong)]
+        answers.append(client.get(f"/v1/buffers?key={admin}", headers=bearer(admin)))
+    assert [answer.status_code for answer in answers] == [200, 401, 422]
+    # Whose request it was is in the log.
+    (line,) = [record for record in caplog.records if getattr(record, "fields", {}).get("status") == 200]
+    assert line.fields["key"] == admin[:11]  # type: ignore[attr-defined]
+    written = [
+        record.getMessage() for record in caplog.records if record.name.startswith(("memory_service", "uvicorn"))
+    ]
+    for text in (*written, *(answer.text + str(answer.headers) for answer in answers)):
+        assert admin[12:] not in text
+        assert wrong[12:] not in text
+
+
+def test_a_service_that_others_reach_has_a_key(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, expired = KeyFile(data).make("admin", 0.0, expires_at=1.0)
+    assert main(["serve", "--data", str(data), "--host", "0.0.0.0"]) == 2
+    said_ = capsys.readouterr().err
+    (command,) = re.findall(r"`memory-service (keys make .*)`", said_)
+    assert (expired in said_, "--trust-network" in said_) == (False, True)
+    assert main(command.split()) == 0
+    key = capsys.readouterr().out.strip()
+    with Server(data, "--host", "0.0.0.0") as server:
+        url = server.url.replace("0.0.0.0", "127.0.0.1")
+        assert [httpx.get(f"{url}/v1", headers=shown).status_code for shown in ({}, bearer(key))] == [401, 200]
+        assert key[12:] not in server.stop()[2]
+
+
+def test_draws_over_the_socket_obey_keys(data: Path, admin: str) -> None:
+    path = data.parent / "socket"
+    narrow = made(data, "read", buffers=["c"])
+    with Server(data, "--uds", str(path)) as server, server.client() as client, Reader(path) as reader:
+        client.headers.update(bearer(admin))
+        put_buffer(client)
+        push(client, [make_exemplar()])
+        assert said(reader.begin())[0] == lending.HELO
+        for key, words in ((None, "asks for a key"), (narrow, "is for the buffers c"), (admin, "")):
+            if key is not None:
+                reader.socket.sendall(lending.REQUEST.pack(lending.AUTH, len(key)) + key.encode())
+            answer, descriptors = reader.draw(batch_size=1)
+            assert (len(descriptors), answer[:4]) == ((0, lending.HTTP) if words else (1, lending.ROWS))
+            assert not words or words in said(answer)[1]
+        # It is asked at each draw.
+        reader.done()
+        assert main(["keys", "revoke", "--data", str(data), admin[:11]]) == 0
+        assert reader.draw(batch_size=1)[0][:4] == lending.HTTP
+
+
+def test_backups_take_no_keys_along(data: Path, admin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with running(data) as client:
+        client.headers.update(bearer(admin))
+        put_buffer(client)
+        push(client, [make_exemplar()])
+        assert b"keys.json" not in client.get("/v1/backup").content
+    assert main(["backup", str(data), str(data.parent / "copy")]) == 0
+    assert not (data.parent / "copy" / "keys.json").exists()
+    capsys.readouterr()
+    # And they are no foreign files to who checks a store.
+    assert main(["verify", "--json", str(data)]) == 0
+    assert json.loads(capsys.readouterr().out)["foreign"] == []
+
+
+def test_keys_that_were_never_read_let_nobody_in(data: Path) -> None:
+    data.mkdir()
+    (data / "keys.json").write_text('{"format": 2, "keys": []}')
+    keys = KeyFile(data)
+    with pytest.raises(StorageError, match="nobody is let in"):
+        keys.current()
+    (data / "keys.json").unlink()
+    assert keys.current() == {}
+    with pytest.raises(Exception, match="asks for a key"):
+        Access(keys).admit({"headers": []}, Need("read"), None)
+
+
+def test_routes_say_who_may_call_them() -> None:
+    with pytest.raises(TypeError, match="who may call it"):
+        Router().get("/x")(lambda: None)
