@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
             client = MemoryClient(arguments.url)
         except (ValueError, OSError) as error:
             parser.error(str(error))
-        order = Order(arguments.out, arguments.methods, arguments.seeds, arguments.data)
+        order = Order(arguments.out, arguments.methods, arguments.seeds, arguments.data, arguments.threads)
         with client:
             run(config, client, order, console)
         return 0
@@ -91,6 +91,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="N runs, each with the next seed and another order of classes, in OUT/seed-*; the summary and the report "
         "then have means, deviations and 95 %% intervals (default: one run, in OUT itself)",
+    )
+    running.add_argument(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="threads to compute with (default: as many as there are cores free when the run begins; a run that goes "
+        "on keeps its number)",
     )
     checking = commands.add_parser(
         "check-data",

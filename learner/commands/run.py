@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from rich.console import Console
 
 from client import MemoryClient, ServiceUnavailableError
@@ -30,6 +31,7 @@ from learner.run.seeds import (
     seeds_words,
 )
 from learner.run.summary import budget_words, final_table, phase_line, seconds_spent, summary_json, verdict
+from learner.run.threads import Neighbours, choose
 
 if TYPE_CHECKING:
     from learner.report.page import SeedRun
@@ -42,12 +44,14 @@ class Order:
     Attributes:
         seeds: how many runs; None: one, in ``out`` itself.
         directory: where data and weights are kept.
+        threads: to compute with; None: by what the machine has free.
     """
 
     out: Path
     methods: Sequence[Method]
     seeds: int | None
     directory: Path | None
+    threads: int | None = None
 
 
 def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Console) -> None:
@@ -56,9 +60,10 @@ def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Cons
     Raises:
         RunError, DataError, FetchError, ServiceError: something stands in the way; the message says what.
     """
+    neighbours = Neighbours()
     # Asked first: better to hear of a wrong address now than after minutes of training.
     try:
-        service = client.info()
+        client.info()
     except ServiceUnavailableError as error:
         raise RunError(
             f"no memory service answers there ({error}). Start one in another terminal, `memory-service serve --data "
@@ -79,7 +84,9 @@ def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Cons
     console.print(f"phases of {phases} classes; budget {budget_words(config.memory)}", markup=False)
     # Made no sooner: data that cannot be used leave no folder behind.
     with locked(order.out):
-        machine.remember(order.out, service)
+        threads = choose(order.threads, machine.recall(order.out), neighbours)
+        console.print(str(threads), markup=False, highlight=False)
+        torch.set_num_threads(threads.number)
         if order.seeds is None:
             _one(config, problem, client, order, console)
         else:
@@ -88,6 +95,7 @@ def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Cons
 
 def _one(config: LearnerConfig, problem: Problem, client: MemoryClient, order: Order, console: Console) -> None:
     begun = _begin(config, problem, client, order.out, order, console)
+    _remember(order.out, [begun])
     results = _finish(begun, order).results
     console.print()
     console.print(final_table(config, results))
@@ -103,10 +111,11 @@ def _several(config: LearnerConfig, problem: Problem, client: MemoryClient, orde
         own = seed_config(config, number)
         folder = order.out / f"seed-{own.seed}"
         begun[own.seed] = _begin(own, in_order(problem, own), client, folder, order, console)
+    _remember(order.out, begun.values())
     runs: dict[int, SeedRun] = {}
     for number, (seed, one) in enumerate(begun.items(), start=1):
         console.print(f"\nseed {seed}, run {number} of {len(begun)}", highlight=False)
-        machine.remember(one.setup.out, client.info())
+        _remember(one.setup.out, [one])
         runs[seed] = _finish(one, order)
     from learner.report.page import write_report
 
@@ -119,6 +128,13 @@ def _several(config: LearnerConfig, problem: Problem, client: MemoryClient, orde
     write_report(order.out, config, runs, problem.class_names, directory=order.directory)
     console.print(f"each of the {seeds_words(results)} has files of its own in {order.out}/seed-*", highlight=False)
     _say_what_is_written(order.out, console)
+
+
+def _remember(out: Path, runs: Iterable[Run]) -> None:
+    """Say in a folder what its runs are made with, if there is anything left for them to do."""
+    waiting = [run for run in runs if not run.is_finished]
+    if waiting:
+        machine.remember(out, waiting[0].setup.client.info(), torch.get_num_threads())
 
 
 def _begin(

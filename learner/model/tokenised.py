@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -157,7 +156,7 @@ class PictureSplit:
                 begun.append((index, patches))
                 yield from zip(index, patches, strict=True)
 
-        threads = min(16, os.cpu_count() or 1)
+        threads = min(16, torch.get_num_threads())
         with Prefetched(self._cut, places(), ahead=_AHEAD * batch_size, threads=threads, name="pictures") as cut:
             while begun:
                 index, patches = begun.popleft()

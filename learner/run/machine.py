@@ -15,6 +15,8 @@ from client.files import write_atomically
 from learner.model.classifier import best_device
 
 FILE = "machine.json"
+THREADS = "threads"
+"""What the number of threads is called, which has a say in the last bits of what is computed."""
 
 PACKAGES = ("exemplar-memory", "torch", "torchvision", "timm", "transformers", "numpy", "pillow")
 """Whose versions have a say in the figures."""
@@ -34,10 +36,16 @@ def describe(service: ServiceInfo) -> dict[str, str]:
     return said | {name: _version(name) for name in PACKAGES}
 
 
-def remember(out: Path, service: ServiceInfo) -> None:
-    """Write ``machine.json`` into a run's folder, unless it is there: what matters is where the run was trained."""
-    if not (out / FILE).exists():
-        write_atomically(out / FILE, (json.dumps(describe(service), indent=2) + "\n").encode())
+def remember(out: Path, service: ServiceInfo, threads: int) -> None:
+    """Write ``machine.json`` into a run's folder, unless it is there: what matters is where the run was trained.
+
+    A run that goes on with another number of threads has all of them there, the latest one last.
+    """
+    said = recall(out) if (out / FILE).exists() else describe(service)
+    numbers = said.get(THREADS, "").split(", then ")
+    if not (out / FILE).exists() or numbers[-1] != str(threads):
+        said[THREADS] = ", then ".join(filter(None, [*numbers, str(threads)]))
+        write_atomically(out / FILE, (json.dumps(said, indent=2) + "\n").encode())
 
 
 def recall(out: Path) -> dict[str, str]:

@@ -78,6 +78,11 @@ class Run:
             work = self._prepared[method.name] = MethodRun(self.setup, method)
             work.look()
 
+    @property
+    def is_finished(self) -> bool:
+        """Nothing of the methods that were prepared is left to do."""
+        return all(work.is_finished for work in self._prepared.values())
+
     def base(self) -> tuple[Classifier, float]:
         """The model after the base phase that methods share, and the seconds that its training took."""
         return base_phase(self.setup, self.base_path)

@@ -24,6 +24,7 @@ NOT_RUN: dict[Name, str] = {
 
 JUDGED: dict[str, str] = {
     "docs/learner.md": "its runs take hours, or need data that is not here",
+    "docs/howto/one-machine.md": "its runs take minutes each",
 }
 """Pages whose commands are all the learner's: they are parsed, and the whole configuration is judged as it is before
 a run."""

@@ -83,8 +83,8 @@ def reported(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Repo
             results = {method: run.run(parse_method(method)) for method in DEFAULT}
             runs[seed] = SeedRun(results, problem.named_phases, run.setup.out)
             buffers[seed] = run.setup.buffer_name(parse_method("masked"))
-        machine.remember(root, client.info())
-        machine.remember(root / "seed-0", client.info())
+        machine.remember(root, client.info(), 2)
+        machine.remember(root / "seed-0", client.info(), 2)
     one = write_report(root / "seed-0", CONFIG, {0: runs[0]}, NAMES, vocabulary=Words())
     several = write_report(root, CONFIG, runs, NAMES, vocabulary=Words())
     return Reported(runs, buffers, {"one": one, "several": several})

@@ -126,9 +126,10 @@ def test_seeds_make_one_summary_and_go_on(
     assert "Lines are means of 2 seeds" in page
     assert page.count("<h3>") == 4
     assert (out / "seed-1/report.html").exists()
+    assert "threads: 1 (" in capsys.readouterr().out
+    assert [json.loads(file.read_text())["threads"] for file in sorted(out.rglob("machine.json"))] == ["1"] * 3
 
     trained = {path: path.stat().st_mtime_ns for path in out.rglob("*.pt")}
-    capsys.readouterr()
     assert run("--seeds", "3") == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.pt") if "seed-2" not in str(path)} == trained
     more = json.loads((out / "summary.json").read_text())
@@ -136,6 +137,7 @@ def test_seeds_make_one_summary_and_go_on(
     assert more["full"]["last"]["values"][:2] == first["full"]["last"]["values"]
     said = capsys.readouterr().out
     assert "seed 2, run 3 of 3" in said
+    assert "threads: 1 (as this run began" in said
     assert "masked exemplars over full images: " in said
 
     assert run() == 1
