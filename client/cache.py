@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client._arena import CAN_SHARE, Arena, Entry
+from client._machine import memory_bytes
 from client._params import whole
 from client.batch import Fill, ReplayBatch, clear_padding, for_each_row
 from client.unpack import UnpackedBatch
@@ -191,11 +192,11 @@ class ExemplarCache(PixelCache[NDArray[np.uint8]]):
 
 
 def default_bytes() -> int:
-    """256 MiB, or a sixteenth of the machine's memory where that is less; 0 where no memory can be shared."""
+    """256 MiB, or a sixteenth of the memory that this process may use where that is less; 0 where no memory can be
+    shared."""
     if not CAN_SHARE:
         return 0
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(LEAST_BYTES, min(_DEFAULT_BYTES, memory // _PART_OF_MEMORY))
+    return max(LEAST_BYTES, min(_DEFAULT_BYTES, memory_bytes() // _PART_OF_MEMORY))
 
 
 def default_cache() -> ExemplarCache | None:

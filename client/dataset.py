@@ -71,8 +71,8 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         decode_threads: as in :meth:`client.batch.ReplayBatch.from_records`.
         cache_bytes: memory for decoded exemplars (:class:`client.cache.ExemplarCache`), which are fetched and decoded
             once then. Data sets of one process with the same number share it, and so do its workers. Memory is taken
-            as it fills. 0 = none; None = 256 MiB, or a sixteenth of the machine's memory where that is less, and none
-            with ``decode_device`` or where the system has no room for it, which is logged.
+            as it fills. 0 = none; None = 256 MiB, or a sixteenth of the memory of the machine, or of the container,
+            where that is less, and none with ``decode_device`` or where the system has no room for it, which is logged.
         cache_device: keep them on this device, where ``patches`` then are (:mod:`client.device_cache`); default
             ``decode_device``. The memory is taken at once, and is this process's own.
         pin_memory: put tensors into page-locked memory, as torch's ``DataLoader`` does with the same argument: copies
