@@ -42,7 +42,7 @@ ConflictCode = Literal["buffer_exists", "idempotency_key_reused", "snapshot_exis
 AccessCode = Literal["untrusted_host", "untrusted_origin"]
 UnauthenticatedCode = Literal["unauthenticated"]
 ForbiddenCode = Literal["forbidden"]
-BusyCode = Literal["too_busy"]
+BusyCode = Literal["too_busy", "rate_exceeded", "connections_exceeded"]
 MissingLibraryCode = Literal["codec_unavailable"]
 StorageCode = Literal["corrupt_record", "store_locked", "storage_failed", "internal_error"]
 

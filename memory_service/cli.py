@@ -91,6 +91,7 @@ def serve(settings: Settings) -> int:
         most = connections_that_fit(settings.max_connections, settings.open_segments)
         connections = Connections(settings, most)
         app = create_app(settings, store)
+        connections.places = app.state.access.places
         if settings.uds is not None:
             connections.draws = LocalDraws(store, app.state.admission, app.state.access, settings)
             app.state.local = LocalSocket(os.path.abspath(settings.uds), connections.draws.instance)

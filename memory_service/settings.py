@@ -78,6 +78,18 @@ class Settings(BaseSettings):
         description="Connections at once, fewer where the limit of open files is lower. Beyond it the one that has "
         "been idle for the longest is closed; where all are in use, the next is told to come again (429).",
     )
+    key_connections: int = Field(
+        256,
+        ge=1,
+        description="Connections at once of one key. Beyond it an idle one of the same key is closed; where all are in "
+        "use, the next is told to come again (429 `connections_exceeded`).",
+    )
+    key_requests: float = Field(
+        2000.0,
+        ge=1,
+        description="Requests a second of one key, and as many at once; who comes faster is told to come again (429 "
+        "`rate_exceeded`).",
+    )
     head_bytes: int = Field(128 * 1024, ge=1024, description="Largest head of a request, its address included (431).")
     head_fields: int = Field(100, ge=8, description="Most fields in it (431).")
     head_seconds: float = Field(10.0, gt=0, description="For how long a request's head is waited for (408).")

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from memory_format import BusyError, ForbiddenError, UnauthenticatedError
 from memory_format.api.terms import API_KEY_PATTERN, Role
@@ -28,10 +28,14 @@ SCHEME: Final = "key"
 """The security scheme's name in the OpenAPI document."""
 _NEED: Final = "x-needs"
 
+CONNECTION: Final = "memory_service.connection"
+"""ASGI extension: the connection that a request came by (``memory_service.http.connections``)."""
+
 _WRONG_AT_ONCE: Final = 10
 _WRONG_PER_SECOND: Final = 1.0
 """Wrong keys of one address that are answered as such."""
-_ADDRESSES: Final = 1024
+_ASKERS: Final = 1024
+"""Addresses and keys whose rates are remembered."""
 
 _HOW: Final = (
     "send `Authorization: Bearer em_...`, in Python MemoryClient(url, key=...) or EXEMPLAR_MEMORY_KEY in the "
@@ -126,13 +130,67 @@ class Rates:
         return 0.0
 
 
-class Access:
-    """Lets requests in, or not."""
+class Connection(Protocol):
+    """What requests come by."""
 
-    def __init__(self, keys: KeyFile, clock: Callable[[], float] = time.time) -> None:
+    def give_way(self) -> bool:
+        """Close it if nothing is under way on it; returns whether it did."""
+
+
+class Places:
+    """Connections of each key: so many at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of: dict[str, dict[Connection, None]] = {}
+        self._key_of: dict[Connection, str] = {}
+
+    def take(self, key_id: str, connection: Connection) -> None:
+        """Count a connection as the key's that shows on it now. Raises ``BusyError``: it has as many as it may have,
+        and all are in use."""
+        if self._key_of.get(connection) == key_id:
+            return
+        self.leave(connection)
+        its = self._of.setdefault(key_id, {})
+        if len(its) >= self._most:
+            idle = next((other for other in its if other.give_way()), None)
+            if idle is None:
+                raise BusyError(
+                    f"{self._most} connections of the key em_{key_id} are in use; come again a little later",
+                    code="connections_exceeded",
+                    limit=self._most,
+                )
+            self.leave(idle)
+        self._of.setdefault(key_id, {})[connection] = None
+        self._key_of[connection] = key_id
+
+    def leave(self, connection: Connection) -> None:
+        """It is over, or another key's."""
+        key_id = self._key_of.pop(connection, None)
+        if key_id is not None:
+            its = self._of[key_id]
+            del its[connection]
+            if not its:
+                del self._of[key_id]
+
+
+class Access:
+    """Lets requests in, or not. For use in one event loop.
+
+    Args:
+        requests: a second of one key, and as many at once.
+        connections: of one key at once.
+    """
+
+    def __init__(
+        self, keys: KeyFile, requests: float, connections: int, clock: Callable[[], float] = time.time
+    ) -> None:
         self._keys = keys
         self._clock = clock
-        self._wrong = Rates(_WRONG_AT_ONCE, _WRONG_PER_SECOND, _ADDRESSES)
+        self._wrong = Rates(_WRONG_AT_ONCE, _WRONG_PER_SECOND, _ASKERS)
+        self._requests = Rates(requests, requests, _ASKERS)
+        self._most_requests = requests
+        self.places = Places(connections)
 
     def admit(self, scope: Any, need: Need, buffer: str | None) -> Grant:
         """What a request may do, which its scope then says.
@@ -145,27 +203,41 @@ class Access:
         Raises:
             UnauthenticatedError: it brings no key that is good.
             ForbiddenError: its key is not for this.
-            BusyError: too many wrong keys came from there.
+            BusyError: too many wrong keys came from there, or the key has too many requests or connections.
             StorageError: the keys cannot be read.
         """
         if need.role is None or self._keys.current() is None:
             grant = Grant()
         else:
             client = (scope.get("client") or ("here",))[0]
-            grant = self.grant(_given(scope["headers"]), client)
-            assert grant.key is not None
-            scope[KEY_ID] = grant.key.id
-            _check(grant, need, buffer)
+            key = self.key(_given(scope["headers"]), client)
+            scope[KEY_ID] = key.id
+            self._count(key, scope.get("extensions", {}).get(CONNECTION))
+            grant = Grant(key)
+            _check(grant, key, need, buffer)
         scope[GRANT] = grant
         return grant
 
-    def check(self, given: str | None, role: Role, buffer: str) -> None:
+    def check(self, given: str | None, role: Role, buffer: str, connection: Connection) -> None:
         """For requests that are not HTTP's. Raises as :meth:`admit`."""
         if self._keys.current() is not None:
-            _check(self.grant(given, "here"), Need(role), buffer)
+            key = self.key(given, "here")
+            self._count(key, connection)
+            _check(Grant(key), key, Need(role), buffer)
 
-    def grant(self, given: str | None, client: str) -> Grant:
-        """What a key is for, where keys are asked for. Raises as :meth:`admit`.
+    def _count(self, key: Key, connection: Connection | None) -> None:
+        if connection is not None:
+            self.places.take(key.id, connection)
+        if self._requests.take(key.id):
+            raise BusyError(
+                f"the key em_{key.id} has asked more than {self._most_requests:g} times a second; come again a little "
+                "later",
+                code="rate_exceeded",
+                limit=self._most_requests,
+            )
+
+    def key(self, given: str | None, client: str) -> Key:
+        """What is known of a key, where keys are asked for. Raises as :meth:`admit`.
 
         Args:
             given: the key that was sent.
@@ -188,12 +260,10 @@ class Access:
             assert key.expires_at is not None
             end = datetime.fromtimestamp(key.expires_at, UTC)
             raise UnauthenticatedError(f"the key em_{key.id} has expired at {end:%Y-%m-%d %H:%M} UTC: {_HOW}")
-        return Grant(key)
+        return key
 
 
-def _check(grant: Grant, need: Need, buffer: str | None) -> None:
-    key = grant.key
-    assert key is not None
+def _check(grant: Grant, key: Key, need: Need, buffer: str | None) -> None:
     assert need.role is not None
     if not key.may(need.role):
         raise ForbiddenError(f"the key em_{key.id} has the role {key.role}, and this takes {need.role}")

@@ -97,7 +97,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     app.state.store = store
     app.state.lease_seconds = settings.lease_seconds
     app.state.local = None
-    app.state.access = Access(KeyFile(settings.data))
+    app.state.access = Access(KeyFile(settings.data), settings.key_requests, settings.key_connections)
     app.state.admission = Admission(settings)
     app.add_middleware(BodyLimit, settings=settings)
     if settings.allowed_origins:

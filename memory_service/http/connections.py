@@ -29,6 +29,7 @@ from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from memory_format.lending import PREFACE
+from memory_service.http.access import CONNECTION, Places
 from memory_service.http.errors import problem_response
 from memory_service.http.local import LocalConnection, LocalDraws
 from memory_service.http.streaming import UNSENT
@@ -81,6 +82,8 @@ class Connections:
         self.idle: dict[_Connection, None] = {}
         """Those that wait for a request, the longest waiting first."""
         self.refused: set[_Connection] = set()
+        self.places: Places | None = None
+        """Which keys they are of."""
         self.draws: LocalDraws | None = None
         """What answers to clients of this machine that read by themselves."""
         self.protocol: type[_Connection] = type("_Connection", (_Connection,), {"all": self})
@@ -138,6 +141,8 @@ class _Connection(HttpToolsProtocol):
         self._forget()
         self.all.open.discard(self)
         self.all.refused.discard(self)
+        if self.all.places is not None:
+            self.all.places.leave(self)
         if self._local is not None:
             self._local.lost()
         super().connection_lost(exc)
@@ -146,6 +151,13 @@ class _Connection(HttpToolsProtocol):
         """End it at once, whatever is under way."""
         self._forget()
         self.transport.abort()
+
+    def give_way(self) -> bool:
+        """Close it if it waits for a request that has not begun; returns whether it did."""
+        if self not in self.all.idle:
+            return False
+        self.cut()
+        return True
 
     def _forget(self) -> None:
         self.connections.discard(self)
@@ -157,7 +169,7 @@ class _Connection(HttpToolsProtocol):
             self._is_new = False
             if data.startswith(PREFACE) and self._is_unix() and self.all.draws is not None:
                 self._waiting_since = None
-                self._local = LocalConnection(self.all.draws, self.transport, self.loop, self.cut, self._note_idle)
+                self._local = LocalConnection(self.all.draws, self.transport, self.loop, self, self._note_idle)
                 data = data[len(PREFACE) :]
         if self._local is not None:
             self._local.received(data)
@@ -211,7 +223,7 @@ class _Connection(HttpToolsProtocol):
         self._unparsed = 0
         super().on_headers_complete()
         # Not a dictionary, as those that ASGI knows are; nobody else looks at it.
-        self.scope["extensions"] = {UNSENT: self._unsent, GONE: self.transport.is_closing}  # type: ignore[dict-item]
+        self.scope["extensions"] = {UNSENT: self._unsent, GONE: self.transport.is_closing, CONNECTION: self}  # type: ignore[dict-item]
 
     def _unsent(self) -> int:
         """Bytes of answers that the client has not taken, those that the system holds included, where it says so."""

@@ -49,6 +49,8 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "unauthenticated": (401, "A key is needed, and none that is good came"),
     "forbidden": (403, "The key is not for this"),
     "too_busy": (429, "More is under way than is taken at once"),
+    "rate_exceeded": (429, "The key has asked too often"),
+    "connections_exceeded": (429, "The key has too many connections"),
     "codec_unavailable": (501, "A codec's library is not installed here, or only an earlier version reads it"),
     "corrupt_record": (500, "A stored record is damaged"),
     "store_locked": (503, "The store is held by another process"),
@@ -60,6 +62,8 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
 _HEADERS: Final[Mapping[ErrorCode, Mapping[str, str]]] = {
     # Seconds.
     "too_busy": {"Retry-After": "1"},
+    "rate_exceeded": {"Retry-After": "1"},
+    "connections_exceeded": {"Retry-After": "1", "Connection": "close"},
     "unauthenticated": {"WWW-Authenticate": 'Bearer realm="exemplar-memory"'},
 }
 

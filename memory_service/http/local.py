@@ -25,7 +25,7 @@ from starlette.concurrency import run_in_threadpool
 
 from memory_format import ExemplarMemoryError, FormatError, lending, text
 from memory_format.api.requests import SampleBody
-from memory_service.http.access import Access
+from memory_service.http.access import Access, Connection
 from memory_service.http.admission import Admission
 from memory_service.http.convert import draw_of
 from memory_service.http.telemetry import log_access
@@ -68,11 +68,12 @@ class LocalDraws:
         self._access = access
         self._access_log = settings.access_log
 
-    def asked(self, content: bytes, key: str | None) -> Draw:
+    def asked(self, content: bytes, key: str | None, connection: Connection) -> Draw:
         """What draws the batch that a request's JSON asks for.
 
         Args:
             key: that the client has sent.
+            connection: that it came by.
 
         Raises:
             ExemplarMemoryError, ValueError: it is to be asked over HTTP, which says why.
@@ -81,7 +82,7 @@ class LocalDraws:
         name = wanted.pop("buffer", None) if isinstance(wanted, dict) else None
         if not isinstance(name, str):
             raise FormatError("a draw is an object that names its buffer", code="invalid_request")
-        self._access.check(key, "read", name)
+        self._access.check(key, "read", name, connection)
         return partial(self._store.buffer(name).lend, draw_of(SampleBody.model_validate(wanted)))
 
     def draw_now(self, draw: Draw) -> LentBatch | None:
@@ -105,12 +106,19 @@ class LocalDraws:
             log_access("local", "DRAW", f"/v1/buffers/{lent.buffer}/sample", 200, seconds, num_bytes)
 
 
+class Cut(Connection, Protocol):
+    """A connection that can be ended at once."""
+
+    def cut(self) -> None:
+        """End it, whatever is under way."""
+
+
 class LocalConnection:
     """One client's draws, one after another.
 
     Args:
         transport: of the connection.
-        cut: ends the connection.
+        connection: the connection.
         idle: called with whether it waits for a request that has not begun.
     """
 
@@ -119,13 +127,14 @@ class LocalConnection:
         draws: LocalDraws,
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
-        cut: Callable[[], object],
+        connection: Cut,
         idle: Callable[[bool], object],
     ) -> None:
         self._draws = draws
         self._transport = transport
         self._loop = loop
-        self._cut = cut
+        self._connection = connection
+        self._cut = connection.cut
         self._idle = idle
         # The event loop's own writes hand no descriptors over. It stays the transport's to close.
         number = transport.get_extra_info("socket").fileno()
@@ -196,7 +205,7 @@ class LocalConnection:
     def _begin(self, content: bytes) -> None:
         self._asked = self._loop.time()
         with self._refusing():
-            draw = self._draws.asked(content, self._key)
+            draw = self._draws.asked(content, self._key, self._connection)
             # Whoever has the loop to himself needs no task for it: that takes as long as half of the draw.
             lent = self._draws.draw_now(draw)
             if lent is None:

@@ -31,6 +31,9 @@ RECORD_CODES: Final[tuple[ErrorCode, ...]] = (
 NO_ROOM: Final[tuple[ErrorCode, ...]] = ("budget_exceeded", "disk_limit_exceeded", "quota_exceeded")
 """Of what takes room that there is not."""
 
+KEY_CODES: Final[tuple[ErrorCode, ...]] = ("unauthenticated", "forbidden", "rate_exceeded", "connections_exceeded")
+"""Of what takes a key."""
+
 _STORE: Final[tuple[ErrorCode, ...]] = ("storage_failed", "corrupt_record")
 _ANY: Final[tuple[tuple[ErrorCode, int], ...]] = (
     ("invalid_request", 400),
@@ -123,7 +126,7 @@ def _secure(operation: dict[str, Any], need: Need) -> list[tuple[ErrorCode, int]
     buffers = "all buffers" if need.all_buffers else "the buffer"
     says = f"Takes a key with the role `{need.role}`, or a greater one, for {buffers}."
     operation["description"] = f"{operation.get('description', '')}\n\n{says}".strip()
-    return [("unauthenticated", 401), ("forbidden", 403)]
+    return [(code, PROBLEMS[code][0]) for code in KEY_CODES]
 
 
 def _response(status: int, codes: Iterable[ErrorCode]) -> dict[str, Any]:

@@ -51,6 +51,8 @@ GOLDEN = {
     "unauthenticated": UnauthenticatedError,
     "forbidden": ForbiddenError,
     "too_busy": BusyError,
+    "rate_exceeded": BusyError,
+    "connections_exceeded": BusyError,
     "codec_unavailable": MissingLibraryError,
     "corrupt_record": StorageError,
     "store_locked": StorageError,

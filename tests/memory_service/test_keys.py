@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from memory_format import StorageError, encode_batch, lending
+from memory_format import BusyError, StorageError, encode_batch, lending
 from memory_format.api.terms import ROLES, Role
 from memory_service.cli import main
-from memory_service.http.access import Access, Need, Rates
+from memory_service.http.access import Access, Need, Places, Rates
 from memory_service.http.routes.common import Router
 from memory_service.store.keys import KeyFile
 from tests.memory_service.conftest import running
-from tests.memory_service.helpers import ARROW, Server, make_exemplar, push, put_buffer
+from tests.memory_service.helpers import ARROW, Server, make_exemplar, push, put_buffer, wait_until
 from tests.memory_service.test_local import Reader, said
 
 NOW = 1_800_000_000.0
@@ -226,13 +228,13 @@ def test_a_key_ends_when_it_expires(data: Path) -> None:
     now = NOW
     keys = KeyFile(data)
     _, given = keys.make("read", NOW, expires_at=NOW + 60)
-    access = Access(keys, lambda: now)
-    assert access.grant(given, "here").key is not None
+    access = Access(keys, 10, 1, lambda: now)
+    assert access.key(given, "here").role == "read"
     assert keys.any_good(now)
     now += 60
     assert not keys.any_good(now)
     with pytest.raises(Exception, match=r"em_\w{8} has expired at 2027-01-15 08:01 UTC"):
-        access.grant(given, "here")
+        access.key(given, "here")
 
 
 def test_wrong_keys_are_answered_at_a_rate_and_good_ones_always(data: Path, admin: str) -> None:
@@ -254,6 +256,82 @@ def test_rates_are_of_each_and_are_bounded() -> None:
     assert [rates.take("a") for _ in range(2)] == [0, 2.0]
     assert [rates.take(name) for name in "cd"] == [0, 0]
     assert len(rates._until) == 2
+
+
+def test_a_key_asks_so_often_a_second_and_no_other_waits_for_it(data: Path, admin: str) -> None:
+    other = made(data)
+    with running(data, key_requests=3) as client:
+        answers = [client.get("/v1", headers=bearer(admin)) for _ in range(5)]
+        assert [answer.status_code for answer in answers[:3]] == [200] * 3
+        assert code_of(answers[-1]) == (429, "rate_exceeded")
+        assert (answers[-1].json()["limit"], answers[-1].headers["Retry-After"]) == (3, "1")
+        assert client.get("/v1", headers=bearer(other)).status_code == 200
+
+
+class Line:
+    """A connection that may be idle."""
+
+    def __init__(self, idle: bool = False) -> None:
+        self.idle = idle
+
+    def give_way(self) -> bool:
+        return self.idle
+
+
+def test_a_key_has_so_many_connections_and_idle_ones_make_room() -> None:
+    places = Places(2)
+    busy, idle, other = Line(), Line(idle=True), Line()
+    for line in (busy, idle, busy):
+        places.take("a", line)
+    places.take("b", other)
+    # In the place of the idle one; then nothing gives way.
+    third = Line()
+    places.take("a", third)
+    with pytest.raises(BusyError, match="2 connections of the key em_a") as refused:
+        places.take("a", Line())
+    assert refused.value.code == "connections_exceeded"
+    # Of who goes, and of who shows another key, the place is free.
+    places.leave(busy)
+    places.take("a", Line())
+    places.take("b", third)
+    places.take("a", Line())
+    for line in (idle, busy, Line()):
+        places.leave(line)
+
+
+def test_connections_are_counted_by_key(data: Path, admin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMORY_SERVICE_KEY_CONNECTIONS", "1")
+    other = made(data)
+    with Server(data) as server, ExitStack() as stack:
+        httpx.put(f"{server.url}/v1/buffers/b", json={"budget_bytes": 10**5}, headers=bearer(admin)).raise_for_status()
+        address = "127.0.0.1", int(server.url.rpartition(":")[2])
+        first, second, third = (stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(3))
+
+        def ask(line: socket.socket, key: str, body: bytes) -> None:
+            fields = (
+                "Host: localhost",
+                "Content-Type: application/json",
+                "Content-Length: 9",
+                f"Authorization: Bearer {key}",
+            )
+            head = "\r\n".join(("POST /v1/buffers/b/sample HTTP/1.1", *fields, "", ""))
+            line.sendall(head.encode() + body)
+
+        # Its body is on its way.
+        ask(first, admin, b"{")
+        wait_until(lambda: httpx.get(server.url + "/v1", headers=bearer(admin)).status_code == 429)
+        ask(second, admin, b"{       }")
+        # To its end: it is closed.
+        refused = b"".join(iter(lambda: second.recv(65536), b""))
+        assert b" 429 " in refused
+        assert b"connections_exceeded" in refused
+        ask(third, other, b"{       }")
+        assert b" 422 " in third.recv(65536)
+        first.sendall(b"       }")
+        assert b" 422 " in first.recv(65536)
+        # It waits for nothing now, and makes room.
+        wait_until(lambda: httpx.get(server.url + "/v1", headers=bearer(admin)).status_code == 200)
+        assert b"".join(iter(lambda: first.recv(65536), b"")).count(b"HTTP/1.1") == 0
 
 
 def test_a_key_is_in_no_log_and_no_answer(data: Path, admin: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -330,7 +408,7 @@ def test_keys_that_were_never_read_let_nobody_in(data: Path) -> None:
     (data / "keys.json").unlink()
     assert keys.current() == {}
     with pytest.raises(Exception, match="asks for a key"):
-        Access(keys).admit({"headers": []}, Need("read"), None)
+        Access(keys, 1, 1).admit({"headers": []}, Need("read"), None)
 
 
 def test_routes_say_who_may_call_them() -> None:
