@@ -17,7 +17,7 @@ help:
 	@echo "make serve   the memory service alone, its store in runs/serve/"
 	@echo "make test    the tests"
 	@echo "make check   formatting, lint, types, who imports whom, how long a file is, and the tests: what CI runs"
-	@echo "make check-pages  the demo's report, and the site where it is built, in Chromium, narrow and wide, light and dark, judged by axe-core (1 minute)"
+	@echo "make check-pages  the demo's report, the pages of the service over its memory, and the site where it is built, in Chromium, narrow and wide, light and dark, judged by axe-core (1 minute)"
 	@echo "make nightly the store's long tests: 500 runs of the state machine, rounds of kill -9 of the server and of trainers, a soak of 10 minutes, 300 made-up requests a route (about an hour)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
@@ -69,7 +69,7 @@ check: setup
 check-pages: setup
 	@$(BIN)/python -c 'import axe_playwright_python' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pages]'
-	@$(BIN)/python scripts/check_pages.py runs/demo/report.html $(wildcard site/README.html site/docs/*.html) --out runs/pages $(ARGS)
+	@$(BIN)/python scripts/check_pages.py runs/demo/report.html $(wildcard site/README.html site/docs/*.html) --store runs/demo/memory --out runs/pages $(ARGS)
 
 nightly: setup
 	@echo "State machine over the store: 500 examples of 30 steps"

@@ -1,22 +1,30 @@
 """``make check-pages``: reports opened in a real Chromium, narrow and wide, light and dark, and judged by axe-core.
 
     python scripts/check_pages.py runs/demo/report.html --out runs/pages
+    python scripts/check_pages.py --store runs/demo/memory --out runs/pages
     python scripts/check_pages.py runs/demo/report.html --picture docs/report.png
 
-Writes ``PAGE-SCHEME-WIDTH.png`` of each, prints what axe-core finds, and ends with status 1 where that is serious or
-something sticks out of the page; with 77 where there is no browser. ``--picture`` takes the upper part of one page,
-without the pictures of what the memory holds: they may not be ours to publish.
+Writes ``PAGE-SCHEME-WIDTH.png`` of each, prints what axe-core finds, and ends with status 1 where that is serious,
+something sticks out of the page, or is asked of another machine; with 77 where there is no browser. ``--picture`` takes
+the upper part of one page, without the pictures of what the memory holds: they may not be ours to publish.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from memory_service.testing import ServiceProcess
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Playwright
@@ -32,12 +40,15 @@ SKIPPED = 77
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pages", type=Path, nargs="+", help="HTML files")
+    parser.add_argument("pages", nargs="*", help="HTML files, or addresses of pages")
+    parser.add_argument("--store", type=Path, help="folder of a store, whose service's pages are looked at, too")
     parser.add_argument("--out", type=Path, help="folder for a picture of each page in each width and scheme")
     parser.add_argument(
         "--picture", type=Path, help="write one picture of the first page's upper part, and check nothing"
     )
     arguments = parser.parse_args()
+    if not (arguments.pages or arguments.store):
+        parser.error("name pages, or a --store")
     missing = [name for name in ("playwright", "axe_playwright_python") if importlib.util.find_spec(name) is None]
     if missing:
         print(f"{', '.join(missing)} missing: pip install -e '.[pages]'", file=sys.stderr)
@@ -52,10 +63,14 @@ def main() -> int:
         # Chromium's sandbox does not work for root, as in a container.
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
         try:
+            pages = [page if "://" in page else Path(page).resolve().as_uri() for page in arguments.pages]
             if arguments.picture:
-                _take_picture(browser, arguments.pages[0], arguments.picture)
+                _take_picture(browser, pages[0], arguments.picture)
                 return 0
-            return max(_check(browser, page, arguments.out) for page in arguments.pages)
+            with contextlib.ExitStack() as stack:
+                if arguments.store:
+                    pages += stack.enter_context(_pages_of(arguments.store))
+                return max(_check(browser, page, arguments.out) for page in pages)
         finally:
             browser.close()
 
@@ -65,38 +80,63 @@ def _browser_path(playwright: Playwright) -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), own if Path(own).exists() else None)
 
 
-def _check(browser: Browser, path: Path, out: Path | None) -> int:
+@contextlib.contextmanager
+def _pages_of(store: Path) -> Iterator[list[str]]:
+    """The addresses of one page of each kind, of a service over a store."""
+    with ServiceProcess(store) as service, httpx.Client(base_url=service.url) as client:
+        paths = ["/"]
+        buffers = [line["info"] for line in client.get("/.json").raise_for_status().json()["buffers"]]
+        if buffers:
+            fullest = max(buffers, key=lambda info: info["num_records"])["name"]
+            paths += _pages_of_buffer(client, f"/buffers/{fullest}")
+        yield [service.url + path for path in paths]
+
+
+def _pages_of_buffer(client: httpx.Client, address: str) -> list[str]:
+    paths = [f"{address}/summary", f"{address}/summary?nothing=here"]
+    snapshots = client.get(f"{address}/summary.json").raise_for_status().json()["snapshots"]
+    if snapshots:
+        paths.append(f"{address}/diff?from={snapshots[-1]['name']}")
+    return paths
+
+
+def _check(browser: Browser, url: str, out: Path | None) -> int:
     from axe_playwright_python.sync_playwright import Axe
 
+    name = re.sub(r"\W+", "-", httpx.URL(url).path.rpartition("/")[2].removesuffix(".html")) or "overview"
+    if "nothing" in url:
+        name = "problem"
     bad = 0
     for scheme in SCHEMES:
         for width in WIDTHS:
-            page = _open(browser, path, scheme, width)
+            page, elsewhere = _open(browser, url, scheme, width)
             page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
             if out:
                 out.mkdir(parents=True, exist_ok=True)
-                page.screenshot(path=out / f"{path.stem}-{scheme}-{width}.png", full_page=True)
+                page.screenshot(path=out / f"{name}-{scheme}-{width}.png", full_page=True)
             found = Axe().run(page).response
             sticks_out = page.evaluate("document.documentElement.scrollWidth") - width
             serious = [violation for violation in found["violations"] if violation["impact"] in SERIOUS]
             print(
-                f"{path} {scheme} {width} px: axe-core {found['testEngine']['version']}, {len(found['passes'])} rules "
+                f"{url} {scheme} {width} px: axe-core {found['testEngine']['version']}, {len(found['passes'])} rules "
                 f"passed, {len(found['violations'])} not, {len(serious)} of them serious"
             )
             for violation in found["violations"]:
                 print("  " + _words(violation))
             if sticks_out > 0:
                 print(f"  the page is {sticks_out} px wider than the window")
-            bad = max(bad, int(bool(serious) or sticks_out > 0))
+            for asked in elsewhere:
+                print(f"  it asks another machine for {asked}")
+            bad = max(bad, int(bool(serious or elsewhere) or sticks_out > 0))
             page.context.close()
     return bad
 
 
-def _take_picture(browser: Browser, path: Path, picture: Path) -> None:
+def _take_picture(browser: Browser, url: str, picture: Path) -> None:
     """All above the list of classes, with more pixels than points so that it is sharp on most screens."""
     from PIL import Image
 
-    page = _open(browser, path, "light", PICTURE_WIDTH, scale=1.25)
+    page, _ = _open(browser, url, "light", PICTURE_WIDTH, scale=1.25)
     end = page.locator("section[aria-labelledby=classes]").bounding_box()
     assert end is not None
     clip = {"x": 0, "y": 0, "width": PICTURE_WIDTH, "height": end["y"]}
@@ -107,13 +147,18 @@ def _take_picture(browser: Browser, path: Path, picture: Path) -> None:
     print(f"wrote {picture}, {picture.stat().st_size:,} bytes")
 
 
-def _open(browser: Browser, path: Path, scheme: Any, width: int, scale: float = 1.0) -> Page:
+def _open(browser: Browser, url: str, scheme: Any, width: int, scale: float = 1.0) -> tuple[Page, list[str]]:
+    """A page, all of it shown, and what it asks of others than who serves it."""
+    is_file = url.startswith("file:")
     context = browser.new_context(
-        viewport={"width": width, "height": 900}, color_scheme=scheme, device_scale_factor=scale, offline=True
+        viewport={"width": width, "height": 900}, color_scheme=scheme, device_scale_factor=scale, offline=is_file
     )
     page = context.new_page()
-    page.goto(path.resolve().as_uri())
-    return page
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url, wait_until="networkidle")
+    origin = "file:" if is_file else url[: url.index("/", url.index("://") + 3) + 1]
+    return page, [each for each in asked if not each.startswith((origin, "data:", "blob:"))]
 
 
 def _words(violation: dict[str, Any]) -> str:

@@ -6,10 +6,12 @@ What a route asks for is part of its declaration (:func:`needs`): the routes the
 
 from __future__ import annotations
 
+import base64
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -274,11 +276,15 @@ def _check(grant: Grant, key: Key, need: Need, buffer: str | None) -> None:
 
 
 def _given(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The key of a request. Raises ``UnauthenticatedError``: something else is where it should be."""
+    """The key of a request: a bearer token, or the password that a browser has asked for, whatever the name beside it.
+    Raises ``UnauthenticatedError``: something else is where it should be."""
     found = [value for name, value in headers if name == b"authorization"]
     if not found:
         return None
     scheme, _, given = found[0].decode("latin-1").partition(" ")
-    if len(found) > 1 or scheme.lower() != "bearer":
-        raise UnauthenticatedError(f"one Authorization is taken, and it begins with Bearer: {_HOW}")
-    return given.strip()
+    if len(found) == 1 and scheme.lower() == "bearer":
+        return given.strip()
+    if len(found) == 1 and scheme.lower() == "basic":
+        with suppress(ValueError):
+            return base64.b64decode(given.strip(), validate=True).decode("latin-1").partition(":")[2]
+    raise UnauthenticatedError(f"one Authorization is taken, Bearer or Basic: {_HOW}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -64,7 +64,7 @@ _HEADERS: Final[Mapping[ErrorCode, Mapping[str, str]]] = {
     "too_busy": {"Retry-After": "1"},
     "rate_exceeded": {"Retry-After": "1"},
     "connections_exceeded": {"Retry-After": "1", "Connection": "close"},
-    "unauthenticated": {"WWW-Authenticate": 'Bearer realm="exemplar-memory"'},
+    "unauthenticated": {"WWW-Authenticate": 'Bearer realm="exemplar-memory", Basic realm="exemplar-memory"'},
 }
 
 
@@ -109,11 +109,15 @@ class BodyTooLargeError(HTTPException):
 
 def install(app: FastAPI) -> None:
     """Make every error of ``app`` a problem document."""
-    app.add_exception_handler(ExemplarMemoryError, _on_own_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)
-    app.add_exception_handler(HTTPException, _on_http_exception)
+    for kind, answer in _ANSWERS.items():
+        app.add_exception_handler(kind, answer)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_unexpected)
+
+
+def answer_to(request: Request, error: Refusal) -> Response:
+    """The answer to what was refused."""
+    return next(answer for kind, answer in _ANSWERS.items() if isinstance(error, kind))(request, error)
 
 
 def _on_own_error(request: Request, error: Exception) -> JSONResponse:
@@ -171,3 +175,11 @@ def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
     # Starlette raises the error again after this answer, and the server logs its traceback.
     logger.error("%s %s failed with %s", request.method, request.url.path, type(error).__name__)
     return problem_response("internal_error", "the service failed unexpectedly; its log says why")
+
+
+Refusal = ExemplarMemoryError | RequestValidationError | HTTPException
+_ANSWERS: Final[Mapping[type[Exception], Callable[[Request, Exception], Response]]] = {
+    ExemplarMemoryError: _on_own_error,
+    RequestValidationError: _on_invalid_request,
+    HTTPException: _on_http_exception,
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from memory_format.api.terms import JSON_MEDIA_TYPE, MEDIA_TYPE
+from memory_format.api.terms import JSON_MEDIA_TYPE
 
 # Nothing in here goes back over what it took, however the header is made up.
 _TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
@@ -21,8 +21,8 @@ def media_type(content_type: str) -> str | None:
     return found[1].lower() if found else None
 
 
-def prefers_arrow(accept: str) -> bool:
-    """Whether an Accept header asks for an Arrow stream by its name, and not rather for JSON.
+def prefers(accept: str, wanted: str) -> bool:
+    """Whether an Accept header asks for a type by its name, and not rather for JSON.
 
     What is malformed asks for nothing.
     """
@@ -38,4 +38,4 @@ def prefers_arrow(accept: str) -> bool:
             weights[found[1].lower()] = float(weight[1]) if weight else 1.0
         except ValueError:
             return False
-    return weights.get(MEDIA_TYPE, 0.0) > 0 and weights[MEDIA_TYPE] >= weights.get(JSON_MEDIA_TYPE, 0.0)
+    return weights.get(wanted, 0.0) > 0 and weights[wanted] >= weights.get(JSON_MEDIA_TYPE, 0.0)

@@ -81,7 +81,7 @@ _GAUGES: Final[tuple[tuple[str, str, _Read], ...]] = (
 _KINDS: Final[dict[str, _Read]] = {
     "live": lambda seen: seen.state.columns.bytes_used,
     "pinned": lambda seen: seen.state.pinned_bytes,
-    "dead": lambda seen: sum(segment.dead_bytes for segment in seen.state.segments.values()),
+    "dead": lambda seen: seen.state.dead_bytes,
     "held": lambda seen: seen.held_bytes,
 }
 _COUNTERS: Final = (

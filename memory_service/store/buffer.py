@@ -293,7 +293,8 @@ class Buffer(Reads):
     def diff(self, before: str, after: str | None) -> Diff:
         """What came and went between a snapshot and another, or now. Raises as :meth:`snapshot`."""
         with self._changing():
-            return diff(self.view(before), self.view(after))
+            shown = self.view(before), self.view(after)
+        return diff(*shown)
 
     def fork_into(
         self, name: str, snapshot: str | None, disk_limit_bytes: int | None, description: str | None
@@ -321,15 +322,17 @@ class Buffer(Reads):
 
     def stats(self) -> BufferStats:
         """Figures of now."""
+        # Of a state that nobody changes any more: to count a million records holds up no push.
         with self._changing():
-            return stats(
-                self.state,
-                self.contents.learners.ids,
-                held_bytes=self.contents.readers.held_bytes(),
-                pushes=self.tally.pushes,
-                samples=self.tally.samples,
-                orphans=len(self._segments.orphans),
-            )
+            state, held_bytes = self.state, self.contents.readers.held_bytes()
+        return stats(
+            state,
+            self.contents.learners.ids,
+            held_bytes=held_bytes,
+            pushes=self.tally.pushes,
+            samples=self.tally.samples,
+            orphans=len(self._segments.orphans),
+        )
 
     def export(self, snapshot: str | None = None) -> Export:
         """The buffer as one Zarr store in a ZIP, piece by piece: :meth:`Exports.export`."""

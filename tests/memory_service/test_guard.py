@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from memory_format import MEDIA_TYPE, FormatError, encode_batch
 from memory_service.http.app import create_app
 from memory_service.http.guard import Guard
-from memory_service.http.media import media_type, prefers_arrow
+from memory_service.http.media import media_type, prefers
 from memory_service.settings import Settings
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import ARROW, Server, assert_problem, make_exemplar, push, put_buffer, whole_state
@@ -26,7 +26,8 @@ JSON = {"Content-Type": "application/json"}
 @cache
 def operations() -> list[tuple[str, str]]:
     """Every method and address that the application has, those of the description too."""
-    found = [("GET", "/"), ("GET", "/docs"), ("GET", "/redoc"), ("GET", "/openapi.json"), ("GET", "/nothing/here")]
+    others = ("/", "/.json", "/buffers/b/summary", "/pages.css", "/docs", "/redoc", "/openapi.json", "/nothing/here")
+    found = [("GET", url) for url in others]
     for path, methods in create_app(Settings(data=Path("unused"))).openapi()["paths"].items():
         for method in methods:
             url = path.format(name="b", exemplar_id=1, snapshot="s")
@@ -271,7 +272,7 @@ def test_media_types_are_parsed(given: str, kind: str | None) -> None:
     ],
 )
 def test_what_an_answer_is_asked_to_be(accept: str, arrow: bool) -> None:
-    assert prefers_arrow(accept) is arrow
+    assert prefers(accept, MEDIA_TYPE) is arrow
 
 
 def test_a_query_is_answered_as_asked(filled: httpx.Client) -> None:

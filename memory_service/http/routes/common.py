@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from memory_format import MEDIA_TYPE, text
 from memory_format.api.answers import DrawnIds
@@ -121,12 +121,12 @@ class Router(APIRouter):
 
 
 def methods_at(routes: Iterable[BaseRoute], path: str) -> list[str]:
-    """What an address takes; nothing where there is none."""
+    """What an address takes; nothing where there is none. What is mounted are files."""
     found = {
         method
         for route in routes
-        if isinstance(route, Route) and route.path_regex.match(path)
-        for method in route.methods or ()
+        if isinstance(route, Route | Mount) and route.path_regex.match(path)
+        for method in (("GET", "HEAD") if isinstance(route, Mount) else route.methods or ())
     }
     return sorted(found | {"OPTIONS"}) if found else []
 
@@ -145,7 +145,7 @@ def _parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
         model = field.field_info.annotation
         if isinstance(model, type) and issubclass(model, BaseModel):
             for name, member in model.model_fields.items():
-                yield name, get_origin(member.annotation) is list
+                yield member.alias or name, get_origin(member.annotation) is list
         else:
             yield field.alias, False
     for needed in dependant.dependencies:

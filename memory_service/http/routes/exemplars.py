@@ -26,7 +26,7 @@ from memory_format.api.terms import (
 from memory_service.http.access import needs
 from memory_service.http.admission import Admission
 from memory_service.http.convert import deletion_of, exemplar_detail, query_of, to_png
-from memory_service.http.media import prefers_arrow
+from memory_service.http.media import prefers
 from memory_service.http.openapi import NO_ROOM, RECORD_CODES, refusals
 from memory_service.http.routes.common import (
     ARROW,
@@ -110,7 +110,7 @@ async def query(request: Request, buffer: BufferDep, query: Annotated[ExemplarQu
 
     ``next_cursor`` (or the header ``Exemplar-Memory-Next-Cursor``) leads to the next page.
     """
-    arrow = prefers_arrow(", ".join(request.headers.getlist("accept")))
+    arrow = prefers(", ".join(request.headers.getlist("accept")), MEDIA_TYPE)
     admission: Admission = request.app.state.admission
     return await admission.listing.run(partial(_arrow_page if arrow else _json_page, buffer, query))
 

@@ -58,17 +58,3 @@ async def info(request: Request) -> ServiceInfo:
         strategies=STRATEGIES,
         local=request.app.state.local if is_near else None,
     )
-
-
-@router.get("/", include_in_schema=False, openapi_extra=needs(None))
-def root() -> dict[str, str]:
-    return {
-        "service": "exemplar-memory",
-        "version": service_version(),
-        "api": "/v1",
-        "buffers": "/v1/buffers",
-        "docs": "/docs",
-        "openapi": "/openapi.json",
-        "health": "/healthz",
-        "ready": "/readyz",
-    }

@@ -50,7 +50,7 @@ class Selection:
 
     @cached_property
     def groups(self) -> Groups:
-        order, starts = _grouped(self._of_matching(self._class_id))
+        order, starts = grouped(self._of_matching(self._class_id))
         counts = np.diff(np.append(starts, self.num))
         positions = order if self._positions is None else self._positions[order]
         # With the groups, so that no later draw has to sort.
@@ -149,7 +149,7 @@ class Weights:
         return self.running[places] - before
 
 
-def _grouped(values: NDArray[np.uint32]) -> tuple[Indices, Indices]:
+def grouped(values: NDArray[np.unsignedinteger]) -> tuple[Indices, Indices]:
     """``(M,)`` places in ascending order of their values, equals in the order given, and ``(C,)`` where in it
     each value starts."""
     # numpy sorts 16-bit numbers by radix, five times as fast as wider ones; so 16 bits at a time, low ones first.

@@ -91,6 +91,11 @@ class State:
     def pinned_bytes(self) -> int:
         return sum(segment.pinned.bytes for segment in self.segments.values())
 
+    @property
+    def dead_bytes(self) -> int:
+        """What nobody can read any more."""
+        return sum(segment.dead_bytes for segment in self.segments.values())
+
     def held_after(self, change: Change) -> int:
         """Charges of what is live or what snapshots hold once a change is made that adds nothing."""
         snapshots = [snapshot for snapshot in self.snapshots.values() if snapshot not in change.dropped]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from memory_format.api.answers import BufferStats, ClassStats, Diff, Side
 from memory_format.api.terms import MAX_DIFF_IDS
 from memory_service.store.pure.columns import Columns
+from memory_service.store.pure.selection import grouped
 from memory_service.store.pure.state import State
 
 
@@ -37,11 +39,11 @@ def stats(
         num_classes_seen=len(state.classes),
         bytes_per_exemplar=used / num if num else None,
         classes=classes,
-        phases=_counts(columns["phase"]),
-        learners={learner_ids[code]: count for code, count in _counts(columns["learner"]).items()},
+        phases={phase: count for phase, count, _ in totals(columns, "phase").rows()},
+        learners={learner_ids[code]: count for code, count, _ in totals(columns, "learner").rows()},
         disk_limit_bytes=config.disk_limit_bytes,
         disk_bytes=state.disk_bytes + held_bytes,
-        dead_bytes=sum(segment.dead_bytes for segment in segments),
+        dead_bytes=state.dead_bytes,
         pinned_bytes=state.pinned_bytes,
         held_bytes=held_bytes,
         index_bytes=state.index_bytes,
@@ -57,16 +59,31 @@ def stats(
 
 def class_stats(columns: Columns) -> tuple[ClassStats, ...]:
     """Records and bytes of each class, by class."""
-    class_ids, inverse, counts = np.unique(columns["class_id"], return_inverse=True, return_counts=True)
-    class_bytes = np.zeros(len(class_ids), dtype=np.int64)
-    np.add.at(class_bytes, inverse, columns.charge)
-    by_class = zip(class_ids.tolist(), counts.tolist(), class_bytes.tolist(), strict=True)
-    return tuple(ClassStats(*values) for values in by_class)
+    return tuple(ClassStats(*values) for values in totals(columns, "class_id").rows())
 
 
-def _counts(values: NDArray[np.unsignedinteger]) -> dict[int, int]:
-    found, counts = np.unique(values, return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+@dataclass(frozen=True)
+class Totals:
+    """Records and bytes by some value of theirs, ``(G,)`` each, values ascending."""
+
+    values: NDArray[np.unsignedinteger]
+    counts: NDArray[np.int64]
+    bytes: NDArray[np.int64]
+
+    def rows(self, places: NDArray[np.int64] | None = None) -> Iterator[tuple[int, int, int]]:
+        """Value, records and bytes of each, or of those at some places."""
+        columns = (self.values, self.counts, self.bytes)
+        return zip(*((column if places is None else column[places]).tolist() for column in columns), strict=True)
+
+
+def totals(columns: Columns, name: str) -> Totals:
+    """Records and bytes by ``class_id``, ``phase`` or ``learner``."""
+    values = columns[name]
+    order, starts = grouped(values)
+    if not len(order):
+        return Totals(values[:0], order, order)
+    counts = np.diff(np.append(starts, len(order)))
+    return Totals(values[order[starts]], counts, np.add.reduceat(columns.charge[order], starts))
 
 
 def diff(before: Columns, after: Columns) -> Diff:

@@ -1,0 +1,1 @@
+"""Pages for people: what the service holds, in a browser, without scripts and without anything from elsewhere."""

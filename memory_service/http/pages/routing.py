@@ -1,0 +1,140 @@
+"""How a page is asked for and answered: as HTML, under the same address with ``.json`` behind it as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial, wraps
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import TypeAdapter
+from starlette.exceptions import HTTPException
+
+from memory_format import ExemplarMemoryError
+from memory_format.api.terms import JSON_MEDIA_TYPE
+from memory_service.http.access import Access, Need, needs
+from memory_service.http.admission import Admission
+from memory_service.http.errors import answer_to
+from memory_service.http.media import prefers
+from memory_service.http.pages import words
+from memory_service.http.routes.common import Router, StrictRoute
+
+HTML: Final = "text/html"
+POLICY: Final = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""No page needs a script, or anything of another site."""
+HEADERS: Final = {
+    "Content-Security-Policy": POLICY,
+    "Cache-Control": "private, no-cache",
+    # Not no-referrer: a form would then be sent with the Origin "null".
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+_ENVIRONMENT: Final = Environment(
+    loader=PackageLoader("memory_service.http.pages"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters.update(words.FILTERS)
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def html(
+    request: Request, template: str, view: Any, *, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})
+) -> Response:
+    """A page.
+
+    Args:
+        template: its name, without ending.
+        view: a dataclass, which the template has as ``page``.
+    """
+    query = request.url.query
+    twin = f"{request.url.path}.json" + (f"?{query}" if query else "")
+    text = _ENVIRONMENT.get_template(f"{template}.html.j2").render(page=view, base_url=request.base_url, twin=twin)
+    return Response(text, status, {**HEADERS, **headers}, media_type=HTML)
+
+
+class PageRoute(StrictRoute):
+    """A route whose refusals are pages, too."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def shown(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (ExemplarMemoryError, RequestValidationError, HTTPException) as error:
+                if not prefers(request.headers.get("accept", ""), HTML):
+                    raise
+                answer = answer_to(request, error)
+                problem = json.loads(bytes(answer.body))
+                # Such as Retry-After.
+                others = {key: value for key, value in answer.headers.items() if not key.startswith("content-")}
+                return html(request, "problem", problem, status=answer.status_code, headers=others)
+
+        return shown
+
+
+class Pages(Router):
+    """Routes of pages. They are not in the OpenAPI document: programs have ``/v1``."""
+
+    def page(
+        self, path: str, template: str, *, for_programs: Callable[[], dict[str, Any]] | None = None
+    ) -> Callable[[View], View]:
+        """Around a function of a request, and of whatever else FastAPI passes, that gives a page's view, a dataclass.
+
+        It runs in a thread of low priority. The page answers at ``path``, its JSON at ``path.json``.
+
+        Args:
+            for_programs: what is at ``path`` for those who do not ask for HTML, of whom no key is asked.
+        """
+
+        vary = {"Vary": "Accept"} if for_programs else {}
+
+        def both(view_of: View) -> View:
+            @wraps(view_of)
+            async def page(request: Request, **given: Any) -> Response:
+                if for_programs:
+                    if not prefers(request.headers.get("accept", ""), HTML):
+                        return _json(for_programs(), vary)
+                    access: Access = request.app.state.access
+                    access.admit(request.scope, Need("read"), None)
+                return await _run(request, lambda: html(request, template, view_of(request, **given), headers=vary))
+
+            @wraps(view_of)
+            async def twin(request: Request, **given: Any) -> Response:
+                return await _run(request, lambda: _json(view_of(request, **given)))
+
+            add = partial(self.add_api_route, methods=["GET", "HEAD"], include_in_schema=False, response_model=None)
+            add(path, page, route_class_override=PageRoute, openapi_extra=needs(None if for_programs else "read"))
+            add(f"{path}.json", twin, openapi_extra=needs("read"))
+            return view_of
+
+        return both
+
+
+async def _run(request: Request, make: Callable[[], Response]) -> Response:
+    admission: Admission = request.app.state.admission
+    return await admission.listing.run(make)
+
+
+def _json(view: Any, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(_adapter_of[type(view)].dump_json(view), headers=headers, media_type=JSON_MEDIA_TYPE)
+
+
+class _Adapters(dict[type[Any], TypeAdapter[Any]]):
+    def __missing__(self, kind: type[Any]) -> TypeAdapter[Any]:
+        self[kind] = TypeAdapter(kind)
+        return self[kind]
+
+
+_adapter_of: Final = _Adapters()

@@ -1,0 +1,209 @@
+"""Pages: what they show is what the API says, as HTML and as JSON, and nothing of them is from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urljoin
+
+import html5lib
+import httpx
+import pytest
+
+from memory_service.http.pages.routing import POLICY
+from memory_service.store.keys import KeyFile
+from tests.memory_service.conftest import running
+from tests.memory_service.helpers import assert_problem, make_exemplar, push, put_buffer, stats_of, whole_state
+
+HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"}
+"""As Chromium and Firefox ask."""
+PAGES = [
+    "/",
+    "/buffers/b/summary",
+    "/buffers/b/diff?from=s1",
+    "/buffers/b/diff?from=s1&to=s2",
+    "/buffers/empty/summary",
+]
+CLASSES = 23
+"""More than a table shows."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pages") / "store"
+
+
+@pytest.fixture(scope="module")
+def filled(data: Path) -> Iterator[httpx.Client]:
+    """A service that no test here changes."""
+    with running(data) as client:
+        put_buffer(client, description="<script>alert(1)</script>")
+        push(client, [make_exemplar(class_id, learner_id="left", phase=1) for class_id in range(CLASSES)])
+        client.put("/v1/buffers/b/snapshots/s1")
+        push(client, [make_exemplar(0, rank, learner_id="right", phase=2, pad=500) for rank in range(1, 5)])
+        client.put("/v1/buffers/b/snapshots/s2")
+        client.delete("/v1/buffers/b/exemplars", params={"class_id": 22})
+        put_buffer(client, buffer="empty")
+        yield client
+
+
+def page_at(client: httpx.Client, url: str, status: int = 200) -> str:
+    """The one check of a page: it is HTML, says what browsers may do with it, and loads and links to what there is."""
+    response = client.get(url, headers=HTML)
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert response.headers["content-security-policy"] == POLICY
+    text = response.text
+    tree = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(text)
+    names = [element.get("id") for element in tree.iter() if element.get("id")]
+    assert len(names) == len(set(names)), "an id names one element"
+    assert not {element.tag for element in tree.iter()} & {"script", "style"}
+    assert not [element for element in tree.iter() if element.get("style") or element.get("onclick")]
+    for element in tree.iter():
+        address = element.get("src") or element.get("href")
+        if address and not address.startswith("#"):
+            found = client.get(urljoin(url, address), headers=HTML)
+            assert found.status_code == 200, address
+    return text
+
+
+@pytest.mark.parametrize("url", PAGES)
+def test_a_page_is_whole_and_has_a_twin(filled: httpx.Client, data: Path, url: str) -> None:
+    before = whole_state(data)
+    page_at(filled, url)
+    path, _, query = url.partition("?")
+    assert filled.head(url, headers=HTML).status_code == 200
+    twin = filled.get(f"{path}.json?{query}".rstrip("?"))
+    assert twin.headers["content-type"] == "application/json"
+    assert twin.json()
+    assert whole_state(data) == before
+
+
+def test_the_overview_shows_what_takes_up_the_room(filled: httpx.Client) -> None:
+    first, empty = filled.get("/.json").json()["buffers"]
+    stats = stats_of(filled)
+    assert first["info"] == filled.get("/v1/buffers/b").json()
+    assert (first["num_snapshots"], first["num_classes_seen"]) == (2, CLASSES)
+    room = {part["kind"]: part["bytes"] for part in first["room"]["parts"]}
+    assert room["live"] == stats["bytes_used"]
+    assert room["pinned"] == stats["pinned_bytes"] > 0
+    assert room["dead"] == stats["dead_bytes"]
+    assert sum(room.values()) - room["free"] == stats["disk_bytes"]
+    assert sum(room.values()) == stats["disk_limit_bytes"]
+    assert empty["info"]["num_records"] == 0
+    text = page_at(filled, "/")
+    assert "1.0 MB" in text
+    assert "&lt;script&gt;" in text
+
+
+def test_programs_are_told_where_to_go_on(filled: httpx.Client) -> None:
+    for accept in ("*/*", "application/json", "application/json, text/html;q=0.5", ""):
+        answer = filled.get("/", headers={"Accept": accept})
+        assert answer.json()["api"] == "/v1"
+        assert answer.headers["vary"] == "Accept"
+    assert filled.get("/", headers=HTML).headers["vary"] == "Accept"
+
+
+def test_more_buffers_than_a_page_has(tmp_path: Path) -> None:
+    with running(tmp_path) as client:
+        assert "curl -X PUT" in page_at(client, "/")
+        for number in range(51):
+            put_buffer(client, 1000, buffer=f"b{number:02}")
+        (following,) = re.findall(r'rel="next" href="([^"]+)"', page_at(client, "/"))
+        assert re.findall(r"/buffers/(\w+)/summary", page_at(client, following)) == ["b50"]
+
+
+def test_a_buffer_by_class_phase_and_learner(filled: httpx.Client) -> None:
+    found = filled.get("/buffers/b/summary.json").json()
+    stats = stats_of(filled)
+    sizes = {entry["class_id"]: entry for entry in stats["classes"]}
+    classes = found["classes"]
+    assert classes["num"] == stats["num_classes"] == CLASSES - 1
+    shown = classes["rows"]
+    assert shown[0]["value"] == "0"
+    for row in shown:
+        stated = sizes.pop(int(row["value"]))
+        assert (row["count"], row["bytes"]) == (stated["count"], stated["bytes"])
+    assert [row["bytes"] for row in shown] == sorted((row["bytes"] for row in shown), reverse=True)
+    assert classes["others"]["count"] == sum(entry["count"] for entry in sizes.values()) == 2
+    assert classes["others"]["bytes"] == sum(entry["bytes"] for entry in sizes.values())
+    assert classes["profile"] == [5] + [1] * (CLASSES - 2)
+    for name in ("phases", "learners"):
+        assert {row["value"]: row["count"] for row in found[name]["rows"]} == stats[name]
+        assert sum(row["bytes"] for row in found[name]["rows"]) == stats["bytes_used"]
+        assert found[name]["others"] is None
+    assert [snapshot["name"] for snapshot in found["snapshots"]] == ["s2", "s1"]
+    assert "right" in page_at(filled, "/buffers/b/summary")
+
+
+def test_what_differs(filled: httpx.Client) -> None:
+    said = filled.get("/v1/buffers/b/diff", params={"from": "s1"}).json()
+    for query in ("from=s1", "from=s1&to="):
+        found = filled.get(f"/buffers/b/diff.json?{query}").json()
+        for side, snapshot in (("added", None), ("evicted", "s1")):
+            assert {name: found[side][name] for name in ("count", "bytes", "exemplar_ids")} == {
+                name: said[side][name] for name in ("count", "bytes", "exemplar_ids")
+            }
+            assert found[side]["snapshot"] == snapshot
+        assert (found["added"]["count"], found["evicted"]["count"]) == (4, 1)
+
+
+def test_what_is_refused_is_a_page_for_a_browser_alone(filled: httpx.Client) -> None:
+    for url, code, status in (
+        ("/buffers/c/summary", "unknown_buffer", 404),
+        ("/buffers/b/diff?from=s9", "unknown_snapshot", 404),
+        ("/buffers/b/diff", "invalid_request", 422),
+        ("/buffers/b/summary?what=that", "invalid_request", 422),
+        ("/?cursor=%2f", "invalid_cursor", 422),
+    ):
+        path, _, query = url.partition("?")
+        problem = assert_problem(filled.get(f"{path}.json?{query}".rstrip("?")), code, status=status)
+        text = page_at(filled, url, status)
+        assert code in text
+        assert problem["title"] in text
+
+
+def test_a_browser_asks_for_the_key_and_shows_what_it_is_for(tmp_path: Path) -> None:
+    with running(tmp_path) as client:
+        for buffer in ("left", "right"):
+            put_buffer(client, buffer=buffer)
+        for url in ("/buffers/left/summary", "/buffers/left/diff?from=s"):
+            KeyFile(tmp_path).make("read", 0.0, buffers=["right"])
+            refused = client.get(url, headers=HTML)
+            assert (refused.status_code, refused.headers["content-type"]) == (401, "text/html; charset=utf-8")
+            assert "Basic realm=" in refused.headers["www-authenticate"]
+            path, _, query = url.partition("?")
+            assert_problem(client.get(f"{path}.json?{query}"), "unauthenticated")
+        assert client.get("/", headers=HTML).status_code == 401
+        assert_problem(client.get("/.json"), "unauthenticated")
+        # How to go on is said to anybody, and so is how pages look.
+        assert client.get("/").json()["api"] == "/v1"
+        assert client.get("/pages.css").status_code == 200
+        client.auth = ("", KeyFile(tmp_path).make("read", 0.0, buffers=["left"])[1])
+        assert re.findall(r"/buffers/(\w+)/summary", page_at(client, "/")) == ["left"]
+        page_at(client, "/buffers/left/summary")
+        assert client.get("/buffers/right/summary", headers=HTML).status_code == 403
+        assert_problem(client.get("/buffers/right/summary.json"), "forbidden")
+
+
+def test_the_api_is_described_without_internet(filled: httpx.Client) -> None:
+    for url in ("/docs", "/redoc"):
+        response = filled.get(url)
+        assert response.headers["content-security-policy"].startswith("default-src 'self'; script-src 'self'")
+        loaded = re.findall(r'(?:src|href)="([^"]+)"', response.text)
+        assert loaded
+        assert [address for address in loaded if "//" in address] == []
+        for address in loaded:
+            assert filled.get(address).status_code == 200, address
+    assert_problem(filled.post("/static-offline-docs/swagger-ui.css"), "unknown_route", status=405)
+
+
+def test_files_are_sent_once(filled: httpx.Client) -> None:
+    for url in ("/pages.css", "/favicon.svg"):
+        first = filled.get(url)
+        tag = first.headers["etag"]
+        for known in (tag, f'"other", W/{tag}', "*"):
+            again = filled.get(url, headers={"If-None-Match": known})
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+        assert filled.get(url, headers={"If-None-Match": '"other"'}).content == first.content
