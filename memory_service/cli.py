@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import math
 import os
 import shlex
 import signal
@@ -34,6 +35,8 @@ from memory_service.settings import Settings
 from memory_service.store.keys import KeyFile
 
 _DECAY_MS = 1000
+_CUT_SECONDS = 2
+"""For what answers a connection to notice that it was cut at the end."""
 _TICKS_BETWEEN_CHECKS = 5
 """Of uvicorn's, a tenth of a second each."""
 _OBJECTS_BETWEEN_COLLECTIONS = 20_000
@@ -104,7 +107,7 @@ def serve(settings: Settings) -> int:
             log_config=None,
             # memory_service.http.telemetry logs requests, with their ids.
             access_log=False,
-            timeout_graceful_shutdown=10,
+            timeout_graceful_shutdown=math.ceil(settings.stop_seconds) + _CUT_SECONDS,
         )
         _keep_answers_memory()
         _collect_seldom()
@@ -159,6 +162,14 @@ class _Server(uvicorn.Server):
         await super().startup(sockets=sockets)
         if self.started:
             print(self._ready_line, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        connections = self._connections
+        cutting = asyncio.get_running_loop().call_later(connections.limits.stop_seconds, connections.cut_all)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting.cancel()
 
     async def on_tick(self, counter: int) -> bool:
         if counter % _TICKS_BETWEEN_CHECKS == 0:

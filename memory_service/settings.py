@@ -106,6 +106,9 @@ class Settings(BaseSettings):
         description="How long a sample or an export under way keeps what it reads while its client takes nothing of "
         "it. Where a change needs the room, it ends at once.",
     )
+    stop_seconds: float = Field(
+        5.0, ge=0, description="How long requests under way are waited for when the service ends; then they are cut."
+    )
     total_budget_bytes: int | None = Field(
         None,
         ge=1,

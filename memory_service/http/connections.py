@@ -94,6 +94,11 @@ class Connections:
         for connection in list(self.open):
             connection.check(now)
 
+    def cut_all(self) -> None:
+        """End all of them, whatever is under way."""
+        for connection in list(self.open):
+            connection.cut()
+
     def make_room(self) -> bool:
         """Close the connection that has been idle for the longest; returns whether there was one."""
         for connection in self.idle:
