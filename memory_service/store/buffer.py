@@ -25,6 +25,7 @@ from memory_service.store.exports import Exports
 from memory_service.store.forks import Fork, settings_of_fork
 from memory_service.store.index.base import BufferEntry, BufferRows, Index
 from memory_service.store.loading import SealedSegments, growing_of, load
+from memory_service.store.pure.change import PushKey
 from memory_service.store.pure.columns import Learners, rows_of_batch
 from memory_service.store.pure.model import BufferConfig, Options, PushAnswer, Snapshot, check_name
 from memory_service.store.pure.selection import EVERYTHING, Filter
@@ -81,7 +82,8 @@ class Buffer(Reads):
         """Take in an Arrow batch: all of it is judged, and kept or not, in one step.
 
         Args:
-            idempotency_key: names this push; with the same key and records it happens once.
+            idempotency_key: names this push; with the same key and records it happens once. It belongs to the
+                learner of the first record.
             dry_run: change nothing, and answer what a push would be answered now, if there is room on disk.
             only_learner: whose all records must be; None = anybody's.
 
@@ -98,7 +100,8 @@ class Buffer(Reads):
         check_batch(batch, new=True)
         new = rows_of_batch(batch, self.contents.learners)
         digest = b"" if idempotency_key is None else digest_of(new, batch.learner_ids)
-        push = Pending(new, batch.bodies, idempotency_key, digest)
+        key = None if idempotency_key is None else PushKey(next(iter(batch.learner_ids), ""), idempotency_key)
+        push = Pending(new, batch.bodies, key, digest)
         self.contents.check_alive()
         if dry_run:
             with self._changing():

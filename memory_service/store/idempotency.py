@@ -9,7 +9,7 @@ from typing import Final
 
 from memory_format import ConflictError
 from memory_service.store.index.base import Index, Writing
-from memory_service.store.pure.change import Answer, read_answer
+from memory_service.store.pure.change import Answer, PushKey, read_answer
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import PushAnswer
 
@@ -27,19 +27,22 @@ class KeptAnswers:
         self._looked_at = 0.0
         """When old ones were last looked for, seconds since 1970."""
 
-    def find(self, key: str, digest: bytes) -> PushAnswer | None:
+    def find(self, key: PushKey, digest: bytes) -> PushAnswer | None:
         """The answer to an earlier push with this key. Raises ``ConflictError`` (``idempotency_key_reused``), it held
         other records."""
         with self._index.reading() as reading:
             found = reading.find_answer(self._buffer_id, key)
-        if found is None:
-            return None
+            if found is None:
+                found = reading.find_answer(self._buffer_id, key._replace(learner_id=""))
+                # Whose keys from before they belonged to learners were is told by the records.
+                return None if found is None or found.digest != digest else _replayed(found)
         if found.digest != digest:
             raise ConflictError(
-                f"the idempotency key {key!r} was used for another body; new records take a new key",
+                f"learner {key.learner_id!r} has used the idempotency key {key.idempotency_key!r} for another body: "
+                "new records take a new key",
                 code="idempotency_key_reused",
             )
-        return PushAnswer(read_answer(found.answer), replayed=True)
+        return _replayed(found)
 
     def keep(self, transaction: Writing, answers: Sequence[Answer], counts: IndexRows, headroom: int) -> IndexRows:
         """Note answers, and forget old ones; returns what the ledger counts then. ``headroom``: bytes of disk over the
@@ -77,3 +80,7 @@ class KeptAnswers:
         with self._index.reading() as reading:
             number, num_bytes = reading.answers_beyond(self._buffer_id, LEAST_KEPT)
         return replace(counts, answers=counts.answers - number, answer_bytes=counts.answer_bytes - num_bytes)
+
+
+def _replayed(found: Answer) -> PushAnswer:
+    return PushAnswer(read_answer(found.answer), replayed=True)

@@ -22,7 +22,7 @@ from memory_format.api.answers import PushResponse
 from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
 from memory_service.store.pure import eviction
-from memory_service.store.pure.change import Answer, Change
+from memory_service.store.pure.change import Answer, Change, PushKey
 from memory_service.store.pure.columns import Columns, Rows, charge_of, concatenated
 from memory_service.store.pure.model import BufferConfig, PushAnswer
 from memory_service.store.pure.state import State
@@ -37,7 +37,7 @@ class Pending:
 
     new: Rows
     bodies: Sequence[memoryview]
-    key: str | None = None
+    key: PushKey | None = None
     digest: bytes = b""
     answer: PushAnswer | None = None
     error: BaseException | None = None
@@ -80,7 +80,7 @@ class PushQueue:
         """The pushes that go together; of one idempotency key, the first only."""
         group: list[Pending] = []
         num_bytes = 0
-        keys: set[str] = set()
+        keys: set[PushKey] = set()
         while self._waiting and (not group or num_bytes + self._waiting[0].num_bytes <= MAX_GROUP_BYTES):
             if self._waiting[0].key in keys:
                 break

@@ -305,8 +305,8 @@ def _assert_disk_adds_up(index: sqlite3.Connection, stats: dict[str, Any], buffe
         rows = index.execute("SELECT headers, learners FROM open_rows WHERE segment_id = ?", [segment_id])
         headers += sum(ledger.open_row_bytes(len(row) // HEADER_BYTES, json.loads(new)) for row, new in rows)
     answers = index.execute(
-        "SELECT LENGTH(idempotency_key), LENGTH(answer) FROM pushes p JOIN buffers b ON b.id = p.buffer_id "
-        "WHERE b.name = ?",
+        "SELECT LENGTH(learner_id) + LENGTH(idempotency_key), LENGTH(answer) FROM pushes p "
+        "JOIN buffers b ON b.id = p.buffer_id WHERE b.name = ?",
         [buffer],
     )
     counted = ledger.IndexRows(

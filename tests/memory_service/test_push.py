@@ -119,6 +119,22 @@ def test_a_push_with_a_key_happens_once(data: Path) -> None:
         assert_consistent(client, data)
 
 
+def test_learners_that_name_their_pushes_alike_do_not_meet(data: Path) -> None:
+    batches = {name: [make_exemplar(n, n, learner_id=name) for n in range(2)] for name in ("left", "right")}
+    with running(data) as client:
+        put_buffer(client)
+        first = {name: push(client, batch, key="phase-1") for name, batch in batches.items()}
+        assert [answer["exemplar_ids"] for answer in first.values()] == [[1, 2], [3, 4]]
+    # After a restart, too.
+    with running(data) as client:
+        assert {name: push(client, batch, key="phase-1") for name, batch in batches.items()} == first
+        headers = {**ARROW, "Idempotency-Key": "phase-1"}
+        other = client.post(URL, content=encode_batch(batches["right"][:1]), headers=headers)
+        assert_problem(other, "idempotency_key_reused")
+        assert "'right'" in other.json()["detail"]
+        assert_consistent(client, data)
+
+
 def test_keys_are_forgotten_after_their_time(data: Path) -> None:
     with running(data, idempotency_hours=1e-9) as client:
         put_buffer(client)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from memory_format.header import HEADER_DTYPE
 from memory_service.store.index import tables
 from memory_service.store.pure import ledger
-from memory_service.store.pure.change import Answer
+from memory_service.store.pure.change import Answer, PushKey
 from memory_service.store.pure.columns import Arrays
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
@@ -169,12 +169,12 @@ class Reading:
         statement = sa.select(s.exemplar_id).where(s.buffer_id == buffer_id)
         return {row[0] for row in self.rows_among(statement, s.exemplar_id, exemplar_ids)}
 
-    def find_answer(self, buffer_id: int, key: str) -> Answer | None:
-        """To the push with an idempotency key."""
+    def find_answer(self, buffer_id: int, key: PushKey) -> Answer | None:
+        """To the push with an idempotency key of a learner."""
         p = tables.pushes.c
-        statement = sa.select(p.idempotency_key, p.digest, p.answer)
-        row = self.connection.execute(statement.where(p.buffer_id == buffer_id, p.idempotency_key == key)).one_or_none()
-        return None if row is None else Answer(*row)
+        found = (p.buffer_id == buffer_id, p.learner_id == key.learner_id, p.idempotency_key == key.idempotency_key)
+        row = self.connection.execute(sa.select(p.digest, p.answer).where(*found)).one_or_none()
+        return None if row is None else Answer(*key, *row)
 
     def answers_beyond(self, buffer_id: int, but_newest: int) -> tuple[int, int]:
         """How many answers :meth:`Writing.forget_answers` would delete, and their bytes."""
@@ -257,7 +257,8 @@ def _latest(scores: NDArray[np.void]) -> Arrays:
 def answer_bytes() -> sa.ColumnElement[int]:
     """:func:`ledger.answer_bytes` of a row."""
     p = tables.pushes.c
-    content = sa.func.length(p.idempotency_key, type_=sa.Integer) + sa.func.length(p.answer, type_=sa.Integer)
+    named = sa.func.length(p.learner_id, type_=sa.Integer) + sa.func.length(p.idempotency_key, type_=sa.Integer)
+    content = named + sa.func.length(p.answer, type_=sa.Integer)
     content += ledger.ANSWER_COLUMNS
     pages = content // (ledger.OWN_PAGE - 4) + 1
     return sa.case(
@@ -273,7 +274,7 @@ def old_answers(buffer_id: int, older_than: float | None, but_newest: int | None
     if older_than is not None:
         condition &= p.created_at < older_than
     if but_newest is not None:
-        newest = sa.select(p.idempotency_key).where(p.buffer_id == buffer_id)
-        newest = newest.order_by(p.created_at.desc(), p.idempotency_key).limit(but_newest)
-        condition &= p.idempotency_key.not_in(newest)
+        newest = sa.select(p.learner_id, p.idempotency_key).where(p.buffer_id == buffer_id)
+        newest = newest.order_by(p.created_at.desc(), p.learner_id, p.idempotency_key).limit(but_newest)
+        condition &= sa.tuple_(p.learner_id, p.idempotency_key).not_in(newest)
     return condition

@@ -128,6 +128,8 @@ pushes = sa.Table(
     "pushes",
     metadata,
     sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    # Of the push's first record; empty in answers from before keys belonged to learners.
+    sa.Column("learner_id", sa.String(64), primary_key=True, server_default=sa.text("''")),
     sa.Column("idempotency_key", sa.String(128), primary_key=True),
     sa.Column("digest", sa.LargeBinary, nullable=False),
     # See answers.py.

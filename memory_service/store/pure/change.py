@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,26 +27,35 @@ _DICTIONARY: Final = (
 _NOWHERE = np.zeros(0, dtype=np.int64)
 
 
+class PushKey(NamedTuple):
+    """An idempotency key, which names pushes of one learner."""
+
+    learner_id: str
+    """Of the push's first record."""
+    idempotency_key: str
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a push with an idempotency key was told, small enough to keep one for every push. Make one with
     :meth:`of`."""
 
+    learner_id: str
     idempotency_key: str
     digest: bytes
     answer: bytes
     """The JSON, deflated with :data:`_DICTIONARY`."""
 
     @classmethod
-    def of(cls, key: str, digest: bytes, document: str) -> Answer:
+    def of(cls, key: PushKey, digest: bytes, document: str) -> Answer:
         """Of the push with that key and digest, told that JSON."""
         deflate = zlib.compressobj(9, zdict=_DICTIONARY)
-        return cls(key, digest, deflate.compress(document.encode()) + deflate.flush())
+        return cls(*key, digest, deflate.compress(document.encode()) + deflate.flush())
 
     @property
     def num_bytes(self) -> int:
         """What the ledger counts."""
-        return ledger.answer_bytes(len(self.idempotency_key), len(self.answer))
+        return ledger.answer_bytes(len(self.learner_id) + len(self.idempotency_key), len(self.answer))
 
 
 def read_answer(answer: bytes) -> str:

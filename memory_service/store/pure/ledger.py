@@ -24,8 +24,8 @@ OPEN_ROW: Final = 64
 """Without headers and learner ids: see :func:`open_row_bytes`."""
 LOOSE: Final = 2
 """Bytes for each byte of a description."""
-ANSWER_COLUMNS: Final = 40
-"""Of the table ``pushes``, without key and answer."""
+ANSWER_COLUMNS: Final = 41
+"""Of the table ``pushes``, without learner, key and answer."""
 ANSWER_WITHIN: Final = 230
 """Bytes of a row of ``pushes`` that stay in its page; of a longer one some 103 do, the rest goes to pages of its
 own (sqlite.org/fileformat2.html, 1.6)."""
@@ -94,7 +94,8 @@ def open_row_bytes(num_records: int, learners: Iterable[str]) -> int:
 
 
 def answer_bytes(key: int, answer: int) -> int:
-    """Of the row that keeps the answer to a push, given the lengths of both; index/reading.py says the same in SQL."""
+    """Of the row that keeps the answer to a push, given its length, and that of learner and key together;
+    index/reading.py says the same in SQL."""
     content = key + answer + ANSWER_COLUMNS
     if content <= ANSWER_WITHIN:
         return LOOSE * content

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from memory_format import StorageError
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest schema; a test holds it to the newest file."""
 
 _VERSIONS = sa.MetaData()
