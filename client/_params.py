@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from client._transport import Params
 from memory_format import FormatError
-from memory_format.api.terms import STREAM_PATTERN
+from memory_format.api.terms import FINGERPRINT_PATTERN, STREAM_PATTERN
 from memory_format.arguments import is_whole
 
 T = TypeVar("T")
@@ -94,6 +94,17 @@ def stream_label(value: Any) -> str:
     """
     if not isinstance(value, str) or not STREAM_PATTERN.fullmatch(value):
         raise ValueError(f"stream must be a label of up to 64 printable ASCII characters, got {value!r:.100}")
+    return value
+
+
+def fingerprint(value: Any) -> str:
+    """What names a vocabulary.
+
+    Raises:
+        ValueError: it is no such name.
+    """
+    if not isinstance(value, str) or not FINGERPRINT_PATTERN.fullmatch(value):
+        raise ValueError(f"a vocabulary is named by what vocabulary_fingerprint(words) gives, got {value!r:.100}")
     return value
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from client._address import buffer_path
-from client._params import query_string, whole
+from client._params import fingerprint, query_string, whole
 from client._session import Session
 from client.errors import ServiceError
 from client.models import PushResult
@@ -22,7 +22,7 @@ from memory_format import (
     encode_batch,
 )
 from memory_format.api.answers import BufferInfo, PushResponse
-from memory_format.api.terms import KEY_HEADER
+from memory_format.api.terms import KEY_HEADER, VOCABULARY_HEADER
 
 # What a record takes on the wire beside its body: the fixed columns, the offsets and the CRC.
 _WIRE_OVERHEAD = 128
@@ -32,15 +32,22 @@ Send = Callable[[Sequence[Record], str], PushResponse]
 
 
 def push(
-    session: Session, buffer: str, batches: Iterator[list[Record]], key: str | None, *, dry_run: bool
+    session: Session,
+    buffer: str,
+    batches: Iterator[list[Record]],
+    key: str | None,
+    vocabulary: str | None,
+    *,
+    dry_run: bool,
 ) -> PushResult:
     """See :meth:`Buffer.push`."""
     key = _checked(uuid.uuid4().hex if key is None else key)
     path = buffer_path(buffer, "exemplars")
+    stated = {} if vocabulary is None else {VOCABULARY_HEADER: fingerprint(vocabulary)}
     params = query_string({"dry_run": "true" if dry_run else None})
 
     def send(batch: Sequence[Record], batch_key: str) -> PushResponse:
-        headers = {"Content-Type": MEDIA_TYPE, KEY_HEADER: batch_key}
+        headers = {"Content-Type": MEDIA_TYPE, KEY_HEADER: batch_key, **stated}
         # Safe by its key.
         return session.value(PushResponse, "POST", path, params=params, content=encode_batch(batch), headers=headers)
 

@@ -118,6 +118,8 @@ class MemoryClient:
         eviction: EvictionPolicy = "class_balanced",
         retain_snapshots: int | None = None,
         description: str = "",
+        patch_px: int | None = None,
+        vocabulary: str | None = None,
     ) -> Buffer:
         """Make a buffer; nothing happens where it exists with the same settings.
 
@@ -132,6 +134,9 @@ class MemoryClient:
                 over their share; ``lowest_score``; ``fifo``: the oldest; ``reservoir``: drawn, so that what
                 stays is a fair sample of all that was offered; ``reject`` refuses what does not fit.
             retain_snapshots: keep the newest so many; None = all.
+            patch_px: side of its records' patches; None = that of the first that is pushed.
+            vocabulary: of its token ids (:func:`memory_format.vocabulary_fingerprint`); None = that which the first
+                push with texts says.
 
         Raises:
             ConflictError: it exists with other settings.
@@ -148,6 +153,8 @@ class MemoryClient:
                 "eviction": eviction,
                 "retain_snapshots": retain_snapshots,
                 "description": description,
+                "patch_px": patch_px,
+                "vocabulary": vocabulary,
             }
         )
         self.session.request("PUT", buffer_path(name), json=body)

@@ -1,20 +1,18 @@
-"""One buffer of a service: push, list, look, sample, change, and what becomes of it over time."""
+"""One buffer of a service: push, list, look, sample, change; :mod:`client._named` has what becomes of it over time."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from client import _cached, _changes, _listing, _push, _sampling, _transfer
+from client import _cached, _changes, _listing, _push, _sampling
 from client._address import buffer_path
-from client._params import UNSET, Many, Unset, conditions, given, numbers, present, query_string, whole
-from client._session import Connected
+from client._named import Named
+from client._params import UNSET, Many, Unset, conditions, given, numbers, query_string, whole
 from client.batch import ReplayBatch
 from client.cache import PixelCache
 from client.errors import ProtocolError
@@ -24,28 +22,19 @@ from memory_format.api.answers import (
     BufferInfo,
     BufferStats,
     ChangedBuffer,
-    Diff,
     ExemplarDetail,
     ExemplarInfo,
-    SnapshotInfo,
-    SnapshotList,
 )
 from memory_format.api.terms import EvictionPolicy, Sort, Strategy
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
-class Buffer:
+class Buffer(Named):
     """One buffer of a service. Get it from a :class:`MemoryClient`.
 
     Wherever a method takes ``snapshot``, it reads what the buffer held when that was taken, and raises
     ``NotFoundError`` (``unknown_snapshot``) where there is none of that name; None: what it holds now.
     """
-
-    client: Connected
-    """The :class:`MemoryClient`."""
-    name: str
 
     def info(self) -> BufferInfo:
         """Its settings and how full it is."""
@@ -67,6 +56,8 @@ class Buffer:
         eviction: EvictionPolicy | Unset = UNSET,
         retain_snapshots: int | Unset | None = UNSET,
         description: str | Unset = UNSET,
+        patch_px: int | Unset | None = UNSET,
+        vocabulary: str | Unset | None = UNSET,
     ) -> ChangedBuffer:
         """Change settings; what is not given stays, and None sets the default again.
 
@@ -79,6 +70,7 @@ class Buffer:
         Raises:
             FormatError: a setting is not a usable one.
             BudgetError: what is held does not fit, and may not be evicted; or what snapshots hold does not.
+            ConflictError: what is held has patches of another size, or texts of a vocabulary that was named.
         """
         changes = given(
             {
@@ -91,6 +83,8 @@ class Buffer:
                 "eviction": eviction,
                 "retain_snapshots": retain_snapshots,
                 "description": description,
+                "patch_px": patch_px,
+                "vocabulary": vocabulary,
             }
         )
         return self._ask(ChangedBuffer, "PATCH", json=changes)
@@ -103,6 +97,7 @@ class Buffer:
         max_batch_bytes: int = 8 * 1024 * 1024,
         max_batch_records: int = 1000,
         idempotency_key: str | None = None,
+        vocabulary: str | None = None,
     ) -> PushResult:
         """Store records. Each batch is stored whole or not at all.
 
@@ -120,7 +115,12 @@ class Buffer:
                 the same key and batch limits, the same records are stored once: batches that had arrived are
                 answered from memory, cut as they were then.
 
+            vocabulary: of the token ids (:func:`memory_format.vocabulary_fingerprint`). A buffer has texts of one
+                vocabulary; where it has been named, every push with texts has to.
+
         Raises:
+            ConflictError: the buffer has patches of another size (``patch_size_mismatch``), or token ids of another
+                vocabulary (``vocabulary_mismatch``).
             ValueError: the key or a limit makes no sense, or a dry run would need several batches.
             BudgetError: they do not fit.
             FormatError: a record is malformed; its ``details["index"]`` counts within the batch.
@@ -129,7 +129,7 @@ class Buffer:
                 ``records_acknowledged`` (of batches that had been stored before) and ``idempotency_key``.
         """
         batches = _push.cut(records, max_batch_bytes, max_batch_records)
-        return _push.push(self.client.session, self.name, batches, idempotency_key, dry_run=dry_run)
+        return _push.push(self.client.session, self.name, batches, idempotency_key, vocabulary, dry_run=dry_run)
 
     def update_scores(
         self,
@@ -310,89 +310,3 @@ class Buffer:
         if cache is not None and pixels:
             return _cached.sample(self.client.session, self.name, batch_size, wanted, cache, decode_threads)
         return _sampling.sample(self.client.session, self.name, batch_size, wanted, decode_threads, pixels)
-
-    def take_snapshot(self, name: str) -> SnapshotInfo:
-        """Name what the buffer holds now; nothing happens where the name stands for just that already.
-
-        A snapshot costs no copy. What it holds and the buffer no longer does counts towards the disk limit.
-
-        Raises:
-            ConflictError: ``snapshot_exists``: the name stands for an earlier version.
-            BudgetError: ``disk_limit_exceeded``.
-        """
-        return self._ask(SnapshotInfo, "PUT", "snapshots", name)
-
-    def snapshots(self) -> list[SnapshotInfo]:
-        """All snapshots, oldest first."""
-        path = buffer_path(self.name, "snapshots")
-        return list(_listing.listed(self.client.session, path, SnapshotList, lambda page: page.snapshots))
-
-    def snapshot(self, name: str) -> SnapshotInfo:
-        """One snapshot.
-
-        Raises:
-            NotFoundError: there is none of that name.
-        """
-        return self._ask(SnapshotInfo, "GET", "snapshots", name)
-
-    def delete_snapshot(self, name: str) -> None:
-        """Remove a snapshot, and from the disk what only it holds.
-
-        Raises:
-            NotFoundError: there is none of that name.
-        """
-        self.client.session.delete(buffer_path(self.name, "snapshots", name))
-
-    def diff(self, before: str, after: str | None = None) -> Diff:
-        """What came and went between a snapshot and another one, or now.
-
-        Raises:
-            NotFoundError: there is no such snapshot.
-        """
-        return self._ask(Diff, "GET", "diff", params=query_string({"from": before, "to": after}))
-
-    def fork(
-        self,
-        name: str,
-        *,
-        snapshot: str | None = None,
-        disk_limit_bytes: int | None = None,
-        description: str | None = None,
-    ) -> Buffer:
-        """A new buffer that starts with what this one holds, and goes its own way from there.
-
-        Nothing is copied. Budget, eviction, ids and version are this buffer's; its snapshots are not taken
-        over. It is not tried again after a broken connection, as nobody knows then whether it was made.
-
-        Args:
-            disk_limit_bytes, description: None = this buffer's.
-
-        Raises:
-            ConflictError: there is a buffer of that name.
-            BudgetError: ``disk_limit_exceeded``.
-        """
-        wanted = {"name": name, "snapshot": snapshot, "disk_limit_bytes": disk_limit_bytes, "description": description}
-        path = buffer_path(self.name, "forks")
-        self.client.session.request("POST", path, safe=False, json=present(wanted))
-        return Buffer(self.client, name)
-
-    def export(self, path: str | os.PathLike[str], *, snapshot: str | None = None, progress: bool = False) -> Path:
-        """Write the buffer to a file, a ZIP with a Zarr store; :meth:`MemoryClient.import_buffer` reads it.
-
-        It is received piece by piece, in a file beside ``path`` that takes its place, and that of what was
-        there before, when it is whole.
-
-        Args:
-            progress: show a bar; needs ``tqdm``.
-
-        Returns:
-            ``path``.
-
-        Raises:
-            ProtocolError: what came is not a whole ZIP file.
-            OSError: it cannot be written.
-        """
-        return _transfer.receive(self.client.session, self.name, Path(path), snapshot, progress=progress)
-
-    def _ask(self, kind: type[T], method: str, *rest: str, **arguments: Any) -> T:
-        return self.client.session.value(kind, method, buffer_path(self.name, *rest), **arguments)

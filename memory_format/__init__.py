@@ -27,6 +27,7 @@ from memory_format.header import HEADER_BYTES
 from memory_format.in_place import Dropped
 from memory_format.quality import TargetBytes, TargetGain, TargetPSNR
 from memory_format.record import Record, make_record
+from memory_format.vocabulary import vocabulary_fingerprint
 from memory_format.wire import Batch, check_batch, decode_batch, encode_batch, read_batch
 
 __all__ = [
@@ -69,4 +70,5 @@ __all__ = [
     "patches_to_image",
     "read_batch",
     "require_codec",
+    "vocabulary_fingerprint",
 ]

@@ -92,6 +92,20 @@ def check_row(row: HeaderRow, learner_id: str, body: bytes | memoryview, known_l
     codec_by_number(codec_number).check_size(cast("bytes", body[payload_at:]), size)
 
 
+def check_payload(row: HeaderRow, body: bytes | memoryview) -> None:
+    """Decode the payload of a record that :func:`check_row` found good, and throw the pixels away.
+
+    Raises:
+        FormatError: it cannot be decoded, or to another size.
+        MissingLibraryError: ``codec_unavailable``: nothing here decodes it.
+    """
+    length, h, w, patch_px, codec_number, flags = row[8:]
+    tokens_at, *_, payload_at = places(h, w, length, flags, body)
+    num_kept = int.from_bytes(body[:tokens_at], "big").bit_count()
+    size = canvas_px(num_kept, (h, w), flags, patch_px)
+    codec_by_number(codec_number).read_checked(bytes(body[payload_at:]), size)
+
+
 # Records of a batch are mostly of a few sizes.
 @lru_cache(maxsize=4096)
 def canvas_px(num_kept: int, grid: tuple[int, int], flags: int, patch_px: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ exceptions know no HTTP; the service maps each class to a status in one table.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 FormatCode = Literal[
     "invalid_request",
@@ -38,7 +38,14 @@ BudgetCode = Literal["record_exceeds_budget", "budget_exceeded", "disk_limit_exc
 NotFoundCode = Literal[
     "unknown_buffer", "unknown_exemplar", "unknown_route", "no_matching_exemplars", "unknown_snapshot"
 ]
-ConflictCode = Literal["buffer_exists", "idempotency_key_reused", "snapshot_exists", "stale_version"]
+ConflictCode = Literal[
+    "buffer_exists",
+    "idempotency_key_reused",
+    "snapshot_exists",
+    "stale_version",
+    "patch_size_mismatch",
+    "vocabulary_mismatch",
+]
 AccessCode = Literal["untrusted_host", "untrusted_origin"]
 UnauthenticatedCode = Literal["unauthenticated"]
 ForbiddenCode = Literal["forbidden"]
@@ -78,15 +85,18 @@ class ExemplarMemoryError(Exception):
         self.details = details
 
 
+ErrorT = TypeVar("ErrorT", bound=ExemplarMemoryError)
+
+
 class FormatError(ExemplarMemoryError):
     """What was handed over is malformed."""
 
     default_code: ErrorCode = "invalid_record"
 
 
-def at_index(error: FormatError, index: int) -> FormatError:
+def at_index(error: ErrorT, index: int) -> ErrorT:
     """The same error, of the record at that place in a batch."""
-    return FormatError(f"record {index}: {error.message}", code=error.code, **{**error.details, "index": index})
+    return type(error)(f"record {index}: {error.message}", code=error.code, **{**error.details, "index": index})
 
 
 class BudgetError(ExemplarMemoryError):

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from memory_format import checksum
 from memory_format.arrow_guard import messages
-from memory_format.body import check_row
+from memory_format.body import check_payload, check_row
 from memory_format.codecs import codec_by_number
 from memory_format.codecs.retired import RETIRED
 from memory_format.errors import FormatError, MissingLibraryError, at_index
@@ -98,16 +98,18 @@ def read_batch(data: bytes, *, max_records: int = 100_000) -> Batch:
     return Batch(headers, learner_ids, bodies)
 
 
-def check_batch(batch: Batch, *, new: bool = False, crcs: bool = True) -> None:
+def check_batch(batch: Batch, *, new: bool = False, crcs: bool = True, decode: bool = False) -> None:
     """Check every record (:func:`~memory_format.record.check_record`) and its CRC.
 
     Args:
         new: refuse codecs of earlier versions, whose payloads nothing here can check.
+        decode: decode every payload, but those of such codecs.
         crcs: look at the CRCs, which whoever read the bodies from a file has done.
 
     Raises:
         FormatError: the record's own code, with its ``index``.
-        MissingLibraryError: ``codec_unavailable``, with ``index``: a record is in a codec of earlier versions.
+        MissingLibraryError: ``codec_unavailable``, with ``index``: a record is in a codec of earlier versions, or in
+            one that is to be decoded and cannot be here.
     """
     known_learners: set[str] = set()
     rows = batch.headers.tolist()
@@ -118,11 +120,13 @@ def check_batch(batch: Batch, *, new: bool = False, crcs: bool = True) -> None:
             check_row(row, learner_id, body, known_learners)
             if found != row[_CRC]:
                 raise FormatError(f"its CRC-32 is {found:#010x}, the batch says {row[_CRC]:#010x}: damaged on the way?")
-        except FormatError as error:
+            if row[_CODEC] in _RETIRED:
+                if new:
+                    raise codec_by_number(row[_CODEC]).unavailable()
+            elif decode:
+                check_payload(row, body)
+        except (FormatError, MissingLibraryError) as error:
             raise at_index(error, index) from None
-        if new and row[_CODEC] in _RETIRED:
-            refused = codec_by_number(row[_CODEC]).unavailable()
-            raise MissingLibraryError(f"record {index}: {refused.message}", **{**refused.details, "index": index})
 
 
 def frame_batch(headers: NDArray[np.void], learner_ids: Sequence[str], lengths: ArrayLike) -> tuple[memoryview, int]:

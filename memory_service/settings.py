@@ -66,6 +66,11 @@ class Settings(BaseSettings):
     max_pending_bytes: int = Field(
         1024 * MIB, ge=1, description="Bytes of bodies of pushes held at once; beyond it, the same."
     )
+    decode_payloads: bool = Field(
+        True,
+        description="Decode each payload once when it is pushed or imported, and refuse what cannot be decoded. "
+        "`false` trusts who pushes: what is damaged is found by who draws it.",
+    )
     max_imports: int = Field(2, ge=1, description="Imports being taken over at once; beyond it, the same.")
     max_pictures: int = Field(64, ge=1, description="Pictures asked for at once; beyond it, the same.")
     picture_threads: int = Field(2, ge=1, description="Pictures drawn at once; each takes up to 100 MiB.")

@@ -129,6 +129,10 @@ class BufferInfo(_Answer):
     """Counts the changes of the contents."""
     bytes_used: int
     num_records: int
+    patch_px: int | None = field(default=None, kw_only=True)
+    """Side of the patches of its records; None: the first push says."""
+    vocabulary: str | None = field(default=None, kw_only=True)
+    """Fingerprint of the vocabulary that its token ids are of; None: nobody has said."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from memory_format.api.terms import (
+    FINGERPRINT_PATTERN,
     MAX_BUDGET_BYTES,
     MAX_DESCRIPTION,
     MAX_DISK_LIMIT_BYTES,
@@ -27,6 +28,8 @@ Score = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_SCORE, le=MAX_SCORE)
 Rank = Annotated[int, Field(ge=0, lt=2**32)]
 ExemplarId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Version = Annotated[int, Field(ge=0, le=2**63 - 1)]
+PatchPx = Annotated[int, Field(ge=1, le=255)]
+Fingerprint = Annotated[str, Field(pattern=f"^{FINGERPRINT_PATTERN.pattern}$")]
 RetainedSnapshots = Annotated[int, Field(ge=1, le=MAX_RETAINED)]
 Timestamp = Annotated[float, Field(allow_inf_nan=False, ge=0, lt=253_402_300_800)]
 """Seconds since 1970; from the year 10,000 on, calendars know none."""

@@ -13,8 +13,10 @@ from memory_format.api.fields import (
     Description,
     DiskLimit,
     ExemplarId,
+    Fingerprint,
     LearnerId,
     Name,
+    PatchPx,
     Phase,
     Rank,
     RetainedSnapshots,
@@ -97,11 +99,17 @@ class BufferRequest(BudgetSettings):
         None, description="Keep the newest so many snapshots; default all."
     )
     description: Description = ""
+    patch_px: PatchPx | None = Field(
+        None, description="Side of the patches of its records; default that of the first record pushed."
+    )
+    vocabulary: Fingerprint | None = Field(
+        None, description="Fingerprint of the vocabulary of its token ids; default what the first push with texts says."
+    )
 
 
 class BufferChange(BufferRequest):
-    """Settings to change; what is absent stays. ``null`` as disk_limit_bytes, retain_snapshots, num_classes or
-    max_budget_bytes sets the default again."""
+    """Settings to change; what is absent stays. ``null`` as disk_limit_bytes, retain_snapshots, num_classes,
+    max_budget_bytes, patch_px or vocabulary sets the default again."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"budget_bytes": 3_000_000, "retain_snapshots": 5}]})
 

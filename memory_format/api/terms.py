@@ -39,6 +39,8 @@ KEY_HEADER: Final = "Idempotency-Key"
 """Names a push: with the same key it happens once."""
 REPLAYED_HEADER: Final = "Idempotency-Replayed"
 """``true`` where an answer is that of an earlier push with the same key."""
+VOCABULARY_HEADER: Final = "Exemplar-Memory-Vocabulary"
+"""Fingerprint of the vocabulary that the token ids of a push are of."""
 REQUEST_ID_HEADER: Final = "X-Request-ID"
 """Names a request in the service's log; an answer repeats it."""
 
@@ -56,6 +58,8 @@ MAX_SAMPLE: Final = 4096
 """Records of a batch that is answered: of the part that is asked for."""
 MAX_DRAW: Final = 65_536
 """Records of a batch that is drawn, all parts together."""
+FINGERPRINT_PATTERN: Final = re.compile(r"[0-9a-f]{32}")
+"""Of a vocabulary: :func:`memory_format.vocabulary.vocabulary_fingerprint`."""
 STREAM_PATTERN: Final = re.compile(r"[ -~]{0,64}")
 """Labels of independent draws: printable ASCII."""
 MAX_FILTER_VALUES: Final = 1000

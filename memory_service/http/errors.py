@@ -44,6 +44,8 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "idempotency_key_reused": (409, "The idempotency key was used for another body"),
     "snapshot_exists": (409, "The snapshot exists and shows something else"),
     "stale_version": (409, "The buffer has changed since"),
+    "patch_size_mismatch": (409, "The buffer holds patches of another size"),
+    "vocabulary_mismatch": (409, "The buffer holds texts of another vocabulary"),
     "untrusted_host": (403, "The service does not answer to this name"),
     "untrusted_origin": (403, "A page of another site sends this"),
     "unauthenticated": (401, "A key is needed, and none that is good came"),

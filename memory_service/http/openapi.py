@@ -28,6 +28,9 @@ RECORD_CODES: Final[tuple[ErrorCode, ...]] = (
 )
 """Of a record that is taken in."""
 
+MISFITS: Final[tuple[ErrorCode, ...]] = ("patch_size_mismatch", "vocabulary_mismatch")
+"""Of records that do not go with those that a buffer has."""
+
 NO_ROOM: Final[tuple[ErrorCode, ...]] = ("budget_exceeded", "disk_limit_exceeded", "quota_exceeded")
 """Of what takes room that there is not."""
 

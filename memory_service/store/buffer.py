@@ -77,13 +77,20 @@ class Buffer(Reads):
     # Changes
 
     def push(
-        self, body: bytes, *, idempotency_key: str | None = None, dry_run: bool = False, only_learner: str | None = None
+        self,
+        body: bytes,
+        *,
+        idempotency_key: str | None = None,
+        vocabulary: str | None = None,
+        dry_run: bool = False,
+        only_learner: str | None = None,
     ) -> PushAnswer:
         """Take in an Arrow batch: all of it is judged, and kept or not, in one step.
 
         Args:
             idempotency_key: names this push; with the same key and records it happens once. It belongs to the
                 learner of the first record.
+            vocabulary: fingerprint of that of the token ids.
             dry_run: change nothing, and answer what a push would be answered now, if there is room on disk.
             only_learner: whose all records must be; None = anybody's.
 
@@ -91,17 +98,18 @@ class Buffer(Reads):
             ForbiddenError: a record is another learner's than ``only_learner``.
             FormatError: the batch or one of its records is malformed.
             BudgetError: see :func:`memory_service.store.pure.eviction.plan`; ``disk_limit_exceeded``.
-            ConflictError: ``idempotency_key_reused``.
+            ConflictError: ``idempotency_key_reused``; see :func:`memory_service.store.pure.fit.fitted`.
+            MissingLibraryError: a payload is to be decoded, and cannot be here.
             StorageError: it could not be stored. In every case nothing has changed.
         """
         # Outside the lock: the expensive part of a push needs nothing of the buffer.
         batch = read_batch(body, max_records=self._options.max_batch_records)
         changes.expect_learner(batch.learner_ids, only_learner)
-        check_batch(batch, new=True)
+        check_batch(batch, new=True, decode=self._options.decode_payloads)
         new = rows_of_batch(batch, self.contents.learners)
         digest = b"" if idempotency_key is None else digest_of(new, batch.learner_ids)
         key = None if idempotency_key is None else PushKey(next(iter(batch.learner_ids), ""), idempotency_key)
-        push = Pending(new, batch.bodies, key, digest)
+        push = Pending(new, batch.bodies, key, digest, vocabulary)
         self.contents.check_alive()
         if dry_run:
             with self._changing():

@@ -12,6 +12,7 @@ from memory_format import ConflictError, ForbiddenError, FormatError
 from memory_service.store.pure import eviction
 from memory_service.store.pure.change import Change
 from memory_service.store.pure.columns import Columns, Learners
+from memory_service.store.pure.fit import check_refitting
 from memory_service.store.pure.model import BufferConfig, check_settings
 from memory_service.store.pure.state import State
 from memory_service.store.pure.visibility import oldest
@@ -93,7 +94,9 @@ def configuring(state: State, wanted: BufferConfig) -> Change | None:
     Raises:
         FormatError: ``invalid_budget``, or ``invalid_request``.
         BudgetError: ``budget_exceeded`` under ``reject``.
+        ConflictError: see :func:`memory_service.store.pure.fit.check_refitting`.
     """
+    check_refitting(state.config, wanted, state.held)
     columns, snapshots = state.columns, state.snapshots
     budget_bytes = wanted.budget_for(len(state.classes))
     config = check_settings(replace(wanted, budget_bytes=budget_bytes))

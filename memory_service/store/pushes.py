@@ -24,6 +24,7 @@ from memory_service.store.contents import Contents
 from memory_service.store.pure import eviction
 from memory_service.store.pure.change import Answer, Change, PushKey
 from memory_service.store.pure.columns import Columns, Rows, charge_of, concatenated
+from memory_service.store.pure.fit import fitted
 from memory_service.store.pure.model import BufferConfig, PushAnswer
 from memory_service.store.pure.state import State
 
@@ -39,6 +40,8 @@ class Pending:
     bodies: Sequence[memoryview]
     key: PushKey | None = None
     digest: bytes = b""
+    vocabulary: str | None = None
+    """Fingerprint of that of its token ids, where the pusher has said."""
     answer: PushAnswer | None = None
     error: BaseException | None = None
 
@@ -152,9 +155,14 @@ class GroupPlan:
         return self._version > self._old.version or bool(self._answers or self._classes or drawn)
 
     def take_in(self, push: Pending) -> PushAnswer:
-        """Judge a push after all that were judged before. Raises ``BudgetError``: see
-        :func:`memory_service.store.pure.eviction.plan`; the plan is as before."""
+        """Judge a push after all that were judged before; where it raises, the plan is as before.
+
+        Raises:
+            BudgetError: see :func:`memory_service.store.pure.eviction.plan`.
+            ConflictError: see :func:`memory_service.store.pure.fit.fitted`.
+        """
         incoming, num = push.new, len(push.new)
+        config = fitted(self._config, [*self._state.held, *self._new], incoming, push.vocabulary)
         # Every record of a push that changes anything takes an id, kept or not.
         incoming["exemplar_id"] = np.arange(self._next_id, self._next_id + num, dtype=np.uint64)
         seen = set(np.unique(incoming["class_id"]).tolist()) - self._state.classes - self._classes
@@ -189,8 +197,11 @@ class GroupPlan:
             self._next_id += num
         self._classes |= seen
         self.pushed_bytes += int(charge[accepted].sum())
-        if self._config.budget_bytes != budget:
-            self._config = replace(self._config, budget_bytes=budget)
+        if not changed:
+            config = self._config
+        if config.budget_bytes != budget:
+            config = replace(config, budget_bytes=budget)
+        self._config = config
         result = PushResponse(
             exemplar_ids=tuple(
                 id_ if is_kept else None

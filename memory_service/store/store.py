@@ -30,7 +30,7 @@ from memory_service.store.directory import OpenPorts, Ports, open_local
 from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.loading import SealedSegments
 from memory_service.store.pure.model import Budget, BufferConfig, Options, check_name, check_settings
-from memory_service.store.room import Quota, segment_bytes
+from memory_service.store.room import Quota
 from memory_service.store.segments import files
 from memory_service.store.transfer.backup import Archive
 from memory_service.store.transfer.imports import Import, Incoming
@@ -117,6 +117,8 @@ class Store:
         eviction: EvictionPolicy = "class_balanced",
         retain_snapshots: int | None = None,
         description: str = "",
+        patch_px: int | None = None,
+        vocabulary: str | None = None,
     ) -> tuple[Buffer, bool]:
         """Make a buffer; an equal one that exists is as good. Returns it, and whether it is new.
 
@@ -124,6 +126,7 @@ class Store:
             budget_bytes, budget: one of the two.
             disk_limit_bytes: everything on disk for the buffer; default 1.5 times the budget, and at least
                 :data:`~memory_service.store.pure.model.SMALLEST_HEADROOM` more than it.
+            patch_px, vocabulary: see :class:`BufferConfig`; None is as good as what one that exists has.
 
         Raises:
             FormatError: ``invalid_budget``, or ``invalid_request`` for a name or description that will not
@@ -142,6 +145,8 @@ class Store:
             created_at=time.time(),
             given_disk_limit=disk_limit_bytes,
             retain_snapshots=retain_snapshots,
+            patch_px=patch_px,
+            vocabulary=vocabulary,
         )
         check_settings(config)
         with self._names_lock:
@@ -199,7 +204,7 @@ class Store:
         with closing(Import(path)) as incoming, self._reserved(name), ExitStack() as claims:
             config = check_settings(incoming.config(name))
             claims.enter_context(self._quota.claim(config))
-            parts = incoming.write(self._segments, config, segment_bytes(config, self._options))
+            parts = incoming.write(self._segments, config, self._options)
             try:
                 needed = incoming.disk_bytes(parts)
                 if needed > config.disk_limit_bytes:
@@ -352,7 +357,9 @@ class Store:
 
 
 def _expect_equal(existing: BufferConfig, asked: BufferConfig) -> None:
-    names = ("budget", "given_disk_limit", "eviction", "retain_snapshots", "description")
+    names: tuple[str, ...] = ("budget", "given_disk_limit", "eviction", "retain_snapshots", "description")
+    # What the first push fixes where nobody has said.
+    names += tuple(name for name in ("patch_px", "vocabulary") if getattr(asked, name) is not None)
     differing = {name: getattr(existing, name) for name in names if getattr(existing, name) != getattr(asked, name)}
     if differing:
         said = ", ".join(f"{_SETTING.get(name, name)} is {_shown(value)}" for name, value in differing.items())

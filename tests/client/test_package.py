@@ -25,7 +25,7 @@ def test_the_public_names_are_the_documented_ones() -> None:
 def test_every_method_is_documented(kind: type) -> None:
     (line,) = re.findall(rf"^\| `{kind.__name__}` \|(.*)$", DOC, flags=re.MULTILINE)
     listed = set(re.findall(r"`(\w+)`", line))
-    assert listed == {name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")}
+    assert listed == {name for name in dir(kind) if callable(getattr(kind, name)) and not name.startswith("_")}
 
 
 def test_the_documented_defaults_are_the_real_ones() -> None:

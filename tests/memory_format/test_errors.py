@@ -46,6 +46,8 @@ GOLDEN = {
     "idempotency_key_reused": ConflictError,
     "snapshot_exists": ConflictError,
     "stale_version": ConflictError,
+    "patch_size_mismatch": ConflictError,
+    "vocabulary_mismatch": ConflictError,
     "untrusted_host": AccessError,
     "untrusted_origin": AccessError,
     "unauthenticated": UnauthenticatedError,

@@ -11,7 +11,7 @@ from memory_format.api.answers import BufferInfo, BufferList, BufferStats, Chang
 from memory_format.api.requests import BufferChange, BufferQuery, BufferRequest, ForkRequest
 from memory_service.http.access import needs
 from memory_service.http.convert import budget_of, buffer_info, with_changes
-from memory_service.http.openapi import NO_ROOM, refusals
+from memory_service.http.openapi import MISFITS, NO_ROOM, refusals
 from memory_service.http.routes.common import JSON_BODY, BufferDep, BufferName, GrantDep, Router, StoreDep
 
 router = Router(prefix="/v1/buffers", tags=["buffers"])
@@ -32,6 +32,8 @@ def put_buffer(name: BufferName, wanted: BufferRequest, store: StoreDep, respons
         eviction=wanted.eviction,
         retain_snapshots=wanted.retain_snapshots,
         description=wanted.description,
+        patch_px=wanted.patch_px,
+        vocabulary=wanted.vocabulary,
     )
     response.status_code = 201 if created else 200
     return buffer_info(buffer)
@@ -53,7 +55,7 @@ def get_buffer_info(buffer: BufferDep) -> BufferInfo:
 @router.patch(
     "/{name}",
     dependencies=[JSON_BODY],
-    openapi_extra=needs("admin") | refusals("unknown_buffer", "invalid_budget", *NO_ROOM),
+    openapi_extra=needs("admin") | refusals("unknown_buffer", "invalid_budget", *NO_ROOM, *MISFITS),
 )
 def patch_buffer(buffer: BufferDep, change: BufferChange) -> ChangedBuffer:
     """Change settings. A smaller budget evicts by the buffer's policy; a larger one changes nothing that is held."""

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from memory_format import MEDIA_TYPE, Dropped, FormatError
 from memory_format.api import fields
 from memory_format.api.answers import DeleteResponse, ExemplarDetail, ExemplarPage, PushResponse, UpdateResponse
-from memory_format.api.fields import Name
+from memory_format.api.fields import Fingerprint, Name
 from memory_format.api.requests import DeleteQuery, Digits, ExemplarQuery, Flag, ScoreUpdate
 from memory_format.api.terms import (
     JSON_MEDIA_TYPE,
@@ -22,12 +22,13 @@ from memory_format.api.terms import (
     PICTURE_MEDIA_TYPE,
     REPLAYED_HEADER,
     VERSION_HEADER,
+    VOCABULARY_HEADER,
 )
 from memory_service.http.access import needs
 from memory_service.http.admission import Admission
 from memory_service.http.convert import deletion_of, exemplar_detail, query_of, to_png
 from memory_service.http.media import prefers
-from memory_service.http.openapi import NO_ROOM, RECORD_CODES, refusals
+from memory_service.http.openapi import MISFITS, NO_ROOM, RECORD_CODES, refusals
 from memory_service.http.routes.common import (
     ARROW,
     JSON_BODY,
@@ -44,6 +45,9 @@ from memory_service.store import Buffer
 router = Router(prefix="/v1/buffers/{name}/exemplars", tags=["exemplars"])
 
 SnapshotName = Annotated[Name | None, Query(description="Look at what the buffer held at this snapshot.")]
+VocabularyHeader = Annotated[
+    Fingerprint | None, Header(alias=VOCABULARY_HEADER, description="Of the vocabulary that the token ids are of.")
+]
 ExemplarId = Annotated[fields.ExemplarId, Digits, Path()]
 
 _PAGE: Final = TypeAdapter(ExemplarPage)
@@ -74,6 +78,7 @@ async def read_idempotency_key(
         "record_exceeds_budget",
         *NO_ROOM,
         "idempotency_key_reused",
+        *MISFITS,
     ),
 )
 async def push(
@@ -81,6 +86,7 @@ async def push(
     buffer: BufferDep,
     grant: GrantDep,
     key: Annotated[str | None, Depends(read_idempotency_key)],
+    vocabulary: VocabularyHeader = None,
     dry_run: Annotated[Flag, Query(description="Answer what a push would be answered, and change nothing.")] = False,
 ) -> Response:
     """Push a batch of records (an Arrow IPC stream): all of it is judged, and kept or not, in one step.
@@ -93,7 +99,14 @@ async def push(
     with admission.push() as read:
         body = await read(request.stream())
         admission.pushes.expect_place()
-        pushed = partial(buffer.push, body, idempotency_key=key, dry_run=dry_run, only_learner=grant.learner_id)
+        pushed = partial(
+            buffer.push,
+            body,
+            idempotency_key=key,
+            vocabulary=vocabulary,
+            dry_run=dry_run,
+            only_learner=grant.learner_id,
+        )
         answer = await admission.pushes.run(pushed)
     headers = {REPLAYED_HEADER: "true"} if answer.replayed else {}
     return Response(answer.document, media_type=JSON_MEDIA_TYPE, headers=headers)

@@ -39,6 +39,8 @@ buffers = sa.Table(
     sa.Column("next_exemplar_id", sa.BigInteger, nullable=False),
     # See model.BufferConfig.
     sa.Column("draw_key", sa.String(63), nullable=False, server_default=sa.text("''")),
+    sa.Column("patch_px", sa.Integer),
+    sa.Column("vocabulary", sa.String(32)),
     sa.CheckConstraint("bytes_used >= 0 AND bytes_used <= budget_bytes", name="within_budget"),
     sa.CheckConstraint("num_records >= 0", name="records_counted"),
     # Ids are never given twice: what an old process remembers of a deleted buffer cannot be taken for a new

@@ -36,6 +36,7 @@ class Options:
     idempotency_seconds: float = 24 * 3600.0
     total_budget_bytes: int | None = None
     least_free_bytes: int = 64 * 1024 * 1024
+    decode_payloads: bool = True
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,10 @@ class BufferConfig:
     given_disk_limit: int | None = None
     retain_snapshots: int | None = None
     """The newest so many snapshots are kept; None: all."""
+    patch_px: int | None = None
+    """Side of the patches of all its records; None: of the first that comes."""
+    vocabulary: str | None = None
+    """Fingerprint of the vocabulary of its token ids; None: nobody has said."""
     draw_key: str = ""
     """What its random choices are a function of, beside ids and versions. It never changes, and goes along to forks
     and imports, so that a reservoir stays a uniform sample of all that was ever offered. Buffers from before it was
@@ -178,7 +183,17 @@ class BufferConfig:
         return cls(id=id_, budget=Budget(**budget), given_disk_limit=settings["disk_limit_bytes"], **others)
 
 
-_SETTINGS: Final = ("name", "budget_bytes", "eviction", "description", "created_at", "retain_snapshots", "draw_key")
+_SETTINGS: Final = (
+    "name",
+    "budget_bytes",
+    "eviction",
+    "description",
+    "created_at",
+    "retain_snapshots",
+    "draw_key",
+    "patch_px",
+    "vocabulary",
+)
 
 
 def check_settings(config: BufferConfig) -> BufferConfig:

@@ -50,6 +50,11 @@ class State:
         return self.columns.version
 
     @property
+    def held(self) -> tuple[Columns, Columns]:
+        """All records that it has: live ones, and those that only snapshots show."""
+        return self.columns, self.pinned.columns
+
+    @property
     def marks(self) -> list[Snapshot]:
         """All that pins records: snapshots and leases."""
         return [*self.snapshots.values(), *self.leased.values()]

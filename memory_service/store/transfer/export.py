@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from memory_format.api.fields import ClassId, Timestamp
+from memory_format.api.fields import ClassId, Fingerprint, PatchPx, Timestamp
 from memory_format.api.terms import MAX_DESCRIPTION, NAME_PATTERN, EvictionPolicy
 from memory_format.checksum import crc32_of_all
 from memory_format.header import HEADER_DTYPE
@@ -51,6 +51,8 @@ class BufferDescription(BaseModel):
     next_exemplar_id: int = Field(ge=1, lt=MAX_COUNT)
     max_budget_bytes: int | None = None
     classes_seen: list[ClassId]
+    patch_px: PatchPx | None = None
+    vocabulary: Fingerprint | None = None
     draw_key: str | None = Field(None, pattern=f"^({NAME_PATTERN.pattern})?$")
     """None in files from before it was stored: buffers drew by their names then."""
 

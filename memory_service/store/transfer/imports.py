@@ -17,7 +17,8 @@ from memory_format.wire import Batch, check_batch
 from memory_service.store.index.base import BufferEntry, Writing
 from memory_service.store.pure.columns import charge_of
 from memory_service.store.pure.ledger import IndexRows
-from memory_service.store.pure.model import BufferConfig
+from memory_service.store.pure.model import BufferConfig, Options
+from memory_service.store.room import segment_bytes
 from memory_service.store.segments import files
 from memory_service.store.segments.base import Part, Segments, totals_of
 from memory_service.store.segments.files import storage_error
@@ -115,16 +116,17 @@ class Import:
             )
         return config
 
-    def write(self, segments: Segments, config: BufferConfig, segment_bytes: int) -> list[Part]:
+    def write(self, segments: Segments, config: BufferConfig, options: Options) -> list[Part]:
         """Write all records to new segments, durably; raises what makes them unusable, and then leaves nothing."""
         parts: list[Part] = []
         open_ = None
+        full = segment_bytes(config, options)
         owner = owner_of(config, self.description.version, self.description.next_exemplar_id)
         try:
             for first, last in pieces(self._contents.lengths):
                 batch = self._batch(first, last)
-                check_batch(batch)
-                parts += segments.append(open_, batch, segment_bytes=segment_bytes, owner=owner)
+                check_batch(batch, decode=options.decode_payloads)
+                parts += segments.append(open_, batch, segment_bytes=full, owner=owner)
                 open_ = None if parts[-1].full else parts[-1].after
         except BaseException:
             segments.undo(reversed(parts))
@@ -190,6 +192,8 @@ def _description(contents: SegmentContents) -> BufferDescription:
     classes = np.array(description.classes_seen, dtype=np.int64)
     if (classes[1:] <= classes[:-1]).any():
         raise ValueError("classes_seen: they do not ascend, each once")
+    if description.patch_px is not None and (contents.headers["patch_px"] != description.patch_px).any():
+        raise ValueError(f"patch_px: it says {description.patch_px}, and a record has another")
     if len(missing := np.setdiff1d(contents.headers["class_id"], classes)):
         raise ValueError(f"classes_seen: class {missing[0]} of a record is not in it")
     return description

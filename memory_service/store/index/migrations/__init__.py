@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from memory_format import StorageError
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest schema; a test holds it to the newest file."""
 
 _VERSIONS = sa.MetaData()

@@ -1,0 +1,111 @@
+"""What a buffer is asked, and what becomes of it over time: snapshots, differences, forks, exports."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from client import _listing, _transfer
+from client._address import buffer_path
+from client._params import present, query_string
+from client._session import Connected
+from memory_format.api.answers import Diff, SnapshotInfo, SnapshotList
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A buffer by its name, of which :class:`client.buffer.Buffer` is the rest."""
+
+    client: Connected
+    """The :class:`MemoryClient`."""
+    name: str
+
+    def take_snapshot(self, name: str) -> SnapshotInfo:
+        """Name what the buffer holds now; nothing happens where the name stands for just that already.
+
+        A snapshot costs no copy. What it holds and the buffer no longer does counts towards the disk limit.
+
+        Raises:
+            ConflictError: ``snapshot_exists``: the name stands for an earlier version.
+            BudgetError: ``disk_limit_exceeded``.
+        """
+        return self._ask(SnapshotInfo, "PUT", "snapshots", name)
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        """All snapshots, oldest first."""
+        path = buffer_path(self.name, "snapshots")
+        return list(_listing.listed(self.client.session, path, SnapshotList, lambda page: page.snapshots))
+
+    def snapshot(self, name: str) -> SnapshotInfo:
+        """One snapshot.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        return self._ask(SnapshotInfo, "GET", "snapshots", name)
+
+    def delete_snapshot(self, name: str) -> None:
+        """Remove a snapshot, and from the disk what only it holds.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        self.client.session.delete(buffer_path(self.name, "snapshots", name))
+
+    def diff(self, before: str, after: str | None = None) -> Diff:
+        """What came and went between a snapshot and another one, or now.
+
+        Raises:
+            NotFoundError: there is no such snapshot.
+        """
+        return self._ask(Diff, "GET", "diff", params=query_string({"from": before, "to": after}))
+
+    def fork(
+        self,
+        name: str,
+        *,
+        snapshot: str | None = None,
+        disk_limit_bytes: int | None = None,
+        description: str | None = None,
+    ) -> Self:
+        """A new buffer that starts with what this one holds, and goes its own way from there.
+
+        Nothing is copied. Budget, eviction, ids and version are this buffer's; its snapshots are not taken
+        over. It is not tried again after a broken connection, as nobody knows then whether it was made.
+
+        Args:
+            disk_limit_bytes, description: None = this buffer's.
+
+        Raises:
+            ConflictError: there is a buffer of that name.
+            BudgetError: ``disk_limit_exceeded``.
+        """
+        wanted = {"name": name, "snapshot": snapshot, "disk_limit_bytes": disk_limit_bytes, "description": description}
+        path = buffer_path(self.name, "forks")
+        self.client.session.request("POST", path, safe=False, json=present(wanted))
+        return type(self)(self.client, name)
+
+    def export(self, path: str | os.PathLike[str], *, snapshot: str | None = None, progress: bool = False) -> Path:
+        """Write the buffer to a file, a ZIP with a Zarr store; :meth:`MemoryClient.import_buffer` reads it.
+
+        It is received piece by piece, in a file beside ``path`` that takes its place, and that of what was
+        there before, when it is whole.
+
+        Args:
+            progress: show a bar; needs ``tqdm``.
+
+        Returns:
+            ``path``.
+
+        Raises:
+            ProtocolError: what came is not a whole ZIP file.
+            OSError: it cannot be written.
+        """
+        return _transfer.receive(self.client.session, self.name, Path(path), snapshot, progress=progress)
+
+    def _ask(self, kind: type[T], method: str, *rest: str, **arguments: Any) -> T:
+        return self.client.session.value(kind, method, buffer_path(self.name, *rest), **arguments)
