@@ -1,11 +1,10 @@
-"""Commands on a store: backup and verify, whether it is served or not; repair, export, import."""
+"""Commands on a store: inspect, backup and verify, whether it is served or not; repair, export, import."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict
@@ -14,6 +13,8 @@ from typing import Final
 
 from memory_format import FormatError
 from memory_service.http.app import open_store
+from memory_service.inspect_command import add_inspect_command, run_inspect
+from memory_service.progress import bar
 from memory_service.settings import Settings
 from memory_service.store.admin.on_disk import Report
 from memory_service.store.admin.online import Pace
@@ -30,7 +31,8 @@ SHOWN: Final = 20
 
 
 def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``backup``, ``verify``, ``repair``, ``export`` and ``import``."""
+    """``inspect``, ``backup``, ``verify``, ``repair``, ``export`` and ``import``."""
+    add_inspect_command(commands)
     command = commands.add_parser("backup", help="copy a store as of one moment, also while a service serves it")
     command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
     command.add_argument("target", type=Path, metavar="TO", help="directory to make; must not exist")
@@ -70,7 +72,8 @@ def add_data_option(command: argparse.ArgumentParser) -> None:
 
 
 def _backup(data: Path, target: Path) -> int:
-    segments, num_bytes = backup(data, target, progress=_progress(False))
+    with bar("copying", "segments") as progress:
+        segments, num_bytes = backup(data, target, progress=progress)
     print(f"{target}: {segments} segments, {num_bytes} bytes")
     return 0
 
@@ -80,13 +83,15 @@ def _verify(data: Path, json: bool, max_rate: float | None) -> int:
         raise FormatError(f"--max-rate must be more than 0, got {max_rate}", code="invalid_request")
     # Behind who serves the store meanwhile, in reading too.
     os.nice(10)
-    report = verify(data, progress=_progress(json), pace=Pace(None if max_rate is None else max_rate * 1e6))
+    with bar("checking", "segments") as progress:
+        report = verify(data, progress=progress, pace=Pace(None if max_rate is None else max_rate * 1e6))
     _show(report, data, json)
     return 0 if report.sound else EXIT_UNSOUND
 
 
 def _repair(data: Path, json: bool) -> int:
-    report = repair(data, progress=_progress(json))
+    with bar("checking", "segments") as progress:
+        report = repair(data, progress=progress)
     _show(report, data, json)
     return 0
 
@@ -101,10 +106,12 @@ def _export(buffer: str, file: Path, snapshot: str | None, data: Path) -> int:
         with (
             files.replacing(file, mode=0o666) as descriptor,
             closing(store.buffer(buffer).export(snapshot)) as pieces,
+            bar("exporting", "B") as progress,
         ):
             end = 0
             for piece in pieces:
                 end = files.write_at(descriptor, [piece], end)
+                progress(end, pieces.num_bytes, buffer)
         num = store.buffer(buffer).stats().num_records if snapshot is None else None
     what = f"buffer {buffer}, {num} records" if num is not None else f"snapshot {snapshot} of buffer {buffer}"
     print(f"{what}: {file.stat().st_size} bytes in {file}")
@@ -112,30 +119,20 @@ def _export(buffer: str, file: Path, snapshot: str | None, data: Path) -> int:
 
 
 def _import(buffer: str, file: Path, data: Path) -> int:
-    with open_store(Settings(data=data)) as store:
-        made = store.import_buffer(buffer, file).stats()
+    with open_store(Settings(data=data)) as store, bar("importing", "B") as progress:
+        made = store.import_buffer(buffer, file, progress=progress).stats()
     print(f"buffer {buffer}: {made.num_records} records, {made.bytes_used} of {made.budget_bytes} bytes")
     return 0
 
 
 OFFLINE: Final[Mapping[str, Callable[..., int]]] = {
+    "inspect": run_inspect,
     "backup": _backup,
     "verify": _verify,
     "repair": _repair,
     "export": _export,
     "import": _import,
 }
-
-
-def _progress(quiet: bool) -> Callable[[int, int, str], None] | None:
-    if quiet or not sys.stderr.isatty():
-        return None
-
-    def show(done: int, total: int, _name: str) -> None:
-        end = "\n" if done == total else ""
-        print(f"\r{done}/{total} segments", end=end, file=sys.stderr, flush=True)
-
-    return show
 
 
 def _show(report: Report, data: Path, as_json: bool) -> None:

@@ -21,7 +21,7 @@ pure/           values, and decisions as functions of them: state, change, evict
 index/          what is where: the port (base), and its implementation in SQL
 segments/       files of records: the port (base), local files, and the bytes in them
 transfer/       whole buffers and stores as files: export, import, backup
-admin/          done to a store beside serving it: verify, repair
+admin/          done to a store beside serving it: inspect, verify, repair
 """
 
 from memory_service.store.buffer import Buffer

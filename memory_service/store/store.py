@@ -190,8 +190,13 @@ class Store:
         with self._reserved(new_name):
             return self._add(source.fork_into(new_name, snapshot, disk_limit_bytes, description))
 
-    def import_buffer(self, name: str, path: Path) -> Buffer:
+    def import_buffer(
+        self, name: str, path: Path, *, progress: Callable[[int, int, str], None] | None = None
+    ) -> Buffer:
         """Make a buffer of a file that :meth:`Buffer.export` wrote: same ids, version, settings and bytes.
+
+        Args:
+            progress: told how many bytes of records are taken over, of how many, and the name.
 
         Raises:
             FormatError: ``invalid_export``, a record's own code with its ``index``, or ``invalid_request`` for a
@@ -204,7 +209,7 @@ class Store:
         with closing(Import(path)) as incoming, self._reserved(name), ExitStack() as claims:
             config = check_settings(incoming.config(name))
             claims.enter_context(self._quota.claim(config))
-            parts = incoming.write(self._segments, config, self._options)
+            parts = incoming.write(self._segments, config, self._options, progress)
             try:
                 needed = incoming.disk_bytes(parts)
                 if needed > config.disk_limit_bytes:

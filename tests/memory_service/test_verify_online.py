@@ -164,7 +164,7 @@ def test_a_read_only_medium(data: Path, tmp_path: Path) -> None:
     before = listing(tmp_path / "copy")
     script = (
         'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 77; ! touch "$1/x" 2>&- || exit 77; '
-        '"$2" -m memory_service verify --json "$1"'
+        '"$2" -m memory_service verify --json "$1" && "$2" -m memory_service inspect --json "$1"'
     )
     done = subprocess.run(
         [unshare, "--mount", "sh", "-c", script, "sh", str(tmp_path / "copy"), sys.executable],
@@ -176,8 +176,9 @@ def test_a_read_only_medium(data: Path, tmp_path: Path) -> None:
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip(f"nothing can be mounted here: {done.stderr}")
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report, figures = map(json.loads, done.stdout.splitlines())
     assert (report["sound"], report["buffers"]) == (True, {"b": 5})
+    assert [one["stats"]["num_records"] for one in figures["buffers"]] == [5]
     assert listing(tmp_path / "copy") == before
 
 

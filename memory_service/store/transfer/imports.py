@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -116,8 +117,15 @@ class Import:
             )
         return config
 
-    def write(self, segments: Segments, config: BufferConfig, options: Options) -> list[Part]:
+    def write(
+        self,
+        segments: Segments,
+        config: BufferConfig,
+        options: Options,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> list[Part]:
         """Write all records to new segments, durably; raises what makes them unusable, and then leaves nothing."""
+        total = int(self._contents.lengths.sum())
         parts: list[Part] = []
         open_ = None
         full = segment_bytes(config, options)
@@ -128,6 +136,8 @@ class Import:
                 check_batch(batch, decode=options.decode_payloads)
                 parts += segments.append(open_, batch, segment_bytes=full, owner=owner)
                 open_ = None if parts[-1].full else parts[-1].after
+                if progress is not None:
+                    progress(int(self._contents.lengths[:last].sum()), total, config.name)
         except BaseException:
             segments.undo(reversed(parts))
             raise
