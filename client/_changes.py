@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from client._address import buffer_path
-from client._params import numbers, whole
+from client._params import numbers, query_string, whole
 from client._session import Session
 from client.errors import ServiceError
 from client.models import DeleteResult, UpdateResult
 from memory_format import ExemplarMemoryError, NotFoundError
-from memory_format.api.answers import BufferInfo
+from memory_format.api.answers import BufferInfo, ErasureReceipt
 from memory_format.api.terms import MAX_UPDATE
 
+_ERASE = {"erase": "true"}
 _UPDATE = 16_000
 """Ids in one request for new scores: 64 bytes each, the most that they take as JSON, stay under 1 MiB."""
 
@@ -59,15 +64,23 @@ def update(
     )
 
 
-def delete_each(session: Session, buffer: str, exemplar_ids: list[int]) -> DeleteResult:
+def delete_matching(session: Session, buffer: str, where: Mapping[str, Any], erase: bool) -> DeleteResult:
+    """Delete exemplars that match."""
+    query = query_string({**where, **_ERASE} if erase else where)
+    found = session.value(DeleteResult, "DELETE", buffer_path(buffer, "exemplars"), params=query)
+    return found if found.receipt is None else replace(found, receipts=(found.receipt,))
+
+
+def delete_each(session: Session, buffer: str, exemplar_ids: list[int], erase: bool) -> DeleteResult:
     """Delete exemplars by their ids, those that are there."""
     deleted: list[int] = []
     missing: list[int] = []
+    receipts: list[ErasureReceipt] = []
     last: DeleteResult | None = None
     for exemplar_id in exemplar_ids:
         try:
             path = buffer_path(buffer, "exemplars", str(exemplar_id))
-            last = session.value(DeleteResult, "DELETE", path)
+            last = session.value(DeleteResult, "DELETE", path, params=_ERASE if erase else {})
         except NotFoundError as error:
             if error.code != "unknown_exemplar":
                 raise
@@ -76,8 +89,9 @@ def delete_each(session: Session, buffer: str, exemplar_ids: list[int]) -> Delet
             last = None
         else:
             deleted += last.deleted
+            receipts += [last.receipt] if last.receipt is not None else []
     now = last or _info(session, buffer)
-    return DeleteResult(tuple(deleted), now.bytes_used, now.version, tuple(missing))
+    return DeleteResult(tuple(deleted), now.bytes_used, now.version, tuple(missing), tuple(receipts))
 
 
 def _info(session: Session, buffer: str) -> BufferInfo:

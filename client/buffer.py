@@ -167,12 +167,14 @@ class Buffer(Named):
         class_id: Many[int] = None,
         phase: Many[int] = None,
         learner_id: Many[str] = None,
+        erase: bool = False,
     ) -> DeleteResult:
         """Delete exemplars: those named, or those that match all the conditions given. Snapshots keep theirs.
 
         Args:
             exemplar_ids: one id or several; a request each, one after another. Those that the buffer does not
                 hold (any more) are passed over and named in the result.
+            erase: from snapshots, forks and every file of the service, too; the result has receipts.
 
         Returns:
             what was deleted; after a broken connection, ids that an earlier try deleted may be lacking where
@@ -185,9 +187,9 @@ class Buffer(Named):
         if (exemplar_ids is None) == (not where):
             raise ValueError("either exemplar_ids are needed, or at least one of class_id, phase and learner_id")
         if exemplar_ids is None:
-            return self._ask(DeleteResult, "DELETE", "exemplars", params=query_string(where))
+            return _changes.delete_matching(self.client.session, self.name, where, erase)
         ids = numbers("exemplar_ids", np.atleast_1d(np.asarray(exemplar_ids))).tolist()
-        return _changes.delete_each(self.client.session, self.name, ids)
+        return _changes.delete_each(self.client.session, self.name, ids, erase)
 
     def query(
         self,

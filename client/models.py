@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memory_format.api.answers import DeleteResponse, PushResponse, UpdateResponse
+from memory_format.api.answers import DeleteResponse, ErasureReceipt, PushResponse, UpdateResponse
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,5 @@ class DeleteResult(DeleteResponse):
 
     missing: tuple[int, ...] = ()
     """Ids asked for that the buffer did not hold (any more)."""
+    receipts: tuple[ErasureReceipt, ...] = ()
+    """Where they were erased: one a request that found anything to erase."""

@@ -234,12 +234,52 @@ class UpdateResponse(_Answer):
 
 
 @dataclass(frozen=True)
+class ErasedFrom(_Answer):
+    """What a buffer has lost to an erasure."""
+
+    buffer: str
+    exemplar_ids: tuple[int, ...]
+    """Records that it or one of its snapshots held."""
+    snapshots: dict[str, int]
+    """Snapshot -> how many of them it showed."""
+
+
+@dataclass(frozen=True)
+class HeldElsewhere(_Answer):
+    """A record that was not erased."""
+
+    buffer: str
+    exemplar_id: int
+
+
+@dataclass(frozen=True)
+class ErasureReceipt(_Answer):
+    """What was erased: no file of the store has its bytes any more, but for the records named in ``elsewhere``."""
+
+    exemplar_ids: tuple[int, ...]
+    buffers: tuple[ErasedFrom, ...]
+    """The buffer and those of its forks that held any of it."""
+    files: tuple[str, ...]
+    """Files that held it: removed, or in ``quarantine/`` overwritten."""
+    elsewhere: tuple[HeldElsewhere, ...]
+    """Other records with the same bytes, the first 1,000."""
+    unreturned: int
+    """Processes of the service's machine that read removed files and had not closed them when they were cut off."""
+    erased_at: float
+    """Seconds since 1970."""
+    checksum: str
+    """SHA-256 of all other members as JSON, keys sorted, without spaces; in hexadecimal."""
+
+
+@dataclass(frozen=True)
 class DeleteResponse(_Answer):
     """What a deletion removed."""
 
     deleted: tuple[int, ...]
     bytes_used: int
     version: int
+    receipt: ErasureReceipt | None = field(default=None, kw_only=True)
+    """Where they were erased, and there was anything to erase."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +292,8 @@ class SnapshotInfo(_Answer):
     bytes_used: int
     created_at: float
     """Seconds since 1970."""
+    erased: int = field(default=0, kw_only=True)
+    """Records that were erased from it since, and do not count above."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -199,6 +199,9 @@ class SnapshotQuery(_PageQuery):
     )
 
 
+ERASE: Final = "Also from snapshots and forks, and from every file: answered when their bytes are gone, with a receipt."
+
+
 class FilterQuery(_QueryString):
     """Conditions; one given several times matches any of its values."""
 
@@ -220,3 +223,5 @@ class ExemplarQuery(FilterQuery):
 
 class DeleteQuery(FilterQuery):
     """Which records to delete."""
+
+    erase: Flag = Field(False, description=ERASE)

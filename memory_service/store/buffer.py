@@ -36,6 +36,7 @@ from memory_service.store.reads import Reads, expect_version, no_exemplar
 from memory_service.store.room import Quota
 from memory_service.store.segments.base import Segments
 from memory_service.store.transfer.export import Export
+from memory_service.store.wiping import Wiping
 
 
 class Buffer(Reads):
@@ -191,6 +192,12 @@ class Buffer(Reads):
                 self._commits.tidy(0)
             deleted = tuple(columns["exemplar_id"][positions].tolist())
             return DeleteResponse(deleted, self.state.columns.bytes_used, self.state.version)
+
+    @contextmanager
+    def wiping(self) -> Iterator[Wiping]:
+        """What erases records of it, while nothing else changes it."""
+        with self._changing():
+            yield Wiping(self.contents, self._commits)
 
     def configure(self, change: Callable[[BufferConfig], BufferConfig]) -> list[int]:
         """Change settings; returns the ids of the records that a smaller budget evicts.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from memory_format import ConflictError, ForbiddenError, FormatError
 from memory_service.store.pure import eviction
 from memory_service.store.pure.change import Change
-from memory_service.store.pure.columns import Columns, Learners
+from memory_service.store.pure.columns import Columns, Learners, Rows
 from memory_service.store.pure.fit import check_refitting
 from memory_service.store.pure.model import BufferConfig, check_settings
 from memory_service.store.pure.state import State
@@ -31,7 +31,7 @@ def expect_learner(learner_ids: Sequence[str], only: str | None) -> None:
             )
 
 
-def expect_own(columns: Columns, learners: Learners, positions: NDArray[np.int64], only: str | None) -> None:
+def expect_own(columns: Columns | Rows, learners: Learners, positions: NDArray[np.int64], only: str | None) -> None:
     """Raises ``ForbiddenError``: of the records at ``positions`` one is of another learner than ``only``, if any."""
     if only is None:
         return

@@ -86,7 +86,7 @@ class Commits:
                 after, orphaned = self._note(transaction, before, change, flight)
             flight.committed()
         self._contents.become(after)
-        if len(change.dead) or change.dropped:
+        if change.removes:
             self.writer.forget(_gone(before, after), orphaned)
 
     def _note(self, transaction: Writing, before: State, change: Change, flight: InFlight) -> tuple[State, list[str]]:
@@ -100,7 +100,7 @@ class Commits:
         # The database's CHECK refuses it too; this one says so in words.
         assert after.columns.bytes_used <= change.config.budget_bytes, "the plan is over the budget"
         orphaned: list[str] = []
-        if len(change.dead) or change.dropped:
+        if change.removes:
             gone = _gone(before, after)
             staying = ~np.isin(leaving.live["segment"], [segment.id for segment in gone])
             transaction.insert_deaths(buffer_id, leaving.live[staying], change.died[staying])
@@ -124,6 +124,7 @@ class Commits:
         snapshots -= sum(transaction.delete_snapshot(buffer_id, mark.name) for mark in change.dropped)
         if change.snapshot is not None:
             transaction.insert_snapshot(buffer_id, change.snapshot)
+        transaction.lessen(buffer_id, change.less, before.pinned.columns.take(change.freed))
         counts = replace(
             before.counts,
             classes=before.counts.classes + len(change.classes),
@@ -141,7 +142,7 @@ class Commits:
 
     def _make_room_for(self, change: Change) -> None:
         # What only gives back room is always allowed, also where the index row that says so takes some.
-        gives = not len(change.bodies) and (len(change.dead) or change.dropped)
+        gives = not len(change.bodies) and change.removes
         limit = max(change.config.disk_limit_bytes, self._config.disk_limit_bytes)
         reserve = moving_room(self._config, self._options) if len(change.bodies) else 0
         learner_ids = self._contents.learner_ids(change.new)

@@ -50,7 +50,8 @@ class Contents:
         self.views: OrderedDict[str, Columns] = OrderedDict()
         """What snapshots show that were asked for lately, by name."""
         # No OrderedDict: listing its keys calls their hash, which is Python's, and meanwhile another thread may draw.
-        self.selections: dict[tuple[int, selection.Filter], selection.Selection] = {}
+        self.selections: dict[tuple[int, int, selection.Filter], selection.Selection] = {}
+        """By version and number of records, of which a snapshot has fewer once some are erased."""
 
     @property
     def disk_bytes(self) -> int:
@@ -71,7 +72,7 @@ class Contents:
         with self.readers.leaving(gone):
             self.state = state
         for name in list(self.views):
-            if name not in state.snapshots and name not in state.leased:
+            if state.marked(name) != before.marked(name):
                 self.views.pop(name, None)
             elif move is not None:
                 self.views[name] = moved(self.views[name], move)
@@ -201,7 +202,7 @@ class Contents:
 
     def select(self, columns: Columns, where: selection.Filter) -> selection.Selection:
         """The records of ``columns`` that match, remembered for a while."""
-        key = (columns.version, where)
+        key = (columns.version, columns.num_records, where)
         found = self.selections.get(key)
         if found is None:
             found = selection.select(columns, where, self.learners.known_codes(where.learner_id or ()))
@@ -215,7 +216,7 @@ class Contents:
         """Whether drawing needs no pass over all records, as one was made for an earlier request."""
         if request.where == selection.EVERYTHING and request.strategy == "uniform" and not request.repair_text:
             return True
-        found = self.selections.get((columns.version, request.where))
+        found = self.selections.get((columns.version, columns.num_records, request.where))
         if found is None or (request.repair_text and not found.is_ready("class_balanced")):
             return False
         return found.is_ready(request.strategy)

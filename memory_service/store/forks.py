@@ -102,6 +102,7 @@ class Fork:
             num_records=self._view.num_records,
             next_exemplar_id=self._state.next_id,
         )
+        transaction.insert_origins(entry.config.id, self._state.config.id)
         transaction.write_parts(entry.config.id, self._parts)
         self._share(transaction, entry.config.id)
         return entry

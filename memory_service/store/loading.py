@@ -79,7 +79,7 @@ def load(
     pinned: list[Rows] = []
     died: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
     for state in sorted(rows.segments, key=lambda state: state.id):
-        records = _records_of(state, rows.open_segments.get(state.id), sealed, learners)
+        records = records_of(state, rows.open_segments.get(state.id), sealed, learners)
         dead_ids, versions = rows.deaths.get(state.id, (np.zeros(0, np.uint64), np.zeros(0, np.uint64)))
         dead = np.isin(records["exemplar_id"], dead_ids)
         gone = np.flatnonzero(dead)
@@ -123,7 +123,8 @@ def growing_of(rows: BufferRows, segments: Segments) -> dict[Purpose, Growing]:
     return {"pushed": Growing(newest, replace(segment, crc32=checksum.crc32(segments.bodies_of(segment))))}
 
 
-def _records_of(state: SegmentState, segment: OpenSegment | None, sealed: SealedSegments, learners: Learners) -> Rows:
+def records_of(state: SegmentState, segment: OpenSegment | None, sealed: SealedSegments, learners: Learners) -> Rows:
+    """All records of a segment, dead ones too; ``segment`` where it is open. Raises ``StorageError``: it is damaged."""
     if segment is None:
         contents = sealed.contents(state)
         headers, names, lengths = contents.headers, contents.learners, contents.lengths

@@ -27,6 +27,7 @@ from memory_service.store import directory
 from memory_service.store.buffer import Buffer
 from memory_service.store.commits import discard
 from memory_service.store.directory import OpenPorts, Ports, open_local
+from memory_service.store.erasures import Erasures
 from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.loading import SealedSegments
 from memory_service.store.pure.model import Budget, BufferConfig, Options, check_name, check_settings
@@ -87,6 +88,9 @@ class Store:
                 entry.config.name: self._open_buffer(entry, contents.pop(entry.config.id), sealed) for entry in buffers
             }
             ports.ready()
+            self.erasures = Erasures(self._index, self._segments, self.buffers, self._archiving)
+            """Erase records by it."""
+            self.erasures.resume()
         except BaseException:
             self._index.close()
             raise
@@ -187,7 +191,7 @@ class Store:
         """
         check_name(new_name)
         source = self.buffer(name)
-        with self._reserved(new_name):
+        with self._reserved(new_name), self.erasures.forking():
             return self._add(source.fork_into(new_name, snapshot, disk_limit_bytes, description))
 
     def import_buffer(

@@ -208,6 +208,21 @@ def test_exemplars_are_deleted_by_condition(buffer: Buffer) -> None:
     assert buffer.info().num_records == 8
 
 
+def test_exemplars_are_erased_with_receipts(buffer: Buffer) -> None:
+    ids = [id_ for id_ in buffer.push(make_many(8)).exemplar_ids if id_ is not None]
+    buffer.take_snapshot("s")
+    buffer.delete(ids[1])
+    result = buffer.delete([*ids[:2], 99], erase=True)
+    assert (result.deleted, result.missing) == (tuple(ids[:2]), (99,))
+    assert [receipt.exemplar_ids for receipt in result.receipts] == [(id_,) for id_ in ids[:2]]
+    assert [receipt.buffers[0].snapshots for receipt in result.receipts] == [{"s": 1}] * 2
+    assert (buffer.snapshot("s").num_records, buffer.snapshot("s").erased) == (6, 2)
+    result = buffer.delete(class_id=2, erase=True)
+    assert [receipt.exemplar_ids for receipt in result.receipts] == [result.deleted]
+    assert buffer.delete(class_id=2, erase=True).receipts == ()
+    assert buffer.delete(ids[-1]).receipts == ()
+
+
 def test_a_deletion_that_went_through_before_its_answer_was_lost() -> None:
     info: dict[str, Any] = dict.fromkeys(
         ("budget_bytes", "disk_limit_bytes", "created_at", "bytes_used", "num_records"), 0

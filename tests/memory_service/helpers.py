@@ -69,11 +69,11 @@ def make_exemplar(
         patches=rng.integers(0, 256, (kept, 4, 4, 3), dtype=np.uint8),
         keep_mask=keep_mask,
         codec=RawZstd() if codec == "raw" else WebP(),
-        # The class and the rank in the tokens: so that a test sees whose text a record carries.
-        token_ids=np.array([class_id, rank, *range(100, 98 + num_tokens)])[:num_tokens],
         token_positions=positions,
         text_length=10,
         **{
+            # The class and the rank in the tokens: so that a test sees whose text a record carries.
+            "token_ids": np.array([class_id, rank, *range(100, 98 + num_tokens)])[:num_tokens],
             "score": float(rng.uniform(-1, 1)),
             # Tests count on its size.
             "layout": "mosaic" if codec == "raw" else "in_place",

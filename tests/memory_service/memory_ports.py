@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from memory_service.store.index import tables
 from memory_service.store.index.base import Reading, Writing
 from memory_service.store.index.sql import SqlIndex
 from memory_service.store.pure.change import Body
+from memory_service.store.pure.erasing import Targets
 from memory_service.store.pure.model import Options
 from memory_service.store.segments.base import (
     Held,
@@ -141,6 +142,18 @@ class MemorySegments(Segments):
                 self.open.pop(stem, None)
                 self.sealed.pop(stem, None)
             self._names.stems_gone([stem])
+
+    def expect_gone(self, seconds: float) -> None:
+        """Who reads one has its bytes, and there is no file."""
+
+    def overwrite_aside(self, targets: Targets, bodies: Callable[[], Iterable[bytes | memoryview]]) -> list[str]:
+        changed = []
+        for body in map(bytes, bodies()):
+            for stem, data in self.set_aside.items():
+                if body in data:
+                    self.set_aside[stem] = data.replace(body, bytes(len(body)))
+                    changed.append(stem)
+        return changed
 
     def sweep(self, known: KnownFiles, *, trusted: bool) -> None:
         for stem, (counts, _, sealed) in known.segments.items():

@@ -55,6 +55,8 @@ class ModelBuffer:
     records: dict[int, Record] = field(default_factory=dict)
     classes: set[int] = field(default_factory=set)
     snapshots: dict[str, ModelSnapshot] = field(default_factory=dict)
+    origins: tuple[str, ...] = ()
+    """What it was forked from, and that from."""
 
     def __post_init__(self) -> None:
         self.budget_bytes = self.budget_bytes or self.budget.bytes_for(0)
@@ -146,6 +148,22 @@ class ModelBuffer:
             del self.records[exemplar_id]
         self.version += bool(exemplar_ids)
 
+    def erase(self, gone: Sequence[Record]) -> bool:
+        """Forget records, in snapshots too; returns whether it or one of those held any."""
+        keys = {(record.exemplar_id, record.crc32, len(record.body)) for record in gone}
+
+        def without(records: dict[int, Record]) -> dict[int, Record]:
+            return {id_: r for id_, r in records.items() if (id_, r.crc32, len(r.body)) not in keys}
+
+        before = self.readable
+        left = without(self.records)
+        self.version += len(left) < len(self.records)
+        self.records = left
+        self.snapshots = {
+            name: replace(snapshot, records=without(snapshot.records)) for name, snapshot in self.snapshots.items()
+        }
+        return self.readable != before
+
     def take_snapshot(self, name: str) -> None:
         self.snapshots[name] = ModelSnapshot(self.version, dict(self.records))
         if self.retain is not None:
@@ -161,6 +179,7 @@ class ModelBuffer:
             records=dict(source.records),
             classes=set(self.classes),
             snapshots={},
+            origins=(*self.origins, self.name),
         )
 
     def _budget_with(self, batch: Sequence[Record]) -> int:

@@ -72,7 +72,7 @@ def test_take_list_get_delete(data: Path) -> None:
         push(client, [exemplar(rank=rank) for rank in range(3)])
         taken = take(client, "z")
         assert abs(taken.pop("created_at") - time.time()) < 60
-        assert taken == {"name": "z", "version": 1, "num_records": 3, "bytes_used": 3 * CHARGE}
+        assert taken == {"name": "z", "version": 1, "num_records": 3, "bytes_used": 3 * CHARGE, "erased": 0}
         state = whole_state(data)
         # The same again is as good.
         response = client.put(f"{URL}/snapshots/z")

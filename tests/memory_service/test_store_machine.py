@@ -226,6 +226,34 @@ class StoreMachine(RuleBasedStateMachine):
             model.delete(wanted)
             assert (result.deleted, result.version) == (tuple(wanted), model.version)
 
+    @rule(pick=PICKS, every=st.integers(1, 7))
+    def erase(self, pick: int, every: int) -> None:
+        buffer, model = self._pick(pick)
+        held = {id_: r for shown in model.snapshots.values() for id_, r in shown.records.items()} | model.records
+        gone = [held[id_] for id_ in sorted(held)[::every]]
+        done = refused_or(lambda: self.store.erasures.erase(buffer, [record.exemplar_id for record in gone]))
+        lost = [
+            other.name
+            for name, other in sorted(self.models.items())
+            if model.name in (name, *other.origins) and other.erase(gone)
+        ]
+        self.samples = {key: value for key, value in self.samples.items() if key[0] not in lost}
+        if isinstance(done, BudgetError):
+            # Nobody can read them, and a later try, or the next start, goes on with it.
+            assert done.code == "disk_limit_exceeded"
+            event("erase: disk_limit_exceeded")
+            return
+        event(f"erased: {bool(gone)}")
+        assert set(done.deleted) >= {record.exemplar_id for record in gone}
+        if done.receipt is not None:
+            named = {held.exemplar_id for held in done.receipt.elsewhere}
+            assert [from_.buffer for from_ in done.receipt.buffers] == lost or not gone
+            self._expect_no_trace([record for record in gone if not named])
+
+    def _expect_no_trace(self, gone: list[Record]) -> None:
+        files = [path.read_bytes() for path in self.data.rglob("*") if path.is_file()]
+        assert not any(record.body in content for record in gone for content in files)
+
     @rule(pick=PICKS, budget=BUDGETS, headroom=HEADROOM)
     def configure(self, pick: int, budget: Budget, headroom: int) -> None:
         buffer, model = self._pick(pick)

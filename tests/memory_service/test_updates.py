@@ -194,7 +194,7 @@ def test_delete_one(data: Path) -> None:
     with running(data) as client:
         fill(client)
         response = client.delete(f"{URL}/3")
-        assert response.json() == {"deleted": [3], "bytes_used": 11 * CHARGE, "version": 2}
+        assert response.json() == {"deleted": [3], "bytes_used": 11 * CHARGE, "version": 2, "receipt": None}
         assert_problem(client.get(f"{URL}/3"), "unknown_exemplar")
         before = whole_state(data)
         for gone in (3, 13, 2**63 - 1):
@@ -226,7 +226,7 @@ def test_delete_what_matches(client: httpx.Client, data: Path, params: dict[str,
     fill(client)
     answer = client.delete(URL, params=params).json()
     kept = 12 - len(deleted)
-    assert answer == {"deleted": deleted, "bytes_used": kept * CHARGE, "version": 1 + bool(deleted)}
+    assert answer == {"deleted": deleted, "bytes_used": kept * CHARGE, "version": 1 + bool(deleted), "receipt": None}
     assert assert_consistent(client, data)["num_records"] == kept
 
 

@@ -13,7 +13,7 @@ from memory_format import MEDIA_TYPE, Dropped, FormatError
 from memory_format.api import fields
 from memory_format.api.answers import DeleteResponse, ExemplarDetail, ExemplarPage, PushResponse, UpdateResponse
 from memory_format.api.fields import Fingerprint, Name
-from memory_format.api.requests import DeleteQuery, Digits, ExemplarQuery, Flag, ScoreUpdate
+from memory_format.api.requests import ERASE, DeleteQuery, Digits, ExemplarQuery, Flag, ScoreUpdate
 from memory_format.api.terms import (
     JSON_MEDIA_TYPE,
     KEY_HEADER,
@@ -36,6 +36,7 @@ from memory_service.http.routes.common import (
     BufferDep,
     GrantDep,
     Router,
+    StoreDep,
     arrow_response,
     expect_media_type,
     headers_only,
@@ -156,17 +157,30 @@ def update(buffer: BufferDep, wanted: ScoreUpdate, grant: GrantDep) -> UpdateRes
 
 
 @router.delete("", openapi_extra=needs("write") | refusals("unknown_buffer", "invalid_query", "disk_limit_exceeded"))
-def delete_matching(buffer: BufferDep, grant: GrantDep, query: Annotated[DeleteQuery, Query()]) -> DeleteResponse:
+def delete_matching(
+    buffer: BufferDep, store: StoreDep, grant: GrantDep, query: Annotated[DeleteQuery, Query()]
+) -> DeleteResponse:
     """Delete the records that match; at least one filter is needed."""
-    return buffer.delete(where=deletion_of(query), only_learner=grant.learner_id)
+    where = deletion_of(query)
+    if query.erase:
+        return store.erasures.erase(buffer, None, where, only_learner=grant.learner_id, sees=grant.sees)
+    return buffer.delete(where=where, only_learner=grant.learner_id)
 
 
 @router.delete(
     "/{exemplar_id}",
     openapi_extra=needs("write") | refusals("unknown_buffer", "unknown_exemplar", "disk_limit_exceeded"),
 )
-def delete_one(buffer: BufferDep, grant: GrantDep, exemplar_id: ExemplarId) -> DeleteResponse:
+def delete_one(
+    buffer: BufferDep,
+    store: StoreDep,
+    grant: GrantDep,
+    exemplar_id: ExemplarId,
+    erase: Annotated[Flag, Query(description=ERASE)] = False,
+) -> DeleteResponse:
     """Delete one record."""
+    if erase:
+        return store.erasures.erase(buffer, [exemplar_id], only_learner=grant.learner_id, sees=grant.sees)
     return buffer.delete([exemplar_id], only_learner=grant.learner_id)
 
 

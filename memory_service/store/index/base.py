@@ -94,6 +94,15 @@ class Index(ABC):
         """Give back the room of what was deleted."""
 
     @abstractmethod
+    def scrub(self) -> None:
+        """Leave nothing of what was deleted in the files of the index.
+
+        Raises:
+            BusyError: somebody reads them.
+            StorageError: that failed.
+        """
+
+    @abstractmethod
     def settle(self) -> None:
         """Make durable what need not be after each change. What fails is logged."""
 

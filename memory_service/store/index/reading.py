@@ -16,6 +16,7 @@ from memory_service.store.index import tables
 from memory_service.store.pure import ledger
 from memory_service.store.pure.change import Answer, PushKey
 from memory_service.store.pure.columns import Arrays
+from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.base import KnownFiles, OpenSegment, Part
@@ -209,6 +210,20 @@ class Reading:
         statement = sa.select(s.stem, s.file_bytes, s.sealed)
         known = {tuple(row) for row in self.rows_among(statement, s.stem, [part.after.stem for part in given])}
         return [part for part in given if (part.after.stem, part.file_bytes, part.sealed) not in known]
+
+    def erasures(self) -> dict[int, Targets]:
+        """Buffer id -> records that are being erased from it."""
+        e = tables.erasures.c
+        found = self.connection.execute(sa.select(e.buffer_id, e.exemplar_id, e.crc32, e.length))
+        rows: dict[int, list[tuple[int, ...]]] = {}
+        for owner, *values in found:
+            rows.setdefault(owner, []).append(tuple(values))
+        return {owner: np.array(of_it, TARGET_DTYPE) for owner, of_it in rows.items()}
+
+    def forks_of(self, buffer_id: int) -> list[int]:
+        """Ids of the buffers that were forked from one, or from one of its forks."""
+        o = tables.origins.c
+        return list(self.connection.execute(sa.select(o.buffer_id).where(o.origin_id == buffer_id)).scalars())
 
     def segments(self) -> list[SegmentState]:
         """All of them, in the order in which they were made; what buffers hold of them is not counted."""

@@ -125,6 +125,9 @@ class SqlIndex(Index):
     def shrink(self) -> None:
         """Nothing: a database sees to that by itself."""
 
+    def scrub(self) -> None:
+        """Nothing: a database of its own has no files here."""
+
     def settle(self) -> None:
         if self.generation is not None:
             try:

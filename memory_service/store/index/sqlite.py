@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from memory_format import StorageError
+from memory_format import BusyError, StorageError
 from memory_service.store.index import migrations, tables
 from memory_service.store.index.sql import SqlIndex, as_storage_error
 from memory_service.store.pure.ledger import EMPTY_BYTES, LEAST_WAL_BYTES, WAL_BYTES
@@ -67,6 +67,16 @@ class SqliteIndex(SqlIndex):
         """Give pages that hold nothing back to the file system: SQLite keeps them otherwise."""
         with as_storage_error(), self._write_lock, self._engine.connect() as connection:
             migrations.execute(connection, "PRAGMA incremental_vacuum")
+
+    def scrub(self) -> None:
+        """SQLite leaves what was deleted in free pages, between the rows of others, and in its log."""
+        with as_storage_error(), self._write_lock, self._engine.connect() as connection:
+            # Not to a file in the system's directory for temporary ones.
+            migrations.execute(connection, "PRAGMA temp_store=MEMORY")
+            migrations.execute(connection, "VACUUM")
+            ((busy, *_),) = migrations.execute(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+        if busy:
+            raise BusyError("somebody reads the index, and its log cannot be emptied meanwhile; ask again")
 
 
 def _configure(connection: Any, _record: Any) -> None:

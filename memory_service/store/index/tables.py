@@ -115,7 +115,29 @@ snapshots = sa.Table(
     sa.Column("bytes_used", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("erased", sa.BigInteger, nullable=False, server_default=sa.text("0")),
 )
+
+origins = sa.Table(
+    "origins",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    # Of a buffer that may be gone.
+    sa.Column("origin_id", _Id, primary_key=True, index=True),
+    sqlite_with_rowid=False,
+)
+"""What a buffer was forked from, and that from, and so on."""
+
+erasures = sa.Table(
+    "erasures",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("exemplar_id", sa.BigInteger, primary_key=True),
+    sa.Column("crc32", sa.BigInteger, primary_key=True),
+    sa.Column("length", sa.BigInteger, primary_key=True),
+    sqlite_with_rowid=False,
+)
+"""Records that are being erased from a buffer: rows go once no file holds them any more."""
 
 classes = sa.Table(
     "classes",
@@ -160,5 +182,5 @@ intents = sa.Table(
 )
 """Segment files that no row of ``segments`` speaks of and that may be there all the same."""
 
-BUFFER_TABLES = (buffer_segments, deaths, scores, snapshots, classes, pushes)
+BUFFER_TABLES = (buffer_segments, deaths, scores, snapshots, origins, erasures, classes, pushes)
 """Tables with a ``buffer_id``, in an order in which their rows can be deleted."""

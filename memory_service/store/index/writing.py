@@ -16,6 +16,7 @@ from memory_service.store.index import tables
 from memory_service.store.index.reading import MOST_VALUES, BufferEntry, Reading, entry_of, old_answers
 from memory_service.store.pure.change import Answer
 from memory_service.store.pure.columns import Arrays, Rows
+from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.base import Part
@@ -164,6 +165,27 @@ class Writing(Reading):
             self.connection.execute(table.delete().where(table.c.segment_id == segment_id))
         self.connection.execute(tables.segments.delete().where(tables.segments.c.id == segment_id))
 
+    # Forks and erasures
+
+    def insert_origins(self, buffer_id: int, source_id: int) -> None:
+        """Note that a buffer is a fork of another one."""
+        o = tables.origins.c
+        older = self.connection.execute(sa.select(o.origin_id).where(o.buffer_id == source_id)).scalars().all()
+        self._insert(tables.origins, [{"buffer_id": buffer_id, "origin_id": id_} for id_ in (source_id, *older)])
+
+    def insert_erasures(self, buffer_ids: Iterable[int], targets: Targets) -> None:
+        """Note that records are being erased from buffers."""
+        known = self.erasures()
+        for id_ in buffer_ids:
+            new = targets[~np.isin(targets, known[id_])] if id_ in known else targets
+            rows = [dict(zip(TARGET_DTYPE.names or (), row, strict=True)) for row in new.tolist()]
+            self._insert(tables.erasures, [{"buffer_id": id_, **row} for row in rows])
+
+    def delete_erasures(self, buffer_ids: Iterable[int]) -> None:
+        """No file holds any more what was to be erased from these buffers."""
+        for id_ in buffer_ids:
+            self.connection.execute(tables.erasures.delete().where(tables.erasures.c.buffer_id == id_))
+
     # Classes, snapshots, scores, answers
 
     def insert_classes(self, buffer_id: int, class_ids: Iterable[int]) -> None:
@@ -179,6 +201,20 @@ class Writing(Reading):
         s = tables.snapshots.c
         this = tables.snapshots.delete().where(s.buffer_id == buffer_id, s.name == name)
         return int(self.connection.execute(this).rowcount)
+
+    def lessen(self, buffer_id: int, less: Iterable[Snapshot], freed: Rows) -> None:
+        """Note what snapshots count now, and that none shows these records, which died before."""
+        s, d = tables.snapshots.c, tables.deaths.c
+        for mark in less:
+            this = tables.snapshots.update().where(s.buffer_id == buffer_id, s.name == mark.name)
+            counted = {"num_records": mark.num_records, "bytes_used": mark.bytes_used, "erased": mark.erased}
+            self.connection.execute(this.values(counted))
+        rows = [{"in": segment, "of": id_} for segment, id_ in freed[["segment", "exemplar_id"]].tolist()]
+        if rows:
+            place = (d.segment_id == sa.bindparam("in"), d.exemplar_id == sa.bindparam("of"))
+            self.connection.execute(
+                tables.deaths.update().where(d.buffer_id == buffer_id, *place).values(version=0), rows
+            )
 
     def rescore(
         self,

@@ -88,8 +88,17 @@ class Change:
     """One that is taken."""
     dropped: Sequence[Snapshot] = ()
     """Snapshots that are deleted."""
+    freed: NDArray[np.int64] = field(default_factory=lambda: _NOWHERE)
+    """Positions of pinned records that no snapshot shows any more, ascending."""
+    less: Sequence[Snapshot] = ()
+    """Snapshots as they are without those."""
     forgets_answers: bool = False
     """Answers to pushes go, all but the newest."""
+
+    @property
+    def removes(self) -> bool:
+        """Whether records may leave by it."""
+        return bool(len(self.dead) or self.dropped or len(self.freed))
 
 
 @dataclass(frozen=True)

@@ -244,3 +244,5 @@ class Snapshot:
     created_at: float
     number: int
     """Ascends with each snapshot of the buffer."""
+    erased: int = 0
+    """Records that it showed and that were erased since: they are not counted above."""

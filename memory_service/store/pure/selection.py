@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format.api.terms import Strategy
-from memory_service.store.pure.columns import Columns
+from memory_service.store.pure.columns import Columns, Rows
 
 Indices = NDArray[np.int64]
 
@@ -169,9 +169,14 @@ def select(columns: Columns, where: Filter, learner_codes: list[int]) -> Selecti
     """The records that match; ``learner_codes`` stand for ``where.learner_id``."""
     if where == EVERYTHING:
         return Selection(columns["class_id"], None, columns["score"])
+    return Selection(columns["class_id"], np.flatnonzero(matching(columns, where, learner_codes)), columns["score"])
+
+
+def matching(records: Columns | Rows, where: Filter, learner_codes: list[int]) -> NDArray[np.bool_]:
+    """Which records match; ``learner_codes`` stand for ``where.learner_id``."""
     codes = None if where.learner_id is None else learner_codes
-    matches = np.ones(columns.num_records, dtype=bool)
+    matches = np.ones(len(records["class_id"]), dtype=bool)
     for name, wanted in (("class_id", where.class_id), ("phase", where.phase), ("learner", codes)):
         if wanted is not None:
-            matches &= np.isin(columns[name], np.array(wanted, dtype=np.int64))
-    return Selection(columns["class_id"], np.flatnonzero(matches), columns["score"])
+            matches &= np.isin(records[name], np.array(wanted, dtype=np.int64))
+    return matches

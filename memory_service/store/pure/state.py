@@ -61,10 +61,14 @@ class State:
 
     def snapshot(self, name: str) -> Snapshot:
         """A snapshot, or what is leased, by name. Raises ``NotFoundError`` (``unknown_snapshot``)."""
-        found = self.snapshots.get(name) or self.leased.get(name)
+        found = self.marked(name)
         if found is None:
             raise NotFoundError(f"there is no snapshot {name!r} of this buffer", code="unknown_snapshot")
         return found
+
+    def marked(self, name: str) -> Snapshot | None:
+        """A snapshot, or what is leased, of that name."""
+        return self.snapshots.get(name) or self.leased.get(name)
 
     def mark(self, name: str, created_at: float, number: int) -> Snapshot:
         """What it shows now, as a snapshot."""
@@ -119,12 +123,12 @@ class State:
     def is_answer_alone(self, change: Change) -> bool:
         """Whether a change is the answer to a push of which nothing was kept."""
         same = (change.version, change.next_id, change.config) == (self.version, self.next_id, self.config)
-        parts = (change.bodies, change.dead, change.rescored, change.classes, change.dropped)
-        return same and change.snapshot is None and not any(len(part) for part in parts)
+        parts = (change.bodies, change.rescored, change.classes)
+        return same and change.snapshot is None and not change.removes and not any(len(part) for part in parts)
 
     def leaving(self, change: Change) -> Leaving:
         """What a change takes out."""
-        if not len(change.dead) and not change.dropped:
+        if not change.removes:
             nothing = np.zeros(0, ROW_DTYPE)
             return Leaving(nothing, np.zeros(0, bool), np.zeros(len(self.pinned.died), bool), nothing)
         live = self.columns.take(change.dead)
@@ -132,6 +136,7 @@ class State:
         pinned = shown_by(live["exemplar_id"], change.died, marks)
         # Pinned records that no snapshot will show.
         freed = ~self.pinned.shown_by(marks) if change.dropped else np.zeros(len(self.pinned.died), bool)
+        freed[change.freed] = True
         return Leaving(live, pinned, freed, self.pinned.columns.take(np.flatnonzero(freed)))
 
     def after(self, change: Change, written: Written, leaving: Leaving | None = None) -> State:
@@ -148,6 +153,7 @@ class State:
         newly = leaving.live[leaving.pinned]
         dropped = {snapshot.name for snapshot in change.dropped}
         snapshots = {name: mark for name, mark in self.snapshots.items() if name not in dropped}
+        snapshots |= {mark.name: mark for mark in change.less}
         if change.snapshot is not None:
             snapshots[change.snapshot.name] = change.snapshot
         return State(

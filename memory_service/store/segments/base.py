@@ -7,7 +7,7 @@ the headers of its records, are in the index. *Sealed* it says everything itself
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
@@ -18,6 +18,7 @@ from memory_format import StorageError, checksum
 from memory_format.header import HEADER_DTYPE
 from memory_format.wire import Batch
 from memory_service.store.pure.change import Body
+from memory_service.store.pure.erasing import Targets
 from memory_service.store.pure.ledger import open_row_bytes
 from memory_service.store.segments.files import storage_error
 from memory_service.store.segments.layout import BODY_AT, SegmentContents, frame_bytes
@@ -330,6 +331,29 @@ class Segments(ABC):
     @abstractmethod
     def delete(self, stems: Iterable[str]) -> None:
         """Remove segments. One that cannot be removed is logged and left to the next start's sweep."""
+
+    @abstractmethod
+    def expect_gone(self, seconds: float) -> None:
+        """Segments that were removed are gone for good, and nobody has them open any more.
+
+        Args:
+            seconds: how long to wait for those who read them.
+
+        Raises:
+            BusyError: somebody still reads one.
+            StorageError: one could not be removed, or not durably.
+        """
+
+    @abstractmethod
+    def overwrite_aside(self, targets: Targets, bodies: Callable[[], Iterable[bytes | memoryview]]) -> list[str]:
+        """Overwrite records in files that were put aside, which no index knows; returns the names of those files.
+
+        Args:
+            bodies: of those records, as far as they can be read; called where there are such files.
+
+        Raises:
+            StorageError: one cannot be read or written.
+        """
 
     @abstractmethod
     def sweep(self, known: KnownFiles, *, trusted: bool) -> None:

@@ -11,15 +11,21 @@ Only for the holder of the store's lock: to anybody else a file in flight looks 
 from __future__ import annotations
 
 import logging
+import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from memory_format import StorageError
+from memory_format.header import HEADER_DTYPE
+from memory_service.store.pure.columns import rows_of_headers
+from memory_service.store.pure.erasing import Targets, same_bodies
 from memory_service.store.segments import files
 from memory_service.store.segments.base import KnownFiles
 from memory_service.store.segments.files import OPEN, OWN_NAME, SEALED
@@ -172,6 +178,54 @@ def put_copy_aside(path: Path, store: Path) -> Path:
         while piece := source.read(_PIECE):
             end = files.write_at(descriptor, [piece], end)
     return target
+
+
+def overwrite(store: Path, targets: Targets, bodies: Callable[[], Iterable[bytes | memoryview]]) -> list[str]:
+    """Overwrite records with zeros in the files in quarantine, as far as they are there; returns the files' names.
+
+    A sealed file says where its records are. All others are searched for the bytes.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    directory = store / QUARANTINE
+    paths = sorted(path for path in directory.iterdir() if path.is_file()) if directory.is_dir() else []
+    spans: dict[Path, set[tuple[int, int]]] = {path: _named(path, targets) for path in paths}
+    if paths:
+        for body in bodies():
+            for path in paths:
+                spans[path] |= _found(path, body)
+    changed = [path for path in paths if spans[path]]
+    for path in changed:
+        descriptor = files.open_for_writing(path)
+        try:
+            for start, length in sorted(spans[path]):
+                files.write_at(descriptor, [bytes(length)], start)
+            files.sync(descriptor)
+        finally:
+            os.close(descriptor)
+    return [f"{QUARANTINE}/{path.name}" for path in changed]
+
+
+def _named(path: Path, targets: Targets) -> set[tuple[int, int]]:
+    """Where records lie in a file, by what it says itself: nothing where it cannot be read as a sealed segment."""
+    contents = _contents(path)
+    if contents is None:
+        return set()
+    rows = rows_of_headers(contents.headers.astype(HEADER_DTYPE), 0, contents.lengths)
+    places = np.flatnonzero(same_bodies(targets, rows))
+    return set(zip(contents.headers["offset"][places].tolist(), contents.lengths[places].tolist(), strict=True))
+
+
+def _found(path: Path, body: bytes | memoryview) -> set[tuple[int, int]]:
+    """Where some bytes are in a file."""
+    if not len(body) or path.stat().st_size < len(body):
+        return set()
+    wanted, found, at = bytes(body), set(), -1
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        while (at := content.find(wanted, at + 1)) >= 0:
+            found.add((at, len(wanted)))
+    return found
 
 
 def _free(store: Path, name: str) -> Path:

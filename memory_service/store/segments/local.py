@@ -7,14 +7,15 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memory_format import checksum
+from memory_format import BusyError, checksum
 from memory_service.store.pure.change import Body
+from memory_service.store.pure.erasing import Targets
 from memory_service.store.segments import files, leftovers
 from memory_service.store.segments.base import (
     Held,
@@ -47,6 +48,10 @@ class SegmentFiles(Segments):
         self._max_open = max_open
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _Descriptor] = OrderedDict()
+        self._removed: dict[str, _Descriptor] = {}
+        """Of files that are removed and still read."""
+        self._read = threading.Condition(self._lock)
+        """One of those is closed."""
         self._num_in_use = 0
         self.damaged: set[tuple[str, int]] = set()
         """Segment and offset of records found damaged since the store was opened."""
@@ -147,6 +152,8 @@ class SegmentFiles(Segments):
                 held = self._open.pop(stem, None)
                 if held is not None and held.users == 0:
                     os.close(held.number)
+                elif held is not None:
+                    self._removed[stem] = held
             gone = True
             for suffix in (files.SEALED, files.OPEN):
                 try:
@@ -158,6 +165,26 @@ class SegmentFiles(Segments):
                     logger.exception("cannot remove segment %s; it is swept at the next start", stem)
             if gone:
                 self._names.stems_gone([stem])
+
+    def expect_gone(self, seconds: float) -> None:
+        try:
+            for name in sorted(self.orphans):
+                with suppress(FileNotFoundError):
+                    files.unlink(self._directory / name)
+                self.orphans.discard(name)
+                self._names.stems_gone([name.partition(".")[0]])
+            files.sync_directory(self._directory)
+        except OSError as error:
+            raise storage_error("remove segments", error) from error
+        with self._lock:
+            if not self._read.wait_for(lambda: not self._removed, seconds):
+                raise BusyError(f"segment {min(self._removed)} was removed, and somebody still reads it; ask again")
+
+    def overwrite_aside(self, targets: Targets, bodies: Callable[[], Iterable[bytes | memoryview]]) -> list[str]:
+        try:
+            return leftovers.overwrite(self._directory.parent, targets, bodies)
+        except OSError as error:
+            raise storage_error(f"overwrite a record in {leftovers.QUARANTINE}", error) from error
 
     def path(self, stem: str) -> Path:
         """Where a segment is now."""
@@ -195,6 +222,9 @@ class SegmentFiles(Segments):
             self._num_in_use -= held.users == 0
             if held.users == 0 and self._open.get(stem) is not held:
                 os.close(held.number)
+                if self._removed.get(stem) is held:
+                    del self._removed[stem]
+                    self._read.notify_all()
         self._close_surplus()
 
     def _close_surplus(self) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from memory_format import StorageError
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest schema; a test holds it to the newest file."""
 
 _VERSIONS = sa.MetaData()
@@ -108,8 +109,9 @@ def _current(engine: sa.Engine) -> str | None:
         return None
 
 
-def execute(connection: sa.Connection, statement: str) -> None:
+def execute(connection: sa.Connection, statement: str) -> list[tuple[Any, ...]]:
     """Outside of any transaction: past SQLAlchemy, which would begin one."""
     driver = connection.connection.driver_connection
     assert driver is not None
-    driver.execute(statement).fetchall()
+    found: list[tuple[Any, ...]] = driver.execute(statement).fetchall()
+    return found

@@ -1,0 +1,194 @@
+"""Erasing: the bytes of records are gone from every file of a store before this answers.
+
+What is to go is noted first, so that a start after a crash goes on with it. Then the records leave their buffer, its
+snapshots and its forks, what they lay in is rewritten without them, and nothing is answered before nobody reads the
+old files any more. Bytes that nobody holds go from all buffers. Other records with the same bytes stay: the receipt
+names them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from typing import Final
+
+import numpy as np
+
+from memory_format import BusyError, ExemplarMemoryError, ForbiddenError, NotFoundError
+from memory_format.api.answers import DeleteResponse, ErasedFrom, ErasureReceipt, HeldElsewhere
+from memory_service.store.buffer import Buffer
+from memory_service.store.index.base import Index
+from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
+from memory_service.store.pure.selection import EVERYTHING, Filter
+from memory_service.store.reads import no_exemplar
+from memory_service.store.segments.base import Segments
+from memory_service.store.segments.files import OPEN, SEALED
+from memory_service.store.wiping import Wiped, Wiping
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS: Final = 10.0
+"""For those who read what is erased, and for a backup under way."""
+_MOST_NAMED: Final = 1000
+
+
+class Erasures:
+    """All erasures of a store, one after another.
+
+    Args:
+        buffers: gives those that there are.
+        archiving: held while a backup's copy is in the store's directory.
+    """
+
+    def __init__(
+        self, index: Index, segments: Segments, buffers: Callable[[], Sequence[Buffer]], archiving: threading.Lock
+    ) -> None:
+        self._index = index
+        self._segments = segments
+        self._buffers = buffers
+        self._archiving = archiving
+        self._forking = threading.Lock()
+
+    @contextmanager
+    def forking(self) -> Iterator[None]:
+        """Around the making of a fork: none is made of what is being erased."""
+        with self._forking:
+            yield
+
+    def erase(
+        self,
+        buffer: Buffer,
+        exemplar_ids: Sequence[int] | None,
+        where: Filter = EVERYTHING,
+        *,
+        only_learner: str | None = None,
+        sees: Callable[[str], bool] = lambda _: True,
+    ) -> DeleteResponse:
+        """Erase records of a buffer, by id or by what matches, and whatever is still to be erased from it.
+
+        Args:
+            only_learner: whose all of them must be; None = anybody's.
+            sees: whether whoever asks may reach a buffer.
+
+        Raises:
+            ForbiddenError: one is another learner's than ``only_learner``, or the buffer has a fork out of reach.
+                Nothing is erased then.
+            NotFoundError: ``unknown_exemplar``: no file of the buffer has a record of one of these ids. Nothing is
+                erased then.
+            BudgetError, BusyError, StorageError: they are not read any more, and not all of their bytes are gone yet.
+                Asked again, or at the next start, this goes on.
+        """
+        with self._forking, self._no_backup():
+            with buffer.wiping() as wiping:
+                targets = wiping.targets(exemplar_ids, where, only_learner)
+            with self._index.reading() as reading:
+                pending = reading.erasures().get(buffer.config.id, np.zeros(0, TARGET_DTYPE))
+                forks = reading.forks_of(buffer.config.id)
+            if not all(sees(other.name) for other in self._buffers() if other.config.id in forks):
+                raise ForbiddenError("the buffer has a fork that the key is not for, and erasing reaches forks")
+            targets = np.union1d(targets, pending)
+            for exemplar_id in exemplar_ids or ():
+                if exemplar_id not in targets["exemplar_id"]:
+                    raise no_exemplar(buffer.name, exemplar_id)
+            receipt = None
+            if len(targets):
+                with self._index.writing() as transaction:
+                    transaction.insert_erasures([buffer.config.id, *forks], targets)
+                receipt = self._finish(sees)
+            deleted = tuple(sorted(set(targets["exemplar_id"].tolist())))
+            return DeleteResponse(deleted, buffer.state.columns.bytes_used, buffer.state.version, receipt=receipt)
+
+    def resume(self) -> None:
+        """Go on with what a crash has interrupted; what still cannot be done is logged, and stays to be done."""
+        with self._index.reading() as reading:
+            pending = reading.erasures()
+        if not pending:
+            return
+        try:
+            with self._forking, self._no_backup():
+                receipt = self._finish()
+            logger.warning("erased %d records, as was asked for before the last stop", len(receipt.exemplar_ids))
+        except ExemplarMemoryError as error:
+            logger.error("records that were to be erased are still in the store's files: %s", error.message)
+
+    @contextmanager
+    def _no_backup(self) -> Iterator[None]:
+        if not self._archiving.acquire(timeout=WAIT_SECONDS):
+            raise BusyError("a backup under way holds what would be erased; ask again when it is done")
+        try:
+            yield
+        finally:
+            self._archiving.release()
+
+    def _finish(self, sees: Callable[[str], bool] = lambda _: True) -> ErasureReceipt:
+        """Erase all that is noted; of buffers that ``sees`` says no to, the receipt says nothing."""
+        with self._index.reading() as reading:
+            pending = reading.erasures()
+            for id_ in list(pending):
+                # Forks that were made before all was gone.
+                for fork in reading.forks_of(id_):
+                    known = pending.get(fork, np.zeros(0, TARGET_DTYPE))
+                    pending[fork] = np.union1d(known, pending[id_])
+        buffers = {buffer.config.id: buffer for buffer in self._buffers()}
+        everywhere: Targets = np.unique(np.concatenate(list(pending.values())))
+        # While the bytes can still be read: they are searched for.
+        overwritten = self._segments.overwrite_aside(everywhere, lambda: self._bodies(buffers, pending))
+        wiped = {buffer.name: Wiped() for buffer in buffers.values()}
+        for buffer, wiping in _each(buffers[id_] for id_ in pending if id_ in buffers):
+            wiped[buffer.name] = wiping.take_out(pending[buffer.config.id])
+        for buffer, wiping in _each(buffers.values()):
+            wiping.rewrite(everywhere, wiped[buffer.name])
+        self._segments.expect_gone(WAIT_SECONDS)
+        self._index.scrub()
+        rewritten = {state.stem: state for of_it in wiped.values() for state in of_it.rewritten}
+        with self._index.writing() as transaction:
+            rewritten = {stem: rewritten[stem] for stem in rewritten.keys() - transaction.known_stems(rewritten)}
+            transaction.delete_erasures(pending)
+        files = [f"segments/{stem}{SEALED if state.sealed else OPEN}" for stem, state in rewritten.items()]
+        shown = [buffer for buffer in buffers.values() if sees(buffer.name)]
+        return self._receipt(everywhere, wiped, sorted([*files, *overwritten]), shown)
+
+    def _bodies(self, buffers: dict[int, Buffer], pending: dict[int, Targets]) -> Iterator[memoryview]:
+        for buffer, wiping in _each(buffers[id_] for id_ in pending if id_ in buffers):
+            yield from wiping.bodies(pending[buffer.config.id])
+
+    def _receipt(
+        self, targets: Targets, wiped: dict[str, Wiped], files: Sequence[str], shown: Sequence[Buffer]
+    ) -> ErasureReceipt:
+        elsewhere = []
+        for buffer, wiping in _each(shown):
+            elsewhere += [HeldElsewhere(buffer.name, id_) for id_ in wiping.others(targets)]
+        lost = [
+            ErasedFrom(name, tuple(of_it.deleted), of_it.snapshots)
+            for name, of_it in sorted(wiped.items())
+            if of_it.deleted and name in {buffer.name for buffer in shown}
+        ]
+        receipt = ErasureReceipt(
+            exemplar_ids=tuple(sorted(set(targets["exemplar_id"].tolist()))),
+            buffers=tuple(lost),
+            files=tuple(files),
+            elsewhere=tuple(elsewhere[:_MOST_NAMED]),
+            unreturned=sum(of_it.unreturned for of_it in wiped.values()),
+            erased_at=time.time(),
+            checksum="",
+        )
+        document = {name: value for name, value in asdict(receipt).items() if name != "checksum"}
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+        return replace(receipt, checksum=hashlib.sha256(text.encode()).hexdigest())
+
+
+def _each(buffers: Iterable[Buffer]) -> Iterator[tuple[Buffer, Wiping]]:
+    """What erases records of each, while nothing else changes it; those that were deleted meanwhile have no files."""
+    for buffer in buffers:
+        with ExitStack() as stack:
+            try:
+                wiping = stack.enter_context(buffer.wiping())
+            except NotFoundError:
+                continue
+            yield buffer, wiping
