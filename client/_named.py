@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -11,7 +12,8 @@ from client import _listing, _transfer
 from client._address import buffer_path
 from client._params import present, query_string
 from client._session import Connected
-from memory_format.api.answers import Diff, SnapshotInfo, SnapshotList
+from memory_format.api.answers import ClassesNamed, ClassList, Diff, SnapshotInfo, SnapshotList
+from memory_format.api.terms import MAX_NAMED
 
 T = TypeVar("T")
 
@@ -23,6 +25,36 @@ class Named:
     client: Connected
     """The :class:`MemoryClient`."""
     name: str
+
+    def name_classes(self, names: Sequence[str], class_ids: Sequence[int] | None = None) -> list[int]:
+        """The buffer's ids of classes, by their names. Names that are new to it get ids, all in one step.
+
+        So learners with numbers of their own agree: each pushes under the ids that it is given here. A name keeps its
+        id for ever. Many are named in several requests, one after another.
+
+        Args:
+            names: each once, 1..200 characters.
+            class_ids: the ids that they are to have, for a buffer whose classes have numbers already; None = those that
+                they have, and for new names the smallest that are free.
+
+        Raises:
+            ConflictError: ``class_name_taken``: a name has another id, or an id another name.
+            FormatError: a name or id is none, or comes twice.
+        """
+        found: list[int] = []
+        for first in range(0, len(names), MAX_NAMED):
+            part = slice(first, first + MAX_NAMED)
+            body: dict[str, Any] = {"names": list(names[part])}
+            if class_ids is not None:
+                body["class_ids"] = [int(class_id) for class_id in class_ids[part]]
+            found += self._ask(ClassesNamed, "POST", "classes", json=body).class_ids
+        return found
+
+    def class_names(self) -> dict[int, str]:
+        """Class id -> name, of all classes that have one, whether anything is held of them or not."""
+        path = buffer_path(self.name, "classes")
+        listed = _listing.listed(self.client.session, path, ClassList, lambda page: page.classes)
+        return {named.class_id: named.name for named in listed}
 
     def take_snapshot(self, name: str) -> SnapshotInfo:
         """Name what the buffer holds now; nothing happens where the name stands for just that already.

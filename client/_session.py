@@ -82,14 +82,14 @@ class Session:
         """The answer's JSON as a ``kind``; see :meth:`request`."""
         return read_value(kind, self.request(method, path, **arguments))
 
-    def delete(self, path: str) -> None:
-        """Delete what is at an address.
+    def delete(self, path: str, **arguments: Any) -> None:
+        """Delete what is at an address; ``arguments`` as in :meth:`request`.
 
         Raises:
             NotFoundError: there is nothing.
         """
         try:
-            self.request("DELETE", path)
+            self.request("DELETE", path, **arguments)
         except NotFoundError as error:
             # After a broken connection, "there is none" is what a deletion that went through sounds like.
             if error.details.get("tries", 1) == 1:

@@ -14,7 +14,7 @@ from client import _listing, _transfer
 from client._address import buffer_path
 from client._key import known_key
 from client._limits import Retries, Timeout
-from client._params import present
+from client._params import present, query_string
 from client._session import Session
 from client._transport import Transport
 from client.buffer import Buffer
@@ -120,6 +120,8 @@ class MemoryClient:
         description: str = "",
         patch_px: int | None = None,
         vocabulary: str | None = None,
+        vocabulary_name: str = "",
+        owner: str = "",
     ) -> Buffer:
         """Make a buffer; nothing happens where it exists with the same settings.
 
@@ -137,6 +139,8 @@ class MemoryClient:
             patch_px: side of its records' patches; None = that of the first that is pushed.
             vocabulary: of its token ids (:func:`memory_format.vocabulary_fingerprint`); None = that which the first
                 push with texts says.
+            vocabulary_name: what people call it.
+            owner: id of the run that it belongs to, 1..64 of A-Z a-z 0-9 . _ -; empty = it is shared.
 
         Raises:
             ConflictError: it exists with other settings.
@@ -155,6 +159,8 @@ class MemoryClient:
                 "description": description,
                 "patch_px": patch_px,
                 "vocabulary": vocabulary,
+                "vocabulary_name": vocabulary_name or None,
+                "owner": owner or None,
             }
         )
         self.session.request("PUT", buffer_path(name), json=body)
@@ -174,13 +180,17 @@ class MemoryClient:
         """All buffers of the service."""
         return list(_listing.listed(self.session, "/v1/buffers", BufferList, lambda page: page.buffers))
 
-    def delete_buffer(self, name: str) -> None:
+    def delete_buffer(self, name: str, *, owner: str | None = None) -> None:
         """Remove a buffer and all that it holds.
+
+        Args:
+            owner: only if it belongs to this run (``info().owner``); None = whoever's it is.
 
         Raises:
             NotFoundError: there is none of that name.
+            ConflictError: ``other_owner``.
         """
-        self.session.delete(buffer_path(name))
+        self.session.delete(buffer_path(name), params=query_string({"owner": owner}))
 
     def import_buffer(self, name: str, path: str | os.PathLike[str], *, progress: bool = False) -> Buffer:
         """Make a buffer of a file that :meth:`Buffer.export` wrote.

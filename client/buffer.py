@@ -58,6 +58,8 @@ class Buffer(Named):
         description: str | Unset = UNSET,
         patch_px: int | Unset | None = UNSET,
         vocabulary: str | Unset | None = UNSET,
+        vocabulary_name: str | Unset = UNSET,
+        owner: str | Unset = UNSET,
     ) -> ChangedBuffer:
         """Change settings; what is not given stays, and None sets the default again.
 
@@ -85,6 +87,8 @@ class Buffer(Named):
                 "description": description,
                 "patch_px": patch_px,
                 "vocabulary": vocabulary,
+                "vocabulary_name": vocabulary_name,
+                "owner": owner,
             }
         )
         return self._ask(ChangedBuffer, "PATCH", json=changes)

@@ -45,6 +45,8 @@ ConflictCode = Literal[
     "stale_version",
     "patch_size_mismatch",
     "vocabulary_mismatch",
+    "class_name_taken",
+    "other_owner",
 ]
 AccessCode = Literal["untrusted_host", "untrusted_origin"]
 UnauthenticatedCode = Literal["unauthenticated"]

@@ -6,65 +6,11 @@ Members that a newer service adds are passed over. Members with a default are ab
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Final, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, GetPydanticSchema, WithJsonSchema
-from pydantic_core import core_schema
-
+from memory_format.api.answer import Answer, Grid, Integers, Mask, one_of
 from memory_format.api.terms import EVICTION_POLICIES
 from memory_format.canvas import Layout
-
-
-def _require_all(schema: dict[str, Any]) -> None:
-    """A default is for reading an older service's answer: this service sends every member."""
-    for member in schema.get("properties", {}).values():
-        member.pop("default", None)
-
-
-_CONFIG: Final = ConfigDict(
-    use_attribute_docstrings=True,
-    json_schema_serialization_defaults_required=True,
-    json_schema_extra=_require_all,
-)
-
-
-def _one_of(words: tuple[str, ...]) -> Any:
-    """For the schema. Readers take words that a newer service may know."""
-    return Field(json_schema_extra={"enum": list(words)})
-
-
-def _array(dtype: type[np.generic], listed: Any) -> GetPydanticSchema:
-    """An array that is ``listed`` in JSON."""
-
-    def read(values: Any) -> NDArray[Any]:
-        try:
-            return np.array(values, dtype=dtype)
-        except OverflowError as error:
-            raise ValueError(str(error)) from None
-
-    def write(values: NDArray[Any]) -> Any:
-        return values.astype(int).tolist()
-
-    return GetPydanticSchema(
-        lambda _, schema_of: core_schema.no_info_after_validator_function(
-            read, schema_of(listed), serialization=core_schema.plain_serializer_function_ser_schema(write)
-        )
-    )
-
-
-Grid = Annotated[
-    tuple[int, int],
-    WithJsonSchema({"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}),
-]
-Mask = Annotated[NDArray[np.bool_], _array(np.bool_, list[list[int]])]
-Integers = Annotated[NDArray[np.int64], _array(np.int64, list[int])]
-
-
-@dataclass(frozen=True)
-class _Answer:
-    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
 
 
 @dataclass(frozen=True)
@@ -75,7 +21,7 @@ class Health:
 
 
 @dataclass(frozen=True)
-class LocalSocket(_Answer):
+class LocalSocket(Answer):
     """Where a client of the same machine and user reads the files by itself (``memory_format.lending``)."""
 
     path: str
@@ -85,7 +31,7 @@ class LocalSocket(_Answer):
 
 
 @dataclass(frozen=True)
-class ServiceInfo(_Answer):
+class ServiceInfo(Answer):
     """What answers at the address, and what it has on offer."""
 
     service: str
@@ -104,7 +50,7 @@ class ServiceInfo(_Answer):
 
 
 @dataclass(frozen=True)
-class BufferInfo(_Answer):
+class BufferInfo(Answer):
     """A buffer's settings, and how full it is."""
 
     name: str
@@ -119,7 +65,7 @@ class BufferInfo(_Answer):
     """Where the budget grows, to no more than that; None: than 1,000 classes' worth."""
     disk_limit_bytes: int
     """Given, or the default for the budget."""
-    eviction: Annotated[str, _one_of(EVICTION_POLICIES)]
+    eviction: Annotated[str, one_of(EVICTION_POLICIES)]
     retain_snapshots: int | None
     """None: all are kept."""
     description: str
@@ -133,6 +79,9 @@ class BufferInfo(_Answer):
     """Side of the patches of its records; None: the first push says."""
     vocabulary: str | None = field(default=None, kw_only=True)
     """Fingerprint of the vocabulary that its token ids are of; None: nobody has said."""
+    vocabulary_name: str = field(default="", kw_only=True)
+    owner: str = field(default="", kw_only=True)
+    """Run that it belongs to; empty: it is shared."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +93,7 @@ class ChangedBuffer(BufferInfo):
 
 
 @dataclass(frozen=True)
-class BufferList(_Answer):
+class BufferList(Answer):
     """Buffers by name."""
 
     buffers: tuple[BufferInfo, ...]
@@ -153,16 +102,45 @@ class BufferList(_Answer):
 
 
 @dataclass(frozen=True)
-class ClassStats(_Answer):
+class ClassStats(Answer):
     """One class's share of a buffer."""
 
     class_id: int
     count: int
     bytes: int
+    name: str | None = field(default=None, kw_only=True)
+    """None: nobody has named it."""
 
 
 @dataclass(frozen=True)
-class BufferStats(_Answer):
+class NamedClass(Answer):
+    """A class and its name."""
+
+    class_id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class ClassList(Answer):
+    """Named classes by id, whether anything is held of them or not."""
+
+    classes: tuple[NamedClass, ...]
+    next_cursor: str | None = field(default=None, kw_only=True)
+    """Leads to the next page; None at the end."""
+
+
+@dataclass(frozen=True)
+class ClassesNamed(Answer):
+    """The ids of classes by name."""
+
+    class_ids: tuple[int, ...]
+    """In the order of the names."""
+    added: tuple[str, ...]
+    """Names that are new to the buffer."""
+
+
+@dataclass(frozen=True)
+class BufferStats(Answer):
     """Figures of a buffer, all of one moment."""
 
     budget_bytes: int
@@ -206,7 +184,7 @@ class BufferStats(_Answer):
 
 
 @dataclass(frozen=True)
-class PushResponse(_Answer):
+class PushResponse(Answer):
     """What became of one batch of records."""
 
     exemplar_ids: tuple[int | None, ...]
@@ -223,7 +201,7 @@ class PushResponse(_Answer):
 
 
 @dataclass(frozen=True)
-class UpdateResponse(_Answer):
+class UpdateResponse(Answer):
     """What became of new scores or ranks."""
 
     updated: int
@@ -234,7 +212,7 @@ class UpdateResponse(_Answer):
 
 
 @dataclass(frozen=True)
-class ErasedFrom(_Answer):
+class ErasedFrom(Answer):
     """What a buffer has lost to an erasure."""
 
     buffer: str
@@ -245,7 +223,7 @@ class ErasedFrom(_Answer):
 
 
 @dataclass(frozen=True)
-class HeldElsewhere(_Answer):
+class HeldElsewhere(Answer):
     """A record that was not erased."""
 
     buffer: str
@@ -253,7 +231,7 @@ class HeldElsewhere(_Answer):
 
 
 @dataclass(frozen=True)
-class ErasureReceipt(_Answer):
+class ErasureReceipt(Answer):
     """What was erased: no file of the store has its bytes any more, but for the records named in ``elsewhere``."""
 
     exemplar_ids: tuple[int, ...]
@@ -272,7 +250,7 @@ class ErasureReceipt(_Answer):
 
 
 @dataclass(frozen=True)
-class DeleteResponse(_Answer):
+class DeleteResponse(Answer):
     """What a deletion removed."""
 
     deleted: tuple[int, ...]
@@ -283,7 +261,7 @@ class DeleteResponse(_Answer):
 
 
 @dataclass(frozen=True)
-class SnapshotInfo(_Answer):
+class SnapshotInfo(Answer):
     """A name for what a buffer held at one version."""
 
     name: str
@@ -297,7 +275,7 @@ class SnapshotInfo(_Answer):
 
 
 @dataclass(frozen=True)
-class SnapshotList(_Answer):
+class SnapshotList(Answer):
     """Snapshots, oldest first."""
 
     snapshots: tuple[SnapshotInfo, ...]
@@ -306,7 +284,7 @@ class SnapshotList(_Answer):
 
 
 @dataclass(frozen=True)
-class Side(_Answer):
+class Side(Answer):
     """Records that only one of two states holds."""
 
     count: int
@@ -317,7 +295,7 @@ class Side(_Answer):
 
 
 @dataclass(frozen=True)
-class Diff(_Answer):
+class Diff(Answer):
     """What came and went between two states of a buffer."""
 
     from_version: int
@@ -328,7 +306,7 @@ class Diff(_Answer):
 
 
 @dataclass(frozen=True)
-class ExemplarInfo(_Answer):
+class ExemplarInfo(Answer):
     """A record without its pixels and tokens."""
 
     exemplar_id: int
@@ -341,7 +319,7 @@ class ExemplarInfo(_Answer):
     """Rows and columns."""
     patch_px: int
     codec: str
-    layout: Annotated[str, _one_of(get_args(Layout))]
+    layout: Annotated[str, one_of(get_args(Layout))]
     has_extras: bool
     text_length: int
     """Tokens of the original text."""
@@ -358,7 +336,7 @@ class ExemplarInfo(_Answer):
 
 
 @dataclass(frozen=True)
-class ExemplarPage(_Answer):
+class ExemplarPage(Answer):
     """A part of a listing."""
 
     exemplars: tuple[ExemplarInfo, ...]
@@ -368,7 +346,7 @@ class ExemplarPage(_Answer):
 
 
 @dataclass(frozen=True)
-class DrawnIds(_Answer):
+class DrawnIds(Answer):
     """A batch by the ids of its B records, for who has the records already: everything else of them never changes."""
 
     version: int

@@ -5,23 +5,26 @@ What SQLite and PostgreSQL hold are integers of 63 bits and text without NUL.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
 from memory_format.api.terms import (
     FINGERPRINT_PATTERN,
     MAX_BUDGET_BYTES,
+    MAX_CLASS_NAME,
     MAX_DESCRIPTION,
     MAX_DISK_LIMIT_BYTES,
     MAX_RETAINED,
     NAME_PATTERN,
+    OWNER_PATTERN,
 )
 from memory_format.errors import FormatError
 from memory_format.header import LEARNER_ID_PATTERN, MAX_SCORE
 from memory_format.text import TEXT_PATTERN, check_text
 
-ClassId = Annotated[int, Field(ge=0, lt=2**32)]
+MAX_CLASS_ID: Final = 2**32 - 1
+ClassId = Annotated[int, Field(ge=0, le=MAX_CLASS_ID)]
 Phase = Annotated[int, Field(ge=0, lt=2**16)]
 LearnerId = Annotated[str, Field(pattern=f"^{LEARNER_ID_PATTERN.pattern}$")]
 Score = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_SCORE, le=MAX_SCORE)]
@@ -43,13 +46,18 @@ Name = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME_PATTERN.patte
 """Of a buffer or a snapshot. The store says what is none, and there is nothing under such a name."""
 
 
-def _kept(text: str) -> str:
-    try:
-        return check_text("a description", text, max_length=MAX_DESCRIPTION)
-    except FormatError as error:
-        raise ValueError(error.message) from error
+def _text(what: str, max_length: int) -> tuple[AfterValidator, object]:
+    def kept(text: str) -> str:
+        try:
+            return check_text(what, text, max_length=max_length)
+        except FormatError as error:
+            raise ValueError(error.message) from error
+
+    return AfterValidator(kept), Field(json_schema_extra={"maxLength": max_length, "pattern": TEXT_PATTERN})
 
 
-Description = Annotated[
-    str, AfterValidator(_kept), Field(json_schema_extra={"maxLength": MAX_DESCRIPTION, "pattern": TEXT_PATTERN})
-]
+_DESCRIPTION, _WORDS = _text("a description", MAX_DESCRIPTION), _text("a name", MAX_CLASS_NAME)
+Description = Annotated[str, _DESCRIPTION[0], _DESCRIPTION[1]]
+ClassName = Annotated[str, Field(min_length=1), _WORDS[0], _WORDS[1]]
+VocabularyName = Annotated[str, _WORDS[0], _WORDS[1]]
+RunId = Annotated[str, Field(pattern=f"^{OWNER_PATTERN.pattern}$")]

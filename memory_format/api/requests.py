@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from memory_format.api.fields import (
     ByteCount,
     ClassId,
+    ClassName,
     Description,
     DiskLimit,
     ExemplarId,
@@ -20,13 +21,16 @@ from memory_format.api.fields import (
     Phase,
     Rank,
     RetainedSnapshots,
+    RunId,
     SampleCount,
     Score,
     Version,
+    VocabularyName,
 )
 from memory_format.api.terms import (
     MAX_DRAW,
     MAX_FILTER_VALUES,
+    MAX_NAMED,
     MAX_PAGE,
     MAX_SAMPLE,
     MAX_UPDATE,
@@ -105,6 +109,8 @@ class BufferRequest(BudgetSettings):
     vocabulary: Fingerprint | None = Field(
         None, description="Fingerprint of the vocabulary of its token ids; default what the first push with texts says."
     )
+    vocabulary_name: VocabularyName = Field("", description="What people call that vocabulary.")
+    owner: RunId = Field("", description="Run that the buffer belongs to; empty: it is shared.")
 
 
 class BufferChange(BufferRequest):
@@ -112,6 +118,17 @@ class BufferChange(BufferRequest):
     max_budget_bytes, patch_px or vocabulary sets the default again."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"budget_bytes": 3_000_000, "retain_snapshots": 5}]})
+
+
+class ClassNames(_Strict):
+    """Names of classes whose ids are asked for."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"names": ["cat", "dog"]}]})
+
+    names: list[ClassName] = Field(min_length=1, max_length=MAX_NAMED, description="Each once.")
+    class_ids: list[ClassId] | None = Field(
+        None, description="The ids that they have; default what the buffer says, for new names ids that are free."
+    )
 
 
 class ForkRequest(_Strict):
@@ -196,6 +213,20 @@ class SnapshotQuery(_PageQuery):
 
     cursor: str | None = Field(
         None, description="The next_cursor of the page before.", json_schema_extra={"pattern": "^[0-9]{1,19}$"}
+    )
+
+
+class DeleteBufferQuery(_QueryString):
+    """Whether to delete a buffer."""
+
+    owner: RunId | None = Field(None, description="Only if it belongs to this run; empty: only if it is shared.")
+
+
+class ClassQuery(_PageQuery):
+    """A page of named classes."""
+
+    cursor: str | None = Field(
+        None, description="The next_cursor of the page before.", json_schema_extra={"pattern": "^[0-9]{1,10}$"}
     )
 
 

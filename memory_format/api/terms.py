@@ -50,6 +50,8 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 API_KEY_PATTERN: Final = re.compile(r"em_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
 """A key: its id, which is no secret, and 256 random bits in base64, which are."""
 
+OWNER_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{0,64}")
+"""Ids of runs that a buffer may belong to; the empty one is nobody's."""
 MAX_KEY_LENGTH: Final = 128
 """Printable ASCII characters of an idempotency key."""
 MAX_PAGE: Final = 1000
@@ -74,6 +76,10 @@ MAX_BUDGET_BYTES: Final = 2**50
 MAX_DISK_LIMIT_BYTES: Final = 2 * MAX_BUDGET_BYTES
 MAX_RETAINED: Final = 2**31 - 1
 """Snapshots that a buffer is told to keep."""
+MAX_CLASS_NAME: Final = 200
+"""Characters of a class's name, and of a vocabulary's."""
+MAX_NAMED: Final = 10_000
+"""Classes that one request names."""
 MAX_DESCRIPTION: Final = 10_000
 """Characters of a buffer's description."""
 

@@ -46,6 +46,8 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "stale_version": (409, "The buffer has changed since"),
     "patch_size_mismatch": (409, "The buffer holds patches of another size"),
     "vocabulary_mismatch": (409, "The buffer holds texts of another vocabulary"),
+    "class_name_taken": (409, "The class has another name, or the name is of another class"),
+    "other_owner": (409, "The buffer belongs to another run"),
     "untrusted_host": (403, "The service does not answer to this name"),
     "untrusted_origin": (403, "A page of another site sends this"),
     "unauthenticated": (401, "A key is needed, and none that is good came"),

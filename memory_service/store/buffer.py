@@ -15,8 +15,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from memory_format import BudgetError, FormatError
-from memory_format.api.answers import BufferStats, DeleteResponse, Diff, UpdateResponse
+from memory_format import BudgetError, ConflictError, FormatError
+from memory_format.api.answers import BufferStats, ClassesNamed, DeleteResponse, Diff, UpdateResponse
 from memory_format.wire import check_batch, read_batch
 from memory_service.store import changes
 from memory_service.store.commits import Commits
@@ -28,6 +28,7 @@ from memory_service.store.loading import SealedSegments, growing_of, load
 from memory_service.store.pure.change import PushKey
 from memory_service.store.pure.columns import Learners, rows_of_batch
 from memory_service.store.pure.model import BufferConfig, Options, PushAnswer, Snapshot, check_name
+from memory_service.store.pure.naming import agreed
 from memory_service.store.pure.selection import EVERYTHING, Filter
 from memory_service.store.pure.state import State
 from memory_service.store.pure.stats import diff, stats
@@ -239,9 +240,32 @@ class Buffer(Reads):
             self._commits.tidy(0)
             return evicted
 
-    def drop(self) -> None:
-        """Delete the buffer and all that it holds. What is being read elsewhere is still read to its end."""
+    def name_classes(self, names: Sequence[str], class_ids: Sequence[int] | None = None) -> ClassesNamed:
+        """The ids of classes by name; what is new is named in one step. Raises as
+        :func:`memory_service.store.pure.naming.agreed`, and as :meth:`push`."""
         with self._changing():
+            found, added = agreed(self.state.names, self.state.classes, names, class_ids)
+            if added:
+                self._commits.commit(self.state.change(names=added))
+            return ClassesNamed(tuple(found), tuple(added.values()))
+
+    def drop(self, owner: str | None = None) -> None:
+        """Delete the buffer and all that it holds. What is being read elsewhere is still read to its end.
+
+        Args:
+            owner: only if it belongs to this run; None = whoever's it is.
+
+        Raises:
+            ConflictError: ``other_owner``.
+        """
+        with self._changing():
+            if owner is not None and owner != self.config.owner:
+                whose = f"belongs to run {self.config.owner}" if self.config.owner else "is shared"
+                raise ConflictError(
+                    f"buffer {self.name!r} {whose}, and not to run {owner!r}",
+                    code="other_owner",
+                    owner=self.config.owner,
+                )
             self._exports.keep_files()
             self._commits.drop()
             self.contents.dropped = True
@@ -312,7 +336,7 @@ class Buffer(Reads):
         """What came and went between a snapshot and another, or now. Raises as :meth:`snapshot`."""
         with self._changing():
             shown = self.view(before), self.view(after)
-        return diff(*shown)
+        return diff(*shown, self.state.names)
 
     def fork_into(
         self, name: str, snapshot: str | None, disk_limit_bytes: int | None, description: str | None

@@ -19,7 +19,7 @@ from memory_service.store.idempotency import LEAST_KEPT, KeptAnswers
 from memory_service.store.index.base import BufferEntry, Index, Reading, Writing
 from memory_service.store.loading import Growing, Purpose
 from memory_service.store.pure.change import Change, Leaving, Written
-from memory_service.store.pure.ledger import IndexRows, store_share
+from memory_service.store.pure.ledger import IndexRows, all_name_bytes, store_share
 from memory_service.store.pure.model import BufferConfig
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
@@ -120,6 +120,7 @@ class Commits:
         """All rows but those of segments and deaths; returns what the ledger counts afterwards."""
         buffer_id = before.config.id
         transaction.insert_classes(buffer_id, change.classes)
+        transaction.insert_names(buffer_id, change.names)
         snapshots = before.counts.snapshots + (change.snapshot is not None)
         snapshots -= sum(transaction.delete_snapshot(buffer_id, mark.name) for mark in change.dropped)
         if change.snapshot is not None:
@@ -128,6 +129,7 @@ class Commits:
         counts = replace(
             before.counts,
             classes=before.counts.classes + len(change.classes),
+            name_bytes=before.counts.name_bytes + all_name_bytes(change.names.values()),
             snapshots=snapshots,
             scores=_note_scores(transaction, before, change, leaving),
             description_bytes=len(change.config.description.encode()),

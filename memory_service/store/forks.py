@@ -29,10 +29,15 @@ logger = logging.getLogger(__name__)
 def settings_of_fork(
     source: BufferConfig, name: str, disk_limit_bytes: int | None, description: str | None
 ) -> BufferConfig:
-    """Those of its source, but for what is given. Raises ``FormatError``: ``invalid_budget`` or ``invalid_request``."""
+    """Those of its source, but for what is given; it belongs to no run.
+
+    Raises:
+        FormatError: ``invalid_budget`` or ``invalid_request``.
+    """
     config = replace(
         source,
         name=name,
+        owner="",
         created_at=time.time(),
         description=source.description if description is None else description,
         given_disk_limit=source.given_disk_limit if disk_limit_bytes is None else disk_limit_bytes,
@@ -128,6 +133,7 @@ class Fork:
         small = IndexRows(
             scores=len(self._scored),
             classes=len(self._state.classes),
+            name_bytes=self._state.counts.name_bytes,
             description_bytes=len(self._config.description.encode()),
         )
         dead = sum(state.num_dead for state in self._shared)
@@ -178,3 +184,4 @@ class Fork:
             scored = view.take(view.positions_of(np.array(sorted(self._scored), dtype=np.uint64)))
             transaction.rescore(fork_id, 0, scored, scored["score"], scored["rank"], ())
         transaction.insert_classes(fork_id, self._state.classes)
+        transaction.insert_names(fork_id, self._state.names)

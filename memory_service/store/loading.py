@@ -105,6 +105,7 @@ def load(
         segments=segments,
         snapshots=rows.snapshots,
         classes=frozenset(rows.classes),
+        names=rows.names,
         counts=rows.counts,
         next_id=entry.next_exemplar_id,
         number=rows.number,

@@ -5,6 +5,8 @@ Reads take no lock: they use whatever state is current, which never changes unde
 
 from __future__ import annotations
 
+import heapq
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Final, TypeVar
@@ -13,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import ConflictError, FormatError, NotFoundError, Record, StorageError, checksum
-from memory_format.api.answers import DrawnIds, ExemplarInfo
+from memory_format.api.answers import DrawnIds, ExemplarInfo, NamedClass
 from memory_format.api.terms import part_of
 from memory_format.body import count_parts, swap_text
 from memory_format.codecs import codec_by_number
@@ -292,6 +294,17 @@ class Reads:
         stream, start = frame_batch(headers, self.contents.learner_ids(taken), [len(part) for part in bodies])
         stream[start : start + sum(map(len, bodies))] = b"".join(bodies)
         return stream
+
+    def page_of_classes(self, limit: int, cursor: str | None = None) -> tuple[list[NamedClass], str | None]:
+        """The first named classes by id, or those after a cursor, and the cursor of the next page, None at the end.
+        Raises ``FormatError`` (``invalid_cursor``)."""
+        if cursor is not None and not re.fullmatch("[0-9]{1,10}", cursor):
+            raise FormatError("the cursor is not one that this service gave", code="invalid_cursor")
+        self.contents.check_alive()
+        names, after = self.contents.state.names, -1 if cursor is None else int(cursor)
+        found = heapq.nsmallest(limit + 1, (class_id for class_id in names if class_id > after))
+        page = [NamedClass(class_id, names[class_id]) for class_id in found[:limit]]
+        return page, str(found[limit - 1]) if len(found) > limit else None
 
     # Which records
 

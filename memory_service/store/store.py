@@ -30,6 +30,7 @@ from memory_service.store.directory import OpenPorts, Ports, open_local
 from memory_service.store.erasures import Erasures
 from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.loading import SealedSegments
+from memory_service.store.pure.equal import expect_equal
 from memory_service.store.pure.model import Budget, BufferConfig, Options, check_name, check_settings
 from memory_service.store.room import Quota
 from memory_service.store.segments import files
@@ -123,6 +124,8 @@ class Store:
         description: str = "",
         patch_px: int | None = None,
         vocabulary: str | None = None,
+        vocabulary_name: str = "",
+        owner: str = "",
     ) -> tuple[Buffer, bool]:
         """Make a buffer; an equal one that exists is as good. Returns it, and whether it is new.
 
@@ -130,7 +133,8 @@ class Store:
             budget_bytes, budget: one of the two.
             disk_limit_bytes: everything on disk for the buffer; default 1.5 times the budget, and at least
                 :data:`~memory_service.store.pure.model.SMALLEST_HEADROOM` more than it.
-            patch_px, vocabulary: see :class:`BufferConfig`; None is as good as what one that exists has.
+            vocabulary_name, owner: see :class:`BufferConfig`.
+            patch_px, vocabulary: the same; None is as good as what one that exists has.
 
         Raises:
             FormatError: ``invalid_budget``, or ``invalid_request`` for a name or description that will not
@@ -151,6 +155,8 @@ class Store:
             retain_snapshots=retain_snapshots,
             patch_px=patch_px,
             vocabulary=vocabulary,
+            vocabulary_name=vocabulary_name,
+            owner=owner,
         )
         check_settings(config)
         with self._names_lock:
@@ -158,7 +164,7 @@ class Store:
             if name in self._coming:
                 raise ConflictError(f"buffer {name!r} is being made", code="buffer_exists")
             if existing is not None:
-                _expect_equal(existing.config, config)
+                expect_equal(existing.config, config)
                 return existing, False
             with self._quota.claim(config):
                 entry = self._index.make(
@@ -305,11 +311,18 @@ class Store:
             raise NotFoundError(f"there is no buffer {name!r}; PUT it first, with its budget", code="unknown_buffer")
         return found
 
-    def delete_buffer(self, name: str) -> None:
-        """Delete a buffer with all that it holds; waits for a push that is under way. Raises ``NotFoundError``:
-        ``unknown_buffer``."""
+    def delete_buffer(self, name: str, *, owner: str | None = None) -> None:
+        """Delete a buffer with all that it holds; waits for a push that is under way.
+
+        Args:
+            owner: only if it belongs to this run; None = whoever's it is.
+
+        Raises:
+            NotFoundError: ``unknown_buffer``.
+            ConflictError: ``other_owner``.
+        """
         buffer = self.buffer(name)
-        buffer.drop()
+        buffer.drop(owner)
         with self._names_lock:
             if self._buffers.get(name) is buffer:
                 del self._buffers[name]
@@ -363,28 +376,3 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _expect_equal(existing: BufferConfig, asked: BufferConfig) -> None:
-    names: tuple[str, ...] = ("budget", "given_disk_limit", "eviction", "retain_snapshots", "description")
-    # What the first push fixes where nobody has said.
-    names += tuple(name for name in ("patch_px", "vocabulary") if getattr(asked, name) is not None)
-    differing = {name: getattr(existing, name) for name in names if getattr(existing, name) != getattr(asked, name)}
-    if differing:
-        said = ", ".join(f"{_SETTING.get(name, name)} is {_shown(value)}" for name, value in differing.items())
-        raise ConflictError(
-            f"buffer {existing.name!r} exists with other settings: {said}; PATCH changes them",
-            code="buffer_exists",
-            existing={_SETTING.get(name, name): _shown(value) for name, value in differing.items()},
-        )
-
-
-_SETTING = {"given_disk_limit": "disk_limit_bytes", "budget": "budget_bytes"}
-
-
-def _shown(value: object) -> object:
-    if not isinstance(value, Budget):
-        return value
-    if value.budget_bytes is not None:
-        return value.budget_bytes
-    return {name: given for name, given in vars(value).items() if given is not None}

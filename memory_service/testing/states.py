@@ -27,6 +27,7 @@ def expect_loaded_state(buffer: Buffer) -> None:
     assert kept.segments == fresh.segments
     assert kept.snapshots == fresh.snapshots
     assert kept.classes == fresh.classes
+    assert kept.names == fresh.names
     assert kept.counts == fresh.counts
     assert kept.disk_bytes == fresh.disk_bytes
     # Changes of other buffers may have followed.

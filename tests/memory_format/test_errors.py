@@ -48,6 +48,8 @@ GOLDEN = {
     "stale_version": ConflictError,
     "patch_size_mismatch": ConflictError,
     "vocabulary_mismatch": ConflictError,
+    "class_name_taken": ConflictError,
+    "other_owner": ConflictError,
     "untrusted_host": AccessError,
     "untrusted_origin": AccessError,
     "unauthenticated": UnauthenticatedError,

@@ -314,6 +314,9 @@ def _assert_disk_adds_up(index: sqlite3.Connection, stats: dict[str, Any], buffe
         snapshots=of_buffer("snapshots"),
         classes=of_buffer("classes"),
         answers=of_buffer("pushes"),
+        name_bytes=ledger.all_name_bytes(
+            name for (name,) in index.execute(f"SELECT name FROM class_names WHERE {_MINE}", [buffer])
+        ),
         answer_bytes=sum(ledger.answer_bytes(key, answer) for key, answer in answers),
         description_bytes=index.execute(
             "SELECT LENGTH(CAST(description AS BLOB)) FROM buffers WHERE name = ?", [buffer]
@@ -328,6 +331,9 @@ def _assert_disk_adds_up(index: sqlite3.Connection, stats: dict[str, Any], buffe
     assert stats["snapshots"] == of_buffer("snapshots")
     assert stats["num_classes_seen"] == of_buffer("classes")
     assert stats["orphans"] == 0
+
+
+_MINE = "buffer_id = (SELECT id FROM buffers WHERE name = ?)"
 
 
 def whole_state(data: Path) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def test_put_is_idempotent_and_refuses_a_change(data: Path) -> None:
             "disk_limit_bytes": 5000 + 2**18,
             "retain_snapshots": None,
             **dict.fromkeys(("patch_px", "vocabulary")),
+            **dict.fromkeys(("vocabulary_name", "owner"), ""),
             "version": 0,
             "bytes_used": 0,
             "num_records": 0,
@@ -123,6 +124,7 @@ def test_stats_add_up(client: httpx.Client, data: Path) -> None:
             "class_id": c,
             "count": 2 + c,
             "bytes": sum(record.charge for record in records if record.class_id == c),
+            "name": None,
         }
         for c in range(3)
     ]

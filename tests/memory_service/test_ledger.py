@@ -87,6 +87,17 @@ def fill_with_classes(buffer: Buffer) -> None:
         buffer.push(encode_batch(batch))
 
 
+def fill_with_names(length: int) -> Callable[[Buffer], None]:
+    def fill(buffer: Buffer) -> None:
+        ids = np.random.default_rng(0).choice(2**32, 1500, replace=False).tolist()
+        for first in range(0, 1500, 100):
+            part = ids[first : first + 100]
+            names = [np.random.default_rng(id_).bytes(100).hex()[:length] for id_ in part]
+            buffer.name_classes(names, part)
+
+    return fill
+
+
 def _fields(record: Record) -> dict[str, Any]:
     return {name: getattr(record, name) for name in Record.__dataclass_fields__}
 
@@ -144,6 +155,8 @@ KINDS: dict[str, tuple[Callable[[Buffer], None], int]] = {
     "scores for snapshots": (fill_with_scores_for_snapshots, 4000),
     "snapshots": (fill_with_snapshots, 1),
     "classes": (fill_with_classes, 0),
+    "short names": (fill_with_names(12), 0),
+    "the longest names": (fill_with_names(200), 0),
     "answers with short keys": (fill_with_answers(random_key(8), 120), 0),
     "answers with the longest keys": (fill_with_answers(random_key(128), 120), 0),
     "answers of middle size": (fill_with_answers(random_key(32), 2100), 0),

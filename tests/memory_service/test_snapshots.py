@@ -346,15 +346,15 @@ def test_diff_of_two_snapshots_and_of_one_and_now(client: httpx.Client, data: Pa
         "added": {
             "count": 2,
             "bytes": 2 * CHARGE,
-            "classes": [{"class_id": 5, "count": 2, "bytes": 2 * CHARGE}],
+            "classes": [{"class_id": 5, "count": 2, "bytes": 2 * CHARGE, "name": None}],
             "exemplar_ids": [7, 8],
         },
         "evicted": {
             "count": 3,
             "bytes": 3 * CHARGE,
             "classes": [
-                {"class_id": 0, "count": 2, "bytes": 2 * CHARGE},
-                {"class_id": 1, "count": 1, "bytes": CHARGE},
+                {"class_id": 0, "count": 2, "bytes": 2 * CHARGE, "name": None},
+                {"class_id": 1, "count": 1, "bytes": CHARGE, "name": None},
             ],
             "exemplar_ids": [1, 2, 3],
         },

@@ -7,8 +7,16 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from memory_format.api.answers import BufferInfo, BufferList, BufferStats, ChangedBuffer
-from memory_format.api.requests import BufferChange, BufferQuery, BufferRequest, ForkRequest
+from memory_format.api.answers import BufferInfo, BufferList, BufferStats, ChangedBuffer, ClassesNamed, ClassList
+from memory_format.api.requests import (
+    BufferChange,
+    BufferQuery,
+    BufferRequest,
+    ClassNames,
+    ClassQuery,
+    DeleteBufferQuery,
+    ForkRequest,
+)
 from memory_service.http.access import needs
 from memory_service.http.convert import budget_of, buffer_info, with_changes
 from memory_service.http.openapi import MISFITS, NO_ROOM, refusals
@@ -34,6 +42,8 @@ def put_buffer(name: BufferName, wanted: BufferRequest, store: StoreDep, respons
         description=wanted.description,
         patch_px=wanted.patch_px,
         vocabulary=wanted.vocabulary,
+        vocabulary_name=wanted.vocabulary_name,
+        owner=wanted.owner,
     )
     response.status_code = 201 if created else 200
     return buffer_info(buffer)
@@ -63,10 +73,27 @@ def patch_buffer(buffer: BufferDep, change: BufferChange) -> ChangedBuffer:
     return ChangedBuffer(**vars(buffer_info(buffer)), evicted=tuple(evicted))
 
 
-@router.delete("/{name}", status_code=204, openapi_extra=needs("admin") | refusals("unknown_buffer"))
-def delete_buffer(name: BufferName, store: StoreDep) -> None:
-    """Delete a buffer, its records and their files."""
-    store.delete_buffer(name)
+@router.delete("/{name}", status_code=204, openapi_extra=needs("admin") | refusals("unknown_buffer", "other_owner"))
+def delete_buffer(name: BufferName, store: StoreDep, query: Annotated[DeleteBufferQuery, Query()]) -> None:
+    """Delete a buffer, its records and their files; with ``owner``, only if it belongs to that run."""
+    store.delete_buffer(name, owner=query.owner)
+
+
+@router.post(
+    "/{name}/classes",
+    dependencies=[JSON_BODY],
+    openapi_extra=needs("write") | refusals("unknown_buffer", "class_name_taken", "disk_limit_exceeded"),
+)
+def name_classes(buffer: BufferDep, wanted: ClassNames) -> ClassesNamed:
+    """The ids of classes by name. A name that is new to the buffer gets an id; all of them in one step."""
+    return buffer.name_classes(wanted.names, wanted.class_ids)
+
+
+@router.get("/{name}/classes", openapi_extra=needs("read") | refusals("unknown_buffer", "invalid_cursor"))
+def list_classes(buffer: BufferDep, page: Annotated[ClassQuery, Query()]) -> ClassList:
+    """Named classes, by id; ``next_cursor`` leads to the next page."""
+    classes, next_cursor = buffer.page_of_classes(page.limit, page.cursor)
+    return ClassList(tuple(classes), next_cursor=next_cursor)
 
 
 @router.post(

@@ -54,6 +54,8 @@ class BufferRows:
     """Segment id -> ids of the records that died in it, ascending, and the versions at which they did."""
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     classes: set[int] = field(default_factory=set)
+    names: dict[int, str] = field(default_factory=dict)
+    """Class id -> name."""
     counts: ledger.IndexRows = field(default_factory=ledger.IndexRows)
     scores: Arrays = field(default_factory=dict)
     """Scores and ranks that were changed after a push: ``exemplar_id``, ``score`` and ``rank`` as they are now."""
@@ -98,6 +100,9 @@ class Reading:
             contents[owner].snapshots[snapshot.name] = snapshot
         for owner, class_id in self._of(buffer_id, tables.classes, tables.classes.c.class_id):
             contents[owner].classes.add(class_id)
+        n = tables.class_names.c
+        for owner, class_id, name in self._of(buffer_id, tables.class_names, n.class_id, n.name):
+            contents[owner].names[class_id] = name
         p = tables.pushes.c
         statement = sa.select(p.buffer_id, sa.func.count(), sa.func.sum(answer_bytes())).group_by(p.buffer_id)
         for owner, answers, num_bytes in self.connection.execute(_only(statement, p.buffer_id, buffer_id)):
@@ -109,6 +114,7 @@ class Reading:
             counts[owner]["scores"] = len(of_it)
         for id_, rows in contents.items():
             numbers = {"snapshots": len(rows.snapshots), "classes": len(rows.classes)}
+            numbers["name_bytes"] = ledger.all_name_bytes(rows.names.values())
             rows.counts = ledger.IndexRows(**counts[id_], **numbers)
         return contents
 

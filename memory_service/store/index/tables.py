@@ -41,6 +41,8 @@ buffers = sa.Table(
     sa.Column("draw_key", sa.String(63), nullable=False, server_default=sa.text("''")),
     sa.Column("patch_px", sa.Integer),
     sa.Column("vocabulary", sa.String(32)),
+    sa.Column("vocabulary_name", sa.String(200), nullable=False, server_default=sa.text("''")),
+    sa.Column("owner", sa.String(64), nullable=False, server_default=sa.text("''")),
     sa.CheckConstraint("bytes_used >= 0 AND bytes_used <= budget_bytes", name="within_budget"),
     sa.CheckConstraint("num_records >= 0", name="records_counted"),
     # Ids are never given twice: what an old process remembers of a deleted buffer cannot be taken for a new
@@ -148,6 +150,17 @@ classes = sa.Table(
 )
 """Classes that a buffer has ever been offered: what a growing budget grows with."""
 
+class_names = sa.Table(
+    "class_names",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("class_id", sa.BigInteger, primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.UniqueConstraint("buffer_id", "name", name="a_name_a_class"),
+    sqlite_with_rowid=False,
+)
+"""What classes are called, whether records of them were offered or not."""
+
 pushes = sa.Table(
     "pushes",
     metadata,
@@ -182,5 +195,5 @@ intents = sa.Table(
 )
 """Segment files that no row of ``segments`` speaks of and that may be there all the same."""
 
-BUFFER_TABLES = (buffer_segments, deaths, scores, snapshots, origins, erasures, classes, pushes)
+BUFFER_TABLES = (buffer_segments, deaths, scores, snapshots, origins, erasures, classes, class_names, pushes)
 """Tables with a ``buffer_id``, in an order in which their rows can be deleted."""

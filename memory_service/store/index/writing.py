@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -191,6 +191,13 @@ class Writing(Reading):
     def insert_classes(self, buffer_id: int, class_ids: Iterable[int]) -> None:
         """Note classes that a buffer has been offered for the first time."""
         self._insert(tables.classes, [{"buffer_id": buffer_id, "class_id": class_id} for class_id in sorted(class_ids)])
+
+    def insert_names(self, buffer_id: int, names: Mapping[int, str]) -> None:
+        """Note what classes are called, by their ids."""
+        self._insert(
+            tables.class_names,
+            [{"buffer_id": buffer_id, "class_id": class_id, "name": name} for class_id, name in names.items()],
+        )
 
     def insert_snapshot(self, buffer_id: int, snapshot: Snapshot) -> None:
         """Note a snapshot."""

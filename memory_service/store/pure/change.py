@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -83,6 +83,8 @@ class Change:
     rank: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
     classes: frozenset[int] = frozenset()
     """Classes seen for the first time."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """Class id -> name, of classes that are named for the first time."""
     answers: Sequence[Answer] = ()
     snapshot: Snapshot | None = None
     """One that is taken."""

@@ -26,6 +26,8 @@ LOOSE: Final = 2
 """Bytes for each byte of a description."""
 ANSWER_COLUMNS: Final = 41
 """Of the table ``pushes``, without learner, key and answer."""
+NAME_COLUMNS: Final = 20
+"""Of the table ``class_names``, without the name."""
 ANSWER_WITHIN: Final = 230
 """Bytes of a row of ``pushes`` that stay in its page; of a longer one some 103 do, the rest goes to pages of its
 own (sqlite.org/fileformat2.html, 1.6)."""
@@ -63,6 +65,8 @@ class IndexRows:
     answers: int = 0
     answer_bytes: int = 0
     """Sum of :func:`answer_bytes`."""
+    name_bytes: int = 0
+    """Sum of :func:`name_bytes`."""
     description_bytes: int = 0
 
     def num_bytes(self, *, segments: int, dead: int) -> int:
@@ -82,6 +86,7 @@ class IndexRows:
             + SNAPSHOT_ROW * self.snapshots
             + CLASS_ROW * self.classes
             + self.answer_bytes
+            + self.name_bytes
             + loose
         )
 
@@ -93,10 +98,23 @@ def open_row_bytes(num_records: int, learners: Iterable[str]) -> int:
     return OPEN_ROW + content + min(content, 2 * _PAGE)
 
 
+def name_bytes(name: str) -> int:
+    """Of the row that has a class's name, and of its twin in the index that finds it by the name."""
+    return 2 * _row_bytes(len(name.encode()) + NAME_COLUMNS)
+
+
+def all_name_bytes(names: Iterable[str]) -> int:
+    """Of the rows of several."""
+    return sum(map(name_bytes, names))
+
+
 def answer_bytes(key: int, answer: int) -> int:
     """Of the row that keeps the answer to a push, given its length, and that of learner and key together;
     index/reading.py says the same in SQL."""
-    content = key + answer + ANSWER_COLUMNS
+    return _row_bytes(key + answer + ANSWER_COLUMNS)
+
+
+def _row_bytes(content: int) -> int:
     if content <= ANSWER_WITHIN:
         return LOOSE * content
     return LOOSE * ANSWER_WITHIN + OWN_PAGE * (content // (OWN_PAGE - 4) + 1)

@@ -135,6 +135,9 @@ class BufferConfig:
     """Side of the patches of all its records; None: of the first that comes."""
     vocabulary: str | None = None
     """Fingerprint of the vocabulary of its token ids; None: nobody has said."""
+    vocabulary_name: str = ""
+    owner: str = ""
+    """Id of the run that it belongs to; empty: it is shared."""
     draw_key: str = ""
     """What its random choices are a function of, beside ids and versions. It never changes, and goes along to forks
     and imports, so that a reservoir stays a uniform sample of all that was ever offered. Buffers from before it was
@@ -193,6 +196,8 @@ _SETTINGS: Final = (
     "draw_key",
     "patch_px",
     "vocabulary",
+    "vocabulary_name",
+    "owner",
 )
 
 

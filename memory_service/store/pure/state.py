@@ -36,6 +36,8 @@ class State:
     snapshots: Mapping[str, Snapshot]
     classes: frozenset[int]
     """Classes that it was ever offered."""
+    names: Mapping[int, str]
+    """Class id -> name."""
     counts: IndexRows
     next_id: int
     """The exemplar id that comes next."""
@@ -123,7 +125,7 @@ class State:
     def is_answer_alone(self, change: Change) -> bool:
         """Whether a change is the answer to a push of which nothing was kept."""
         same = (change.version, change.next_id, change.config) == (self.version, self.next_id, self.config)
-        parts = (change.bodies, change.rescored, change.classes)
+        parts = (change.bodies, change.rescored, change.classes, change.names)
         return same and change.snapshot is None and not change.removes and not any(len(part) for part in parts)
 
     def leaving(self, change: Change) -> Leaving:
@@ -163,6 +165,7 @@ class State:
             segments=self._segments_after(written, leaving, newly),
             snapshots=snapshots,
             classes=self.classes | change.classes,
+            names={**self.names, **change.names} if change.names else self.names,
             counts=written.counts,
             next_id=change.next_id,
             number=written.number,

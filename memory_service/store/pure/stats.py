@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ def stats(
     """
     config, columns, segments = state.config, state.columns, state.segments.values()
     budget, used, num = config.budget_bytes, columns.bytes_used, columns.num_records
-    classes = class_stats(columns)
+    classes = class_stats(columns, state.names)
     return BufferStats(
         budget_bytes=budget,
         bytes_used=used,
@@ -57,9 +57,9 @@ def stats(
     )
 
 
-def class_stats(columns: Columns) -> tuple[ClassStats, ...]:
+def class_stats(columns: Columns, names: Mapping[int, str]) -> tuple[ClassStats, ...]:
     """Records and bytes of each class, by class."""
-    return tuple(ClassStats(*values) for values in totals(columns, "class_id").rows())
+    return tuple(ClassStats(*values, name=names.get(values[0])) for values in totals(columns, "class_id").rows())
 
 
 @dataclass(frozen=True)
@@ -86,21 +86,21 @@ def totals(columns: Columns, name: str) -> Totals:
     return Totals(values[order[starts]], counts, np.add.reduceat(columns.charge[order], starts))
 
 
-def diff(before: Columns, after: Columns) -> Diff:
+def diff(before: Columns, after: Columns, names: Mapping[int, str]) -> Diff:
     """Records are told apart by their ids, which are never used twice."""
     return Diff(
         from_version=before.version,
         to_version=after.version,
-        added=_only_in(after, before),
-        evicted=_only_in(before, after),
+        added=_only_in(after, before, names),
+        evicted=_only_in(before, after, names),
     )
 
 
-def _only_in(these: Columns, those: Columns) -> Side:
+def _only_in(these: Columns, those: Columns, names: Mapping[int, str]) -> Side:
     alone = these.kept(these.version, those.positions_of(these["exemplar_id"]) < 0)
     return Side(
         count=alone.num_records,
         bytes=alone.bytes_used,
-        classes=class_stats(alone),
+        classes=class_stats(alone, names),
         exemplar_ids=tuple(alone["exemplar_id"][:MAX_DIFF_IDS].tolist()),
     )

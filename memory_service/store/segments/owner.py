@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from memory_format.api.fields import Fingerprint, PatchPx
+from memory_format.api.fields import Fingerprint, PatchPx, RunId, VocabularyName
 from memory_format.api.terms import NAME_PATTERN, EvictionPolicy
 from memory_service.store.pure.model import BufferConfig
 
@@ -33,6 +33,8 @@ class Owner(BaseModel):
     retain_snapshots: int | None
     patch_px: PatchPx | None = None
     vocabulary: Fingerprint | None = None
+    vocabulary_name: VocabularyName = ""
+    owner: RunId = ""
     version: int = Field(ge=0, lt=2**63)
     next_exemplar_id: int = Field(ge=1, lt=2**63)
 

@@ -6,7 +6,7 @@ The file is a Zarr store in a ZIP, like a segment, that says all there is to kno
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from memory_format.api.fields import ClassId, Fingerprint, PatchPx, Timestamp
+from memory_format.api.fields import ClassId, ClassName, Fingerprint, PatchPx, RunId, Timestamp, VocabularyName
 from memory_format.api.terms import MAX_DESCRIPTION, NAME_PATTERN, EvictionPolicy
 from memory_format.checksum import crc32_of_all
 from memory_format.header import HEADER_DTYPE
@@ -53,8 +53,18 @@ class BufferDescription(BaseModel):
     classes_seen: list[ClassId]
     patch_px: PatchPx | None = None
     vocabulary: Fingerprint | None = None
+    vocabulary_name: VocabularyName = ""
+    owner: RunId = ""
+    named_classes: list[ClassId] = []
+    class_names: list[ClassName] = []
+    """Of ``named_classes``."""
     draw_key: str | None = Field(None, pattern=f"^({NAME_PATTERN.pattern})?$")
     """None in files from before it was stored: buffers drew by their names then."""
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class id -> name."""
+        return dict(zip(self.named_classes, self.class_names, strict=True))
 
     def config(self, name: str) -> BufferConfig:
         """The settings of a buffer that is made of it. Raises ``FormatError`` (``invalid_budget``)."""
@@ -67,13 +77,17 @@ class BufferDescription(BaseModel):
         return replace(config, budget=budget, budget_bytes=budget.bytes_for(len(self.classes_seen)))
 
 
-def describe(config: BufferConfig, version: int, mark: Snapshot, classes: Iterable[int]) -> BufferDescription:
+def describe(
+    config: BufferConfig, version: int, mark: Snapshot, classes: Iterable[int], names: Mapping[int, str]
+) -> BufferDescription:
     """A buffer as it is at ``mark``."""
     return BufferDescription(
         **config.settings(),
         version=version,
         next_exemplar_id=mark.next_exemplar_id,
         classes_seen=sorted(classes),
+        named_classes=sorted(names),
+        class_names=[names[class_id] for class_id in sorted(names)],
     )
 
 

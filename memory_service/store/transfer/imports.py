@@ -17,7 +17,7 @@ from memory_format.body import MAX_BODY_BYTES
 from memory_format.wire import Batch, check_batch
 from memory_service.store.index.base import BufferEntry, Writing
 from memory_service.store.pure.columns import charge_of
-from memory_service.store.pure.ledger import IndexRows
+from memory_service.store.pure.ledger import IndexRows, all_name_bytes
 from memory_service.store.pure.model import BufferConfig, Options
 from memory_service.store.room import segment_bytes
 from memory_service.store.segments import files
@@ -154,13 +154,16 @@ class Import:
         )
         transaction.write_parts(entry.config.id, parts)
         transaction.insert_classes(entry.config.id, self.description.classes_seen)
+        transaction.insert_names(entry.config.id, self.description.names)
         return entry
 
     def disk_bytes(self, parts: list[Part]) -> int:
         """What the buffer takes on disk once the parts are noted."""
         number, num_bytes = totals_of(parts)
         small = IndexRows(
-            classes=len(self.description.classes_seen), description_bytes=len(self.description.description.encode())
+            classes=len(self.description.classes_seen),
+            name_bytes=all_name_bytes(self.description.class_names),
+            description_bytes=len(self.description.description.encode()),
         )
         return num_bytes + small.num_bytes(segments=number, dead=0)
 
@@ -202,6 +205,9 @@ def _description(contents: SegmentContents) -> BufferDescription:
     classes = np.array(description.classes_seen, dtype=np.int64)
     if (classes[1:] <= classes[:-1]).any():
         raise ValueError("classes_seen: they do not ascend, each once")
+    named, names = description.named_classes, description.class_names
+    if not len(named) == len(set(named)) == len(names) == len(set(names)):
+        raise ValueError("class_names: as many as named_classes are needed, each once")
     if description.patch_px is not None and (contents.headers["patch_px"] != description.patch_px).any():
         raise ValueError(f"patch_px: it says {description.patch_px}, and a record has another")
     if len(missing := np.setdiff1d(contents.headers["class_id"], classes)):
