@@ -6,18 +6,17 @@ What a route asks for is part of its declaration (:func:`needs`): the routes the
 
 from __future__ import annotations
 
-import base64
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from memory_format import BusyError, ForbiddenError, UnauthenticatedError
 from memory_format.api.terms import API_KEY_PATTERN, Role
+from memory_service.http.sessions import Sessions, session_of
 from memory_service.store.keys import Key, KeyFile
 
 logger = logging.getLogger(__name__)
@@ -193,6 +192,7 @@ class Access:
         self._requests = Rates(requests, requests, _ASKERS)
         self._most_requests = requests
         self.places = Places(connections)
+        self.sessions = Sessions()
 
     def admit(self, scope: Any, need: Need, buffer: str | None) -> Grant:
         """What a request may do, which its scope then says.
@@ -211,8 +211,7 @@ class Access:
         if need.role is None or self._keys.current() is None:
             grant = Grant()
         else:
-            client = (scope.get("client") or ("here",))[0]
-            key = self.key(_given(scope["headers"]), client)
+            key = self._key_of(scope)
             scope[KEY_ID] = key.id
             self._count(key, scope.get("extensions", {}).get(CONNECTION))
             grant = Grant(key)
@@ -226,6 +225,26 @@ class Access:
             key = self.key(given, "here")
             self._count(key, connection)
             _check(Grant(key), key, Need(role), buffer)
+
+    def sign_in(self, given: str, scope: Any) -> str | None:
+        """Begin a session of a key that was typed in; None where none is asked for. Raises as :meth:`admit`."""
+        if self._keys.current() is None:
+            return None
+        key = self.key(given, _client(scope))
+        self._count(key, scope.get("extensions", {}).get(CONNECTION))
+        return self.sessions.begin(key.id, self._clock())
+
+    def _key_of(self, scope: Any) -> Key:
+        """The key that a request shows, or that its session is of."""
+        given = _given(scope["headers"])
+        session = session_of(scope["headers"]) if given is None else None
+        if session is None:
+            return self.key(given, _client(scope))
+        id_ = self.sessions.find(session, self._clock())
+        key = (self._keys.current() or {}).get(id_ or "")
+        if key is None:
+            raise UnauthenticatedError(f"the session is over: {_HOW}")
+        return self._expect_good(key)
 
     def _count(self, key: Key, connection: Connection | None) -> None:
         if connection is not None:
@@ -247,7 +266,7 @@ class Access:
         """
         if given is None:
             raise UnauthenticatedError(f"this service asks for a key: {_HOW}")
-        key, now = self._keys.find(given), self._clock()
+        key = self._keys.find(given)
         if key is None:
             # What has not even the form of one can be no guess.
             if API_KEY_PATTERN.fullmatch(given):
@@ -256,9 +275,12 @@ class Access:
                 logger.warning("a key from %s is none of the store's", client)
             raise UnauthenticatedError(f"the key is none of this service's: {_HOW}")
         # Only who has the secret learns more.
+        return self._expect_good(key)
+
+    def _expect_good(self, key: Key) -> Key:
         if key.revoked_at is not None:
             raise UnauthenticatedError(f"the key em_{key.id} was revoked: {_HOW}")
-        if not key.is_good(now):
+        if not key.is_good(self._clock()):
             assert key.expires_at is not None
             end = datetime.fromtimestamp(key.expires_at, UTC)
             raise UnauthenticatedError(f"the key em_{key.id} has expired at {end:%Y-%m-%d %H:%M} UTC: {_HOW}")
@@ -275,16 +297,18 @@ def _check(grant: Grant, key: Key, need: Need, buffer: str | None) -> None:
         grant.check(buffer)
 
 
+def _client(scope: Any) -> str:
+    """From where a request came."""
+    client: str = (scope.get("client") or ("here",))[0]
+    return client
+
+
 def _given(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The key of a request: a bearer token, or the password that a browser has asked for, whatever the name beside it.
-    Raises ``UnauthenticatedError``: something else is where it should be."""
+    """The key of a request. Raises ``UnauthenticatedError``: something else is where it should be."""
     found = [value for name, value in headers if name == b"authorization"]
     if not found:
         return None
     scheme, _, given = found[0].decode("latin-1").partition(" ")
-    if len(found) == 1 and scheme.lower() == "bearer":
-        return given.strip()
-    if len(found) == 1 and scheme.lower() == "basic":
-        with suppress(ValueError):
-            return base64.b64decode(given.strip(), validate=True).decode("latin-1").partition(":")[2]
-    raise UnauthenticatedError(f"one Authorization is taken, Bearer or Basic: {_HOW}")
+    if len(found) > 1 or scheme.lower() != "bearer":
+        raise UnauthenticatedError(f"one Authorization is taken, and it begins with Bearer: {_HOW}")
+    return given.strip()

@@ -68,7 +68,7 @@ _HEADERS: Final[Mapping[ErrorCode, Mapping[str, str]]] = {
     "too_busy": {"Retry-After": "1"},
     "rate_exceeded": {"Retry-After": "1"},
     "connections_exceeded": {"Retry-After": "1", "Connection": "close"},
-    "unauthenticated": {"WWW-Authenticate": 'Bearer realm="exemplar-memory", Basic realm="exemplar-memory"'},
+    "unauthenticated": {"WWW-Authenticate": 'Bearer realm="exemplar-memory"'},
 }
 
 

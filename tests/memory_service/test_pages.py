@@ -172,7 +172,9 @@ def test_a_browser_asks_for_the_key_and_shows_what_it_is_for(tmp_path: Path) -> 
             KeyFile(tmp_path).make("read", 0.0, buffers=["right"])
             refused = client.get(url, headers=HTML)
             assert (refused.status_code, refused.headers["content-type"]) == (401, "text/html; charset=utf-8")
-            assert "Basic realm=" in refused.headers["www-authenticate"]
+            # A browser that is offered Basic asks in a window of its own, and shows no page.
+            assert refused.headers["www-authenticate"].startswith("Bearer realm=")
+            assert 'type="password"' in refused.text
             path, _, query = url.partition("?")
             assert_problem(client.get(f"{path}.json?{query}"), "unauthenticated")
         assert client.get("/", headers=HTML).status_code == 401
@@ -180,7 +182,7 @@ def test_a_browser_asks_for_the_key_and_shows_what_it_is_for(tmp_path: Path) -> 
         # How to go on is said to anybody, and so is how pages look.
         assert client.get("/").json()["api"] == "/v1"
         assert client.get("/pages.css").status_code == 200
-        client.auth = ("", KeyFile(tmp_path).make("read", 0.0, buffers=["left"])[1])
+        client.headers["Authorization"] = f"Bearer {KeyFile(tmp_path).make('read', 0.0, buffers=['left'])[1]}"
         assert re.findall(r"/buffers/(\w+)/summary", page_at(client, "/")) == ["left"]
         page_at(client, "/buffers/left/summary")
         assert client.get("/buffers/right/summary", headers=HTML).status_code == 403

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from functools import partial, wraps
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -14,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
-from memory_format import ExemplarMemoryError
+from memory_format import ExemplarMemoryError, UnauthenticatedError
 from memory_format.api.terms import JSON_MEDIA_TYPE
 from memory_service.http.access import Access, Need, needs
 from memory_service.http.admission import Admission
@@ -22,6 +23,7 @@ from memory_service.http.errors import answer_to
 from memory_service.http.media import prefers
 from memory_service.http.pages import words
 from memory_service.http.routes.common import Router, StrictRoute
+from memory_service.http.sessions import session_of
 
 HTML: Final = "text/html"
 POLICY: Final = (
@@ -59,8 +61,30 @@ def html(
     """
     query = request.url.query
     twin = f"{request.url.path}.json" + (f"?{query}" if query else "")
-    text = _ENVIRONMENT.get_template(f"{template}.html.j2").render(page=view, base_url=request.base_url, twin=twin)
+    known = {"base_url": request.base_url, "twin": twin, "signed_in": session_of(request.scope["headers"]) is not None}
+    text = _ENVIRONMENT.get_template(f"{template}.html.j2").render(page=view, **known)
     return Response(text, status, {**HEADERS, **headers}, media_type=HTML)
+
+
+@dataclass(frozen=True)
+class SignIn:
+    """The form to sign in by."""
+
+    next: str
+    """The address to go on to."""
+    problem: str | None = None
+    """Why the last try did not do."""
+
+
+def sign_in_page(request: Request, error: UnauthenticatedError, next: str | None = None) -> Response:
+    """The form, in place of what asks for a key. ``next``: where to go on, default there."""
+    query = request.url.query
+    here = request.url.path + (f"?{query}" if query else "")
+    tried = next is not None or session_of(request.scope["headers"]) is not None
+    # How programs show a key is of no use here.
+    problem = error.message.partition(": send ")[0] if tried else None
+    headers = {"WWW-Authenticate": answer_to(request, error).headers["WWW-Authenticate"]}
+    return html(request, "sign_in", SignIn(here if next is None else next, problem), status=401, headers=headers)
 
 
 class PageRoute(StrictRoute):
@@ -75,6 +99,8 @@ class PageRoute(StrictRoute):
             except (ExemplarMemoryError, RequestValidationError, HTTPException) as error:
                 if not prefers(request.headers.get("accept", ""), HTML):
                     raise
+                if isinstance(error, UnauthenticatedError):
+                    return sign_in_page(request, error)
                 answer = answer_to(request, error)
                 problem = json.loads(bytes(answer.body))
                 # Such as Retry-After.
