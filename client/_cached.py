@@ -224,7 +224,7 @@ class _Batch:
         def take(place: int, pixels: Any) -> None:
             rows = self._rows[ids[place]]
             for row in rows:
-                self._cache.write(patches, row, pixels)
+                patches[row, : len(pixels)] = pixels
             # They lie end to end there, which they need not do as they come out of a picture.
             kept = patches[rows[0], : len(pixels)]
             self._cache.put(self._scope, ids[place], prints[place], one.fronts[ids[place]], kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from client._position import Iteration
+from client._position import Place, Position
 from client._session import Connected
 from client.prefetch import Prefetched
 from client.tensors import TensorBatch
@@ -19,18 +19,21 @@ class PrefetchIterator(Iterator[TensorBatch]):
 
     Args:
         begin: makes a client of its own, and what fetches with it the batches of these steps.
-        iteration: says which steps, and is told of each batch that was given.
+        position: says which steps, what is left of an epoch or a worker's share of that, and is told of each batch that
+            was given.
         waited: is told the seconds that each batch was waited for.
     """
 
     def __init__(
         self,
         begin: Callable[[range], tuple[Connected, Prefetched[int, TensorBatch]]],
-        iteration: Iteration,
+        position: Position,
         waited: Callable[[float], None],
     ) -> None:
         self._begin = begin
-        self._iteration = iteration
+        self._position = position
+        self._name, self._shards = position.iterate()
+        self._next = Place(0, 0, 0)
         self._waited = waited
         self._client: Connected | None = None
         self._batches: Prefetched[int, TensorBatch] | None = None
@@ -42,13 +45,16 @@ class PrefetchIterator(Iterator[TensorBatch]):
             if self._batches is None:
                 if self._is_over:
                     raise StopIteration
-                self._client, self._batches = self._begin(self._iteration.steps())
+                self._next, end = self._position.begin(self._name)
+                self._client, self._batches = self._begin(range(self._next.step, end, self._shards))
             batch = next(self._batches)
-            self._iteration.gave(int(batch["version"]))
+            self._next = Place(self._next.epoch, self._next.step + self._shards, int(batch["version"]))
+            self._position.moved(self._next)
             return batch
         except StopIteration:
-            if not self._is_over:
-                self._iteration.ended()
+            # A worker cannot say it for the others: for it the epoch goes on.
+            if not (self._is_over or self._name):
+                self._position.moved(None)
             self.close()
             raise
         except BaseException:

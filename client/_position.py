@@ -162,14 +162,14 @@ class Position:
 
     # Iterating
 
-    def iterate(self) -> Iteration:
-        """Another iteration, which takes an epoch when its steps are asked for."""
+    def iterate(self) -> tuple[int, int]:
+        """The name of another iteration, which takes an epoch when it begins, and how many workers share its steps."""
         self._latest = None
         worker = get_worker_info()
         if worker is None:
-            return Iteration(self, 0, 1)
+            return 0, 1
         self._iterations += 1
-        return Iteration(self, self._name(self._iterations), worker.num_workers)
+        return self._name(self._iterations), worker.num_workers
 
     def begin(self, name: int) -> tuple[Place, int]:
         """Where an iteration of this name begins, and the step at which it ends."""
@@ -188,28 +188,3 @@ class Position:
         self._latest = place
         if place is not None:
             self._version = place.version
-
-
-class Iteration:
-    """One iteration of one process, or of one worker of ``shards``."""
-
-    def __init__(self, position: Position, name: int, shards: int) -> None:
-        self._position = position
-        self._name = name
-        self._shards = shards
-        self._next = Place(0, 0, 0)
-
-    def steps(self) -> range:
-        """The steps that it takes: what is left of its epoch, or a worker's share of that. Ask once."""
-        self._next, end = self._position.begin(self._name)
-        return range(self._next.step, end, self._shards)
-
-    def gave(self, version: int) -> None:
-        """The batch of the next of its steps, drawn at this version, was given."""
-        self._next = Place(self._next.epoch, self._next.step + self._shards, version)
-        self._position.moved(self._next)
-
-    def ended(self) -> None:
-        """There is no further step. A worker cannot say so for the others: for it the epoch goes on."""
-        if not self._name:
-            self._position.moved(None)

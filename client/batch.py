@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -72,7 +73,7 @@ class ReplayBatch:
     """``(B, T)``."""
     text_length: IntArray
     """``(B,)``: tokens of the original text."""
-    held: Batch | tuple[Record, ...] = field(repr=False)
+    held: Batch = field(repr=False)
     """What it was made of; see :attr:`records`."""
     version: int = 0
     """Of the buffer, or of the snapshot, that it was drawn from; 0 where nobody said."""
@@ -84,7 +85,7 @@ class ReplayBatch:
     """The patches as a tensor, where a cache has them on a device (:mod:`client.device_cache`); ``patches`` are zero
     then."""
 
-    @property
+    @cached_property
     def records(self) -> tuple[Record, ...]:
         """The records themselves, for their learner ids, user JSON and arrays. They are made when first asked for.
 
@@ -93,30 +94,21 @@ class ReplayBatch:
         """
         if not self.has_payloads:
             raise ValueError("a batch from a cache has pixels and no records: draw it without cache=")
-        if isinstance(self.held, Batch):
-            object.__setattr__(self, "held", tuple(split_batch(self.held)))
-        assert isinstance(self.held, tuple)
-        return self.held
+        return tuple(split_batch(self.held))
 
     def arrays(self) -> list[dict[str, NDArray[np.float16]]]:
         """The user's own arrays of each record, by name."""
-        if not isinstance(self.held, Batch):
-            return [record.arrays() for record in self.held]
         if not (self.held.headers["flags"] & FLAG_EXTRAS).any():
             return [{} for _ in range(len(self))]
         rows = zip(self.held.headers, self.held.bodies, strict=True)
         return [decode_extras(extras_of(header, body))[1] for header, body in rows]
 
     def __getstate__(self) -> dict[str, Any]:
-        held: Any = self.held
-        if isinstance(held, Batch):
-            # As it came it is a view of an answer's memory, which cannot be pickled.
-            held = (
-                self.records
-                if self.has_payloads
-                else replace(held, bodies=cast("list[memoryview]", [bytes(body) for body in held.bodies]))
-            )
-        return {**self.__dict__, "held": held}
+        # As it came it is a view of an answer's memory, which cannot be pickled.
+        bodies = cast("list[memoryview]", [bytes(body) for body in self.held.bodies])
+        state = {**self.__dict__, "held": replace(self.held, bodies=bodies)}
+        state.pop("records", None)
+        return state
 
     def __len__(self) -> int:
         return len(self.exemplar_id)
@@ -163,7 +155,7 @@ class ReplayBatch:
         rows = tuple(record_list(records))
         bodies = [memoryview(record.body) for record in rows]
         batch = Batch(headers_of(rows, [0] * len(rows)), [record.learner_id for record in rows], bodies)
-        return cls._decoded(batch, rows, decode_threads, pixels, version)
+        return cls.from_batch(batch, decode_threads=decode_threads, pixels=pixels, version=version)
 
     @classmethod
     def from_batch(
@@ -173,7 +165,20 @@ class ReplayBatch:
 
         No records are made on the way; :attr:`records` makes them when asked for.
         """
-        return cls._decoded(batch, batch, decode_threads, pixels, version)
+        if decode_threads is not None:
+            check_decode_threads(decode_threads)
+
+        def fill(unpacked: UnpackedBatch, patches: NDArray[np.uint8]) -> None:
+            require_codecs(batch)
+            clear_padding(unpacked.patch_valid, patches)
+
+            def decode(row: int) -> None:
+                pixels = unpacked.patches(row)
+                patches[row, : len(pixels)] = pixels
+
+            for_each_row(unpacked, decode_threads, decode)
+
+        return cls._made(batch, fill if pixels else None, version)
 
     @classmethod
     def from_fronts(cls, batch: Batch, fill: Fill | None, *, version: int) -> ReplayBatch:
@@ -188,40 +193,12 @@ class ReplayBatch:
             assert fill is not None
             fill(unpacked.patch_valid, patches)
 
-        return cls._made(batch, batch, fill and write, version, has_payloads=False)
-
-    @classmethod
-    def _decoded(
-        cls,
-        batch: Batch,
-        held: Batch | tuple[Record, ...],
-        decode_threads: int | None,
-        pixels: bool,
-        version: int,
-    ) -> ReplayBatch:
-        if decode_threads is not None:
-            check_decode_threads(decode_threads)
-
-        if not pixels:
-            return cls._made(batch, held, None, version)
-
-        def fill(unpacked: UnpackedBatch, patches: NDArray[np.uint8]) -> None:
-            require_codecs(batch)
-            clear_padding(unpacked.patch_valid, patches)
-
-            def decode(row: int) -> None:
-                pixels = unpacked.patches(row)
-                patches[row, : len(pixels)] = pixels
-
-            for_each_row(unpacked, decode_threads, decode)
-
-        return cls._made(batch, held, fill, version)
+        return cls._made(batch, fill and write, version, has_payloads=False)
 
     @classmethod
     def _made(
         cls,
         batch: Batch,
-        held: Batch | tuple[Record, ...],
         fill: Callable[[UnpackedBatch, NDArray[np.uint8]], object] | None,
         version: int,
         *,
@@ -260,7 +237,7 @@ class ReplayBatch:
             token_positions=unpacked.token_positions,
             token_valid=unpacked.token_valid,
             text_length=headers["text_length"].astype(np.int64),
-            held=held,
+            held=batch,
             version=version,
             has_pixels=fill is not None,
             has_payloads=has_payloads,

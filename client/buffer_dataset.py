@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast, overload
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -149,7 +149,7 @@ class BufferDataset(Dataset[ExemplarTensors]):
         return tensors
 
 
-class Exemplars(Sequence[ExemplarTensors]):
+class Exemplars:
     """Exemplars that were fetched together: a batch as :attr:`tensors`, and one by one as torch has samples."""
 
     def __init__(self, tensors: TensorBatch, count: int) -> None:
@@ -159,13 +159,7 @@ class Exemplars(Sequence[ExemplarTensors]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, row: int) -> ExemplarTensors: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[ExemplarTensors]: ...
-    def __getitem__(self, row: int | slice) -> ExemplarTensors | list[ExemplarTensors]:
-        if isinstance(row, slice):
-            return [self[one] for one in range(*row.indices(len(self)))]
+    def __getitem__(self, row: int) -> ExemplarTensors:
         if not -len(self) <= row < len(self):
             raise IndexError(row)
         one = ExemplarTensors({name: values[row] for name, values in self.tensors.items()})
@@ -176,7 +170,7 @@ class Exemplars(Sequence[ExemplarTensors]):
         return one
 
     def __iter__(self) -> Iterator[ExemplarTensors]:
-        return (self[row] for row in range(len(self)))
+        return map(self.__getitem__, range(len(self)))
 
 
 _PADDED = {
@@ -185,7 +179,7 @@ _PADDED = {
 }
 
 
-def _collate(batch: Sequence[ExemplarTensors], **_: Any) -> TensorBatch:
+def _collate(batch: Exemplars | Sequence[ExemplarTensors], **_: Any) -> TensorBatch:
     """A batch, padded to its largest. Those that were fetched together are one."""
     if isinstance(batch, Exemplars):
         return batch.tensors

@@ -94,10 +94,6 @@ class PixelCache(ABC, Generic[Pixels]):
         """Call ``take`` with each of the ``wanted`` places of a batch and its pixels ``(K, P, P, 3)``."""
 
     @abstractmethod
-    def write(self, patches: Pixels, row: int, pixels: Pixels) -> None:
-        """Put pixels to the front of a batch's row."""
-
-    @abstractmethod
     def put(self, scope: int, exemplar_id: int, fingerprint: int, front: bytes, pixels: Pixels | None) -> None:
         """Keep an exemplar, unless it is there already, or is too large.
 
@@ -178,9 +174,6 @@ class ExemplarCache(PixelCache[NDArray[np.uint8]]):
             take(place, unpacked.patches(place))
 
         for_each_row(unpacked, threads, decode, wanted)
-
-    def write(self, patches: NDArray[np.uint8], row: int, pixels: NDArray[np.uint8]) -> None:
-        patches[row, : len(pixels)] = pixels
 
     def put(
         self, scope: int, exemplar_id: int, fingerprint: int, front: bytes, pixels: NDArray[np.uint8] | None

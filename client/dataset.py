@@ -6,6 +6,7 @@ This and what it is made of are the modules here that import torch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -171,7 +172,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         return True  # not a matter of its length, which it need not have
 
     def __iter__(self) -> PrefetchIterator:
-        return PrefetchIterator(self._begin, self._position.iterate(), self._waited)
+        return PrefetchIterator(self._begin, self._position, self._waited)
 
     def _begin(self, steps: range) -> tuple[Connected, Prefetched[int, TensorBatch]]:
         fetch = self._fetcher(Buffer(client := self.buffer.client.clone(), self.buffer.name))
@@ -284,36 +285,31 @@ class ReplayDataset(IterableDataset[TensorBatch]):
 
     def _fetcher(self, buffer: Buffer) -> Callable[[int], TensorBatch]:
         """What a thread runs. It holds no reference to the iterator, which could then never be collected."""
-        batch_size, seed, stream = self.batch_size, self.seed, self.stream
-        strategy, replace = self.strategy, self.replace
-        class_id, phase, learner_id = self.class_id, self.phase, self.learner_id
-        repair_text, version, snapshot = self.repair_text, self.version, self.snapshot
-        cache, decode_threads, pin_memory = self.cache, self.decode_threads, self.pin_memory
-        decode_device = self.decode_device
         rank, world_size = world_of(self.rank, self.world_size)
-        position, is_fixed = self._position, snapshot is not None or version is not None
+        sample = partial(
+            buffer.sample,
+            self.batch_size * world_size,
+            seed=self.seed,
+            stream=self.stream,
+            part=rank,
+            parts=world_size,
+            strategy=self.strategy,
+            replace=self.replace,
+            class_id=self.class_id,
+            phase=self.phase,
+            learner_id=self.learner_id,
+            repair_text=self.repair_text,
+            version=self.version,
+            snapshot=self.snapshot,
+            decode_threads=self.decode_threads,
+            pixels=self.decode_device is None or self.cache is not None,
+            cache=self.cache,
+        )
+        is_fixed = self.snapshot is not None or self.version is not None
 
         def fetch(step: int) -> TensorBatch:
-            min_version, saved_version = position.min_version, position.saved_version
-            batch = buffer.sample(
-                batch_size * world_size,
-                seed=seed,
-                step=step,
-                stream=stream,
-                part=rank,
-                parts=world_size,
-                strategy=strategy,
-                replace=replace,
-                class_id=class_id,
-                phase=phase,
-                learner_id=learner_id,
-                repair_text=repair_text,
-                version=version,
-                snapshot=snapshot,
-                decode_threads=decode_threads,
-                pixels=decode_device is None or cache is not None,
-                cache=cache,
-            )
+            min_version, saved_version = self._position.min_version, self._position.saved_version
+            batch = sample(step=step)
             if batch.version < min_version:
                 raise ConflictError(
                     f"the buffer is at version {batch.version}, batches of {min_version} or later are asked for",
@@ -321,15 +317,15 @@ class ReplayDataset(IterableDataset[TensorBatch]):
                 )
             if batch.version < saved_version or (is_fixed and batch.version != saved_version > 0):
                 raise ConflictError(
-                    f"the state that was loaded is of version {saved_version}, and {snapshot or buffer.name!r} is at "
-                    f"{batch.version}: it is another one, or an older copy; seek(step) goes on with it all the same",
+                    f"the state that was loaded is of version {saved_version}, and {self.snapshot or buffer.name!r} is "
+                    f"at {batch.version}: it is another one, or an older copy; seek(step) goes on with it all the same",
                     code="stale_version",
                 )
             tensors = to_tensors(batch)
             tensors |= {"step": torch.tensor(step), "version": torch.tensor(batch.version)}
-            if decode_device is not None and cache is None:
-                tensors["patches"] = decode_patches(batch.records, decode_device)
-            if pin_memory:
+            if self.decode_device is not None and self.cache is None:
+                tensors["patches"] = decode_patches(batch.records, self.decode_device)
+            if self.pin_memory:
                 tensors = {name: value if value.is_cuda else value.pin_memory() for name, value in tensors.items()}
             return ReplayTensors(tensors)
 

@@ -120,9 +120,6 @@ class DeviceCache(PixelCache[Tensor]):
 
         for_each_row(unpacked, threads, decode, wanted)
 
-    def write(self, patches: Tensor, row: int, pixels: Tensor) -> None:
-        patches[row, : len(pixels)] = pixels
-
     def put(self, scope: int, exemplar_id: int, fingerprint: int, front: bytes, pixels: Tensor | None) -> None:
         key = scope, exemplar_id
         pixel_bytes = 0 if pixels is None else pixels.numel()
