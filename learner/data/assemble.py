@@ -14,6 +14,7 @@ import numpy as np
 
 from learner.data.base import DataError, MultimodalData, Split, generator, some
 from learner.data.pictures import LazyPictures, Picture, unreadable
+from learner.data.settings import DataConfig
 
 log = logging.getLogger(__name__)
 
@@ -55,26 +56,13 @@ class Listing:
 
 
 def assemble(
-    listing: Listing,
-    *,
-    short_side: int,
-    patch_px: int,
-    num_classes: int = 0,
-    train_per_class: int = 0,
-    test_per_class: int = 0,
-    test_share: float = 0.2,
-    seed: int = 0,
-    bad_pictures: BadPictures = "error",
-    directory: Path | str | None = None,
+    listing: Listing, config: DataConfig, *, patch_px: int, bad_pictures: BadPictures, directory: Path | str | None
 ) -> MultimodalData:
     """The data set that a listing stands for. Pictures stay in their files until they are needed.
 
     Args:
-        short_side, patch_px: see :class:`~learner.data.pictures.LazyPictures`.
-        num_classes: the classes with the most samples; 0 = all.
-        train_per_class, test_per_class: at most so many samples of a class in each split, drawn at random; 0 = all.
-        test_share: of each class, where the listing has no split of its own.
-        seed: of both draws.
+        config: how much of it, and how it is split.
+        patch_px: see :class:`~learner.data.pictures.LazyPictures`.
         bad_pictures: what to do with missing and damaged ones: say so and stop, or leave them out and say so in the
             log (``skip``) or in what is returned only (``list``).
         directory: where is kept which pictures were looked at, see :func:`learner.data.fetch.data_dir`.
@@ -83,10 +71,10 @@ def assemble(
         DataError: the listing contradicts itself, a class has nothing to train on, or a picture is bad.
     """
     distinct = _distinct(listing.samples)
-    samples = _split(distinct, test_share, seed)
-    notes = (*listing.notes, *_about_the_split(distinct, test_share, seed), *_about_texts(samples, listing.name))
-    labels = _labels(samples, num_classes, listing.name)
-    chosen = _drawn(samples, labels, train_per_class, test_per_class, seed)
+    samples = _split(distinct, config)
+    notes = (*listing.notes, *_about_the_split(distinct, config), *_about_texts(samples, listing.name))
+    labels = _labels(samples, config.num_classes, listing.name)
+    chosen = _drawn(samples, labels, config)
     bad = _bad_pictures(chosen, bad_pictures, listing.name, directory)
     chosen = [sample for sample in chosen if sample.key not in bad]
     place = {label: class_id for class_id, label in enumerate(labels)}
@@ -103,7 +91,7 @@ def assemble(
 
     def make(part: Sequence[Sample]) -> Split:
         return Split(
-            images=LazyPictures([s.picture for s in part], short_side=short_side, patch_px=patch_px),
+            images=LazyPictures([s.picture for s in part], short_side=config.image_size, patch_px=patch_px),
             texts=[s.text for s in part],
             class_ids=np.array([place[s.label] for s in part], dtype=np.int64),
             sources=[s.key for s in part],
@@ -152,8 +140,8 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _split(samples: list[Sample], test_share: float, seed: int) -> list[Sample]:
-    """Samples without a split get one: ``test_share`` of each class's pictures, at random, but never all of them."""
+def _split(samples: list[Sample], config: DataConfig) -> list[Sample]:
+    """Samples without a split get one: a share of each class's pictures, at random, but never all, is tested on."""
     by_label: dict[str, list[str]] = {}
     for sample in samples:
         if not sample.split:
@@ -161,17 +149,19 @@ def _split(samples: list[Sample], test_share: float, seed: int) -> list[Sample]:
     tested: set[str] = set()
     for label, keys in by_label.items():
         pictures = sorted(set(keys))
-        count = min(len(pictures) - 1, max(1, round(test_share * len(pictures))))
-        tested.update(pictures[i] for i in generator(seed, "split", label).permutation(len(pictures))[:count])
+        count = min(len(pictures) - 1, max(1, round(config.test_share * len(pictures))))
+        tested.update(
+            pictures[i] for i in generator(config.split_seed, "split", label).permutation(len(pictures))[:count]
+        )
     return [s if s.split else replace(s, split="test" if s.key in tested else "train") for s in samples]
 
 
-def _about_the_split(samples: Sequence[Sample], test_share: float, seed: int) -> tuple[str, ...]:
+def _about_the_split(samples: Sequence[Sample], config: DataConfig) -> tuple[str, ...]:
     if all(sample.split for sample in samples):
         return ()
     return (
-        f"the data has no split: {test_share:.0%} of each class is tested on, drawn by data.split_seed={seed}, and not "
-        "trained on",
+        f"the data has no split: {config.test_share:.0%} of each class is tested on, drawn by "
+        f"data.split_seed={config.split_seed}, and not trained on",
     )
 
 
@@ -204,18 +194,18 @@ def _labels(samples: Sequence[Sample], num_classes: int, name: str) -> list[str]
     return sorted(order[:num_classes] if num_classes else order)
 
 
-def _drawn(samples: Sequence[Sample], labels: Sequence[str], train: int, test: int, seed: int) -> list[Sample]:
+def _drawn(samples: Sequence[Sample], labels: Sequence[str], config: DataConfig) -> list[Sample]:
     """By split and class, each in the listing's order, at most so many of each."""
     groups: dict[tuple[str, str], list[Sample]] = {}
     for sample in samples:
         groups.setdefault((sample.split, sample.label), []).append(sample)
     drawn = []
     for split in sorted({split for split, _ in groups}):
-        limit = train if split == "train" else test
+        limit = config.train_per_class if split == "train" else config.test_per_class
         for label in labels:
             group = groups.get((split, label), [])
             if limit and len(group) > limit:
-                chosen = generator(seed, "draw", split, label).permutation(len(group))[:limit]
+                chosen = generator(config.split_seed, "draw", split, label).permutation(len(group))[:limit]
                 group = [group[i] for i in sorted(chosen)]
             drawn += group
     return drawn

@@ -54,13 +54,8 @@ def load_data(
             raise DataError(str(error)) from error
     return assemble(
         LISTINGS[config.name](config),
-        short_side=config.image_size,
+        config,
         patch_px=patch_px,
-        num_classes=config.num_classes,
-        train_per_class=config.train_per_class,
-        test_per_class=config.test_per_class,
-        test_share=config.test_share,
-        seed=config.split_seed,
         bad_pictures=bad_pictures or config.bad_pictures,
         directory=directory,
     )

@@ -36,37 +36,6 @@ class Tokenizer(Protocol):
     def encode_batch(self, texts: list[str]) -> list[Encoding]: ...
 
 
-class Samples(Protocol):
-    """N full samples, in memory or not: a phase's are loaded to be trained on, those tested on pass by in batches."""
-
-    @property
-    def class_ids(self) -> NDArray[np.int64]:
-        """``(N,)`` int64."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def of_classes(self, classes: list[int], at_most: int = 0) -> Samples:
-        """The samples of some classes; of each at most so many, its first ones (0 = all)."""
-        ...
-
-    def load(self) -> TokenisedSplit:
-        """All of them, in memory.
-
-        Raises:
-            PictureError: a picture has become unreadable.
-        """
-        ...
-
-    def batches(self, batch_size: int) -> Iterator[TokenisedSplit]:
-        """All of them, a batch at a time, each padded to its own longest.
-
-        Raises:
-            PictureError: a picture has become unreadable.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class TokenisedSplit:
     """N full samples in memory.
@@ -83,7 +52,7 @@ class TokenisedSplit:
         return len(self.class_ids)
 
     def of_classes(self, classes: list[int], at_most: int = 0) -> TokenisedSplit:
-        """See :class:`Samples`."""
+        """The samples of some classes; of each at most so many, its first ones (0 = all)."""
         index = _rows_of(self.class_ids, classes, at_most)
         return TokenisedSplit(self.tokens[torch.from_numpy(index)], self.class_ids[index])
 
@@ -123,12 +92,16 @@ class PictureSplit:
         return len(self.split)
 
     def of_classes(self, classes: list[int], at_most: int = 0) -> PictureSplit:
-        """See :class:`Samples`."""
+        """As :meth:`TokenisedSplit.of_classes`."""
         index = _rows_of(self.class_ids, classes, at_most)
         return replace(self, split=self.split.take(index), token_ids=[self.token_ids[int(i)] for i in index])
 
     def load(self) -> TokenisedSplit:
-        """All of them; see :class:`Samples`."""
+        """All of them, in memory.
+
+        Raises:
+            PictureError: a picture has become unreadable.
+        """
         if not len(self):
             raise ValueError("there is no sample to tokenise")
         hidden = None if len(self) >= _MANY and not isinstance(self.split.images, np.ndarray) else True
@@ -139,7 +112,11 @@ class PictureSplit:
             return next(batches)
 
     def batches(self, batch_size: int) -> Iterator[TokenisedSplit]:
-        """A batch at a time; see :class:`Samples`."""
+        """All of them, a batch at a time, each padded to its own longest.
+
+        Raises:
+            PictureError: a picture has become unreadable.
+        """
         return self._stream(batch_size, lambda: None)
 
     def _stream(self, batch_size: int, done: Callable[[], object]) -> Generator[TokenisedSplit]:
@@ -192,6 +169,10 @@ class PictureSplit:
             token_valid=torch.arange(longest) < length[:, None],
         )
         return TokenisedSplit(tokens, self.class_ids[index.start : index.stop])
+
+
+Samples = TokenisedSplit | PictureSplit
+"""N full samples, in memory or not: a phase's are loaded to be trained on, those tested on pass by in batches."""
 
 
 def _rows_of(class_ids: NDArray[np.int64], classes: list[int], at_most: int) -> NDArray[np.int64]:

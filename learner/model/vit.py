@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -105,64 +105,52 @@ def vit_attention(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     weights = next(model.parameters())
     found = []
-    with torch.no_grad(), _evaluated(model), _Captured(attention, _query(vit), vit.num_prefix_tokens) as captured:
+    with torch.no_grad(), _evaluated(model), _captured(attention, _query(vit), vit.num_prefix_tokens) as take:
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
             pixels = part if isinstance(part, Tensor) else torch.stack([_pixels(vit, image) for image in part])
             vit.forward_features(pixels.to(weights))
-            rows = captured.take()
+            rows = take()
             rows = rows.mean(1) if heads == "mean" else rows.amax(1)
             found.append(rows.reshape(-1, *_grid(vit, pixels, rows.shape[1])))
     return torch.cat(found)
 
 
-class _Captured:
-    """Keeps what the queries give to the patches in one attention layer, of its latest call.
+@contextmanager
+def _captured(attention: Any, query: slice, num_prefix: int) -> Iterator[Callable[[], Tensor]]:
+    """What the queries give to the patches in one attention layer, ``(B, H, K)`` of its latest call.
 
     timm's layers hand their matrix to nobody, and with a fused kernel form none: a hook on what comes after the
     softmax is skipped without a word. timm 1.0.31's own ``AttentionExtract`` then gives an empty dictionary
-    (findings/timm_attention_extract.sh). So the layer is told to do without that kernel meanwhile, and :meth:`take`
-    raises where nothing came all the same.
+    (findings/timm_attention_extract.sh). So the layer is told to do without that kernel meanwhile, and what is given
+    here raises ``RuntimeError`` where nothing came all the same.
 
     Args:
         attention: the layer.
         query: rows of the matrix that are asked for.
         num_prefix: tokens before the first patch.
     """
+    latest: list[Tensor] = []
 
-    def __init__(self, attention: Any, query: slice, num_prefix: int) -> None:
-        self._attention = attention
-        self._query = query
-        self._num_prefix = num_prefix
-        self._rows: Tensor | None = None
-
-    def __enter__(self) -> _Captured:
-        self._fused = self._attention.fused_attn
-        self._attention.fused_attn = False
-        self._handle = self._attention.attn_drop.register_forward_pre_hook(self._keep)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
-        self._attention.fused_attn = self._fused
-
-    def _keep(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
         # Only these rows, so that the matrix itself need not outlive the layer.
-        self._rows = args[0][:, :, self._query, self._num_prefix :].float().mean(2).cpu()
+        latest[:] = [args[0][:, :, query, num_prefix:].float().mean(2).cpu()]
 
-    def take(self) -> Tensor:
-        """``(B, H, K)``: what each of K patches got, by head.
-
-        Raises:
-            RuntimeError: the layer was not called since the last time, or did not form its matrix.
-        """
-        rows, self._rows = self._rows, None
-        if rows is None:
+    def take() -> Tensor:
+        if not latest:
             raise RuntimeError(
-                f"{type(self._attention).__name__} formed no attention matrix: the hook on its attn_drop did not fire. "
+                f"{type(attention).__name__} formed no attention matrix: the hook on its attn_drop did not fire. "
                 "Give the model as timm makes it, not compiled or scripted"
             )
-        return rows
+        return latest.pop()
+
+    fused, attention.fused_attn = attention.fused_attn, False
+    handle = attention.attn_drop.register_forward_pre_hook(keep)
+    try:
+        yield take
+    finally:
+        handle.remove()
+        attention.fused_attn = fused
 
 
 @contextmanager
