@@ -21,7 +21,7 @@ from learner.memory.settings import MemoryConfig
 from learner.model.attention_masks import MaskConfig
 from learner.model.settings import BackboneConfig
 from learner.ranges import LARGEST, within
-from learner.training.settings import TrainConfig, WarmupConfig
+from learner.training.settings import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class LearnerConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    warmup: WarmupConfig = field(default_factory=WarmupConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     mask: MaskConfig = field(default_factory=lambda: MaskConfig(text=False))
     memory: MemoryConfig = field(default_factory=MemoryConfig)

@@ -30,7 +30,6 @@ from learner.run.methods import Method
 from learner.run.problem import Problem
 from learner.run.setup import Setup
 from learner.training.train import train_phase
-from learner.training.warmup import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +112,6 @@ def first_model(setup: Setup, path: Path, method: Method) -> tuple[Classifier, f
     if method.shares_base:
         return base_phase(setup, path)
     model = _pretrained(setup)
-    _warm_up(setup, model)
     train = method.configure(setup.config).train
     return REFERENCES[method.model](model.backbone, setup.device, bf16=train.bf16, seed=setup.config.seed), None
 
@@ -127,7 +125,6 @@ def base_phase(setup: Setup, path: Path) -> tuple[Classifier, float]:
     config = setup.config
     model = _pretrained(setup)
     tune_all = config.train.base_tunes == "backbone"
-    keep_all = tune_all or config.warmup.epochs > 0
     # Nothing is stored before the base phase has ended: it does not depend on the memory.
     settings = {name: value for name, value in config.to_dict().items() if name != "memory"}
     key = checkpoint.config_key(settings | {"samples": setup.problem.fingerprint})
@@ -137,19 +134,17 @@ def base_phase(setup: Setup, path: Path) -> tuple[Classifier, float]:
         log.warning("%s: the base phase is trained again", error)
         saved = None
     started = time.perf_counter()
-    if not saved:
-        _warm_up(setup, model)
     if not tune_all:
         _inject(setup, model)
     if saved:
         checkpoint.restore_head(model, saved)
-        model.backbone.load_state_dict(saved["backbone"], strict=keep_all)
+        model.backbone.load_state_dict(saved["backbone"], strict=tune_all)
         seconds = float(saved["seconds"])
     else:
         _train(setup, model)
         seconds = time.perf_counter() - started
         trained = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
-        weights = {n: v for n, v in model.backbone.state_dict().items() if keep_all or n in trained}
+        weights = {n: v for n, v in model.backbone.state_dict().items() if tune_all or n in trained}
         state = {"key": key, "backbone": weights, "seconds": seconds}
         checkpoint.save(path, state | checkpoint.head_state(model))
     if tune_all:
@@ -165,12 +160,6 @@ def _pretrained(setup: Setup) -> Classifier:
     if config.train.compile:
         model.backbone.compile_blocks()
     return model
-
-
-def _warm_up(setup: Setup, model: Classifier) -> None:
-    if setup.config.warmup.epochs:
-        first = setup.problem.train.of_classes(setup.problem.phases[0]).load()
-        warm_up(model, first, setup.config.warmup, setup.generator(0, 4), "warm-up (shared)")
 
 
 def _train(setup: Setup, model: Classifier) -> None:

@@ -48,10 +48,6 @@ def check_fit(config: LearnerConfig) -> None:
         raise ValueError(
             f"mask.last_layers is {config.mask.last_layers}, but the backbone has {facts.num_layers} layers"
         )
-    if config.warmup.epochs and config.warmup.mask_token_id >= facts.vocabulary:
-        raise ValueError(
-            f"warmup.mask_token_id is {config.warmup.mask_token_id}, but the vocabulary has {facts.vocabulary:,} words"
-        )
     given_order(config.data)
     smallest = _smallest_exemplar(config.memory, patch_px)
     if not config.memory.grows and 0 < config.memory.budget_bytes < smallest:

@@ -1,58 +1,18 @@
-"""The loop of every training here: epochs over shuffled samples, AdamW, one cycle of the learning rate."""
+"""What a training goes by, and shows: one cycle of the learning rate, and how far it is."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 LINE_SECONDS = 60.0
 """From one line to the next where the output is no terminal: a log is read later, and a bar there is thousands."""
-
-
-def fit(
-    groups: list[dict[str, Any]],
-    loss_of: Callable[[Tensor], Tensor],
-    *,
-    num_samples: int,
-    epochs: int,
-    batch_size: int,
-    weight_decay: float,
-    clipped: Iterable[nn.Parameter],
-    clip_norm: float,
-    generator: torch.Generator,
-    progress: str = "",
-) -> None:
-    """Train parameters on samples.
-
-    Args:
-        groups: parameters with their highest learning rate, as AdamW takes them.
-        loss_of: from the places ``(B,)`` of a step's samples to the step's loss.
-        weight_decay: of groups that have none of their own.
-        clipped: parameters whose gradients, all together, are at most ``clip_norm`` long.
-        generator: orders the samples.
-        progress: what to call it in the progress shown; empty = show none.
-    """
-    parameters = list(clipped)
-    optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay)
-    num_steps = epochs * -(-num_samples // batch_size)
-    schedule = one_cycle(optimizer, num_steps)
-    with Progress(num_steps, progress) as shown_progress:
-        for _ in range(epochs):
-            for index in torch.randperm(num_samples, generator=generator).split(batch_size):
-                loss = loss_of(index)
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
-                optimizer.step()
-                schedule.step()
-                shown_progress.step(loss=loss.item())
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler:

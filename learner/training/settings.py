@@ -1,4 +1,4 @@
-"""Settings: how phases are trained, and the warm-up before them."""
+"""Settings: how phases are trained."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from learner.model.settings import HeadKind, Precision, Rates
-from learner.ranges import FINITE, LARGEST, within
+from learner.ranges import FINITE, within
 
 MAX_BATCH = 4096
 """Records a draw that the service gives at most."""
@@ -88,36 +88,3 @@ class TrainConfig:
         within(self, 1e-9, FINITE, "clip_norm")
         if self.translate and not self.refit:
             raise ValueError("translate needs refit, the classifier that it is for: turn both off, or leave both on")
-
-
-@dataclass(frozen=True)
-class WarmupConfig:
-    """The vision-language warm-up before the base phase (:mod:`learner.training.warmup`).
-
-    Attributes:
-        epochs: passes over the base phase's data; 0 = no warm-up.
-        lr: highest learning rate of the backbone.
-        text_lr_factor: so many times that rate for the text's projection and layer norm, which have the longest way.
-        head_lr: highest learning rate of the heads of the two objectives.
-        word_mask: share of words that are masked.
-        modality_drop: share of samples that are shown without their picture, and the same share without their words.
-        batch_size: samples a step.
-        mask_token_id: ``[MASK]`` of the vocabulary; BERT's by default.
-    """
-
-    epochs: int = 0
-    lr: float = 1e-4
-    text_lr_factor: float = 10.0
-    head_lr: float = 1e-3
-    word_mask: float = 0.3
-    modality_drop: float = 0.15
-    batch_size: int = 24
-    mask_token_id: int = 103
-
-    def __post_init__(self) -> None:
-        within(self, 0, 10**9, "epochs")
-        within(self, 0, FINITE, "lr", "text_lr_factor", "head_lr")
-        within(self, 1e-9, 0.999, "word_mask")
-        within(self, 0, 0.5, "modality_drop")
-        within(self, 1, MAX_BATCH, "batch_size")
-        within(self, 0, LARGEST, "mask_token_id")

@@ -15,7 +15,7 @@ from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens, concatenate
 from learner.training import augment
-from learner.training.loop import fit
+from learner.training.loop import Progress, one_cycle
 from learner.training.settings import TrainConfig
 
 
@@ -68,18 +68,21 @@ def train_phase(
         return _loss(model, [replace(v, tokens=augment.jitter(v.tokens, config.colour, generator)) for v in shown])
 
     model.train()
-    fit(
-        model.parameter_groups(config.rates),
-        loss_of,
-        num_samples=len(new),
-        epochs=config.ssf_epochs if phase else config.base_epochs,
-        batch_size=config.batch_size,
-        weight_decay=config.weight_decay,
-        clipped=model.parameters(),
-        clip_norm=config.clip_norm,
-        generator=generator,
-        progress=progress,
-    )
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameter_groups(config.rates), weight_decay=config.weight_decay)
+    epochs = config.ssf_epochs if phase else config.base_epochs
+    num_steps = epochs * -(-len(new) // config.batch_size)
+    schedule = one_cycle(optimizer, num_steps)
+    with Progress(num_steps, progress) as shown_progress:
+        for _ in range(epochs):
+            for index in torch.randperm(len(new), generator=generator).split(config.batch_size):
+                loss = loss_of(index)
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+                optimizer.step()
+                schedule.step()
+                shown_progress.step(loss=loss.item())
     model.finish_phase(new)
 
 

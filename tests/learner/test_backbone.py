@@ -141,6 +141,15 @@ def _small() -> ViltBackbone:
     return small_vilt(image_size=side, patch_px=PATCH_PX, hidden_size=64, num_heads=1, num_layers=2, vocab_size=200)
 
 
+def test_a_projection_starts_as_the_identity() -> None:
+    torch.manual_seed(0)
+    model = ViltModel(make_vilt_config(num_layers=2), add_pooling_layer=False).eval()
+    plain, projected = ViltBackbone(model), ViltBackbone(model, project_text=True)
+    tokens = make_tokens()
+    assert torch.equal(projected(tokens), plain(tokens))
+    assert torch.allclose(projected.hidden(tokens)[:, 0], plain(tokens), atol=1e-6)
+
+
 def test_kept_words_stand_beside_the_class_token() -> None:
     plain = small_vilt(
         image_size=3 * PATCH_PX, patch_px=PATCH_PX, hidden_size=64, num_heads=1, num_layers=2, vocab_size=200

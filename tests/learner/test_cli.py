@@ -36,7 +36,7 @@ def test_one_option_of_the_codec_can_be_set() -> None:
     ("setting", "words"),
     [
         ("train.epochs=3", "unknown setting train.epochs"),
-        ("train.epochs=3", "Did you mean warmup.epochs or train.ssf_epochs?"),
+        ("train.epochs=3", "Did you mean train.ssf_epochs?"),
         ("train.image_size=64", "Did you mean data.image_size"),
         ("data.columns.img=3", "known: image, text, label, split. Did you mean data.columns.image?"),
         ("train.base_epochs=many", "train.base_epochs must be int"),

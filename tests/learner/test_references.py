@@ -25,7 +25,7 @@ from learner.run import method_run
 from learner.run.config import LearnerConfig
 from learner.run.evaluate import PhaseMetrics
 from learner.run.methods import BASES, parse_method
-from learner.run.run import REFERENCES, Run, first_model
+from learner.run.run import REFERENCES, Run
 from learner.run.summary import seconds_spent
 from learner.training.settings import TrainConfig
 from learner.training.train import train_phase
@@ -278,18 +278,6 @@ def test_references_take_rates_alone_and_none_of_the_runs_techniques() -> None:
         assert method.configure(LearnerConfig()).train.masked_views == 0
     with pytest.raises(ValueError, match="addedNN is the rate of what l2p, dualprompt and ease add"):
         parse_method("masked+added3")
-
-
-def test_a_warm_up_is_part_of_the_backbone_they_begin_with(tmp_path: Path) -> None:
-    config = replace(CONFIG, warmup=replace(CONFIG.warmup, epochs=1, batch_size=8, mask_token_id=3))
-    plain, first, second = (
-        first_model(Run(c, PROBLEM, NO_SERVICE, tmp_path).setup, tmp_path / "base.pt", parse_method("l2p"))[
-            0
-        ].backbone.state_dict()
-        for c in (CONFIG, config, config)
-    )
-    assert any(not torch.equal(plain[n], v) for n, v in first.items())
-    assert all(torch.equal(second[n], v) for n, v in first.items())
 
 
 def test_their_own_base_phases_are_counted_and_the_shared_one_once() -> None:

@@ -7,7 +7,6 @@ pictures only, so the tokens are embedded here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -99,12 +98,6 @@ class ViltBackbone(nn.Module):
         """Have ``torch.compile`` compile each block at its first use, for sequences of any length."""
         for layer in self.encoder.layer:
             layer.compile(dynamic=True)
-
-    def text_parameters(self) -> Iterator[nn.Parameter]:
-        """What fits the text to the blocks: its layer norm and, where there is one, its projection."""
-        yield from self.embeddings.text_embeddings.LayerNorm.parameters()
-        if self.text_projection is not None:
-            yield from self.text_projection.parameters()
 
     def read(self, tokens: Tokens, *, last_layers: int = 1, text: bool = True) -> tuple[Tensor, AttentionRead]:
         """Features ``(B, F)``, and the two attentions that masks need: the class token's row and, with ``text``, the
