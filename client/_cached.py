@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from client._session import Session
 from client.batch import ReplayBatch, check_decode_threads, require_codecs
 from client.cache import PixelCache, scope_of
 from client.errors import ProtocolError
-from client.unpack import unpack_batch
+from client.unpack import UnpackedBatch, unpack_batch
 from memory_format import MEDIA_TYPE, Batch, FormatError, check_batch
 from memory_format.api.answers import DrawnIds
 from memory_format.api.terms import MAX_SAMPLE
@@ -114,31 +115,26 @@ def _first_places(ids: NDArray[Any], wanted: Sequence[int]) -> list[int]:
     return [places[id_] for id_ in wanted]
 
 
+@dataclass
 class _Batch:
     """One batch in the making."""
 
-    def __init__(
-        self,
-        session: Session,
-        buffer: str,
-        drawn: DrawnIds,
-        snapshot: str | None,
-        cache: PixelCache[Any],
-        decode_threads: int | None,
-    ) -> None:
-        self._session = session
-        self._path = buffer_path(buffer, "records")
-        self._snapshot = snapshot
-        self._drawn = drawn
-        self._cache = cache
-        self._scope = scope_of(session.transport.url, buffer, drawn.created_at)
-        self._decode_threads = decode_threads
+    _session: Session
+    _buffer: str
+    _drawn: DrawnIds
+    _snapshot: str | None
+    _cache: PixelCache[Any]
+    _decode_threads: int | None
+
+    def __post_init__(self) -> None:
+        drawn = self._drawn
+        self._scope = scope_of(self._session.transport.url, self._buffer, drawn.created_at)
         self._prints = dict(zip(drawn.text_from, drawn.text_fingerprints, strict=True))
         self._prints |= dict(zip(drawn.exemplar_ids, drawn.fingerprints, strict=True))
         self._rows: dict[int, list[int]] = {}
         for row, exemplar_id in enumerate(drawn.exemplar_ids):
             self._rows.setdefault(exemplar_id, []).append(row)
-        held = cache.find(self._scope, self._prints)
+        held = self._cache.find(self._scope, self._prints)
         self._entries = {id_: entry for id_, (entry, _) in held.items() if entry.pixel_bytes}
         self._fronts = {id_: front for id_, (_, front) in held.items()}
         # Of who only lends a text, the front is enough.
@@ -146,7 +142,7 @@ class _Batch:
             id_ for id_ in self._prints if id_ not in (self._entries if id_ in self._rows else self._fronts)
         ]
         """Ids of records that the cache has not."""
-        cache.found += len(self._prints) - len(self.lacking)
+        self._cache.found += len(self._prints) - len(self.lacking)
 
     def made(self, found: Iterable[Batch]) -> ReplayBatch:
         """The batch.
@@ -158,24 +154,24 @@ class _Batch:
             _GoneError: a record was evicted since it was drawn.
             FormatError, MissingLibraryError: as :meth:`ReplayBatch.from_batch`.
         """
-        entries, fronts = self._entries, self._fronts
-        fetched = [_Fetched(batch) for batch in found]
+        entries = self._entries
+        fetched = [unpack_batch(batch) for batch in found]
         for one in fetched:
-            fronts |= one.fronts
+            self._fronts |= _fronts(one)
 
         def fill(patch_valid: NDArray[np.bool_], patches: Any) -> None:
             self._cache.expect_room(patches.nbytes)
             present = {row: entries[id_] for id_, rows in self._rows.items() if id_ in entries for row in rows}
             lost = self._cache.gather(present, patch_valid, patches)
             lost_ids = dict.fromkeys(self._drawn.exemplar_ids[row] for row in lost)
-            for one in (*fetched, *map(_Fetched, self.fetched(lost_ids))):
+            for one in (*fetched, *map(unpack_batch, self.fetched(lost_ids))):
                 self._decode(one, patches)
 
-        return self._cache.batch(self._paired(fronts), fill, self._drawn.version)
+        return self._cache.batch(self._paired(), fill, self._drawn.version)
 
-    def _paired(self, fronts: Mapping[int, bytes]) -> Batch:
+    def _paired(self) -> Batch:
         """Headers and fronts of the batch's records, each with the text that it was given."""
-        drawn = self._drawn
+        drawn, fronts = self._drawn, self._fronts
         parts = [fronts[id_] for id_ in drawn.exemplar_ids]
         headers = _headers(parts)
         headers["score"], headers["rank"] = drawn.scores, drawn.ranks
@@ -201,7 +197,8 @@ class _Batch:
     def _fetch(self, ids: Sequence[int]) -> list[Batch]:
         try:
             wanted = {"exemplar_ids": ids} | ({} if self._snapshot is None else {"snapshot": self._snapshot})
-            answer = self._session.request("POST", self._path, json=wanted, headers={"Accept": MEDIA_TYPE})
+            path = buffer_path(self._buffer, "records")
+            answer = self._session.request("POST", path, json=wanted, headers={"Accept": MEDIA_TYPE})
         except FormatError as error:
             if error.code != "batch_too_large" or len(ids) == 1:
                 raise
@@ -214,10 +211,9 @@ class _Batch:
             raise _GoneError
         return [batch]
 
-    def _decode(self, one: _Fetched, patches: Any) -> None:
+    def _decode(self, one: UnpackedBatch, patches: Any) -> None:
         """Decode records into a batch and into the cache."""
         ids = one.batch.headers["exemplar_id"].tolist()
-        prints = fingerprints(one.batch.headers)
         require_codecs(one.batch)
         self._cache.decoded += len(ids)
 
@@ -227,30 +223,22 @@ class _Batch:
                 patches[row, : len(pixels)] = pixels
             # They lie end to end there, which they need not do as they come out of a picture.
             kept = patches[rows[0], : len(pixels)]
-            self._cache.put(self._scope, ids[place], prints[place], one.fronts[ids[place]], kept)
+            self._cache.put(self._scope, ids[place], self._prints[ids[place]], self._fronts[ids[place]], kept)
 
         pictured = [place for place, id_ in enumerate(ids) if id_ in self._rows]
-        self._cache.decode(one.unpacked, pictured, self._decode_threads, take)
-        for id_, fingerprint in zip(ids, prints, strict=True):
+        self._cache.decode(one, pictured, self._decode_threads, take)
+        for id_ in ids:
             if id_ not in self._rows:
-                self._cache.put(self._scope, id_, fingerprint, one.fronts[id_], None)
+                self._cache.put(self._scope, id_, self._prints[id_], self._fronts[id_], None)
 
 
-class _Fetched:
-    """Records that were lacking."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-        self.unpacked = unpack_batch(batch)
-        self.fronts = self._fronts()
-        """By exemplar id: header, and body up to its payload."""
-
-    def _fronts(self) -> dict[int, bytes]:
-        headers, batch = self.batch.headers, self.batch
-        parts = zip(
-            headers["exemplar_id"].tolist(), headers, batch.bodies, self.unpacked.payload_at.tolist(), strict=True
-        )
-        return {id_: header.tobytes() + bytes(body[:end]) for id_, header, body, end in parts}
+def _fronts(unpacked: UnpackedBatch) -> dict[int, bytes]:
+    """Of each record, by exemplar id: header, and body up to its payload."""
+    headers = unpacked.batch.headers
+    parts = zip(
+        headers["exemplar_id"].tolist(), headers, unpacked.batch.bodies, unpacked.payload_at.tolist(), strict=True
+    )
+    return {id_: header.tobytes() + bytes(body[:end]) for id_, header, body, end in parts}
 
 
 def _headers(fronts: Sequence[bytes]) -> NDArray[np.void]:

@@ -6,6 +6,7 @@ This and what it is made of are the modules here that import torch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,7 @@ _MOST_AHEAD = 1024
 _MOST_STEPS = 2**32
 
 
+@dataclass(eq=False, repr=False)
 class ReplayDataset(IterableDataset[TensorBatch]):
     """Batches of a buffer, drawn by the service from ``(seed, step)`` and fetched by a thread ahead of their
     use.
@@ -87,76 +89,58 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         MissingLibraryError: ``decode_device`` without torchvision.
     """
 
-    def __init__(
-        self,
-        buffer: Buffer,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        stream: str = "",
-        start_step: int = 0,
-        num_steps: int | None = None,
-        rank: int | None = None,
-        world_size: int | None = None,
-        strategy: Strategy = "uniform",
-        replace: bool = True,
-        class_id: Many[int] = None,
-        phase: Many[int] = None,
-        learner_id: Many[str] = None,
-        repair_text: float = 0.0,
-        version: int | None = None,
-        snapshot: str | None = None,
-        prefetch: int = 4,
-        threads: int = 1,
-        decode_threads: int | None = None,
-        cache_bytes: int | None = None,
-        cache_device: torch.device | str | None = None,
-        pin_memory: bool = False,
-        decode_device: torch.device | str | None = None,
-    ) -> None:
-        if not isinstance(buffer, Buffer):
-            raise ValueError(f"buffer must be one of a MemoryClient, got {buffer!r:.100}")
-        for name, value, lowest, highest in (
-            ("batch_size", batch_size, 1, 2**31),
-            ("prefetch", prefetch, 1, _MOST_AHEAD),
-            ("threads", threads, 1, _MOST_AHEAD),
-            ("seed", seed, 0, 2**63 - 1),
-            ("start_step", start_step, 0, 2**62),
-            ("num_steps", 0 if num_steps is None else num_steps, 0, _MOST_STEPS),
-            ("version", 0 if version is None else version, 0, 2**63 - 1),
+    buffer: Buffer
+    batch_size: int
+    _: KW_ONLY
+    seed: int = 0
+    stream: str = ""
+    start_step: int = 0
+    num_steps: int | None = None
+    rank: int | None = None
+    world_size: int | None = None
+    strategy: Strategy = "uniform"
+    replace: bool = True
+    class_id: Many[int] = None
+    phase: Many[int] = None
+    learner_id: Many[str] = None
+    repair_text: float = 0.0
+    version: int | None = None
+    snapshot: str | None = None
+    prefetch: int = 4
+    threads: int = 1
+    decode_threads: int | None = None
+    cache_bytes: InitVar[int | None] = None
+    cache_device: InitVar[torch.device | str | None] = None
+    pin_memory: bool = False
+    decode_device: torch.device | str | None = None
+
+    wait_seconds: float = field(default=0.0, init=False)
+    """Seconds that consumers in this process waited for batches, over all iterators. Reset it at will."""
+
+    def __post_init__(self, cache_bytes: int | None, cache_device: torch.device | str | None) -> None:
+        if not isinstance(self.buffer, Buffer):
+            raise ValueError(f"buffer must be one of a MemoryClient, got {self.buffer!r:.100}")
+        for name, lowest, highest in (
+            ("batch_size", 1, 2**31),
+            ("prefetch", 1, _MOST_AHEAD),
+            ("threads", 1, _MOST_AHEAD),
+            ("seed", 0, 2**63 - 1),
+            ("start_step", 0, 2**62),
+            ("num_steps", 0, _MOST_STEPS),
+            ("version", 0, 2**63 - 1),
         ):
-            whole(name, value, lowest, highest)
-        stream_label(stream)
-        check_rank(rank, world_size)
-        if pin_memory and not torch.cuda.is_available():
+            value = getattr(self, name)
+            if value is not None or name not in ("num_steps", "version"):
+                whole(name, value, lowest, highest)
+        stream_label(self.stream)
+        check_rank(self.rank, self.world_size)
+        if self.pin_memory and not torch.cuda.is_available():
             raise ValueError("pin_memory needs a GPU, and torch finds none here")
-        self.buffer = buffer
-        self.batch_size = batch_size
-        self.seed = seed
-        self.stream = stream
-        self.start_step = start_step
-        self.num_steps = num_steps
-        self.rank = rank
-        self.world_size = world_size
-        self.strategy = strategy
-        self.replace = replace
-        self.class_id = class_id
-        self.phase = phase
-        self.learner_id = learner_id
-        self.repair_text = repair_text
-        self.version = version
-        self.snapshot = snapshot
-        self.prefetch = prefetch
-        self.threads = threads
-        self.decode_threads = decode_threads
-        self.pin_memory = pin_memory
-        self.decode_device = None if decode_device is None else torch.device(decode_device)
         if self.decode_device is not None:
+            self.decode_device = torch.device(self.decode_device)
             require_torchvision()
         self.cache = _cache(cache_bytes, cache_device, self.decode_device)
-        self.wait_seconds = 0.0
-        """Seconds that consumers in this process waited for batches, over all iterators. Reset it at will."""
-        self._position = Position(start_step, num_steps)
+        self._position = Position(self.start_step, self.num_steps)
 
     def __len__(self) -> int:
         """Steps of an epoch.
@@ -324,7 +308,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
             tensors = to_tensors(batch)
             tensors |= {"step": torch.tensor(step), "version": torch.tensor(batch.version)}
             if self.decode_device is not None and self.cache is None:
-                tensors["patches"] = decode_patches(batch.records, self.decode_device)
+                tensors["patches"] = decode_patches(batch.records, torch.device(self.decode_device))
             if self.pin_memory:
                 tensors = {name: value if value.is_cuda else value.pin_memory() for name, value in tensors.items()}
             return ReplayTensors(tensors)
@@ -333,9 +317,10 @@ class ReplayDataset(IterableDataset[TensorBatch]):
 
 
 def _cache(
-    num_bytes: int | None, device: torch.device | str | None, decode_device: torch.device | None
+    num_bytes: int | None, device: torch.device | str | None, decode_device: torch.device | str | None
 ) -> PixelCache[Any] | None:
-    where = decode_device if device is None else torch.device(device)
+    where = decode_device if device is None else device
+    where = None if where is None else torch.device(where)
     if decode_device not in (None, where):
         raise ValueError(
             f"what is decoded on {decode_device} is kept there, and not on {where}: leave cache_device out"

@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 
 from learner.data.base import DataError
 from learner.data.table import Row, parse_table, read_table
@@ -122,9 +121,7 @@ class CaptionsWriter:
     def __enter__(self) -> CaptionsWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
