@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -62,16 +63,8 @@ class Tokens:
 
     def trimmed(self) -> Tokens:
         """Without the places at the end where no sample has a patch or a text token; one place of each stays."""
-        patches, texts = _cut(self.patch_valid), _cut(self.token_valid)
-        return Tokens(
-            patches=self.patches[:, :patches],
-            patch_positions=self.patch_positions[:, :patches],
-            patch_valid=self.patch_valid[:, :patches],
-            grid=self.grid,
-            token_ids=self.token_ids[:, :texts],
-            token_positions=self.token_positions[:, :texts],
-            token_valid=self.token_valid[:, :texts],
-        )
+        places = {"patch": _cut(self.patch_valid), "token": _cut(self.token_valid)}
+        return Tokens(**{f.name: getattr(self, f.name)[:, : places.get(f.name[:5])] for f in fields(self)})
 
     def by_length(self, batch_size: int) -> Iterator[tuple[Tensor, Tokens]]:
         """Batches of samples of similar length, the shortest first and each padded to its own longest: which rows
@@ -123,13 +116,8 @@ def concatenate(batches: Sequence[Tokens]) -> Tokens:
         values = [getattr(batch, field.name) for batch in batches]
         if field.name != "grid":
             width = max(value.shape[1] for value in values)
-            values = [_pad(value, width) for value in values]
+            values = [
+                v if v.shape[1] == width else F.pad(v, (0, 0) * (v.dim() - 2) + (0, width - v.shape[1])) for v in values
+            ]
         merged[field.name] = torch.cat(values)
     return Tokens(**merged)
-
-
-def _pad(values: Tensor, width: int) -> Tensor:
-    if values.shape[1] == width:
-        return values
-    padding = values.new_zeros((values.shape[0], width - values.shape[1], *values.shape[2:]))
-    return torch.cat([values, padding], dim=1)

@@ -89,12 +89,22 @@ def _lines(
     stored: bool = False,
     digits: int = 1,
 ) -> list[str]:
-    """A line for each method, with ``stored`` of those that store anything; and what they show in words."""
+    """A line for each method, with ``stored`` of those that store anything: the mean over the seeds; where there are
+    several, a band from the lowest to the highest and a dot for each. Returns what they show in words."""
     said = []
     for number, (method, lines) in enumerate(_by_method(runs).items()):
-        if lines[0][-1].exemplars or not stored:
-            means = _drawn(axes, [place_of(line) for line in lines[0]], lines, figure_of, number, label(method))
-            said.append(f"{label(method)} {', '.join(f'{mean:.{digits}f}' for mean in means)}")
+        if stored and not lines[0][-1].exemplars:
+            continue
+        places, colour = [place_of(line) for line in lines[0]], _stand_in(number)
+        values = np.array([[figure_of(line) for line in of_seed] for of_seed in lines])
+        means = values.mean(0)
+        marker, name = "os^Dv"[number % 5], label(method)
+        axes.plot(places, means, marker=marker, color=colour, linewidth=2, markersize=5, label=name)
+        if len(values) > 1:
+            axes.fill_between(places, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0)
+            for of_seed in values:
+                axes.plot(places, of_seed, ".", color=colour, markersize=3, alpha=0.8)
+        said.append(f"{name} {', '.join(f'{mean:.{digits}f}' for mean in means)}")
     return said
 
 
@@ -102,27 +112,6 @@ def _by_method(runs: SeedResults) -> dict[str, list[Sequence[PhaseMetrics]]]:
     """The phases of each seed, by method."""
     results: Sequence[Mapping[str, Sequence[PhaseMetrics]]] = list(runs.values())
     return {method: [each[method] for each in results] for method in results[0]}
-
-
-def _drawn(
-    axes: Axes,
-    places: Sequence[int],
-    lines: Sequence[Sequence[PhaseMetrics]],
-    figure_of: Callable[[PhaseMetrics], float],
-    method: int,
-    name: str,
-) -> list[float]:
-    """The mean over the seeds as a line; where there are several, a band from the lowest to the highest and a dot for
-    each. Returns the means."""
-    values = np.array([[figure_of(line) for line in of_seed] for of_seed in lines])
-    colour, means = _stand_in(method), values.mean(0)
-    marker = "os^Dv"[method % 5]
-    axes.plot(places, means, marker=marker, color=colour, linewidth=2, markersize=5, label=name)
-    if len(values) > 1:
-        axes.fill_between(places, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0)
-        for of_seed in values:
-            axes.plot(places, of_seed, ".", color=colour, markersize=3, alpha=0.8)
-    return [float(mean) for mean in means]
 
 
 def _figure(across: str, up: str) -> tuple[Figure, Axes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -127,14 +128,8 @@ def write_report(
 
 def colours(methods: Iterable[str]) -> dict[str, Colour]:
     """The colour of each method, by its name."""
-    given, others = {}, 0
-    for method in methods:
-        if method in OF_METHODS:
-            given[method] = OF_METHODS[method]
-        else:
-            given[method] = OTHERS[others % len(OTHERS)]
-            others += 1
-    return given
+    others = cycle(OTHERS)
+    return {method: OF_METHODS.get(method) or next(others) for method in methods}
 
 
 def data_name(config: LearnerConfig) -> str:

