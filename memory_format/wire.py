@@ -182,8 +182,9 @@ class _Writer(threading.local):
     def __init__(self) -> None:
         self._pieces: list[bytes | pa.Buffer] = []
         self._stream = pa.ipc.new_stream(pa.PythonFile(self, mode="w"), SCHEMA)
-        # The first batch brings the schema with it.
-        self.pieces_of(pa.RecordBatch.from_pylist([], schema=SCHEMA))
+        # The first batch brings the schema with it. Of Python's values Arrow imports pandas, where it is installed.
+        nothing = pa.Array.from_buffers(pa.null(), 0, [None])
+        self.pieces_of(pa.RecordBatch.from_arrays([nothing.cast(kind) for kind in _TYPES.values()], schema=SCHEMA))
 
     def pieces_of(self, batch: pa.RecordBatch) -> list[bytes | pa.Buffer]:
         """A batch, as it is given to the file: buffers are not copied."""

@@ -35,10 +35,10 @@ def test_the_documented_defaults_are_the_real_ones() -> None:
 
 
 @pytest.mark.parametrize("module", ["client", "memory_format"])
-def test_importing_it_brings_no_torch_and_no_service(module: str) -> None:
+def test_importing_it_brings_no_torch_no_pandas_and_no_service(module: str) -> None:
     check = (
         f"import sys, {module}\n"
-        "found = {'torch', 'fastapi', 'zarr', 'memory_service', 'learner'} & set(sys.modules)\n"
+        "found = {'torch', 'fastapi', 'zarr', 'pandas', 'memory_service', 'learner'} & set(sys.modules)\n"
         "assert not found, found\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", check], check=True, timeout=60)
