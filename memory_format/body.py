@@ -24,6 +24,7 @@ from memory_format.header import FLAG_EXTRAS, HeaderRow, check_header, layout_of
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 MAX_EXTRAS_BYTES: Final = 1024 * 1024
+TOKEN_ID_BYTES: Final = 2
 
 
 def places(h: int, w: int, length: int, flags: int, body: bytes | memoryview) -> tuple[int, int, int, int]:
@@ -170,6 +171,24 @@ def count_parts(header: np.void, body_prefix: bytes | memoryview) -> tuple[int, 
     if ids_at > len(body_prefix):
         raise cut_short(body_prefix)
     return count_kept(bytes(body_prefix[:tokens_at])), count_kept(bytes(body_prefix[tokens_at:ids_at]))
+
+
+def tokens_of(header: np.void, body_prefix: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids of the kept tokens and their places in the original text, ``(T,)`` each, of a body's first
+    ``prefix_bytes + TOKEN_ID_BYTES * text_length`` bytes, or of all if it has fewer.
+
+    Raises:
+        FormatError: ``corrupt_record`` where they are too few.
+    """
+    length = int(header["text_length"])
+    tokens_at = num_mask_bytes(int(header["grid_h"]) * int(header["grid_w"]))
+    ids_at = tokens_at + num_mask_bytes(length)
+    mask = np.frombuffer(body_prefix[tokens_at:ids_at], np.uint8)
+    places = np.flatnonzero(np.unpackbits(mask, count=length))
+    ids = np.frombuffer(body_prefix[ids_at : ids_at + TOKEN_ID_BYTES * len(places)], "<u2").astype(np.int64)
+    if len(ids) < len(places):
+        raise cut_short(body_prefix)
+    return ids, places
 
 
 def _places_of(header: np.void, body: bytes | memoryview) -> tuple[int, int, int, int]:

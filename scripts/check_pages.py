@@ -97,7 +97,8 @@ def _pages_of_buffer(client: httpx.Client, address: str) -> list[str]:
     snapshots = client.get(f"{address}/summary.json").raise_for_status().json()["snapshots"]
     if snapshots:
         paths.append(f"{address}/diff?from={snapshots[-1]['name']}")
-    return paths
+    cards = client.get(f"{address}/gallery.json").raise_for_status().json()["cards"]
+    return [*paths, f"{address}/gallery?class_id=0&class_id=1&phase=0", *(card["address"] for card in cards[:1])]
 
 
 def _check(browser: Browser, url: str, out: Path | None) -> int:

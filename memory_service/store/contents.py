@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import NotFoundError
-from memory_format.body import prefix_bytes
+from memory_format.body import TOKEN_ID_BYTES, prefix_bytes
 from memory_service.store.index.base import Index
 from memory_service.store.pure import selection
 from memory_service.store.pure.change import Move
@@ -166,9 +166,16 @@ class Contents:
             raise
         return self.readers.lease(stems, held, kind)
 
-    def read_prefixes(self, taken: Rows) -> list[bytes]:
-        """The keep mask and token mask of rows, unchecked. Raises as :meth:`read_bodies`."""
-        lengths = prefix_bytes(taken).tolist()
+    def read_prefixes(self, taken: Rows, *, tokens: bool = False) -> list[bytes]:
+        """The keep mask and token mask of rows, unchecked. Raises as :meth:`read_bodies`.
+
+        Args:
+            tokens: with the ids of the kept tokens behind them, and what else lies where those of dropped ones would.
+        """
+        needed = prefix_bytes(taken)
+        if tokens:
+            needed = np.minimum(needed + TOKEN_ID_BYTES * taken["text_length"].astype(np.int64), taken["length"])
+        lengths = needed.tolist()
         out: list[bytes] = [b""] * len(lengths)
         stems = self.readers.begin(lambda: self._stems(taken["segment"].tolist()))
         try:

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from memory_format import ConflictError, FormatError, NotFoundError, Record, StorageError, checksum
 from memory_format.api.answers import DrawnIds, ExemplarInfo, NamedClass
 from memory_format.api.terms import part_of
-from memory_format.body import count_parts, swap_text
-from memory_format.codecs import codec_by_number
-from memory_format.header import FLAG_EXTRAS, fingerprints, layout_of
+from memory_format.body import swap_text
+from memory_format.header import fingerprints
 from memory_format.record import split_row
 from memory_format.wire import frame_batch
 from memory_service.store.contents import Contents
 from memory_service.store.drawn import Drawn
+from memory_service.store.glimpses import Glimpse, glimpse_of, info_of
 from memory_service.store.lent import LentBatch, lend
 from memory_service.store.pure import query as queries
 from memory_service.store.pure import sampler
@@ -33,8 +33,6 @@ from memory_service.store.segments.readers import LeaseEndedError
 from memory_service.store.tally import Tally
 
 T = TypeVar("T")
-
-_OF_HEADER: Final = ("exemplar_id", "class_id", "phase", "score", "rank", "patch_px", "text_length", "crc32")
 
 _MOST_AT_HAND: Final = 512
 """Records of a batch that is drawn without waiting: under a millisecond's work."""
@@ -66,11 +64,7 @@ class Reads:
         """
 
         def read(columns: Columns) -> Record:
-            # As uint64: a plain int makes numpy compare through float64, which confuses ids over 2**53.
-            positions = columns.positions_of(np.array([exemplar_id], dtype=np.uint64))
-            if positions[0] < 0:
-                raise no_exemplar(self.contents.state.config.name, exemplar_id)
-            taken = columns.take(positions)
+            taken = self._row(columns, exemplar_id)
             body, _ = self.contents.read_bodies(taken)
             return split_row(headers_of_rows(taken)[0].item(), body, *self.contents.learner_ids(taken))
 
@@ -84,17 +78,19 @@ class Reads:
             StorageError: a segment cannot be read.
         """
 
-        def read(columns: Columns) -> tuple[list[ExemplarInfo], str | None, int]:
-            positions, next_cursor = self._page(columns, query, None)
-            taken = columns.take(positions)
-            headers = headers_of_rows(taken)
-            found = zip(headers, self.contents.learner_ids(taken), self.contents.read_prefixes(taken), strict=True)
-            charges = charge_of(taken["length"]).tolist()
-            listed = [
-                _info(header, learner_id, prefix, charge)
-                for (header, learner_id, prefix), charge in zip(found, charges, strict=True)
-            ]
-            return listed, next_cursor, columns.version
+        return self.steadily(snapshot, lambda columns: self._listed(columns, query, info_of))
+
+    def browse(self, query: queries.Query, *, snapshot: str | None = None) -> tuple[list[Glimpse], str | None, int]:
+        """The same, with the texts. Raises as :meth:`query`."""
+        return self.steadily(snapshot, lambda columns: self._listed(columns, query, glimpse_of, tokens=True))
+
+    def fingerprint(self, exemplar_id: int, *, snapshot: str | None = None) -> int:
+        """What tells a record from others of its id (:func:`memory_format.header.fingerprints`), for which nothing is
+        read. Raises ``NotFoundError``: ``unknown_exemplar``."""
+
+        def read(columns: Columns) -> int:
+            (found,) = fingerprints(headers_of_rows(self._row(columns, exemplar_id)))
+            return found
 
         return self.steadily(snapshot, read)
 
@@ -179,6 +175,24 @@ class Reads:
         if len(exemplar_ids) > _MOST_AT_HAND:
             raise BlockingIOError("more than a millisecond's work")
         return self._at_hand(snapshot, read)
+
+    def _row(self, columns: Columns, exemplar_id: int) -> Rows:
+        """The row of one record, ``(1,)``. Raises ``NotFoundError``."""
+        # As uint64: a plain int makes numpy compare through float64, which confuses ids over 2**53.
+        positions = columns.positions_of(np.array([exemplar_id], dtype=np.uint64))
+        if positions[0] < 0:
+            raise no_exemplar(self.contents.state.config.name, exemplar_id)
+        return columns.take(positions)
+
+    def _listed(
+        self, columns: Columns, query: queries.Query, of: Callable[..., T], *, tokens: bool = False
+    ) -> tuple[list[T], str | None, int]:
+        positions, next_cursor = self._page(columns, query, None)
+        taken = columns.take(positions)
+        prefixes = self.contents.read_prefixes(taken, tokens=tokens)
+        charges = charge_of(taken["length"]).tolist()
+        found = zip(headers_of_rows(taken), self.contents.learner_ids(taken), prefixes, charges, strict=True)
+        return [of(*parts) for parts in found], next_cursor, columns.version
 
     def _page(
         self, columns: Columns, query: queries.Query, max_bytes: int | None
@@ -358,21 +372,3 @@ def expect_version(wanted: int | None, found: int) -> None:
 def no_exemplar(name: str, exemplar_id: int) -> NotFoundError:
     """That a buffer does not hold a record."""
     return NotFoundError(f"buffer {name!r} holds no exemplar {exemplar_id}; was it evicted?", code="unknown_exemplar")
-
-
-def _info(header: np.void, learner_id: str, prefix: bytes, charge: int) -> ExemplarInfo:
-    """What is known of a record without its pixels and tokens: its header, and how its body begins."""
-    flags, h, w = int(header["flags"]), int(header["grid_h"]), int(header["grid_w"])
-    num_patches, num_tokens = count_parts(header, prefix)
-    return ExemplarInfo(
-        **{name: header[name].item() for name in _OF_HEADER},
-        learner_id=learner_id,
-        grid=(h, w),
-        codec=codec_by_number(int(header["codec"])).codec_id,
-        layout=layout_of(flags),
-        has_extras=bool(flags & FLAG_EXTRAS),
-        num_tokens=num_tokens,
-        num_patches=num_patches,
-        keep_ratio=num_patches / (h * w),
-        charge=charge,
-    )

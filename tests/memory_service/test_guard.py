@@ -26,7 +26,7 @@ JSON = {"Content-Type": "application/json"}
 @cache
 def operations() -> list[tuple[str, str]]:
     """Every method and address that the application has, those of the description too."""
-    others = ("/", "/.json", "/buffers/b/summary", "/pages.css", "/docs", "/redoc", "/openapi.json", "/nothing/here")
+    others = ("/", "/.json", "/buffers/b/gallery", "/pages.css", "/docs", "/redoc", "/openapi.json", "/nothing/here")
     found = [("GET", url) for url in others]
     for path, methods in create_app(Settings(data=Path("unused"))).openapi()["paths"].items():
         for method in methods:

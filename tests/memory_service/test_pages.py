@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin
 
 import html5lib
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
+from memory_format import RawZstd, make_record
+from memory_service.http.pages.exemplars import Text, Word, text_of, thumbnail_of
 from memory_service.http.pages.routing import POLICY
 from memory_service.store.keys import KeyFile
 from tests.memory_service.conftest import running
@@ -21,9 +28,14 @@ HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/a
 PAGES = [
     "/",
     "/buffers/b/summary",
+    "/buffers/empty/summary",
     "/buffers/b/diff?from=s1",
     "/buffers/b/diff?from=s1&to=s2",
-    "/buffers/empty/summary",
+    "/buffers/b/gallery",
+    "/buffers/b/gallery?class_id=0&class_id=22&phase=&learner_id=&min_score=&max_score=&sort=-score&snapshot=s1",
+    "/buffers/empty/gallery",
+    "/buffers/b/exemplars/1",
+    "/buffers/b/exemplars/23?snapshot=s1",
 ]
 CLASSES = 23
 """More than a table shows."""
@@ -156,6 +168,10 @@ def test_what_is_refused_is_a_page_for_a_browser_alone(filled: httpx.Client) -> 
         ("/buffers/b/diff", "invalid_request", 422),
         ("/buffers/b/summary?what=that", "invalid_request", 422),
         ("/?cursor=%2f", "invalid_cursor", 422),
+        ("/buffers/b/gallery?limit=61", "invalid_request", 422),
+        ("/buffers/b/gallery?cursor=x", "invalid_cursor", 422),
+        ("/buffers/b/exemplars/23", "unknown_exemplar", 404),
+        ("/buffers/b/exemplars/x", "invalid_request", 422),
     ):
         path, _, query = url.partition("?")
         problem = assert_problem(filled.get(f"{path}.json?{query}".rstrip("?")), code, status=status)
@@ -168,7 +184,8 @@ def test_a_browser_asks_for_the_key_and_shows_what_it_is_for(tmp_path: Path) -> 
     with running(tmp_path) as client:
         for buffer in ("left", "right"):
             put_buffer(client, buffer=buffer)
-        for url in ("/buffers/left/summary", "/buffers/left/diff?from=s"):
+        for url in ("summary", "diff?from=s", "gallery", "exemplars/1"):
+            url = f"/buffers/left/{url}"
             KeyFile(tmp_path).make("read", 0.0, buffers=["right"])
             refused = client.get(url, headers=HTML)
             assert (refused.status_code, refused.headers["content-type"]) == (401, "text/html; charset=utf-8")
@@ -177,6 +194,7 @@ def test_a_browser_asks_for_the_key_and_shows_what_it_is_for(tmp_path: Path) -> 
             assert 'type="password"' in refused.text
             path, _, query = url.partition("?")
             assert_problem(client.get(f"{path}.json?{query}"), "unauthenticated")
+        assert_problem(client.get("/buffers/left/exemplars/1/thumbnail.webp"), "unauthenticated")
         assert client.get("/", headers=HTML).status_code == 401
         assert_problem(client.get("/.json"), "unauthenticated")
         # How to go on is said to anybody, and so is how pages look.
@@ -209,3 +227,110 @@ def test_files_are_sent_once(filled: httpx.Client) -> None:
             again = filled.get(url, headers={"If-None-Match": known})
             assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
         assert filled.get(url, headers={"If-None-Match": '"other"'}).content == first.content
+
+
+def all_cards(client: httpx.Client, query: str) -> list[dict[str, Any]]:
+    """Those of all pages, by the links that the pages have."""
+    url, cards = f"/buffers/b/gallery?{query}", []
+    while True:
+        cards += client.get(url.replace("gallery", "gallery.json")).raise_for_status().json()["cards"]
+        following = re.findall(r'rel="next" href="([^"]+)"', client.get(url, headers=HTML).text)
+        if not following:
+            return cards
+        url = unescape(following[0])
+
+
+def test_the_gallery_shows_what_the_api_lists(filled: httpx.Client) -> None:
+    for query in ("", "class_id=0&class_id=3", "sort=-score&phase=1", "snapshot=s1&learner_id=left", "min_score=0.2"):
+        listed = filled.get(f"/v1/buffers/b/exemplars?{query}").json()["exemplars"]
+        assert listed
+        assert [card["info"] for card in all_cards(filled, f"limit=4&{query}")] == listed
+
+
+def test_a_card_shows_kept_words_and_gaps(filled: httpx.Client) -> None:
+    for card in all_cards(filled, "limit=60"):
+        detail = filled.get(f"/v1/buffers/b/exemplars/{card['info']['exemplar_id']}").json()
+        text, places, seen = card["text"], iter(detail["token_positions"]), 0
+        assert [int(word["text"]) for word in text["words"]] == detail["token_ids"]
+        for word in text["words"]:
+            place = next(places)
+            assert place == seen + word["gap"]
+            seen = place + 1
+        assert seen + text["gap"] == detail["text_length"]
+
+
+def test_texts_of_many_words_are_cut() -> None:
+    text = text_of(range(100), range(5, 105), 110, 3)
+    assert [(word.text, word.gap) for word in text.words] == [("0", 5), ("1", 0), ("2", 0)]
+    assert (text.gap, text.more) == (0, 97)
+    assert text_of([], [], 7, 3) == Text((), 7, 0)
+    assert text_of([1], [0], 3, 3) == Text((Word("1", 0),), 2, 0)
+
+
+def test_a_thumbnail_is_sent_once_and_goes_with_its_exemplar(tmp_path: Path) -> None:
+    with running(tmp_path) as client:
+        put_buffer(client)
+        push(client, [make_exemplar(rank=1), make_exemplar(rank=2)])
+        url, other = (f"/buffers/b/exemplars/{number}/thumbnail.webp" for number in (1, 2))
+        first = client.get(url)
+        assert (first.headers["content-type"], first.headers["cache-control"]) == ("image/webp", "private, no-cache")
+        known = {"If-None-Match": first.headers["etag"]}
+        assert (client.get(url, headers=known).status_code, client.get(url, headers=known).content) == (304, b"")
+        assert client.get(other, headers=known).status_code == 200
+        assert client.head(url).headers["etag"] == first.headers["etag"]
+        client.put("/v1/buffers/b/snapshots/s")
+        client.delete("/v1/buffers/b/exemplars/1")
+        assert_problem(client.get(url, headers=known), "unknown_exemplar")
+        assert client.get(f"{url}?snapshot=s", headers=known).status_code == 304
+        # Another exemplar under the same address is another picture.
+        client.delete("/v1/buffers/b")
+        put_buffer(client)
+        push(client, [make_exemplar(rank=3)])
+        assert client.get(url, headers=known).status_code == 200
+
+
+def test_a_thumbnail_has_kept_patches_in_place_and_none_elsewhere() -> None:
+    rng = np.random.default_rng(0)
+    keep_mask = rng.random((14, 7)) < 0.5
+    patches = np.broadcast_to(np.array([250, 10, 10], np.uint8), (int(keep_mask.sum()), 16, 16, 3))
+    record = make_record(class_id=0, patches=patches, keep_mask=keep_mask, codec=RawZstd())
+    image = np.array(Image.open(io.BytesIO(thumbnail_of(record))))
+    assert image.shape == (112, 56, 4)
+    centres = image[4::8, 4::8]
+    assert ((centres[..., 3] > 128) == keep_mask).all()
+    assert (np.abs(centres[keep_mask][:, :3].astype(int) - [250, 10, 10]) < 40).all()
+
+
+def test_thumbnails_are_made_a_few_at_a_time(tmp_path: Path) -> None:
+    with running(tmp_path, max_pictures=1) as client:
+        put_buffer(client)
+        push(client, [make_exemplar()])
+        admission = client.app.state.admission  # type: ignore[attr-defined]
+        admission.pictures.taken = 1
+        assert_problem(client.get("/buffers/b/exemplars/1/thumbnail.webp"), "too_busy")
+        admission.pictures.taken = 0
+        assert client.get("/buffers/b/exemplars/1/thumbnail.webp").status_code == 200
+
+
+def test_one_exemplar(filled: httpx.Client) -> None:
+    page = filled.get("/buffers/b/exemplars/24.json").json()
+    assert page["detail"] == filled.get("/v1/buffers/b/exemplars/24").json()
+    parts = {part["kind"]: part["bytes"] for part in page["parts"]}
+    assert sum(parts.values()) == page["detail"]["charge"]
+    assert parts["extras"] > 500
+    assert (page["died"], [snapshot["name"] for snapshot in page["snapshots"]]) == (None, ["s2"])
+    drawn = np.zeros((3, 4), int)
+    for x, y, width in re.findall(r"M(\d+) (\d+)h(\d+)v1h-\3z", page["grid"]):
+        drawn[int(y), int(x) : int(x) + int(width)] += 1
+    assert drawn.tolist() == page["detail"]["keep_mask"]
+    text = page_at(filled, "/buffers/b/exemplars/24")
+    assert "xxxx" in text
+    assert "The buffer holds it now." in text
+
+
+def test_the_history_of_an_exemplar_that_is_gone(filled: httpx.Client) -> None:
+    page = filled.get("/buffers/b/exemplars/23.json?snapshot=s2").json()
+    version = filled.get("/v1/buffers/b").json()["version"]
+    assert page["died"] == version
+    assert [snapshot["name"] for snapshot in page["snapshots"]] == ["s2", "s1"]
+    assert f"until version {version}" in page_at(filled, "/buffers/b/exemplars/23?snapshot=s2")

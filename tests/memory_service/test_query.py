@@ -19,6 +19,7 @@ from PIL import Image
 from memory_format import MEDIA_TYPE, RawZstd, Record, WebPLossless, decode_batch, make_record, patches_to_image
 from memory_format.api.terms import SORTS
 from memory_service.http import convert
+from memory_service.store.pure import query
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import all_records, assert_problem, make_exemplar, push, put_buffer, wait_until
 
@@ -63,8 +64,14 @@ def listing(client: httpx.Client, **params: Any) -> list[dict[str, Any]]:
     ],
 )
 def test_filters_sorting_and_pages(
-    client: httpx.Client, records: list[Record], params: dict[str, Any], matches: Any
+    client: httpx.Client,
+    records: list[Record],
+    params: dict[str, Any],
+    matches: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # As if there were many more records than are looked at at a time.
+    monkeypatch.setattr(query, "_BLOCK", 4)
     if "max_score" in params:
         # Scores are float32: a bound that is to include 0.1 must be the float32 above it.
         params = {**params, "max_score": float(np.float32(0.1))}
@@ -238,9 +245,9 @@ def test_a_picture_needs_its_codecs_library_and_the_record_does_not(
     record = make_record(
         class_id=0, patches=np.zeros((4, 8, 8, 3), np.uint8), keep_mask=keep_mask, codec=WebPLossless()
     )
+    (exemplar_id,) = push(client, [record])["exemplar_ids"]
     monkeypatch.setattr("memory_format.codecs.libraries.HAVE_IMAGECODECS", False)
     monkeypatch.setattr("PIL.features.check", lambda name: False)
-    (exemplar_id,) = push(client, [record])["exemplar_ids"]
     assert client.get(f"{URL}/{exemplar_id}").json()["codec"] == "em_webp_lossless"
     assert_problem(client.get(f"{URL}/{exemplar_id}/image.png"), "codec_unavailable", codec="em_webp_lossless")
 
@@ -257,8 +264,9 @@ def test_pictures_that_will_not_do(client: httpx.Client) -> None:
     keep_mask = np.zeros((255, 255), dtype=bool)
     keep_mask[0, 0] = True
     huge = make_record(class_id=0, patches=np.zeros((1, 255, 255, 3), np.uint8), keep_mask=keep_mask, codec=RawZstd())
-    (exemplar_id,) = push(client, [huge])["exemplar_ids"]
-    assert_problem(client.get(f"{URL}/{exemplar_id}/image.png"), "invalid_query")
+    put_buffer(client, buffer="huge")
+    (exemplar_id,) = push(client, [huge], buffer="huge")["exemplar_ids"]
+    assert_problem(client.get(f"/v1/buffers/huge/exemplars/{exemplar_id}/image.png"), "invalid_query")
 
 
 def test_pictures_are_drawn_a_few_at_a_time(data: Path) -> None:

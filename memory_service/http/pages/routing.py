@@ -141,8 +141,9 @@ class Pages(Router):
                 return await _run(request, lambda: _json(view_of(request, **given)))
 
             add = partial(self.add_api_route, methods=["GET", "HEAD"], include_in_schema=False, response_model=None)
-            add(path, page, route_class_override=PageRoute, openapi_extra=needs(None if for_programs else "read"))
+            # First: a parameter at the end of the path would take the ending, too.
             add(f"{path}.json", twin, openapi_extra=needs("read"))
+            add(path, page, route_class_override=PageRoute, openapi_extra=needs(None if for_programs else "read"))
             return view_of
 
         return both

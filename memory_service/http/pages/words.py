@@ -30,6 +30,11 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes / 1000:,.1f} TB"
 
 
+def number(value: float) -> str:
+    """With four digits."""
+    return f"{value:.4g}"
+
+
 def moment(seconds: float) -> str:
     """Seconds since 1970 as ISO 8601 has them, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -47,5 +52,5 @@ def query(values: Mapping[str, Any]) -> str:
 
 
 FILTERS: Final[dict[str, Callable[..., str]]] = {
-    made.__name__: made for made in (count, several, size, moment, day, query)
+    made.__name__: made for made in (count, several, size, number, moment, day, query)
 }

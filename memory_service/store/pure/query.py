@@ -11,14 +11,18 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import FormatError
 from memory_format.api.terms import Sort
-from memory_service.store.pure.columns import Columns
-from memory_service.store.pure.selection import EVERYTHING, Filter, select
+from memory_service.store.pure.columns import Columns, charge_of
+from memory_service.store.pure.selection import EVERYTHING, Filter, matching
+
+_BLOCK: Final = 1 << 16
+"""Records that are looked at at a time: of a million of them a page needs little more than one look at each."""
 
 
 @dataclass(frozen=True)
@@ -45,46 +49,62 @@ def run(
     Raises:
         FormatError: ``invalid_cursor``.
     """
-    name = query.sort.removeprefix("-")
-    descending = query.sort.startswith("-")
-    matches = matching(columns, query, learner_codes)
-    # As Python's own numbers are: exact, signed, and comparable with a cursor's.
-    values = columns[name].astype(np.float64 if name == "score" else np.int64)
-    if query.cursor is not None:
-        value, exemplar_id = _read_cursor(query, query.cursor)
-        beyond = values < value if descending else values > value
-        if name != "exemplar_id":
-            beyond |= (values == value) & (columns["exemplar_id"] > np.uint64(exemplar_id))
-        matches &= beyond
-    found = np.flatnonzero(matches)
-    order = -values[found] if descending else values[found]
-    wanted = query.limit + 1
-    if len(found) > 4 * wanted:
-        # Only what can be among the first: everything up to the value of the last of them.
-        last = np.partition(order, wanted - 1)[wanted - 1]
-        found, order = found[order <= last], order[order <= last]
-    # Positions ascend with the ids: equal values come in the order of their ids.
-    found = found[np.argsort(order, kind="stable")[:wanted]]
-    count = _fitting(columns.charge[found[: query.limit]].tolist(), max_bytes)
+    found = _first(columns, query, learner_codes, query.limit + 1)
+    count = _fitting(charge_of(columns["length"][found[: query.limit]]).tolist(), max_bytes)
     page = found[:count]
     if count == len(found):
         return page, None
-    last_value = values[page[-1]].item()
-    parts = [_fingerprint(query), last_value, int(columns["exemplar_id"][page[-1]])]
+    last = page[-1]
+    parts = [_fingerprint(query), columns[query.sort.removeprefix("-")][last].item(), int(columns["exemplar_id"][last])]
     document = json.dumps(parts, separators=(",", ":")).encode()
     return page, base64.urlsafe_b64encode(document).decode().rstrip("=")
 
 
-def matching(columns: Columns, query: Query, learner_codes: list[int]) -> NDArray[np.bool_]:
-    """Which records a query is about, ``(N,)``."""
-    matches = np.zeros(columns.num_records, dtype=bool)
-    selection = select(columns, query.where, learner_codes)
-    matches[selection.at(np.arange(selection.num))] = True
+def _first(columns: Columns, query: Query, learner_codes: list[int], wanted: int) -> NDArray[np.int64]:
+    """The positions of the first so many records behind the cursor, in the order asked for."""
+    name, sign = query.sort.removeprefix("-"), -1 if query.sort.startswith("-") else 1
+    by_id = name == "exemplar_id"
+    # As Python's own numbers are: exact, signed, and comparable with a cursor's.
+    exact: type[Any] = np.float64 if name == "score" else np.int64
+    after = None if query.cursor is None else _read_cursor(query, query.cursor)
+    found, order = np.zeros(0, np.int64), np.zeros(0, exact)
+    starts = range(0, columns.num_records, _BLOCK)
+    for start in reversed(starts) if by_id and sign < 0 else starts:
+        part = slice(start, start + _BLOCK)
+        values = columns[name][part].astype(exact) * sign
+        fits = _matching(columns, query, learner_codes, part)
+        if after is not None:
+            value, exemplar_id = sign * after[0], after[1]
+            fits &= (values > value) | ((values == value) & (columns["exemplar_id"][part] > np.uint64(exemplar_id)))
+        if len(found) == wanted:
+            # Of equal values those before come first: their ids are lower.
+            fits &= values < order[-1]
+        new = np.flatnonzero(fits)
+        if len(new):
+            found, order = np.concatenate([found, start + new]), np.concatenate([order, values[new]])
+            first = _smallest(order, wanted)
+            found, order = found[first], order[first]
+        if by_id and len(found) == wanted:
+            break
+    return found
+
+
+def _smallest(order: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Places of the smallest so many, ascending, equals in the order given."""
+    places = np.arange(len(order))
+    if len(order) > 4 * count:
+        places = np.flatnonzero(order <= np.partition(order, count - 1)[count - 1])
+    return places[np.argsort(order[places], kind="stable")[:count]]
+
+
+def _matching(columns: Columns, query: Query, learner_codes: list[int], part: slice) -> NDArray[np.bool_]:
+    """Which records of a part a query is about."""
+    found = matching(columns, query.where, learner_codes, part)
     if query.min_score is not None:
-        matches &= columns["score"] >= np.float64(query.min_score)
+        found &= columns["score"][part] >= np.float64(query.min_score)
     if query.max_score is not None:
-        matches &= columns["score"] <= np.float64(query.max_score)
-    return matches
+        found &= columns["score"][part] <= np.float64(query.max_score)
+    return found
 
 
 def _fitting(charges: Sequence[int], max_bytes: int | None) -> int:

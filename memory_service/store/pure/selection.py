@@ -172,11 +172,13 @@ def select(columns: Columns, where: Filter, learner_codes: list[int]) -> Selecti
     return Selection(columns["class_id"], np.flatnonzero(matching(columns, where, learner_codes)), columns["score"])
 
 
-def matching(records: Columns | Rows, where: Filter, learner_codes: list[int]) -> NDArray[np.bool_]:
-    """Which records match; ``learner_codes`` stand for ``where.learner_id``."""
+def matching(
+    records: Columns | Rows, where: Filter, learner_codes: list[int], part: slice = slice(None)
+) -> NDArray[np.bool_]:
+    """Which records, or records of a part, match; ``learner_codes`` stand for ``where.learner_id``."""
     codes = None if where.learner_id is None else learner_codes
-    matches = np.ones(len(records["class_id"]), dtype=bool)
+    matches = np.ones(len(records["class_id"][part]), dtype=bool)
     for name, wanted in (("class_id", where.class_id), ("phase", where.phase), ("learner", codes)):
         if wanted is not None:
-            matches &= np.isin(records[name], np.array(wanted, dtype=np.int64))
+            matches &= np.isin(records[name][part], np.array(wanted, dtype=np.int64))
     return matches

@@ -6,7 +6,7 @@ state, which shares what is the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -76,6 +76,17 @@ class State:
         """What it shows now, as a snapshot."""
         counted = (self.columns.num_records, self.columns.bytes_used)
         return Snapshot(name, self.version, self.next_id, *counted, created_at, number)
+
+    def life_of(self, exemplar_id: int) -> tuple[int | None, list[Snapshot]]:
+        """The version at which a record ceased to be live, None where it is, and the snapshots that show it, oldest
+        first. Of an id that nobody shows: None and nothing."""
+        wanted = np.array([exemplar_id], dtype=np.uint64)
+        born_before = [mark for mark in self.snapshots.values() if exemplar_id < mark.next_exemplar_id]
+        (place,) = self.pinned.columns.positions_of(wanted)
+        if place >= 0:
+            died = int(self.pinned.died[place])
+            return died, _by_age(mark for mark in born_before if mark.version < died)
+        return None, _by_age(born_before) if self.columns.positions_of(wanted)[0] >= 0 else []
 
     def shown_by(self, snapshot: Snapshot, changed: Arrays) -> Columns:
         """The records that a snapshot shows: see :func:`~memory_service.store.pure.visibility.records_shown`."""
@@ -200,6 +211,10 @@ class State:
     def after_sealing(self, sealed: SegmentState, number: int) -> State:
         """The state once an open segment is sealed."""
         return replace(self, segments={**self.segments, sealed.id: sealed}, number=number)
+
+
+def _by_age(marks: Iterable[Snapshot]) -> list[Snapshot]:
+    return sorted(marks, key=lambda mark: mark.number)
 
 
 def moved(columns: Columns, move: Move) -> Columns:

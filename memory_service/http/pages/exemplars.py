@@ -1,0 +1,249 @@
+"""The gallery of a buffer's exemplars, one exemplar, and thumbnails."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, islice
+from typing import Annotated, Any, Final
+
+from fastapi import Query, Request, Response
+from PIL import Image
+from pydantic import Field, model_validator
+
+from memory_format import HEADER_BYTES, Record
+from memory_format.api.answers import ExemplarDetail, ExemplarInfo, SnapshotInfo
+from memory_format.api.requests import Digits, ExemplarQuery
+from memory_format.api.terms import MAX_SCALE
+from memory_format.in_place import check_shown_size
+from memory_service.http.access import needs
+from memory_service.http.admission import Admission
+from memory_service.http.convert import exemplar_detail, query_of, snapshot_info
+from memory_service.http.pages import words
+from memory_service.http.pages.charts import Part
+from memory_service.http.pages.files import is_known, tag_of, tagged
+from memory_service.http.pages.routing import Pages
+from memory_service.http.routes.common import BufferDep, Router
+from memory_service.http.routes.exemplars import ExemplarId, SnapshotName
+from memory_service.store.buffer import Buffer
+from memory_service.store.glimpses import Glimpse
+
+router = Pages()
+pictures = Router()
+
+MOST_CARDS: Final = 60
+"""So that a page of photographs stays under 300 kB with its thumbnails (benchmarks/decisions/gallery.py)."""
+WORDS_ON_CARD: Final = 16
+WORDS_SHOWN: Final = 2000
+SNAPSHOTS_SHOWN: Final = 50
+MOST_CELLS: Final = 4096
+"""Of a grid that is drawn."""
+JSON_SHOWN: Final = 20_000
+"""Characters of the user's JSON."""
+
+THUMBNAIL_SIDE: Final = 112
+_WEBP: Final = {"quality": 50, "method": 2}
+_RECIPE: Final = ("thumbnail", THUMBNAIL_SIDE, *_WEBP.values())
+_PICTURE_SIDE: Final = 400
+WEBP_MEDIA_TYPE: Final = "image/webp"
+
+
+@dataclass(frozen=True)
+class Word:
+    """A kept token, and how many were dropped before it."""
+
+    text: str
+    gap: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is kept of a text."""
+
+    words: tuple[Word, ...]
+    gap: int
+    """Tokens dropped after the last kept one."""
+    more: int
+    """Kept tokens that are not among ``words``."""
+
+
+def text_of(ids: Sequence[int], positions: Sequence[int], length: int, most: int) -> Text:
+    """The first ``most`` kept tokens of a text of so many, with the gaps between them."""
+    ends = [0, *(position + 1 for position in positions)]
+    kept = tuple(Word(str(token), position - end) for token, position, end in zip(ids, positions, ends, strict=False))
+    more = max(0, len(kept) - most)
+    return Text(kept[:most], 0 if more else length - ends[-1], more)
+
+
+class GalleryQuery(ExemplarQuery):
+    """As the API's, with fewer to a page; fields of a form that are left empty do not count."""
+
+    limit: Annotated[int, Digits] = Field(MOST_CARDS, ge=1, le=MOST_CARDS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_fields(cls, given: dict[str, Any]) -> dict[str, Any]:
+        filled = {
+            name: [part for part in value if part != ""] if isinstance(value, list) else value
+            for name, value in given.items()
+        }
+        return {name: value for name, value in filled.items() if value not in ("", [])}
+
+    def address(self, **changed: Any) -> str:
+        """A query string that says the same, but for what is changed."""
+        return words.query({**self.model_dump(exclude_defaults=True), **changed})
+
+
+@dataclass(frozen=True)
+class Card:
+    """An exemplar in the gallery."""
+
+    info: ExemplarInfo
+    text: Text
+    address: str
+    thumbnail: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A page of exemplars."""
+
+    name: str
+    version: int
+    query: GalleryQuery
+    cards: tuple[Card, ...]
+    snapshots: tuple[str, ...]
+    """Those to choose from, newest first."""
+    next_cursor: str | None
+
+
+@router.page("/buffers/{name}/gallery", "gallery")
+def gallery(request: Request, buffer: BufferDep, query: Annotated[GalleryQuery, Query()]) -> Gallery:
+    found, next_cursor, version = buffer.browse(query_of(query), snapshot=query.snapshot)
+    names = [snapshot.name for snapshot in islice(reversed(buffer.snapshots()), SNAPSHOTS_SHOWN)]
+    if query.snapshot is not None and query.snapshot not in names:
+        names.append(query.snapshot)
+    cards = tuple(_card(buffer.name, query.snapshot, glimpse) for glimpse in found)
+    return Gallery(buffer.name, version, query, cards, tuple(names), next_cursor)
+
+
+def _card(name: str, snapshot: str | None, glimpse: Glimpse) -> Card:
+    info, at = glimpse.info, words.query({"snapshot": snapshot})
+    address = f"/buffers/{name}/exemplars/{info.exemplar_id}"
+    text = text_of(glimpse.token_ids, glimpse.token_positions, info.text_length, WORDS_ON_CARD)
+    return Card(info, text, f"{address}{at}", f"{address}/thumbnail.webp{at}")
+
+
+@dataclass(frozen=True, eq=False)
+class ExemplarPage:
+    """One exemplar."""
+
+    name: str
+    snapshot: str | None
+    detail: ExemplarDetail
+    text: Text
+    parts: tuple[Part, ...]
+    """What its bytes are: their sum is its charge."""
+    picture: str
+    """Where it is."""
+    grid: str | None
+    """The kept patches as the path of an SVG, a unit each; None where there are too many."""
+    user_json: str
+    """For people; cut where it is long."""
+    died: int | None
+    """The version at which the buffer ceased to hold it."""
+    num_snapshots: int
+    """That show it."""
+    snapshots: tuple[SnapshotInfo, ...]
+    """The newest of them, newest first."""
+
+
+@router.page("/buffers/{name}/exemplars/{exemplar_id}", "exemplar")
+def exemplar(
+    request: Request, buffer: BufferDep, exemplar_id: ExemplarId, snapshot: SnapshotName = None
+) -> ExemplarPage:
+    record = buffer.get(exemplar_id, snapshot=snapshot)
+    detail = exemplar_detail(record)
+    died, shown_in = buffer.state.life_of(exemplar_id)
+    (h, w), side = record.grid, max(record.grid) * record.patch_px
+    scale = min(max(1, _PICTURE_SIDE // side), MAX_SCALE)
+    wanted = {"dropped": "transparent", "scale": scale, "snapshot": snapshot}
+    return ExemplarPage(
+        name=buffer.name,
+        snapshot=snapshot,
+        detail=detail,
+        text=text_of(detail.token_ids.tolist(), detail.token_positions.tolist(), record.text_length, WORDS_SHOWN),
+        parts=tuple(Part(kind, num_bytes) for kind, num_bytes in _bytes_of(record).items()),
+        picture=f"/v1/buffers/{buffer.name}/exemplars/{exemplar_id}/image.png{words.query(wanted)}",
+        grid=_grid(record.keep_mask.tolist()) if h * w <= MOST_CELLS else None,
+        user_json=_shown(record.user_json()),
+        died=died,
+        num_snapshots=len(shown_in),
+        snapshots=tuple(map(snapshot_info, islice(reversed(shown_in), SNAPSHOTS_SHOWN))),
+    )
+
+
+def _bytes_of(record: Record) -> dict[str, int]:
+    known = {
+        "header": HEADER_BYTES,
+        "patch mask": len(record.keep_mask_bytes),
+        "token mask": len(record.token_mask_bytes),
+        "token ids": len(record.token_ids_bytes),
+        "pixels": len(record.payload),
+    }
+    return {**known, "extras": record.charge - sum(known.values())}
+
+
+def _grid(keep_mask: Iterable[Iterable[bool]]) -> str:
+    """A rectangle for each run of kept cells in a row."""
+    drawn = []
+    for y, row in enumerate(keep_mask):
+        for kept, run in groupby(enumerate(row), key=lambda cell: cell[1]):
+            cells = list(run)
+            if kept:
+                drawn.append(f"M{cells[0][0]} {y}h{len(cells)}v1h-{len(cells)}z")
+    return "".join(drawn)
+
+
+def _shown(user_json: Any) -> str:
+    text = json.dumps(user_json, indent=2, ensure_ascii=False) if user_json else ""
+    return text if len(text) <= JSON_SHOWN else f"{text[:JSON_SHOWN]}\n…"
+
+
+def thumbnail_of(record: Record) -> bytes:
+    """The record's grid as WebP, dropped patches transparent, no side over :data:`THUMBNAIL_SIDE`. Raises as
+    :meth:`Record.image`."""
+    h, w = record.grid
+    check_shown_size(h * record.patch_px, w * record.patch_px, "invalid_query")
+    image = Image.fromarray(record.image("transparent"))
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    out = io.BytesIO()
+    image.save(out, "WEBP", **_WEBP)
+    return out.getvalue()
+
+
+@pictures.get(
+    "/buffers/{name}/exemplars/{exemplar_id}/thumbnail.webp",
+    include_in_schema=False,
+    response_model=None,
+    openapi_extra=needs("read"),
+)
+async def thumbnail(
+    request: Request, buffer: BufferDep, exemplar_id: ExemplarId, snapshot: SnapshotName = None
+) -> Response:
+    """A small picture. It never changes, and nobody keeps it longer than the exemplar is there."""
+    admission: Admission = request.app.state.admission
+    fingerprint = await admission.listing.run(partial(buffer.fingerprint, exemplar_id, snapshot=snapshot))
+    tag = tag_of([buffer.config.created_at, exemplar_id, fingerprint, *_RECIPE])
+    content = b""
+    if request.method != "HEAD" and not is_known(request, tag):
+        admission.pictures.expect_place()
+        content = await admission.pictures.run(partial(_make_thumbnail, buffer, exemplar_id, snapshot))
+    return tagged(request, tag, content, WEBP_MEDIA_TYPE)
+
+
+def _make_thumbnail(buffer: Buffer, exemplar_id: int, snapshot: str | None) -> bytes:
+    return thumbnail_of(buffer.get(exemplar_id, snapshot=snapshot))
