@@ -83,6 +83,8 @@ def train_phase(
                 optimizer.step()
                 schedule.step()
                 shown_progress.step(loss=loss.item())
+    # What is frozen next would keep its gradients, which are as large as it is.
+    optimizer.zero_grad()
     model.finish_phase(new)
 
 

@@ -86,20 +86,24 @@ def test_a_service_that_is_not_there_is_said_at_once(capsys: pytest.CaptureFixtu
     assert "memory-service serve --data" in said
 
 
-def test_the_waiting_of_openmp_is_set_before_torch_is_loaded() -> None:
+def test_what_is_read_once_is_set_before_torch_is_loaded() -> None:
     code = """
 import os, sys
+names = sys.argv[1:]
 class Watch:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            print("as torch is loaded:", os.environ.get("OMP_WAIT_POLICY"))
+            print("as torch is loaded:", *map(os.environ.get, names))
 sys.meta_path.insert(0, Watch())
 sys.argv[1:] = ["methods"]
 from learner.__main__ import main
 main()
 import torch
 """
-    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    for given, wanted in ((env, "PASSIVE"), (env | {"OMP_WAIT_POLICY": "active"}, "active")):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=given, check=True)
+    names = ("OMP_WAIT_POLICY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    env = {name: value for name, value in os.environ.items() if name not in names}
+    for given, wanted in ((env, "PASSIVE 64 64"), (env | dict.fromkeys(names, "7"), "7 7 7")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *names], capture_output=True, text=True, env=given, check=True
+        )
         assert f"as torch is loaded: {wanted}" in done.stdout
