@@ -55,13 +55,16 @@ def listed(name: str, values: Any) -> list[int | str] | None:
     return [value.item() if isinstance(value, np.generic) else value for value in found]
 
 
-def conditions(class_id: Many[int], phase: Many[int], learner_id: Many[str], **more: Any) -> dict[str, Any]:
+def conditions(
+    class_id: Many[int], phase: Many[int], learner_id: Many[str], not_learner_id: Many[str] = None, **more: Any
+) -> dict[str, Any]:
     """The filters that are given, by name, and what else is."""
     return present(
         {
             "class_id": listed("class_id", class_id),
             "phase": listed("phase", phase),
             "learner_id": listed("learner_id", learner_id),
+            "not_learner_id": listed("not_learner_id", not_learner_id),
             **more,
         }
     )

@@ -201,6 +201,7 @@ class Buffer(Named):
         class_id: Many[int] = None,
         phase: Many[int] = None,
         learner_id: Many[str] = None,
+        not_learner_id: Many[str] = None,
         min_score: float | None = None,
         max_score: float | None = None,
         sort: Sort = "exemplar_id",
@@ -210,11 +211,12 @@ class Buffer(Named):
         """Exemplars that match, without their contents, page by page as they are asked for.
 
         Args:
+            class_id, phase, learner_id: only these; ``not_learner_id``: all but those of these learners.
             sort: by which column; ``-`` for descending. Equal values come in the order of their ids.
             limit: the most to give; None = all.
         """
         more = {"min_score": min_score, "max_score": max_score, "sort": sort, "snapshot": snapshot}
-        where = conditions(class_id, phase, learner_id, **more)
+        where = conditions(class_id, phase, learner_id, not_learner_id, **more)
         return _listing.infos(self.client.session, self.name, where, limit)
 
     def records(
@@ -223,6 +225,7 @@ class Buffer(Named):
         class_id: Many[int] = None,
         phase: Many[int] = None,
         learner_id: Many[str] = None,
+        not_learner_id: Many[str] = None,
         min_score: float | None = None,
         max_score: float | None = None,
         sort: Sort = "exemplar_id",
@@ -231,7 +234,7 @@ class Buffer(Named):
     ) -> Iterator[Record]:
         """As :meth:`query`, but whole records."""
         more = {"min_score": min_score, "max_score": max_score, "sort": sort, "snapshot": snapshot}
-        where = conditions(class_id, phase, learner_id, **more)
+        where = conditions(class_id, phase, learner_id, not_learner_id, **more)
         return _listing.records(self.client.session, self.name, where, limit)
 
     def get(self, exemplar_id: int, *, snapshot: str | None = None) -> ExemplarDetail:
@@ -274,6 +277,7 @@ class Buffer(Named):
         class_id: Many[int] = None,
         phase: Many[int] = None,
         learner_id: Many[str] = None,
+        not_learner_id: Many[str] = None,
         repair_text: float = 0.0,
         version: int | None = None,
         snapshot: str | None = None,
@@ -297,6 +301,7 @@ class Buffer(Named):
                 ``score_weighted``: every record in proportion to its score, and none of 0 or less.
             replace: whether a record may be drawn more than once into the batch.
             class_id, phase, learner_id: draw only from these.
+            not_learner_id: leave out those of these learners: of everybody but me, say.
             repair_text: probability that a record carries the text of another one of its class.
             version: draw only if the buffer, or the snapshot, is at this version.
             decode_threads, pixels: as in :meth:`ReplayBatch.from_records`.
@@ -310,7 +315,9 @@ class Buffer(Named):
                 different patch sizes, or there is no such part.
         """
         wanted = {"seed": seed, "step": step, "strategy": strategy, "replace": replace, "repair_text": repair_text}
-        wanted |= conditions(class_id, phase, learner_id, version=version, snapshot=snapshot, stream=stream or None)
+        wanted |= conditions(
+            class_id, phase, learner_id, not_learner_id, version=version, snapshot=snapshot, stream=stream or None
+        )
         if (part, parts) != (0, 1):
             wanted |= {"part": part, "parts": parts}
         if cache is not None and pixels:

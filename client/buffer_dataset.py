@@ -41,7 +41,7 @@ class BufferDataset(Dataset[ExemplarTensors]):
     Args:
         buffer: whose exemplars.
         snapshot: as the buffer was when it was taken; None = as it is now.
-        class_id, phase, learner_id: only these.
+        class_id, phase, learner_id: only these; ``not_learner_id``: all but those of these learners.
         decode_threads: as in :meth:`client.batch.ReplayBatch.from_records`.
 
     Raises:
@@ -65,6 +65,7 @@ class BufferDataset(Dataset[ExemplarTensors]):
         class_id: Many[int] = None,
         phase: Many[int] = None,
         learner_id: Many[str] = None,
+        not_learner_id: Many[str] = None,
         decode_threads: int | None = None,
     ) -> None:
         self.buffer = buffer
@@ -72,10 +73,10 @@ class BufferDataset(Dataset[ExemplarTensors]):
         self.decode_threads = decode_threads
         for _ in range(_LISTED_AGAIN):
             version = self._version()
-            rows = [
-                (info.exemplar_id, info.class_id, info.phase, info.score, info.rank)
-                for info in buffer.query(class_id=class_id, phase=phase, learner_id=learner_id, snapshot=snapshot)
-            ]
+            listed = buffer.query(
+                class_id=class_id, phase=phase, learner_id=learner_id, not_learner_id=not_learner_id, snapshot=snapshot
+            )
+            rows = [(info.exemplar_id, info.class_id, info.phase, info.score, info.rank) for info in listed]
             if self._version() == version:
                 break
         else:

@@ -65,7 +65,8 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         num_steps: steps of an epoch, on each rank; None = without end.
         rank, world_size: which of how many processes this one is; None = as ``torch.distributed`` says where it is
             initialised when an iteration begins, else the only one.
-        strategy, replace, class_id, phase, learner_id, repair_text: as in :meth:`client.buffer.Buffer.sample`.
+        strategy, replace, class_id, phase, learner_id, not_learner_id, repair_text: as in
+            :meth:`client.buffer.Buffer.sample`.
         version: draw at this version of the buffer alone. Once it has changed, a batch is ``ConflictError``
             (``stale_version``) and never another one.
         snapshot: draw from what the buffer held at this snapshot, whatever becomes of it.
@@ -103,6 +104,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
     class_id: Many[int] = None
     phase: Many[int] = None
     learner_id: Many[str] = None
+    not_learner_id: Many[str] = None
     repair_text: float = 0.0
     version: int | None = None
     snapshot: str | None = None
@@ -209,7 +211,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
 
     def _settings(self, worker: Any) -> dict[str, Any]:
         """What a state says of the data set that it is of."""
-        where = conditions(self.class_id, self.phase, self.learner_id)
+        where = conditions(self.class_id, self.phase, self.learner_id, self.not_learner_id)
         return {
             "buffer": self.buffer.name,
             "worker": None if worker is None else worker.id,
@@ -282,6 +284,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
             class_id=self.class_id,
             phase=self.phase,
             learner_id=self.learner_id,
+            not_learner_id=self.not_learner_id,
             repair_text=self.repair_text,
             version=self.version,
             snapshot=self.snapshot,

@@ -170,6 +170,9 @@ class SampleBody(_Strict):
     class_id: list[ClassId] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
     phase: list[Phase] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
     learner_id: list[LearnerId] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
+    not_learner_id: list[LearnerId] | None = Field(
+        None, min_length=1, max_length=MAX_FILTER_VALUES, description="Leave out the records of these."
+    )
     repair_text: float = Field(0.0, ge=0, le=1, description="Chance of carrying the text of another of its class.")
     version: Version | None = Field(None, description="Draw only if the buffer is at this version.")
     snapshot: Name | None = Field(None, description="Draw from what the buffer held at this snapshot.")
@@ -244,6 +247,9 @@ class FilterQuery(_QueryString):
 class ExemplarQuery(FilterQuery):
     """The query string of a listing. A filter given several times matches any of its values."""
 
+    not_learner_id: list[LearnerId] = Field(
+        [], max_length=MAX_FILTER_VALUES, description="Leave out the records of these."
+    )
     min_score: Annotated[Score, Decimal] | None = None
     max_score: Annotated[Score, Decimal] | None = None
     sort: Sort = "exemplar_id"

@@ -43,7 +43,8 @@ def with_changes(config: BufferConfig, change: BufferChange) -> BufferConfig:
 
 def filter_of(request: FilterQuery | SampleBody) -> Filter:
     """The conditions of a request."""
-    return Filter(_values(request.class_id), _values(request.phase), _values(request.learner_id))
+    others = _values(request.not_learner_id) if isinstance(request, ExemplarQuery | SampleBody) else None
+    return Filter(_values(request.class_id), _values(request.phase), _values(request.learner_id), others)
 
 
 def _values(given: list[T] | None) -> tuple[T, ...] | None:

@@ -212,7 +212,7 @@ class Contents:
         key = (columns.version, columns.num_records, where)
         found = self.selections.get(key)
         if found is None:
-            found = selection.select(columns, where, self.learners.known_codes(where.learner_id or ()))
+            found = selection.select(columns, where, self.learners)
             self.selections[key] = found
             for old in list(self.selections)[:-_SELECTIONS_KEPT]:
                 # Another thread may have been faster.

@@ -197,8 +197,7 @@ class Reads:
     def _page(
         self, columns: Columns, query: queries.Query, max_bytes: int | None
     ) -> tuple[NDArray[np.int64], str | None]:
-        codes = self.contents.learners.known_codes(query.where.learner_id or ())
-        return queries.run(columns, query, codes, max_bytes=max_bytes)
+        return queries.run(columns, query, self.contents.learners, max_bytes=max_bytes)
 
     def _encoded(self, taken: Rows) -> memoryview:
         """Rows as an Arrow stream, into which their bodies are read where they lie."""

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from client import Buffer, MemoryClient, ReplayBatch, ServiceUnavailableError
+from client.buffer_dataset import BufferDataset
 from client.dataset import ReplayDataset
 from client.tensors import ARRAYS, TensorBatch, to_tensors
 from memory_format import FormatError, NotFoundError
@@ -109,6 +110,16 @@ def test_conditions_are_passed_on(filled: Buffer) -> None:
         assert set(batch["class_id"].tolist()) <= {1, 2}
         assert set(batch["phase"].tolist()) == {1}
         assert len(set(batch["exemplar_id"].tolist())) == 5
+
+
+def test_learners_can_be_left_out(buffer: Buffer) -> None:
+    buffer.push([make(number, learner_id="me" if number % 2 else "you") for number in range(8)])
+    mine = {info.exemplar_id for info in buffer.query(learner_id="me")}
+    assert mine.isdisjoint(info.exemplar_id for info in buffer.query(not_learner_id="me"))
+    for batch in ReplayDataset(buffer, 6, num_steps=2, not_learner_id="me"):
+        assert mine.isdisjoint(batch["exemplar_id"].tolist())
+    assert mine.isdisjoint(BufferDataset(buffer, not_learner_id="me").exemplar_id.tolist())
+    assert [record.learner_id for record in buffer.records(not_learner_id=["me"])] == ["you"] * 4
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -11,6 +11,7 @@ import numpy as np
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import (
     Server,
+    all_records,
     assert_problem,
     contents,
     make_exemplar,
@@ -211,3 +212,25 @@ def test_a_weighted_batch_is_the_same_in_another_process(data: Path) -> None:
         for replace, batch in zip((True, False), batches, strict=True):
             assert contents(sample(client, **wanted, replace=replace)) == batch
             assert contents(sample(client, **wanted, replace=replace, snapshot="s")) == batch
+
+
+def test_a_draw_can_leave_out_learners(client: httpx.Client) -> None:
+    put_buffer(client)
+    push(client, [make_exemplar(0, rank, learner_id=f"l{rank % 3}") for rank in range(12)])
+    wanted: dict[str, Any] = {"batch_size": 16, "seed": 3, "step": 5}
+    others = sample(client, **wanted, not_learner_id=["l0"])
+    assert {record.learner_id for record in others} == {"l1", "l2"}
+    # The same records among which to draw are the same batch, and the same request always is.
+    assert (
+        others == sample(client, **wanted, learner_id=["l1", "l2"]) == sample(client, **wanted, not_learner_id=["l0"])
+    )
+    assert {record.learner_id for record in sample(client, **wanted, not_learner_id=["l0", "l2"])} == {"l1"}
+    assert {record.learner_id for record in sample(client, **wanted, not_learner_id=["nobody"])} == {"l0", "l1", "l2"}
+    both: dict[str, Any] = {"learner_id": ["l0", "l1"], "not_learner_id": ["l0"]}
+    assert {record.learner_id for record in sample(client, **wanted, **both)} == {"l1"}
+    nothing = client.post("/v1/buffers/b/sample", json={**wanted, "not_learner_id": ["l0", "l1", "l2"]})
+    assert_problem(nothing, "no_matching_exemplars")
+    listed = all_records(client, not_learner_id=["l0", "l1"])
+    assert {record.learner_id for record in listed} == {"l2"}
+    deletion = client.delete("/v1/buffers/b/exemplars", params={"class_id": 0, "not_learner_id": "l0"})
+    assert_problem(deletion, "invalid_request")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from memory_format import FormatError, NotFoundError
 from memory_format.api.terms import STRATEGIES, Strategy
 from memory_service.store.pure import sampler
-from memory_service.store.pure.columns import ROW_DTYPE, Columns
+from memory_service.store.pure.columns import ROW_DTYPE, Columns, Learners
 from memory_service.store.pure.sampler import SampleRequest, draw
 from memory_service.store.pure.selection import Filter, Selection, Weights, select
 
@@ -329,9 +329,9 @@ def test_selecting_brings_the_scores() -> None:
     rows["score"] = np.array([0.5, 0.5, 0.0, -1.0], dtype=np.float32)
     columns = Columns.of_rows(0, rows[:0]).appended(1, rows)
     request = SampleRequest(50, strategy="score_weighted")
-    everything = draw(select(columns, request.where, []), request, draw_key="b", version=1)
+    everything = draw(select(columns, request.where, Learners()), request, draw_key="b", version=1)
     assert set(everything.positions.tolist()) == {0, 1}
-    of_class = draw(select(columns, Filter(class_id=(1,)), []), request, draw_key="b", version=1)
+    of_class = draw(select(columns, Filter(class_id=(1,)), Learners()), request, draw_key="b", version=1)
     assert set(of_class.positions.tolist()) == {1}
 
 

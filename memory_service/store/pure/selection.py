@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format.api.terms import Strategy
-from memory_service.store.pure.columns import Columns, Rows
+from memory_service.store.pure.columns import Columns, Learners, Rows
 
 Indices = NDArray[np.int64]
 
@@ -23,6 +23,8 @@ class Filter:
     class_id: tuple[int, ...] | None = None
     phase: tuple[int, ...] | None = None
     learner_id: tuple[str, ...] | None = None
+    not_learner_id: tuple[str, ...] | None = None
+    """All but those of these learners."""
 
 
 EVERYTHING: Final = Filter()
@@ -165,20 +167,23 @@ def grouped(values: NDArray[np.unsignedinteger]) -> tuple[Indices, Indices]:
     return order, np.concatenate([np.zeros(1, dtype=np.int64), starts])
 
 
-def select(columns: Columns, where: Filter, learner_codes: list[int]) -> Selection:
-    """The records that match; ``learner_codes`` stand for ``where.learner_id``."""
+def select(columns: Columns, where: Filter, learners: Learners) -> Selection:
+    """The records that match; ``learners`` are those that the columns' ``learner`` points into."""
     if where == EVERYTHING:
         return Selection(columns["class_id"], None, columns["score"])
-    return Selection(columns["class_id"], np.flatnonzero(matching(columns, where, learner_codes)), columns["score"])
+    return Selection(columns["class_id"], np.flatnonzero(matching(columns, where, learners)), columns["score"])
 
 
 def matching(
-    records: Columns | Rows, where: Filter, learner_codes: list[int], part: slice = slice(None)
+    records: Columns | Rows, where: Filter, learners: Learners, part: slice = slice(None)
 ) -> NDArray[np.bool_]:
-    """Which records, or records of a part, match; ``learner_codes`` stand for ``where.learner_id``."""
-    codes = None if where.learner_id is None else learner_codes
+    """Which records, or records of a part, match; ``learners`` as :func:`select` takes them."""
+    codes = None if where.learner_id is None else learners.known_codes(where.learner_id)
     matches = np.ones(len(records["class_id"][part]), dtype=bool)
     for name, wanted in (("class_id", where.class_id), ("phase", where.phase), ("learner", codes)):
         if wanted is not None:
             matches &= np.isin(records[name][part], np.array(wanted, dtype=np.int64))
+    if where.not_learner_id is not None:
+        others = np.array(learners.known_codes(where.not_learner_id), dtype=np.int64)
+        matches &= ~np.isin(records["learner"][part], others)
     return matches
