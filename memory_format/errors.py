@@ -34,7 +34,9 @@ FormatCode = Literal[
     "invalid_budget",
     "invalid_export",
 ]
-BudgetCode = Literal["record_exceeds_budget", "budget_exceeded", "disk_limit_exceeded", "quota_exceeded"]
+BudgetCode = Literal[
+    "record_exceeds_budget", "budget_exceeded", "disk_limit_exceeded", "quota_exceeded", "learner_quota_exceeded"
+]
 NotFoundCode = Literal[
     "unknown_buffer", "unknown_exemplar", "unknown_route", "no_matching_exemplars", "unknown_snapshot"
 ]

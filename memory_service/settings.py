@@ -120,6 +120,12 @@ class Settings(BaseSettings):
         description="Most bytes that the budgets of all buffers may come to together, each at the most it may grow to; "
         "without it, what clients ask for.",
     )
+    learner_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most bytes that the live records of one `learner_id` may be charged in all buffers together; "
+        "without it, what budgets have room for.",
+    )
     segment_bytes: int = Field(
         16 * MIB,
         ge=1,

@@ -35,6 +35,7 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "budget_exceeded": (507, "The records do not fit the budget"),
     "disk_limit_exceeded": (507, "There is no room on disk"),
     "quota_exceeded": (507, "The service has no such budget to give"),
+    "learner_quota_exceeded": (507, "The learner has no such bytes left"),
     "unknown_buffer": (404, "There is no such buffer"),
     "unknown_exemplar": (404, "There is no such exemplar"),
     "unknown_route": (404, "There is nothing at this address"),

@@ -31,7 +31,12 @@ RECORD_CODES: Final[tuple[ErrorCode, ...]] = (
 MISFITS: Final[tuple[ErrorCode, ...]] = ("patch_size_mismatch", "vocabulary_mismatch")
 """Of records that do not go with those that a buffer has."""
 
-NO_ROOM: Final[tuple[ErrorCode, ...]] = ("budget_exceeded", "disk_limit_exceeded", "quota_exceeded")
+NO_ROOM: Final[tuple[ErrorCode, ...]] = (
+    "budget_exceeded",
+    "disk_limit_exceeded",
+    "quota_exceeded",
+    "learner_quota_exceeded",
+)
 """Of what takes room that there is not."""
 
 KEY_CODES: Final[tuple[ErrorCode, ...]] = ("unauthenticated", "forbidden", "rate_exceeded", "connections_exceeded")

@@ -32,7 +32,7 @@ from memory_service.store.pure.naming import agreed
 from memory_service.store.pure.selection import EVERYTHING, Filter
 from memory_service.store.pure.state import State
 from memory_service.store.pure.stats import diff, stats
-from memory_service.store.pushes import GroupPlan, Pending, PushQueue, digest_of
+from memory_service.store.pushes import Pending, PushQueue, digest_of
 from memory_service.store.reads import Reads, expect_version, no_exemplar
 from memory_service.store.room import Quota
 from memory_service.store.segments.base import Segments
@@ -57,10 +57,11 @@ class Buffer(Reads):
         state = load(entry, rows, sealed, learners)
         super().__init__(Contents(state, learners, index, segments, options), self._changing)
         self._quota = quota
+        quota.learners.watch(self.contents)
         self._segments = segments
         self._lock = threading.Lock()
         self._commits = Commits(self.contents, growing_of(rows, segments))
-        self._queue = PushQueue(self._lock, self.contents, self._commits)
+        self._queue = PushQueue(self._lock, self.contents, self._commits, quota.learners)
         self._exports = Exports(self, self._commits, self._lock)
 
     @property
@@ -116,7 +117,7 @@ class Buffer(Reads):
         if dry_run:
             with self._changing():
                 known = None if push.key is None else self._commits.answers.find(push.key, push.digest)
-                return known or GroupPlan(self.state).take_in(push)
+                return known or self._queue.try_out(push)
         self._queue.submit(push)
         if push.error is not None:
             raise push.error
@@ -356,7 +357,9 @@ class Buffer(Reads):
             config = settings_of_fork(self.config, name, disk_limit_bytes, description)
             # Only sealed segments never change again, and can be shared.
             self._commits.seal()
-            fork = Fork(self.contents, self.view(snapshot), config)
+            view = self.view(snapshot)
+            self._quota.learners.expect_room(view, self.contents.learners)
+            fork = Fork(self.contents, view, config)
             with self._quota.claim(config):
                 return fork.make()
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from memory_format import BudgetError, ExemplarMemoryError
 from memory_format.api.answers import PushResponse
 from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
+from memory_service.store.learner_quota import LearnerQuota, bytes_by_learner
 from memory_service.store.pure import eviction
 from memory_service.store.pure.change import Answer, Change, PushKey
 from memory_service.store.pure.columns import Columns, Rows, charge_of, concatenated
@@ -30,6 +31,9 @@ from memory_service.store.pure.state import State
 
 MAX_GROUP_BYTES = 64 * 1024 * 1024
 """Bodies that are written in one go: bounds the memory of a group, and the pause of its last push."""
+
+
+Expect = Callable[[NDArray[np.uint32], NDArray[np.int64]], None]
 
 
 @dataclass
@@ -66,8 +70,9 @@ def digest_of(new: Rows, learner_ids: Sequence[str]) -> bytes:
 class PushQueue:
     """Pushes on their way into one buffer, whose lock is held while a group is judged and written."""
 
-    def __init__(self, lock: threading.Lock, contents: Contents, commits: Commits) -> None:
+    def __init__(self, lock: threading.Lock, contents: Contents, commits: Commits, learner_quota: LearnerQuota) -> None:
         self._lock = lock
+        self._learner_quota = learner_quota
         self._contents = contents
         self._commits = commits
         self._waiting: deque[Pending] = deque()
@@ -78,6 +83,23 @@ class PushQueue:
         with self._lock:
             while not push.done:
                 self._run(self._take())
+
+    def try_out(self, push: Pending) -> PushAnswer:
+        """What a push would be answered, for the holder of the buffer's lock. Raises as :meth:`GroupPlan.take_in`."""
+        try:
+            return self._plan().take_in(push)
+        finally:
+            self._learner_quota.release(self._contents)
+
+    def _plan(self) -> GroupPlan:
+        contents, quota = self._contents, self._learner_quota
+        if not quota.is_set:
+            return GroupPlan(contents.state)
+
+        def expect(codes: NDArray[np.uint32], charge: NDArray[np.int64]) -> None:
+            quota.claim(contents, bytes_by_learner(codes, charge, contents.learners.ids))
+
+        return GroupPlan(contents.state, expect)
 
     def _take(self) -> list[Pending]:
         """The pushes that go together; of one idempotency key, the first only."""
@@ -116,7 +138,12 @@ class PushQueue:
     def _write(self, group: list[Pending]) -> None:
         self._contents.check_alive()
         self._commits.writer.settle()
-        plan = GroupPlan(self._contents.state)
+        try:
+            self._write_within(self._plan(), group)
+        finally:
+            self._learner_quota.release(self._contents)
+
+    def _write_within(self, plan: GroupPlan, group: list[Pending]) -> None:
         for push in group:
             try:
                 known = None if push.key is None else self._commits.answers.find(push.key, push.digest)
@@ -130,10 +157,16 @@ class PushQueue:
 
 
 class GroupPlan:
-    """What a buffer becomes push by push; nothing of it happens before :meth:`change` is committed."""
+    """What a buffer becomes push by push; nothing of it happens before :meth:`change` is committed.
 
-    def __init__(self, state: State) -> None:
+    Args:
+        expect: given the learners and charges of what will be held after a push, ``(N,)``; raises ``BudgetError`` where
+            that is too much of one.
+    """
+
+    def __init__(self, state: State, expect: Expect | None = None) -> None:
         self._state = state
+        self._expect = expect
         self._old = state.columns
         self._config = state.config
         self._next_id = self._first_new_id = state.next_id
@@ -158,7 +191,7 @@ class GroupPlan:
         """Judge a push after all that were judged before; where it raises, the plan is as before.
 
         Raises:
-            BudgetError: see :func:`memory_service.store.pure.eviction.plan`.
+            BudgetError: see :func:`memory_service.store.pure.eviction.plan`; ``learner_quota_exceeded``.
             ConflictError: see :func:`memory_service.store.pure.fit.fitted`.
         """
         incoming, num = push.new, len(push.new)
@@ -180,6 +213,7 @@ class GroupPlan:
             evicted = self._old["exemplar_id"][self._lives() & ~stays].tolist()
             new_ids = [id_ for part in self._new for id_ in part["exemplar_id"].tolist()]
             evicted += [new_ids[place] for place in np.flatnonzero(self._new_stays & ~new_stays)]
+        self._expect_room(stays, new_stays, incoming, accepted)
         changed = bool(accepted.any() or evicted)
         self._version += changed
         if evicted:
@@ -254,6 +288,22 @@ class GroupPlan:
         new_stays = np.zeros(len(self._new_stays), dtype=bool)
         new_stays[new] = keep[len(lives) : len(lives) + len(new)]
         return stays, new_stays, keep[len(lives) + len(new) :]
+
+    def _expect_room(
+        self,
+        stays: NDArray[np.bool_],
+        new_stays: NDArray[np.bool_],
+        incoming: Rows,
+        accepted: NDArray[np.bool_],
+    ) -> None:
+        """Raises ``BudgetError``: what would stay is too much of a learner."""
+        if self._expect is None:
+            return
+        held: list[Rows | Columns] = [self._old.take(np.flatnonzero(stays)), incoming.take(np.flatnonzero(accepted))]
+        if self._new:
+            held.append(concatenated(self._new).take(np.flatnonzero(new_stays)))
+        lengths = np.concatenate([part["length"] for part in held])
+        self._expect(np.concatenate([part["learner"] for part in held]), charge_of(lengths))
 
     def _lives(self) -> NDArray[np.bool_]:
         return self._died == 0 if len(self._died) else np.ones(self._old.num_records, dtype=bool)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from memory_format import BudgetError
 from memory_format.header import HEADER_DTYPE
+from memory_service.store.learner_quota import LearnerQuota
 from memory_service.store.pure import ledger
 from memory_service.store.pure.change import Change
 from memory_service.store.pure.model import BufferConfig, Options
@@ -87,10 +88,12 @@ class Quota:
 
     Args:
         limit: None: as much as anybody likes.
+        learner_limit: see :class:`LearnerQuota`.
         left: called with the bytes that all disk limits together leave to the store itself, whenever they change.
     """
 
-    def __init__(self, limit: int | None, left: Callable[[int], object]) -> None:
+    def __init__(self, limit: int | None, left: Callable[[int], object], *, learner_limit: int | None = None) -> None:
+        self.learners = LearnerQuota(learner_limit)
         self._limit = limit
         self._left = left
         self._lock = threading.Lock()

@@ -77,7 +77,8 @@ class Store:
 
     def _open(self, ports: Ports) -> None:
         self._index, self._segments = ports.index, ports.segments
-        self._quota = Quota(self._options.total_budget_bytes, self._index.leave_room)
+        options = self._options
+        self._quota = Quota(options.total_budget_bytes, self._index.leave_room, learner_limit=options.learner_bytes)
         try:
             with self._index.reading() as reading:
                 known, buffers, contents = reading.known_files(), reading.buffers(), reading.contents()

@@ -37,6 +37,7 @@ GOLDEN = {
     "budget_exceeded": BudgetError,
     "disk_limit_exceeded": BudgetError,
     "quota_exceeded": BudgetError,
+    "learner_quota_exceeded": BudgetError,
     "unknown_buffer": NotFoundError,
     "unknown_exemplar": NotFoundError,
     "unknown_route": NotFoundError,

@@ -35,6 +35,7 @@ class Options:
     open_segments: int = 256
     idempotency_seconds: float = 24 * 3600.0
     total_budget_bytes: int | None = None
+    learner_bytes: int | None = None
     least_free_bytes: int = 64 * 1024 * 1024
     decode_payloads: bool = True
 
