@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from memory_format import StorageError, checksum
 from memory_service.store.index.base import BufferEntry, BufferRows
-from memory_service.store.pure import tallies
 from memory_service.store.pure.columns import Columns, Learners, Rows, concatenated, rows_of_headers
 from memory_service.store.pure.model import Snapshot
 from memory_service.store.pure.state import State
-from memory_service.store.pure.tallies import SegmentState, tallies_of
+from memory_service.store.pure.tallies import SegmentState, tally_of
 from memory_service.store.pure.visibility import Pinned, shown_by
 from memory_service.store.segments.base import OpenSegment, Segments
 from memory_service.store.segments.layout import SegmentContents
@@ -77,6 +76,7 @@ def load(
     marks = [*rows.snapshots.values(), *(leased or {}).values()]
     live: list[Rows] = []
     pinned: list[Rows] = []
+    segments: dict[int, SegmentState] = {}
     died: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
     for state in sorted(rows.segments, key=lambda state: state.id):
         records = records_of(state, rows.open_segments.get(state.id), sealed, learners)
@@ -91,13 +91,12 @@ def load(
         live.append(records.take(alive) if len(gone) else records)
         pinned.append(records.take(gone[shown]))
         died.append(gone_at[shown])
-    all_live, all_pinned = concatenated(live), concatenated(pinned)
-    columns, dead_columns = Columns.of_rows(entry.version, all_live), Pinned.of(all_pinned, np.concatenate(died))
+        segments[state.id] = state.with_more(tally_of(live[-1]), tally_of(pinned[-1]))
+    columns = Columns.of_rows(entry.version, *live)
+    dead_columns = Pinned.of(concatenated(pinned), np.concatenate(died))
     # Read just now: nobody else looks at them yet.
     for of_them in (columns, dead_columns.columns):
         of_them.set_scores(rows.scores)
-    segments = {state.id: state for state in rows.segments}
-    tallies.add(segments, tallies_of(all_live), tallies_of(all_pinned))
     return State(
         config=entry.config,
         columns=columns,

@@ -57,7 +57,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.data = Path(tempfile.mkdtemp(prefix="store-machine-"))
         self.models: dict[str, ModelBuffer] = {}
-        self.answers: dict[tuple[str, str], tuple[list[Record], str]] = {}
+        self.answers: dict[tuple[str, str, str], tuple[list[Record], str]] = {}
         self.samples: dict[tuple[str, str], bytes] = {}
         self.patches: list[Any] = []
         self.forks = 0
@@ -136,7 +136,9 @@ class StoreMachine(RuleBasedStateMachine):
     def _push(self, pick: int, batch: list[Record], key: str | None, *, try_first: bool) -> None:
         buffer, model = self._pick(pick)
         body = encode_batch(batch)
-        known = self.answers.get((model.name, key or ""))
+        # A key is a learner's own; a push of nothing is nobody's.
+        asked = model.name, batch[0].learner_id if batch else "", key or ""
+        known = self.answers.get(asked)
         if known is not None:
             self._push_again(buffer, body, key, same=known[0] == batch, document=known[1])
             return
@@ -157,7 +159,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert json.loads(answer.document) == expected
         model.push(batch)
         if key is not None:
-            self.answers[model.name, key] = batch, answer.document
+            self.answers[asked] = batch, answer.document
         event(f"evicted: {bool(expected['evicted'])}")
 
     # Rules are as likely as each other; most of a store's life is pushes.

@@ -66,6 +66,11 @@ class SegmentState:
         return replace(self, live=self.live + live, pinned=self.pinned + pinned)
 
 
+def tally_of(records: Rows) -> Tally:
+    """What these records are together."""
+    return Tally(len(records), int(charge_of(records["length"]).sum()))
+
+
 def tallies_of(records: Rows | Columns) -> dict[int, Tally]:
     """Segment id -> what of it these records are."""
     if not len(records["segment"]):
