@@ -5,17 +5,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import BudgetError
-from memory_service.store.contents import Contents
 from memory_service.store.pure.columns import Columns, Learners
 from memory_service.store.pure.state import State
 
 Bytes = Mapping[str, int]
 """Charges of live records by learner."""
+
+
+class Contents(Protocol):
+    """What a buffer holds: :class:`memory_service.store.contents.Contents`."""
+
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def learners(self) -> Learners: ...
+
+    @property
+    def dropped(self) -> bool: ...
 
 
 @dataclass
