@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import logging
 import math
 import os
 import shlex
 import signal
 import socket
 import sys
+import threading
 import time
+import webbrowser
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
@@ -33,6 +36,8 @@ from memory_service.logs import logging_to_stderr
 from memory_service.offline import OFFLINE, add_offline_commands
 from memory_service.settings import Settings
 from memory_service.store.keys import KeyFile
+
+logger = logging.getLogger(__name__)
 
 _DECAY_MS = 1000
 _CUT_SECONDS = 2
@@ -65,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(given: dict[str, Any]) -> int:
+    shown = given.pop("open", False)
     settings = Settings(**given)
     keys = KeyFile(settings.data)
     is_near = settings.uds_only or is_loopback(settings.host)
@@ -76,11 +82,14 @@ def _serve(given: dict[str, Any]) -> int:
         )
     # Now, and not with the first request.
     keys.current()
-    return serve(settings)
+    return serve(settings, shown=shown)
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, *, shown: bool = False) -> int:
     """Serve until SIGTERM or SIGINT.
+
+    Args:
+        shown: open its pages in a browser once it is ready.
 
     Raises:
         StorageError: the store cannot be opened.
@@ -112,7 +121,8 @@ def serve(settings: Settings) -> int:
         _keep_answers_memory()
         _collect_seldom()
         sys.setswitchinterval(SWITCH_SECONDS)
-        server = _Server(config, connections, f"memory-service listening on {address} (data: {settings.data})")
+        ready_line = f"memory-service listening on {address} (data: {settings.data})"
+        server = _Server(config, connections, ready_line, address if shown else None)
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             server.should_exit = True
@@ -153,15 +163,19 @@ def _collect_seldom() -> None:
 class _Server(uvicorn.Server):
     """Says when it is ready, and looks over its connections."""
 
-    def __init__(self, config: uvicorn.Config, connections: Connections, ready_line: str) -> None:
+    def __init__(self, config: uvicorn.Config, connections: Connections, ready_line: str, shown: str | None) -> None:
         super().__init__(config)
         self._connections = connections
         self._ready_line = ready_line
+        self._shown = shown
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
             print(self._ready_line, flush=True)
+            if self._shown is not None:
+                # In a thread: some browsers stay until they are closed.
+                threading.Thread(target=_show, args=(self._shown,), daemon=True).start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         connections = self._connections
@@ -177,6 +191,11 @@ class _Server(uvicorn.Server):
         if not self.server_state.tasks and gc.get_count()[0] > _OBJECTS_BETWEEN_COLLECTIONS:
             gc.collect()
         return await super().on_tick(counter)
+
+
+def _show(address: str) -> None:
+    if not webbrowser.open(address):
+        logger.warning("no browser was found; its pages are at %s", address)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -201,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="allow an address that other machines can reach, although the store has no key",
     )
+    command.add_argument("--open", action="store_true", help="open its pages in a browser")
     command.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
     command.add_argument("--log-format", choices=["text", "json"])
     command.add_argument("--access-log", action="store_true", help="log a line for every request")

@@ -8,7 +8,6 @@ failed. Arguments are passed on to ``learner run`` behind those of the demo: ``-
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import shutil
@@ -62,14 +61,9 @@ def main() -> int:
 def _say_how_to_look(commands: Path) -> None:
     """The commands that open what is there now."""
     opener = next(filter(shutil.which, ("xdg-open", "open")), "in a browser:")
-    serve = [os.path.relpath(commands / "memory-service"), "serve", "--data", str(OUT / "memory")]
+    serve = [os.path.relpath(commands / "memory-service"), "serve", "--data", str(OUT / "memory"), "--open"]
     print(f"the report:  {opener} {OUT / 'report.html'}")
     print(f"the memory:  {shlex.join(serve)}")
-    first = next(iter(sorted(OUT.glob("seed-*"))), OUT)
-    buffer = json.loads((first / "summary.json").read_text())["buffers"].get("masked")
-    if buffer:
-        exemplar = min(json.loads((first / "masked" / "held.json").read_text())["ids"])
-        print(f"in which is  http://127.0.0.1:8765/v1/buffers/{buffer}/exemplars/{exemplar}/image.png?scale=4")
 
 
 def _wait(learner: subprocess.Popen[bytes]) -> int:

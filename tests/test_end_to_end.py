@@ -18,6 +18,7 @@ import pytest
 from learner.data.fetch import data_dir
 from learner.run.methods import DEFAULT
 from learner.run.summary import label
+from tests.memory_service.helpers import wait_until
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -137,18 +138,36 @@ def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
 
 def _look(folder: Path, lines: list[str]) -> None:
     """Do as the last lines say."""
-    report, memory, exemplar = lines[-3:]
+    report, memory = lines[-2:]
     assert (folder / report.split()[-1]).name == "report.html"
     assert (folder / report.split()[-1]).exists()
     command = shlex.split(memory.removeprefix("the memory:"))
+    opened = folder / "opened"
+    # A browser that only notes what it is to open.
+    (folder / "browser").write_text(f'#!/bin/sh\necho "$1" > {opened}.part && mv {opened}.part {opened}\n')
+    (folder / "browser").chmod(0o755)
     service = subprocess.Popen(
-        [*command, "--port", "0"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*command, "--port", "0"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "BROWSER": str(folder / "browser")},
     )
     try:
         assert service.stdout is not None
         listening = service.stdout.readline().split("listening on ")[1].split()[0]
-        address = exemplar.split()[-1].replace("http://127.0.0.1:8765", listening)
-        assert httpx.get(address).headers["content-type"] == "image/png"
+        wait_until(opened.exists)
+        assert opened.read_text().strip() == listening
+        buffers = re.findall(r'href="(/buffers/[^"]+)/summary"', _page(listening))
+        (thumbnail, *_) = re.findall(
+            r'img src="([^"]+)"', "".join(_page(f"{listening}{each}/gallery") for each in buffers)
+        )
+        assert httpx.get(listening + thumbnail).headers["content-type"] == "image/webp"
     finally:
         service.terminate()
         service.communicate(timeout=30)
+
+
+def _page(address: str) -> str:
+    return httpx.get(address, headers={"Accept": "text/html"}).raise_for_status().text

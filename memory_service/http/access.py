@@ -88,6 +88,10 @@ class Grant:
         """Whether it may know of a buffer."""
         return self.key is None or self.key.reaches(buffer)
 
+    def may(self, role: Role) -> bool:
+        """Whether it may do what a role may."""
+        return self.key is None or self.key.may(role)
+
     def check(self, buffer: str) -> None:
         """Raises ``ForbiddenError``: it is not for the buffer of that name, which need not be there."""
         if self.key is not None and not self.key.reaches(buffer):

@@ -19,9 +19,9 @@ from memory_service.http.body import BodyLimit
 from memory_service.http.guard import Guard
 from memory_service.http.metrics import StoreCollector, new_registry
 from memory_service.http.openapi import DescribedApp
+from memory_service.http.pages import actions, files, reference, sign_in
 from memory_service.http.pages import buffers as buffer_pages
 from memory_service.http.pages import exemplars as exemplar_pages
-from memory_service.http.pages import files, reference, sign_in
 from memory_service.http.routes import buffers, exemplars, health, metrics, sample, snapshots, transfer
 from memory_service.http.routes.common import methods_at
 from memory_service.http.telemetry import Telemetry
@@ -119,7 +119,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     errors.install(app)
     routers = [module.router for module in (sample, health, metrics, buffers, exemplars, snapshots, transfer)]
     routers += [buffer_pages.router, exemplar_pages.router, exemplar_pages.pictures]
-    routers += [files.router, reference.router, sign_in.router]
+    routers += [actions.router, files.router, reference.router, sign_in.router]
     reference.mount(app)
     app.state.methods_at = partial(methods_at, [*app.routes, *(route for router in routers for route in router.routes)])
     for router in routers:

@@ -103,7 +103,7 @@ def summary(request: Request, buffer: BufferDep) -> BufferSummary:
         info=buffer_info(buffer),
         room=room_of(buffer),
         num_classes_seen=len(state.classes),
-        classes=breakdown(state.columns, "class_id"),
+        classes=breakdown(state.columns, "class_id", names=state.names),
         phases=breakdown(state.columns, "phase"),
         learners=breakdown(state.columns, "learner", learner_ids.__getitem__),
         num_snapshots=len(state.snapshots),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -55,6 +56,8 @@ class Row:
     value: str
     count: int
     bytes: int
+    name: str = ""
+    """What people call the value, where it has a name."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,21 @@ class Breakdown:
     """How many records values have, the most first: of each, or of so many of them at equal distances."""
 
 
-def breakdown(columns: Columns, name: str, word: Callable[[int], str] = str) -> Breakdown:
+def breakdown(
+    columns: Columns, key: str, word: Callable[[int], str] = str, names: Mapping[int, str] = MappingProxyType({})
+) -> Breakdown:
     """Records and bytes by ``class_id``, ``phase`` or ``learner``.
 
     Args:
-        word: what a value is called.
+        word: a value as it is written.
+        names: of values.
     """
-    found = totals(columns, name)
+    found = totals(columns, key)
     order = np.argsort(-found.bytes, kind="stable")
-    rows = tuple(Row(word(value), *rest) for value, *rest in found.rows(order[:MOST_ROWS]))
+    rows = tuple(
+        Row(word(value), count, num_bytes, names.get(value, ""))
+        for value, count, num_bytes in found.rows(order[:MOST_ROWS])
+    )
     rest = order[MOST_ROWS:]
     others = Row("", int(found.counts[rest].sum()), int(found.bytes[rest].sum())) if len(rest) else None
     return Breakdown(len(order), rows, others, _profile(found.counts))

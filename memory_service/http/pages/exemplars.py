@@ -102,6 +102,8 @@ class Card:
     """An exemplar in the gallery."""
 
     info: ExemplarInfo
+    class_name: str
+    """Empty where the class has none."""
     text: Text
     address: str
     thumbnail: str
@@ -126,15 +128,17 @@ def gallery(request: Request, buffer: BufferDep, query: Annotated[GalleryQuery, 
     names = [snapshot.name for snapshot in islice(reversed(buffer.snapshots()), SNAPSHOTS_SHOWN)]
     if query.snapshot is not None and query.snapshot not in names:
         names.append(query.snapshot)
-    cards = tuple(_card(buffer.name, query.snapshot, glimpse) for glimpse in found)
+    cards = tuple(_card(buffer, query.snapshot, glimpse) for glimpse in found)
     return Gallery(buffer.name, version, query, cards, tuple(names), next_cursor)
 
 
-def _card(name: str, snapshot: str | None, glimpse: Glimpse) -> Card:
+def _card(buffer: Buffer, snapshot: str | None, glimpse: Glimpse) -> Card:
     info, at = glimpse.info, words.query({"snapshot": snapshot})
-    address = f"/buffers/{name}/exemplars/{info.exemplar_id}"
+    address = f"/buffers/{buffer.name}/exemplars/{info.exemplar_id}"
     text = text_of(glimpse.token_ids, glimpse.token_positions, info.text_length, WORDS_ON_CARD)
-    return Card(info, text, f"{address}{at}", f"{address}/thumbnail.webp{at}")
+    return Card(
+        info, buffer.state.names.get(info.class_id, ""), text, f"{address}{at}", f"{address}/thumbnail.webp{at}"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +148,8 @@ class ExemplarPage:
     name: str
     snapshot: str | None
     detail: ExemplarDetail
+    class_name: str
+    """Empty where the class has none."""
     text: Text
     parts: tuple[Part, ...]
     """What its bytes are: their sum is its charge."""
@@ -175,6 +181,7 @@ def exemplar(
         name=buffer.name,
         snapshot=snapshot,
         detail=detail,
+        class_name=buffer.state.names.get(detail.class_id, ""),
         text=text_of(detail.token_ids.tolist(), detail.token_positions.tolist(), record.text_length, WORDS_SHOWN),
         parts=tuple(Part(kind, num_bytes) for kind, num_bytes in _bytes_of(record).items()),
         picture=f"/v1/buffers/{buffer.name}/exemplars/{exemplar_id}/image.png{words.query(wanted)}",

@@ -14,10 +14,11 @@ from fastapi.exceptions import RequestValidationError
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse
 
 from memory_format import ExemplarMemoryError, UnauthenticatedError
-from memory_format.api.terms import JSON_MEDIA_TYPE
-from memory_service.http.access import Access, Need, needs
+from memory_format.api.terms import JSON_MEDIA_TYPE, Role
+from memory_service.http.access import GRANT, Access, Grant, Need, needs
 from memory_service.http.admission import Admission
 from memory_service.http.errors import answer_to
 from memory_service.http.media import prefers
@@ -61,7 +62,13 @@ def html(
     """
     query = request.url.query
     twin = f"{request.url.path}.json" + (f"?{query}" if query else "")
-    known = {"base_url": request.base_url, "twin": twin, "signed_in": session_of(request.scope["headers"]) is not None}
+    grant: Grant | None = request.scope.get(GRANT)
+    known = {
+        "may": lambda role: grant is not None and grant.may(role),
+        "base_url": request.base_url,
+        "twin": twin,
+        "signed_in": session_of(request.scope["headers"]) is not None,
+    }
     text = _ENVIRONMENT.get_template(f"{template}.html.j2").render(page=view, **known)
     return Response(text, status, {**HEADERS, **headers}, media_type=HTML)
 
@@ -147,6 +154,28 @@ class Pages(Router):
             return view_of
 
         return both
+
+    def action(self, path: str, role: Role) -> Callable[[View], View]:
+        """Around a function that does what a form asks for and gives the address of the page to see next."""
+
+        def register(act: View) -> View:
+            @wraps(act)
+            def done(**given: Any) -> Response:
+                # Not 307: the next page is asked for, and nothing sent again.
+                return RedirectResponse(act(**given), 303)
+
+            self.add_api_route(
+                path,
+                done,
+                methods=["POST"],
+                include_in_schema=False,
+                openapi_extra=needs(role),
+                response_model=None,
+                route_class_override=PageRoute,
+            )
+            return act
+
+        return register
 
 
 async def _run(request: Request, make: Callable[[], Response]) -> Response:

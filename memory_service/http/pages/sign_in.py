@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import parse_qs
 
 from fastapi import Request, Response
-from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
 from memory_format import UnauthenticatedError
 from memory_service.http.access import Access, needs
+from memory_service.http.pages.forms import FormDep
 from memory_service.http.pages.routing import PageRoute, SignIn, html, sign_in_page
-from memory_service.http.routes.common import Router, expect_media_type
+from memory_service.http.routes.common import Router
 from memory_service.http.sessions import clear_cookie, session_of, set_cookie
 
 router = Router()
 
-_FORM: Final = "application/x-www-form-urlencoded"
 _OWN: Final = re.compile(r"/([A-Za-z0-9._~?&=%+-][/A-Za-z0-9._~?&=%+-]*)?")
 """Addresses of this service: none of another that begins with two slashes."""
 
@@ -28,16 +26,11 @@ async def form(request: Request) -> Response:
     return html(request, "sign_in", SignIn("/"))
 
 
-async def sign_in(request: Request) -> Response:
-    expect_media_type(request, _FORM, "a form")
-    try:
-        fields = parse_qs((await request.body()).decode("ascii"), max_num_fields=8)
-    except ValueError:
-        raise HTTPException(400, "the body is no form") from None
-    following = _own(fields.get("next", ["/"])[0])
+async def sign_in(request: Request, fields: FormDep) -> Response:
+    following = _own(fields.get("next", "/"))
     access: Access = request.app.state.access
     try:
-        session = access.sign_in(fields.get("key", [""])[0].strip(), request.scope)
+        session = access.sign_in(fields.get("key", "").strip(), request.scope)
     except UnauthenticatedError as error:
         return sign_in_page(request, error, following)
     # Not 307: what follows is asked for, and no key goes with it.
