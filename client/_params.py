@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from client._transport import Params
 from memory_format import FormatError
-from memory_format.api.terms import FINGERPRINT_PATTERN, STREAM_PATTERN
+from memory_format.api.terms import FINGERPRINT_PATTERN, STREAM_PATTERN, EvictionPolicy
 from memory_format.arguments import is_whole
 
 T = TypeVar("T")
@@ -20,21 +19,22 @@ Many: TypeAlias = T | Sequence[T] | None
 """One value, several of which any may match, or None for no condition."""
 
 
-class Unset(Enum):
-    """The one value :data:`UNSET`: an argument that was not given, where None means something."""
+class BufferSettings(TypedDict, total=False):
+    """Settings that change; see :meth:`client.MemoryClient.create_buffer`."""
 
-    UNSET = "unset"
-
-    def __repr__(self) -> str:
-        return "UNSET"
-
-
-UNSET: Final = Unset.UNSET
-
-
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are not :data:`UNSET`."""
-    return {name: value for name, value in values.items() if value is not UNSET}
+    budget_bytes: int
+    full_samples_per_class: int
+    full_sample_bytes: int
+    num_classes: int | None
+    max_budget_bytes: int | None
+    disk_limit_bytes: int | None
+    eviction: EvictionPolicy
+    retain_snapshots: int | None
+    description: str
+    patch_px: int | None
+    vocabulary: str | None
+    vocabulary_name: str
+    owner: str
 
 
 def present(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from client import _cached, _changes, _listing, _push, _sampling
 from client._address import buffer_path
 from client._named import Named
-from client._params import UNSET, Many, Unset, conditions, given, numbers, query_string, whole
+from client._params import BufferSettings, Many, conditions, numbers, query_string, whole
 from client.batch import ReplayBatch
 from client.cache import PixelCache
 from client.errors import ProtocolError
@@ -25,7 +25,7 @@ from memory_format.api.answers import (
     ExemplarDetail,
     ExemplarInfo,
 )
-from memory_format.api.terms import EvictionPolicy, Sort, Strategy
+from memory_format.api.terms import Sort, Strategy
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,7 @@ class Buffer(Named):
         """Bytes and records, in all and by class, phase and learner."""
         return self._ask(BufferStats, "GET", "stats")
 
-    def configure(
-        self,
-        *,
-        budget_bytes: int | Unset = UNSET,
-        full_samples_per_class: int | Unset = UNSET,
-        full_sample_bytes: int | Unset = UNSET,
-        num_classes: int | Unset | None = UNSET,
-        max_budget_bytes: int | Unset | None = UNSET,
-        disk_limit_bytes: int | Unset | None = UNSET,
-        eviction: EvictionPolicy | Unset = UNSET,
-        retain_snapshots: int | Unset | None = UNSET,
-        description: str | Unset = UNSET,
-        patch_px: int | Unset | None = UNSET,
-        vocabulary: str | Unset | None = UNSET,
-        vocabulary_name: str | Unset = UNSET,
-        owner: str | Unset = UNSET,
-    ) -> ChangedBuffer:
+    def configure(self, **changes: Unpack[BufferSettings]) -> ChangedBuffer:
         """Change settings; what is not given stays, and None sets the default again.
 
         A smaller budget evicts by the buffer's policy. A budget is given whole, as to
@@ -74,23 +58,8 @@ class Buffer(Named):
             BudgetError: what is held does not fit, and may not be evicted; or what snapshots hold does not.
             ConflictError: what is held has patches of another size, or texts of a vocabulary that was named.
         """
-        changes = given(
-            {
-                "budget_bytes": budget_bytes,
-                "full_samples_per_class": full_samples_per_class,
-                "full_sample_bytes": full_sample_bytes,
-                "num_classes": num_classes,
-                "max_budget_bytes": max_budget_bytes,
-                "disk_limit_bytes": disk_limit_bytes,
-                "eviction": eviction,
-                "retain_snapshots": retain_snapshots,
-                "description": description,
-                "patch_px": patch_px,
-                "vocabulary": vocabulary,
-                "vocabulary_name": vocabulary_name,
-                "owner": owner,
-            }
-        )
+        if unknown := changes.keys() - BufferSettings.__annotations__.keys():
+            raise TypeError(f"configure() got an unexpected keyword argument {min(unknown)!r}")
         return self._ask(ChangedBuffer, "PATCH", json=changes)
 
     def push(

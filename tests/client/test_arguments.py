@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from client import Buffer, MemoryClient, ReplayBatch, Retries, ServiceError, Timeout
+from client._params import BufferSettings
 from memory_format import ExemplarMemoryError, FormatError
 from tests.client.samples import make, make_many
 
@@ -61,7 +62,7 @@ def test_create_buffer(memory: MemoryClient, name: str) -> None:
     assert_refused_in_words(lambda value: memory.create_buffer(**{**right, name: value}))
 
 
-@pytest.mark.parametrize("name", arguments_of(Buffer.configure))
+@pytest.mark.parametrize("name", BufferSettings.__annotations__)
 def test_configure(filled: Buffer, name: str) -> None:
     assert_refused_in_words(lambda value: filled.configure(**{name: value}))
 

@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from client import Buffer, BufferInfo, ExemplarDetail, MemoryClient, ProtocolError, ServiceInfo
+from client._params import BufferSettings
 from client._reading import read_value
 from memory_format.api import answers, requests
 
@@ -21,7 +22,7 @@ from memory_format.api import answers, requests
     ("method", "request_of", "apart"),
     [
         (MemoryClient.create_buffer, requests.BufferRequest, {"name"}),
-        (Buffer.configure, requests.BufferChange, set()),
+        (BufferSettings, requests.BufferChange, set()),
         (Buffer.fork, requests.ForkRequest, set()),
         (Buffer.update_scores, requests.ScoreUpdate, set()),
         (Buffer.sample, requests.SampleBody, {"decode_threads", "pixels", "cache", "want"}),
@@ -33,7 +34,7 @@ from memory_format.api import answers, requests
 def test_a_method_takes_what_its_request_can_say(
     method: Callable[..., Any], request_of: type[BaseModel], apart: set[str]
 ) -> None:
-    taken = set(inspect.signature(method).parameters) - {"self"}
+    taken = set(method.__annotations__ if method is BufferSettings else inspect.signature(method).parameters) - {"self"}
     assert taken ^ set(request_of.model_fields) == apart
 
 
