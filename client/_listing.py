@@ -8,11 +8,13 @@ from typing import Any, Protocol, TypeVar
 
 from client._address import buffer_path
 from client._params import query_string, whole
-from client._reading import read_records
+from client._reading import read_batch
 from client._session import Session
+from client._transport import Params
 from memory_format import MEDIA_TYPE, Record
 from memory_format.api.answers import ExemplarInfo, ExemplarPage
 from memory_format.api.terms import CURSOR_HEADER
+from memory_format.wire import split_batch
 
 T = TypeVar("T")
 
@@ -39,7 +41,13 @@ def infos(session: Session, buffer: str, where: Mapping[str, Any], limit: int | 
 
 def records(session: Session, buffer: str, where: Mapping[str, Any], limit: int | None) -> Iterator[Record]:
     """As :func:`infos`, but whole records."""
-    return islice(_records(session, buffer, where, _page_size(limit)), limit)
+    path = buffer_path(buffer, "exemplars")
+
+    def page(params: Params) -> tuple[list[Record], str | None]:
+        response = session.request("GET", path, params=params, headers={"Accept": MEDIA_TYPE})
+        return split_batch(read_batch(response)), response.headers.get(CURSOR_HEADER)
+
+    return islice(_pages(page, where, _page_size(limit)), limit)
 
 
 def listed(
@@ -52,24 +60,21 @@ def listed(
     size: int = _PAGE,
 ) -> Iterator[T]:
     """The items of all pages of a list, ``size`` at a time."""
-    cursor: str | None = None
-    while True:
-        params = query_string({**(where or {}), "limit": size, "cursor": cursor})
-        page = session.value(kind, "GET", path, params=params)
-        yield from items(page)
-        cursor = page.next_cursor
-        if not cursor:
-            return
+
+    def page(params: Params) -> tuple[Iterable[T], str | None]:
+        found = session.value(kind, "GET", path, params=params)
+        return items(found), found.next_cursor
+
+    return _pages(page, where or {}, size)
 
 
-def _records(session: Session, buffer: str, where: Mapping[str, Any], page: int) -> Iterator[Record]:
-    path = buffer_path(buffer, "exemplars")
+def _pages(
+    page: Callable[[Params], tuple[Iterable[T], str | None]], where: Mapping[str, Any], size: int
+) -> Iterator[T]:
     cursor: str | None = None
     while True:
-        params = query_string({**where, "limit": page, "cursor": cursor})
-        response = session.request("GET", path, params=params, headers={"Accept": MEDIA_TYPE})
-        yield from read_records(response)
-        cursor = response.headers.get(CURSOR_HEADER)
+        found, cursor = page(query_string({**where, "limit": size, "cursor": cursor}))
+        yield from found
         if not cursor:
             return
 

@@ -9,7 +9,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from client.errors import ProtocolError
-from memory_format import Batch, FormatError, Record, wire
+from memory_format import Batch, FormatError, wire
 from memory_format.api.terms import VERSION_HEADER
 
 T = TypeVar("T")
@@ -52,11 +52,6 @@ def read_batch(response: httpx.Response) -> Batch:
     except FormatError as error:
         raise ProtocolError(f"{response.request.url} answered with unreadable records: {error}") from error
     return batch
-
-
-def read_records(response: httpx.Response) -> list[Record]:
-    """The records of an Arrow answer; see :func:`read_batch`."""
-    return wire.split_batch(read_batch(response))
 
 
 def read_version(response: httpx.Response) -> int:

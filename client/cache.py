@@ -62,17 +62,17 @@ class PixelCache(ABC, Generic[Pixels]):
             fingerprints: exemplar id -> its record's. One with another fingerprint is another exemplar.
         """
 
-    @abstractmethod
     def batch(self, fronts: Batch, fill: Fill, version: int) -> ReplayBatch:
         """A batch whose patches are where this cache is; see :meth:`ReplayBatch.from_fronts`."""
+        return ReplayBatch.from_fronts(fronts, fill, version=version)
 
-    @abstractmethod
     def uncached(self, draw: Callable[[bool], ReplayBatch]) -> ReplayBatch:
         """The same of a batch that comes whole.
 
         Args:
             draw: gives it, with its pixels or without.
         """
+        return draw(True)
 
     @abstractmethod
     def gather(self, entries: Mapping[int, Any], patch_valid: NDArray[np.bool_], patches: Pixels) -> list[int]:
@@ -87,11 +87,11 @@ class PixelCache(ABC, Generic[Pixels]):
             rows in which there is nothing of use, as others needed the room meanwhile.
         """
 
-    @abstractmethod
     def decode(
-        self, unpacked: UnpackedBatch, wanted: Sequence[int], threads: int | None, take: Callable[[int, Pixels], object]
+        self, unpacked: UnpackedBatch, wanted: Sequence[int], threads: int | None, take: Callable[[int, Any], object]
     ) -> None:
         """Call ``take`` with each of the ``wanted`` places of a batch and its pixels ``(K, P, P, 3)``."""
+        for_each_row(unpacked, threads, lambda place: take(place, unpacked.patches(place)), wanted)
 
     @abstractmethod
     def put(self, scope: int, exemplar_id: int, fingerprint: int, front: bytes, pixels: Pixels | None) -> None:
@@ -147,12 +147,6 @@ class ExemplarCache(PixelCache[NDArray[np.uint8]]):
     def find(self, scope: int, fingerprints: Mapping[int, int]) -> dict[int, tuple[Any, bytes]]:
         return dict(self._arena.find(scope, fingerprints))
 
-    def batch(self, fronts: Batch, fill: Fill, version: int) -> ReplayBatch:
-        return ReplayBatch.from_fronts(fronts, fill, version=version)
-
-    def uncached(self, draw: Callable[[bool], ReplayBatch]) -> ReplayBatch:
-        return draw(True)
-
     def gather(
         self, entries: Mapping[int, Entry], patch_valid: NDArray[np.bool_], patches: NDArray[np.uint8]
     ) -> list[int]:
@@ -162,18 +156,6 @@ class ExemplarCache(PixelCache[NDArray[np.uint8]]):
             flat[row, : entry.pixel_bytes] = self._arena.pixels(entry)
         rows = list(entries)
         return [rows[place] for place in self._arena.lost(list(entries.values()))]
-
-    def decode(
-        self,
-        unpacked: UnpackedBatch,
-        wanted: Sequence[int],
-        threads: int | None,
-        take: Callable[[int, NDArray[np.uint8]], object],
-    ) -> None:
-        def decode(place: int) -> None:
-            take(place, unpacked.patches(place))
-
-        for_each_row(unpacked, threads, decode, wanted)
 
     def put(
         self, scope: int, exemplar_id: int, fingerprint: int, front: bytes, pixels: NDArray[np.uint8] | None

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.batch import Fill, ReplayBatch, for_each_row
+from client.batch import Fill, ReplayBatch
 from client.cache import PixelCache, checked_bytes
 from client.device_jpeg import decode_patches
 from client.unpack import UnpackedBatch
@@ -106,7 +106,7 @@ class DeviceCache(PixelCache[Tensor]):
         return lost
 
     def decode(
-        self, unpacked: UnpackedBatch, wanted: Sequence[int], threads: int | None, take: Callable[[int, Tensor], object]
+        self, unpacked: UnpackedBatch, wanted: Sequence[int], threads: int | None, take: Callable[[int, Any], object]
     ) -> None:
         if self.decodes_there:
             records = split_batch(unpacked.batch)
@@ -115,10 +115,10 @@ class DeviceCache(PixelCache[Tensor]):
                 take(place, patches[: records[place].num_kept])
             return
 
-        def decode(place: int) -> None:
-            take(place, torch.from_numpy(np.ascontiguousarray(unpacked.patches(place))).to(self.device))
+        def upload(place: int, pixels: NDArray[np.uint8]) -> None:
+            take(place, torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device))
 
-        for_each_row(unpacked, threads, decode, wanted)
+        super().decode(unpacked, wanted, threads, upload)
 
     def put(self, scope: int, exemplar_id: int, fingerprint: int, front: bytes, pixels: Tensor | None) -> None:
         key = scope, exemplar_id
@@ -138,7 +138,9 @@ class DeviceCache(PixelCache[Tensor]):
             # The place itself says only where a search for the next multiple of a patch's size begins.
             self._end = position + start - self._at(position) + pixel_bytes
             while self._places and self._places[0].position < self._end - self.log_bytes:
-                self._forget(self._places.popleft())
+                old = self._places.popleft()
+                if self._known.get(old.key) is old:
+                    del self._known[old.key]
             if pixels is not None:
                 self._log[start : start + pixel_bytes] = pixels.reshape(-1)
             place = Place(key, fingerprint, position, pixel_bytes, front)
@@ -150,10 +152,6 @@ class DeviceCache(PixelCache[Tensor]):
 
     def _start(self, position: int, patch_bytes: int) -> int:
         return -(-self._at(position) // patch_bytes) * patch_bytes
-
-    def _forget(self, place: Place) -> None:
-        if self._known.get(place.key) is place:
-            del self._known[place.key]
 
 
 @lru_cache(maxsize=1)
