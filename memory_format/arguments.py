@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format.errors import ErrorCode, FormatError
+from memory_format.errors import FormatError
 
 
 def is_whole(value: object, lowest: int, highest: int) -> bool:
@@ -60,7 +60,7 @@ def pixels(name: str, value: Any, shape: str) -> NDArray[np.uint8]:
     return value
 
 
-def flat_whole(name: str, values: Any, *, code: ErrorCode = "invalid_record") -> NDArray[np.int64]:
+def flat_whole(name: str, values: Any) -> NDArray[np.int64]:
     """``(N,)`` whole numbers; an empty list will do.
 
     Raises:
@@ -71,5 +71,5 @@ def flat_whole(name: str, values: Any, *, code: ErrorCode = "invalid_record") ->
     except (TypeError, ValueError):
         array = None  # of unequal lengths
     if array is None or array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise FormatError(f"{name} must be a flat sequence of whole numbers, got {values!r:.100}", code=code)
+        raise FormatError(f"{name} must be a flat sequence of whole numbers, got {values!r:.100}")
     return array.astype(np.int64)

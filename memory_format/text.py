@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from typing import Any, Final
 
-from memory_format.errors import ErrorCode, FormatError
+from memory_format.errors import FormatError
 
 TEXT_PATTERN: Final = r"^[^\x00]*$"
 """Of texts that can be kept, for JSON Schema, which knows no half of a surrogate pair."""
@@ -18,7 +18,7 @@ MAX_NESTING: Final = 64
 _UNFIT = re.compile("[\x00\ud800-\udfff]")
 
 
-def check_text(name: str, text: str, *, max_length: int, code: ErrorCode = "invalid_request") -> str:
+def check_text(name: str, text: str, *, max_length: int) -> str:
     """The text, if it can be kept.
 
     UTF-8 cannot say half of a surrogate pair, and PostgreSQL holds no NUL.
@@ -27,12 +27,11 @@ def check_text(name: str, text: str, *, max_length: int, code: ErrorCode = "inva
         FormatError: it has either, or more than ``max_length`` characters.
     """
     if len(text) > max_length:
-        raise FormatError(f"{name} has at most {max_length} characters, got {len(text)}", code=code)
+        raise FormatError(f"{name} has at most {max_length} characters, got {len(text)}", code="invalid_request")
     unfit = _UNFIT.search(text)
     if unfit:
-        raise FormatError(
-            f"{name} has U+{ord(unfit[0]):04X} at {unfit.start()}, which cannot be kept: leave it out", code=code
-        )
+        what = f"{name} has U+{ord(unfit[0]):04X} at {unfit.start()}, which cannot be kept: leave it out"
+        raise FormatError(what, code="invalid_request")
     return text
 
 
