@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client._arena import CAN_SHARE, Arena, Entry
-from client._machine import memory_bytes
 from client._params import whole
 from client.batch import Fill, ReplayBatch, clear_padding, for_each_row
+from client.machine import memory_bytes
 from client.unpack import UnpackedBatch
 from memory_format import Batch
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from client.machine import group_folders
 from learner.run import machine
 from learner.run.run_mark import RunError
 
@@ -49,27 +50,8 @@ def fair_share(cores: float, others: Sequence[float]) -> float:
 
 
 def quota(root: Path = Path("/")) -> float | None:
-    """Cores that a control group leaves to this process; None: as many as it likes.
-
-    Of both versions of cgroups, whose files are in the group's folder and in those above it. In a container the
-    uppermost may be the container's own.
-    """
-    try:
-        groups = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None  # no Linux
-    found = []
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        mount = root / "sys/fs/cgroup" / controllers
-        group = mount / path.lstrip("/")
-        for folder in (group, *group.parents):
-            found += _limit_of(folder)
-            if folder == mount:
-                break
-    return min(found, default=None)
+    """Cores that a control group leaves to this process; None: as many as it likes."""
+    return min((limit for folder in group_folders("cpu", root) for limit in _limit_of(folder)), default=None)
 
 
 def _limit_of(group: Path) -> list[float]:

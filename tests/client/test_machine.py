@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from client._machine import memory_bytes
+from client.machine import memory_bytes
 
 MIB = 1024 * 1024
 NOWHERE = Path("/nowhere")

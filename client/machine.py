@@ -15,31 +15,33 @@ def memory_bytes(root: Path = Path("/")) -> int:
         root: where the files of the system are.
     """
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for limit in _group_limits(root):
+    for group in group_folders("memory", root):
         # Version 2 says "max" where there is none, version 1 a number that no machine has.
-        with suppress(OSError, ValueError):
-            found.append(int(limit.read_text()))
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):
+                found.append(int((group / name).read_text()))
     return min(found)
 
 
-def _group_limits(root: Path) -> Iterator[Path]:
-    """Files with limits of the groups that this process is in, and of those around them (cgroups(7))."""
-    groups = root / "sys/fs/cgroup"
+def group_folders(controller: str, root: Path = Path("/")) -> Iterator[Path]:
+    """Folders of the control groups that this process is in, and of those around them (cgroups(7)), of both versions.
+
+    Args:
+        controller: ``memory`` or ``cpu``; version 2 has one group for all.
+        root: where the files of the system are.
+    """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return
+        return  # no Linux
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            mount, name = groups, "memory.max"
-        elif "memory" in controllers.split(","):
-            mount, name = groups / "memory", "memory.limit_in_bytes"
-        else:
+        if controllers and controller not in controllers.split(","):
             continue
+        mount = root / "sys/fs/cgroup" / controllers
         # A container may see its group's path outside, and its files at the mount.
         inner = mount / path.lstrip("/")
         for group in (inner, *inner.parents):
-            yield group / name
+            yield group
             if group == mount:
                 break
