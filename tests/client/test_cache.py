@@ -121,13 +121,14 @@ def large(number: int, **changes: Any) -> Record:
     return make(number, patches=patches, keep_mask=mask, learner_id="large", **changes)
 
 
-def test_a_buffer_of_several_patch_sizes(filled: Buffer, cache: ExemplarCache) -> None:
-    filled.push([large(number) for number in range(6)])
-    check(filled, cache, learner_id="large")
-    check(filled, cache, learner_id=["learner-0", "learner-1"])
+def test_buffers_of_several_patch_sizes_share_a_cache(
+    memory: MemoryClient, filled: Buffer, cache: ExemplarCache
+) -> None:
+    other = memory.create_buffer(f"{filled.name}-large", budget_bytes=2_000_000)
+    other.push([large(number) for number in range(6)])
     for _ in range(2):
-        with pytest.raises(FormatError, match="patches of one size"):
-            filled.sample(46, replace=False, cache=cache)
+        check(other, cache)
+        check(filled, cache)
 
 
 def test_scores_and_ranks_are_those_of_now(filled: Buffer, cache: ExemplarCache) -> None:
