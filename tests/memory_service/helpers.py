@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 import time
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import numpy as np
@@ -35,6 +35,7 @@ from memory_format import (
     make_record,
 )
 from memory_format.header import HEADER_DTYPE
+from memory_service.cli import main
 from memory_service.http.app import create_app
 from memory_service.http.errors import PROBLEMS
 from memory_service.settings import Settings
@@ -353,15 +354,21 @@ def contents(records: Iterable[Record]) -> list[tuple[int, int, bytes]]:
 
 
 def command(*arguments: str) -> tuple[int, str, str]:
-    """Run ``memory-service``: its exit status, and what it wrote to stdout and stderr."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "memory_service", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={name: value for name, value in os.environ.items() if not name.startswith("MEMORY_SERVICE")},
-    )
-    return done.returncode, done.stdout, done.stderr
+    """Run ``memory-service``, in this process: its exit status, and what it wrote to stdout and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMORY_SERVICE")}
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        mock.patch.dict(os.environ, environment, clear=True),
+        # Verify makes way for others: this process is not only its own.
+        mock.patch("os.nice"),
+    ):
+        try:
+            status = main(arguments)
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return status, out.getvalue(), err.getvalue()
 
 
 class Server(ServiceProcess):
