@@ -59,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
             client = MemoryClient(arguments.url)
         except (ValueError, OSError) as error:
             parser.error(str(error))
-        order = Order(arguments.out, arguments.methods, arguments.seeds, arguments.data, arguments.threads)
+        order = Order(
+            arguments.out, arguments.methods, arguments.seeds, arguments.data, arguments.threads, arguments.overwrite
+        )
         with client:
             run(config, client, order, console)
         return 0
@@ -98,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="threads to compute with (default: as many as there are cores free when the run begins; a run that goes "
         "on keeps its number)",
+    )
+    running.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="delete buffers of other runs that have the names this one wants (default: refuse to run)",
     )
     checking = commands.add_parser(
         "check-data",

@@ -45,6 +45,7 @@ class Order:
         seeds: how many runs; None: one, in ``out`` itself.
         directory: where data and weights are kept.
         threads: to compute with; None: by what the machine has free.
+        overwrite: see :class:`learner.run.setup.Setup`.
     """
 
     out: Path
@@ -52,6 +53,7 @@ class Order:
     seeds: int | None
     directory: Path | None
     threads: int | None = None
+    overwrite: bool = False
 
 
 def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Console) -> None:
@@ -145,7 +147,7 @@ def _begin(
     def report(metrics: PhaseMetrics) -> None:
         console.print(phase_line(metrics, len(problem.phases)), markup=False, highlight=False)
 
-    run = Run(config, problem, client, out, directory=order.directory, report=report)
+    run = Run(config, problem, client, out, directory=order.directory, report=report, overwrite=order.overwrite)
     run.prepare(order.methods)
     if buffers := _buffers(run, order):
         console.print(f"buffers: {', '.join(buffers.values())}", markup=False, highlight=False)

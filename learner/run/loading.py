@@ -24,7 +24,7 @@ from learner.model.backbones.weights import wordpiece_tokenizer
 from learner.model.tokenised import PictureSplit, Samples, tokenise
 from learner.run.config import LearnerConfig
 from learner.run.problem import Problem, class_order, cut
-from memory_format import make_codec
+from memory_format import make_codec, vocabulary_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Loaded:
 
     Attributes:
         splits: ``train`` and, by name, those to test on.
+        vocabulary: fingerprint of that of the token ids.
         longest_text: tokens that a text may have, and ``positions``: those that the backbone has places for.
     """
 
@@ -48,6 +49,7 @@ class Loaded:
     splits: dict[str, PictureSplit]
     longest_text: int
     positions: int
+    vocabulary: str
 
     @property
     def why_cut(self) -> str:
@@ -75,7 +77,8 @@ def load_samples(config: LearnerConfig, directory: Path | None, bad_pictures: Ba
         name: tokenise(split, tokenizer, patch_px=patch_px, max_text_tokens=longest)
         for name, split in {"train": data.train, **data.test}.items()
     }
-    return Loaded(data, splits, longest, positions)
+    words = tokenizer.get_vocab()
+    return Loaded(data, splits, longest, positions, vocabulary_fingerprint(sorted(words, key=words.__getitem__)))
 
 
 def load_problem(config: LearnerConfig, directory: Path | None) -> tuple[LearnerConfig, Problem]:
@@ -109,6 +112,7 @@ def cut_into_phases(config: LearnerConfig, loaded: Loaded) -> Problem:
         phases=_phases(config.data, data.class_names),
         class_names=data.class_names,
         notes=data.notes,
+        vocabulary=loaded.vocabulary,
     )
 
 

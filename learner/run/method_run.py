@@ -215,7 +215,7 @@ class MethodRun:
             self._translation = fit_translation(exemplar_features(model, records), masked.features[list(samples)])
         mask_seconds = time.perf_counter() - started
         started = time.perf_counter()
-        pushed = buffer.push(records, idempotency_key=f"{self.key}-{phase}")
+        pushed = buffer.push(records, idempotency_key=f"{self.key}-{phase}", vocabulary=self.problem.vocabulary)
         push_seconds = time.perf_counter() - started
         if self.config.memory.snapshots:
             buffer.take_snapshot(f"phase-{phase}")

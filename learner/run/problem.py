@@ -24,6 +24,7 @@ class Problem:
     Attributes:
         phases: class ids of each; a class belongs to one phase.
         class_names: by class id, where they have names.
+        vocabulary: fingerprint of that of the token ids; None: they are made up.
         notes: what was made of the data that its owner may not expect, a sentence each.
 
     Raises:
@@ -35,6 +36,7 @@ class Problem:
     phases: list[list[int]]
     class_names: Sequence[str] = ()
     notes: Sequence[str] = ()
+    vocabulary: str | None = None
 
     def __post_init__(self) -> None:
         seen: set[int] = set()

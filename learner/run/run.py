@@ -46,6 +46,7 @@ class Run:
         client: the memory. Buffers are named as :func:`~learner.run.run_mark.buffer_name` says.
         directory: where data and weights are kept.
         base: the base phase's file, default ``out/base.pt``. Runs that differ only in ``memory`` may share it.
+        overwrite: delete buffers of other runs that have this one's names.
         report: called with each phase's metrics as they come (also those of phases done by an earlier run).
     """
 
@@ -59,8 +60,9 @@ class Run:
         directory: Path | None = None,
         base: Path | None = None,
         report: Callable[[PhaseMetrics], None] = lambda metrics: None,
+        overwrite: bool = False,
     ) -> None:
-        self.setup = Setup(config, problem, client, out, directory, best_device())
+        self.setup = Setup(config, problem, client, out, directory, best_device(), overwrite)
         self.base_path = base or out / "base.pt"
         self._report = report
         self._prepared: dict[str, MethodRun] = {}

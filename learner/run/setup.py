@@ -5,21 +5,27 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from client import Buffer, MemoryClient
+from client import Buffer, BufferInfo, MemoryClient
 from learner.memory.settings import MemoryConfig
 from learner.run.config import LearnerConfig
 from learner.run.methods import Method
 from learner.run.problem import Problem
 from learner.run.run_mark import RunError, RunMark, buffer_name, mark_of
 from memory_format import ConflictError, NotFoundError
+from memory_format.api.terms import MAX_CLASS_NAME
 
 log = logging.getLogger(__name__)
+
+VOCABULARY = "BERT's uncased WordPiece"
+"""What people call the vocabulary that :func:`~learner.model.backbones.weights.wordpiece_tokenizer` has."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Setup:
         client: the memory. Buffers are named as :func:`~learner.run.run_mark.buffer_name` says.
         out: the run's folder.
         directory: where data and weights are kept; None = the usual place.
+        overwrite: buffers of other runs that have this one's names are deleted.
     """
 
     config: LearnerConfig
@@ -38,6 +45,7 @@ class Setup:
     out: Path
     directory: Path | None
     device: torch.device
+    overwrite: bool = False
 
     @functools.cached_property
     def mark(self) -> RunMark:
@@ -77,17 +85,13 @@ class MethodBuffer:
         Raises:
             RunError: it is another run's, or another one than the checkpoints tell of.
         """
-        try:
-            info = Buffer(self._setup.client, self.name).info()
-        except NotFoundError:
-            info = None
-        if info is not None and not self._setup.mark.owns(info.description):
-            whose = f"it is that of {info.description!r}" if info.description else "it does not say whose it is"
+        info = self._info()
+        if info is not None and not self._is_mine(info) and not self._setup.overwrite:
             raise RunError(
-                f"buffer {self.name} is not this run's: {whose}. It stays as it is; give this run buffers of another "
-                f"name (--set memory.buffer=NAME) or another --out, or delete that buffer if nobody needs it"
+                f"buffer {self.name} is not this run's: {_whose(info)}. It stays as it is; give this run buffers of "
+                f"another name (--set memory.buffer=NAME) or another --out, or say --overwrite to delete that one"
             )
-        if held and not (info and info.num_records):
+        if held and not (info and info.num_records and self._is_mine(info)):
             raise RunError(
                 f"{self._setup.out} says that buffer {self.name} holds {held} exemplars, but it is empty: "
                 f"is this the right service? To start over, delete {self._setup.out}"
@@ -103,24 +107,69 @@ class MethodBuffer:
         Raises:
             RunError: as :meth:`look`.
         """
-        left_over = self.look(held)
-        if fresh and not self._created:
+        left_over, info = self.look(held), self._info()
+        if info is not None and not self._is_mine(info):
+            log.warning("buffer %s was another run's: %s; deleted, as --overwrite says", self.name, _whose(info))
+            self._setup.client.delete_buffer(self.name, owner=info.owner)
+        elif info is not None and fresh and not self._created:
             # Exemplars whose checkpoints are gone, or are of other settings, would be counted as this run's.
             if left_over:
                 log.warning("buffer %s is left from before this run began anew: deleted", self.name)
-            self._setup.client.delete_buffer(self.name)
+            self._setup.client.delete_buffer(self.name, owner=info.owner)
+        elif info is not None and not info.owner:
+            # Of an earlier version, which had descriptions alone.
+            Buffer(self._setup.client, self.name).configure(**self._fit(), owner=self._setup.mark.id)
         return self._create()
+
+    def _info(self) -> BufferInfo | None:
+        try:
+            return Buffer(self._setup.client, self.name).info()
+        except NotFoundError:
+            return None
+
+    def _is_mine(self, info: BufferInfo) -> bool:
+        """Buffers of earlier versions say it in their descriptions alone."""
+        mark = self._setup.mark
+        return info.owner == mark.id or (not info.owner and mark.owns(info.description))
+
+    def _fit(self) -> dict[str, Any]:
+        """What its records are to be."""
+        problem = self._setup.problem
+        named = {"vocabulary": problem.vocabulary, "vocabulary_name": VOCABULARY} if problem.vocabulary else {}
+        return {"patch_px": self._setup.config.backbone.patch_px, **named}
 
     def _create(self) -> Buffer:
         memory, phases = self._memory, self._setup.problem.phases
         try:
-            return self._setup.client.create_buffer(
+            buffer = self._setup.client.create_buffer(
                 self.name,
                 budget_bytes=None if memory.grows else memory.budget_bytes,
                 full_samples_per_class=memory.full_samples_per_class if memory.grows else None,
                 full_sample_bytes=memory.full_sample_bytes if memory.grows else None,
                 disk_limit_bytes=memory.disk_limit_bytes(sum(map(len, phases)), num_phases=len(phases)),
                 description=self._setup.mark.description,
+                owner=self._setup.mark.id,
+                **self._fit(),
             )
         except ConflictError as error:
             raise RunError(f"{error.message}; give the run another --out or delete the buffer") from error
+        class_ids = self._setup.problem.seen(len(phases) - 1)
+        if self._setup.problem.class_names:
+            buffer.name_classes(names_of(self._setup.problem, class_ids), class_ids)
+        return buffer
+
+
+def names_of(problem: Problem, class_ids: Sequence[int]) -> list[str]:
+    """What classes are called in a buffer, where a name is one class's: several of one name end in their numbers."""
+    names = [problem.name_of(class_id).replace("\0", "") or str(class_id) for class_id in class_ids]
+    plain = [name.encode(errors="replace").decode()[: MAX_CLASS_NAME - 12] for name in names]
+    return [
+        name if plain.count(name) == 1 else f"{name} ({class_id})"
+        for name, class_id in zip(plain, class_ids, strict=True)
+    ]
+
+
+def _whose(info: BufferInfo) -> str:
+    if info.description:
+        return f"it is that of {info.description!r}"
+    return f"it is that of run {info.owner}" if info.owner else "it does not say whose it is"

@@ -17,6 +17,7 @@ from learner.run.evaluate import PhaseMetrics
 from learner.run.methods import parse_method
 from learner.run.run import Run
 from learner.run.run_mark import RunError, buffer_name, mark_of
+from learner.run.setup import names_of
 from memory_format import Record
 from tests.conftest import Service
 from tests.learner.builders import make_problem
@@ -36,10 +37,10 @@ def _reboot(metrics: PhaseMetrics) -> None:
 
 
 def _run(
-    out: Path, service: Service, config: LearnerConfig = SHORT, *, reboot: bool = False
+    out: Path, service: Service, config: LearnerConfig = SHORT, *, reboot: bool = False, overwrite: bool = False
 ) -> list[PhaseMetrics] | None:
     with MemoryClient(service.url) as client:
-        run = Run(config, PROBLEM, client, out, report=_reboot if reboot else lambda metrics: None)
+        run = Run(config, PROBLEM, client, out, report=_reboot if reboot else lambda metrics: None, overwrite=overwrite)
         run.prepare([MASKED])
         try:
             return run.run(MASKED)
@@ -53,25 +54,79 @@ def _held(service: Service) -> dict[str, list[Record]]:
         return {info.name: list(Buffer(client, info.name).records()) for info in client.buffers()}
 
 
-def test_runs_in_folders_of_one_name_do_not_meet(start_service: Any, tmp_path: Path) -> None:
-    """One is interrupted, another comes and ends, the first goes on: as if it had been alone, and nothing is gone."""
+SEEDS = {"a": 0, "b": 5}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[Any], list[Any]]]:
+    """What either run comes to by itself: its figures, and what its buffer holds."""
+    found = {}
+    for user, seed in SEEDS.items():
+        folder = tmp_path_factory.mktemp("alone")
+        service = Service(folder / "store")
+        try:
+            metrics = _run(folder / "exp", service, replace(SHORT, seed=seed))
+            (records,) = _held(service).values()
+        finally:
+            service.stop()
+        assert metrics is not None
+        found[user] = (_figures(metrics), records)
+    return found
+
+
+@pytest.mark.parametrize("order", ["aabb", "abab", "abba"])
+def test_runs_of_one_name_end_as_if_alone_in_whatever_order(
+    order: str, start_service: Any, tmp_path: Path, alone: dict[str, tuple[list[Any], list[Any]]]
+) -> None:
+    """Each is interrupted once, and goes on; what the other one holds is untouched meanwhile."""
     service = start_service()
-    alone = _run(tmp_path / "c/exp", service)
-    assert alone is not None
-    assert _run(tmp_path / "a/exp", service, reboot=True) is None
-    before = _held(service)
-    assert _run(tmp_path / "b/exp", service, replace(SHORT, seed=5)) is not None
-    between = _held(service)
-    assert {name: between[name] for name in before} == before
-    assert len(between) == 3
-    went_on = _run(tmp_path / "a/exp", service)
-    assert went_on is not None
-    assert _figures(went_on) == _figures(alone)
-    after = _held(service)
-    assert set(after) == set(between)
-    names = {out: buffer_name(mark_of(tmp_path / out / "exp"), "", "masked") for out in "abc"}
-    assert after[names["a"]] == after[names["c"]]
-    assert after[names["b"]] == between[names["b"]]
+    begun: set[str] = set()
+    before: dict[str, list[Record]] = {}
+    for user in order:
+        out = tmp_path / user / "exp"
+        metrics = _run(out, service, replace(SHORT, seed=SEEDS[user]), reboot=user not in begun)
+        held, mine = _held(service), buffer_name(mark_of(out), "", "masked")
+        assert {name: held[name] for name in before if name != mine} == {
+            name: records for name, records in before.items() if name != mine
+        }
+        if user in begun:
+            assert metrics is not None
+            assert (_figures(metrics), held[mine]) == alone[user]
+        begun.add(user)
+        before = held
+    assert len(before) == 2
+
+
+def test_overwrite_takes_the_place_of_another_runs_buffer(start_service: Any, tmp_path: Path) -> None:
+    service = start_service()
+    shared = replace(SHORT, memory=replace(SHORT.memory, buffer="shared"))
+    assert _run(tmp_path / "a/exp", service, shared, reboot=True) is None
+    with MemoryClient(service.url) as client:
+        info = Buffer(client, "shared-masked").info()
+        assert (info.owner, info.patch_px) == (mark_of(tmp_path / "a/exp").id, 8)
+    assert _run(tmp_path / "b/exp", service, shared, reboot=True, overwrite=True) is None
+    with MemoryClient(service.url) as client:
+        assert Buffer(client, "shared-masked").info().owner == mark_of(tmp_path / "b/exp").id
+    # It cannot go on from what is gone, whatever it overwrites.
+    with pytest.raises(RunError, match="says that buffer shared-masked holds"):
+        _run(tmp_path / "a/exp", service, shared, overwrite=True)
+
+
+def test_a_buffer_of_an_earlier_version_goes_on(start_service: Any, tmp_path: Path) -> None:
+    service = start_service()
+    assert _run(tmp_path / "exp", service, reboot=True) is None
+    with MemoryClient(service.url) as client:
+        (info,) = client.buffers()
+        Buffer(client, info.name).configure(owner="", patch_px=None)
+        assert _run(tmp_path / "exp", service) is not None
+        assert client.buffers()[0].owner == mark_of(tmp_path / "exp").id
+
+
+def test_classes_have_names_in_a_buffer() -> None:
+    problem = replace(PROBLEM, class_names=["cat", "", "x" * 300, "a\0b", "cat", "owl"])
+    names = names_of(problem, range(6))
+    assert names == ["cat (0)", "1", "x" * 188, "ab", "cat (4)", "owl"]
+    assert names_of(PROBLEM, [4, 0]) == ["4", "0"]
 
 
 def test_a_buffer_of_another_run_is_refused_before_anything_is_done(start_service: Any, tmp_path: Path) -> None:
