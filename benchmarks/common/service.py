@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import tempfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,8 +26,12 @@ class Service(ServiceProcess):
     """``memory-service serve`` in a process of its own, and an HTTP connection to it. It ends with this process."""
 
     def __init__(self, data: Path) -> None:
+        # Its path may have some hundred characters, which a directory of stores may have already.
+        self._sockets = tempfile.TemporaryDirectory(prefix="em-")
         super().__init__(
             data,
+            "--uds",
+            f"{self._sockets.name}/socket",
             environment={"MEMORY_SERVICE_LOG_LEVEL": "warning"},
             log=data.parent / f"{data.name}.log",
             start_seconds=START_SECONDS,
@@ -64,6 +69,7 @@ class Service(ServiceProcess):
             running.remove(self)
         with contextlib.suppress(TimeoutError):
             self.stop(seconds=STOP_SECONDS)
+        self._sockets.cleanup()
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -17,7 +17,7 @@ from benchmarks.storage.scale import Scale
 from benchmarks.storage.stages import SampleStage
 
 _WANTED = {
-    "http_sample_vs_uvicorn": ">= 0.5",
+    "http_sample_vs_uvicorn": ">= 0.8",
     "http_sample_vs_torchrl": ">= 2",
     "http_sample_vs_reverb": "> 1",
     "http_sample_vs_torchrl_same_bytes": "-",
@@ -25,6 +25,8 @@ _WANTED = {
     "http_sample_decoded_vs_torchrl": "-",
     "decoded_warm_vs_torchrl_pixels": ">= 1",
     "decoded_cold_vs_decoder": "<= 1.2",
+    "local_vs_pread": ">= 0.6",
+    "local_vs_torchrl_same_bytes": ">= 3",
     "sample_latency_1e6_vs_1e3": "<= 1.3",
     "open_1e6_seconds": "< 5",
     "index_bytes_per_record": "<= 250",

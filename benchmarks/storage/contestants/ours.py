@@ -19,7 +19,8 @@ from benchmarks.common.rounds import timed
 from benchmarks.common.service import Service, steps
 from benchmarks.storage.contestants.decoded import MOST_RECORDS, Decoding
 from benchmarks.storage.contestants.peer import Peer, Read
-from client import ReplayBatch
+from client import MemoryClient, ReplayBatch
+from client._local import read_whole
 from memory_format import Record, check_batch, decode_batch, encode_batch, read_batch
 from memory_format.api.terms import Strategy
 from memory_service.store import Store
@@ -30,6 +31,7 @@ BUFFER = "records"
 STRATEGIES: tuple[Strategy, ...] = ("uniform", "class_balanced")
 AHEAD = "ours, HTTP, fetched ahead"
 DECODED = "ours, HTTP, decoded"
+LOCAL = "ours, on one machine"
 
 _ROOMY = 2**40
 _IN_FLIGHT = 2
@@ -103,6 +105,9 @@ class OverHttp(Peer):
         self.service = Service(self.data)
         self.service.create_buffer(BUFFER, _ROOMY)
         self._decoding: Decoding | None = None
+        self._client = MemoryClient(self.service.url)
+        # The first answer says where it hands files over.
+        self._client.buffer(BUFFER).info()
 
     def push(self, batch: Batch) -> None:
         self.service.push(BUFFER, batch.arrow)
@@ -126,7 +131,17 @@ class OverHttp(Peer):
             "ours, HTTP, records": lambda count: timed(lambda: decode_batch(self.sample(count))),
             AHEAD: self._fetched_ahead,
             DECODED: lambda count: timed(lambda: _decoded(self.sample(count))),
+            LOCAL: lambda count: timed(lambda: self._drawn_locally(count)),
         }
+
+    def _drawn_locally(self, count: int) -> object:
+        """The same records, which this process reads from the service's files by itself."""
+        session = self._client.session
+        wanted = {"batch_size": count, "seed": 0, "step": next(steps)}
+        found = session.draw_locally(BUFFER, wanted, read_whole)
+        if found is None:
+            raise AssertionError("the service handed over no files")
+        return found
 
     def _fetched_ahead(self, count: int) -> float:
         """Seconds a batch while the next is on its way, as the client's data set fetches."""
@@ -144,6 +159,7 @@ class OverHttp(Peer):
     def close(self) -> None:
         if self._decoding:
             self._decoding.close()
+        self._client.close()
         self.service.close()
 
 
