@@ -20,6 +20,7 @@ from learner.run.config import OWN_DATA, LearnerConfig, configured
 from learner.run.loading import Budget, suggest_budget, suited_phases
 from learner.run.methods import BASES, NUMBERED, PARTS
 from memory_format import make_codec, make_record
+from memory_service.store.keys import KeyFile
 from tests.conftest import Service
 from tests.learner import trees
 from tests.learner.builders import make_split
@@ -146,7 +147,17 @@ def things(tmp_path: Path) -> Path:
     return tmp_path / "things"
 
 
-def test_own_pictures_run_without_a_setting_for_their_number(things: Path, service: Service, tmp_path: Path) -> None:
+def test_own_pictures_run_without_a_setting_for_their_number(
+    things: Path,
+    start_service: Callable[..., Service],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With a key in the environment, which goes to the service and nowhere else."""
+    _, key = KeyFile(tmp_path / "store").make("write", 0.0)
+    monkeypatch.setenv("EXEMPLAR_MEMORY_KEY", key)
+    service = start_service(tmp_path / "store", "--access-log")
     out = tmp_path / "out"
     sets = _sets({**SMALL, "data.image_size": 32})
     assert main(["run", str(things), "--url", service.url, "--out", str(out), "--methods", "full,masked", *sets]) == 0
@@ -156,6 +167,10 @@ def test_own_pictures_run_without_a_setting_for_their_number(things: Path, servi
     assert summary["budget_bytes"] == summary["config"]["memory"]["budget_bytes"] > 200
     with MemoryClient(service.url) as client:
         assert client.buffer(summary["buffers"]["full"]).info().budget_bytes == summary["budget_bytes"]
+    assert service.log is not None
+    written = [capsys.readouterr().out.encode(), service.log.read_bytes()]
+    written += [path.read_bytes() for path in out.rglob("*") if path.is_file()]
+    assert not [text for text in written if key[12:].encode() in text]
 
 
 def test_check_data_says_what_a_run_would_find(things: Path, capsys: pytest.CaptureFixture[str]) -> None:
