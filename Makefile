@@ -10,7 +10,7 @@ CODE := memory_format memory_service client learner tests $(wildcard scripts ben
 export EXEMPLAR_MEMORY_DATA ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check nightly check-pages bench bench-storage bench-learner bench-density results docs prose shape format clean
+.PHONY: help setup demo serve test check nightly check-pages bench bench-storage bench-learner bench-cost bench-density results docs prose shape format clean
 
 help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
 	@echo "make bench-learner  methods at equal bytes: the table of accuracies (some 36 minutes on two cores; goes on after Ctrl-C)"
+	@echo "make bench-cost  what a learner costs its machine: beside others, in memory, for masks and replay (8 minutes)"
 	@echo "make bench-density  exemplars in the bytes of one full sample, for every codec and quality (10 minutes)"
 	@echo "make results tables and charts of the results that are kept, made again from their JSON"
 	@echo "make docs    the documentation as a site, links checked: site/index.html"
@@ -102,6 +103,10 @@ bench-storage: setup
 # The last line of its stdout is one JSON object. Other modes and options: ARGS="--full", ARGS="--tune --seeds 2".
 bench-learner: setup
 	@$(BIN)/python -m benchmarks.learner $(ARGS)
+
+# The last line of its stdout is one JSON object. Other options: ARGS="--seeds 1".
+bench-cost: setup
+	@$(BIN)/python -m benchmarks.cost $(ARGS)
 
 # The last line of its stdout is one JSON object.
 bench-density: setup

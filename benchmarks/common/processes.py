@@ -110,6 +110,16 @@ def resident_bytes(pid: int) -> int:
         return int(shown.stdout) * 1024
 
 
+def peak_resident_bytes(pid: int) -> int:
+    """The most resident memory that a process has had so far.
+
+    Raises:
+        OSError: it is gone.
+    """
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
 def written_bytes(pid: int) -> int | None:
     """Bytes that a process has caused to be written to storage, None where the system does not say.
 

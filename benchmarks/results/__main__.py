@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.common.document import RESULTS, Chart, Markdown, read, render
+from benchmarks.cost.chart import chart as cost_chart
+from benchmarks.cost.report import markdown as cost_markdown
 from benchmarks.density.chart import chart as density_chart
 from benchmarks.density.report import markdown as density_markdown
 from benchmarks.learner.chart import chart as learner_chart
@@ -20,6 +22,7 @@ from benchmarks.storage.chart import chart as storage_chart
 from benchmarks.storage.report import markdown as storage_markdown
 
 REPORTS: dict[str, tuple[Markdown, Chart]] = {
+    "cost": (cost_markdown, cost_chart),
     "density": (density_markdown, density_chart),
     "learner": (learner_markdown, learner_chart),
     "storage": (storage_markdown, storage_chart),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.common.document import RESULTS
-from benchmarks.learner import command, cost, plans
+from benchmarks.learner import command, plans
 from benchmarks.learner.plans import TRIALS, Job
 from benchmarks.learner.report import RUN, verdicts
 from benchmarks.learner.run import Row, best_full, summary
@@ -184,15 +184,3 @@ def test_the_quick_benchmark_runs_everything_and_a_second_time_nothing(tmp_path:
     second, _ = _quick(tmp_path)
     assert second == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")} == before
-
-
-def test_the_cost_benchmark_measures_each_kind_of_mask_and_both_kinds_of_replay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-    figures = cost.measure(plans.quick(), tmp_path, None, rounds=1)
-    assert set(figures["mask_over_forward"]) == set(cost.MASKS)
-    assert all(value > 0 for value in figures["mask_over_forward"].values())
-    assert figures["step_service_over_tensors"] > 0
-    assert 0 <= figures["replay_wait_share"] < 1
-    assert figures["step_samples_per_second"] > 0

@@ -42,7 +42,7 @@ def test_every_result_is_somebodys_evidence() -> None:
     for path in KEPT:
         assert f"results/{path.parent.name}/{path.stem}.md" in said, f"{path.name} is cited by no page: delete it"
     known = {path.with_suffix(suffix) for path in KEPT for suffix in (".json", ".md", ".png")}
-    assert {path for folder in REPORTS for path in (RESULTS / folder).iterdir()} == known
+    assert {path for folder in REPORTS for path in (RESULTS / folder).glob("*")} == known
 
 
 def test_a_document_says_what_ran_and_names_no_folder(tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""The memory of a demo's learner and service, this build against an earlier one, side by side.
+
+Both demos run at once, on one thread each: what either needs of memory is not a matter of time, and what else the
+machine does slows both alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+
+import psutil
+
+from benchmarks.common.processes import ROOT, START_SECONDS, peak_resident_bytes, running
+from benchmarks.cost.run import BEFORE, Peak
+from memory_service.testing import ServiceProcess
+
+_EVERY_SECONDS = 0.2
+
+
+class NoBuildError(RuntimeError):
+    """There is nothing to compare with; the message says why."""
+
+
+def checkout(place: Path) -> Path:
+    """The files of :data:`BEFORE`, in a folder.
+
+    Raises:
+        NoBuildError: this is no clone, or one without that commit.
+    """
+    done = subprocess.run(["git", "archive", BEFORE], cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        raise NoBuildError(f"git has no commit {BEFORE} here: {done.stderr.decode(errors='replace').strip()}")
+    with tarfile.open(fileobj=BytesIO(done.stdout)) as files:
+        files.extractall(place, filter="data")
+    return place
+
+
+class _Demo:
+    """A build's service, and its learner."""
+
+    def __init__(self, build: Path, place: Path, words: list[str], environment: Mapping[str, str]) -> None:
+        place.mkdir()
+        own = {**environment, "PYTHONPATH": str(build), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+        self._log = place / "learner.log"
+        self._service = ServiceProcess(
+            place / "memory", environment=own, log=place / "service.log", start_seconds=START_SECONDS
+        )
+        command = [sys.executable, "-m", "learner", "run", "--url", self._service.url, "--out", str(place / "out")]
+        with self._log.open("wb") as log:
+            self._learner = psutil.Popen([*command, *words], env={**os.environ, **own}, stdout=log, stderr=log)
+        running.append(self)
+        self._peak, self._seconds = 0, 0.0
+
+    def look(self) -> bool:
+        """Whether the learner still runs; takes down what it has needed so far."""
+        with contextlib.suppress(OSError, psutil.Error):
+            self._peak = max(self._peak, peak_resident_bytes(self._learner.pid))
+            times = self._learner.cpu_times()
+            self._seconds = max(self._seconds, times.user + times.system)
+        return self._learner.poll() is None
+
+    def found(self) -> Peak:
+        """What both needed.
+
+        Raises:
+            RuntimeError: the learner failed.
+        """
+        if self._learner.poll() != 0:
+            said = self._log.read_text(errors="replace").strip().splitlines()[-3:]
+            raise RuntimeError(f"a demo ended with status {self._learner.poll()}: {' / '.join(said)}")
+        service = peak_resident_bytes(self._service.process.pid)
+        return Peak(self._peak / 2**20, service / 2**20, self._seconds)
+
+    def close(self) -> None:
+        """End both."""
+        if self in running:
+            running.remove(self)
+        if self._learner.poll() is None:
+            self._learner.kill()
+            self._learner.wait()
+        self._service.stop()
+
+
+def measure(
+    place: Path, before: Path, directory: Path | None, words: list[str], *, tick: Callable[[str], object]
+) -> dict[str, Peak]:
+    """Run both demos.
+
+    Args:
+        place: where they work.
+        before: the checkout of the build to compare with.
+        directory: where data and weights are kept.
+        words: arguments of ``learner run``.
+    """
+    environment = {"HF_HUB_OFFLINE": "1"} | ({"EXEMPLAR_MEMORY_DATA": str(directory)} if directory else {})
+    with contextlib.ExitStack() as stack:
+        demos = {}
+        for name, build in {"before": before, "after": ROOT}.items():
+            demos[name] = _Demo(build, place / name, words, environment)
+            stack.callback(demos[name].close)
+        tick("two demos, this build and the one before")
+        while sum(demo.look() for demo in demos.values()):
+            time.sleep(_EVERY_SECONDS)
+        return {name: demo.found() for name, demo in demos.items()}
