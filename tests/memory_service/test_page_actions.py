@@ -113,12 +113,3 @@ def test_forms_that_will_not_do_change_nothing(acting: httpx.Client, tmp_path: P
     assert send(acting, "/buffers/b/snapshots", {"snapshot": "x"}, **{"Content-Type": "text/plain"}).status_code == 415
     assert acting.post("/buffers/b/snapshots", content=b"\xff=1", headers=FORM).status_code == 400
     assert whole_state(tmp_path) == before
-
-
-def test_classes_are_called_by_their_names(acting: httpx.Client) -> None:
-    named = acting.post("/v1/buffers/b/classes", json={"names": ["a <cat>"], "class_ids": [0]})
-    assert named.status_code == 200, named.text
-    for url in ("summary", "gallery", "exemplars/1"):
-        assert "a &lt;cat&gt;" in page_at(acting, f"/buffers/b/{url}")
-    acting.delete("/v1/buffers/b/exemplars/1")
-    assert "a &lt;cat&gt;" in page_at(acting, "/buffers/b/diff?from=s")

@@ -334,3 +334,20 @@ def test_the_history_of_an_exemplar_that_is_gone(filled: httpx.Client) -> None:
     assert page["died"] == version
     assert [snapshot["name"] for snapshot in page["snapshots"]] == ["s2", "s1"]
     assert f"until version {version}" in page_at(filled, "/buffers/b/exemplars/23?snapshot=s2")
+
+
+def test_classes_are_called_by_their_names(tmp_path: Path) -> None:
+    with running(tmp_path) as client:
+        put_buffer(client)
+        push(client, [make_exemplar(class_id) for class_id in range(3)])
+        client.put("/v1/buffers/b/snapshots/s")
+        named = client.post("/v1/buffers/b/classes", json={"names": ["a <cat>", "dog"], "class_ids": [0, 1]})
+        assert named.status_code == 200, named.text
+        for url in ("summary", "gallery", "exemplars/1", "gallery?class_name=a+%3Ccat%3E&class_name="):
+            assert "a &lt;cat&gt;" in page_at(client, f"/buffers/b/{url}")
+        for query, ids in (("class_name=dog", [2]), ("class_name=dog&class_id=2", [2, 3])):
+            cards = client.get(f"/buffers/b/gallery.json?{query}").json()["cards"]
+            assert [card["info"]["exemplar_id"] for card in cards] == ids
+        assert_problem(client.get("/buffers/b/gallery.json?class_name=cow"), "invalid_query")
+        client.delete("/v1/buffers/b/exemplars/1")
+        assert "a &lt;cat&gt;" in page_at(client, "/buffers/b/diff?from=s")

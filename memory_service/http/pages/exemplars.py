@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
@@ -14,10 +14,11 @@ from fastapi import Query, Request, Response
 from PIL import Image
 from pydantic import Field, model_validator
 
-from memory_format import HEADER_BYTES, Record
+from memory_format import HEADER_BYTES, FormatError, Record
 from memory_format.api.answers import ExemplarDetail, ExemplarInfo, SnapshotInfo
+from memory_format.api.fields import ClassName
 from memory_format.api.requests import Digits, ExemplarQuery
-from memory_format.api.terms import MAX_SCALE
+from memory_format.api.terms import MAX_FILTER_VALUES, MAX_SCALE
 from memory_format.in_place import check_shown_size
 from memory_service.http.access import needs
 from memory_service.http.admission import Admission
@@ -82,6 +83,8 @@ class GalleryQuery(ExemplarQuery):
     """As the API's, with fewer to a page; fields of a form that are left empty do not count."""
 
     limit: Annotated[int, Digits] = Field(MOST_CARDS, ge=1, le=MOST_CARDS)
+    class_name: list[ClassName] = Field([], max_length=MAX_FILTER_VALUES)
+    """Of further classes, by what they are called."""
 
     @model_validator(mode="before")
     @classmethod
@@ -124,12 +127,22 @@ class Gallery:
 
 @router.page("/buffers/{name}/gallery", "gallery")
 def gallery(request: Request, buffer: BufferDep, query: Annotated[GalleryQuery, Query()]) -> Gallery:
-    found, next_cursor, version = buffer.browse(query_of(query), snapshot=query.snapshot)
+    wanted = query.model_copy(update={"class_id": [*query.class_id, *_called(query.class_name, buffer.state.names)]})
+    found, next_cursor, version = buffer.browse(query_of(wanted), snapshot=query.snapshot)
     names = [snapshot.name for snapshot in islice(reversed(buffer.snapshots()), SNAPSHOTS_SHOWN)]
     if query.snapshot is not None and query.snapshot not in names:
         names.append(query.snapshot)
     cards = tuple(_card(buffer, query.snapshot, glimpse) for glimpse in found)
     return Gallery(buffer.name, version, query, cards, tuple(names), next_cursor)
+
+
+def _called(wanted: Sequence[str], names: Mapping[int, str]) -> list[int]:
+    """The ids of classes by name. Raises ``FormatError`` (``invalid_query``): there is no such class."""
+    ids = {name: class_id for class_id, name in names.items()} if wanted else {}
+    for name in wanted:
+        if name not in ids:
+            raise FormatError(f"no class of this buffer is called {name!r}", code="invalid_query")
+    return [ids[name] for name in wanted]
 
 
 def _card(buffer: Buffer, snapshot: str | None, glimpse: Glimpse) -> Card:
