@@ -30,6 +30,7 @@ class BufferSettings(TypedDict, total=False):
     disk_limit_bytes: int | None
     eviction: EvictionPolicy
     retain_snapshots: int | None
+    learner_floor: float | None
     description: str
     patch_px: int | None
     vocabulary: str | None

@@ -114,6 +114,7 @@ class MemoryClient:
         disk_limit_bytes: int | None = None,
         eviction: EvictionPolicy = "class_balanced",
         retain_snapshots: int | None = None,
+        learner_floor: float | None = None,
         description: str = "",
         patch_px: int | None = None,
         vocabulary: str | None = None,
@@ -133,6 +134,8 @@ class MemoryClient:
                 over their share; ``lowest_score``; ``fifo``: the oldest; ``reservoir``: drawn, so that what
                 stays is a fair sample of all that was offered; ``reject`` refuses what does not fit.
             retain_snapshots: keep the newest so many; None = all.
+            learner_floor: what of the budget each learner keeps, as far as it has so much: a share, up to 1; None =
+                nothing.
             patch_px: side of its records' patches; None = that of the first that is pushed.
             vocabulary: of its token ids (:func:`memory_format.vocabulary_fingerprint`); None = that which the first
                 push with texts says.
@@ -153,6 +156,7 @@ class MemoryClient:
                 "disk_limit_bytes": disk_limit_bytes,
                 "eviction": eviction,
                 "retain_snapshots": retain_snapshots,
+                "learner_floor": learner_floor,
                 "description": description,
                 "patch_px": patch_px,
                 "vocabulary": vocabulary,

@@ -68,6 +68,8 @@ class BufferInfo(Answer):
     eviction: Annotated[str, one_of(EVICTION_POLICIES)]
     retain_snapshots: int | None
     """None: all are kept."""
+    learner_floor: float | None = field(default=None, kw_only=True)
+    """What of the budget each learner keeps, as far as it has so much: a share."""
     description: str
     created_at: float
     """Seconds since 1970."""

@@ -34,6 +34,8 @@ Version = Annotated[int, Field(ge=0, le=2**63 - 1)]
 PatchPx = Annotated[int, Field(ge=1, le=255)]
 Fingerprint = Annotated[str, Field(pattern=f"^{FINGERPRINT_PATTERN.pattern}$")]
 RetainedSnapshots = Annotated[int, Field(ge=1, le=MAX_RETAINED)]
+LearnerFloor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+"""A share of a budget."""
 Timestamp = Annotated[float, Field(allow_inf_nan=False, ge=0, lt=253_402_300_800)]
 """Seconds since 1970; from the year 10,000 on, calendars know none."""
 

@@ -15,6 +15,7 @@ from memory_format.api.fields import (
     DiskLimit,
     ExemplarId,
     Fingerprint,
+    LearnerFloor,
     LearnerId,
     Name,
     PatchPx,
@@ -102,6 +103,9 @@ class BufferRequest(BudgetSettings):
     retain_snapshots: RetainedSnapshots | None = Field(
         None, description="Keep the newest so many snapshots; default all."
     )
+    learner_floor: LearnerFloor | None = Field(
+        None, description="What of the budget each learner keeps, as far as it has so much; default nothing."
+    )
     description: Description = ""
     patch_px: PatchPx | None = Field(
         None, description="Side of the patches of its records; default that of the first record pushed."
@@ -114,8 +118,8 @@ class BufferRequest(BudgetSettings):
 
 
 class BufferChange(BufferRequest):
-    """Settings to change; what is absent stays. ``null`` as disk_limit_bytes, retain_snapshots, num_classes,
-    max_budget_bytes, patch_px or vocabulary sets the default again."""
+    """Settings to change; what is absent stays. ``null`` as disk_limit_bytes, retain_snapshots, learner_floor,
+    num_classes, max_budget_bytes, patch_px or vocabulary sets the default again."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"budget_bytes": 3_000_000, "retain_snapshots": 5}]})
 

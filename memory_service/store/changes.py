@@ -102,7 +102,8 @@ def configuring(state: State, wanted: BufferConfig) -> Change | None:
     config = check_settings(replace(wanted, budget_bytes=budget_bytes))
     keep = np.ones(columns.num_records, dtype=bool)
     if columns.bytes_used > budget_bytes:
-        keep = eviction.plan(config.eviction, candidates([columns], config), columns.num_records, budget_bytes)
+        competing = candidates([columns], config)
+        keep = eviction.plan(config.eviction, competing, columns.num_records, budget_bytes, config.learner_floor)
     surplus = max(0, len(snapshots) - (config.retain_snapshots or len(snapshots)))
     if keep.all() and not surplus and config == state.config:
         return None

@@ -208,7 +208,9 @@ class GroupPlan:
         evicted: list[int] = []
         accepted = np.ones(num, dtype=bool)
         stays, new_stays = self._lives(), self._new_stays
-        if self._bytes_used + int(charge.sum()) > budget:
+        # Where nothing is evicted, room that is free may be others'.
+        keeps_free = self._config.eviction == "reject" and self._config.learner_floor is not None
+        if self._bytes_used + int(charge.sum()) > budget or keeps_free:
             stays, new_stays, accepted = self._judge(incoming, budget)
             evicted = self._old["exemplar_id"][self._lives() & ~stays].tolist()
             new_ids = [id_ for part in self._new for id_ in part["exemplar_id"].tolist()]
@@ -282,7 +284,8 @@ class GroupPlan:
             parts.append(concatenated(self._new).take(new))
         parts.append(incoming)
         competing = candidates(parts, self._config)
-        keep = eviction.plan(self._config.eviction, competing, len(lives) + len(new), budget)
+        num_stored = len(lives) + len(new)
+        keep = eviction.plan(self._config.eviction, competing, num_stored, budget, self._config.learner_floor)
         stays = np.zeros(self._old.num_records, dtype=bool)
         stays[lives] = keep[: len(lives)]
         new_stays = np.zeros(len(self._new_stays), dtype=bool)
@@ -330,4 +333,5 @@ def candidates(parts: Sequence[Rows | Columns], config: BufferConfig) -> evictio
         charge=charge_of(joined("length")),
         order=np.arange(len(ids)),
         key=eviction.reservoir_keys(config.draw_key, ids) if config.eviction == "reservoir" else None,
+        learner=None if config.learner_floor is None else joined("learner"),
     )

@@ -122,6 +122,7 @@ class Store:
         disk_limit_bytes: int | None = None,
         eviction: EvictionPolicy = "class_balanced",
         retain_snapshots: int | None = None,
+        learner_floor: float | None = None,
         description: str = "",
         patch_px: int | None = None,
         vocabulary: str | None = None,
@@ -134,7 +135,7 @@ class Store:
             budget_bytes, budget: one of the two.
             disk_limit_bytes: everything on disk for the buffer; default 1.5 times the budget, and at least
                 :data:`~memory_service.store.pure.model.SMALLEST_HEADROOM` more than it.
-            vocabulary_name, owner: see :class:`BufferConfig`.
+            learner_floor, vocabulary_name, owner: see :class:`BufferConfig`.
             patch_px, vocabulary: the same; None is as good as what one that exists has.
 
         Raises:
@@ -154,6 +155,7 @@ class Store:
             created_at=time.time(),
             given_disk_limit=disk_limit_bytes,
             retain_snapshots=retain_snapshots,
+            learner_floor=learner_floor,
             patch_px=patch_px,
             vocabulary=vocabulary,
             vocabulary_name=vocabulary_name,

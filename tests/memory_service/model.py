@@ -49,6 +49,7 @@ class ModelBuffer:
     policy: EvictionPolicy
     retain: int | None = None
     draw_key: str = ""
+    learner_floor: float | None = None
     budget_bytes: int = 0
     version: int = 0
     next_id: int = 1
@@ -79,7 +80,8 @@ class ModelBuffer:
         budget = self._budget_with(batch)
         ids = range(self.next_id, self.next_id + len(batch))
         stays = set(self.records) | set(ids)
-        if self.bytes_used + sum(record.charge for record in batch) > budget:
+        keeps_free = self.policy == "reject" and self.learner_floor is not None
+        if self.bytes_used + sum(record.charge for record in batch) > budget or keeps_free:
             stays = self._chosen(dict(self.records) | dict(zip(ids, batch, strict=True)), len(self.records), budget)
         evicted = sorted(set(self.records) - stays)
         kept = [id_ if id_ in stays else None for id_ in ids]
@@ -198,8 +200,9 @@ class ModelBuffer:
             charge=np.array([record.charge for record in values], dtype=np.int64),
             order=np.arange(len(ids)),
             key=eviction.reservoir_keys(self.draw_key, ids),
+            learner=np.unique([record.learner_id for record in values], return_inverse=True)[1].astype(np.uint32),
         )
-        keep = eviction.plan(self.policy, candidates, num_stored, budget_bytes)
+        keep = eviction.plan(self.policy, candidates, num_stored, budget_bytes, self.learner_floor)
         return set(ids[keep].tolist())
 
 

@@ -371,6 +371,7 @@ def test_budgets_that_are_none(filled: httpx.Client, data: Path, budget: int) ->
         {"full_samples_per_class": 1.5, "full_sample_bytes": 100},
         {"budget_bytes": 1, "disk_limit_bytes": "2"},
         {"budget_bytes": 1, "retain_snapshots": 0},
+        *({"budget_bytes": 1, "learner_floor": floor} for floor in (0, -0.5, 1.01, "0.5", True)),
         {"budget_bytes": 1, "eviction": "random"},
         {"budget_bytes": 1, "budget": 2},
         {"budget_bytes": 1, "description": "x" * 10_001},

@@ -39,7 +39,7 @@ def test_put_is_idempotent_and_refuses_a_change(data: Path) -> None:
             # Half of the budget is too little for files and index pages here: 256 KiB over it.
             "disk_limit_bytes": 5000 + 2**18,
             "retain_snapshots": None,
-            **dict.fromkeys(("patch_px", "vocabulary")),
+            **dict.fromkeys(("learner_floor", "patch_px", "vocabulary")),
             **dict.fromkeys(("vocabulary_name", "owner"), ""),
             "version": 0,
             "bytes_used": 0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import get_args
+from typing import Any, get_args
 from unittest.mock import patch
 
 import numpy as np
@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from memory_format import BudgetError
 from memory_format.api.terms import EVICTION_POLICIES, EvictionPolicy
-from memory_service.store.pure import eviction
-from memory_service.store.pure.eviction import Candidates, class_balanced, plan, reservoir_keys, water_fill
+from memory_service.store.pure import prefixes
+from memory_service.store.pure.eviction import Candidates, class_balanced, plan, reservoir_keys
+from memory_service.store.pure.prefixes import water_fill
 
 Row = tuple[int, int, float, int]
 PREFIX_POLICIES: tuple[EvictionPolicy, ...] = ("lowest_score", "fifo", "reservoir")
@@ -36,7 +37,8 @@ def candidates_of(rows: list[Row]) -> Candidates:
 
 def taken(candidates: Candidates, places: np.ndarray | list[int]) -> Candidates:
     """The candidates at some places."""
-    return Candidates(**{field.name: getattr(candidates, field.name)[places] for field in fields(candidates)})
+    columns: dict[str, Any] = {field.name: getattr(candidates, field.name) for field in fields(candidates)}
+    return replace(candidates, **{name: column[places] for name, column in columns.items() if column is not None})
 
 
 def reference_class_balanced(candidates: Candidates, budget_bytes: int) -> np.ndarray:
@@ -158,13 +160,13 @@ wide_rows = st.lists(
 )
 
 
-@given(wide_rows, budgets, st.sampled_from([(1, 4), (3, 64), (eviction._FEW, eviction._CELLS)]))
+@given(wide_rows, budgets, st.sampled_from([(1, 4), (3, 64), (prefixes._FEW, prefixes._CELLS)]))
 def test_narrowing_down_finds_what_sorting_everything_finds(
     rows: list[Row], budget: int, limits: tuple[int, int]
 ) -> None:
     candidates = candidates_of(rows)
     few, cells = limits
-    with patch.object(eviction, "_FEW", few), patch.object(eviction, "_CELLS", cells):
+    with patch.object(prefixes, "_FEW", few), patch.object(prefixes, "_CELLS", cells):
         keep = class_balanced(candidates, budget)
         np.testing.assert_array_equal(keep, reference_class_balanced(candidates, budget))
         for policy in PREFIX_POLICIES:
@@ -392,3 +394,90 @@ def test_a_record_over_the_whole_budget_is_named(policy: EvictionPolicy) -> None
         plan(policy, candidates_of(rows), 1, 300)
     assert caught.value.code == "record_exceeds_budget"
     assert caught.value.details == {"index": 1, "requested_bytes": 301, "budget_bytes": 300}
+
+
+few_rows = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 3), st.floats(-1, 1, width=32), st.integers(1, 40)),
+    min_size=1,
+    max_size=30,
+)
+
+
+def owned(rows: list[Row], owners: list[int]) -> Candidates:
+    """Candidates, and whose they are, in turn."""
+    learner = np.resize(np.array(owners, dtype=np.uint32), len(rows))
+    return replace(candidates_of(rows), learner=learner)
+
+
+def floor_by_words(held: list[int], floor_bytes: int, budget: int) -> int:
+    """As far as all floors fit the budget."""
+    while sum(min(num, floor_bytes) for num in held) > budget:
+        floor_bytes -= 1
+    return floor_bytes
+
+
+@pytest.mark.parametrize("policy", EVICTING_POLICIES)
+@given(
+    rows=few_rows,
+    owners=st.lists(st.integers(0, 3), min_size=1, max_size=7),
+    budget=st.integers(1, 300),
+    share=st.floats(0.01, 1),
+)
+def test_of_every_policy_each_learner_keeps_its_floor(
+    policy: EvictionPolicy, rows: list[Row], owners: list[int], budget: int, share: float
+) -> None:
+    candidates = owned(rows, owners)
+    assert candidates.learner is not None
+    keep = plan(policy, candidates, len(rows), budget, share)
+    assert int(candidates.charge[keep].sum()) <= budget
+    learners = np.unique(candidates.learner)
+    held = [int(candidates.charge[candidates.learner == of].sum()) for of in learners]
+    floor = floor_by_words(held, int(share * budget), budget)
+    for of in learners:
+        places = np.flatnonzero(candidates.learner == of)
+        alone = plan(policy, taken(candidates, places), len(places), floor) if floor else np.zeros(len(places), bool)
+        lost = (alone & ~keep[places]).any()
+        # Of classes, whose shares are others' too, it may be other records, as many bytes of them.
+        enough = int(candidates.charge[places][keep[places]].sum()) >= floor
+        assert not lost or (policy == "class_balanced" and enough)
+    # Evicting again changes nothing, and nobody's number matters.
+    left = taken(candidates, keep)
+    assert plan(policy, left, len(left.charge), budget, share).all()
+    renamed = replace(candidates, learner=np.uint32(1000) - candidates.learner)
+    assert (plan(policy, renamed, len(rows), budget, share) == keep).all()
+
+
+@pytest.mark.parametrize("policy", PREFIX_POLICIES)
+@given(rows=few_rows, budget=st.integers(1, 300))
+def test_one_learner_alone_has_what_there_was_without_a_floor(
+    policy: EvictionPolicy, rows: list[Row], budget: int
+) -> None:
+    assert (
+        plan(policy, owned(rows, [7]), len(rows), budget, 0.5) == plan(policy, candidates_of(rows), len(rows), budget)
+    ).all()
+
+
+def test_class_quotas_are_as_equal_as_floors_let_them_be() -> None:
+    # Learner 0 has class 0 alone; the other has 1 and 2, and more bytes than there are.
+    rows = [(0, 0, 0.0, 1)] * 50 + [(1, 0, 0.0, 1)] * 100 + [(2, 0, 0.0, 1)] * 100
+    candidates = replace(candidates_of(rows), learner=np.repeat(np.array([0, 1], np.uint32), [50, 200]))
+
+    def kept(share: float | None) -> list[int]:
+        keep = plan("class_balanced", candidates, len(rows), 90, share)
+        return [int(np.count_nonzero(candidates.class_id[keep] == of)) for of in range(3)]
+
+    assert kept(None) == [30, 30, 30]
+    assert kept(0.2) == [30, 30, 30]
+    assert kept(0.5) == [45, 23, 22]
+
+
+def test_reject_leaves_free_what_others_need_to_come_up_to_their_floor() -> None:
+    stored = [(0, 0, 0.0, 10)] * 2
+    both = replace(candidates_of([*stored, (0, 0, 0.0, 45)]), learner=np.array([0, 1, 1], np.uint32))
+    with pytest.raises(BudgetError) as refused:
+        plan("reject", both, 2, 100, 0.5)
+    # 40 of the 80 that are free are learner 0's.
+    assert refused.value.details["free_bytes"] == 40
+    assert plan("reject", taken(both, [0, 1, 2]), 2, 100, 0.3).all()
+    # Whoever is within its own is not asked to.
+    assert plan("reject", replace(both, charge=np.array([10, 45, 5])), 2, 100, 0.5).all()

@@ -69,9 +69,17 @@ class StoreMachine(RuleBasedStateMachine):
         segment_bytes=st.sampled_from([1500, 5000]),
         seals=st.booleans(),
         retain=st.sampled_from([None, None, 2]),
+        floor=st.sampled_from([None, None, 0.3, 1.0]),
     )
     def create(
-        self, budget: Budget, policy: Any, headroom: int, segment_bytes: int, seals: bool, retain: int | None
+        self,
+        budget: Budget,
+        policy: Any,
+        headroom: int,
+        segment_bytes: int,
+        seals: bool,
+        retain: int | None,
+        floor: float | None,
     ) -> None:
         self.options = Options(segment_bytes=segment_bytes)
         # Segments of real sizes would need records of real sizes; the frame of a sealed one stays as it is.
@@ -80,10 +88,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = self._open()
         limit = budget.bytes_for(4) + headroom
         _, created = self.store.create_buffer(
-            "b", budget=budget, eviction=policy, disk_limit_bytes=limit, retain_snapshots=retain
+            "b",
+            budget=budget,
+            eviction=policy,
+            disk_limit_bytes=limit,
+            retain_snapshots=retain,
+            learner_floor=floor,
         )
         assert created
-        self.models["b"] = ModelBuffer("b", budget, policy, retain)
+        self.models["b"] = ModelBuffer("b", budget, policy, retain, learner_floor=floor)
 
     def _open(self) -> Store:
         return Store(self.data, self.options)
@@ -178,7 +191,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _push_seeded(self, pick: int, count: int, seed: int, key: str | None) -> None:
         batch = [
-            make_exemplar((seed + i) % 5, i, seed=seed + i, pad=(seed * 131 + i * 57) % 500, phase=seed % 3)
+            make_exemplar(
+                (seed + i) % 5,
+                i,
+                seed=seed + i,
+                pad=(seed * 131 + i * 57) % 500,
+                phase=seed % 3,
+                learner_id=f"l{(seed * i) % 3 // 2}",
+            )
             for i in range(count)
         ]
         self._push(pick, batch, key, try_first=bool(seed % 2))

@@ -39,6 +39,7 @@ def put_buffer(name: BufferName, wanted: BufferRequest, store: StoreDep, respons
         disk_limit_bytes=wanted.disk_limit_bytes,
         eviction=wanted.eviction,
         retain_snapshots=wanted.retain_snapshots,
+        learner_floor=wanted.learner_floor,
         description=wanted.description,
         patch_px=wanted.patch_px,
         vocabulary=wanted.vocabulary,

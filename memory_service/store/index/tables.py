@@ -31,6 +31,7 @@ buffers = sa.Table(
     sa.Column("disk_limit_bytes", sa.BigInteger),
     sa.Column("eviction", sa.String(32), nullable=False),
     sa.Column("retain_snapshots", sa.Integer),
+    sa.Column("learner_floor", sa.Double),
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),

@@ -13,6 +13,7 @@ def expect_equal(existing: BufferConfig, asked: BufferConfig) -> None:
         "given_disk_limit",
         "eviction",
         "retain_snapshots",
+        "learner_floor",
         "description",
         "vocabulary_name",
         "owner",

@@ -3,6 +3,8 @@
 A policy *orders* the records (``class_balanced``: those of each class) and keeps the longest prefix that fits,
 so that a shrinking budget only ever drops a suffix. The prefix ends at the first record that does not fit, even
 where a smaller one further down would.
+
+Where learners have a floor, each one's best records up to it, by the same policy, come before all others in that order.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from numpy.typing import NDArray
 
 from memory_format import BudgetError
 from memory_format.api.terms import EvictionPolicy
-
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
-
-_FEW: Final = 1 << 14
-"""As many records are sorted without narrowing them down first."""
-_CELLS: Final = 1 << 16
-"""Histogram cells that stay in a core's cache."""
+from memory_service.store.pure.prefixes import (
+    BoolArray,
+    IntArray,
+    cut_to,
+    dense,
+    level,
+    longest_prefixes,
+    sums,
+    water_fill,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Candidates:
     """Age, ascending: the older of two equals stays."""
     key: NDArray[np.uint64] | None = None
     """What :func:`reservoir_keys` gives; only ``reservoir`` needs it."""
+    learner: NDArray[np.uint32] | None = None
+    """Whose they are, as numbers from 0; only floors need it."""
 
 
 def reservoir_keys(draw_key: str, exemplar_ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -60,25 +66,6 @@ def reservoir_keys(draw_key: str, exemplar_ids: NDArray[np.uint64]) -> NDArray[n
     return keys
 
 
-def water_fill(needs: IntArray, total: int) -> IntArray:
-    """Share ``total`` equally: ``(C,)`` allotments, none above its need.
-
-    What one does not need is shared among the rest (max-min fairness). All of ``total`` is given out when the
-    needs reach it; shares that do not divide differ by one. No share shrinks when ``total`` grows.
-    """
-    ascending = np.argsort(needs, kind="stable")
-    shares = []
-    remaining, left = total, len(needs)
-    for need in needs[ascending].tolist():
-        share = min(need, remaining // left)
-        shares.append(share)
-        remaining -= share
-        left -= 1
-    allotted = np.zeros(len(needs), dtype=np.int64)
-    allotted[ascending] = shares
-    return allotted
-
-
 def class_balanced(candidates: Candidates, budget_bytes: int) -> BoolArray:
     """Equal byte quotas for the classes present; ``(N,)`` bool, True = stays.
 
@@ -94,44 +81,19 @@ def class_balanced(candidates: Candidates, budget_bytes: int) -> BoolArray:
     charge = candidates.charge
     if int(charge.sum()) <= budget_bytes:
         return np.ones(len(charge), dtype=bool)
-    group, num_classes = _dense(candidates.class_id)
-    # Exact: charges come to less than 2**53.
-    needs = np.bincount(group, weights=charge, minlength=num_classes).astype(np.int64)
-    quotas = water_fill(needs, budget_bytes)
-
-    # Only classes over their quota lose records; the others are not looked at again.
-    is_cut = needs > quotas
-    cut = np.flatnonzero(is_cut)
-    keys: list[NDArray[Any]] = [candidates.rank, -candidates.score, candidates.order]
-    if len(cut) == num_classes:
-        keep, next_best, unused = _longest_prefixes(charge, keys, group, quotas)
-    else:
-        places = np.flatnonzero(is_cut[group])
-        group = (np.cumsum(is_cut) - 1)[group[places]]
-        narrowed = [key[places] for key in keys]
-        kept, next_best, unused = _longest_prefixes(charge[places], narrowed, group, quotas[cut])
-        keep = np.ones(len(charge), dtype=bool)
-        keep[places] = kept
-        next_best = places[next_best]
-
-    left_over = int(unused.sum())
-    for place in next_best[np.argsort(-unused, kind="stable")].tolist():
-        if charge[place] <= left_over:
-            keep[place] = True
-            left_over -= int(charge[place])
-        if left_over == 0:
-            break
-    return keep
+    group, num_classes = dense(candidates.class_id)
+    needs = sums(group, charge, num_classes)
+    return cut_to(charge, _by_rank(candidates), group, needs, water_fill(needs, budget_bytes))
 
 
 def lowest_score(candidates: Candidates, budget_bytes: int) -> BoolArray:
     """The lowest score goes first, of equal ones the younger; ``(N,)`` bool, True = stays."""
-    return _longest_prefix(candidates, [-candidates.score, candidates.order], budget_bytes)
+    return _longest_prefix(candidates, _by_score(candidates), budget_bytes)
 
 
 def fifo(candidates: Candidates, budget_bytes: int) -> BoolArray:
     """The oldest goes first; ``(N,)`` bool, True = stays."""
-    return _longest_prefix(candidates, [~candidates.order], budget_bytes)
+    return _longest_prefix(candidates, _by_age(candidates), budget_bytes)
 
 
 def reservoir(candidates: Candidates, budget_bytes: int) -> BoolArray:
@@ -146,9 +108,25 @@ def reservoir(candidates: Candidates, budget_bytes: int) -> BoolArray:
     Raises:
         ValueError: the candidates have no keys.
     """
+    return _longest_prefix(candidates, _by_key(candidates), budget_bytes)
+
+
+def _by_rank(candidates: Candidates) -> list[NDArray[Any]]:
+    return [candidates.rank, -candidates.score, candidates.order]
+
+
+def _by_score(candidates: Candidates) -> list[NDArray[Any]]:
+    return [-candidates.score, candidates.order]
+
+
+def _by_age(candidates: Candidates) -> list[NDArray[Any]]:
+    return [~candidates.order]
+
+
+def _by_key(candidates: Candidates) -> list[NDArray[Any]]:
     if candidates.key is None:
         raise ValueError("a reservoir needs keys")
-    return _longest_prefix(candidates, [candidates.key, candidates.order], budget_bytes)
+    return [candidates.key, candidates.order]
 
 
 _EVICTIONS: Final[dict[str, Callable[[Candidates, int], BoolArray]]] = {
@@ -158,12 +136,89 @@ _EVICTIONS: Final[dict[str, Callable[[Candidates, int], BoolArray]]] = {
     "reservoir": reservoir,
 }
 
+_ORDERS: Final[dict[str, Callable[[Candidates], list[NDArray[Any]]]]] = {
+    "class_balanced": _by_rank,
+    "lowest_score": _by_score,
+    "fifo": _by_age,
+    "reservoir": _by_key,
+}
 
-def plan(policy: EvictionPolicy, candidates: Candidates, num_stored: int, budget_bytes: int) -> BoolArray:
+
+def with_floors(policy: EvictionPolicy, candidates: Candidates, budget_bytes: int, floor_bytes: int) -> BoolArray:
+    """What a policy keeps where each learner has a floor; ``(N,)`` bool, True = stays.
+
+    Where the policy leaves learners less than the floor, and less than they have, those of their records stay that it
+    alone would keep of them in so many bytes. What that leaves of the budget goes to all others in the policy's order;
+    a class's quota is as equal to the others' as what stays by a floor lets it be. Floors that do not fit the budget
+    together are all lowered alike.
+    """
+    if candidates.learner is None:
+        raise ValueError("floors need learners")
+    charge = candidates.charge
+    keep = _EVICTIONS[policy](candidates, budget_bytes)
+    if keep.all():
+        return keep
+    learner, num_learners = dense(candidates.learner)
+    held = sums(learner, charge, num_learners)
+    floor = np.minimum(held, floor_bytes)
+    if int(floor.sum()) > budget_bytes:
+        floor = np.minimum(held, level(held, np.zeros_like(held), budget_bytes))
+    first = np.zeros(len(charge), dtype=bool)
+    is_short = np.zeros(num_learners, dtype=bool)
+    # Each turn takes in more learners; those who have enough without are as well off with.
+    while (short := ~is_short & (sums(learner, np.where(keep, charge, 0), num_learners) < floor)).any():
+        is_short |= short
+        first |= (short & (floor == held))[learner]
+        places = np.flatnonzero((short & (floor < held))[learner])
+        if len(places):
+            first[places] = _apart(policy, candidates, places, learner[places], int(floor.max()))
+        keep = _others_behind(policy, candidates, first, budget_bytes)
+    return keep
+
+
+def _apart(policy: EvictionPolicy, candidates: Candidates, places: IntArray, learner: IntArray, room: int) -> BoolArray:
+    """What a policy keeps of the records at some places, of each of their learners in so many bytes of its own."""
+    keys, charge = [key[places] for key in _ORDERS[policy](candidates)], candidates.charge[places]
+    if policy != "class_balanced":
+        group, num_groups = dense(learner)
+        return longest_prefixes(charge, keys, group, np.full(num_groups, room, dtype=np.int64))[0]
+    class_of, num_classes = dense(candidates.class_id[places])
+    group, num_groups = dense(learner * num_classes + class_of)
+    owner = np.zeros(num_groups, dtype=np.int64)
+    owner[group] = learner
+    needs = sums(group, charge, num_groups)
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    quotas = np.concatenate([water_fill(of_it, room) for of_it in np.split(needs, starts[1:])])
+    return cut_to(charge, keys, group, needs, quotas, dense(owner)[0])
+
+
+def _others_behind(policy: EvictionPolicy, candidates: Candidates, first: BoolArray, budget_bytes: int) -> BoolArray:
+    """What a policy keeps where all of the ``first``, ``(N,)``, stay; they fit the budget."""
+    keys, charge = [(~first).view(np.uint8), *_ORDERS[policy](candidates)], candidates.charge
+    if policy != "class_balanced":
+        return _longest_prefix(candidates, keys, budget_bytes)
+    group, num_classes = dense(candidates.class_id)
+    needs, least = sums(group, charge, num_classes), sums(group, np.where(first, charge, 0), num_classes)
+    water = level(needs, least, budget_bytes)
+    quotas = np.clip(water, least, needs)
+    quotas[np.flatnonzero((least <= water) & (water < needs))[: budget_bytes - int(quotas.sum())]] += 1
+    return cut_to(charge, keys, group, needs, quotas)
+
+
+def plan(
+    policy: EvictionPolicy,
+    candidates: Candidates,
+    num_stored: int,
+    budget_bytes: int,
+    learner_floor: float | None = None,
+) -> BoolArray:
     """Which of the candidates stay; the first ``num_stored`` are in the buffer already, the rest come in.
 
     With nothing coming in (``num_stored == N``) it says what a buffer keeps under a smaller budget. A stored
     record may then be larger than the budget: it goes, and with it all that its policy ranks behind it.
+
+    Args:
+        learner_floor: what each learner keeps of the budget, as far as it has so much: a share, over 0 and up to 1.
 
     Raises:
         BudgetError: ``record_exceeds_budget`` where an incoming record alone is over the budget;
@@ -180,12 +235,15 @@ def plan(policy: EvictionPolicy, candidates: Candidates, num_stored: int, budget
             requested_bytes=int(incoming[index]),
             budget_bytes=budget_bytes,
         )
+    floor_bytes = None if learner_floor is None else int(learner_floor * budget_bytes)
     if policy == "reject":
-        return _reject(candidates, num_stored, budget_bytes)
+        return _reject(candidates, num_stored, budget_bytes, floor_bytes)
+    if floor_bytes is not None:
+        return with_floors(policy, candidates, budget_bytes, floor_bytes)
     return _EVICTIONS[policy](candidates, budget_bytes)
 
 
-def _reject(candidates: Candidates, num_stored: int, budget_bytes: int) -> BoolArray:
+def _reject(candidates: Candidates, num_stored: int, budget_bytes: int, floor_bytes: int | None) -> BoolArray:
     stored = int(candidates.charge[:num_stored].sum())
     if num_stored == len(candidates.charge):
         if stored > budget_bytes:
@@ -198,7 +256,8 @@ def _reject(candidates: Candidates, num_stored: int, budget_bytes: int) -> BoolA
             )
         return np.ones(num_stored, dtype=bool)
     requested = int(candidates.charge[num_stored:].sum())
-    free = budget_bytes - stored
+    kept_free = _kept_free(candidates, num_stored, budget_bytes, floor_bytes) if floor_bytes else 0
+    free = max(0, budget_bytes - stored - kept_free)
     if requested > free:
         raise BudgetError(
             f"the push takes {requested} bytes, {free} of {budget_bytes} are free; nothing is evicted here",
@@ -209,100 +268,23 @@ def _reject(candidates: Candidates, num_stored: int, budget_bytes: int) -> BoolA
     return np.ones(len(candidates.charge), dtype=bool)
 
 
+def _kept_free(candidates: Candidates, num_stored: int, budget_bytes: int, floor_bytes: int) -> int:
+    """Bytes by which others than those who push are under their floor; 0 where all of these stay within theirs."""
+    assert candidates.learner is not None, "floors need learners"
+    learner, num_learners = dense(candidates.learner)
+    floor = min(floor_bytes, budget_bytes // num_learners)
+    held = sums(learner, candidates.charge, num_learners)
+    pushing = np.zeros(num_learners, dtype=bool)
+    pushing[learner[num_stored:]] = True
+    if (held[pushing] <= floor).all():
+        return 0
+    return int(np.maximum(floor - held[~pushing], 0).sum())
+
+
 def _longest_prefix(candidates: Candidates, keys: Sequence[NDArray[Any]], budget_bytes: int) -> BoolArray:
     """Of all records in the order of ``keys``."""
     charge = candidates.charge
     if int(charge.sum()) <= budget_bytes:
         return np.ones(len(charge), dtype=bool)
     group = np.zeros(len(charge), dtype=np.int64)
-    return _longest_prefixes(charge, keys, group, np.array([budget_bytes], dtype=np.int64))[0]
-
-
-def _longest_prefixes(
-    charge: IntArray, keys: Sequence[NDArray[Any]], group: IntArray, room: IntArray
-) -> tuple[BoolArray, IntArray, IntArray]:
-    """The longest prefix of each group that fits its room.
-
-    Sorting everything is not needed to tell where a prefix ends. As in a radix sort from the top digit down,
-    one histogram of the bytes a digit's value holds tells, for each group, which values are inside the prefix
-    and which behind it; only the records of the one value on the boundary take part in the next round. When few
-    are left, they are sorted.
-
-    Args:
-        charge: ``(N,)`` bytes, at least 1.
-        keys: ``(N,)`` each, the first one decides, ascending; equals stay in the order given.
-        group: ``(N,)`` in ``[0, G)``, every group present.
-        room: ``(G,)`` bytes, less than each group's records take.
-
-    Returns:
-        which records are in them, ``(N,)``; the first record behind each, ``(G,)``; and the bytes that each leaves of
-        its group's room, ``(G,)``.
-    """
-    room = room.copy()
-    num_groups = len(room)
-    keep = np.zeros(len(charge), dtype=bool)
-    places, groups, held = np.arange(len(charge)), group, charge.astype(np.float64)
-    widest = max((_CELLS // num_groups).bit_length() - 1, 2)
-    # One record of each group is on its boundary to the end.
-    few = max(_FEW, 2 * num_groups)
-    for key in keys:
-        if len(places) <= few:
-            break
-        digits = _ascending_bits(key[places])
-        while len(places) > few:
-            digits -= digits.min()
-            num_bits = int(digits.max()).bit_length()
-            if num_bits == 0:
-                break
-            width = min(num_bits, widest)
-            shift = np.uint64(num_bits - width)
-            digit = (digits >> shift).astype(np.int64)
-            # Sums of integers in floating point: exact under 2**53.
-            sums = np.bincount((groups << width) | digit, weights=held, minlength=num_groups << width)
-            running = np.zeros((num_groups, (1 << width) + 1))
-            np.cumsum(sums.reshape(num_groups, -1), axis=1, out=running[:, 1:])
-            boundary = np.count_nonzero(running[:, 1:] <= room[:, None], axis=1)
-            room -= running[np.arange(num_groups), boundary].astype(np.int64)
-            boundary_of = boundary[groups]
-            keep[places[digit < boundary_of]] = True
-            undecided = np.flatnonzero(digit == boundary_of)
-            places, groups, held = places[undecided], groups[undecided], held[undecided]
-            digits = digits[undecided] & ((np.uint64(1) << shift) - np.uint64(1))
-
-    ranked = np.lexsort((*(key[places] for key in reversed(keys)), groups))
-    places, groups = places[ranked], groups[ranked]
-    charge = charge[places]
-    # Every group is still here: its room ends before its records do.
-    starts = np.searchsorted(groups, np.arange(num_groups))
-    running_sum = np.cumsum(charge)
-    before = running_sum[starts] - charge[starts]
-    fits = running_sum - before[groups] <= room[groups]
-    keep[places[fits]] = True
-    used = np.add.reduceat(np.where(fits, charge, 0), starts)
-    next_best = places[starts + np.add.reduceat(fits.astype(np.int64), starts)]
-    return keep, next_best, room - used
-
-
-def _ascending_bits(values: NDArray[Any]) -> NDArray[np.uint64]:
-    """Unsigned numbers in the order of ``values``, which are integers or finite floats; a copy."""
-    if values.dtype.kind == "u":
-        return values.astype(np.uint64)
-    if values.dtype.kind == "i":
-        return values.astype(np.int64).view(np.uint64) ^ np.uint64(1 << 63)
-    # IEEE 754 orders as sign and magnitude; adding 0 makes -0.0, which equals 0.0, the same bits as it.
-    bits = (values.astype(np.float64) + 0.0).view(np.uint64)
-    negative = bits >> np.uint64(63) != 0
-    return np.where(negative, ~bits, bits | np.uint64(1 << 63))
-
-
-def _dense(class_id: NDArray[Any]) -> tuple[IntArray, int]:
-    """``(N,)`` class ids as ``0, 1, ... C - 1`` in ascending order, and C; N at least 1."""
-    lowest = class_id.min()
-    span = int(class_id.max()) - int(lowest) + 1
-    if span > max(4 * len(class_id), _CELLS):
-        classes, group = np.unique(class_id, return_inverse=True)
-        return group, len(classes)
-    offsets = (class_id - lowest).astype(np.int64)
-    present = np.bincount(offsets, minlength=span) > 0
-    codes = np.cumsum(present) - 1
-    return codes[offsets], int(codes[-1]) + 1
+    return longest_prefixes(charge, keys, group, np.array([budget_bytes], dtype=np.int64))[0]

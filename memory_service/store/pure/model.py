@@ -132,6 +132,8 @@ class BufferConfig:
     given_disk_limit: int | None = None
     retain_snapshots: int | None = None
     """The newest so many snapshots are kept; None: all."""
+    learner_floor: float | None = None
+    """What of the budget each learner keeps, as far as it has so much: a share, over 0 and up to 1."""
     patch_px: int | None = None
     """Side of the patches of all its records; None: of the first that comes."""
     vocabulary: str | None = None
@@ -194,6 +196,7 @@ _SETTINGS: Final = (
     "description",
     "created_at",
     "retain_snapshots",
+    "learner_floor",
     "draw_key",
     "patch_px",
     "vocabulary",
@@ -208,6 +211,11 @@ def check_settings(config: BufferConfig) -> BufferConfig:
     if config.retain_snapshots is not None and not 1 <= config.retain_snapshots <= MAX_RETAINED:
         raise FormatError(
             f"retain_snapshots lies in 1..{MAX_RETAINED}, or is absent to keep all", code="invalid_request"
+        )
+    if config.learner_floor is not None and not 0 < config.learner_floor <= 1:
+        raise FormatError(
+            f"learner_floor is a share of the budget, over 0 and up to 1, or absent; got {config.learner_floor}",
+            code="invalid_request",
         )
     if not config.budget_bytes <= config.disk_limit_bytes <= MAX_DISK_LIMIT_BYTES:
         raise FormatError(

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from memory_format.api.fields import Fingerprint, PatchPx, RunId, VocabularyName
+from memory_format.api.fields import Fingerprint, LearnerFloor, PatchPx, RunId, VocabularyName
 from memory_format.api.terms import NAME_PATTERN, EvictionPolicy
 from memory_service.store.pure.model import BufferConfig
 
@@ -31,6 +31,7 @@ class Owner(BaseModel):
     disk_limit_bytes: int | None
     eviction: EvictionPolicy
     retain_snapshots: int | None
+    learner_floor: LearnerFloor | None = None
     patch_px: PatchPx | None = None
     vocabulary: Fingerprint | None = None
     vocabulary_name: VocabularyName = ""

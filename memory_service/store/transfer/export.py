@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from memory_format.api.fields import ClassId, ClassName, Fingerprint, PatchPx, RunId, Timestamp, VocabularyName
+from memory_format.api.fields import (
+    ClassId,
+    ClassName,
+    Fingerprint,
+    LearnerFloor,
+    PatchPx,
+    RunId,
+    Timestamp,
+    VocabularyName,
+)
 from memory_format.api.terms import MAX_DESCRIPTION, NAME_PATTERN, EvictionPolicy
 from memory_format.checksum import crc32_of_all
 from memory_format.header import HEADER_DTYPE
@@ -51,6 +60,7 @@ class BufferDescription(BaseModel):
     next_exemplar_id: int = Field(ge=1, lt=MAX_COUNT)
     max_budget_bytes: int | None = None
     classes_seen: list[ClassId]
+    learner_floor: LearnerFloor | None = None
     patch_px: PatchPx | None = None
     vocabulary: Fingerprint | None = None
     vocabulary_name: VocabularyName = ""

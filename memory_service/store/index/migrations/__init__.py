@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from memory_format import StorageError
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest schema; a test holds it to the newest file."""
 
 _VERSIONS = sa.MetaData()
