@@ -27,6 +27,9 @@ def test_containers_may_little(name: str) -> None:
     # Who begins as root does so to be somebody else.
     if service.get("user") == "root":
         assert service["entrypoint"][0] == AS_OWNER.name
+        # The init stays root, and hands signals on to that user's process.
+        assert service["init"] is True
+        assert "KILL" in service["cap_add"]
     # Published on loopback.
     assert all(re.match(r"\$\{\w+:-127\.0\.0\.1:", port) for port in service.get("ports", []))
 
