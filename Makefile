@@ -22,7 +22,7 @@ help:
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
 	@echo "make bench-learner  methods at equal bytes: the table of accuracies (some 36 minutes on two cores; goes on after Ctrl-C)"
-	@echo "make bench-cost  what a learner costs its machine: beside others, in memory, for masks and replay (8 minutes)"
+	@echo "make bench-cost  what a learner costs its machine: beside others, in memory, for masks and replay (9 minutes)"
 	@echo "make bench-density  exemplars in the bytes of one full sample, for every codec and quality (10 minutes)"
 	@echo "make results tables and charts of the results that are kept, made again from their JSON"
 	@echo "make docs    the documentation as a site, links checked: site/index.html"

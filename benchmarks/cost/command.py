@@ -1,6 +1,6 @@
 """What a learner costs its machine: its time beside others, its memory, its masks, and what it waits for replay.
 
-    python -m benchmarks.cost             the demo, about eight minutes on two cores that do nothing else
+    python -m benchmarks.cost             the demo, some nine minutes on two cores that do nothing else
     python -m benchmarks.cost --quick     a tiny model: does it work? its figures mean nothing
 
 benchmarks/README.md says how each figure is made. Tables and progress go to stderr and to files; the last line of
@@ -78,7 +78,7 @@ def measure(place: Path, options: argparse.Namespace) -> Run:
 
     _, others = Neighbours().look()
     busy = sum(others)
-    found = beside.measure(place, options.data, quick=quick, rounds=rounds, seconds=0 if quick else 4, tick=tick)
+    found = beside.measure(place, options.data, quick=quick, rounds=rounds, seconds=0 if quick else 3, tick=tick)
     begun = demo.load(options.data, quick=quick)
     replays = replay.measure(place, begun, rounds=rounds, tick=tick)
     tick("masks")
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick", action="store_true", help="a tiny model; writes no results unless --results is given"
     )
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of which a figure is the median")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of which a figure is the median")
     parser.add_argument(
         "--seeds",
         type=int,
