@@ -211,6 +211,11 @@ def _parser() -> argparse.ArgumentParser:
         **options,
     )
     command.add_argument("--data", help="directory of the store; made when it does not exist")
+    command.add_argument(
+        "--index",
+        metavar="URL",
+        help="database of the index, postgresql+psycopg://USER@HOST/DATABASE; without it, a file in the directory",
+    )
     command.add_argument("--host", help="address to listen on (127.0.0.1)")
     command.add_argument("--port", type=int, help="port to listen on, 0 for a free one (8765)")
     command.add_argument("--uds", help="Unix socket to listen on too: draws on this machine are faster over it")

@@ -20,6 +20,7 @@ from memory_service.store.admin.on_disk import Report
 from memory_service.store.admin.online import Pace
 from memory_service.store.admin.repair import repair
 from memory_service.store.admin.verify import verify
+from memory_service.store.index import opening
 from memory_service.store.segments import files
 from memory_service.store.transfer.backup import backup
 
@@ -100,7 +101,7 @@ def _export(buffer: str, file: Path, snapshot: str | None, data: Path) -> int:
     if file.exists():
         raise FormatError(f"{file} exists already", code="invalid_request")
     # Opening would make one.
-    if not (data / "index.sqlite").exists():
+    if not any((data / name).exists() for name in (opening.INDEX, opening.ELSEWHERE)):
         raise FormatError(f"there is no store in {data}", code="invalid_request")
     with open_store(Settings(data=data)) as store:
         with (

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from memory_service.logs import LogFormat
@@ -29,6 +29,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MEMORY_SERVICE_", extra="forbid", frozen=True)
 
     data: Path = Field(description="Directory of the store; made when it does not exist.")
+    index: SecretStr | None = Field(
+        None,
+        description="Database of the index, `postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE`; without it, a "
+        "file in the directory. The environment hides a password better than the command line.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8765, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     uds: Path | None = Field(

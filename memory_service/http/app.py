@@ -27,6 +27,7 @@ from memory_service.http.routes.common import methods_at
 from memory_service.http.telemetry import Telemetry
 from memory_service.settings import Settings
 from memory_service.store import Store
+from memory_service.store.directory import open_postgres
 from memory_service.store.keys import KeyFile
 from memory_service.store.pure.model import Options
 
@@ -63,7 +64,10 @@ def open_store(settings: Settings) -> Store:
     """The store that the settings name. Raises ``StorageError``: it is held by another process, damaged, or made by a
     newer version."""
     limits = {name: getattr(settings, name) for name in Options.__dataclass_fields__.keys() - {"idempotency_seconds"}}
-    return Store(settings.data, Options(**limits, idempotency_seconds=settings.idempotency_hours * 3600))
+    options = Options(**limits, idempotency_seconds=settings.idempotency_hours * 3600)
+    if settings.index is None:
+        return Store(settings.data, options)
+    return Store(settings.data, options, open_ports=open_postgres(settings.index.get_secret_value()))
 
 
 def create_app(settings: Settings, store: Store | None = None) -> FastAPI:

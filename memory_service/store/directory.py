@@ -113,10 +113,49 @@ def open_local(data: Path, options: Options) -> Ports:
         index.generation = Generation(data / opening.GENERATION, index.mark())
 
     try:
-        segments = SegmentFiles(data / "segments", index, max_open=options.open_segments)
+        return _with_files(data, options, index, standing, ready)
     except BaseException:
         index.close()
         raise
+
+
+def open_postgres(url: str) -> OpenPorts:
+    """An index in a database of PostgreSQL, and files in a directory, which says that its index is not there.
+
+    What is returned raises as :func:`open_local`, and ``StorageError`` (``store_locked``) where another process holds
+    the database.
+
+    Args:
+        url: as :class:`PostgresIndex` takes it.
+    """
+
+    def open_ports(data: Path, options: Options) -> Ports:
+        # The one place that needs it: who has the index in a file needs no driver.
+        from memory_service.store.index.postgres import PostgresIndex
+
+        index = PostgresIndex(url)
+
+        def ready() -> None:
+            with files.replacing(data / opening.ELSEWHERE) as descriptor:
+                files.write_at(descriptor, [f"{index.place}\n".encode()], 0)
+            index.generation = Generation(data / opening.GENERATION, index.mark())
+
+        try:
+            standing = opening.look_elsewhere(data, index.seen(), index.place)
+            standing.expect_usable()
+            index.prepare(data)
+            return _with_files(data, options, index, standing, ready)
+        except BaseException:
+            index.close()
+            raise
+
+    return open_ports
+
+
+def _with_files(
+    data: Path, options: Options, index: Index, standing: opening.Standing, ready: Callable[[], object]
+) -> Ports:
+    segments = SegmentFiles(data / "segments", index, max_open=options.open_segments)
     if not standing.trusted:
         logger.info("%s does not say which index is of these files; nothing is removed", opening.GENERATION)
     return Ports(index, segments, standing.trusted, ready)

@@ -19,6 +19,16 @@ NOT_RUN: dict[Name, str] = {
         "MEMORY_SERVICE_ALLOWED_HOSTS=memory,memory.example.org \\",
     ): "listens where other machines can reach it",
     (
+        "docs/howto/postgresql.md",
+        "pip install 'exemplar-memory[service,postgres]'",
+    ): "installs, which a test has behind it",
+    ("docs/howto/postgresql.md", "sudo -u postgres createuser --pwprompt memory"): "needs the system's server",
+    (
+        "docs/howto/postgresql.md",
+        "export MEMORY_SERVICE_INDEX=postgresql+psycopg://memory@127.0.0.1/memory",
+    ): "the same; tests/memory_service/test_postgres.py does it with one of its own",
+    ("docs/howto/postgresql.md", "pg_dump memory --file memory.sql"): "the same",
+    (
         "docs/service.md",
         "docker run --rm --user root -v memory:/memory exemplar-memory-service chown -R memory: /memory",
     ): _ENGINE,

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 
 from memory_service.http.app import create_app, open_store
 from memory_service.settings import Settings
+from tests.postgres import PostgresServer
 
 URL = "http://127.0.0.1:8765"
 """The service does not answer to the test client's usual host."""
@@ -48,3 +49,11 @@ def data(tmp_path: Path) -> Path:
 def client(data: Path) -> Iterator[httpx.Client]:
     with running(data) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for all tests that need one."""
+    server = PostgresServer()
+    yield server
+    server.remove()

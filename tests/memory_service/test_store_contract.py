@@ -1,4 +1,4 @@
-"""One contract, two pairs of ports."""
+"""One contract, three pairs of ports."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from memory_format import StorageError, encode_batch
 from memory_service.store import Buffer, Store
+from memory_service.store.directory import open_postgres
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.loading import SealedSegments
 from memory_service.store.pure.model import Options
@@ -19,6 +20,7 @@ from memory_service.store.segments.local import SegmentFiles
 from memory_service.testing import StoreContract
 from tests.memory_service.helpers import make_exemplar
 from tests.memory_service.memory_ports import MemoryStores
+from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -35,6 +37,17 @@ class TestMemory(StoreContract):
 
     def open(self, data: Path, options: Options) -> Store:
         return Store(data, options, open_ports=self.stores.open_ports)
+
+
+class TestFilesAndPostgres(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _server(self, postgres: PostgresServer) -> None:
+        self.server = postgres
+        self.urls: dict[Path, str] = {}
+
+    def open(self, data: Path, options: Options) -> Store:
+        url = self.urls.get(data) or self.urls.setdefault(data, self.server.new_schema())
+        return Store(data, options, open_ports=open_postgres(url))
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def verify(data: Path, *, progress: Progress | None = None, pace: Pace | None = 
         standing = opening.look(data)
         if standing.kind == "new":
             raise StorageError(f"there is no store in {data}")
-        if standing.kind in ("missing", "damaged"):
+        if standing.kind in ("missing", "damaged", "elsewhere"):
             raise StorageError(standing.words)
         report = Report()
         if not standing.trusted and standing.kind != "unmarked":

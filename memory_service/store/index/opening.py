@@ -1,4 +1,4 @@
-"""A store's index as a file of SQLite, while nobody or another process has it open.
+"""A store's index while nobody or another process has it open, above all as a file of SQLite.
 
 Do index and segment files belong together? That is looked at before anything is opened or changed. And copies of an
 index that a service may be changing, for backups and checks of a served store.
@@ -25,8 +25,10 @@ from memory_service.store.segments.files import OWN_NAME, SEALED
 
 INDEX = "index.sqlite"
 GENERATION = "generation"
+ELSEWHERE = "index.elsewhere"
+"""A file beside the segments, where no index lies there: it says in words where that is."""
 
-Kind = Literal["new", "current", "unmarked", "missing", "damaged", "older", "foreign"]
+Kind = Literal["new", "current", "unmarked", "missing", "damaged", "older", "foreign", "elsewhere"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Standing:
 
     ``new``: nothing. ``current``: an index that is as new as the segment files. ``unmarked``: nothing says so, as in
     stores of earlier versions. ``missing``: segment files and no index of them. ``damaged``: an index that cannot be
-    read. ``older``: one that has not seen the last changes. ``foreign``: one of another store.
+    read. ``older``: one that has not seen the last changes. ``foreign``: one of another store. ``elsewhere``: one in a
+    database that was not named.
     """
 
     kind: Kind
@@ -54,51 +57,88 @@ class Standing:
 
 
 def look(data: Path) -> Standing:
-    """Look at a store that nobody serves; changes nothing.
+    """Look at a store that nobody serves, its index a file; changes nothing.
 
     Raises:
         StorageError: the index cannot be opened, whatever it holds.
         OSError: the directory cannot be read.
     """
-    mark = read_mark(data / GENERATION)
-    directory = data / "segments"
-    names = [name for name in os.listdir(directory) if OWN_NAME.fullmatch(name)] if directory.is_dir() else []
+    if (data / ELSEWHERE).exists():
+        return Standing("elsewhere", words_elsewhere(data))
+    remedy = (
+        f"put the newest {INDEX} back, with its {INDEX}-wal if it has one, or run `memory-service repair {data}`, "
+        "which makes an index of what the sealed segments say. Nothing was changed"
+    )
     try:
         seen = _peek(data / INDEX)
     except sqlite3.OperationalError as error:
         raise StorageError(f"the index cannot be used: {error}") from error
     except sqlite3.DatabaseError as error:
-        words = f"the index of the store in {data} is damaged ({error}): {_remedy(data)}"
-        return Standing("damaged", words, mark)
+        words = f"the index of the store in {data} is damaged ({error}): {remedy}"
+        return Standing("damaged", words, read_mark(data / GENERATION))
+    return judge(data, seen, INDEX, remedy)
+
+
+def look_elsewhere(data: Path, seen: Seen | None, place: str) -> Standing:
+    """Look at a store whose index is in a database.
+
+    Args:
+        seen: what the index says; None where there is none yet.
+        place: where it is, in words.
+
+    Raises:
+        StorageError: its index is a file, which would be passed over.
+        OSError: the directory cannot be read.
+    """
+    if (data / INDEX).exists():
+        raise StorageError(
+            f"the store in {data} has an index of its own, {INDEX}: serve it without another one, or export its "
+            "buffers and import them into a new store"
+        )
+    return judge(data, seen, place, "put the database back as it was last. Nothing was changed")
+
+
+def words_elsewhere(data: Path) -> str:
+    """That the index of a store is in a database, and where."""
+    where = (data / ELSEWHERE).read_text(errors="replace").strip()
+    return (
+        f"the index of the store in {data} is in {where}: name it, `memory-service serve --index` or "
+        "MEMORY_SERVICE_INDEX; commands that work on a directory alone cannot be used with it"
+    )
+
+
+def judge(data: Path, seen: Seen | None, name: str, remedy: str) -> Standing:
+    """Whether an index belongs to what lies in a directory.
+
+    Args:
+        name: of the index, in words.
+        remedy: what to do where it does not.
+    """
+    mark = read_mark(data / GENERATION)
+    directory = data / "segments"
+    names = [name for name in os.listdir(directory) if OWN_NAME.fullmatch(name)] if directory.is_dir() else []
     num = f"{len(names)} segment files are there" if names else "it has held something"
     if seen is None:
         log = data / f"{INDEX}-wal"
         if not names and not (data / GENERATION).exists() and not (log.exists() and log.stat().st_size):
             return Standing("new")
-        return Standing("missing", f"the store in {data} has no index ({INDEX}), and {num}: {_remedy(data)}", mark)
+        return Standing("missing", f"the store in {data} has no index ({name}), and {num}: {remedy}", mark)
     if mark is None:
         if not seen.segments and any(name.endswith(SEALED) for name in names):
-            words = f"the index of the store in {data} knows no segments, and {num}: {_remedy(data)}"
+            words = f"the index of the store in {data} ({name}) knows no segments, and {num}: {remedy}"
             return Standing("missing", words)
         return Standing("unmarked")
     if seen.mark is not None and seen.mark.store_id != mark.store_id:
-        words = f"the index in {data} is of another store than what lies beside it ({num}): {_remedy(data)}"
+        words = f"the index of {data} ({name}) is of another store than what lies in it ({num}): {remedy}"
         return Standing("foreign", words, mark)
     changes = 0 if seen.mark is None else seen.mark.changes
     if seen.mark is None or changes < mark.changes:
         words = (
-            f"the index of the store in {data} is older than its segment files: it has seen {changes} changes, "
-            f"they have seen {mark.changes}: {_remedy(data)}"
+            f"the index of the store in {data} ({name}) is older than its segment files: it has seen {changes} "
+            f"changes, they have seen {mark.changes}: {remedy}"
         )
         return Standing("older", words, mark)
     return Standing("current", mark=mark)
-
-
-def _remedy(data: Path) -> str:
-    return (
-        f"put the newest {INDEX} back, with its {INDEX}-wal if it has one, or run `memory-service repair {data}`, "
-        "which makes an index of what the sealed segments say. Nothing was changed"
-    )
 
 
 def damage(data: Path) -> str:
@@ -145,13 +185,15 @@ def _can_write(data: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
+    """What an index says of itself."""
+
     mark: Mark | None
     """None in schemas that did not say."""
     segments: int
 
 
-def _peek(path: Path) -> _Seen | None:
+def _peek(path: Path) -> Seen | None:
     """What an index says; None where there is none, or one without tables."""
     if not path.exists() or not path.stat().st_size:
         return None
@@ -162,8 +204,8 @@ def _peek(path: Path) -> _Seen | None:
             return None
         (segments,) = connection.execute("SELECT COUNT(*) FROM segments").fetchone()
         if "store" not in tables:
-            return _Seen(None, segments)
-        return _Seen(Mark(*connection.execute("SELECT store_id, changes FROM store").fetchone()), segments)
+            return Seen(None, segments)
+        return Seen(Mark(*connection.execute("SELECT store_id, changes FROM store").fetchone()), segments)
 
 
 # Copies
@@ -171,6 +213,8 @@ def _peek(path: Path) -> _Seen | None:
 
 def copy_index(data: Path, target: Path) -> None:
     """The index as it is after some change, as a database without a log. Raises ``StorageError``: it cannot be read."""
+    if (data / ELSEWHERE).exists():
+        raise StorageError(words_elsewhere(data))
     target.unlink(missing_ok=True)
     os.close(files.create(target))
     try:

@@ -32,10 +32,15 @@ _COUNT = tables.store.update().values(changes=tables.store.c.changes + 1).return
 
 
 class SqlIndex(Index):
-    """The database of one store, its tables made already."""
+    """The database of one store, its tables made already.
 
-    def __init__(self, engine: sa.Engine) -> None:
+    Args:
+        to_read: for transactions that only read, where those are begun otherwise.
+    """
+
+    def __init__(self, engine: sa.Engine, to_read: sa.Engine | None = None) -> None:
         self._engine = engine
+        self._to_read = to_read or engine
         self._write_lock = threading.Lock()
         self._names_lock = threading.Lock()
         self._ready: deque[str] = deque()
@@ -49,32 +54,42 @@ class SqlIndex(Index):
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
-        with as_storage_error(), self._engine.connect() as connection, connection.begin():
+        with as_storage_error(), self._to_read.connect() as connection, connection.begin():
             yield Reading(connection)
 
     @contextmanager
     def writing(self, *, counted: bool = True) -> Iterator[Writing]:
         # A database may take one writer at a time; waiting here is fair, in SQLite's busy handler not.
         with self._write_lock:
-            with as_storage_error(), self._engine.connect() as connection:
-                connection = self._to_write(connection)
-                with connection.begin():
-                    changes = connection.execute(_COUNT).scalar_one() if counted else None
-                    yield Writing(connection, changes)
-                    new, gone = self._note_names(connection)
+            with as_storage_error(), self._transaction() as connection:
+                changes = connection.execute(_COUNT).scalar_one() if counted else None
+                yield Writing(connection, changes)
+                new, gone = self._note_names(connection)
             with self._names_lock:
                 self._ready.extend(new)
                 self._gone -= gone
             if changes is not None:
-                if changes != self._made_to + 1:
-                    self._made_from = changes - 1
-                self._made_to = changes
-                if self.generation is not None:
-                    self.generation.note(changes)
+                self._note_number(changes)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """One that writes, committed at the end of the block. Called with the lock."""
+        with self._engine.connect() as connection:
+            connection = self._to_write(connection)
+            with connection.begin():
+                yield connection
 
     def _to_write(self, connection: sa.Connection) -> sa.Connection:
-        """A connection in which the next transaction writes. Called with the lock."""
+        """A connection in which the next transaction writes."""
         return connection
+
+    def _note_number(self, changes: int) -> None:
+        """A change was committed, which has this number. Called with the lock."""
+        if changes != self._made_to + 1:
+            self._made_from = changes - 1
+        self._made_to = changes
+        if self.generation is not None:
+            self.generation.note(changes)
 
     def _note_names(self, connection: sa.Connection) -> tuple[list[str], set[str]]:
         """Reserve names and forget those that are gone; returns both, which count once that is committed."""
@@ -117,10 +132,8 @@ class SqlIndex(Index):
         """Nothing: a database of its own keeps no files beside the segments."""
 
     def check_writable(self) -> None:
-        with self._write_lock, as_storage_error(), self._engine.connect() as connection:
-            connection = self._to_write(connection)
-            with connection.begin():
-                connection.execute(sa.select(tables.buffers.c.id).limit(1)).all()
+        with self._write_lock, as_storage_error(), self._transaction() as connection:
+            connection.execute(sa.select(tables.store.c.id).with_for_update()).all()
 
     def shrink(self) -> None:
         """Nothing: a database sees to that by itself."""

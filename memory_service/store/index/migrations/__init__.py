@@ -7,6 +7,8 @@ A new store gets the newest schema at once; a test compares that with what all t
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,27 +66,36 @@ def bring_up_to_date(engine: sa.Engine, metadata: sa.MetaData, store: Path) -> N
             found=found,
             known=HEAD,
         )
-    with engine.connect() as connection:
-        connection = connection.execution_options(exemplar_memory_writes=True)
-        # Tables that others refer to are made anew.
-        execute(connection, "PRAGMA foreign_keys=OFF")
+    with engine.connect() as connection, _around_changes(connection) as prepared, prepared.begin():
+        config.attributes.update(connection=prepared, store=store)
         try:
-            with connection.begin():
-                config.attributes.update(connection=connection, store=store)
-                if not sa.inspect(connection).has_table("alembic_version"):
-                    command.stamp(config, found)
-                command.upgrade(config, "head")
+            if not sa.inspect(prepared).has_table("alembic_version"):
+                command.stamp(config, found)
+            command.upgrade(config, "head")
         except (ValueError, OSError) as error:
             raise StorageError(f"the store cannot be brought from schema {found} to {HEAD}: {error}") from error
-        finally:
-            execute(connection, "PRAGMA foreign_keys=ON")
-        # What was stored by an older version takes less room now, and may be cut from now on. The size of pages
-        # changes outside of WAL only.
-        execute(connection, "PRAGMA journal_mode=DELETE")
-        execute(connection, "PRAGMA page_size=1024")
-        execute(connection, "PRAGMA auto_vacuum=INCREMENTAL")
-        execute(connection, "VACUUM")
-        execute(connection, "PRAGMA journal_mode=WAL")
+
+
+@contextmanager
+def _around_changes(connection: sa.Connection) -> Iterator[sa.Connection]:
+    """What a database needs before and after the schema's changes."""
+    if connection.dialect.name != "sqlite":
+        yield connection
+        return
+    connection = connection.execution_options(exemplar_memory_writes=True)
+    # Tables that others refer to are made anew.
+    execute(connection, "PRAGMA foreign_keys=OFF")
+    try:
+        yield connection
+    finally:
+        execute(connection, "PRAGMA foreign_keys=ON")
+    # What was stored by an older version takes less room now, and may be cut from now on. The size of pages changes
+    # outside of WAL only.
+    execute(connection, "PRAGMA journal_mode=DELETE")
+    execute(connection, "PRAGMA page_size=1024")
+    execute(connection, "PRAGMA auto_vacuum=INCREMENTAL")
+    execute(connection, "VACUUM")
+    execute(connection, "PRAGMA journal_mode=WAL")
 
 
 def expect_up_to_date(engine: sa.Engine) -> None:

@@ -1,0 +1,304 @@
+"""The index in a database of PostgreSQL.
+
+One connection writes, and for as long as it lives it holds the store by an advisory lock: who has lost it cannot write.
+Who gets it again looks first whether somebody else has had it meanwhile. And once it is got again, the session that
+had it before is over, so that what its last transaction came to can be asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from memory_format import StorageError
+from memory_service.store.index import migrations, tables
+from memory_service.store.index.base import Reading
+from memory_service.store.index.generation import Mark
+from memory_service.store.index.opening import Seen
+from memory_service.store.index.sql import SqlIndex, as_storage_error
+
+logger = logging.getLogger(__name__)
+
+_CONNECTIONS: Final = 8
+"""At most, the one that writes among them."""
+_POOL_SECONDS: Final = 10
+_LOCK_SECONDS: Final = 3.0
+"""For how long the lock is asked for: the session of a process that has just ended may live a little longer."""
+
+_LOCK: Final = "1701668205, hashtext(current_schema())"
+"""Of a store: a database holds one in each schema."""
+_TAKE_LOCK: Final = sa.text(f"SELECT pg_try_advisory_lock({_LOCK})")
+_HOLDER: Final = sa.text(
+    "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND "
+    "l.granted AND l.classid::bigint = 1701668205 AND l.objid = hashtext(current_schema())::bit(32)::bigint::oid AND "
+    "l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+_SERVER: Final = sa.text(
+    "SELECT current_setting('server_encoding'), current_setting('fsync'), current_schema(), pg_is_in_recovery()"
+)
+# Beside the driver's, for the server's side of a connection that is cut. And what is committed is durable, whatever is
+# usual at this server.
+_SESSION: Final = """
+SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s';
+SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+SET tcp_user_timeout = '25s';
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+"""
+_OPENED: Final = tables.store.update().values(changes=tables.store.c.changes + 2).returning(tables.store.c.changes)
+"""A start leaves a number out. So who has lost the store, and does not know whether its last change was committed,
+finds one change more if it was, and two or more if somebody else has opened the store."""
+
+
+class PostgresIndex(SqlIndex):
+    """The database of one store, held for this process; :meth:`prepare` comes before anything else.
+
+    Args:
+        url: ``postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE``; what libpq knows may follow it, as in
+            ``?sslmode=verify-full``. What is not said there is taken from the environment (``PGPASSFILE``).
+
+    Raises:
+        StorageError: ``store_locked`` where another process holds it; the database cannot be used.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = _parse(url)
+        # Never with a password: errors and logs show it.
+        self.place = f"database {parsed.database or parsed.username} at {parsed.host or 'a local socket'}"
+        if parsed.port is not None:
+            self.place += f":{parsed.port}"
+        self._holder: sa.Connection | None = None
+        self._number: int | None = None
+        """Of the last change that this process has counted."""
+        self._undecided = False
+        """Whether the last transaction may have been committed, or be about to."""
+        engine = _engine(parsed)
+        super().__init__(engine, engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True))
+        event.listen(engine, "connect", _configure)
+        try:
+            with as_storage_error():
+                self._hold()
+        except BaseException:
+            self.close()
+            raise
+
+    # Opening
+
+    def seen(self) -> Seen | None:
+        """What the index says of itself; None where there are no tables yet. Raises ``StorageError``: there are some,
+        and they are none of a store."""
+        with super().reading() as reading:
+            connection = reading.connection
+            names = set(sa.inspect(connection).get_table_names())
+            if "alembic_version" not in names:
+                if others := sorted(names & tables.metadata.tables.keys()):
+                    raise StorageError(
+                        f"{self.place} has a table {others[0]!r} that is none of a store's: name another database, or "
+                        "a schema (?options=-csearch_path%3DNAME)"
+                    )
+                return None
+            if "store" not in names:
+                raise StorageError(f"{self.place} is used by something else: name another database, or a schema")
+            mark = connection.execute(sa.select(tables.store.c.store_id, tables.store.c.changes)).one()
+            segments = connection.execute(sa.select(sa.func.count()).select_from(tables.segments)).scalar_one()
+            return Seen(Mark(*mark), segments)
+
+    def prepare(self, data: Path) -> None:
+        """Make the tables or bring them up to date, and note that somebody has opened the store.
+
+        Args:
+            data: the store's directory.
+
+        Raises:
+            StorageError: a newer version made it, or it cannot be written.
+        """
+        with as_storage_error():
+            migrations.bring_up_to_date(self._engine, tables.metadata, data)
+            with self._write_lock, self._transaction() as connection:
+                self._number = connection.execute(_OPENED).scalar_one()
+
+    # Holding it
+
+    def _hold(self) -> None:
+        """Take the lock, in a connection that writes from here on."""
+        connection = self._engine.connect().execution_options(isolation_level="READ COMMITTED")
+        try:
+            if self._number is None:
+                self._expect_fit(connection)
+            self._take_lock(connection)
+            if self._number is not None:
+                found = connection.execute(sa.select(tables.store.c.changes)).scalar_one()
+                if found not in (self._number, self._number + self._undecided):
+                    raise StorageError(
+                        f"another process has held the store in {self.place} since this one lost its connection: "
+                        "start this one anew",
+                        code="store_locked",
+                    )
+                self._number = found
+            connection.commit()
+        except BaseException:
+            _end(connection)
+            raise
+        self._holder, self._undecided = connection, False
+
+    def _take_lock(self, connection: sa.Connection) -> None:
+        end = time.monotonic() + _LOCK_SECONDS
+        while not connection.execute(_TAKE_LOCK).scalar_one():
+            if time.monotonic() > end:
+                holder = connection.execute(_HOLDER).scalar() or "which does not say its name"
+                raise StorageError(
+                    f"the store in {self.place} is held by another process ({holder})", code="store_locked"
+                )
+            connection.commit()
+            time.sleep(0.02)
+
+    def _expect_fit(self, connection: sa.Connection) -> None:
+        encoding, fsync, schema, standby = connection.execute(_SERVER).one()
+        if encoding != "UTF8":
+            raise StorageError(f"{self.place} has the encoding {encoding}: make one with UTF8")
+        if schema is None:
+            raise StorageError(f"{self.place} has no schema that search_path names: make it (CREATE SCHEMA)")
+        if standby:
+            raise StorageError(f"{self.place} is a standby, which cannot be written: name the primary")
+        if fsync != "on":
+            logger.warning("%s has fsync off: a crash of its machine loses what was acknowledged", self.place)
+
+    def _held(self) -> sa.Connection:
+        """The connection that writes. Called with the lock."""
+        if self._holder is not None and not _is_alive(self._holder):
+            self._let_go()
+        if self._holder is None:
+            self._hold()
+        assert self._holder is not None
+        return self._holder
+
+    def _let_go(self) -> None:
+        if self._holder is not None:
+            _end(self._holder)
+            self._holder = None
+
+    # Transactions
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        if self._undecided:
+            # What a session that lives still may be about to commit must not be looked for.
+            with self._write_lock, as_storage_error():
+                self._held()
+        with super().reading() as reading:
+            yield reading
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        connection = self._held()
+        try:
+            yield connection
+        except BaseException:
+            try:
+                connection.rollback()
+            except sa.exc.SQLAlchemyError:
+                self._let_go()
+            raise
+        try:
+            connection.commit()
+        except BaseException:
+            self._undecided = True
+            self._let_go()
+            raise
+
+    def _note_number(self, changes: int) -> None:
+        self._number = changes
+        super()._note_number(changes)
+
+    def close(self) -> None:
+        if self._holder is not None:
+            with suppress(sa.exc.SQLAlchemyError):
+                # The session may outlive this by a moment.
+                self._holder.exec_driver_sql("SELECT pg_advisory_unlock_all()")
+            self._let_go()
+        super().close()
+
+
+def _parse(url: str) -> sa.URL:
+    """Raises ``StorageError``: it is none of these; without a word of it, as there may be a password in it."""
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        parsed = sa.URL.create("none")
+    if parsed.drivername not in ("postgresql", "postgresql+psycopg") or "@" in f"{parsed.host}{parsed.database}":
+        raise StorageError(
+            "the index is postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE, what is given is not; in a password, "
+            "@ is written %40, : %3A and / %2F"
+        )
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    usual: dict[str, Any] = {
+        "application_name": f"memory-service, pid {os.getpid()} on {socket.gethostname()}"[:63],
+        # Of a database in SQL_ASCII, which _expect_fit refuses, the driver would give bytes.
+        "client_encoding": "utf8",
+        "connect_timeout": 5,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        # Milliseconds.
+        "tcp_user_timeout": 25_000,
+    }
+    try:
+        return sa.create_engine(
+            url,
+            connect_args={name: value for name, value in usual.items() if name not in url.query},
+            pool_size=_CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=_POOL_SECONDS,
+            pool_pre_ping=True,
+            # What is stored has no place in a log.
+            hide_parameters=True,
+        )
+    except ImportError as error:
+        raise StorageError(
+            f"an index in PostgreSQL needs psycopg ({error}): pip install 'exemplar-memory[service,postgres]'"
+        ) from error
+
+
+def _configure(connection: Any, _record: Any) -> None:
+    connection.execute(_SESSION)
+    connection.commit()
+
+
+def _is_alive(connection: sa.Connection) -> bool:
+    """Whether a connection is open still, as far as this side has heard."""
+    if connection.invalidated:
+        return False
+    driver: Any = connection.connection.driver_connection
+    if driver.closed:
+        return False
+    poll = select.poll()
+    poll.register(driver.fileno(), select.POLLIN)
+    if not poll.poll(0):
+        return True
+    # The server says something unasked: mostly that it ends.
+    try:
+        driver.execute("SELECT 1")
+        driver.rollback()
+    except Exception:
+        return False
+    return True
+
+
+def _end(connection: sa.Connection) -> None:
+    """Close a connection for good: its session's lock goes with it."""
+    with suppress(sa.exc.SQLAlchemyError):
+        connection.invalidate()
+    with suppress(sa.exc.SQLAlchemyError):
+        connection.close()
