@@ -8,9 +8,9 @@ _SAID = {
     # Where it is not set, libgomp's threads spin for work before they sleep, whatever it says is its default: on cores
     # that others use too, what they wait for is then not being computed.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # oneDNN and torch each keep the last 1,024 products of matrices that they have prepared, half a megabyte each, by
-    # the shape of what is multiplied. A layer has a dozen shapes, the next one has the same, and the next batch, which
-    # is padded to another length, mostly others.
+    # oneDNN and torch each keep the last 1,024 products of matrices that they have prepared, by the shape of what is
+    # multiplied, a third of a megabyte each (findings/torch_products_kept_by_shape.sh). A layer has a dozen shapes, the
+    # next one has the same, and the next batch, which is padded to another length, mostly others.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "LRU_CACHE_CAPACITY": "64",
 }
