@@ -62,7 +62,7 @@ def test_garbage_is_looked_for_while_nobody_waits(data: Path, monkeypatch: pytes
     collected = []
     monkeypatch.setattr(gc, "get_count", lambda: (30_000, 0, 0))
     monkeypatch.setattr(gc, "collect", lambda: collected.append(True))
-    server = _Server(uvicorn.Config("nothing"), Connections(Settings(data=data), 100), "ready")
+    server = _Server(uvicorn.Config("nothing"), Connections(Settings(data=data), 100), "ready", None)
 
     async def answering() -> None:
         request = asyncio.ensure_future(asyncio.sleep(0))
