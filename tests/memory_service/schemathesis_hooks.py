@@ -21,7 +21,9 @@ BEYOND_A_SCHEMA = {
     # Lists of one length, no id twice, a deletion without a filter, more drawn than there is without replacement.
     "invalid_query",
     "as many scores, ranks or both as exemplar_ids are needed",
+    "as many class_ids as names are needed, each once",
     "an exemplar_id comes twice",
+    "a class's name comes twice",
     # A text that an earlier answer gave.
     "invalid_cursor",
 }
