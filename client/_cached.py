@@ -8,7 +8,6 @@ ranks and who carries whose text are those of this draw.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,13 +18,14 @@ from numpy.typing import NDArray
 from client import _sampling
 from client._address import buffer_path
 from client._lent import read_rows
+from client._params import present
 from client._reading import read_batch
 from client._session import Session
 from client.batch import ReplayBatch, check_decode_threads, require_codecs
 from client.cache import PixelCache, scope_of
 from client.errors import ProtocolError
 from client.unpack import UnpackedBatch, unpack_batch
-from memory_format import MEDIA_TYPE, Batch, FormatError, check_batch
+from memory_format import MEDIA_TYPE, Batch, FormatError
 from memory_format.api.answers import DrawnIds
 from memory_format.api.terms import MAX_SAMPLE
 from memory_format.body import swap_text
@@ -66,7 +66,7 @@ def sample(
 
     try:
         local = session.draw_locally(buffer, body, read)
-        if local is not None and all(map(_is_sound, local[1])):
+        if local is not None and all(map(_sampling.is_sound, local[1])):
             return local[0].made(local[1])
         answer = session.value(DrawnIds, "POST", buffer_path(buffer, "sample"), json={**body, "want": "ids"})
         batch = batch_of(answer)
@@ -99,14 +99,6 @@ def _drawn(lent: LentRows) -> DrawnIds:
         text_from=tuple(text_from),
         text_fingerprints=tuple(text_prints),
     )
-
-
-def _is_sound(batch: Batch) -> bool:
-    """Whether records that were read from files are such; their CRCs have been looked at. HTTP says what is wrong."""
-    with suppress(FormatError):
-        check_batch(batch, crcs=False)
-        return True
-    return False
 
 
 def _first_places(ids: NDArray[Any], wanted: Sequence[int]) -> list[int]:
@@ -196,7 +188,7 @@ class _Batch:
 
     def _fetch(self, ids: Sequence[int]) -> list[Batch]:
         try:
-            wanted = {"exemplar_ids": ids} | ({} if self._snapshot is None else {"snapshot": self._snapshot})
+            wanted = present({"exemplar_ids": ids, "snapshot": self._snapshot})
             path = buffer_path(self._buffer, "records")
             answer = self._session.request("POST", path, json=wanted, headers={"Accept": MEDIA_TYPE})
         except FormatError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from client._address import buffer_path
@@ -36,11 +35,16 @@ def _drawn(session: Session, buffer: str, wanted: Mapping[str, Any]) -> tuple[Ba
 def _drawn_locally(session: Session, buffer: str, wanted: Mapping[str, Any]) -> tuple[Batch, int] | None:
     """The same by the local way; None where it has to be asked over HTTP, for the batch or for what is wrong."""
     drawn = session.draw_locally(buffer, wanted, read_whole)
-    if drawn is not None:
-        with suppress(FormatError):
-            check_batch(drawn[0], crcs=False)
-            return drawn
-    return None
+    return drawn if drawn is not None and is_sound(drawn[0]) else None
+
+
+def is_sound(batch: Batch) -> bool:
+    """Whether records that were read from files are such; their CRCs have been looked at. HTTP says what is wrong."""
+    try:
+        check_batch(batch, crcs=False)
+    except FormatError:
+        return False
+    return True
 
 
 def num_wanted(batch_size: int, wanted: Mapping[str, Any]) -> int:
