@@ -276,6 +276,29 @@ def test_whatever_format_is_asked_for_there_is_an_answer(client: httpx.Client, k
     assert "exemplar_build_info" in response.text
 
 
+@pytest.mark.parametrize(
+    ("accept", "version"),
+    [
+        ("text/plain, application/openmetrics-text;q=0", None),
+        ("application/openmetrics-text;version=1.0.0;q=0.1, text/plain;version=0.0.4;q=0.9", None),
+        ("application/openmetrics-text;q=0.5, */*", None),
+        ("application/openmetrics-text;q=0", None),
+        ("text/plain;q=0.5, application/openmetrics-text;version=1.0.0", "1.0.0"),
+        ('Application/OpenMetrics-Text; Version="1.0.0"', "1.0.0"),
+        # What Prometheus 2.40 sends.
+        (
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+            "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            "1.0.0",
+        ),
+        ("application/openmetrics-text;version=0.0.1, application/openmetrics-text;version=1.0.0;q=0.9", "1.0.0"),
+    ],
+)
+def test_the_format_that_is_liked_best_is_given(client: httpx.Client, accept: str, version: str | None) -> None:
+    given = client.get("/metrics", headers={"Accept": accept}).headers["content-type"]
+    assert given.startswith("text/plain" if version is None else f"application/openmetrics-text; version={version}")
+
+
 def test_the_dashboard_shows_figures_that_there_are(client: httpx.Client) -> None:
     put_buffer(client)
     known = {name.partition("{")[0] for name in figures(client)}

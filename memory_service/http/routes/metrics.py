@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from contextlib import suppress
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from fastapi import Request, Response
@@ -39,9 +42,21 @@ async def metrics(request: Request) -> Response:
 
 
 def _encoder(accept: str) -> tuple[Encoder, str]:
-    """What writes the figures in the format that is asked for, and its media type."""
-    try:
-        return choose_encoder(accept)
-    except (TypeError, ValueError):
-        # A version that is no number, of which prometheus_client 0.26.0 makes a TypeError.
-        return generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+    """What writes the figures in the format that is liked best, and its media type; plain text where none is known.
+
+    By itself prometheus_client 0.26.0 passes over ``q``, reads quotation marks as part of a version, and makes a
+    ``TypeError`` of one that is no number (findings/prometheus_accept.sh).
+    """
+    kinds = [kind.strip() for kind in accept.lower().replace('"', "").split(",")]
+    for kind in sorted(filter(_quality, kinds), key=_quality, reverse=True):
+        with suppress(TypeError, ValueError):
+            encode, media_type = choose_encoder(kind)
+            if fnmatchcase(media_type.partition(";")[0], kind.partition(";")[0].strip()):
+                return encode, media_type
+    return generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+
+
+def _quality(kind: str) -> float:
+    """The weight ``q`` of a media type in ``Accept`` (RFC 9110, section 12.4.2): 0 is not acceptable."""
+    found = re.search(r";\s*q=([01](?:\.\d{0,3})?)\s*(?:;|$)", kind)
+    return float(found[1]) if found else 1.0
