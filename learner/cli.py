@@ -102,6 +102,16 @@ def _parser() -> argparse.ArgumentParser:
         "on keeps its number)",
     )
     running.add_argument(
+        "--buffer",
+        metavar="NAME",
+        help="join this buffer, which learners share, with one method; short for --set memory.join=NAME",
+    )
+    running.add_argument(
+        "--classes",
+        metavar="A,B,...",
+        help='learn these classes of the data; short for --set \'data.classes=["A", "B"]\'',
+    )
+    running.add_argument(
         "--overwrite",
         action="store_true",
         help="delete buffers of other runs that have the names this one wants (default: refuse to run)",
@@ -204,6 +214,10 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         own = [f"data.path={json.dumps(arguments.pictures)}"]
         # Of a data set in a folder of its own, such as imagenet-r, the name is in the file.
         own += [] if "name" in given.get("data", {}) else ["data.name=folder"]
+    if getattr(arguments, "buffer", None):
+        own.append(f"memory.join={json.dumps(arguments.buffer)}")
+    if getattr(arguments, "classes", None):
+        own.append(f"data.classes={json.dumps(arguments.classes.split(','))}")
     return read_settings([*own, *arguments.set], given)
 
 
@@ -220,11 +234,17 @@ def _checked(arguments: argparse.Namespace) -> LearnerConfig:
     if arguments.command == "check-data":
         check_fit(config)
         return config
+    if config.memory.join and (arguments.seeds is not None or len(_storing(arguments.methods)) != 1):
+        raise ValueError("one run with one method that stores joins a shared buffer: --methods masked, no --seeds")
     for method in arguments.methods:
         check_fit(method.configure(config))
     if arguments.seeds is not None:
         seed_config(config, arguments.seeds - 1)
     return config
+
+
+def _storing(methods: list[Method]) -> list[Method]:
+    return [method for method in methods if method.stores != "nothing"]
 
 
 def _refuse_pictures_as_data(arguments: argparse.Namespace) -> None:

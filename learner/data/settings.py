@@ -67,6 +67,8 @@ class DataConfig:
         image_size: short side of the pictures in pixels.
         scenes: of ``emoji``: ``any``, or ``misleading``: half of a class's training samples stand in front of the same
             scene, which is never behind it in the tests.
+        classes: names of the classes to learn, of those that there are; empty = all. The tests ask about these, and
+            where a buffer is shared about what others bring of the rest.
         base_classes: classes of phase 0; 0 = a third of them.
         classes_per_phase: classes of every later phase; 0 = so many that there are four later phases.
         max_text_tokens: word pieces of a text, at most; longer texts lose their end.
@@ -90,6 +92,7 @@ class DataConfig:
     bad_pictures: Literal["error", "skip"] = "error"
     image_size: int = 112
     scenes: SceneChoice = "any"
+    classes: tuple[str, ...] = ()
     base_classes: int = 6
     classes_per_phase: int = 3
     max_text_tokens: int = 40

@@ -8,7 +8,7 @@ import json
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,19 @@ class Held:
     ids: frozenset[int]
 
 
-def save_held(folder: Path, buffer: Buffer, stats: BufferStats) -> None:
-    """Write ``held.json`` into a method's folder."""
+def save_held(
+    folder: Path, buffer: Buffer, stats: BufferStats, own: Callable[[list[int]], NDArray[np.int64]] | None = None
+) -> None:
+    """Write ``held.json`` into a method's folder.
+
+    Args:
+        own: the buffer's class ids -> the run's; None = they are the same.
+    """
+    ids = [of.class_id for of in stats.classes]
+    named = dict(zip(ids, ids if own is None else own(ids).tolist(), strict=True))
     document = {
-        "exemplars": {str(of.class_id): of.count for of in stats.classes},
-        "bytes": {str(of.class_id): of.bytes for of in stats.classes},
+        "exemplars": {str(named[of.class_id]): of.count for of in stats.classes},
+        "bytes": {str(named[of.class_id]): of.bytes for of in stats.classes},
         "ids": [info.exemplar_id for info in buffer.query()],
     }
     write_atomically(folder / FILE, (json.dumps(document) + "\n").encode())

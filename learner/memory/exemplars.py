@@ -156,6 +156,11 @@ def exemplar_features(model: Classifier, records: Sequence[Record], batch_size: 
     )
 
 
+def as_split(records: Sequence[Record], class_ids: NDArray[np.int64]) -> TokenisedSplit:
+    """Records as samples of some classes, ``(N,)``."""
+    return TokenisedSplit(to_replay(to_tensors(ReplayBatch.from_records(records))).tokens, class_ids)
+
+
 def to_replay(batch: TensorBatch) -> Replay:
     """A batch of the client's data set -> tokens and class ids."""
     tokens = Tokens(**{field.name: batch[field.name] for field in fields(Tokens)})

@@ -9,6 +9,7 @@ from typing import Any
 from learner.memory.selection import Selection
 from learner.ranges import within
 from memory_format import ExemplarMemoryError, make_codec
+from memory_format.api.terms import NAME_PATTERN
 
 MAX_BUDGET_BYTES = 2**50
 """Bytes of a buffer that the service gives at most."""
@@ -31,6 +32,8 @@ class MemoryConfig:
         selection: order within a class.
         buffer: what buffers are called, ``<buffer>-<method>``; empty = after the run's folder and id
             (:mod:`learner.run.run_mark`).
+        join: name of a buffer that learners share; the run pushes into it as one of them, replays what all hold, and
+            takes no snapshots. Empty = buffers of the run's own.
         snapshots: take a snapshot of the memory after each phase, ``phase-0``, ``phase-1`` and so on: what was
             held then can be listed and drawn from later. What they keep of evicted exemplars is on the disk of the
             service, and not in the budget.
@@ -42,6 +45,7 @@ class MemoryConfig:
     codec: dict[str, Any] = field(default_factory=lambda: {"id": "em_webp", "quality": 30})
     selection: Selection = "herding"
     buffer: str = ""
+    join: str = ""
     snapshots: bool = True
 
     def __post_init__(self) -> None:
@@ -56,6 +60,10 @@ class MemoryConfig:
             make_codec(self.codec)
         except (ExemplarMemoryError, OverflowError) as error:
             raise ValueError(f"codec: {error}") from error
+        if self.join and not NAME_PATTERN.fullmatch(self.join):
+            raise ValueError(f"join is 1..63 of a-z 0-9 . _ - and begins with a letter or digit, got {self.join!r}")
+        if self.join and self.buffer:
+            raise ValueError("buffer names the run's own buffers, and join one that is shared: give one of them")
         if self.buffer and not BUFFER_NAME.fullmatch(self.buffer):
             raise ValueError(
                 f"buffer is 1..22 of a-z 0-9 . _ - and begins with a letter or digit, or empty; got {self.buffer!r}"

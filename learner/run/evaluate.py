@@ -24,10 +24,11 @@ MODALITIES: dict[str, Callable[[Tokens], Tokens]] = {"picture": without_words, "
 class PhaseMetrics:
     """One line of ``metrics.jsonl``. Accuracies are shares in [0, 1]; ``old`` is None in phase 0.
 
-    ``by_phase[j]``: accuracy on the classes of phase j. ``by_modality``: with both, the picture alone and the text
-    alone, after the last phase of a method that starts from the shared base phase; otherwise empty. ``pull_seconds``:
-    what training waited for replay. ``by_class``: on each class seen, by its name, or its id where it has none; a
-    class without test samples is left out.
+    ``others``: accuracy on the classes of the data that only other learners of a shared buffer have brought; None where
+    there are none. ``by_phase[j]``: accuracy on the classes of phase j. ``by_modality``: with both, the picture alone
+    and the text alone, after the last phase of a method that starts from the shared base phase; otherwise empty.
+    ``pull_seconds``: what training waited for replay. ``by_class``: on each class seen, by its name, or its id where it
+    has none; a class without test samples is left out.
     """
 
     method: str
@@ -50,6 +51,7 @@ class PhaseMetrics:
     pull_seconds: float
     evaluate_seconds: float
     by_class: dict[str, float] = field(default_factory=dict)
+    others: float | None = None
 
 
 @torch.no_grad()
@@ -79,12 +81,14 @@ def evaluate_phase(
     *,
     interim_tests_per_class: int = 0,
     by_modality: bool = False,
+    others: Sequence[int] = (),
 ) -> dict[str, Any]:
     """What is known of all classes seen after a phase, by the names of
     :class:`PhaseMetrics`.
 
     Args:
         interim_tests_per_class: samples of a class in each split before the last phase; 0 = all.
+        others: of those, which the phases do not have, too.
         by_modality: ask about the picture alone and the text alone too, after the last phase.
     """
     seen, is_last = problem.seen(phase), phase == len(problem.phases) - 1
@@ -101,7 +105,10 @@ def evaluate_phase(
         for name, show in MODALITIES.items():
             alone = [correct(model, split, show=show) for split in tests.values()]
             modalities[name] = float(np.concatenate(alone).mean())
+    foreign = [split.of_classes(list(others)) for split in problem.tests.values()] if others else []
+    asked = [split for split in foreign if len(split)]
     return {
+        "others": float(np.concatenate([correct(model, split) for split in asked]).mean()) if asked else None,
         "accuracy": float(all_hits.mean()),
         "accuracy_new": float(all_hits[is_new].mean()),
         "accuracy_old": float(all_hits[~is_new].mean()) if phase else None,

@@ -23,7 +23,7 @@ from learner.model.backbones.choose import backbone_facts
 from learner.model.backbones.weights import wordpiece_tokenizer
 from learner.model.tokenised import PictureSplit, Samples, tokenise
 from learner.run.config import LearnerConfig
-from learner.run.problem import Problem, class_order, cut
+from learner.run.problem import Problem, chosen, class_order, cut
 from memory_format import make_codec, vocabulary_fingerprint
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def in_order(problem: Problem, config: LearnerConfig) -> Problem:
 
 
 def _phases(data: DataConfig, class_names: Sequence[str]) -> list[list[int]]:
-    return cut(class_order(data, class_names), data.base_classes, data.classes_per_phase)
+    return cut(chosen(data, class_order(data, class_names), class_names), data.base_classes, data.classes_per_phase)
 
 
 def _say_what_is_cut(loaded: Loaded) -> None:
@@ -201,4 +201,4 @@ def suited(config: LearnerConfig, train: Samples, num_classes: int) -> LearnerCo
     memory = config.memory
     if not (memory.budget_bytes or memory.grows):
         memory = replace(memory, budget_bytes=suggest_budget(train, memory).budget_bytes)
-    return replace(config, data=suited_phases(config.data, num_classes), memory=memory)
+    return replace(config, data=suited_phases(config.data, len(config.data.classes) or num_classes), memory=memory)

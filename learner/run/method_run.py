@@ -22,6 +22,7 @@ from learner.run.evaluate import PhaseMetrics, evaluate_phase
 from learner.run.methods import Method
 from learner.run.run_mark import RunError
 from learner.run.setup import MethodBuffer, Setup
+from learner.run.shared import SharedClasses
 from learner.training.refit import Known, Translation, fit_translation, fitted_head
 from learner.training.train import train_phase
 
@@ -50,6 +51,7 @@ class MethodRun:
         self.done = [PhaseMetrics(**line) for line in self._saved["metrics"]] if self._saved else []
         self.memory = MethodBuffer(setup, method, self.config.memory) if method.stores != "nothing" else None
         self._buffer: Buffer | None = None
+        self._shared: SharedClasses | None = None
         self._translation: Translation | None = None
         """From features of this phase's exemplars to those of its full samples, where the test wants it."""
 
@@ -84,6 +86,8 @@ class MethodRun:
         """
         if self.memory:
             self._buffer = self.memory.open(self._held, fresh=self._saved is None)
+            if self.config.memory.join:
+                self._shared = SharedClasses(self.problem, self._buffer)
 
     @property
     def _held(self) -> int:
@@ -130,10 +134,11 @@ class MethodRun:
                 interim_tests_per_class=self.config.data.interim_tests_per_class,
                 # References ask their backbone several times for an answer, and have no exemplars to tell of.
                 by_modality=self.method.shares_base,
+                others=[] if self._shared is None else self._shared.others(model, self.problem),
             )
         stats = self._buffer.stats() if self._buffer else None
         if self._buffer and stats and phase == len(self.problem.phases) - 1:
-            save_held(self.folder, self._buffer, stats)
+            save_held(self.folder, self._buffer, stats, self._shared.to_own if self._shared else None)
         if stats and stats.bytes_used > stats.budget_bytes:
             raise RunError(f"the memory holds {stats.bytes_used} bytes, over its budget of {stats.budget_bytes}")
         return PhaseMetrics(
@@ -153,6 +158,8 @@ class MethodRun:
 
     def _train(self, model: Classifier, phase: int, new: TokenisedSplit) -> dict[str, Any]:
         model.add_classes(new)
+        if self._shared:
+            self._shared.meet(model)
         if self.method.all_data:
             new = self.problem.train.of_classes(self.problem.seen(phase)).load()
         started = time.perf_counter()
@@ -162,10 +169,11 @@ class MethodRun:
         with contextlib.ExitStack() as stack:
             replay, dataset = None, None
             if self._buffer is not None:
-                dataset = self._dataset(self._buffer, phase)
+                dataset = self._dataset(self._buffer, phase, self._shared.known(model) if self._shared else None)
                 batches = iter(dataset)
                 stack.callback(batches.close)
                 replay = map(to_replay, batches)
+                replay = map(self._shared.replayed, replay) if self._shared else replay
             train_phase(
                 model,
                 new,
@@ -182,7 +190,7 @@ class MethodRun:
             "mask_seconds": mask_seconds,
         }
 
-    def _dataset(self, buffer: Buffer, phase: int) -> ReplayDataset:
+    def _dataset(self, buffer: Buffer, phase: int, class_ids: list[int] | None) -> ReplayDataset:
         config, device = self.config.train, self.setup.device
         return ReplayDataset(
             buffer,
@@ -190,6 +198,7 @@ class MethodRun:
             seed=self.config.seed,
             start_step=phase * 1_000_000,  # no step of one phase is a step of another
             strategy="class_balanced",
+            class_id=class_ids,
             repair_text=config.repair_text,
             pin_memory=device.type == "cuda",
             decode_device=device if config.decode_on_device else None,
@@ -202,12 +211,12 @@ class MethodRun:
         stored = what_to_store(model, new, masked, self.method.stores)
         exemplars = make_exemplars(
             model,
-            new.class_ids,
+            self._shared.to_buffer(new.class_ids) if self._shared else new.class_ids,
             stored,
             masked.features,
             memory=self.config.memory,
             phase=phase,
-            learner_id=self.method.slug,
+            learner_id=self.memory.learner_id if self.memory else self.method.slug,
             rng=np.random.default_rng([self.config.seed, phase]),
         )
         samples, records = zip(*exemplars, strict=True)
@@ -217,7 +226,7 @@ class MethodRun:
         started = time.perf_counter()
         pushed = buffer.push(records, idempotency_key=f"{self.key}-{phase}", vocabulary=self.problem.vocabulary)
         push_seconds = time.perf_counter() - started
-        if self.config.memory.snapshots:
+        if self.config.memory.snapshots and not self._shared:
             buffer.take_snapshot(f"phase-{phase}")
         if self.method.stores == "masked":
             held = zip(samples, records, pushed.exemplar_ids, strict=True)
@@ -233,10 +242,14 @@ class MethodRun:
             return model.features(split.tokens), split.class_ids
         if self._buffer is None:
             return None
-        records = list(self._buffer.records())
+        if self._shared:
+            self._shared.meet(model)
+        records = list(self._buffer.records(class_id=self._shared.known(model) if self._shared else None))
         features = exemplar_features(model, records)
         if self._translation is not None:
             features = self._translation(features)
+        if self._shared:
+            return features, self._shared.class_ids_of(records)
         return features, np.array([record.class_id for record in records])
 
     def _save(self, model: Classifier, phase: int, *, trained: bool, timings: dict[str, Any]) -> None:

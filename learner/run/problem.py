@@ -107,6 +107,20 @@ def class_order(config: DataConfig, class_names: Sequence[str]) -> list[int]:
     return _checked([_class_id(entry, class_names) for entry in given_order(config)], class_names)
 
 
+def chosen(config: DataConfig, order: list[int], class_names: Sequence[str]) -> list[int]:
+    """The classes of ``data.classes``, in the order that all have.
+
+    Raises:
+        DataError: there is none of that name, or one comes twice.
+    """
+    if not config.classes:
+        return order
+    wanted = [_class_id(entry, class_names, "classes") for entry in config.classes]
+    if len(set(wanted)) != len(wanted):
+        raise DataError("data.classes: a class comes once")
+    return [class_id for class_id in order if class_id in wanted]
+
+
 def given_order(config: DataConfig) -> list[str | int]:
     """The classes that the setting lists, or the lines of the file that it names; empty where it does neither.
 
@@ -133,16 +147,16 @@ def cut(order: Sequence[int], base: int, step: int) -> list[list[int]]:
     return [list(order[:base])] + [list(order[start : start + step]) for start in range(base, len(order), step)]
 
 
-def _class_id(entry: str | int, class_names: Sequence[str]) -> int:
+def _class_id(entry: str | int, class_names: Sequence[str], setting: str = "class_order") -> int:
     """Of a class that is given by its name or, where none is called so, by its place in the natural order."""
     named = [class_id for class_id, name in enumerate(class_names) if name == entry]
     if len(named) == 1:
         return named[0]
     if named:
-        raise DataError(f"data.class_order: {len(named)} classes are called {entry!r}; give them by number: {named}")
+        raise DataError(f"data.{setting}: {len(named)} classes are called {entry!r}; give them by number: {named}")
     number = entry if isinstance(entry, int) else int(entry) if entry.isascii() and entry.isdigit() else -1
     if not 0 <= number < len(class_names):
-        raise DataError(f"data.class_order: there is no class {entry!r}; classes are {some(map(repr, class_names))}")
+        raise DataError(f"data.{setting}: there is no class {entry!r}; classes are {some(map(repr, class_names))}")
     return number
 
 

@@ -54,7 +54,8 @@ class Setup:
 
     def buffer_name(self, method: Method) -> str:
         """What the method's buffer is called."""
-        return buffer_name(self.mark, method.configure(self.config).memory.buffer, method.slug)
+        memory = method.configure(self.config).memory
+        return memory.join or buffer_name(self.mark, memory.buffer, method.slug)
 
     def generator(self, phase: int, purpose: int) -> torch.Generator:
         """Randomness of one purpose in one phase: the same after a resume as without one."""
@@ -76,6 +77,11 @@ class MethodBuffer:
         """What the buffer is called."""
         return self._setup.buffer_name(self._method)
 
+    @property
+    def learner_id(self) -> str:
+        """Who pushes: in a buffer that is shared the run, in its own the method."""
+        return self._setup.mark.id if self._memory.join else self._method.slug
+
     def look(self, held: int) -> int:
         """How many exemplars the buffer holds; made where there is none, and what is there stays as it is.
 
@@ -86,6 +92,12 @@ class MethodBuffer:
             RunError: it is another run's, or another one than the checkpoints tell of.
         """
         info = self._info()
+        if self._memory.join and info is not None and info.owner:
+            raise RunError(f"buffer {self.name} is not shared: {_whose(info)}. Join another one")
+        if self._memory.join and info is not None:
+            for name, value in self._fit().items():
+                if (there := getattr(info, name)) not in (None, "", value):
+                    raise RunError(f"{name} of the shared buffer {self.name} is {there}, and this run's is {value}")
         if info is not None and not self._is_mine(info) and not self._setup.overwrite:
             raise RunError(
                 f"buffer {self.name} is not this run's: {_whose(info)}. It stays as it is; give this run buffers of "
@@ -108,6 +120,12 @@ class MethodBuffer:
             RunError: as :meth:`look`.
         """
         left_over, info = self.look(held), self._info()
+        if self._memory.join and info is not None:
+            joined = Buffer(self._setup.client, self.name)
+            if fresh and not self._created:
+                # Of this learner's alone, and of a beginning that does not count any more.
+                joined.delete(learner_id=self.learner_id)
+            return joined
         if info is not None and not self._is_mine(info):
             log.warning("buffer %s was another run's: %s; deleted, as --overwrite says", self.name, _whose(info))
             self._setup.client.delete_buffer(self.name, owner=info.owner)
@@ -130,6 +148,8 @@ class MethodBuffer:
     def _is_mine(self, info: BufferInfo) -> bool:
         """Buffers of earlier versions say it in their descriptions alone."""
         mark = self._setup.mark
+        if self._memory.join:
+            return not info.owner
         return info.owner == mark.id or (not info.owner and mark.owns(info.description))
 
     def _fit(self) -> dict[str, Any]:
@@ -147,14 +167,14 @@ class MethodBuffer:
                 full_samples_per_class=memory.full_samples_per_class if memory.grows else None,
                 full_sample_bytes=memory.full_sample_bytes if memory.grows else None,
                 disk_limit_bytes=memory.disk_limit_bytes(sum(map(len, phases)), num_phases=len(phases)),
-                description=self._setup.mark.description,
-                owner=self._setup.mark.id,
+                description="" if memory.join else self._setup.mark.description,
+                owner="" if memory.join else self._setup.mark.id,
                 **self._fit(),
             )
         except ConflictError as error:
             raise RunError(f"{error.message}; give the run another --out or delete the buffer") from error
         class_ids = self._setup.problem.seen(len(phases) - 1)
-        if self._setup.problem.class_names:
+        if self._setup.problem.class_names and not memory.join:
             buffer.name_classes(names_of(self._setup.problem, class_ids), class_ids)
         return buffer
 

@@ -1,0 +1,89 @@
+"""A buffer that several learners share: whose classes are whose, agreed on by their names.
+
+Class ids are each learner's own. In the buffer a class has one id for all of them (``Buffer.name_classes``); a class of
+which only others have samples has a number beyond the learner's own here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client import Buffer
+from learner.memory.exemplars import as_split
+from learner.model.classifier import Classifier
+from learner.run.problem import Problem
+from learner.run.run_mark import RunError
+from learner.training.train import Replay
+from memory_format import Record
+
+
+class SharedClasses:
+    """Between the class ids of a learner and those of a buffer.
+
+    Args:
+        problem: whose classes have names.
+        buffer: the one that is shared.
+
+    Raises:
+        RunError: two classes have one name.
+    """
+
+    def __init__(self, problem: Problem, buffer: Buffer) -> None:
+        self._buffer = buffer
+        self._beyond = max(len(problem.class_names), int(problem.train.class_ids.max()) + 1)
+        names = [problem.name_of(class_id) for class_id in range(self._beyond)]
+        if len(set(names)) != self._beyond:
+            raise RunError(
+                "two classes have one name here: learners of a shared buffer agree on classes by their names"
+            )
+        self._own = {name: class_id for class_id, name in enumerate(names)}
+        mine = problem.seen(len(problem.phases) - 1)
+        self._ids = dict(zip(mine, buffer.name_classes([problem.name_of(c) for c in mine]), strict=True))
+
+    def to_buffer(self, class_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The buffer's ids of classes that the learner has samples of."""
+        return np.array([self._ids[int(class_id)] for class_id in class_ids], dtype=np.int64)
+
+    def to_own(self, class_ids: Iterable[int]) -> NDArray[np.int64]:
+        """The learner's ids of the buffer's classes; those without a name, or with one that its data does not know,
+        have numbers beyond its own."""
+        own = {theirs: mine for mine, theirs in self._ids.items()}
+        return np.array([own.get(int(id_), self._beyond + int(id_)) for id_ in class_ids], dtype=np.int64)
+
+    def meet(self, model: Classifier) -> None:
+        """Let a model know the classes that others have brought since."""
+        names = self._buffer.class_names()
+        for entry in self._buffer.stats().classes:
+            self._ids.setdefault(
+                self._own.get(names.get(entry.class_id, ""), self._beyond + entry.class_id), entry.class_id
+            )
+        known = set(model.classes_seen)
+        new = [theirs for mine, theirs in sorted(self._ids.items()) if mine not in known]
+        records = [record for theirs in new for record in self._buffer.records(class_id=theirs, limit=_LOOKED_AT)]
+        if records:
+            model.add_classes(as_split(records, self.to_own(record.class_id for record in records)))
+
+    def known(self, model: Classifier) -> list[int]:
+        """The buffer's ids of the classes that a model knows."""
+        return [self._ids[class_id] for class_id in model.classes_seen if class_id in self._ids]
+
+    def others(self, model: Classifier, problem: Problem) -> list[int]:
+        """Classes of the data that the model knows from others alone."""
+        mine = set(problem.seen(len(problem.phases) - 1))
+        return [class_id for class_id in model.classes_seen if class_id < self._beyond and class_id not in mine]
+
+    def replayed(self, replay: Replay) -> Replay:
+        """A batch of the buffer with the learner's class ids."""
+        return replace(replay, class_ids=self.to_own(replay.class_ids))
+
+    def class_ids_of(self, records: Iterable[Record]) -> NDArray[np.int64]:
+        """The learner's class ids of records."""
+        return self.to_own(record.class_id for record in records)
+
+
+_LOOKED_AT = 32
+"""Exemplars of a class by which a head begins to tell it."""

@@ -1,0 +1,88 @@
+"""Learners with classes and numbers of their own share one buffer, and know each other's classes by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import Buffer, MemoryClient
+from learner.data.base import DataError
+from learner.run.evaluate import PhaseMetrics
+from learner.run.method_run import MethodRun
+from learner.run.methods import parse_method
+from learner.run.problem import Problem, chosen
+from learner.run.run import Run
+from learner.run.run_mark import RunError, mark_of
+from tests.conftest import Service
+from tests.learner.builders import make_problem
+from tests.learner.test_phases import CONFIG
+
+NAMES = ["ant", "bee", "cat", "dog", "emu", "fox"]
+ALL = replace(make_problem(phases=[[0, 1, 2], [3, 4, 5]]), class_names=NAMES)
+LEFT, RIGHT = replace(ALL, phases=[[4, 0], [2]]), replace(ALL, phases=[[5, 1], [3]])
+SHARED = replace(
+    CONFIG, train=replace(CONFIG.train, ssf_epochs=4), memory=replace(CONFIG.memory, join="zoo", budget_bytes=20_000)
+)
+METHOD = parse_method("full")
+
+
+def _run(out: Path, service: Service, problem: Problem) -> list[PhaseMetrics]:
+    with MemoryClient(service.url) as client:
+        run = Run(SHARED, problem, client, out)
+        run.prepare([METHOD])
+        return run.run(METHOD)
+
+
+def test_two_learners_know_each_others_classes(start_service: Any, tmp_path: Path) -> None:
+    service = start_service()
+    left = _run(tmp_path / "left", service, LEFT)
+    assert left[-1].others is None
+    right = _run(tmp_path / "right", service, RIGHT)
+    # What nobody has shown it but the buffer: chance is a sixth.
+    assert right[-1].others is not None
+    assert right[-1].others > 0.5
+    with MemoryClient(service.url) as client:
+        buffer = Buffer(client, "zoo")
+        assert buffer.class_names() == dict(enumerate(["emu", "ant", "cat", "fox", "bee", "dog"]))
+        stats = buffer.stats()
+        assert set(stats.learners) == {mark_of(tmp_path / "left").id, mark_of(tmp_path / "right").id}
+        assert [entry.name for entry in stats.classes] == ["emu", "ant", "cat", "fox", "bee", "dog"]
+        assert buffer.info().owner == ""
+        assert buffer.snapshots() == []
+        # A learner that begins anew takes away what is its own, and nothing else.
+        theirs = {info.exemplar_id for info in buffer.query(learner_id=mark_of(tmp_path / "left").id)}
+        run = Run(replace(SHARED, seed=9), RIGHT, client, tmp_path / "anew")
+        (tmp_path / "anew").mkdir()
+        (tmp_path / "right/run.json").rename(tmp_path / "anew/run.json")
+        work = MethodRun(run.setup, METHOD)
+        work.look()
+        work.open_buffer()
+        assert {info.exemplar_id for info in buffer.query()} == theirs
+
+
+def test_what_cannot_be_joined_is_said_before_anything_is_trained(start_service: Any, tmp_path: Path) -> None:
+    service = start_service()
+    with MemoryClient(service.url) as client:
+        client.create_buffer("zoo", budget_bytes=1000, owner="another-run")
+        with pytest.raises(RunError, match="zoo is not shared: it is that of run another-run"):
+            _run(tmp_path / "run", service, LEFT)
+        client.delete_buffer("zoo", owner="another-run")
+        client.create_buffer("zoo", budget_bytes=1000, patch_px=32)
+        with pytest.raises(RunError, match="patch_px of the shared buffer zoo is 32, and this run's is 8"):
+            _run(tmp_path / "run", service, LEFT)
+    assert not (tmp_path / "run/base.pt").exists()
+
+
+def test_some_of_the_classes_come_in_the_order_of_all() -> None:
+    def of(*names: str) -> list[int]:
+        return chosen(replace(CONFIG.data, classes=names), [3, 1, 0, 2, 5, 4], NAMES)
+
+    assert of() == [3, 1, 0, 2, 5, 4]
+    assert of("fox", "ant", "dog") == [3, 0, 5]
+    with pytest.raises(DataError, match=r"data\.classes: there is no class 'yak'"):
+        of("yak")
+    with pytest.raises(DataError, match="comes once"):
+        of("ant", "ant")
