@@ -41,7 +41,7 @@ WRONG: list[tuple[str, object]] = [
     *((name, 0) for name in NUMBERS if name in FROM_ONE),
     *((name, '"a\\u0000b"') for name, value in _settings() if isinstance(value, str)),
     *((name, 5) for name, value in _settings() if not isinstance(value, int | float)),
-    *((name, "[]") for name, value in _settings() if not isinstance(value, list)),
+    *((name, "[]") for name, value in _settings() if not isinstance(value, list | tuple)),
     ("backbone.blocks", "[12]"),
     ("backbone.blocks", "[-1]"),
     ("backbone.blocks", '["a"]'),
