@@ -152,7 +152,7 @@ def test_the_code_of_the_document_decodes_what_the_service_wrote(
     assert {record.layout for record in made} == {"strip", "mosaic", "in_place"}
     # As stores of earlier versions hold them.
     made.append(replace(made[0], payload=webp_file(made[0].payload)))
-    patches, keep_mask = np.zeros((1, 8, 8, 3), dtype=np.uint8), np.ones((1, 1), dtype=bool)
+    patches, keep_mask = np.zeros((1, 16, 16, 3), dtype=np.uint8), np.ones((1, 1), dtype=bool)
     others: list[dict[str, Any]] = [{"codec": RawZstd()}, {"codec": JPEG()}, {"codec": WebP(), "user_json": {"a": 1}}]
     unread = [make_record(class_id=9, patches=patches, keep_mask=keep_mask, **other) for other in others]
     with MemoryClient(service.url) as memory:
