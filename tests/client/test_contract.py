@@ -69,7 +69,7 @@ def test_what_is_no_such_answer_is_named(content: bytes, said: str) -> None:
 
 def test_words_of_a_newer_service_are_read() -> None:
     values: dict[str, Any] = {
-        member.name: 1 if "int" in str(member.type) else 1.5 if member.type == "float" else "least_recently_drawn"
+        member.name: 1 if "int" in str(member.type) else 1.5 if "float" in str(member.type) else "least_recently_drawn"
         for member in fields(BufferInfo)
     }
     content = httpx.Response(200, json=values).content
