@@ -71,6 +71,9 @@ class Classifier(nn.Module):
         self.to(device)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """A block around one forward pass, never more: until its end, torch 2.14.1 computes with the weights that it
+        met first, whatever is loaded or learned meanwhile (findings/torch_autocast_old_weights.sh).
+        """
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     @property
