@@ -216,6 +216,7 @@ def rows_of_batch(batch: Batch, learners: Learners) -> Rows:
 
 def concatenated(parts: Sequence[Rows]) -> Rows:
     """Rows of several, one after another."""
+    # Without the dtype numpy 2.4.6 moves the fields together (findings/numpy_concatenate_offsets.sh).
     return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, ROW_DTYPE), *parts], dtype=ROW_DTYPE)
 
 
