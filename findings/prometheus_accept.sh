@@ -7,7 +7,7 @@
 # Seen: q is passed over, the first format in the list is taken. A quoted version is a TypeError, so the ASGI application
 #   fails. For version=9.0.0 the answer calls itself OpenMetrics 9.0.0.
 # For this project: GET /metrics orders what is asked for, takes off quotation marks, and asks the library for one format
-#   at a time (http/routes/metrics.py); a test in tests/memory_service/test_telemetry.py holds that.
+#   at a time (http/routes/metrics.py); a test in test_telemetry.py holds that.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
