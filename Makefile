@@ -6,6 +6,9 @@ BIN := .venv/bin
 STAMP := .venv/.setup-done
 CODE := memory_format memory_service client learner tests $(wildcard scripts benchmarks examples)
 
+# Tests wait for processes, disks and clocks more than they compute. Those of a file share what they set up.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
+
 # A checkout keeps what it downloads beside itself.
 export EXEMPLAR_MEMORY_DATA ?= $(CURDIR)/data
 
@@ -55,7 +58,7 @@ serve: setup
 	@$(BIN)/memory-service serve --data runs/serve
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 check: setup
 	$(BIN)/ruff format --check $(CODE)
@@ -63,7 +66,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/shape.py --check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # Pictures of each are then in runs/pages/. Debian has the browser as `chromium`. The picture of docs/demo.md,
 # without the art that the memory holds: `make check-pages ARGS="--picture docs/report.png"`.

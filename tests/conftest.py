@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from learner import before_torch
 from memory_service.testing import Ended, ServiceProcess
 
 # The same examples on every run: a failing test fails again. HYPOTHESIS_PROFILE=search looks for new ones.
@@ -24,6 +25,9 @@ settings.register_profile("search", deadline=None, max_examples=2000, print_blob
 # Longer runs of what a store must never do: see `make nightly`.
 settings.register_profile("nightly", settings.get_profile("search"), max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+# As in a run: tests side by side share the cores.
+before_torch.prepare()
 
 # As `make` has it: what tests download stays in the checkout, and is downloaded once.
 os.environ.setdefault("EXEMPLAR_MEMORY_DATA", str(Path(__file__).parents[1] / "data"))
