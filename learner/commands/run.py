@@ -62,7 +62,6 @@ def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Cons
     Raises:
         RunError, DataError, FetchError, ServiceError: something stands in the way; the message says what.
     """
-    neighbours = Neighbours()
     # Asked first: better to hear of a wrong address now than after minutes of training.
     try:
         client.info()
@@ -86,7 +85,8 @@ def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Cons
     console.print(f"phases of {phases} classes; budget {budget_words(config.memory)}", markup=False)
     # Made no sooner: data that cannot be used leave no folder behind.
     with locked(order.out):
-        threads = choose(order.threads, machine.recall(order.out), neighbours)
+        # Looked at now: what has made the data ready were processes of this command's own.
+        threads = choose(order.threads, machine.recall(order.out), Neighbours())
         console.print(str(threads), markup=False, highlight=False)
         torch.set_num_threads(threads.number)
         if order.seeds is None:

@@ -84,7 +84,7 @@ class Neighbours:
 
     def look(self) -> tuple[int, Sequence[float]]:
         """The number of cores, and how many of them each other process used; :data:`MOMENT_SECONDS` after this was
-        made, or at once where that is longer ago."""
+        made."""
         time.sleep(max(0.0, self._begun + MOMENT_SECONDS - time.monotonic()))
         seconds = time.monotonic() - self._begun
         busy = sum(self._busy()) - sum(self._all) - (time.process_time() - self._own)
@@ -114,7 +114,7 @@ def choose(given: int | None, before: Mapping[str, str], neighbours: Neighbours)
     Args:
         given: ``--threads``.
         before: what :func:`learner.run.machine.recall` gives of the run's folder.
-        neighbours: made when the command began.
+        neighbours: made just now. Nothing of the run's own computes from then on.
 
     Raises:
         RunError: the folder tells of no number that could be kept.
