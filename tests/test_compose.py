@@ -41,8 +41,8 @@ def test_the_learner_waits_for_a_healthy_service() -> None:
 
 
 def test_only_the_image_for_a_gpu_has_cuda() -> None:
-    assert "/cpu" in SERVICES["learner"]["build"]["args"]["TORCH_INDEX"]
-    assert SERVICES["learner-gpu"]["build"]["args"]["TORCH_INDEX"] == ""
+    assert SERVICES["learner"]["build"]["args"]["TORCH_BACKEND"] == "${TORCH_BACKEND-cpu}"
+    assert SERVICES["learner-gpu"]["build"]["args"]["TORCH_BACKEND"] == ""
     assert SERVICES["learner-gpu"]["profiles"] == ["gpu"]
     images = [service["image"] for service in SERVICES.values()]
     assert len(set(images)) == len(images)

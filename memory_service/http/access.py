@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 from memory_format import BusyError, ForbiddenError, UnauthenticatedError
 from memory_format.api.terms import API_KEY_PATTERN, Role
 from memory_service.http.sessions import Sessions, session_of
-from memory_service.store.keys import Key, KeyFile
+from memory_service.store.keys import Key, KeyFile, find
 
 logger = logging.getLogger(__name__)
 
@@ -212,10 +212,11 @@ class Access:
             BusyError: too many wrong keys came from there, or the key has too many requests or connections.
             StorageError: the keys cannot be read.
         """
-        if need.role is None or self._keys.current() is None:
+        keys = None if need.role is None else self._keys.current()
+        if keys is None:
             grant = Grant()
         else:
-            key = self._key_of(scope)
+            key = self._key_of(scope, keys)
             scope[KEY_ID] = key.id
             self._count(key, scope.get("extensions", {}).get(CONNECTION))
             grant = Grant(key)
@@ -225,27 +226,28 @@ class Access:
 
     def check(self, given: str | None, role: Role, buffer: str, connection: Connection) -> None:
         """For requests that are not HTTP's. Raises as :meth:`admit`."""
-        if self._keys.current() is not None:
-            key = self.key(given, "here")
+        keys = self._keys.current()
+        if keys is not None:
+            key = self._key(given, "here", keys)
             self._count(key, connection)
             _check(Grant(key), key, Need(role), buffer)
 
     def sign_in(self, given: str, scope: Any) -> str | None:
         """Begin a session of a key that was typed in; None where none is asked for. Raises as :meth:`admit`."""
-        if self._keys.current() is None:
+        keys = self._keys.current()
+        if keys is None:
             return None
-        key = self.key(given, _client(scope))
+        key = self._key(given, _client(scope), keys)
         self._count(key, scope.get("extensions", {}).get(CONNECTION))
         return self.sessions.begin(key.id, self._clock())
 
-    def _key_of(self, scope: Any) -> Key:
+    def _key_of(self, scope: Any, keys: Mapping[str, Key]) -> Key:
         """The key that a request shows, or that its session is of."""
         given = _given(scope["headers"])
         session = session_of(scope["headers"]) if given is None else None
         if session is None:
-            return self.key(given, _client(scope))
-        id_ = self.sessions.find(session, self._clock())
-        key = (self._keys.current() or {}).get(id_ or "")
+            return self._key(given, _client(scope), keys)
+        key = keys.get(self.sessions.find(session, self._clock()) or "")
         if key is None:
             raise UnauthenticatedError(f"the session is over: {_HOW}")
         return self._expect_good(key)
@@ -261,16 +263,11 @@ class Access:
                 limit=self._most_requests,
             )
 
-    def key(self, given: str | None, client: str) -> Key:
-        """What is known of a key, where keys are asked for. Raises as :meth:`admit`.
-
-        Args:
-            given: the key that was sent.
-            client: from where.
-        """
+    def _key(self, given: str | None, client: str, keys: Mapping[str, Key]) -> Key:
+        """What is known of a key that was sent, from ``client``, of those that there are. Raises as :meth:`admit`."""
         if given is None:
             raise UnauthenticatedError(f"this service asks for a key: {_HOW}")
-        key = self._keys.find(given)
+        key = find(keys, given)
         if key is None:
             # What has not even the form of one can be no guess.
             if API_KEY_PATTERN.fullmatch(given):

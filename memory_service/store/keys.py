@@ -95,6 +95,20 @@ def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(fnmatch.translate, patterns)))
 
 
+def find(keys: Mapping[str, Key], given: str) -> Key | None:
+    """The key that somebody has sent, good or not; None where it is none of them.
+
+    It takes as long for an id that there is as for one that there is not.
+    """
+    parts = API_KEY_PATTERN.fullmatch(given)
+    if parts is None:
+        return None
+    key = keys.get(parts[1])
+    wanted = _NO_DIGEST if key is None else bytes.fromhex(key.sha256)
+    is_right = hmac.compare_digest(hashlib.sha256(parts[2].encode("ascii")).digest(), wanted)
+    return key if is_right else None
+
+
 class KeyFile:
     """The keys of the store in a directory, as they are on disk at the moment. Threads may share it.
 
@@ -134,19 +148,6 @@ class KeyFile:
     def any_good(self, now: float) -> bool:
         """Whether there is a key that lets somebody in. Raises as :meth:`current`."""
         return any(key.is_good(now) for key in (self.current() or {}).values())
-
-    def find(self, given: str) -> Key | None:
-        """The key that somebody has sent, good or not; None where it is none of them. Raises as :meth:`current`.
-
-        It takes as long for an id that there is as for one that there is not.
-        """
-        parts = API_KEY_PATTERN.fullmatch(given)
-        if parts is None:
-            return None
-        key = (self.current() or {}).get(parts[1])
-        wanted = _NO_DIGEST if key is None else bytes.fromhex(key.sha256)
-        is_right = hmac.compare_digest(hashlib.sha256(parts[2].encode("ascii")).digest(), wanted)
-        return key if is_right else None
 
     def make(
         self,

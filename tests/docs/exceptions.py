@@ -33,7 +33,7 @@ NOT_RUN: dict[Name, str] = {
         "docker run --rm --user root -v memory:/memory exemplar-memory-service chown -R memory: /memory",
     ): _ENGINE,
     ("docs/howto/containers.md", "docker compose up"): _ENGINE,
-    ("docs/howto/containers.md", "TORCH_INDEX= docker compose build learner"): _ENGINE,
+    ("docs/howto/containers.md", "TORCH_BACKEND= docker compose build learner"): _ENGINE,
     ("docs/howto/containers.md", "docker compose up learner-gpu"): _ENGINE,
     ("docs/howto/containers.md", "export IMAGES=registry.example.org/team/ TAG=0.2"): _ENGINE,
 }

@@ -229,12 +229,15 @@ def test_a_key_ends_when_it_expires(data: Path) -> None:
     keys = KeyFile(data)
     _, given = keys.make("read", NOW, expires_at=NOW + 60)
     access = Access(keys, 10, 1, lambda: now)
-    assert access.key(given, "here").role == "read"
+    scope = {"headers": [(b"authorization", f"Bearer {given}".encode())]}
+    found = access.admit(scope, Need("read"), None).key
+    assert found is not None
+    assert found.role == "read"
     assert keys.any_good(now)
     now += 60
     assert not keys.any_good(now)
     with pytest.raises(Exception, match=r"em_\w{8} has expired at 2027-01-15 08:01 UTC"):
-        access.key(given, "here")
+        access.admit(scope, Need("read"), None)
 
 
 def test_wrong_keys_are_answered_at_a_rate_and_good_ones_always(data: Path, admin: str) -> None:
