@@ -61,7 +61,11 @@ def main() -> int:
 def _say_how_to_look(commands: Path) -> None:
     """The commands that open what is there now."""
     opener = next(filter(shutil.which, ("xdg-open", "open")), "in a browser:")
-    serve = [os.path.relpath(commands / "memory-service"), "serve", "--data", str(OUT / "memory"), "--open"]
+    program = commands / "memory-service"
+    # As short as it can be typed here: where the environment is outside this folder, "../../.." says less than its path.
+    if program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    serve = [str(program), "serve", "--data", str(OUT / "memory"), "--open"]
     print(f"the report:  {opener} {OUT / 'report.html'}")
     print(f"the memory:  {shlex.join(serve)}")
 
