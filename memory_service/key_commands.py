@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,11 @@ def add_key_commands(commands: argparse._SubParsersAction[argparse.ArgumentParse
         help="names it is for, as 'left-*'; default all",
     )
     make.add_argument("--learner", metavar="ID", help="the only learner_id whose records it may push or change")
+    make.add_argument(
+        "--trusted",
+        action="store_true",
+        help="take what it pushes without decoding it: who draws finds what is damaged",
+    )
     make.add_argument("--days", type=float, help="good for so long; default until it is revoked")
     make.add_argument("--note", default="", help="whose it is, say; shown by list")
     show = actions.add_parser("list", help="list keys, without what is secret of them")
@@ -56,12 +61,12 @@ def keys_command(action: str, data: Path, **options: Any) -> int:
     return actions[action](KeyFile(data), **options)
 
 
-def _make(keys: KeyFile, role: Role, buffers: Sequence[str], learner: str | None, days: float | None, note: str) -> int:
+def _make(keys: KeyFile, role: Role, learner: str | None, days: float | None, **options: Any) -> int:
     now = time.time()
     if days is not None and not 0 < days < 1_000_000:
         raise FormatError(f"--days is a number above 0, got {days:g}", code="invalid_request")
     expires_at = None if days is None else now + days * _DAY
-    key, shown = keys.make(role, now, buffers=buffers, learner_id=learner, expires_at=expires_at, note=note)
+    key, shown = keys.make(role, now, learner_id=learner, expires_at=expires_at, **options)
     # Alone on stdout, for `KEY=$(memory-service keys make ...)`.
     print(shown)
     print(f"{_described(key, now)}\nIt is shown this once. Clients read it from EXEMPLAR_MEMORY_KEY.", file=sys.stderr)
@@ -97,6 +102,7 @@ def _described(key: Key, now: float) -> str:
     else:
         state = f"{'good until' if key.is_good(now) else 'expired'} {_day(key.expires_at)}"
     whose = "" if key.learner_id is None else f"; learner {key.learner_id}"
+    whose += "; trusted" if key.trusted else ""
     note = key.note and f"; {key.note}"
     return (
         f"{_ID_PREFIX}{key.id}  {key.role}  {' '.join(key.buffers)}{whose}; made {_day(key.created_at)}; {state}{note}"

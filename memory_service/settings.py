@@ -74,7 +74,8 @@ class Settings(BaseSettings):
     decode_payloads: bool = Field(
         True,
         description="Decode each payload once when it is pushed or imported, and refuse what cannot be decoded. "
-        "`false` trusts who pushes: what is damaged is found by who draws it.",
+        "`false` trusts everybody who pushes, and a key made with `--trusted` whoever has it: what is damaged is found "
+        "by who draws it.",
     )
     max_imports: int = Field(2, ge=1, description="Imports being taken over at once; beyond it, the same.")
     max_pictures: int = Field(64, ge=1, description="Pictures asked for at once; beyond it, the same.")

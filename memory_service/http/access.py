@@ -103,6 +103,11 @@ class Grant:
         """The only learner whose records it may push or change; None = any."""
         return None if self.key is None else self.key.learner_id
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether what it pushes is taken without decoding it; without keys the service's setting says so."""
+        return self.key is not None and self.key.trusted
+
 
 class Rates:
     """So many at once for each of those who ask, and then so many a second.

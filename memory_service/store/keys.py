@@ -63,6 +63,8 @@ class Key:
     expires_at: float | None = None
     revoked_at: float | None = None
     note: str = ""
+    trusted: bool = False
+    """What it pushes is not decoded: see ``decode_payloads`` of :class:`~memory_service.store.pure.model.Options`."""
 
     def is_good(self, now: float) -> bool:
         """Whether it lets anybody in."""
@@ -158,19 +160,22 @@ class KeyFile:
         learner_id: str | None = None,
         expires_at: float | None = None,
         note: str = "",
+        trusted: bool = False,
     ) -> tuple[Key, str]:
         """A new key beside those there are; returns what is known of it, and the key, which nobody can read again.
 
         Raises:
-            FormatError: a pattern, learner, time or note will not do.
+            FormatError: a pattern, learner, time or note will not do, or a key that may not push is to be trusted.
             StorageError: the file cannot be read or written.
         """
         _check(buffers, learner_id, expires_at, now, note)
+        if trusted and role == "read":
+            raise FormatError("a key that may only read pushes nothing that could be trusted", code="invalid_request")
         with self._changing() as keys:
             id_ = next(id_ for id_ in iter(lambda: secrets.token_hex(4), "") if id_ not in keys)
             secret = secrets.token_urlsafe(32)
             sha256 = hashlib.sha256(secret.encode("ascii")).hexdigest()
-            keys[id_] = Key(id_, sha256, role, tuple(buffers), now, learner_id, expires_at, None, note)
+            keys[id_] = Key(id_, sha256, role, tuple(buffers), now, learner_id, expires_at, None, note, trusted)
         return keys[id_], f"em_{id_}_{secret}"
 
     def revoke(self, id_: str, now: float) -> Key:

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from memory_format import (
@@ -204,12 +205,18 @@ class Store:
             return self._add(source.fork_into(new_name, snapshot, disk_limit_bytes, description))
 
     def import_buffer(
-        self, name: str, path: Path, *, progress: Callable[[int, int, str], None] | None = None
+        self,
+        name: str,
+        path: Path,
+        *,
+        progress: Callable[[int, int, str], None] | None = None,
+        trusted: bool = False,
     ) -> Buffer:
         """Make a buffer of a file that :meth:`Buffer.export` wrote: same ids, version, settings and bytes.
 
         Args:
             progress: told how many bytes of records are taken over, of how many, and the name.
+            trusted: decode no payload, whatever the options say.
 
         Raises:
             FormatError: ``invalid_export``, a record's own code with its ``index``, or ``invalid_request`` for a
@@ -222,7 +229,8 @@ class Store:
         with closing(Import(path)) as incoming, self._reserved(name), ExitStack() as claims:
             config = check_settings(incoming.config(name))
             claims.enter_context(self._quota.claim(config))
-            parts = incoming.write(self._segments, config, self._options, progress)
+            options = replace(self._options, decode_payloads=self._options.decode_payloads and not trusted)
+            parts = incoming.write(self._segments, config, options, progress)
             try:
                 needed = incoming.disk_bytes(parts)
                 if needed > config.disk_limit_bytes:

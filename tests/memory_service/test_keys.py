@@ -9,6 +9,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from memory_service.http.routes.common import Router
 from memory_service.store.keys import KeyFile
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import ARROW, Server, make_exemplar, push, put_buffer, wait_until
+from tests.memory_service.test_fit import undecodable
 from tests.memory_service.test_local import Reader, said
 
 NOW = 1_800_000_000.0
@@ -137,6 +139,28 @@ def test_a_learners_key_pushes_and_changes_its_records_alone(shared: httpx.Clien
     assert shared.patch(address, json={"exemplar_ids": [1, 99], "scores": [1, 2]}, headers=left).json()["updated"] == 1
     assert shared.delete(f"{address}?class_id=0&learner_id=left", headers=left).json()["deleted"] == [1]
     assert shared.get("/v1/buffers/b/stats", headers=left).json()["learners"] == {"left": 1, "right": 1}
+
+
+def test_what_a_trusted_key_brings_is_not_decoded(shared: httpx.Client, data: Path, admin: str) -> None:
+    assert main(["keys", "make", "--data", str(data), "--role", "read", "--trusted"]) == 2
+    trusted, plain = (bearer(made(data, "write", learner_id="left", trusted=wanted)) for wanted in (True, False))
+    damaged = encode_batch([replace(undecodable(7), learner_id="left")])
+    assert shared.put("/v1/buffers/t", json={"budget_bytes": 10**6}, headers=bearer(admin)).status_code == 201
+    address, zipped = "/v1/buffers/t/exemplars", {"Content-Type": "application/zip"}
+    refused = shared.post(address, content=damaged, headers={**ARROW, **plain})
+    assert code_of(refused) == (422, "invalid_payload")
+    assert shared.post(address, content=damaged, headers={**ARROW, **trusted}).json()["kept"] == 1
+    # Trusted is who pushes, and nobody else: neither an export nor who brings it.
+    exported = shared.get("/v1/buffers/t/export", headers=plain).content
+    refused = shared.post("/v1/buffers/c/import", content=exported, headers={**zipped, **bearer(admin)})
+    assert code_of(refused) == (422, "invalid_payload")
+    keeper = bearer(made(data, "admin", trusted=True))
+    assert shared.post("/v1/buffers/c/import", content=exported, headers={**zipped, **keeper}).status_code == 201
+    # It may do no more than without: records are still looked at, and other learners' refused.
+    other = encode_batch([undecodable(8)])
+    assert code_of(shared.post(address, content=other, headers={**ARROW, **trusted})) == (403, "forbidden")
+    malformed = shared.post(address, content=damaged[:-40], headers={**ARROW, **trusted})
+    assert code_of(malformed) == (422, "invalid_batch")
 
 
 def test_a_running_service_takes_keys_as_they_are_made_and_revoked(

@@ -107,6 +107,7 @@ async def push(
             vocabulary=vocabulary,
             dry_run=dry_run,
             only_learner=grant.learner_id,
+            trusted=grant.is_trusted,
         )
         answer = await admission.pushes.run(pushed)
     headers = {REPLAYED_HEADER: "true"} if answer.replayed else {}

@@ -19,7 +19,15 @@ from memory_service.http.access import needs
 from memory_service.http.admission import Admission
 from memory_service.http.convert import buffer_info
 from memory_service.http.openapi import NO_ROOM, RECORD_CODES, refusals
-from memory_service.http.routes.common import BufferDep, BufferName, Router, StoreDep, expect_media_type, headers_only
+from memory_service.http.routes.common import (
+    BufferDep,
+    BufferName,
+    GrantDep,
+    Router,
+    StoreDep,
+    expect_media_type,
+    headers_only,
+)
 from memory_service.http.streaming import ExportResponse
 from memory_service.store.transfer.backup import Archive
 
@@ -60,7 +68,7 @@ async def export(
     | {"requestBody": {"required": True, **_ZIP}}
     | refusals("buffer_exists", "invalid_export", "invalid_budget", *RECORD_CODES, *NO_ROOM),
 )
-async def import_buffer(name: BufferName, request: Request, store: StoreDep) -> BufferInfo:
+async def import_buffer(name: BufferName, request: Request, store: StoreDep, grant: GrantDep) -> BufferInfo:
     """Make a buffer of an exported file: same exemplar ids, version, settings and bytes."""
     expect_media_type(request, EXPORT_MEDIA_TYPE, "an export")
     # Before a large body is read.
@@ -72,7 +80,9 @@ async def import_buffer(name: BufferName, request: Request, store: StoreDep) -> 
     try:
         async for piece in request.stream():
             await admission.receiving.run(partial(incoming.write, piece))
-        buffer = await admission.imports.run(partial(store.import_buffer, name, incoming.path))
+        buffer = await admission.imports.run(
+            partial(store.import_buffer, name, incoming.path, trusted=grant.is_trusted)
+        )
     finally:
         with anyio.CancelScope(shield=True):
             await admission.receiving.run(incoming.discard)
