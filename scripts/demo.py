@@ -62,7 +62,7 @@ def _say_how_to_look(commands: Path) -> None:
     """The commands that open what is there now."""
     opener = next(filter(shutil.which, ("xdg-open", "open")), "in a browser:")
     program = commands / "memory-service"
-    # As short as it can be typed here: where the environment is outside this folder, "../../.." says less than its path.
+    # As short as it can be typed: where the environment is outside this folder, "../../.." says less than its path.
     if program.is_relative_to(Path.cwd()):
         program = program.relative_to(Path.cwd())
     serve = [str(program), "serve", "--data", str(OUT / "memory"), "--open"]

@@ -115,7 +115,7 @@ def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
         assert all(used <= 6000 for used in summary[method]["bytes_used"]["values"])
     assert "<svg" in (out / "report.html").read_text()
 
-    # A log that can be read in a narrow window, without bars; and commands at its end that work, whose paths may be long.
+    # A log that can be read in a narrow window, without bars; and commands at its end that work, of whatever length.
     lines = output.splitlines()
     assert max(map(len, lines[:-2])) <= 100, max(lines[:-2], key=len)
     assert "\r" not in output
