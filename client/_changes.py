@@ -22,6 +22,9 @@ _ERASE = {"erase": "true"}
 _UPDATE = 16_000
 """Ids in one request for new scores: 64 bytes each, the most that they take as JSON, stay under 1 MiB."""
 
+_DELETE = 500
+"""Ids in one deletion: an address of 16 kB at most."""
+
 
 def update(
     session: Session,
@@ -71,8 +74,20 @@ def delete_matching(session: Session, buffer: str, where: Mapping[str, Any], era
     return found if found.receipt is None else replace(found, receipts=(found.receipt,))
 
 
+def delete_listed(session: Session, buffer: str, exemplar_ids: list[int]) -> DeleteResult:
+    """Delete exemplars by their ids, those that are there, many in one request."""
+    found = [
+        delete_matching(session, buffer, {"exemplar_id": exemplar_ids[first : first + _DELETE]}, erase=False)
+        for first in range(0, len(exemplar_ids), _DELETE)
+    ]
+    deleted = [exemplar_id for result in found for exemplar_id in result.deleted]
+    gone = {*deleted}
+    missing = tuple(dict.fromkeys(id_ for id_ in exemplar_ids if id_ not in gone))
+    return DeleteResult(tuple(deleted), found[-1].bytes_used, found[-1].version, missing)
+
+
 def delete_each(session: Session, buffer: str, exemplar_ids: list[int], erase: bool) -> DeleteResult:
-    """Delete exemplars by their ids, those that are there."""
+    """Delete exemplars by their ids, those that are there, one after another."""
     deleted: list[int] = []
     missing: list[int] = []
     receipts: list[ErasureReceipt] = []

@@ -7,11 +7,12 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from client._address import buffer_path
-from client._params import query_string, whole
+from client._params import present, query_string, whole
 from client._reading import read_batch
 from client._session import Session
 from client._transport import Params
-from memory_format import MEDIA_TYPE, Record
+from client.errors import ProtocolError
+from memory_format import MEDIA_TYPE, Batch, NotFoundError, Record
 from memory_format.api.answers import ExemplarInfo, ExemplarPage
 from memory_format.api.terms import CURSOR_HEADER
 from memory_format.wire import split_batch
@@ -48,6 +49,29 @@ def records(session: Session, buffer: str, where: Mapping[str, Any], limit: int 
         return split_batch(read_batch(response)), response.headers.get(CURSOR_HEADER)
 
     return islice(_pages(page, where, _page_size(limit)), limit)
+
+
+def fetched(session: Session, buffer: str, exemplar_ids: list[int], snapshot: str | None) -> Batch:
+    """Exemplars by their ids, each once, in this order.
+
+    Raises:
+        NotFoundError: ``unknown_exemplar``: some are gone.
+    """
+    wanted = present({"exemplar_ids": exemplar_ids, "snapshot": snapshot})
+    path = buffer_path(buffer, "records")
+    found = read_batch(session.request("POST", path, json=wanted, headers={"Accept": MEDIA_TYPE}))
+    came = found.headers["exemplar_id"].tolist()
+    gone = sorted({*exemplar_ids} - {*came})
+    if gone:
+        raise NotFoundError(
+            f"buffer {buffer!r} has no exemplar {gone[0]} any more, {len(gone)} of {len(exemplar_ids)} are gone; "
+            "those of a snapshot stay",
+            code="unknown_exemplar",
+            exemplar_ids=gone,
+        )
+    if came != exemplar_ids:
+        raise ProtocolError(f"exemplars {exemplar_ids!r:.100} were asked for, {came!r:.100} came")
+    return found
 
 
 def listed(

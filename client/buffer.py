@@ -25,7 +25,7 @@ from memory_format.api.answers import (
     ExemplarDetail,
     ExemplarInfo,
 )
-from memory_format.api.terms import Sort, Strategy
+from memory_format.api.terms import MAX_SAMPLE, Sort, Strategy
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,14 @@ class Buffer(Named):
         """Delete exemplars: those named, or those that match all the conditions given. Snapshots keep theirs.
 
         Args:
-            exemplar_ids: one id or several; a request each, one after another. Those that the buffer does not
-                hold (any more) are passed over and named in the result.
-            erase: from snapshots, forks and every file of the service, too; the result has receipts.
+            exemplar_ids: one id or several, 500 in a request. Those that the buffer does not hold (any more) are
+                passed over and named in the result.
+            erase: from snapshots, forks and every file of the service, too; the result has receipts. Ids go one in a
+                request then.
 
         Returns:
             what was deleted; after a broken connection, ids that an earlier try deleted may be lacking where
-            conditions were given.
+            conditions or several ids were given.
 
         Raises:
             ValueError: neither ids nor conditions are given, or both.
@@ -162,7 +163,9 @@ class Buffer(Named):
         if exemplar_ids is None:
             return _changes.delete_matching(self.client.session, self.name, where, erase)
         ids = numbers("exemplar_ids", np.atleast_1d(np.asarray(exemplar_ids))).tolist()
-        return _changes.delete_each(self.client.session, self.name, ids, erase)
+        if erase or len(ids) < 2:
+            return _changes.delete_each(self.client.session, self.name, ids, erase)
+        return _changes.delete_listed(self.client.session, self.name, ids)
 
     def query(
         self,
@@ -205,6 +208,31 @@ class Buffer(Named):
         more = {"min_score": min_score, "max_score": max_score, "sort": sort, "snapshot": snapshot}
         where = conditions(class_id, phase, learner_id, not_learner_id, **more)
         return _listing.records(self.client.session, self.name, where, limit)
+
+    def fetch(
+        self,
+        exemplar_ids: ArrayLike,
+        *,
+        snapshot: str | None = None,
+        decode_threads: int | None = None,
+        pixels: bool = True,
+    ) -> ReplayBatch:
+        """Exemplars by their ids as a batch, in the order given, in one request.
+
+        Args:
+            exemplar_ids: ``(B,)`` integers, 1..4096 of them, each once.
+            decode_threads, pixels: as in :meth:`ReplayBatch.from_records`.
+
+        Raises:
+            ValueError: they are not such.
+            NotFoundError: ``unknown_exemplar``: some are not held (any more); ``details["exemplar_ids"]`` are these.
+            FormatError: they have different patch sizes, or are too many bytes for one answer (``batch_too_large``).
+        """
+        ids = numbers("exemplar_ids", exemplar_ids).tolist()
+        if len(set(ids)) != len(ids) or not 1 <= len(ids) <= MAX_SAMPLE:
+            raise ValueError(f"1..{MAX_SAMPLE} exemplar_ids are needed, each once, got {ids!r:.100}")
+        found = _listing.fetched(self.client.session, self.name, ids, snapshot)
+        return ReplayBatch.from_batch(found, decode_threads=decode_threads, pixels=pixels)
 
     def get(self, exemplar_id: int, *, snapshot: str | None = None) -> ExemplarDetail:
         """One exemplar: metadata, masks, tokens and the user's JSON.

@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from client._address import buffer_path
-from client._params import Many, present
-from client._reading import read_batch
-from client.batch import ReplayBatch
+from client._params import Many
 from client.buffer import Buffer
-from client.errors import ProtocolError
 from client.tensors import ARRAYS_PREFIX, TensorBatch, to_tensors
-from memory_format import MEDIA_TYPE, ConflictError, NotFoundError
+from memory_format import ConflictError
 from memory_format.arguments import is_whole
 
 _LISTED_AGAIN = 5
@@ -125,26 +121,8 @@ class BufferDataset(Dataset[ExemplarTensors]):
         return int(place) % len(self)
 
     def _fetch(self, places: list[int]) -> TensorBatch:
-        ids = self.exemplar_id[places].tolist()
-        response = self.buffer.client.session.request(
-            "POST",
-            buffer_path(self.buffer.name, "records"),
-            json=present({"exemplar_ids": ids, "snapshot": self.snapshot}),
-            headers={"Accept": MEDIA_TYPE},
-        )
-        found = read_batch(response)
-        came = found.headers["exemplar_id"].tolist()
-        gone = sorted({*ids} - {*came})
-        if gone:
-            raise NotFoundError(
-                f"buffer {self.buffer.name!r} has no exemplar {gone[0]} any more, {len(gone)} of {len(ids)} are gone; "
-                "those of a snapshot stay",
-                code="unknown_exemplar",
-                exemplar_ids=gone,
-            )
-        if came != ids:
-            raise ProtocolError(f"exemplars {ids!r:.100} were asked for, {came!r:.100} came")
-        tensors = to_tensors(ReplayBatch.from_batch(found, decode_threads=self.decode_threads))
+        batch = self.buffer.fetch(self.exemplar_id[places], snapshot=self.snapshot, decode_threads=self.decode_threads)
+        tensors = to_tensors(batch)
         tensors["score"] = torch.from_numpy(self.score[places])
         tensors["rank"] = torch.from_numpy(self._rank[places])
         return tensors

@@ -265,4 +265,7 @@ class ExemplarQuery(FilterQuery):
 class DeleteQuery(FilterQuery):
     """Which records to delete."""
 
+    exemplar_id: list[Annotated[ExemplarId, Digits]] = Field(
+        [], max_length=MAX_FILTER_VALUES, description="Those of these that are held; the others are passed over."
+    )
     erase: Flag = Field(False, description=ERASE)

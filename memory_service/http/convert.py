@@ -44,7 +44,8 @@ def with_changes(config: BufferConfig, change: BufferChange) -> BufferConfig:
 def filter_of(request: FilterQuery | SampleBody) -> Filter:
     """The conditions of a request."""
     others = _values(request.not_learner_id) if isinstance(request, ExemplarQuery | SampleBody) else None
-    return Filter(_values(request.class_id), _values(request.phase), _values(request.learner_id), others)
+    ids = _values(request.exemplar_id) if isinstance(request, DeleteQuery) else None
+    return Filter(_values(request.class_id), _values(request.phase), _values(request.learner_id), others, ids)
 
 
 def _values(given: list[T] | None) -> tuple[T, ...] | None:
@@ -56,7 +57,7 @@ def deletion_of(request: DeleteQuery) -> Filter:
     where = filter_of(request)
     if where == EVERYTHING:
         raise FormatError(
-            "at least one of class_id, phase and learner_id is needed; DELETE the buffer to delete everything",
+            "exemplar_id, class_id, phase or learner_id is needed; DELETE the buffer to delete everything",
             code="invalid_query",
         )
     return where

@@ -193,6 +193,32 @@ def test_exemplars_are_deleted_by_id(buffer: Buffer) -> None:
     assert caught.value.code == "unknown_buffer"
 
 
+def test_many_exemplars_are_deleted_in_few_requests(buffer: Buffer) -> None:
+    ids = [id_ for id_ in buffer.push(make_many(6)).exemplar_ids if id_ is not None]
+    before = buffer.info().version
+    result = buffer.delete([ids[4], 999, ids[1], *range(1000, 1600), ids[4]])
+    assert (set(result.deleted), len(result.missing)) == ({ids[1], ids[4]}, 601)
+    assert (result.bytes_used, result.version) == (buffer.info().bytes_used, before + 1)
+    assert [item.exemplar_id for item in buffer.query()] == [ids[0], ids[2], ids[3], ids[5]]
+
+
+def test_exemplars_are_fetched_by_id_in_the_order_asked_for(buffer: Buffer) -> None:
+    made = make_many(6)
+    ids = [id_ for id_ in buffer.push(made).exemplar_ids if id_ is not None]
+    buffer.take_snapshot("s")
+    buffer.delete(ids[2])
+    batch = buffer.fetch([ids[5], ids[0]])
+    assert batch.exemplar_id.tolist() == [ids[5], ids[0]]
+    assert [record.body for record in batch.records] == [made[5].body, made[0].body]
+    assert buffer.fetch(ids, snapshot="s").exemplar_id.tolist() == ids
+    with pytest.raises(NotFoundError) as caught:
+        buffer.fetch(ids)
+    assert caught.value.details["exemplar_ids"] == [ids[2]]
+    for wrong in ([], [ids[0], ids[0]], [0.5], range(5000)):
+        with pytest.raises(ValueError, match="needed"):
+            buffer.fetch(wrong)
+
+
 def test_exemplars_are_deleted_by_condition(buffer: Buffer) -> None:
     ids = buffer.push(make_many(20)).exemplar_ids
     zero: Any = np.int64(0)  # numpy's numbers are taken too

@@ -28,7 +28,7 @@ from memory_format.api import answers, requests
         (Buffer.sample, requests.SampleBody, {"decode_threads", "pixels", "cache", "want"}),
         (Buffer.query, requests.ExemplarQuery, {"cursor"}),
         (Buffer.records, requests.ExemplarQuery, {"cursor"}),
-        (Buffer.delete, requests.DeleteQuery, {"exemplar_ids"}),
+        (Buffer.delete, requests.DeleteQuery, {"exemplar_ids", "exemplar_id"}),
     ],
 )
 def test_a_method_takes_what_its_request_can_say(

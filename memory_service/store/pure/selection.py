@@ -25,6 +25,7 @@ class Filter:
     learner_id: tuple[str, ...] | None = None
     not_learner_id: tuple[str, ...] | None = None
     """All but those of these learners."""
+    exemplar_id: tuple[int, ...] | None = None
 
 
 EVERYTHING: Final = Filter()
@@ -183,6 +184,8 @@ def matching(
     for name, wanted in (("class_id", where.class_id), ("phase", where.phase), ("learner", codes)):
         if wanted is not None:
             matches &= np.isin(records[name][part], np.array(wanted, dtype=np.int64))
+    if where.exemplar_id is not None:
+        matches &= np.isin(records["exemplar_id"][part], np.array(where.exemplar_id, dtype=np.uint64))
     if where.not_learner_id is not None:
         others = np.array(learners.known_codes(where.not_learner_id), dtype=np.int64)
         matches &= ~np.isin(records["learner"][part], others)
