@@ -14,6 +14,7 @@ from torch import Tensor
 from client import ReplayBatch
 from client.tensors import TensorBatch, to_tensors
 from learner.baselines import cim
+from learner.memory import scaled
 from learner.memory.selection import ranked
 from learner.memory.settings import MemoryConfig
 from learner.model.attention_masks import MaskConfig, compute_masks
@@ -53,21 +54,23 @@ class Stored:
         tokens: the samples, their pixels as they are to be stored.
         keep_patches: ``(N, K)`` bool.
         keep_tokens: ``(N, T)`` bool.
+        scale: the share of their sides that pictures have in ``tokens``.
     """
 
     tokens: Tokens
     keep_patches: Tensor
     keep_tokens: Tensor
+    scale: float = 1.0
 
     @staticmethod
-    def whole(tokens: Tokens) -> Stored:
+    def whole(tokens: Tokens, scale: float = 1.0) -> Stored:
         """All of each sample."""
-        return Stored(tokens, tokens.patch_valid, tokens.token_valid)
+        return Stored(tokens, tokens.patch_valid, tokens.token_valid, scale)
 
     @property
     def kept(self) -> Tokens:
         """The samples as replay will show them, but for the codec's loss."""
-        return self.tokens.keep_patches(self.keep_patches).keep_tokens(self.keep_tokens)
+        return at_full_size(self.tokens.keep_patches(self.keep_patches).keep_tokens(self.keep_tokens), self.scale)
 
 
 def mask_split(model: Classifier, split: TokenisedSplit, config: MaskConfig, generator: torch.Generator) -> MaskedSplit:
@@ -85,7 +88,9 @@ def mask_split(model: Classifier, split: TokenisedSplit, config: MaskConfig, gen
     return MaskedSplit(keep_patches, keep_tokens, patch_attention, all_features)
 
 
-def what_to_store(model: Classifier, new: TokenisedSplit, masked: MaskedSplit, stores: Stores) -> Stored:
+def what_to_store(
+    model: Classifier, new: TokenisedSplit, masked: MaskedSplit, stores: Stores, memory: MemoryConfig
+) -> Stored:
     """The samples of a split as a method stores them.
 
     Raises:
@@ -93,6 +98,8 @@ def what_to_store(model: Classifier, new: TokenisedSplit, masked: MaskedSplit, s
     """
     if stores == "masked":
         return Stored(new.tokens, masked.keep_patches, masked.keep_tokens)
+    if stores == "full" and memory.scale < 1:
+        return Stored.whole(scaled.shrink(new.tokens, memory.scale, memory.resample), memory.scale)
     if stores == "full":
         return Stored.whole(new.tokens)
     if stores == "cim":
@@ -124,9 +131,8 @@ def make_exemplars(
     codec = make_codec(memory.codec)
     for class_id in dict.fromkeys(class_ids.tolist()):
         members = np.flatnonzero(class_ids == class_id)
-        mean = class_features[members].mean(0).numpy()
-        of_class = features[members].numpy()
-        for rank, (place, score) in enumerate(ranked(of_class, mean, memory.selection, rng)):
+        of_class, full = features[members].numpy(), class_features[members].numpy()
+        for rank, (place, score) in enumerate(ranked(of_class, full, memory.selection, rng)):
             sample = int(members[place])
             place_in_class = {"class_id": class_id, "score": score, "rank": rank}
             yield sample, record_of(stored, sample, codec=codec, phase=phase, learner_id=learner_id, **place_in_class)
@@ -146,14 +152,14 @@ def record_of(stored: Stored, sample: int, **fields: object) -> Record:
     )
 
 
-def exemplar_features(model: Classifier, records: Sequence[Record], batch_size: int = 128) -> Tensor:
-    """Features ``(N, D)`` of at least one exemplar as it is held, on the CPU."""
-    return torch.cat(
-        [
-            model.features(to_replay(to_tensors(ReplayBatch.from_records(records[start : start + batch_size]))).tokens)
-            for start in range(0, len(records), batch_size)
-        ]
-    )
+def exemplar_features(
+    model: Classifier, records: Sequence[Record], scale: float = 1.0, batch_size: int = 128
+) -> Tensor:
+    """Features ``(N, D)`` of at least one exemplar as replay shows it, on the CPU."""
+    parts = [
+        ReplayBatch.from_records(records[start : start + batch_size]) for start in range(0, len(records), batch_size)
+    ]
+    return torch.cat([model.features(to_replay(to_tensors(part), scale).tokens) for part in parts])
 
 
 def as_split(records: Sequence[Record], class_ids: NDArray[np.int64]) -> TokenisedSplit:
@@ -161,8 +167,17 @@ def as_split(records: Sequence[Record], class_ids: NDArray[np.int64]) -> Tokenis
     return TokenisedSplit(to_replay(to_tensors(ReplayBatch.from_records(records))).tokens, class_ids)
 
 
-def to_replay(batch: TensorBatch) -> Replay:
-    """A batch of the client's data set -> tokens and class ids."""
-    tokens = Tokens(**{field.name: batch[field.name] for field in fields(Tokens)})
+def at_full_size(tokens: Tokens, scale: float) -> Tokens:
+    """Pictures that were stored at a share of their sides, enlarged; others as they are."""
+    return scaled.enlarge(tokens, scale) if scale < 1 else tokens
+
+
+def to_replay(batch: TensorBatch, scale: float = 1.0) -> Replay:
+    """A batch of the client's data set -> tokens and class ids.
+
+    Args:
+        scale: the share of their sides at which pictures were stored.
+    """
+    tokens = at_full_size(Tokens(**{field.name: batch[field.name] for field in fields(Tokens)}), scale)
     complete = bool((tokens.patch_valid.sum(1) == tokens.grid.prod(1)).all())
     return Replay(tokens, batch["class_id"].numpy(), complete)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from learner.memory.selection import Selection
 from learner.ranges import within
@@ -16,6 +16,9 @@ MAX_BUDGET_BYTES = 2**50
 
 BUFFER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,21}")
 """What may stand before a method's name, which has 40 characters at most, in that of a buffer."""
+
+
+Resample = Literal["area", "pixel"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class MemoryConfig:
         full_sample_bytes: what one full sample is taken to cost in that case.
         codec: numcodecs configuration of the patch codec; full and masked exemplars use the same.
         selection: order within a class.
+        scale: share of their sides at which whole pictures are stored; replay enlarges them again. 1 = as they are.
+        resample: what becomes of a cell of pixels in a picture scaled down: its mean (``area``), or one pixel of it
+            (``pixel``, as GPS does, arXiv 2504.10409).
         buffer: what buffers are called, ``<buffer>-<method>``; empty = after the run's folder and id
             (:mod:`learner.run.run_mark`).
         join: name of a buffer that learners share; the run pushes into it as one of them, replays what all hold, and
@@ -44,12 +50,17 @@ class MemoryConfig:
     full_sample_bytes: int = 0
     codec: dict[str, Any] = field(default_factory=lambda: {"id": "em_webp", "quality": 30})
     selection: Selection = "herding"
+    scale: float = 1.0
+    resample: Resample = "area"
     buffer: str = ""
     join: str = ""
     snapshots: bool = True
 
     def __post_init__(self) -> None:
         within(self, 0, MAX_BUDGET_BYTES, "budget_bytes", "full_samples_per_class", "full_sample_bytes")
+        within(self, 0.05, 1, "scale")
+        if self.join and self.scale < 1:
+            raise ValueError("scale is for buffers of the run's own: others that share one would not know of it")
         if self.full_samples_per_class * self.full_sample_bytes > MAX_BUDGET_BYTES or (
             self.full_samples_per_class > 0
         ) != (self.full_sample_bytes > 0):

@@ -18,6 +18,7 @@ from learner.ranges import within
 Threshold = Literal["mean", "quantile", "mass"]
 Layers = Literal["last", "mean"]
 HeadReduction = Literal["mean", "max"]
+Choice = Literal["attention", "random", "grid"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class MaskConfig:
         text_amount: for ``quantile`` and ``mass`` of words.
         drop_sinks: leave out patches whose last hidden state is an outlier in length: "registers" that gather
             attention whatever the picture shows there (Darcet et al., ICLR 2024).
-        random: same number of patches as attention would keep, drawn at random: the control.
+        choice: what the kept patches are chosen by. ``attention``; ``random``: as many as attention would keep, drawn
+            at random, the control; ``grid``: the same places in every picture, an ``image_amount`` share of them spread
+            evenly (:func:`grid_places`), which asks no model.
     """
 
     image: bool = True
@@ -66,7 +69,7 @@ class MaskConfig:
     text_threshold: Threshold = "mean"
     text_amount: float = 0.4
     drop_sinks: bool = True
-    random: bool = False
+    choice: Choice = "attention"
 
     def __post_init__(self) -> None:
         within(self, 0.001, 1, "image_amount", "text_amount")
@@ -94,17 +97,19 @@ def compute_masks(
     """Masks of a batch of full samples. At least one patch of each sample is kept; so are ``[CLS]`` and ``[SEP]``.
 
     Raises:
-        ValueError: ``config.random`` without a generator, or ``config.text`` without the attention for it.
+        ValueError: random patches without a generator, or ``config.text`` without the attention for it.
     """
     attention = _combine(read.class_to_image, config.heads).masked_fill(~tokens.patch_valid, 0.0)
     keep_patches = tokens.patch_valid
-    if config.image:
+    if config.image and config.choice == "grid":
+        keep_patches = grid_places(tokens, config.image_amount)
+    elif config.image:
         candidates = tokens.patch_valid
         if config.drop_sinks:
             candidates = candidates & ~sink_patches(read.patch_norms, tokens.patch_valid)
         attended = attention.masked_fill(~candidates, 0.0)
         keep_patches = _above(attended, candidates, config.image_threshold, config.image_amount)
-        if config.random:
+        if config.choice == "random":
             if generator is None:
                 raise ValueError("random masks need a generator")
             noise = torch.rand(attention.shape, generator=generator).to(attention.device)
@@ -115,6 +120,18 @@ def compute_masks(
             raise ValueError("the text mask needs the patches' attention to the text: read it with text=True")
         keep_tokens = _text_mask(read.image_to_text, tokens, keep_patches, config)
     return Masks(keep_patches, keep_tokens, attention)
+
+
+PLASTIC = 1.32471795724474602596
+"""The real root of x^3 = x + 1: steps of its inverse powers spread points over the plane most evenly (Roberts, "The
+unreasonable effectiveness of quasirandom sequences", 2018)."""
+
+
+def grid_places(tokens: Tokens, amount: float) -> Tensor:
+    """``(B, K)`` bool: about an ``amount`` share of each sample's places, evenly spread, the first one among them."""
+    width = tokens.grid[:, 1:].clamp(min=1)
+    row, column = tokens.patch_positions // width, tokens.patch_positions % width
+    return ((row / PLASTIC + column / PLASTIC**2) % 1 < amount) & tokens.patch_valid
 
 
 SINK_DEVIATIONS = 6.0

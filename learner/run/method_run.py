@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -172,7 +173,7 @@ class MethodRun:
                 dataset = self._dataset(self._buffer, phase, self._shared.known(model) if self._shared else None)
                 batches = iter(dataset)
                 stack.callback(batches.close)
-                replay = map(to_replay, batches)
+                replay = map(functools.partial(to_replay, scale=self.config.memory.scale), batches)
                 replay = map(self._shared.replayed, replay) if self._shared else replay
             train_phase(
                 model,
@@ -208,7 +209,7 @@ class MethodRun:
         """Mask, select and push; returns the kept share of patches and the seconds of masking and of pushing."""
         started = time.perf_counter()
         masked = mask_split(model, new, self.config.mask, self.setup.generator(phase, 1))
-        stored = what_to_store(model, new, masked, self.method.stores)
+        stored = what_to_store(model, new, masked, self.method.stores, self.config.memory)
         exemplars = make_exemplars(
             model,
             self._shared.to_buffer(new.class_ids) if self._shared else new.class_ids,
@@ -221,7 +222,8 @@ class MethodRun:
         )
         samples, records = zip(*exemplars, strict=True)
         if self.config.train.translate:
-            self._translation = fit_translation(exemplar_features(model, records), masked.features[list(samples)])
+            features = exemplar_features(model, records, self.config.memory.scale)
+            self._translation = fit_translation(features, masked.features[list(samples)])
         mask_seconds = time.perf_counter() - started
         started = time.perf_counter()
         pushed = buffer.push(records, idempotency_key=f"{self.key}-{phase}", vocabulary=self.problem.vocabulary)
@@ -245,7 +247,7 @@ class MethodRun:
         if self._shared:
             self._shared.meet(model)
         records = list(self._buffer.records(class_id=self._shared.known(model) if self._shared else None))
-        features = exemplar_features(model, records)
+        features = exemplar_features(model, records, self.config.memory.scale)
         if self._translation is not None:
             features = self._translation(features)
         if self._shared:

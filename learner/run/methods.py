@@ -68,7 +68,13 @@ BASES: dict[str, Base] = {
         "random masks",
         "masked",
         "stores as many patches as attention would keep, drawn at random: the control",
-        settings={"mask": {"random": True}},
+        settings={"mask": {"choice": "random"}},
+    ),
+    "grid": Base(
+        "fixed grid",
+        "masked",
+        "stores patches of the same places in every picture, evenly spread: masks without a model",
+        settings={"mask": {"choice": "grid"}},
     ),
     "cim": Base(
         "class-activation box", "cim", "stores whole pictures, downsampled outside of their class-activation box"
@@ -123,6 +129,11 @@ PARTS: dict[str, Part] = {
         "patches that gather attention whatever they show are not left out",
         {"mask": {"drop_sinks": False}},
     ),
+    "pixel": Part(
+        "one pixel a cell",
+        "pictures that are scaled down keep one pixel of each cell, not its mean (GPS)",
+        {"memory": {"resample": "pixel"}},
+    ),
     # Which of it is kept.
     "cosine": Part(
         "cosine ranking", "kept first: what is nearest to its class's mean", {"memory": {"selection": "cosine"}}
@@ -131,6 +142,16 @@ PARTS: dict[str, Part] = {
         "herding",
         "kept first: what brings the kept ones' mean nearest to the class's",
         {"memory": {"selection": "herding"}},
+    ),
+    "herding-mean": Part(
+        "herding to the mean",
+        "as herding, to the mean of unit features as it is, not scaled to unit length",
+        {"memory": {"selection": "herding-mean"}},
+    ),
+    "typical": Part(
+        "typical first",
+        "kept first: the most typical of parts of the class (TEAL)",
+        {"memory": {"selection": "typical"}},
     ),
     "any-order": Part("random order", "kept first: any", {"memory": {"selection": "random"}}),
     # How it is replayed.
@@ -163,6 +184,11 @@ NUMBERED: dict[str, Callable[[int], Part]] = {
         f"{number / 100:.0%} kept",
         "NN percent of the patches are kept",
         {"mask": {"image_threshold": "quantile", "image_amount": number / 100}},
+    ),
+    "scaleNN": lambda number: Part(
+        f"at {number / 100:.0%} of their sides",
+        "whole pictures are stored at NN percent of their sides, and enlarged for replay",
+        {"memory": {"scale": number / 100}},
     ),
     "headNN": lambda number: Part(
         f"head at {number / 1000:g}",
@@ -225,15 +251,17 @@ class Method:
         """
         for settings in self.settings:
             config = with_settings(config, settings)
+        if config.memory.scale < 1 and self.stores in ("masked", "cim"):
+            raise ValueError(f"memory.scale is for whole pictures, as full stores them; {self.name} stores others")
         return config
 
 
 def parse_method(text: str) -> Method:
     """A method from ``BASE[+PART...]``.
 
-    Beside :data:`PARTS`, ``q30`` is a quality of the run's codec, ``keep40`` a share of
-    patches, in percent, that masks keep. ``head3`` and ``added3`` are learning rates, in thousandths: of the head, and
-    of what a reference adds to its backbone.
+    Beside :data:`PARTS`, ``q30`` is a quality of the run's codec, ``keep40`` a share of patches, in percent, that masks
+    keep, and ``scale50`` that of their sides at which whole pictures are stored. ``head3`` and ``added3`` are learning
+    rates, in thousandths: of the head, and of what a reference adds to its backbone.
 
     Raises:
         ValueError: there is no such base or part, or the base does not take it.

@@ -104,12 +104,26 @@ def test_random_masks_keep_as_many() -> None:
     read = _read(tokens, 3)
     attended = compute_masks(read, tokens, MaskConfig(text=False)).keep_patches
     drawn = compute_masks(
-        read, tokens, MaskConfig(text=False, random=True), torch.Generator().manual_seed(0)
+        read, tokens, MaskConfig(text=False, choice="random"), torch.Generator().manual_seed(0)
     ).keep_patches
     assert torch.equal(attended.sum(1), drawn.sum(1))
     assert not torch.equal(attended, drawn)
     with pytest.raises(ValueError, match="generator"):
-        compute_masks(read, tokens, MaskConfig(random=True))
+        compute_masks(read, tokens, MaskConfig(choice="random"))
+
+
+def test_a_fixed_grid_keeps_the_same_places_of_all_pictures_evenly_spread() -> None:
+    tokens = make_tokens(num=2, grid=(8, 8))
+    keep = compute_masks(_read(tokens, 3), tokens, MaskConfig(text=False, choice="grid")).keep_patches
+    assert torch.equal(keep[0], keep[1])
+    assert keep[0].float().mean() == pytest.approx(0.4, abs=0.03)
+    places = keep[0].reshape(8, 8)
+    assert places[0, 0]
+    quarters = places.unfold(0, 4, 4).unfold(1, 4, 4).sum((2, 3))
+    assert quarters.min() >= 5
+    assert quarters.max() <= 8
+    one = compute_masks(_read(tokens, 3), tokens, MaskConfig(text=False, choice="grid", image_amount=0.001))
+    assert one.keep_patches.sum(1).tolist() == [1, 1]
 
 
 def test_amounts_outside_0_1_are_refused() -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from client import MemoryClient
 from learner.baselines import cim
+from learner.memory import scaled
+from learner.memory.settings import MemoryConfig, Resample
 from learner.model.backbones.vilt import small_vilt
 from learner.model.classifier import Classifier
-from learner.model.tokens import Tokens
+from learner.model.tokens import Tokens, concatenate
 from learner.run import method_run
 from learner.run.config import LearnerConfig
 from learner.run.evaluate import PhaseMetrics, evaluate_phase
@@ -22,6 +24,7 @@ from learner.run.methods import BASES, PARTS, parse_method
 from learner.run.run import Run
 from learner.run.run_mark import buffer_name, mark_of
 from learner.training.refit import fit_ridge
+from memory_format import patches_to_image
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_split, make_tokens
 from tests.learner.test_phases import CONFIG, PROBLEM, PowerCutError
@@ -91,7 +94,7 @@ def _buffer(out: Path, name: str) -> str:
 
 def test_every_method_keeps_its_budget_and_stores_what_it_says(service: Service, tmp_path: Path) -> None:
     out = tmp_path / "kinds"
-    names = ["full+lossless", "full+q5", "cim", "random", "masked+text", "joint"]
+    names = ["full+lossless", "full+q5", "full+scale50", "cim", "grid", "random", "masked+text", "joint"]
     config = replace(SHORT, memory=replace(CONFIG.memory, budget_bytes=15_000))
     last = {name: _run(name, out, service, config)[-1] for name in names}
     assert all(metrics.bytes_used <= 15_000 for metrics in last.values())
@@ -111,6 +114,8 @@ def test_every_method_keeps_its_budget_and_stores_what_it_says(service: Service,
     assert {record.codec_id for record in held["full+lossless"]} == {"em_webp_lossless"}
     assert any(len(record.token_ids) < record.text_length for record in held["masked+text"])
     assert not any(record.extras for record in held["masked+text"])
+    assert {record.grid for record in held["full+scale50"]} == {(2, 2)}
+    assert {record.keep_mask.tobytes() for record in held["grid"]} == {held["grid"][0].keep_mask.tobytes()}
     # As many patches as attention would keep, and not the same.
     assert {record.num_kept for record in held["random"]} <= set(range(1, 9))
 
@@ -249,3 +254,39 @@ def test_outside_the_box_cells_are_flat_and_inside_nothing_changes(monkeypatch: 
     )
     with pytest.raises(ValueError, match="cells of 3 px"):
         cim.averaged(tokens.patches, 3)
+
+
+@pytest.mark.parametrize("resample", get_args(Resample))
+def test_pictures_scaled_down_have_a_smaller_grid_and_come_back_at_full_size(resample: Resample) -> None:
+    """Two grids in one batch; of even colours nothing is lost."""
+    flat = torch.tensor([[200, 10, 30], [5, 100, 250]], dtype=torch.uint8)
+    tokens = concatenate([make_tokens(num=1, grid=(4, 6)), make_tokens(num=1, grid=(2, 2), seed=1)])
+    colour = flat[:, None, None, None].expand_as(tokens.patches)
+    tokens = replace(tokens, patches=torch.where(tokens.patch_valid[:, :, None, None, None], colour, 0))
+    small = scaled.shrink(tokens, 0.5, resample)
+    assert small.grid.tolist() == [[2, 3], [1, 1]]
+    assert small.patch_valid.sum(1).tolist() == [6, 1]
+    large = scaled.enlarge(small, 0.5)
+    for name, values in vars(tokens).items():
+        assert torch.equal(getattr(large, name), values if name != "patch_positions" else values * tokens.patch_valid)
+
+
+def test_a_cell_of_a_picture_scaled_down_is_its_mean_or_the_pixel_in_its_midst() -> None:
+    tokens = make_tokens(num=1, grid=(4, 4))
+    picture = torch.from_numpy(patches_to_image(tokens.patches[0].numpy(), (4, 4))).float()
+    side = tokens.patch_px
+    cells = picture.reshape(2 * side, 2, 2 * side, 2, 3)
+    for resample, expected in (("area", cells.mean((1, 3)).round()), ("pixel", cells[:, 1, :, 1])):
+        small = scaled.shrink(tokens, 0.5, resample)  # type: ignore[arg-type]
+        found = torch.from_numpy(patches_to_image(small.patches[0].numpy(), (2, 2))).float()
+        assert torch.equal(found, expected), resample
+
+
+def test_only_whole_pictures_are_scaled_down() -> None:
+    for name in ("masked+scale50", "cim+scale50", "random+scale50"):
+        with pytest.raises(ValueError, match="whole pictures"):
+            parse_method(name).configure(CONFIG)
+    with pytest.raises(ValueError, match="would not know"):
+        MemoryConfig(scale=0.5, join="shared")
+    with pytest.raises(ValueError, match="scale"):
+        MemoryConfig(scale=0.01)

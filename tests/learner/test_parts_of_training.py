@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.memory.selection import selection_order
+from learner.memory.selection import Selection, selection_order
 from learner.model import ssf
 from learner.model.backbones.vilt import small_vilt
 from learner.model.classifier import GrowingHead
@@ -58,21 +60,52 @@ def test_a_grown_head_answers_for_old_classes_as_before(kind: str) -> None:
     assert torch.allclose(head(features)[:, :3], before, atol=1e-6)
 
 
-@given(st.integers(1, 12), st.integers(0, 1000), st.sampled_from(["cosine", "herding", "random"]))
+@given(st.integers(1, 12), st.integers(0, 1000), st.sampled_from(sorted(get_args(Selection))))
 @settings(max_examples=60, deadline=None)
-def test_selection_is_an_ordering(number: int, seed: int, selection: str) -> None:
+def test_selection_is_an_ordering(number: int, seed: int, selection: Selection) -> None:
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(number, 6))
-    order = selection_order(features, features.mean(0), selection, rng)  # type: ignore[arg-type]
+    order = selection_order(features, features, selection, rng)
     assert sorted(order.tolist()) == list(range(number))
 
 
 def test_cosine_ranks_by_similarity_and_herding_avoids_duplicates() -> None:
     features = np.array([[1.0, 0.0], [1.0, 0.01], [0.2, 1.0], [-1.0, 0.3]])
-    mean = np.array([1.0, 0.4])
+    full = np.array([[1.0, 0.4]])
     rng = np.random.default_rng(0)
-    assert selection_order(features, mean, "cosine", rng).tolist()[:2] == [1, 0]
-    assert set(selection_order(features, mean, "herding", rng).tolist()[:2]) == {1, 2}
+    assert selection_order(features, full, "cosine", rng).tolist()[:2] == [1, 0]
+    assert set(selection_order(features, full, "herding", rng).tolist()[:2]) == {1, 2}
+
+
+def test_herding_to_the_mean_as_it_is_comes_nearer_to_a_weakly_clustered_class() -> None:
+    rng = np.random.default_rng(0)
+    unit = rng.normal(size=(60, 32)) + 0.3
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+
+    def distance(selection: Selection) -> float:
+        chosen = selection_order(unit, unit, selection, rng)[:20]
+        return float(np.linalg.norm(unit[chosen].mean(0) - unit.mean(0)))
+
+    assert distance("herding-mean") < distance("random") / 1.5
+    # Towards a target of unit length, which no mean of such features reaches, it takes those nearest to it.
+    assert distance("herding-mean") < distance("herding") / 2
+
+
+def test_typical_samples_come_first_one_of_each_part_of_the_class() -> None:
+    """Three heaps, the largest first, and of each its middle; what lies alone comes after them."""
+    rng = np.random.default_rng(0)
+    angles = [(0.0, 12), (1.5, 7), (3.0, 4)]
+    heaps = [np.linspace(middle - 0.1, middle + 0.1, number | 1) for middle, number in angles]
+    angle = np.concatenate([*heaps, [4.5]])
+    unit = np.stack([np.cos(angle), np.sin(angle)], 1)
+    order = selection_order(unit, unit, "typical", rng).tolist()
+    first = int(np.abs(angle[order[0]] - np.array([0.0, 1.5, 3.0])).argmin())
+    assert first in (0, 1)
+    heap = np.searchsorted([0.75, 2.25, 3.75], angle)
+    assert len(set(heap[order[:4]].tolist())) >= 3
+    assert sorted(order) == list(range(len(unit)))
+    equal = np.ones((5, 3))
+    assert sorted(selection_order(equal, equal, "typical", rng).tolist()) == list(range(5))
 
 
 def test_ssf_can_be_limited_to_the_last_layers() -> None:
