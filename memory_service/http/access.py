@@ -50,16 +50,19 @@ class Need:
 
     role: Role | None
     all_buffers: bool = False
+    own: bool = False
+    """It is enough for a buffer that the key made; other buffers take ``admin`` (:attr:`Grant.only_maker`)."""
 
 
-def needs(role: Role | None, *, all_buffers: bool = False) -> dict[str, Any]:
+def needs(role: Role | None, *, all_buffers: bool = False, own: bool = False) -> dict[str, Any]:
     """For a route's ``openapi_extra``: who may call it.
 
     Args:
         role: of a key, or a greater one; None = anybody, without a key.
         all_buffers: only a key for all buffers. Otherwise it must be for the one in the path, if there is one.
+        own: see :class:`Need`; the route itself holds to it.
     """
-    return {_NEED: {"role": role, "all_buffers": all_buffers}}
+    return {_NEED: {"role": role, "all_buffers": all_buffers, "own": own}}
 
 
 def need_of(extra: Mapping[str, Any] | None) -> Need:
@@ -68,7 +71,7 @@ def need_of(extra: Mapping[str, Any] | None) -> Need:
     if found is None:
         raise TypeError("a route says who may call it: openapi_extra=needs(...)")
     # FastAPI leaves out what is None.
-    return Need(found.get("role"), found["all_buffers"])
+    return Need(found.get("role"), found["all_buffers"], found["own"])
 
 
 def take_need(operation: dict[str, Any]) -> Need:
@@ -102,6 +105,16 @@ class Grant:
     def learner_id(self) -> str | None:
         """The only learner whose records it may push or change; None = any."""
         return None if self.key is None else self.key.learner_id
+
+    @property
+    def maker(self) -> str:
+        """Whose the buffers are that it makes."""
+        return "" if self.key is None else self.key.maker
+
+    @property
+    def only_maker(self) -> str | None:
+        """The only one whose buffers it may change and delete; None = any."""
+        return None if self.may("admin") else self.maker
 
     @property
     def is_trusted(self) -> bool:

@@ -133,6 +133,8 @@ def _secure(operation: dict[str, Any], need: Need) -> list[tuple[ErrorCode, int]
     operation["security"] = [{SCHEME: [need.role]}]
     buffers = "all buffers" if need.all_buffers else "the buffer"
     says = f"Takes a key with the role `{need.role}`, or a greater one, for {buffers}."
+    if need.own:
+        says += " If another key made the buffer, it takes `admin`."
     operation["description"] = f"{operation.get('description', '')}\n\n{says}".strip()
     return [(code, PROBLEMS[code][0]) for code in KEY_CODES]
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from memory_format import BudgetError, ConflictError, FormatError
+from memory_format import BudgetError, FormatError
 from memory_format.api.answers import BufferStats, ClassesNamed, DeleteResponse, Diff, UpdateResponse
 from memory_format.wire import check_batch, read_batch
 from memory_service.store import changes
@@ -203,7 +203,7 @@ class Buffer(Reads):
         with self._changing():
             yield Wiping(self.contents, self._commits)
 
-    def configure(self, change: Callable[[BufferConfig], BufferConfig]) -> list[int]:
+    def configure(self, change: Callable[[BufferConfig], BufferConfig], only_maker: str | None = None) -> list[int]:
         """Change settings; returns the ids of the records that a smaller budget evicts.
 
         One change or none: settings, evictions and snapshots beyond a smaller retention are one transaction. Before it,
@@ -211,8 +211,10 @@ class Buffer(Reads):
 
         Args:
             change: present settings -> those wanted; ``budget_bytes`` is worked out here.
+            only_maker: see :func:`~memory_service.store.changes.expect_made`; None = whoever made it.
 
         Raises:
+            ForbiddenError: as that has it.
             FormatError: ``invalid_budget``.
             BudgetError: ``budget_exceeded`` under ``reject``; ``disk_limit_exceeded`` where what is kept and
                 what snapshots hold does not fit the disk limit.
@@ -220,6 +222,7 @@ class Buffer(Reads):
         """
         with self._changing():
             state = self.state
+            changes.expect_made(state, self.contents.learners, only_maker)
             wanted = changes.configuring(state, change(state.config))
             if wanted is None:
                 return []
@@ -252,23 +255,20 @@ class Buffer(Reads):
                 self._commits.commit(self.state.change(names=added))
             return ClassesNamed(tuple(found), tuple(added.values()))
 
-    def drop(self, owner: str | None = None) -> None:
+    def drop(self, owner: str | None = None, only_maker: str | None = None) -> None:
         """Delete the buffer and all that it holds. What is being read elsewhere is still read to its end.
 
         Args:
             owner: only if it belongs to this run; None = whoever's it is.
+            only_maker: as :meth:`configure`.
 
         Raises:
+            ForbiddenError: as :meth:`configure`.
             ConflictError: ``other_owner``.
         """
         with self._changing():
-            if owner is not None and owner != self.config.owner:
-                whose = f"belongs to run {self.config.owner}" if self.config.owner else "is shared"
-                raise ConflictError(
-                    f"buffer {self.name!r} {whose}, and not to run {owner!r}",
-                    code="other_owner",
-                    owner=self.config.owner,
-                )
+            changes.expect_made(self.state, self.contents.learners, only_maker)
+            changes.expect_owner(self.config, owner)
             self._exports.keep_files()
             self._commits.drop()
             self.contents.dropped = True
@@ -323,14 +323,16 @@ class Buffer(Reads):
         self.contents.check_alive()
         return self.state.snapshot(name)
 
-    def drop_snapshot(self, name: str) -> None:
-        """Delete a snapshot, and the records that only it held.
+    def drop_snapshot(self, name: str, only_maker: str | None = None) -> None:
+        """Delete a snapshot, and the records that only it held. ``only_maker``: as :meth:`configure`.
 
         Raises:
+            ForbiddenError: as :meth:`configure`.
             NotFoundError: ``unknown_snapshot``.
             StorageError: as :meth:`push`.
         """
         with self._changing():
+            changes.expect_made(self.state, self.contents.learners, only_maker)
             gone = self.state.snapshot(name)
             self._commits.commit(self.state.change(dropped=[gone]))
             self._commits.tidy(0)
@@ -342,7 +344,7 @@ class Buffer(Reads):
         return diff(*shown, self.state.names)
 
     def fork_into(
-        self, name: str, snapshot: str | None, disk_limit_bytes: int | None, description: str | None
+        self, name: str, snapshot: str | None, disk_limit_bytes: int | None, description: str | None, made_by: str = ""
     ) -> BufferEntry:
         """Make a fork in one transaction.
 
@@ -356,7 +358,7 @@ class Buffer(Reads):
         with self._changing():
             if snapshot is not None:
                 self.state.snapshot(snapshot)
-            config = settings_of_fork(self.config, name, disk_limit_bytes, description)
+            config = settings_of_fork(self.config, name, disk_limit_bytes, description, made_by)
             # Only sealed segments never change again, and can be shared.
             self._commits.seal()
             view = self.view(snapshot)

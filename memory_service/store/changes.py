@@ -13,7 +13,7 @@ from memory_service.store.pure import eviction
 from memory_service.store.pure.change import Change
 from memory_service.store.pure.columns import Columns, Learners, Rows
 from memory_service.store.pure.fit import check_refitting
-from memory_service.store.pure.model import BufferConfig, check_settings
+from memory_service.store.pure.model import LEARNER_MAKER, BufferConfig, check_settings
 from memory_service.store.pure.state import State
 from memory_service.store.pure.visibility import oldest
 from memory_service.store.pushes import candidates
@@ -41,6 +41,37 @@ def expect_own(columns: Columns | Rows, learners: Learners, positions: NDArray[n
         raise ForbiddenError(
             f"exemplar {columns['exemplar_id'][first]} is of the learner {learners.ids[columns['learner'][first]]!r}, "
             f"and the key is for those of {only!r}"
+        )
+
+
+def expect_made(state: State, learners: Learners, only: str | None) -> None:
+    """Raises ``ForbiddenError``: the buffer was made by another than ``only``, if any, as
+    :attr:`~memory_service.store.pure.model.BufferConfig.made_by` has it; or that is a learner, and the buffer or one of
+    its snapshots holds records of others."""
+    if only is None:
+        return
+    config = state.config
+    if config.made_by != only:
+        raise ForbiddenError(
+            f"buffer {config.name!r} was made with another key: whoever made it may change and delete it, and a key "
+            "with the role admin"
+        )
+    learner_id = only.removeprefix(LEARNER_MAKER)
+    if learner_id != only:
+        for part in state.held:
+            if (part["learner"] != learners.code(learner_id)).any():
+                raise ForbiddenError(
+                    f"buffer {config.name!r} holds exemplars of other learners than {learner_id!r}: changing and "
+                    "deleting it takes a key with the role admin"
+                )
+
+
+def expect_owner(config: BufferConfig, owner: str | None) -> None:
+    """Raises ``ConflictError`` (``other_owner``): the buffer does not belong to the run ``owner``, if any is given."""
+    if owner is not None and owner != config.owner:
+        whose = f"belongs to run {config.owner}" if config.owner else "is shared"
+        raise ConflictError(
+            f"buffer {config.name!r} {whose}, and not to run {owner!r}", code="other_owner", owner=config.owner
         )
 
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def settings_of_fork(
-    source: BufferConfig, name: str, disk_limit_bytes: int | None, description: str | None
+    source: BufferConfig, name: str, disk_limit_bytes: int | None, description: str | None, made_by: str
 ) -> BufferConfig:
     """Those of its source, but for what is given; it belongs to no run.
 
@@ -38,6 +38,7 @@ def settings_of_fork(
         source,
         name=name,
         owner="",
+        made_by=made_by,
         created_at=time.time(),
         description=source.description if description is None else description,
         given_disk_limit=source.given_disk_limit if disk_limit_bytes is None else disk_limit_bytes,

@@ -32,6 +32,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from memory_format import FormatError, StorageError
 from memory_format.api.terms import API_KEY_PATTERN, ROLES, Role
 from memory_format.header import LEARNER_ID_PATTERN
+from memory_service.store.pure.model import LEARNER_MAKER
 from memory_service.store.segments import files
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,11 @@ class Key:
     def reaches(self, buffer: str) -> bool:
         """Whether it is for the buffer of that name, which need not be there."""
         return _matcher(self.buffers).match(buffer) is not None
+
+    @property
+    def maker(self) -> str:
+        """Whose the buffers are that it makes: its learner's, whose next key has them too, or its own."""
+        return f"key:{self.id}" if self.learner_id is None else f"{LEARNER_MAKER}{self.learner_id}"
 
     @property
     def reaches_all(self) -> bool:

@@ -129,6 +129,7 @@ class Store:
         vocabulary: str | None = None,
         vocabulary_name: str = "",
         owner: str = "",
+        made_by: str = "",
     ) -> tuple[Buffer, bool]:
         """Make a buffer; an equal one that exists is as good. Returns it, and whether it is new.
 
@@ -136,7 +137,7 @@ class Store:
             budget_bytes, budget: one of the two.
             disk_limit_bytes: everything on disk for the buffer; default 1.5 times the budget, and at least
                 :data:`~memory_service.store.pure.model.SMALLEST_HEADROOM` more than it.
-            learner_floor, vocabulary_name, owner: see :class:`BufferConfig`.
+            learner_floor, vocabulary_name, owner, made_by: see :class:`BufferConfig`.
             patch_px, vocabulary: the same; None is as good as what one that exists has.
 
         Raises:
@@ -161,6 +162,7 @@ class Store:
             vocabulary=vocabulary,
             vocabulary_name=vocabulary_name,
             owner=owner,
+            made_by=made_by,
         )
         check_settings(config)
         with self._names_lock:
@@ -185,6 +187,7 @@ class Store:
         snapshot: str | None = None,
         disk_limit_bytes: int | None = None,
         description: str | None = None,
+        made_by: str = "",
     ) -> Buffer:
         """A new buffer with what another one holds, or held at a snapshot; segments are shared, not copied.
 
@@ -192,6 +195,7 @@ class Store:
 
         Args:
             disk_limit_bytes, description: default the other's.
+            made_by: see :class:`BufferConfig`.
 
         Raises:
             NotFoundError: ``unknown_buffer``, ``unknown_snapshot``.
@@ -202,7 +206,7 @@ class Store:
         check_name(new_name)
         source = self.buffer(name)
         with self._reserved(new_name), self.erasures.forking():
-            return self._add(source.fork_into(new_name, snapshot, disk_limit_bytes, description))
+            return self._add(source.fork_into(new_name, snapshot, disk_limit_bytes, description, made_by))
 
     def import_buffer(
         self,
@@ -211,12 +215,14 @@ class Store:
         *,
         progress: Callable[[int, int, str], None] | None = None,
         trusted: bool = False,
+        made_by: str = "",
     ) -> Buffer:
         """Make a buffer of a file that :meth:`Buffer.export` wrote: same ids, version, settings and bytes.
 
         Args:
             progress: told how many bytes of records are taken over, of how many, and the name.
             trusted: decode no payload, whatever the options say.
+            made_by: see :class:`BufferConfig`.
 
         Raises:
             FormatError: ``invalid_export``, a record's own code with its ``index``, or ``invalid_request`` for a
@@ -227,7 +233,7 @@ class Store:
         """
         check_name(name)
         with closing(Import(path)) as incoming, self._reserved(name), ExitStack() as claims:
-            config = check_settings(incoming.config(name))
+            config = replace(check_settings(incoming.config(name)), made_by=made_by)
             claims.enter_context(self._quota.claim(config))
             options = replace(self._options, decode_payloads=self._options.decode_payloads and not trusted)
             parts = incoming.write(self._segments, config, options, progress)
@@ -322,18 +328,19 @@ class Store:
             raise NotFoundError(f"there is no buffer {name!r}; PUT it first, with its budget", code="unknown_buffer")
         return found
 
-    def delete_buffer(self, name: str, *, owner: str | None = None) -> None:
+    def delete_buffer(self, name: str, *, owner: str | None = None, only_maker: str | None = None) -> None:
         """Delete a buffer with all that it holds; waits for a push that is under way.
 
         Args:
-            owner: only if it belongs to this run; None = whoever's it is.
+            owner, only_maker: see :meth:`Buffer.drop`.
 
         Raises:
+            ForbiddenError: as :meth:`Buffer.drop`.
             NotFoundError: ``unknown_buffer``.
             ConflictError: ``other_owner``.
         """
         buffer = self.buffer(name)
-        buffer.drop(owner)
+        buffer.drop(owner, only_maker)
         with self._names_lock:
             if self._buffers.get(name) is buffer:
                 del self._buffers[name]

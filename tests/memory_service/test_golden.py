@@ -154,7 +154,7 @@ def test_answers_of_schema_2_are_replayed(golden: Callable[[int], Path]) -> None
 @pytest.mark.parametrize(
     ("schema", "statement", "found"),
     [
-        (1, "UPDATE meta SET schema_version = 9", "0009"),
+        (1, "UPDATE meta SET schema_version = 99", "0099"),
         (2, "UPDATE alembic_version SET version_num = '9999'", "9999"),
     ],
 )

@@ -141,6 +141,74 @@ def test_a_learners_key_pushes_and_changes_its_records_alone(shared: httpx.Clien
     assert shared.get("/v1/buffers/b/stats", headers=left).json()["learners"] == {"left": 1, "right": 1}
 
 
+def test_who_made_a_buffer_may_change_and_delete_it_and_nobody_elses(
+    shared: httpx.Client, data: Path, admin: str
+) -> None:
+    mine, other = (bearer(made(data, "write", buffers=["*"])) for _ in range(2))
+    left, left_again = (bearer(made(data, "write", learner_id="left")) for _ in range(2))
+    batch = encode_batch([make_exemplar(learner_id="right")])
+
+    def asked(buffer: str, key: dict[str, str]) -> list[int]:
+        """What a change, and the deletion of a snapshot and of all are answered."""
+        address = f"/v1/buffers/{buffer}"
+        shared.put(f"{address}/snapshots/s", headers=bearer(admin))
+        return [
+            shared.patch(address, json={"description": "new"}, headers=key).status_code,
+            shared.delete(f"{address}/snapshots/s", headers=key).status_code,
+            shared.delete(address, headers=key).status_code,
+        ]
+
+    def put(name: str, key: dict[str, str]) -> None:
+        assert shared.put(f"/v1/buffers/{name}", json={"budget_bytes": 10**5}, headers=key).status_code == 201
+
+    for name, maker, others in (("m", mine, (other, left)), ("l", left, (mine, other))):
+        put(name, maker)
+        for key in others:
+            assert asked(name, key) == [403, 403, 403]
+    # From before there were keys, or made with another role: an admin's.
+    assert asked("b", mine) == [403, 403, 403]
+    # Forks are their maker's, imports whoever's brings them.
+    assert shared.post("/v1/buffers/b/forks", json={"name": "f"}, headers=mine).status_code == 201
+    assert (asked("f", other), asked("f", mine)) == ([403] * 3, [200, 204, 204])
+    exported = shared.get("/v1/buffers/m/export", headers=mine).content
+    zipped = {"Content-Type": "application/zip", **bearer(admin)}
+    assert shared.post("/v1/buffers/i/import", content=exported, headers=zipped).status_code == 201
+    assert asked("i", mine) == [403, 403, 403]
+    # A buffer that others have come to share is no learner's own any more, held records and snapshots alike.
+    address = "/v1/buffers/l"
+    assert shared.post(f"{address}/exemplars", content=batch, headers={**ARROW, **mine}).status_code == 200
+    assert asked("l", left) == [403, 403, 403]
+    assert shared.put(f"{address}/snapshots/kept", headers=mine).status_code == 201
+    assert shared.delete(f"{address}/exemplars?learner_id=right", headers=mine).status_code == 200
+    assert asked("l", left) == [403, 403, 403]
+    for snapshot in ("kept", "s"):
+        shared.delete(f"{address}/snapshots/{snapshot}", headers=bearer(admin))
+    # The key that takes the place of a learner's has what was that's; and who may only read changes nothing.
+    assert asked("l", bearer(made(data, "read", learner_id="left"))) == [403, 403, 403]
+    assert asked("l", left_again) == [200, 204, 204]
+    assert asked("m", mine) == [200, 204, 204]
+
+
+def test_who_made_a_buffer_is_known_after_a_restart_and_a_repair(data: Path) -> None:
+    key, other = (bearer(made(data, "write")) for _ in range(2))
+    with running(data) as client:
+        client.headers.update(key)
+        put_buffer(client)
+        push(client, [make_exemplar()])
+    (data / "index.sqlite").unlink()
+    assert main(["repair", str(data)]) == 0
+    with running(data) as client:
+        assert client.delete("/v1/buffers/b", headers=other).status_code == 403
+        shown = "Delete this buffer"
+        page = {"Accept": "text/html"}
+        assert shown not in client.get("/buffers/b/summary", headers=other | page).text
+        assert shown in client.get("/buffers/b/summary", headers=key | page).text
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert client.post("/buffers/b/delete", content=b"name=b", headers=other | form).status_code == 403
+        assert client.post("/buffers/b/delete", content=b"name=b", headers=key | form).status_code == 200
+        assert client.get("/v1/buffers", headers=key).json()["buffers"] == []
+
+
 def test_what_a_trusted_key_brings_is_not_decoded(shared: httpx.Client, data: Path, admin: str) -> None:
     assert main(["keys", "make", "--data", str(data), "--role", "read", "--trusted"]) == 2
     trusted, plain = (bearer(made(data, "write", learner_id="left", trusted=wanted)) for wanted in (True, False))

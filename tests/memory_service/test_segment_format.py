@@ -85,7 +85,15 @@ def test_the_columns_are_those_of_the_header_and_the_bytes_those_of_the_charge(d
         **{"name": "b", "draw_key": "", "eviction": "class_balanced", "budget_bytes": 1_000_000},
         **dict.fromkeys(("full_samples_per_class", "full_sample_bytes", "num_classes", "max_budget_bytes")),
         **dict.fromkeys(("disk_limit_bytes", "retain_snapshots", "learner_floor")),
-        **{"patch_px": 4, "vocabulary": None, "vocabulary_name": "", "owner": "", "version": 1, "next_exemplar_id": 4},
+        **{
+            "patch_px": 4,
+            "vocabulary": None,
+            "vocabulary_name": "",
+            "owner": "",
+            "made_by": "",
+            "version": 1,
+            "next_exemplar_id": 4,
+        },
     }
     assert attributes == {
         "exemplar_memory_format": 1,

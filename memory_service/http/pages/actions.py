@@ -21,9 +21,9 @@ def take_snapshot(buffer: BufferDep, form: FormDep) -> str:
     return f"/buffers/{buffer.name}/summary#snapshots"
 
 
-@router.action("/buffers/{name}/snapshots/{snapshot}/delete", "admin")
-def delete_snapshot(buffer: BufferDep, snapshot: snapshots.SnapshotName, form: FormDep) -> str:
-    snapshots.delete_snapshot(buffer, snapshot)
+@router.action("/buffers/{name}/snapshots/{snapshot}/delete", "write")
+def delete_snapshot(buffer: BufferDep, snapshot: snapshots.SnapshotName, grant: GrantDep, form: FormDep) -> str:
+    snapshots.delete_snapshot(buffer, snapshot, grant)
     return f"/buffers/{buffer.name}/summary#snapshots"
 
 
@@ -33,11 +33,11 @@ def fork(name: BufferName, store: StoreDep, grant: GrantDep, form: FormDep) -> s
     return f"/buffers/{buffers.fork(name, wanted, store, grant).name}/summary"
 
 
-@router.action("/buffers/{name}/delete", "admin")
-def delete_buffer(name: BufferName, store: StoreDep, form: FormDep) -> str:
+@router.action("/buffers/{name}/delete", "write")
+def delete_buffer(name: BufferName, store: StoreDep, grant: GrantDep, form: FormDep) -> str:
     if form.get("name") != name:
         raise FormatError(f"to delete {name}, type its name as it is", code="invalid_request")
-    buffers.delete_buffer(name, store, DeleteBufferQuery())
+    buffers.delete_buffer(name, store, grant, DeleteBufferQuery())
     return "/"
 
 

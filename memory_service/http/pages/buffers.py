@@ -15,7 +15,7 @@ from memory_service.http.access import GRANT, Grant
 from memory_service.http.convert import buffer_info, snapshot_info
 from memory_service.http.pages.charts import Breakdown, Room, breakdown, room_of
 from memory_service.http.pages.routing import Pages
-from memory_service.http.routes.common import BufferDep, StoreDep
+from memory_service.http.routes.common import BufferDep, GrantDep, StoreDep
 from memory_service.http.routes.health import service_version
 
 router = Pages()
@@ -93,10 +93,12 @@ class BufferSummary:
     num_snapshots: int
     snapshots: tuple[SnapshotInfo, ...]
     """Newest first."""
+    may_change: bool
+    """Whether who asks may delete it, and its snapshots."""
 
 
 @router.page("/buffers/{name}/summary", "summary")
-def summary(request: Request, buffer: BufferDep) -> BufferSummary:
+def summary(request: Request, buffer: BufferDep, grant: GrantDep) -> BufferSummary:
     state, learner_ids = buffer.state, buffer.contents.learners.ids
     newest = islice(reversed(buffer.snapshots()), SNAPSHOTS_SHOWN)
     return BufferSummary(
@@ -108,6 +110,7 @@ def summary(request: Request, buffer: BufferDep) -> BufferSummary:
         learners=breakdown(state.columns, "learner", learner_ids.__getitem__),
         num_snapshots=len(state.snapshots),
         snapshots=tuple(map(snapshot_info, newest)),
+        may_change=grant.may("write") and grant.only_maker in (None, buffer.config.made_by),
     )
 
 

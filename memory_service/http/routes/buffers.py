@@ -31,7 +31,9 @@ router = Router(prefix="/v1/buffers", tags=["buffers"])
     dependencies=[JSON_BODY],
     openapi_extra=needs("write") | refusals("invalid_budget", "buffer_exists", "quota_exceeded", "disk_limit_exceeded"),
 )
-def put_buffer(name: BufferName, wanted: BufferRequest, store: StoreDep, response: Response) -> BufferInfo:
+def put_buffer(
+    name: BufferName, wanted: BufferRequest, store: StoreDep, grant: GrantDep, response: Response
+) -> BufferInfo:
     """Make a buffer: 201 when it is new, 200 when an equal one exists."""
     buffer, created = store.create_buffer(
         name,
@@ -45,6 +47,7 @@ def put_buffer(name: BufferName, wanted: BufferRequest, store: StoreDep, respons
         vocabulary=wanted.vocabulary,
         vocabulary_name=wanted.vocabulary_name,
         owner=wanted.owner,
+        made_by=grant.maker,
     )
     response.status_code = 201 if created else 200
     return buffer_info(buffer)
@@ -66,18 +69,24 @@ def get_buffer_info(buffer: BufferDep) -> BufferInfo:
 @router.patch(
     "/{name}",
     dependencies=[JSON_BODY],
-    openapi_extra=needs("admin") | refusals("unknown_buffer", "invalid_budget", *NO_ROOM, *MISFITS),
+    openapi_extra=needs("write", own=True) | refusals("unknown_buffer", "invalid_budget", *NO_ROOM, *MISFITS),
 )
-def patch_buffer(buffer: BufferDep, change: BufferChange) -> ChangedBuffer:
+def patch_buffer(buffer: BufferDep, change: BufferChange, grant: GrantDep) -> ChangedBuffer:
     """Change settings. A smaller budget evicts by the buffer's policy; a larger one changes nothing that is held."""
-    evicted = buffer.configure(partial(with_changes, change=change))
+    evicted = buffer.configure(partial(with_changes, change=change), grant.only_maker)
     return ChangedBuffer(**vars(buffer_info(buffer)), evicted=tuple(evicted))
 
 
-@router.delete("/{name}", status_code=204, openapi_extra=needs("admin") | refusals("unknown_buffer", "other_owner"))
-def delete_buffer(name: BufferName, store: StoreDep, query: Annotated[DeleteBufferQuery, Query()]) -> None:
+@router.delete(
+    "/{name}",
+    status_code=204,
+    openapi_extra=needs("write", own=True) | refusals("unknown_buffer", "other_owner"),
+)
+def delete_buffer(
+    name: BufferName, store: StoreDep, grant: GrantDep, query: Annotated[DeleteBufferQuery, Query()]
+) -> None:
     """Delete a buffer, its records and their files; with ``owner``, only if it belongs to that run."""
-    store.delete_buffer(name, owner=query.owner)
+    store.delete_buffer(name, owner=query.owner, only_maker=grant.only_maker)
 
 
 @router.post(
@@ -114,6 +123,7 @@ def fork(name: BufferName, wanted: ForkRequest, store: StoreDep, grant: GrantDep
         snapshot=wanted.snapshot,
         disk_limit_bytes=wanted.disk_limit_bytes,
         description=wanted.description,
+        made_by=grant.maker,
     )
     return buffer_info(buffer)
 

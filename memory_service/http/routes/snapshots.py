@@ -12,7 +12,7 @@ from memory_format.api.requests import SnapshotQuery
 from memory_service.http.access import needs
 from memory_service.http.convert import snapshot_info
 from memory_service.http.openapi import refusals
-from memory_service.http.routes.common import BufferDep, Router
+from memory_service.http.routes.common import BufferDep, GrantDep, Router
 
 router = Router(prefix="/v1/buffers/{name}", tags=["snapshots"])
 
@@ -45,10 +45,10 @@ def get_snapshot(buffer: BufferDep, snapshot: SnapshotName) -> SnapshotInfo:
     return snapshot_info(buffer.snapshot(snapshot))
 
 
-@router.delete("/snapshots/{snapshot}", status_code=204, openapi_extra=needs("admin") | _NAMED)
-def delete_snapshot(buffer: BufferDep, snapshot: SnapshotName) -> None:
+@router.delete("/snapshots/{snapshot}", status_code=204, openapi_extra=needs("write", own=True) | _NAMED)
+def delete_snapshot(buffer: BufferDep, snapshot: SnapshotName, grant: GrantDep) -> None:
     """Delete a snapshot, and from the disk what only it held."""
-    buffer.drop_snapshot(snapshot)
+    buffer.drop_snapshot(snapshot, grant.only_maker)
 
 
 @router.get("/diff", openapi_extra=needs("read") | _NAMED)

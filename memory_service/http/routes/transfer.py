@@ -81,7 +81,7 @@ async def import_buffer(name: BufferName, request: Request, store: StoreDep, gra
         async for piece in request.stream():
             await admission.receiving.run(partial(incoming.write, piece))
         buffer = await admission.imports.run(
-            partial(store.import_buffer, name, incoming.path, trusted=grant.is_trusted)
+            partial(store.import_buffer, name, incoming.path, trusted=grant.is_trusted, made_by=grant.maker)
         )
     finally:
         with anyio.CancelScope(shield=True):

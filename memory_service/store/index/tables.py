@@ -44,6 +44,7 @@ buffers = sa.Table(
     sa.Column("vocabulary", sa.String(32)),
     sa.Column("vocabulary_name", sa.String(200), nullable=False, server_default=sa.text("''")),
     sa.Column("owner", sa.String(64), nullable=False, server_default=sa.text("''")),
+    sa.Column("made_by", sa.String(80), nullable=False, server_default=sa.text("''")),
     sa.CheckConstraint("bytes_used >= 0 AND bytes_used <= budget_bytes", name="within_budget"),
     sa.CheckConstraint("num_records >= 0", name="records_counted"),
     # Ids are never given twice: what an old process remembers of a deleted buffer cannot be taken for a new

@@ -116,6 +116,10 @@ class Budget:
         return total
 
 
+LEARNER_MAKER: Final = "learner:"
+"""Before the learner's id, in what :attr:`BufferConfig.made_by` says of a learner's key."""
+
+
 @dataclass(frozen=True)
 class BufferConfig:
     """What a buffer was made with, or set to since."""
@@ -141,6 +145,9 @@ class BufferConfig:
     vocabulary_name: str = ""
     owner: str = ""
     """Id of the run that it belongs to; empty: it is shared."""
+    made_by: str = ""
+    """Whose key made it (:attr:`memory_service.store.keys.Key.maker`); empty: nobody was asked for one. Exports do not
+    say it."""
     draw_key: str = ""
     """What its random choices are a function of, beside ids and versions. It never changes, and goes along to forks
     and imports, so that a reservoir stays a uniform sample of all that was ever offered. Buffers from before it was
@@ -202,6 +209,7 @@ _SETTINGS: Final = (
     "vocabulary",
     "vocabulary_name",
     "owner",
+    "made_by",
 )
 
 

@@ -36,6 +36,7 @@ class Owner(BaseModel):
     vocabulary: Fingerprint | None = None
     vocabulary_name: VocabularyName = ""
     owner: RunId = ""
+    made_by: str = ""
     version: int = Field(ge=0, lt=2**63)
     next_exemplar_id: int = Field(ge=1, lt=2**63)
 

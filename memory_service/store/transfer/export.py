@@ -79,6 +79,7 @@ class BufferDescription(BaseModel):
     def config(self, name: str) -> BufferConfig:
         """The settings of a buffer that is made of it. Raises ``FormatError`` (``invalid_budget``)."""
         said = self.model_dump() | {"name": name, "draw_key": self.name if self.draw_key is None else self.draw_key}
+        said["made_by"] = ""
         config = BufferConfig.of_settings(said)
         budget = config.budget
         if budget.grows and self.budget_bytes > budget.most_bytes and "max_budget_bytes" not in self.model_fields_set:
