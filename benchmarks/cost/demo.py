@@ -81,7 +81,7 @@ class Demo:
         made = make_exemplars(
             self.model,
             self.old.class_ids,
-            what_to_store(self.model, self.old, masked, stores),
+            what_to_store(self.model, self.old, masked, stores, memory),
             masked.features,
             memory=memory,
             phase=0,
