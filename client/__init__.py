@@ -20,6 +20,7 @@ from memory_format.api.answers import (
     SnapshotInfo,
 )
 from memory_format.api.answers import Side as DiffSide
+from memory_format.api.runs import RunInfo, RunReport
 
 __all__ = [
     "Buffer",
@@ -38,6 +39,8 @@ __all__ = [
     "PushResult",
     "ReplayBatch",
     "Retries",
+    "RunInfo",
+    "RunReport",
     "ServiceError",
     "ServiceInfo",
     "ServiceTimeoutError",

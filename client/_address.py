@@ -49,11 +49,15 @@ def buffer_path(name: str, *rest: str) -> str:
     Raises:
         FormatError: a name would make another address; what else is no name, the service says.
     """
-    parts: tuple[Any, ...] = (name, *rest)
+    return path_of("/v1/buffers", name, *rest)
+
+
+def path_of(root: str, *parts: Any) -> str:
+    """An address below a route's. Raises as :func:`buffer_path`."""
     for part in parts:
         if not isinstance(part, str) or part in ("", ".", ".."):
             raise FormatError(f"{part!r:.100} cannot be a name", code="invalid_request")
     try:
-        return "/".join(("/v1/buffers", *(quote(part, safe="") for part in parts)))
+        return "/".join((root, *(quote(part, safe="") for part in parts)))
     except UnicodeEncodeError:
         raise FormatError(f"{parts!r:.100} cannot be names: they are no text", code="invalid_request") from None

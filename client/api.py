@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from client import _listing, _transfer
-from client._address import buffer_path
+from client._address import buffer_path, path_of
 from client._key import known_key
 from client._limits import Retries, Timeout
 from client._params import present, query_string
@@ -18,6 +18,7 @@ from client._session import Session
 from client._transport import Transport
 from client.buffer import Buffer
 from memory_format.api.answers import BufferInfo, BufferList, ServiceInfo
+from memory_format.api.runs import RunInfo, RunList, RunReport
 from memory_format.api.terms import EvictionPolicy
 
 
@@ -192,6 +193,31 @@ class MemoryClient:
             ConflictError: ``other_owner``.
         """
         self.session.delete(buffer_path(name), params=query_string({"owner": owner}))
+
+    def put_run(self, run_id: str, report: RunReport) -> RunInfo:
+        """Keep the report of a run on the service, in the place of an earlier one.
+
+        Raises:
+            FormatError: the id is no name (1..63 of ``a-z 0-9 . _ -``); ``batch_too_large``.
+            ForbiddenError: the key is not for a buffer that it names, or the earlier one came with another key.
+            BudgetError: ``disk_limit_exceeded``: the service keeps no more reports.
+        """
+        return self.session.value(
+            RunInfo, "PUT", path_of("/v1/runs", run_id), json=report.model_dump(exclude_unset=True)
+        )
+
+    def runs(self) -> list[RunInfo]:
+        """All runs whose reports the service keeps, newest first."""
+        return list(_listing.listed(self.session, "/v1/runs", RunList, lambda page: page.runs))
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete the report of a run; its buffers stay.
+
+        Raises:
+            NotFoundError: ``unknown_run``.
+            ForbiddenError: it came with another key.
+        """
+        self.session.delete(path_of("/v1/runs", run_id))
 
     def import_buffer(self, name: str, path: str | os.PathLike[str], *, progress: bool = False) -> Buffer:
         """Make a buffer of a file that :meth:`Buffer.export` wrote.

@@ -60,7 +60,13 @@ def main(argv: list[str] | None = None) -> int:
         except (ValueError, OSError) as error:
             parser.error(str(error))
         order = Order(
-            arguments.out, arguments.methods, arguments.seeds, arguments.data, arguments.threads, arguments.overwrite
+            arguments.out,
+            arguments.methods,
+            arguments.seeds,
+            arguments.data,
+            arguments.threads,
+            arguments.overwrite,
+            arguments.upload,
         )
         with client:
             run(config, client, order, console)
@@ -115,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
         "--overwrite",
         action="store_true",
         help="delete buffers of other runs that have the names this one wants (default: refuse to run)",
+    )
+    running.add_argument(
+        "--no-upload",
+        dest="upload",
+        action="store_false",
+        help="keep the report here (default: the service gets its figures, and shows the run on its pages)",
     )
     checking = commands.add_parser(
         "check-data",

@@ -132,6 +132,9 @@ class Settings(BaseSettings):
         description="Most bytes that the live records of one `learner_id` may be charged in all buffers together; "
         "without it, what budgets have room for.",
     )
+    run_bytes: int = Field(
+        64 * MIB, ge=0, description="Most bytes of all reports of runs together; each has at most 1 MiB."
+    )
     segment_bytes: int = Field(
         16 * MIB,
         ge=1,

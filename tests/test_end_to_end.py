@@ -159,6 +159,10 @@ def _look(folder: Path, lines: list[str]) -> None:
         listening = service.stdout.readline().split("listening on ")[1].split()[0]
         wait_until(opened.exists)
         assert opened.read_text().strip() == listening
+        (run,) = re.findall(r'href="(/runs/[^"]+)"', _page(listening))
+        shown = _page(listening + run)
+        assert all(label(name) in shown for name in DEFAULT)
+        assert re.findall(r'img src="([^"]+)"', shown)
         buffers = re.findall(r'href="(/buffers/[^"]+)/summary"', _page(listening))
         (thumbnail, *_) = re.findall(
             r'img src="([^"]+)"', "".join(_page(f"{listening}{each}/gallery") for each in buffers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
-from client import MemoryClient, ServiceUnavailableError
+from client import MemoryClient, ServiceError, ServiceUnavailableError
 from client.files import write_atomically
 from learner.run import machine
 from learner.run.config import LearnerConfig
@@ -32,6 +32,7 @@ from learner.run.seeds import (
 )
 from learner.run.summary import budget_words, final_table, phase_line, seconds_spent, summary_json, verdict
 from learner.run.threads import Neighbours, choose
+from memory_format import ExemplarMemoryError
 
 if TYPE_CHECKING:
     from learner.report.page import SeedRun
@@ -46,6 +47,7 @@ class Order:
         directory: where data and weights are kept.
         threads: to compute with; None: by what the machine has free.
         overwrite: see :class:`learner.run.setup.Setup`.
+        upload: give the report to the service, whose pages then show the run.
     """
 
     out: Path
@@ -54,6 +56,7 @@ class Order:
     directory: Path | None
     threads: int | None = None
     overwrite: bool = False
+    upload: bool = True
 
 
 def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Console) -> None:
@@ -98,12 +101,14 @@ def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Cons
 def _one(config: LearnerConfig, problem: Problem, client: MemoryClient, order: Order, console: Console) -> None:
     begun = _begin(config, problem, client, order.out, order, console)
     _remember(order.out, [begun])
-    results = _finish(begun, order).results
+    finished = _finish(begun, order)
+    results = finished.results
     console.print()
     console.print(final_table(config, results))
     _say(verdict(results), console)
     _say("--seeds 3 makes three runs, and says by how much they differ.", console)
     _say_what_is_written(order.out, console)
+    _upload(begun.setup.mark.id, config, problem, {config.seed: finished}, client, order, console)
 
 
 def _several(config: LearnerConfig, problem: Problem, client: MemoryClient, order: Order, console: Console) -> None:
@@ -130,6 +135,9 @@ def _several(config: LearnerConfig, problem: Problem, client: MemoryClient, orde
     write_report(order.out, config, runs, problem.class_names, directory=order.directory)
     console.print(f"each of the {seeds_words(results)} has files of its own in {order.out}/seed-*", highlight=False)
     _say_what_is_written(order.out, console)
+    first = next(iter(begun.values()))
+    # Further seeds may be added later: it stays the same run.
+    _upload(f"{first.setup.mark.id}-seeds", config, problem, runs, client, order, console)
 
 
 def _remember(out: Path, runs: Iterable[Run]) -> None:
@@ -166,11 +174,34 @@ def _finish(run: Run, order: Order) -> SeedRun:
 
     config, problem, out = run.setup.config, run.setup.problem, run.setup.out
     classes = problem.named_phases
-    summary = summary_json(config, results, seconds_spent(results), buffers=_buffers(run, order), classes=classes)
+    buffers = _buffers(run, order)
+    summary = summary_json(config, results, seconds_spent(results), buffers=buffers, classes=classes)
     write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    seed_run = SeedRun(results, classes, out)
+    seed_run = SeedRun(results, classes, out, buffers)
     write_report(out, config, {config.seed: seed_run}, problem.class_names, directory=order.directory)
     return seed_run
+
+
+def _upload(
+    run_id: str,
+    config: LearnerConfig,
+    problem: Problem,
+    runs: Mapping[int, SeedRun],
+    client: MemoryClient,
+    order: Order,
+    console: Console,
+) -> None:
+    """Give the report to the service. A run is no worse for a service that does not take it."""
+    if not order.upload:
+        return
+    from learner.report.upload import report_of
+
+    try:
+        client.put_run(run_id, report_of(order.out, config, runs, problem.class_names))
+    except (ExemplarMemoryError, ServiceError) as error:
+        _say(f"the service's pages do not show this run: {error}", console)
+    else:
+        console.print(f"the service's pages show it at /runs/{run_id}", markup=False, highlight=False)
 
 
 def _say(words: str, console: Console) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path, PurePath
 from typing import Any
@@ -56,11 +56,13 @@ class SeedRun:
     Attributes:
         classes: names of each phase's.
         folder: with what the run left there of each method.
+        buffers: by method, what its memory is called.
     """
 
     results: Results
     classes: Sequence[Sequence[str]]
     folder: Path
+    buffers: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_report(
@@ -96,7 +98,7 @@ def write_report(
         name=out.resolve().name,
         title=data_name(config),
         verdict=seeds_verdict(results) if len(runs) > 1 else verdict(first.results),
-        setting=_setting(config, len(class_names), results),
+        setting=setting_words(config, len(class_names), results),
         colours=list(colours(methods).values()),
         tables=[table for table in (tables.results(results), tables.gaps(results), tables.seeds(results)) if table],
         charts=[
@@ -115,8 +117,8 @@ def write_report(
         classes=tables.classes(results, classes, _held(runs, methods), class_names),
         exhibits=_exhibits(first, class_names, vocabulary or wordpiece_tokenizer(directory)),
         whole_texts=not config.mask.text,
-        settings=_settings(config.to_dict()),
-        changed=_settings(config.to_dict()).items() - _settings(LearnerConfig().to_dict()).items(),
+        settings=settings_words(config.to_dict()),
+        changed=settings_words(config.to_dict()).items() - settings_words(LearnerConfig().to_dict()).items(),
         machine=made_with,
         csv=tables.download(tables.as_csv(results), "text/csv"),
         json=tables.download(tables.as_json(config, results, classes, made_with), "application/json"),
@@ -140,7 +142,8 @@ def data_name(config: LearnerConfig) -> str:
     return (path.parent.name if path.suffix else path.name) or path.stem or config.data.path
 
 
-def _setting(config: LearnerConfig, num_classes: int, results: SeedResults) -> str:
+def setting_words(config: LearnerConfig, num_classes: int, results: SeedResults) -> str:
+    """What was compared, in words."""
     data, memory = config.data, config.memory
     tested = ", on unseen renditions and unseen emoji together" if data.name == "emoji" else ""
     return (
@@ -155,14 +158,15 @@ def _held(runs: Mapping[int, SeedRun], methods: Sequence[str]) -> dict[str, list
     """What the memories hold at the end, by method; without those of which some seed does not say."""
     contents: dict[str, list[Held]] = {}
     for method in methods:
-        found = [_loaded(run.folder, method) for run in runs.values()]
+        found = [held_in(run.folder, method) for run in runs.values()]
         known = [held for held in found if held is not None]
         if len(known) == len(runs):
             contents[method] = known
     return contents
 
 
-def _loaded(folder: Path, method: str) -> Held | None:
+def held_in(folder: Path, method: str) -> Held | None:
+    """What a method's memory holds at the end, of a run's folder; None where that is not known."""
     try:
         return load_held(folder / parse_method(method).slug)
     except DamagedFileError as error:
@@ -176,18 +180,18 @@ def _exhibits(run: SeedRun, class_names: Sequence[str], vocabulary: Vocabulary) 
     shown: list[Exhibit] = []
     for method in masked[:1]:
         folder = run.folder / parse_method(method).slug
-        shown = exhibits(folder, _loaded(run.folder, method), class_names, vocabulary)
+        shown = exhibits(folder, held_in(run.folder, method), class_names, vocabulary)
     worded = any(exhibit.words for exhibit in shown)
     return {"method": label(masked[0]) if masked else "", "shown": shown, "worded": worded}
 
 
-def _settings(config: Mapping[str, Any], within: str = "") -> dict[str, str]:
+def settings_words(config: Mapping[str, Any], within: str = "") -> dict[str, str]:
     """All settings in words, by their names."""
     flat: dict[str, str] = {}
     for name, value in config.items():
         # A codec is one setting, whatever it has of options.
         if isinstance(value, Mapping) and "id" not in value:
-            flat |= _settings(value, f"{within}{name}.")
+            flat |= settings_words(value, f"{within}{name}.")
         elif isinstance(value, Mapping):
             flat[f"{within}{name}"] = ", ".join(f"{key} {option}" for key, option in value.items())
         elif isinstance(value, list | tuple):

@@ -69,8 +69,13 @@ def exhibits(folder: Path, held: Held | None, class_names: Sequence[str], vocabu
         folder: of the method.
         held: what its memory holds; None: as it is not known, what was stored.
     """
+    return [_exhibit(example, class_names, vocabulary) for example in preferred(folder, held)]
+
+
+def preferred(folder: Path, held: Held | None) -> list[Example]:
+    """Those exemplars. Arguments as for :func:`exhibits`."""
     return [
-        _exhibit(example, class_names, vocabulary)
+        example
         for path in sorted(folder.glob("examples-*.npz"), key=lambda path: int(path.stem.split("-")[1]))
         for example in _one_a_class(_examples(path), held)
     ]

@@ -35,6 +35,7 @@ from memory_format.api.terms import (
     MAX_PAGE,
     MAX_SAMPLE,
     MAX_UPDATE,
+    RUN_CURSOR_PATTERN,
     STREAM_PATTERN,
     EvictionPolicy,
     Sort,
@@ -213,6 +214,16 @@ class BufferQuery(_PageQuery):
     """A page of buffers."""
 
     cursor: Name | None = Field(None, description="The next_cursor of the page before.")
+
+
+class RunQuery(_PageQuery):
+    """A page of runs."""
+
+    cursor: str | None = Field(
+        None,
+        description="The next_cursor of the page before.",
+        json_schema_extra={"pattern": f"^{RUN_CURSOR_PATTERN.pattern}$"},
+    )
 
 
 class SnapshotQuery(_PageQuery):

@@ -50,6 +50,8 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 API_KEY_PATTERN: Final = re.compile(r"em_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
 """A key: its id, which is no secret, and 256 random bits in base64, which are."""
 
+RUN_CURSOR_PATTERN: Final = re.compile(r"([0-9]{1,18})-([a-z0-9][a-z0-9._-]{0,62})")
+"""Leads to the next page of runs: when one was stored, in microseconds, and its id."""
 OWNER_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{0,64}")
 """Ids of runs that a buffer may belong to; the empty one is nobody's."""
 MAX_KEY_LENGTH: Final = 128

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -100,6 +100,15 @@ class Grant:
         if self.key is not None and not self.key.reaches(buffer):
             patterns = " ".join(self.key.buffers)
             raise ForbiddenError(f"the key em_{self.key.id} is for the buffers {patterns}, and not for {buffer[:80]!r}")
+
+    def sees_all(self, buffers: Collection[str]) -> bool:
+        """Whether it may know of what tells of several buffers; what tells of none is for who may know of all."""
+        return all(map(self.sees, buffers)) and (bool(buffers) or self.key is None or self.key.reaches_all)
+
+    @property
+    def key_id(self) -> str | None:
+        """Of the key; None without one."""
+        return None if self.key is None else self.key.id
 
     @property
     def learner_id(self) -> str | None:

@@ -34,6 +34,7 @@ from memory_service.store.loading import SealedSegments
 from memory_service.store.pure.equal import expect_equal
 from memory_service.store.pure.model import Budget, BufferConfig, Options, check_name, check_settings
 from memory_service.store.room import Quota
+from memory_service.store.runs import Runs
 from memory_service.store.segments import files
 from memory_service.store.transfer.backup import Archive
 from memory_service.store.transfer.imports import Import, Incoming
@@ -59,6 +60,8 @@ class Store:
     def __init__(self, data: Path, options: Options | None = None, *, open_ports: OpenPorts = open_local) -> None:
         self.data = data
         self._options = options or Options()
+        self.runs = Runs(data, self._options.run_bytes)
+        """Reports of runs."""
         self._names_lock = threading.Lock()
         self._archiving = threading.Lock()
         self._coming: set[str] = set()

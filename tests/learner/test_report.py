@@ -11,10 +11,12 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
 import html5lib
+import httpx
 import pytest
 
 from client import MemoryClient
@@ -24,11 +26,13 @@ from learner.memory.settings import MemoryConfig
 from learner.model.attention_masks import MaskConfig
 from learner.model.settings import BackboneConfig
 from learner.report.page import SeedRun, data_name, write_report
+from learner.report.upload import report_of
 from learner.run import machine
 from learner.run.config import LearnerConfig
 from learner.run.methods import DEFAULT, parse_method
 from learner.run.problem import Problem
 from learner.run.run import Run
+from learner.run.seeds import summarise_seeds
 from learner.training.settings import TrainConfig
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, Words, make_problem
@@ -81,7 +85,8 @@ def reported(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Repo
             problem = Problem(problem.train, problem.tests, phases, NAMES)
             run = Run(replace(CONFIG, seed=seed), problem, client, root / f"seed-{seed}")
             results = {method: run.run(parse_method(method)) for method in DEFAULT}
-            runs[seed] = SeedRun(results, problem.named_phases, run.setup.out)
+            names = {method: run.setup.buffer_name(parse_method(method)) for method in ("full", "masked")}
+            runs[seed] = SeedRun(results, problem.named_phases, run.setup.out, names)
             buffers[seed] = run.setup.buffer_name(parse_method("masked"))
         machine.remember(root, client.info(), 2)
         machine.remember(root / "seed-0", client.info(), 2)
@@ -282,3 +287,33 @@ def test_axe_core_finds_nothing_serious_in_chromium(reported: Reported, tmp_path
     assert done.returncode == 1
     assert "alternative text" in done.stdout
     assert "contrast" in done.stdout
+
+
+def test_the_service_keeps_what_the_page_says(reported: Reported, service: Service) -> None:
+    several = reported.pages["several"].parent
+    with MemoryClient(service.url) as client:
+        report = report_of(several, CONFIG, reported.runs, NAMES)
+        info = client.put_run("both", report)
+        assert client.put_run("both", report) == info
+        client.put_run("one", report_of(several / "seed-0", CONFIG, {0: reported.runs[0]}, NAMES))
+        assert [run.run_id for run in client.runs()] == ["one", "both"]
+        page = httpx.get(f"{service.url}/runs/both.json").raise_for_status().json()
+        client.delete_run("one")
+        assert client.runs() == [info]
+        client.delete_run("both")
+    kept = page["run"]["report"]
+    figures = {method["method"]: method for method in kept["methods"]}
+    for method, found in summarise_seeds({seed: run.results for seed, run in reported.runs.items()}).items():
+        assert figures[method]["last"] == {"mean": found.last.mean, "deviation": found.last.deviation}
+        assert figures[method]["bytes_used"]["mean"] == found.bytes_used.mean
+        assert len(figures[method]["phases"]) == len(ORDERS[0])
+    assert figures["masked"]["buffers"] == list(reported.buffers.values())
+    assert figures["none"]["buffers"] == []
+    assert kept["verdict"] in unescape(reported.text("several"))
+    assert kept["machine"] == machine.recall(several)
+    # The exemplars that the page shows, as the service has them.
+    assert [card["class_name"] for card in page["shown"]] == [
+        "".join(figure.find("figcaption").find("h3").itertext())  # type: ignore[union-attr]
+        for figure in reported.tree("several").iter("figure")
+        if figure.find("div") is not None
+    ]

@@ -43,6 +43,7 @@ GOLDEN = {
     "unknown_route": NotFoundError,
     "no_matching_exemplars": NotFoundError,
     "unknown_snapshot": NotFoundError,
+    "unknown_run": NotFoundError,
     "buffer_exists": ConflictError,
     "idempotency_key_reused": ConflictError,
     "snapshot_exists": ConflictError,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from memory_format.api import answers, requests
+from memory_format.api import answers, requests, runs
 from memory_format.api.terms import EVICTION_POLICIES, STRATEGIES
 from memory_service.cli import main
 from memory_service.http.app import create_app
@@ -81,6 +81,7 @@ def test_every_figure_of_the_stats_has_its_row() -> None:
         requests.ExemplarQuery,
         requests.ForkRequest,
         answers.SnapshotInfo,
+        runs.RunReport,
     ],
 )
 def test_every_field_is_named(model: type[object]) -> None:

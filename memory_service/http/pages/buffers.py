@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from memory_format.api.answers import BufferInfo, ClassStats, SnapshotInfo
 from memory_format.api.fields import Name
+from memory_format.api.runs import RunInfo
 from memory_service.http.access import GRANT, Grant
 from memory_service.http.convert import buffer_info, snapshot_info
 from memory_service.http.pages.charts import Breakdown, Room, breakdown, room_of
@@ -21,6 +22,7 @@ from memory_service.http.routes.health import service_version
 router = Pages()
 
 BUFFERS_SHOWN: Final = 50
+RUNS_SHOWN: Final = 5
 SNAPSHOTS_SHOWN: Final = 50
 CLASSES_SHOWN: Final = 50
 """On each side of a difference."""
@@ -61,10 +63,12 @@ class BufferLine:
 
 @dataclass(frozen=True)
 class Overview:
-    """All buffers, by name."""
+    """All buffers, by name, and the newest runs."""
 
     version: str
     buffers: tuple[BufferLine, ...]
+    runs: tuple[RunInfo, ...]
+    """The newest."""
     next_cursor: str | None
 
 
@@ -77,7 +81,8 @@ def overview(request: Request, store: StoreDep, query: Annotated[OverviewQuery, 
         BufferLine(buffer_info(buffer), room_of(buffer), len(buffer.state.classes), len(buffer.state.snapshots))
         for buffer in buffers
     )
-    return Overview(service_version(), lines, next_cursor)
+    runs, _ = store.runs.page(RUNS_SHOWN, only=grant.sees_all)
+    return Overview(service_version(), lines, tuple(runs), next_cursor)
 
 
 @dataclass(frozen=True)

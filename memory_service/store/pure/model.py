@@ -38,6 +38,7 @@ class Options:
     learner_bytes: int | None = None
     least_free_bytes: int = 64 * 1024 * 1024
     decode_payloads: bool = True
+    run_bytes: int = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)

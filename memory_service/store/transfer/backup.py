@@ -20,6 +20,7 @@ from memory_format import FormatError, StorageError
 from memory_service.store.index.generation import Generation
 from memory_service.store.index.opening import GENERATION, INDEX, copy_index, look, mark_of, segments_of
 from memory_service.store.pure.tallies import SegmentState
+from memory_service.store.runs import RUNS, SUFFIX
 from memory_service.store.segments import files
 from memory_service.store.segments.files import OPEN, SEALED, storage_error
 from memory_service.store.segments.layout import BODY_AT
@@ -55,8 +56,9 @@ def backup(data: Path, target: Path, *, progress: Callable[[int, int, str], None
                 files.sync(descriptor)
             finally:
                 os.close(descriptor)
-            for directory in (partial / SEGMENTS, partial):
-                files.sync_directory(directory)
+            for directory in (partial / SEGMENTS, partial / RUNS, partial):
+                if directory.exists():
+                    files.sync_directory(directory)
             partial.rename(target)
             files.sync_directory(target.parent)
         except BaseException:
@@ -81,6 +83,7 @@ def copy_store(
         OSError: the copy cannot be written.
     """
     (target / SEGMENTS).mkdir(files.DIRECTORY_MODE)
+    run_bytes = _copy_runs(data / RUNS, target / RUNS, link)
     there: dict[str, SegmentState] = {}
     for _ in range(_MOST_TURNS):
         copy_index(data, target / INDEX)
@@ -102,9 +105,33 @@ def copy_store(
             if (mark := mark_of(target)) is not None:
                 Generation(target / GENERATION, mark).close()
             num_bytes = sum(path.stat().st_size for path in target.iterdir() if path.is_file())
-            num_bytes += sum(row.file_bytes for row in rows.values())
+            num_bytes += run_bytes + sum(row.file_bytes for row in rows.values())
             return len(rows), num_bytes
     raise StorageError(f"the store in {data} changes faster than it can be copied; try it while less is pushed")
+
+
+def _copy_runs(source: Path, target: Path, link: bool) -> int:
+    """Copy the reports of runs; returns their bytes. Such a file is replaced as a whole: whenever it is copied, it is
+    one that was stored."""
+    found = sorted(source.glob(f"[a-z0-9]*{SUFFIX}"))
+    if found:
+        target.mkdir(files.DIRECTORY_MODE)
+    num_bytes = 0
+    for path in found:
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            # Deleted since.
+            continue
+        descriptor = files.create(target / path.name)
+        try:
+            files.write_at(descriptor, [content], 0)
+            if not link:
+                files.sync(descriptor)
+        finally:
+            os.close(descriptor)
+        num_bytes += len(content)
+    return num_bytes
 
 
 def _path(store: Path, row: SegmentState) -> Path:

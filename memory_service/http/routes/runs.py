@@ -1,0 +1,66 @@
+"""Reports of runs: keep, list, look at, delete."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import Path, Query, Response
+
+from memory_format import NotFoundError
+from memory_format.api.fields import Name
+from memory_format.api.requests import RunQuery
+from memory_format.api.runs import RunInfo, RunList, RunReport, StoredRun
+from memory_service.http.access import Grant, needs
+from memory_service.http.openapi import refusals
+from memory_service.http.routes.common import JSON_BODY, GrantDep, Router, StoreDep
+from memory_service.store import Store
+
+router = Router(prefix="/v1/runs", tags=["runs"])
+
+RunName = Annotated[Name, Path(description="Of a run.")]
+
+
+def expect_seen(store: Store, grant: Grant, run_id: str) -> None:
+    """Raises ``NotFoundError`` (``unknown_run``): there is no such run that the key is for. Whether there is another
+    one is not told."""
+    buffers = store.runs.buffers_of(run_id)
+    if buffers is None or not grant.sees_all(buffers):
+        raise NotFoundError(f"there is no run {run_id[:80]!r} that you may look at", code="unknown_run")
+
+
+@router.put(
+    "/{run_id}",
+    responses={201: {"model": RunInfo}},
+    dependencies=[JSON_BODY],
+    openapi_extra=needs("write") | refusals("batch_too_large", "disk_limit_exceeded"),
+)
+def put_run(run_id: RunName, report: RunReport, store: StoreDep, grant: GrantDep, response: Response) -> RunInfo:
+    """Keep the report of a run, in the place of an earlier one: 201 when the run is new, 200 otherwise. The key must be
+    for all buffers that it names; what came with another key an admin's replaces."""
+    for buffer in sorted(report.buffers):
+        grant.check(buffer)
+    info, created = store.runs.put(run_id, report, time.time(), key_id=grant.key_id, anybodys=grant.may("admin"))
+    response.status_code = 201 if created else 200
+    return info
+
+
+@router.get("", openapi_extra=needs("read") | refusals("invalid_cursor"))
+def list_runs(store: StoreDep, grant: GrantDep, page: Annotated[RunQuery, Query()]) -> RunList:
+    """Runs, the newest first, whose buffers the key is for; ``next_cursor`` leads to the next page."""
+    runs, next_cursor = store.runs.page(page.limit, page.cursor, only=grant.sees_all)
+    return RunList(tuple(runs), next_cursor=next_cursor)
+
+
+@router.get("/{run_id}", openapi_extra=needs("read") | refusals("unknown_run"))
+def get_run(run_id: RunName, store: StoreDep, grant: GrantDep) -> StoredRun:
+    """One run, with all of its report."""
+    expect_seen(store, grant, run_id)
+    return store.runs.get(run_id)
+
+
+@router.delete("/{run_id}", status_code=204, openapi_extra=needs("write") | refusals("unknown_run"))
+def delete_run(run_id: RunName, store: StoreDep, grant: GrantDep) -> None:
+    """Delete a run's report; its buffers stay. What came with another key an admin's deletes."""
+    expect_seen(store, grant, run_id)
+    store.runs.delete(run_id, key_id=grant.key_id, anybodys=grant.may("admin"))
