@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from client._params import Many
 from client.buffer import Buffer
-from client.tensors import ARRAYS_PREFIX, TensorBatch, to_tensors
+from client.tensors import TensorBatch, pad_rows, to_tensors
 from memory_format import ConflictError
 from memory_format.arguments import is_whole
 
@@ -162,19 +162,7 @@ def _collate(batch: Exemplars | Sequence[ExemplarTensors], **_: Any) -> TensorBa
     """A batch, padded to its largest. Those that were fetched together are one."""
     if isinstance(batch, Exemplars):
         return batch.tensors
-    names = sorted({name for one in batch for name in one})
-    return {name: _padded(name, [one.get(name) for one in batch]) for name in names}
-
-
-def _padded(name: str, rows: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    some = [row for row in rows if row is not None]
-    shape = [max(sizes) for sizes in zip(*(row.shape for row in some), strict=True)]
-    empty = float("nan") if name.startswith(ARRAYS_PREFIX) else 0
-    padded = torch.full((len(rows), *shape), cast(float, empty), dtype=some[0].dtype)
-    for place, row in enumerate(rows):
-        if row is not None:
-            padded[place][tuple(slice(size) for size in row.shape)] = row
-    return padded
+    return pad_rows(batch)
 
 
 default_collate_fn_map[ExemplarTensors] = _collate

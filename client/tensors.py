@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -63,6 +64,23 @@ def _padded(name: str, rows: list[NDArray[np.float16] | None]) -> NDArray[np.flo
         if row is not None:
             corner = tuple(slice(length) for length in row.shape)
             padded[place][corner] = row
+    return padded
+
+
+def pad_rows(rows: Sequence[Mapping[str, torch.Tensor]]) -> TensorBatch:
+    """Records without their first axis as one batch, padded to the largest. One with rows that lack a name has it."""
+    names = sorted({name for one in rows for name in one})
+    return {name: _stacked(name, [one.get(name) for one in rows]) for name in names}
+
+
+def _stacked(name: str, rows: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    some = [row for row in rows if row is not None]
+    shape = [max(sizes) for sizes in zip(*(row.shape for row in some), strict=True)]
+    empty = float("nan") if name.startswith(ARRAYS_PREFIX) else 0
+    padded = torch.full((len(rows), *shape), cast(float, empty), dtype=some[0].dtype, device=some[0].device)
+    for place, row in enumerate(rows):
+        if row is not None:
+            padded[place][tuple(slice(size) for size in row.shape)] = row
     return padded
 
 

@@ -10,18 +10,11 @@ import sys
 import numpy as np
 import torch
 from shared import pieces, service
-from torch import Tensor, nn
+from torch import nn
 
 from client import Buffer, MemoryClient, record_from_image
 from client.dataset import ReplayDataset
-
-
-def replayed(batch: dict[str, Tensor]) -> Tensor:
-    """Kept patches ``(B, K, 8, 8, 3)`` in their places in pictures ``(B, 64, 64, 3)``, grey elsewhere."""
-    cells = torch.full((len(batch["patches"]), 64, 8, 8, 3), 127, dtype=torch.uint8)
-    rows, kept = batch["patch_valid"].nonzero(as_tuple=True)
-    cells[rows, batch["patch_positions"][rows, kept]] = batch["patches"][rows, kept]
-    return cells.view(-1, 8, 8, 8, 8, 3).transpose(2, 3).reshape(-1, 64, 64, 3)
+from client.pictures import pictures_of
 
 
 def run(buffer: Buffer | None, steps: int) -> None:
@@ -31,15 +24,16 @@ def run(buffer: Buffer | None, steps: int) -> None:
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     for phase in range(3):
         images = np.concatenate([pieces(c, 48) for c in (2 * phase, 2 * phase + 1)])
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         labels = torch.arange(2 * phase, 2 * phase + 2).repeat_interleave(48)
         replay = ReplayDataset(buffer, 32, num_steps=steps, strategy="class_balanced") if buffer and phase else None
         for old in replay or [None] * steps:
             at = torch.randint(len(images), (32,))
-            x, y = torch.from_numpy(images)[at], labels[at]
+            x, y = pixels[at], labels[at]
             if old is not None:
-                x, y = torch.cat([x, replayed(old)]), torch.cat([y, old["class_id"]])
+                x, y = torch.cat([x, pictures_of(old)[0]]), torch.cat([y, old["class_id"]])
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model.train()(x.permute(0, 3, 1, 2) / 127.5 - 1), y).backward()
+            nn.functional.cross_entropy(model.train()(x / 127.5 - 1), y).backward()
             optimizer.step()
         if buffer:
             scored = [(image, np.abs(image - image.mean((0, 1))).sum(2)) for image in images]
