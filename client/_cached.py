@@ -171,9 +171,7 @@ class _Batch:
         swapped = [row for row, id_ in enumerate(drawn.text_from) if id_ != drawn.exemplar_ids[row]]
         donors = [fronts[drawn.text_from[row]] for row in swapped]
         for row, header, donor in zip(swapped, _headers(donors), donors, strict=True):
-            headers["text_length"][row], bodies[row] = swap_text(
-                headers[row], bodies[row], header, donor[HEADER_BYTES:]
-            )
+            headers[row], bodies[row] = swap_text(headers[row], bodies[row], header, donor[HEADER_BYTES:])
         return Batch(headers, [""] * len(bodies), [memoryview(body) for body in bodies])
 
     def fetched(self, lacking: Iterable[int]) -> list[Batch]:

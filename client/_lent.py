@@ -75,9 +75,8 @@ def _with_texts(lent: LentRows, read: Batch) -> Batch:
     headers, learner_ids, bodies = read.headers, read.learner_ids, read.bodies
     count = lent.num_records
     for place, donor in zip(lent.swapped.tolist(), range(count, len(headers)), strict=True):
-        length, changed = swap_text(headers[place], bodies[place], headers[donor], bodies[donor])
+        headers[place], changed = swap_text(headers[place], bodies[place], headers[donor], bodies[donor])
         bodies[place] = memoryview(changed)
-        headers["text_length"][place] = length
         headers["crc32"][place] = checksum.crc32(changed)
     return Batch(headers[:count], learner_ids[:count], bodies[:count])
 

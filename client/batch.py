@@ -18,7 +18,7 @@ from client.unpack import UnpackedBatch, unpack_batch
 from memory_format import Batch, Dropped, FormatError, Record
 from memory_format.body import extras_of
 from memory_format.codecs import codec_by_number
-from memory_format.extras import decode_extras
+from memory_format.extras import FloatArray, decode_extras
 from memory_format.header import FLAG_EXTRAS
 from memory_format.in_place import to_image
 from memory_format.record import headers_of
@@ -96,12 +96,12 @@ class ReplayBatch:
             raise ValueError("a batch from a cache has pixels and no records: draw it without cache=")
         return tuple(split_batch(self.held))
 
-    def arrays(self) -> list[dict[str, NDArray[np.float16]]]:
+    def arrays(self) -> list[dict[str, FloatArray]]:
         """The user's own arrays of each record, by name."""
         if not (self.held.headers["flags"] & FLAG_EXTRAS).any():
             return [{} for _ in range(len(self))]
         rows = zip(self.held.headers, self.held.bodies, strict=True)
-        return [decode_extras(extras_of(header, body))[1] for header, body in rows]
+        return [decode_extras(extras_of(header, body)).arrays for header, body in rows]
 
     def __getstate__(self) -> dict[str, Any]:
         # As it came it is a view of an answer's memory, which cannot be pickled.

@@ -19,6 +19,7 @@ from memory_format import FormatError, Layout, PatchCodec, Record, image_to_patc
 from memory_format.arguments import flat_whole, is_number, whole
 from memory_format.bitmask import BoolArray
 from memory_format.canvas import size_is_allowed
+from memory_format.extras import ArrayDtype
 
 Picture: TypeAlias = Image.Image | NDArray[np.uint8] | str | os.PathLike[str]
 """What a picture may be given as."""
@@ -37,6 +38,7 @@ class RecordFields(TypedDict, total=False):
     rank: int
     layout: Layout | None
     arrays: dict[str, NDArray[Any]] | None
+    array_dtypes: Mapping[str, ArrayDtype] | None
 
 
 def record_from_image(
@@ -72,15 +74,15 @@ def record_from_image(
         patch_px: P, side of a patch in pixels, 1..255.
         short_side: resize the picture so that its short side has about so many pixels, its long one at most 1333/800
             of that. Not with a grid, which says the size by itself.
-        text: its caption. With a tokenizer its token ids are stored, two bytes each and none left out, and
-            ``tokenizer.decode(record.token_ids)`` is the text again. Without one the text itself is stored, as
-            ``user_json["text"]``: it can be read again, batches have no tokens of it, and ``repair_text`` does not
-            exchange it.
+        text: its caption. With a tokenizer its token ids are stored, two bytes each, or four where one is over 65535.
+            None is left out, and ``tokenizer.decode(record.token_ids)`` is the text again. Without one the text itself
+            is stored, as ``user_json["text"]``: it can be read again, batches have no tokens of it, and
+            ``repair_text`` does not exchange it.
         tokenizer: called with the text, answers with its ids, ``(T,)``, or with a mapping that has them as
-            ``input_ids``, as the tokenizers of ``transformers`` do. Ids are 0..65535.
+            ``input_ids``, as the tokenizers of ``transformers`` do.
         keep_tokens: ``(T,)`` bool, which of the tokens to store; default all.
         user_json, fields: as in :func:`memory_format.make_record`: ``codec``, ``phase``, ``learner_id``, ``score``,
-            ``rank``, ``layout``, ``arrays``.
+            ``rank``, ``layout``, ``arrays``, ``array_dtypes``.
 
     Raises:
         FormatError: an argument is not so, or the picture cannot be read; the message says what would be right.

@@ -13,7 +13,7 @@ from memory_format.body import cut_short, extras_bytes
 from memory_format.canvas import ByteArray, canvas_grid, take_out
 from memory_format.codecs import codec_by_number
 from memory_format.errors import at_index
-from memory_format.header import FLAG_EXTRAS, KNOWN_FLAGS, layout_of, newer_flags
+from memory_format.header import FLAG_EXTRAS, FLAG_WIDE_TOKENS, KNOWN_FLAGS, layout_of, newer_flags, token_dtype
 from memory_format.wire import Batch
 
 IntArray = NDArray[np.int64]
@@ -89,9 +89,10 @@ def unpack_batch(batch: Batch) -> UnpackedBatch:
     _expect(ids_at <= sizes, bodies)
     num_patches, patch_positions = _kept(bodies, np.zeros_like(tokens_at), tokens_at, cells)
     num_tokens, token_positions = _kept(bodies, tokens_at, ids_at, lengths)
-    payload_at = ids_at + 2 * num_tokens
+    wide = flags & FLAG_WIDE_TOKENS != 0
+    payload_at = ids_at + np.where(wide, 4, 2) * num_tokens
     _expect(payload_at <= sizes, bodies)
-    token_ids = np.frombuffer(_joined(bodies, ids_at, payload_at), dtype="<u2")
+    token_ids = _token_ids(bodies, ids_at, payload_at, wide)
     for index in np.flatnonzero(flags & FLAG_EXTRAS).tolist():
         payload_at[index] += extras_bytes(bodies[index], int(payload_at[index]))
     _expect(payload_at <= sizes, bodies)
@@ -116,6 +117,18 @@ def _expect(fits: BoolArray, bodies: Sequence[memoryview]) -> None:
 def _joined(bodies: Sequence[memoryview], starts: IntArray, ends: IntArray) -> bytes:
     """A part of each body, end to end."""
     return b"".join([body[a:b] for body, a, b in zip(bodies, starts.tolist(), ends.tolist(), strict=True)])
+
+
+def _token_ids(
+    bodies: Sequence[memoryview], starts: IntArray, ends: IntArray, wide: BoolArray
+) -> NDArray[np.unsignedinteger]:
+    """The kept ids of each body, one's behind the other's."""
+    if not wide.any():
+        return np.frombuffer(_joined(bodies, starts, ends), token_dtype(0))
+    parts = zip(bodies, starts.tolist(), ends.tolist(), wide.tolist(), strict=True)
+    return np.concatenate(
+        [np.frombuffer(body[a:b], token_dtype(FLAG_WIDE_TOKENS if is_wide else 0)) for body, a, b, is_wide in parts]
+    )
 
 
 def _kept(

@@ -25,8 +25,9 @@ from memory_format.errors import (
 )
 from memory_format.header import HEADER_BYTES
 from memory_format.in_place import Dropped
+from memory_format.make import make_record
 from memory_format.quality import TargetBytes, TargetGain, TargetPSNR
-from memory_format.record import Record, make_record
+from memory_format.record import Record
 from memory_format.vocabulary import vocabulary_fingerprint
 from memory_format.wire import Batch, check_batch, decode_batch, encode_batch, read_batch
 

@@ -2,7 +2,7 @@
 
 ::
 
-    keep bitmask | token bitmask | token ids (uint16 LE) | [extras length (uint32 LE) | extras] | payload
+    keep bitmask | token bitmask | token ids (uint16 or uint32 LE) | [extras length (uint32 LE) | extras] | payload
 
 It has no lengths of its own: grid, text length and flags of the header say where its parts lie.
 """
@@ -20,11 +20,21 @@ from memory_format.canvas import canvas_grid, check_size
 from memory_format.codecs import codec_by_number
 from memory_format.errors import FormatError
 from memory_format.extras import decode_extras
-from memory_format.header import FLAG_EXTRAS, HeaderRow, check_header, layout_of
+from memory_format.header import (
+    FLAG_EXTRAS,
+    FLAG_TYPED,
+    FLAG_WIDE_TOKENS,
+    HeaderRow,
+    check_header,
+    layout_of,
+    token_dtype,
+)
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 MAX_EXTRAS_BYTES: Final = 1024 * 1024
-TOKEN_ID_BYTES: Final = 2
+
+_TEXT_FLAGS: Final = np.uint8(FLAG_WIDE_TOKENS)
+"""What a header's flags say of the text."""
 
 
 def places(h: int, w: int, length: int, flags: int, body: bytes | memoryview) -> tuple[int, int, int, int]:
@@ -34,7 +44,8 @@ def places(h: int, w: int, length: int, flags: int, body: bytes | memoryview) ->
     """
     tokens_at = (h * w + 7) // 8
     ids_at = tokens_at + (length + 7) // 8
-    extras_at = ids_at + 2 * int.from_bytes(body[tokens_at:ids_at], "big").bit_count()
+    kept = int.from_bytes(body[tokens_at:ids_at], "big").bit_count()
+    extras_at = ids_at + (4 if flags & FLAG_WIDE_TOKENS else 2) * kept
     if not flags & FLAG_EXTRAS:
         return tokens_at, ids_at, extras_at, extras_at
     return tokens_at, ids_at, extras_at, extras_at + extras_bytes(body, extras_at)
@@ -84,8 +95,10 @@ def check_row(row: HeaderRow, learner_id: str, body: bytes | memoryview, known_l
         raise bits_past(h * w)
     if length & 7 and body[ids_at - 1] & (0xFF >> (length & 7)):
         raise bits_past(length)
-    if flags & FLAG_EXTRAS:
-        _check_extras(body, extras_at, payload_at)
+    if flags & FLAG_WIDE_TOKENS:
+        _check_wide(body, ids_at, extras_at)
+    if flags & (FLAG_EXTRAS | FLAG_TYPED):
+        _check_extras(body, extras_at, payload_at, flags)
     if len(body) > MAX_BODY_BYTES:
         raise FormatError(f"a record of {len(body)} bytes; at most {MAX_BODY_BYTES} are taken")
     size = canvas_px(num_kept, (h, w), flags, patch_px)
@@ -121,7 +134,15 @@ def canvas_px(num_kept: int, grid: tuple[int, int], flags: int, patch_px: int) -
     return height, width
 
 
-def _check_extras(body: bytes | memoryview, extras_at: int, payload_at: int) -> None:
+def _check_wide(body: bytes | memoryview, ids_at: int, extras_at: int) -> None:
+    # Or a record could be written in two ways.
+    if not np.frombuffer(body[ids_at:extras_at], "<u4").max(initial=0) > 0xFFFF:
+        raise FormatError("the flags announce token ids of 32 bits, and all fit 16: leave the flag out")
+
+
+def _check_extras(body: bytes | memoryview, extras_at: int, payload_at: int, flags: int) -> None:
+    if not flags & FLAG_EXTRAS:
+        raise FormatError("the flags announce typed extras, and no extras")
     num_bytes = payload_at - extras_at - 4
     if num_bytes > MAX_EXTRAS_BYTES:
         raise FormatError(f"extras of {num_bytes} bytes; at most {MAX_EXTRAS_BYTES} are taken")
@@ -130,16 +151,16 @@ def _check_extras(body: bytes | memoryview, extras_at: int, payload_at: int) -> 
     if num_bytes == 0:
         # Or a record without extras could be written in two ways.
         raise FormatError("the flags announce extras, and there are none: leave the flag out")
-    decode_extras(bytes(body[extras_at + 4 : payload_at]))
+    if decode_extras(bytes(body[extras_at + 4 : payload_at])).is_typed != bool(flags & FLAG_TYPED):
+        raise FormatError(f"the flag of typed extras ({FLAG_TYPED}) goes with float32 arrays, and only with those")
 
 
 def swap_text(
     header: np.void, body: bytes | memoryview, donor_header: np.void, donor_body: bytes | memoryview
-) -> tuple[int, bytes]:
-    """``text_length`` and body of a record that keeps its picture and extras and takes another one's text.
+) -> tuple[np.void, bytes]:
+    """Header and body of a record that keeps its picture and extras and takes another one's text.
 
-    The header that goes with it is the record's own with that ``text_length`` and a new ``crc32``. Extras and
-    payload are copied unread.
+    The header's ``crc32`` is still that of the record's own body. Extras and payload are copied unread.
 
     Raises:
         FormatError: ``corrupt_record`` where a body is too short for its masks.
@@ -147,7 +168,10 @@ def swap_text(
     tokens_at, _, extras_at, _ = _places_of(header, body)
     text_from, _, text_to, _ = _places_of(donor_header, donor_body)
     text = donor_body[text_from:text_to]
-    return int(donor_header["text_length"]), b"".join((body[:tokens_at], text, body[extras_at:]))
+    changed = header.copy()
+    changed["text_length"] = donor_header["text_length"]
+    changed["flags"] = header["flags"] & ~_TEXT_FLAGS | donor_header["flags"] & _TEXT_FLAGS
+    return changed, b"".join((body[:tokens_at], text, body[extras_at:]))
 
 
 def prefix_bytes(headers: NDArray[np.void]) -> NDArray[np.int64]:
@@ -175,7 +199,7 @@ def count_parts(header: np.void, body_prefix: bytes | memoryview) -> tuple[int, 
 
 def tokens_of(header: np.void, body_prefix: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids of the kept tokens and their places in the original text, ``(T,)`` each, of a body's first
-    ``prefix_bytes + TOKEN_ID_BYTES * text_length`` bytes, or of all if it has fewer.
+    ``prefix_bytes + most_id_bytes`` bytes, or of all if it has fewer.
 
     Raises:
         FormatError: ``corrupt_record`` where they are too few.
@@ -185,10 +209,17 @@ def tokens_of(header: np.void, body_prefix: bytes) -> tuple[NDArray[np.int64], N
     ids_at = tokens_at + num_mask_bytes(length)
     mask = np.frombuffer(body_prefix[tokens_at:ids_at], np.uint8)
     places = np.flatnonzero(np.unpackbits(mask, count=length))
-    ids = np.frombuffer(body_prefix[ids_at : ids_at + TOKEN_ID_BYTES * len(places)], "<u2").astype(np.int64)
-    if len(ids) < len(places):
+    dtype = token_dtype(int(header["flags"]))
+    found = body_prefix[ids_at : ids_at + dtype.itemsize * len(places)]
+    if len(found) < dtype.itemsize * len(places):
         raise cut_short(body_prefix)
-    return ids, places
+    return np.frombuffer(found, dtype).astype(np.int64), places
+
+
+def most_id_bytes(headers: NDArray[np.void]) -> NDArray[np.int64]:
+    """``(N,)`` bytes that the token ids of each take, if all of its text were kept."""
+    wide = headers["flags"] & FLAG_WIDE_TOKENS != 0
+    return np.asarray(np.where(wide, 4, 2) * headers["text_length"].astype(np.int64))
 
 
 def _places_of(header: np.void, body: bytes | memoryview) -> tuple[int, int, int, int]:

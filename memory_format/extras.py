@@ -1,69 +1,116 @@
-"""What the user hangs on a record: a small JSON object and named float16 arrays (logits, features).
+"""What the user hangs on a record: a small JSON object and named arrays (logits, features).
 
-One line of JSON, ``{"user": {...}, "arrays": {name: shape}}``, a newline, then the arrays' little-endian
-float16 values one after another, in the JSON's order, row-major.
+One line of JSON, ``{"user": {...}, "arrays": {name: shape}}``, a newline, then the arrays' little-endian values one
+after another, in the JSON's order, row-major. The shape of a float32 array begins with ``"f4"``; others are float16.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format.arguments import is_settings
+from memory_format.arguments import is_one_of, is_settings
 from memory_format.errors import FormatError
 from memory_format.text import refuse_constant
 
 MAX_JSON_DEPTH = 8
 
+ArrayDtype = Literal["float16", "float32"]
+FloatArray: TypeAlias = NDArray[np.float16] | NDArray[np.float32]
 
-def encode_extras(user_json: dict[str, Any] | None, arrays: dict[str, NDArray[Any]] | None) -> bytes:
-    """The user's JSON and arrays -> bytes, empty where there is neither.
+_HALF: Final = np.dtype("<f2")
+_SINGLE: Final = np.dtype("<f4")
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a record's extras say."""
+
+    user: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, FloatArray] = field(default_factory=dict)
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether the flags of their record must have :data:`~memory_format.header.FLAG_TYPED`."""
+        return any(map(_is_single, self.arrays.values()))
+
+    def encode(self) -> bytes:
+        """The extras as bytes, empty where there is nothing to say.
+
+        Raises:
+            FormatError: the JSON is not an object of plain values, or is too deep.
+        """
+        if not (self.user or self.arrays):
+            return b""
+        shapes = {
+            name: [*(["f4"] if _is_single(values) else []), *values.shape] for name, values in self.arrays.items()
+        }
+        try:
+            head = json.dumps({"user": self.user, "arrays": shapes}, separators=(",", ":"), allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise FormatError(f"user_json must be plain JSON: {error}") from None
+        extras = head.encode() + b"\n" + b"".join(values.tobytes() for values in self.arrays.values())
+        decode_extras(extras)
+        return extras
+
+
+def make_extras(
+    user_json: dict[str, Any] | None,
+    arrays: Mapping[str, Any] | None,
+    array_dtypes: Mapping[str, ArrayDtype] | None = None,
+) -> Extras:
+    """The user's JSON and arrays, as they are stored.
+
+    Args:
+        array_dtypes: by name; what is not in it is float16.
 
     Raises:
-        FormatError: the JSON is not an object of plain values, is too deep, or an array overflows float16.
+        FormatError: they are no tables by name, an array holds no numbers or overflows its type, or there is no such
+            array or type.
     """
-    for name, value in (("user_json", user_json), ("arrays", arrays)):
+    tables = {"user_json": user_json, "arrays": arrays, "array_dtypes": array_dtypes}
+    for name, value in tables.items():
         if not (value is None or is_settings(value)):
             raise FormatError(f"{name} must be a dict whose names are text, got {value!r:.100}")
-    if not user_json and not arrays:
-        return b""
-    half = {}
-    for name, values in (arrays or {}).items():
-        try:
-            values = np.asarray(values)
-            if values.dtype.kind not in "biuf":
-                raise TypeError(values.dtype)
-        except (TypeError, ValueError):
-            raise FormatError(f"array {name!r} must hold numbers, got {values!r:.100}") from None
-        with np.errstate(over="ignore"):
-            half[name] = values.astype("<f2")
-        if np.isfinite(values).all() and not np.isfinite(half[name]).all():
-            raise FormatError(f"array {name!r} has values beyond float16's range (65504)")
+    dtypes = dict(array_dtypes or {})
+    for name, dtype in dtypes.items():
+        if name not in (arrays or {}):
+            raise FormatError(f"array_dtypes names {name!r}, arrays has {', '.join(arrays or {}) or 'none'}")
+        if not is_one_of(dtype, get_args(ArrayDtype)):
+            raise FormatError(f"array {name!r} can be {' or '.join(get_args(ArrayDtype))}, got {dtype!r:.100}")
+    stored = {name: _stored(name, values, dtypes.get(name, "float16")) for name, values in (arrays or {}).items()}
+    return Extras(dict(user_json or {}), stored)
+
+
+def _stored(name: str, given: Any, dtype: ArrayDtype) -> FloatArray:
     try:
-        head = json.dumps(
-            {"user": user_json or {}, "arrays": {name: list(value.shape) for name, value in half.items()}},
-            separators=(",", ":"),
-            allow_nan=False,
-        )
-    except (TypeError, ValueError, RecursionError) as error:
-        raise FormatError(f"user_json must be plain JSON: {error}") from None
-    extras = head.encode() + b"\n" + b"".join(value.tobytes() for value in half.values())
-    decode_extras(extras)
-    return extras
+        values = np.asarray(given)
+        if values.dtype.kind not in "biuf":
+            raise TypeError(values.dtype)
+    except (TypeError, ValueError):
+        raise FormatError(f"array {name!r} must hold numbers, got {given!r:.100}") from None
+    stored: FloatArray
+    with np.errstate(over="ignore"):
+        stored = values.astype("<f4") if dtype == "float32" else values.astype("<f2")
+    if np.isfinite(values).all() and not np.isfinite(stored).all():
+        raise FormatError(f"array {name!r} has values beyond {dtype}'s range ({np.finfo(stored.dtype).max:.5g})")
+    return stored
 
 
-def decode_extras(extras: bytes) -> tuple[dict[str, Any], dict[str, NDArray[np.float16]]]:
-    """Inverse of :func:`encode_extras`: the user's JSON and arrays.
+def decode_extras(extras: bytes) -> Extras:
+    """Inverse of :meth:`Extras.encode`.
 
     Raises:
         FormatError: the bytes are not such a line and arrays.
     """
     if not extras:
-        return {}, {}
+        return Extras()
     head, separator, data = extras.partition(b"\n")
     try:
         parsed = json.loads(head, parse_constant=refuse_constant)
@@ -82,21 +129,28 @@ def decode_extras(extras: bytes) -> tuple[dict[str, Any], dict[str, NDArray[np.f
         raise FormatError('extras must be a line of JSON {"user": {...}, "arrays": {name: shape}} and the arrays')
     if _depth(user) > MAX_JSON_DEPTH:
         raise FormatError(f"user_json is nested deeper than {MAX_JSON_DEPTH} levels")
-    arrays = {}
+    arrays: dict[str, FloatArray] = {}
     start = 0
-    for name, shape in shapes.items():
-        end = start + 2 * math.prod(shape)
+    for name, listed in shapes.items():
+        dtype, shape = (_SINGLE, listed[1:]) if listed[:1] == ["f4"] else (_HALF, listed)
+        end = start + dtype.itemsize * math.prod(shape)
         if end > len(data):
             raise FormatError(f"extras end inside array {name!r}")
-        arrays[name] = np.frombuffer(data[start:end], dtype="<f2").reshape(shape)
+        arrays[name] = np.frombuffer(data[start:end], dtype=dtype).reshape(shape)
         start = end
     if start != len(data):
         raise FormatError("extras have bytes past their last array")
-    return user, arrays
+    return Extras(user, arrays)
+
+
+def _is_single(values: FloatArray) -> bool:
+    return values.dtype == _SINGLE
 
 
 def _is_shape(shape: Any) -> bool:
     """Whether every numpy takes it: at most 32 axes, and no overflow even where one of them is 0."""
+    if isinstance(shape, list) and shape[:1] == ["f4"]:
+        shape = shape[1:]
     return (
         isinstance(shape, list)
         and len(shape) <= 32

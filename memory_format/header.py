@@ -53,8 +53,14 @@ taking them out of numpy one by one costs several times as much."""
 FLAG_IN_PLACE: Final = 1
 FLAG_EXTRAS: Final = 2
 FLAG_STRIP: Final = 4
-KNOWN_FLAGS: Final = FLAG_IN_PLACE | FLAG_EXTRAS | FLAG_STRIP
+FLAG_TYPED: Final = 8
+"""The extras say more than a JSON and float16 arrays. With :data:`FLAG_EXTRAS` only."""
+FLAG_WIDE_TOKENS: Final = 16
+"""Token ids take four bytes each, as one of them does not fit two."""
+KNOWN_FLAGS: Final = FLAG_IN_PLACE | FLAG_EXTRAS | FLAG_STRIP | FLAG_TYPED | FLAG_WIDE_TOKENS
 LAYOUT_FLAGS: Final[dict[Layout, int]] = {"mosaic": 0, "in_place": FLAG_IN_PLACE, "strip": FLAG_STRIP}
+_NARROW: Final = np.dtype("<u2")
+_WIDE: Final = np.dtype("<u4")
 _LAYOUTS: Final = {flags: layout for layout, flags in LAYOUT_FLAGS.items()}
 
 LEARNER_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -112,6 +118,11 @@ def layout_of(flags: int) -> Layout:
         return _LAYOUTS[flags & (FLAG_IN_PLACE | FLAG_STRIP)]
     except KeyError:
         raise FormatError(f"record flags {flags:#x} say two layouts") from None
+
+
+def token_dtype(flags: int) -> np.dtype[np.unsignedinteger]:
+    """Of the token ids of a record with these flags."""
+    return _WIDE if flags & FLAG_WIDE_TOKENS else _NARROW
 
 
 def newer_flags(flags: int) -> FormatError:

@@ -6,37 +6,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import checksum
-from memory_format.arguments import flat_whole, is_number, is_one_of, pixels, whole
-from memory_format.bitmask import BoolArray, check_mask_bytes, count_kept, mask_from_bytes, mask_to_bytes
+from memory_format.bitmask import BoolArray, check_mask_bytes, count_kept, mask_from_bytes
 from memory_format.body import check_row, cut_short, places
-from memory_format.canvas import ByteArray, Layout, canvas_grid, default_layout, kept_pixels, lay_out, take_out
+from memory_format.canvas import ByteArray, Layout, canvas_grid, take_out
 from memory_format.codecs import codec_by_number, codec_class
 from memory_format.codecs.base import PatchCodec
-from memory_format.codecs.lossy import LossyCodec
-from memory_format.codecs.webp import WebP
 from memory_format.errors import FormatError, at_index
-from memory_format.extras import decode_extras, encode_extras
+from memory_format.extras import FloatArray, decode_extras
 from memory_format.header import (
     FLAG_EXTRAS,
+    FLAG_TYPED,
+    FLAG_WIDE_TOKENS,
     HEADER_BYTES,
     HEADER_DTYPE,
     KNOWN_FLAGS,
     LAYOUT_FLAGS,
-    MAX_SCORE,
     HeaderRow,
     bad_sides,
     layout_of,
     newer_flags,
+    token_dtype,
 )
 from memory_format.in_place import Dropped, to_image
+
+_FEATURE_FLAGS: Final = FLAG_TYPED | FLAG_WIDE_TOKENS
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Record:
     token_mask_bytes: bytes = b""
     token_ids_bytes: bytes = b""
     extras: bytes = b""
+    feature_flags: int = 0
+    """Those flags that no other field says: ``FLAG_WIDE_TOKENS``, ``FLAG_TYPED``."""
     exemplar_id: int = 0
     """Given by the service at push, unique in its buffer, never used again; 0 = not pushed yet."""
 
@@ -83,7 +86,12 @@ class Record:
     @property
     def token_ids(self) -> NDArray[np.int64]:
         """Kept token ids, ``(T,)``."""
-        return np.frombuffer(self.token_ids_bytes, dtype="<u2").astype(np.int64)
+        return np.frombuffer(self.token_ids_bytes, token_dtype(self.feature_flags)).astype(np.int64)
+
+    @property
+    def num_tokens(self) -> int:
+        """Kept tokens, T."""
+        return count_kept(self.token_mask_bytes)
 
     @property
     def token_positions(self) -> NDArray[np.int64]:
@@ -112,7 +120,7 @@ class Record:
 
     @property
     def flags(self) -> int:
-        return LAYOUT_FLAGS[self.layout] | (FLAG_EXTRAS if self.extras else 0)
+        return LAYOUT_FLAGS[self.layout] | (FLAG_EXTRAS if self.extras else 0) | self.feature_flags
 
     @property
     def crc32(self) -> int:
@@ -151,124 +159,11 @@ class Record:
 
     def user_json(self) -> dict[str, Any]:
         """The user's own JSON, ``{}`` where there is none."""
-        return decode_extras(self.extras)[0]
+        return decode_extras(self.extras).user
 
-    def arrays(self) -> dict[str, NDArray[np.float16]]:
-        """The user's float16 arrays by name."""
-        return decode_extras(self.extras)[1]
-
-
-def make_record(
-    *,
-    class_id: int,
-    patches: ByteArray,
-    keep_mask: BoolArray,
-    codec: PatchCodec | None = None,
-    token_ids: NDArray[np.integer] | None = None,
-    token_positions: NDArray[np.integer] | None = None,
-    text_length: int | None = None,
-    phase: int = 0,
-    learner_id: str = "default",
-    score: float = 0.0,
-    rank: int = 0,
-    layout: Layout | None = None,
-    user_json: dict[str, Any] | None = None,
-    arrays: dict[str, NDArray[Any]] | None = None,
-) -> Record:
-    """Encode one exemplar.
-
-    Args:
-        patches: ``(K, P, P, 3)`` uint8, the kept patches in row-major order of ``keep_mask``.
-        keep_mask: ``(h, w)`` bool with exactly K cells set.
-        codec: how the patches are coded; default ``WebP()``.
-        token_ids: ``(T,)`` kept token ids, 0..65535.
-        token_positions: ``(T,)`` their places in the text, ascending; default 0..T-1.
-        text_length: tokens of the whole text; default T.
-        score: cosine to the class mean, for ranking and eviction.
-        rank: place in the class's selection order, 0 = first to keep.
-        layout: default :func:`~memory_format.canvas.default_layout`.
-        user_json: small JSON object of the user's.
-        arrays: named arrays, stored as float16 (logits, features).
-
-    Raises:
-        FormatError: anything of the above is not so; the message says what and what would be right.
-    """
-    if codec is None:
-        codec = WebP()
-    elif not isinstance(codec, PatchCodec):
-        raise FormatError(f"codec must be one of memory_format.CODECS, made, as WebP(quality=30); got {codec!r:.100}")
-    keep_mask = _mask_of(keep_mask, patches)
-    ids, token_mask = _text_of(token_ids, token_positions, text_length)
-    if not is_number(score, -MAX_SCORE, MAX_SCORE):
-        raise FormatError(f"score must be a finite number, got {score!r:.100}")
-    if not isinstance(learner_id, str):
-        raise FormatError(f"learner_id must be text, got {learner_id!r:.100}")
-    if layout is not None and not is_one_of(layout, tuple(LAYOUT_FLAGS)):
-        raise _bad_layout(layout)
-    h, w = keep_mask.shape
-    record = Record(
-        class_id=whole("class_id", class_id, 0, 2**32 - 1),
-        phase=whole("phase", phase, 0, 2**16 - 1),
-        learner_id=learner_id,
-        # Rounded here, so that a record equals itself after a round trip through its float32 column.
-        score=float(np.float32(score)),
-        rank=whole("rank", rank, 0, 2**32 - 1),
-        grid=(h, w),
-        patch_px=patches.shape[1],
-        keep_mask_bytes=mask_to_bytes(keep_mask),
-        codec_id=codec.codec_id,
-        layout=default_layout(keep_mask) if layout is None else layout,
-        payload=b"",
-        text_length=len(token_mask),
-        token_mask_bytes=mask_to_bytes(token_mask),
-        token_ids_bytes=ids.astype("<u2").tobytes(),
-        extras=encode_extras(user_json, arrays),
-    )
-    canvas = lay_out(patches, keep_mask, record.grid, record.layout)
-    if isinstance(codec, LossyCodec):
-        kept = kept_pixels(keep_mask, record.patch_px, record.layout)
-        payload = codec.encode_canvas(canvas, kept, other_bytes=record.charge)
-    else:
-        payload = codec.encode(canvas)
-    record = replace(record, payload=payload)
-    check_record(record)
-    return record
-
-
-def _mask_of(given: Any, patches: Any) -> BoolArray:
-    """A mask that keeps as many cells as there are patches."""
-    try:
-        keep_mask = np.asarray(given, dtype=bool)
-    except (TypeError, ValueError):
-        raise FormatError(f"keep_mask must be (h, w) bool, got {given!r:.100}", code="mask_mismatch") from None
-    if keep_mask.ndim != 2:
-        raise FormatError(f"keep_mask must be (h, w), got shape {keep_mask.shape}", code="mask_mismatch")
-    pixels("patches", patches, "(K, P, P, 3)")
-    if patches.shape[1] != patches.shape[2]:
-        raise FormatError(f"patches must be (K, P, P, 3) uint8, got {patches.shape} {patches.dtype}")
-    kept = int(keep_mask.sum())
-    if kept != len(patches) or kept == 0:
-        raise FormatError(
-            f"keep_mask keeps {kept} cells but there are {len(patches)} patches; at least one is needed",
-            code="mask_mismatch",
-        )
-    return keep_mask
-
-
-def _text_of(token_ids: Any, token_positions: Any, text_length: Any) -> tuple[NDArray[np.int64], BoolArray]:
-    """Kept token ids, and the mask of the text that keeps them."""
-    ids = flat_whole("token_ids", () if token_ids is None else token_ids)
-    positions = np.arange(len(ids)) if token_positions is None else flat_whole("token_positions", token_positions)
-    length = whole("text_length", len(ids) if text_length is None else text_length, 0, 2**16 - 1)
-    if len(positions) != len(ids):
-        raise FormatError(f"{len(ids)} token_ids but {len(positions)} token_positions", code="mask_mismatch")
-    if ids.size and (ids.min() < 0 or ids.max() > 0xFFFF):
-        raise FormatError("token ids are stored as uint16: they must lie in 0..65535")
-    if positions.size and (positions[0] < 0 or positions[-1] >= length or (np.diff(positions) <= 0).any()):
-        raise FormatError(f"token_positions must ascend within [0, {length})", code="mask_mismatch")
-    token_mask = np.zeros(length, dtype=bool)
-    token_mask[positions] = True
-    return ids, token_mask
+    def arrays(self) -> dict[str, FloatArray]:
+        """The user's arrays by name."""
+        return decode_extras(self.extras).arrays
 
 
 def check_record(record: Record) -> None:
@@ -314,13 +209,15 @@ def _row_of(record: Record, crc32: int) -> HeaderRow:
     if not 0 <= length < 2**16:
         raise FormatError(f"text_length must lie in 0..65535, got {length}")
     if record.layout not in LAYOUT_FLAGS:
-        raise _bad_layout(record.layout)
+        raise bad_layout(record.layout)
     check_mask_bytes(record.keep_mask_bytes, h * w)
     check_mask_bytes(record.token_mask_bytes, length)
-    kept_tokens = count_kept(record.token_mask_bytes)
-    if len(record.token_ids_bytes) != 2 * kept_tokens:
+    if record.feature_flags & ~_FEATURE_FLAGS:
+        raise FormatError(f"feature_flags are {_FEATURE_FLAGS:#x} at most, got {record.feature_flags:#x}")
+    width = token_dtype(record.feature_flags).itemsize
+    if len(record.token_ids_bytes) != width * record.num_tokens:
         raise FormatError(
-            f"the token mask keeps {kept_tokens} tokens, token_ids holds {len(record.token_ids_bytes) / 2:g}",
+            f"the token mask keeps {record.num_tokens} tokens, token_ids holds {len(record.token_ids_bytes) / width:g}",
             code="mask_mismatch",
         )
     return (
@@ -370,9 +267,11 @@ def split_row(row: HeaderRow, body: bytes | memoryview, learner_id: str) -> Reco
         token_mask_bytes=small[tokens_at:ids_at],
         token_ids_bytes=small[ids_at:extras_at],
         extras=small[extras_at + 4 :],
+        feature_flags=flags & _FEATURE_FLAGS,
         exemplar_id=exemplar_id,
     )
 
 
-def _bad_layout(layout: object) -> FormatError:
+def bad_layout(layout: object) -> FormatError:
+    """The error of a layout that is none."""
     return FormatError(f"layout must be one of {', '.join(LAYOUT_FLAGS)}, got {layout!r:.100}")

@@ -130,7 +130,6 @@ def exemplar_detail(record: Record) -> ExemplarDetail:
     others: dict[str, Any] = {
         "codec": record.codec_id,
         "has_extras": bool(record.extras),
-        "num_tokens": len(record.token_ids_bytes) // 2,
         "num_patches": record.num_kept,
         "keep_ratio": record.num_kept / (h * w),
         "user_json": record.user_json(),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import NotFoundError
-from memory_format.body import TOKEN_ID_BYTES, prefix_bytes
+from memory_format.body import most_id_bytes, prefix_bytes
 from memory_service.store.index.base import Index
 from memory_service.store.pure import selection
 from memory_service.store.pure.change import Move
@@ -174,7 +174,7 @@ class Contents:
         """
         needed = prefix_bytes(taken)
         if tokens:
-            needed = np.minimum(needed + TOKEN_ID_BYTES * taken["text_length"].astype(np.int64), taken["length"])
+            needed = np.minimum(needed + most_id_bytes(taken), taken["length"])
         lengths = needed.tolist()
         out: list[bytes] = [b""] * len(lengths)
         stems = self.readers.begin(lambda: self._stems(taken["segment"].tolist()))

@@ -300,9 +300,8 @@ class Reads:
         headers, donor_headers = headers_of_rows(taken), headers_of_rows(donors)
         texts = zip(donor_headers, self.contents.bodies(donors), strict=True)
         for place, (donor_header, text) in zip(swapped.tolist(), texts, strict=True):
-            length, changed = swap_text(headers[place], bodies[place], donor_header, text)
+            headers[place], changed = swap_text(headers[place], bodies[place], donor_header, text)
             bodies[place] = changed
-            headers["text_length"][place] = length
             headers["crc32"][place] = checksum.crc32(changed)
         stream, start = frame_batch(headers, self.contents.learner_ids(taken), [len(part) for part in bodies])
         stream[start : start + sum(map(len, bodies))] = b"".join(bodies)

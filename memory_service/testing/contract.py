@@ -136,10 +136,12 @@ def _batch(count: int, *, seed: int, pad: int = 300) -> list[Record]:
             patches=random.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8),
             keep_mask=keep_mask,
             codec=RawZstd(),
-            token_ids=np.array([seed % 1000, place]),
+            token_ids=np.array([seed % 1000, place if place % 2 else 151_999]),
             token_positions=np.array([0, 1]),
             text_length=2,
             user_json={"pad": "x" * pad},
+            arrays={"logits": random.normal(size=3)} if place % 4 == 0 else None,
+            array_dtypes={"logits": "float32"} if place % 8 == 0 else None,
         )
         for place in range(count)
     ]

@@ -108,7 +108,9 @@ def test_a_batch_as_it_came_makes_what_its_records_make(
             layout=layout,
             codec=RawZstd() if number % 3 else WebP(),
             user_json={"number": number} if number % 2 else None,
-            arrays={"logits": np.arange(number % 4)} if number % 5 == 0 else None,
+            arrays={"logits": np.arange(number % 4) / 3} if number % 5 == 0 else None,
+            array_dtypes={"logits": "float32"} if number % 10 == 0 else None,
+            **({"token_ids": [2**17 + number], "token_positions": [0]} if number % 7 == 0 else {}),
         )
         for number in numbers
     ]

@@ -41,10 +41,17 @@ def assert_same(left: TensorBatch, right: TensorBatch) -> None:
 
 
 def test_the_users_arrays_come_padded_with_nan(buffer: Buffer) -> None:
-    values = {number: np.arange(2 + number, dtype=np.float16) for number in range(3)}
-    buffer.push([make(number, arrays={"logits": values[number]}) for number in values] + [make(3)])
+    values = {number: np.arange(2 + number, dtype=np.float32) / 3 for number in range(3)}
+    exact: dict[str, Any] = {
+        "array_dtypes": {"logits": "float32"},
+        "token_ids": [151_999],
+        "token_positions": None,
+        "text_length": None,
+    }
+    buffer.push([make(number, arrays={"logits": values[number]}, **exact) for number in values] + [make(3)])
     batch = next(iter(ReplayDataset(buffer, 4, num_steps=1, replace=False)))
     assert batch["arrays.logits"].shape == (4, 4)
+    assert sorted(batch["token_ids"][:, 0].tolist())[1:] == [151_999] * 3
     for exemplar_id, row in zip(batch["exemplar_id"].tolist(), batch["arrays.logits"], strict=True):
         stored = values.get(exemplar_id - 1, np.zeros(0))
         np.testing.assert_array_equal(row[: len(stored)].numpy(), stored)

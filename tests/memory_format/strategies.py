@@ -78,6 +78,11 @@ def smooth(shape: tuple[int, int], seed: int) -> np.ndarray:
     return image.round().astype(np.uint8)
 
 
+named_arrays = st.lists(st.floats(width=16), max_size=5).map(lambda values: np.array(values, np.float16)) | st.lists(
+    st.floats(width=32), max_size=5
+).map(lambda values: np.array(values, np.float32))
+
+
 @st.composite
 def records(draw: st.DrawFn, codecs: tuple[PatchCodec, ...] = ALL_CODECS) -> tuple[Record, dict[str, Any]]:
     """A record, and what it was made of."""
@@ -86,8 +91,9 @@ def records(draw: st.DrawFn, codecs: tuple[PatchCodec, ...] = ALL_CODECS) -> tup
     patches = noise((int(keep_mask.sum()), patch_px, patch_px, 3), draw(st.integers(0, 2**32 - 1)))
     length = draw(st.integers(0, 40))
     positions = sorted(draw(st.sets(st.integers(0, length - 1), max_size=length))) if length else []
-    token_ids = draw(st.lists(st.integers(0, 0xFFFF), min_size=len(positions), max_size=len(positions)))
-    half = st.floats(width=16, allow_nan=False)
+    highest = draw(st.sampled_from([0xFFFF, 0xFFFF, 152_000, 2**32 - 1]))
+    token_ids = draw(st.lists(st.integers(0, highest), min_size=len(positions), max_size=len(positions)))
+    arrays = draw(st.dictionaries(st.text("xyz", min_size=1, max_size=3), named_arrays, max_size=2))
     made_of: dict[str, Any] = {
         "class_id": draw(st.integers(0, 2**32 - 1)),
         "patches": patches,
@@ -102,12 +108,8 @@ def records(draw: st.DrawFn, codecs: tuple[PatchCodec, ...] = ALL_CODECS) -> tup
         "rank": draw(st.integers(0, 2**32 - 1)),
         "layout": draw(st.sampled_from(["mosaic", "in_place", "strip", None])),
         "user_json": draw(plain_json),
-        "arrays": {
-            name: np.array(values, dtype=np.float16)
-            for name, values in draw(
-                st.dictionaries(st.text("xyz", min_size=1, max_size=3), st.lists(half, max_size=5), max_size=2)
-            ).items()
-        },
+        "arrays": arrays,
+        "array_dtypes": {name: str(values.dtype) for name, values in arrays.items() if values.dtype != np.float16},
     }
     return make_record(**made_of), made_of
 

@@ -21,7 +21,15 @@ from memory_format.body import MAX_BODY_BYTES, MAX_EXTRAS_BYTES
 from memory_format.canvas import MAX_PIXELS, MAX_SIDE_PX
 from memory_format.codecs.webp import _file_of as webp_file
 from memory_format.extras import MAX_JSON_DEPTH
-from memory_format.header import FLAG_EXTRAS, FLAG_IN_PLACE, FLAG_STRIP, HEADER_DTYPE
+from memory_format.header import (
+    FLAG_EXTRAS,
+    FLAG_IN_PLACE,
+    FLAG_STRIP,
+    FLAG_TYPED,
+    FLAG_WIDE_TOKENS,
+    HEADER_DTYPE,
+    KNOWN_FLAGS,
+)
 from memory_format.wire import _MAX_BATCHES, SCHEMA, WIRE_VERSION
 from memory_service.store.segments.layout import BODY_AT
 from tests.conftest import Service
@@ -50,6 +58,10 @@ def test_the_headers_columns_are_listed_in_order() -> None:
     ]
     assert listed == [(name, names[HEADER_DTYPE[name].str[1:]]) for name in HEADER_DTYPE.names or ()]
     assert (FLAG_IN_PLACE, FLAG_EXTRAS, FLAG_STRIP) == (1, 2, 4)
+    (words,) = (what for columns, _, what in rows(f"Header: {HEADER_BYTES} bytes") if columns == "`flags`")
+    said = [1 << int(bit) for bit in re.findall(r"bit (\d)", words)]
+    assert said == [flag for flag in (1 << bit for bit in range(8)) if flag & KNOWN_FLAGS]
+    assert [int(flag) for flag, *_ in rows("What later versions added")] == [FLAG_TYPED, FLAG_WIDE_TOKENS]
 
 
 def test_the_wire_columns_are_listed_in_order() -> None:
@@ -62,18 +74,25 @@ def test_the_wire_columns_are_listed_in_order() -> None:
 
 
 @pytest.mark.parametrize("user_json", [None, {"a": 1}])
-def test_a_body_is_taken_apart_as_the_document_says(user_json: dict[str, Any] | None) -> None:
+@pytest.mark.parametrize("highest", [300, 152_000])
+def test_a_body_is_taken_apart_as_the_document_says(user_json: dict[str, Any] | None, highest: int) -> None:
     record = make_record(
         class_id=0,
         patches=np.zeros((3, 8, 8, 3), dtype=np.uint8),
         keep_mask=np.array([[1, 0, 1, 0, 0], [0, 0, 0, 0, 1]], dtype=bool),
         codec=WebP(),
-        token_ids=np.array([7, 300]),
+        token_ids=np.array([7, highest]),
         token_positions=np.array([2, 16]),
         text_length=20,
         user_json=user_json,
     )
-    places = {"body": record.body, "keep": 2, "ids": 2 + 3, "rest": 2 + 3 + 2 * 2, "E": len(record.extras)}
+    places = {
+        "body": record.body,
+        "keep": 2,
+        "ids": 2 + 3,
+        "rest": 2 + 3 + (4 if highest > 0xFFFF else 2) * 2,
+        "E": len(record.extras),
+    }
     slices = [(part, cells[user_json is not None]) for part, *cells in rows("Taking a body apart")]
     parts = {part: eval(cell.strip("`"), places) for part, cell in slices if cell}
     length = {"E, the extras' length, at least 1": len(record.extras).to_bytes(4, "little"), "extras": record.extras}

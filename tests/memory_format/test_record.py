@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from memory_format import HEADER_BYTES, FormatError, RawZstd, Record, WebP, make_record
 from memory_format.body import MAX_EXTRAS_BYTES, count_parts, prefix_bytes, swap_text
-from memory_format.extras import decode_extras, encode_extras
-from memory_format.header import HEADER_DTYPE, HeaderRow
+from memory_format.extras import decode_extras, make_extras
+from memory_format.header import FLAG_TYPED, FLAG_WIDE_TOKENS, HEADER_DTYPE, HeaderRow
 from memory_format.record import check_record, headers_of, split_row
 from tests.memory_format.strategies import LOSSLESS, header_of, mutate, mutations, noise, records, smooth
 from tests.memory_format.test_codecs import SMOOTH_PSNR_DB, psnr
@@ -57,13 +57,12 @@ def test_a_swapped_text_is_that_of_the_other_record(
         text_length=donor.text_length,
         token_mask_bytes=donor.token_mask_bytes,
         token_ids_bytes=donor.token_ids_bytes,
+        feature_flags=record.feature_flags & FLAG_TYPED | donor.feature_flags & FLAG_WIDE_TOKENS,
     )
-    length, body = swap_text(header_of(record), record.body, header_of(donor), donor.body)
-    assert (length, body) == (expected.text_length, expected.body)
+    header, body = swap_text(header_of(record), record.body, header_of(donor), donor.body)
+    assert (header["text_length"], header["flags"], body) == (expected.text_length, expected.flags, expected.body)
     views = memoryview(record.body), memoryview(donor.body)
-    assert swap_text(header_of(record), views[0], header_of(donor), views[1]) == (length, body)
-    header = header_of(record)
-    header["text_length"] = length
+    assert swap_text(header_of(record), views[0], header_of(donor), views[1]) == (header, body)
     assert split_row(row_of(header), body, record.learner_id) == expected
     check_record(expected)
 
@@ -153,7 +152,8 @@ def test_a_record_that_is_not_smooth_on_float32_still_equals_itself() -> None:
         ({"token_positions": np.array([0, 4])}, "mask_mismatch"),
         ({"token_positions": np.array([4, 0, 9])}, "mask_mismatch"),
         ({"token_positions": np.array([0, 4, 10])}, "mask_mismatch"),
-        ({"token_ids": np.array([1, 2, 70_000])}, "invalid_record"),
+        ({"token_ids": np.array([1, 2, 2**32])}, "invalid_record"),
+        ({"token_ids": np.array([-1, 2, 70_000])}, "invalid_record"),
         ({"text_length": 70_000}, "invalid_record"),
         ({"text_length": -1}, "invalid_record"),
         ({"class_id": -1}, "invalid_record"),
@@ -171,6 +171,10 @@ def test_a_record_that_is_not_smooth_on_float32_still_equals_itself() -> None:
         ({"user_json": {"a": [[[[[[[[1]]]]]]]]}}, "invalid_record"),
         ({"user_json": {"a": "x" * MAX_EXTRAS_BYTES}}, "invalid_record"),
         ({"arrays": {"logits": np.array([1e6])}}, "invalid_record"),
+        ({"arrays": {"logits": [1e39]}, "array_dtypes": {"logits": "float32"}}, "invalid_record"),
+        ({"arrays": {"logits": [1]}, "array_dtypes": {"logits": "float64"}}, "invalid_record"),
+        ({"arrays": {"logits": [1]}, "array_dtypes": {"features": "float32"}}, "invalid_record"),
+        ({"array_dtypes": {"features": "float32"}}, "invalid_record"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], code: str) -> None:
@@ -188,6 +192,12 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any], code: str) -> N
         ({"keep_mask_bytes": b"\xac\x00"}, "mask_mismatch"),
         ({"token_mask_bytes": b"\xff\xc0"}, "mask_mismatch"),
         ({"token_ids_bytes": b"\x01\x02\x03"}, "mask_mismatch"),
+        ({"feature_flags": FLAG_WIDE_TOKENS}, "mask_mismatch"),
+        ({"feature_flags": FLAG_WIDE_TOKENS, "token_ids_bytes": b"\xff\xff\0\0" * 3}, "invalid_record"),
+        ({"feature_flags": FLAG_TYPED}, "invalid_record"),
+        ({"feature_flags": FLAG_TYPED, "extras": b'{"user":{"a":1},"arrays":{"a":[1]}}\n\0\0'}, "invalid_record"),
+        ({"extras": b'{"user":{},"arrays":{"a":["f4",1]}}\n\0\0\0\0'}, "invalid_record"),
+        ({"feature_flags": 64}, "invalid_record"),
         ({"payload": b"not an image"}, "invalid_payload"),
         ({"codec_id": "em_webp"}, "invalid_payload"),
         ({"codec_id": "jpeg"}, "unknown_codec"),
@@ -274,6 +284,9 @@ def test_flags_of_a_newer_version_are_refused() -> None:
         b'{"user":{},"arrays":{"a":""}}\n\x00\x00',
         b'{"user":{},"arrays":{"a":{}}}\n\x00\x00',
         b'{"user":{},"arrays":{"a":7}}\n',
+        b'{"user":{},"arrays":{"a":["f4"]}}\n\0\0',
+        b'{"user":{},"arrays":{"a":["f8",1]}}\n\0\0\0\0\0\0\0\0',
+        b'{"user":{},"arrays":{"a":[1,"f4"]}}\n\0\0\0\0',
         b'{"user":{},"arrays":{"a":[4611686018427387904,4,0]}}\n',
         b'{"user":{},"arrays":{"a":' + str([1] * 65).encode() + b"}}\n\x00\x00",
         b'{"user":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b',"arrays":{}}\n',
@@ -294,11 +307,42 @@ def test_random_extras_raise_only_format_errors(extras: bytes) -> None:
 
 def test_arrays_keep_their_shapes() -> None:
     arrays = {"logits": np.arange(6.0).reshape(2, 3), "none": np.zeros((0, 4)), "one": np.array(1.5)}
-    user, back = decode_extras(encode_extras({"k": [1, None]}, arrays))
-    assert user == {"k": [1, None]}
-    assert {name: values.shape for name, values in back.items()} == {
-        "logits": (2, 3),
-        "none": (0, 4),
-        "one": (),
+    back = decode_extras(make_extras({"k": [1, None]}, arrays, {"none": "float32", "one": "float32"}).encode())
+    assert back.user == {"k": [1, None]}
+    assert {name: (values.dtype.name, values.shape) for name, values in back.arrays.items()} == {
+        "logits": ("float16", (2, 3)),
+        "none": ("float32", (0, 4)),
+        "one": ("float32", ()),
     }
-    assert encode_extras(None, None) == encode_extras({}, {}) == b""
+    assert make_extras(None, None).encode() == make_extras({}, {}).encode() == b""
+
+
+def test_float32_arrays_come_back_bit_for_bit_and_cost_their_bytes() -> None:
+    values = np.array([math.pi, -0.0, math.inf, math.nan, 3e38, 1e-45], dtype=np.float32)
+    record = simple(arrays={"logits": values}, array_dtypes={"logits": "float32"})
+    assert record.arrays()["logits"].tobytes() == values.tobytes()
+    assert record.charge - simple().charge == 4 + len(b'{"user":{},"arrays":{"logits":["f4",6]}}\n') + 6 * 4
+    halves = simple(arrays={"logits": values[:4]})
+    assert (halves.flags & FLAG_TYPED, halves.arrays()["logits"].dtype.name) == (0, "float16")
+
+
+def test_token_ids_take_two_bytes_where_they_fit_and_four_where_one_does_not() -> None:
+    narrow, wide = simple(token_ids=np.array([1, 2, 65_535])), simple(token_ids=np.array([1, 2, 65_536]))
+    assert (narrow.flags & FLAG_WIDE_TOKENS, wide.flags & FLAG_WIDE_TOKENS) == (0, FLAG_WIDE_TOKENS)
+    assert wide.charge - narrow.charge == 3 * 2
+    assert wide.token_ids.tolist() == [1, 2, 65_536]
+
+
+def test_records_of_earlier_versions_are_made_of_the_same_bytes() -> None:
+    """What this version makes of what earlier ones took is what they made, byte by byte."""
+    record = simple(
+        patches=np.zeros((4, 8, 8, 3), dtype=np.uint8),
+        token_ids=np.array([101, 65_535, 7]),
+        user_json={"a": 1},
+        arrays={"logits": np.arange(3, dtype=np.float32) / 3, "n": np.array(2)},
+    )
+    assert record.flags == 6
+    assert record.body[: -len(record.payload)].hex() == (
+        "ac88406500ffff0700380000007b2275736572223a7b2261223a317d2c22617272617973223a7b226c6f67697473223a5b335d2c226e22"
+        "3a5b5d7d7d0a0000553555390040"
+    )

@@ -8,12 +8,13 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memory_format import StorageError, decode_batch
+from memory_format import StorageError, decode_batch, encode_batch
 from memory_service.store import Buffer, Store
 from memory_service.store.index import migrations
 from memory_service.store.pure.query import Query
@@ -149,6 +150,17 @@ def test_answers_of_schema_2_are_replayed(golden: Callable[[int], Path]) -> None
             sent = (GOLDEN / f"schema2-{key}.arrow").read_bytes()
             assert store.buffer("kept").push(sent, idempotency_key=key).replayed
         assert described(store.buffer("kept")) == before
+
+
+def test_what_is_sent_today_is_what_was_sent_then() -> None:
+    """Byte by byte, but for the codecs' payloads: a record that was possible then costs what it cost."""
+    for key, made in {
+        "first": batch(0, 14, learner_id="learner-0"),
+        "second": batch(20, 8, learner_id="learner-1", phase=1),
+    }.items():
+        sent = (GOLDEN / f"schema2-{key}.arrow").read_bytes()
+        pairs = zip(decode_batch(made), decode_batch(sent), strict=True)
+        assert encode_batch(replace(today, payload=then.payload) for today, then in pairs) == sent
 
 
 @pytest.mark.parametrize(

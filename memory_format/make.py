@@ -1,0 +1,139 @@
+"""Samples -> records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_format.arguments import flat_whole, is_number, is_one_of, pixels, whole
+from memory_format.bitmask import BoolArray, mask_to_bytes
+from memory_format.canvas import ByteArray, Layout, default_layout, kept_pixels, lay_out
+from memory_format.codecs.base import PatchCodec
+from memory_format.codecs.lossy import LossyCodec
+from memory_format.codecs.webp import WebP
+from memory_format.errors import FormatError
+from memory_format.extras import ArrayDtype, make_extras
+from memory_format.header import FLAG_TYPED, FLAG_WIDE_TOKENS, LAYOUT_FLAGS, MAX_SCORE, token_dtype
+from memory_format.record import Record, bad_layout, check_record
+
+
+def make_record(
+    *,
+    class_id: int,
+    patches: ByteArray,
+    keep_mask: BoolArray,
+    codec: PatchCodec | None = None,
+    token_ids: NDArray[np.integer] | None = None,
+    token_positions: NDArray[np.integer] | None = None,
+    text_length: int | None = None,
+    phase: int = 0,
+    learner_id: str = "default",
+    score: float = 0.0,
+    rank: int = 0,
+    layout: Layout | None = None,
+    user_json: dict[str, Any] | None = None,
+    arrays: dict[str, NDArray[Any]] | None = None,
+    array_dtypes: Mapping[str, ArrayDtype] | None = None,
+) -> Record:
+    """Encode one exemplar.
+
+    Args:
+        patches: ``(K, P, P, 3)`` uint8, the kept patches in row-major order of ``keep_mask``.
+        keep_mask: ``(h, w)`` bool with exactly K cells set.
+        codec: how the patches are coded; default ``WebP()``.
+        token_ids: ``(T,)`` kept token ids, below 2**32. They take two bytes each, or four where one is over 65535.
+        token_positions: ``(T,)`` their places in the text, ascending; default 0..T-1.
+        text_length: tokens of the whole text; default T.
+        score: cosine to the class mean, for ranking and eviction.
+        rank: place in the class's selection order, 0 = first to keep.
+        layout: default :func:`~memory_format.canvas.default_layout`.
+        user_json: small JSON object of the user's.
+        arrays: named arrays (logits, features).
+        array_dtypes: what each is stored as, by name: ``float16``, the default, or ``float32``.
+
+    Raises:
+        FormatError: anything of the above is not so; the message says what and what would be right.
+    """
+    if codec is None:
+        codec = WebP()
+    elif not isinstance(codec, PatchCodec):
+        raise FormatError(f"codec must be one of memory_format.CODECS, made, as WebP(quality=30); got {codec!r:.100}")
+    keep_mask = _mask_of(keep_mask, patches)
+    ids, token_mask = _text_of(token_ids, token_positions, text_length)
+    if not is_number(score, -MAX_SCORE, MAX_SCORE):
+        raise FormatError(f"score must be a finite number, got {score!r:.100}")
+    if not isinstance(learner_id, str):
+        raise FormatError(f"learner_id must be text, got {learner_id!r:.100}")
+    if layout is not None and not is_one_of(layout, tuple(LAYOUT_FLAGS)):
+        raise bad_layout(layout)
+    h, w = keep_mask.shape
+    extras = make_extras(user_json, arrays, array_dtypes)
+    features = (FLAG_WIDE_TOKENS if ids.max(initial=0) > 0xFFFF else 0) | (FLAG_TYPED if extras.is_typed else 0)
+    record = Record(
+        class_id=whole("class_id", class_id, 0, 2**32 - 1),
+        phase=whole("phase", phase, 0, 2**16 - 1),
+        learner_id=learner_id,
+        # Rounded here, so that a record equals itself after a round trip through its float32 column.
+        score=float(np.float32(score)),
+        rank=whole("rank", rank, 0, 2**32 - 1),
+        grid=(h, w),
+        patch_px=patches.shape[1],
+        keep_mask_bytes=mask_to_bytes(keep_mask),
+        codec_id=codec.codec_id,
+        layout=default_layout(keep_mask) if layout is None else layout,
+        payload=b"",
+        text_length=len(token_mask),
+        token_mask_bytes=mask_to_bytes(token_mask),
+        token_ids_bytes=ids.astype(token_dtype(features)).tobytes(),
+        extras=extras.encode(),
+        feature_flags=features,
+    )
+    canvas = lay_out(patches, keep_mask, record.grid, record.layout)
+    if isinstance(codec, LossyCodec):
+        kept = kept_pixels(keep_mask, record.patch_px, record.layout)
+        payload = codec.encode_canvas(canvas, kept, other_bytes=record.charge)
+    else:
+        payload = codec.encode(canvas)
+    record = replace(record, payload=payload)
+    check_record(record)
+    return record
+
+
+def _mask_of(given: Any, patches: Any) -> BoolArray:
+    """A mask that keeps as many cells as there are patches."""
+    try:
+        keep_mask = np.asarray(given, dtype=bool)
+    except (TypeError, ValueError):
+        raise FormatError(f"keep_mask must be (h, w) bool, got {given!r:.100}", code="mask_mismatch") from None
+    if keep_mask.ndim != 2:
+        raise FormatError(f"keep_mask must be (h, w), got shape {keep_mask.shape}", code="mask_mismatch")
+    pixels("patches", patches, "(K, P, P, 3)")
+    if patches.shape[1] != patches.shape[2]:
+        raise FormatError(f"patches must be (K, P, P, 3) uint8, got {patches.shape} {patches.dtype}")
+    kept = int(keep_mask.sum())
+    if kept != len(patches) or kept == 0:
+        raise FormatError(
+            f"keep_mask keeps {kept} cells but there are {len(patches)} patches; at least one is needed",
+            code="mask_mismatch",
+        )
+    return keep_mask
+
+
+def _text_of(token_ids: Any, token_positions: Any, text_length: Any) -> tuple[NDArray[np.int64], BoolArray]:
+    """Kept token ids, and the mask of the text that keeps them."""
+    ids = flat_whole("token_ids", () if token_ids is None else token_ids)
+    positions = np.arange(len(ids)) if token_positions is None else flat_whole("token_positions", token_positions)
+    length = whole("text_length", len(ids) if text_length is None else text_length, 0, 2**16 - 1)
+    if len(positions) != len(ids):
+        raise FormatError(f"{len(ids)} token_ids but {len(positions)} token_positions", code="mask_mismatch")
+    if ids.size and (ids.min() < 0 or ids.max() >= 2**32):
+        raise FormatError(f"token ids must lie in 0..4294967295, got {ids.min()} to {ids.max()}")
+    if positions.size and (positions[0] < 0 or positions[-1] >= length or (np.diff(positions) <= 0).any()):
+        raise FormatError(f"token_positions must ascend within [0, {length})", code="mask_mismatch")
+    token_mask = np.zeros(length, dtype=bool)
+    token_mask[positions] = True
+    return ids, token_mask
