@@ -199,7 +199,7 @@ class MemoryClient:
 
         Raises:
             FormatError: the id is no name (1..63 of ``a-z 0-9 . _ -``); ``batch_too_large``.
-            ForbiddenError: the key is not for a buffer that it names, or the earlier one came with another key.
+            ForbiddenError: the key is not for a buffer that it names, or an earlier one came with another key.
             BudgetError: ``disk_limit_exceeded``: the service keeps no more reports.
         """
         return self.session.value(

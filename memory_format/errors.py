@@ -38,7 +38,13 @@ BudgetCode = Literal[
     "record_exceeds_budget", "budget_exceeded", "disk_limit_exceeded", "quota_exceeded", "learner_quota_exceeded"
 ]
 NotFoundCode = Literal[
-    "unknown_buffer", "unknown_exemplar", "unknown_route", "no_matching_exemplars", "unknown_snapshot", "unknown_run"
+    "unknown_buffer",
+    "unknown_exemplar",
+    "unknown_route",
+    "no_matching_exemplars",
+    "unknown_snapshot",
+    "unknown_run",
+    "unknown_key",
 ]
 ConflictCode = Literal[
     "buffer_exists",

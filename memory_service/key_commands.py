@@ -15,9 +15,8 @@ from typing import Any, Final
 from memory_format import FormatError
 from memory_format.api.terms import ROLES, Role
 from memory_service.offline import add_data_option
-from memory_service.store.keys import EVERYTHING, Key, KeyFile
+from memory_service.store.keys import DAY, EVERYTHING, Key, KeyFile
 
-_DAY: Final = 86_400.0
 _ID_PREFIX: Final = "em_"
 
 
@@ -65,7 +64,7 @@ def _make(keys: KeyFile, role: Role, learner: str | None, days: float | None, **
     now = time.time()
     if days is not None and not 0 < days < 1_000_000:
         raise FormatError(f"--days is a number above 0, got {days:g}", code="invalid_request")
-    expires_at = None if days is None else now + days * _DAY
+    expires_at = None if days is None else now + days * DAY
     key, shown = keys.make(role, now, learner_id=learner, expires_at=expires_at, **options)
     # Alone on stdout, for `KEY=$(memory-service keys make ...)`.
     print(shown)

@@ -29,15 +29,19 @@ from memory_format.api.fields import (
     VocabularyName,
 )
 from memory_format.api.terms import (
+    BUFFERS_PATTERN,
     MAX_DRAW,
     MAX_FILTER_VALUES,
     MAX_NAMED,
+    MAX_NOTE,
     MAX_PAGE,
+    MAX_PATTERNS,
     MAX_SAMPLE,
     MAX_UPDATE,
     RUN_CURSOR_PATTERN,
     STREAM_PATTERN,
     EvictionPolicy,
+    Role,
     Sort,
     Strategy,
     Want,
@@ -145,6 +149,25 @@ class ForkRequest(_Strict):
     snapshot: Name | None = Field(None, description="Start from this snapshot; default from what is held now.")
     disk_limit_bytes: DiskLimit | None = None
     description: Description | None = None
+
+
+class KeyRequest(_Strict):
+    """A key to be made."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"role": "write", "buffers": ["left-*"], "learner_id": "left", "days": 30}]}
+    )
+
+    role: Role = Field("read", description="What it is for; the later ones include the others.")
+    buffers: list[Annotated[str, Field(pattern=f"^{BUFFERS_PATTERN.pattern}$")]] = Field(
+        ["*"], min_length=1, max_length=MAX_PATTERNS, description="Patterns of the names that it is for."
+    )
+    learner_id: LearnerId | None = Field(None, description="The only learner whose records it may push or change.")
+    days: float | None = Field(
+        None, ge=0.001, lt=1_000_000, allow_inf_nan=False, description="Good for so long; default until it is revoked."
+    )
+    note: str = Field("", max_length=MAX_NOTE, description="Whose it is, say.")
+    trusted: bool = Field(False, description="Take what it pushes without decoding it.")
 
 
 class ScoreUpdate(_Strict):

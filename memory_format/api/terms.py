@@ -47,6 +47,13 @@ REQUEST_ID_HEADER: Final = "X-Request-ID"
 Role = Literal["read", "write", "admin"]
 """What a key is for; each may do what those before it may."""
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
+KEY_ID_PATTERN: Final = re.compile(r"em_[0-9a-f]{8}")
+BUFFERS_PATTERN: Final = re.compile(r"[a-z0-9._*?\[\]!-]{1,63}")
+"""A shell's pattern of names of buffers."""
+MAX_NOTE: Final = 200
+"""Printable characters of a key's note."""
+MAX_PATTERNS: Final = 100
+"""That a key is made for in one request."""
 API_KEY_PATTERN: Final = re.compile(r"em_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
 """A key: its id, which is no secret, and 256 random bits in base64, which are."""
 

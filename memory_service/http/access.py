@@ -217,7 +217,9 @@ class Access:
     def __init__(
         self, keys: KeyFile, requests: float, connections: int, clock: Callable[[], float] = time.time
     ) -> None:
-        self._keys = keys
+        self.keys = keys
+        self.last_used: dict[str, float] = {}
+        """Key id -> when it was shown last, in seconds since 1970, by somebody whom it let in."""
         self._clock = clock
         self._wrong = Rates(_WRONG_AT_ONCE, _WRONG_PER_SECOND, _ASKERS)
         self._requests = Rates(requests, requests, _ASKERS)
@@ -239,7 +241,7 @@ class Access:
             BusyError: too many wrong keys came from there, or the key has too many requests or connections.
             StorageError: the keys cannot be read.
         """
-        keys = None if need.role is None else self._keys.current()
+        keys = None if need.role is None else self.keys.current()
         if keys is None:
             grant = Grant()
         else:
@@ -253,7 +255,7 @@ class Access:
 
     def check(self, given: str | None, role: Role, buffer: str, connection: Connection) -> None:
         """For requests that are not HTTP's. Raises as :meth:`admit`."""
-        keys = self._keys.current()
+        keys = self.keys.current()
         if keys is not None:
             key = self._key(given, "here", keys)
             self._count(key, connection)
@@ -261,7 +263,7 @@ class Access:
 
     def sign_in(self, given: str, scope: Any) -> str | None:
         """Begin a session of a key that was typed in; None where none is asked for. Raises as :meth:`admit`."""
-        keys = self._keys.current()
+        keys = self.keys.current()
         if keys is None:
             return None
         key = self._key(given, _client(scope), keys)
@@ -280,6 +282,7 @@ class Access:
         return self._expect_good(key)
 
     def _count(self, key: Key, connection: Connection | None) -> None:
+        self.last_used[key.id] = self._clock()
         if connection is not None:
             self.places.take(key.id, connection)
         if self._requests.take(key.id):

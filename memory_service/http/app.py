@@ -22,8 +22,9 @@ from memory_service.http.openapi import DescribedApp
 from memory_service.http.pages import actions, files, reference, sign_in
 from memory_service.http.pages import buffers as buffer_pages
 from memory_service.http.pages import exemplars as exemplar_pages
+from memory_service.http.pages import keys as key_pages
 from memory_service.http.pages import runs as run_pages
-from memory_service.http.routes import buffers, exemplars, health, metrics, runs, sample, snapshots, transfer
+from memory_service.http.routes import buffers, exemplars, health, keys, metrics, runs, sample, snapshots, transfer
 from memory_service.http.routes.common import methods_at
 from memory_service.http.telemetry import Telemetry
 from memory_service.settings import Settings
@@ -122,8 +123,10 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     # Outermost: who is not let in is asked nothing else.
     app.add_middleware(Guard, bound=settings.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     errors.install(app)
-    routers = [module.router for module in (sample, health, metrics, buffers, exemplars, snapshots, transfer, runs)]
-    routers += [buffer_pages.router, exemplar_pages.router, exemplar_pages.pictures, run_pages.router]
+    routers = [
+        module.router for module in (sample, health, metrics, buffers, exemplars, snapshots, transfer, runs, keys)
+    ]
+    routers += [buffer_pages.router, exemplar_pages.router, exemplar_pages.pictures, run_pages.router, key_pages.router]
     routers += [actions.router, files.router, reference.router, sign_in.router]
     reference.mount(app)
     app.state.methods_at = partial(methods_at, [*app.routes, *(route for router in routers for route in router.routes)])

@@ -42,6 +42,7 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "no_matching_exemplars": (404, "No exemplar matches"),
     "unknown_snapshot": (404, "There is no such snapshot"),
     "unknown_run": (404, "There is no such run"),
+    "unknown_key": (404, "There is no such key"),
     "buffer_exists": (409, "The buffer exists with other settings"),
     "idempotency_key_reused": (409, "The idempotency key was used for another body"),
     "snapshot_exists": (409, "The snapshot exists and shows something else"),

@@ -29,8 +29,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from memory_format import FormatError, StorageError
-from memory_format.api.terms import API_KEY_PATTERN, ROLES, Role
+from memory_format import FormatError, NotFoundError, StorageError
+from memory_format.api.terms import API_KEY_PATTERN, BUFFERS_PATTERN, MAX_NOTE, ROLES, Role
 from memory_format.header import LEARNER_ID_PATTERN
 from memory_service.store.pure.model import LEARNER_MAKER
 from memory_service.store.segments import files
@@ -38,11 +38,11 @@ from memory_service.store.segments import files
 logger = logging.getLogger(__name__)
 
 KEYS: Final = "keys.json"
+DAY: Final = 86_400.0
+"""Seconds."""
 EVERYTHING: Final = "*"
 """The pattern of a key for all buffers."""
 
-_PATTERN: Final = re.compile(r"[a-z0-9._*?\[\]!-]{1,63}")
-_NOTE_LENGTH: Final = 200
 _NO_DIGEST: Final = bytes(32)
 _NONE_READ: Final = (0, 0, 0)
 
@@ -188,13 +188,13 @@ class KeyFile:
         """Let a key in no more, from the next request on. It stays in the list.
 
         Raises:
-            FormatError: there is none of that id.
+            NotFoundError: ``unknown_key``: there is none of that id.
             StorageError: as :meth:`make`.
         """
         with self._changing() as keys:
             if id_ not in keys:
-                raise FormatError(
-                    f"there is no key {id_[:80]!r}; `memory-service keys list` has them", code="invalid_request"
+                raise NotFoundError(
+                    f"there is no key {id_[:80]!r}; `memory-service keys list` has them", code="unknown_key"
                 )
             if keys[id_].revoked_at is None:
                 keys[id_] = replace(keys[id_], revoked_at=now)
@@ -234,7 +234,7 @@ class KeyFile:
 def _check(buffers: Iterable[str], learner_id: str | None, expires_at: float | None, now: float, note: str) -> None:
     buffers = list(buffers)
     for pattern in buffers:
-        if not _PATTERN.fullmatch(pattern):
+        if not BUFFERS_PATTERN.fullmatch(pattern):
             raise FormatError(
                 f"{pattern[:80]!r} is no pattern of names: it has a-z 0-9 . _ - * ? [ ] !", code="invalid_request"
             )
@@ -244,5 +244,5 @@ def _check(buffers: Iterable[str], learner_id: str | None, expires_at: float | N
         raise FormatError(f"{learner_id[:80]!r} is no learner's id", code="invalid_request")
     if expires_at is not None and not now < expires_at < 2**53:
         raise FormatError("a key expires after it was made", code="invalid_request")
-    if len(note) > _NOTE_LENGTH or not (note.isprintable()):
-        raise FormatError(f"a note has at most {_NOTE_LENGTH} printable characters", code="invalid_request")
+    if len(note) > MAX_NOTE or not (note.isprintable()):
+        raise FormatError(f"a note has at most {MAX_NOTE} printable characters", code="invalid_request")

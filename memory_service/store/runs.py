@@ -30,8 +30,8 @@ SUFFIX: Final = ".json"
 class _File:
     format: Literal[1]
     stored_at: Timestamp
-    key_id: str | None
-    """Of the key that it came with."""
+    made_by: str
+    """Whose it is: see :attr:`~memory_service.store.keys.Key.maker`; empty without a key."""
     report: RunReport
 
 
@@ -43,7 +43,7 @@ class _Known:
     """What of a run is held in memory."""
 
     info: RunInfo
-    key_id: str | None
+    made_by: str
     buffers: frozenset[str]
     num_bytes: int
 
@@ -112,18 +112,18 @@ class Runs:
         return None if known is None else known.buffers
 
     def put(
-        self, run_id: str, report: RunReport, now: float, *, key_id: str | None = None, anybodys: bool = True
+        self, run_id: str, report: RunReport, now: float, *, made_by: str = "", only_maker: str | None = None
     ) -> tuple[RunInfo, bool]:
         """Keep a run's report, in the place of an earlier one; the same again changes nothing. Returns it in short, and
         whether the run is new.
 
         Args:
-            key_id: of the key that it comes with.
-            anybodys: whether a report that came with another key may be replaced.
+            made_by: whose it is.
+            only_maker: whose an earlier one must be; None = anybody's.
 
         Raises:
             FormatError: ``invalid_request``: no run can have this id; ``batch_too_large``.
-            ForbiddenError: it came with another key.
+            ForbiddenError: it is somebody else's than ``only_maker``'s.
             BudgetError: ``disk_limit_exceeded``: all reports together would take more than they may.
             StorageError: it cannot be written; what was there before is still there.
         """
@@ -132,10 +132,10 @@ class Runs:
         with self._lock:
             known = self._known().get(run_id)
             if known is not None:
-                self._expect_own(known, key_id, anybodys)
+                self._expect_own(known, only_maker)
                 if self._read(run_id)[0].report == report:
                     return known.info, False
-            content = _FILE.dump_json(_File(1, now, key_id, report))
+            content = _FILE.dump_json(_File(1, now, made_by, report))
             self._expect_room(len(content), 0 if known is None else known.num_bytes)
             try:
                 self._directory.mkdir(files.DIRECTORY_MODE, exist_ok=True)
@@ -144,22 +144,22 @@ class Runs:
                 files.sync_directory(self._directory.parent)
             except OSError as error:
                 raise files.storage_error(f"write {self._path(run_id)}", error) from error
-            made = self._known()[run_id] = _known(run_id, _File(1, now, key_id, report), len(content))
+            made = self._known()[run_id] = _known(run_id, _File(1, now, made_by, report), len(content))
             return made.info, known is None
 
-    def delete(self, run_id: str, *, key_id: str | None = None, anybodys: bool = True) -> None:
+    def delete(self, run_id: str, *, only_maker: str | None = None) -> None:
         """Delete a run's report, and nothing of its buffers.
 
         Args:
-            key_id, anybodys: as for :meth:`put`.
+            only_maker: as for :meth:`put`.
 
         Raises:
             NotFoundError: ``unknown_run``.
-            ForbiddenError: it came with another key.
+            ForbiddenError: it is somebody else's than ``only_maker``'s.
             StorageError: it cannot be removed.
         """
         with self._lock:
-            self._expect_own(self._expect(run_id), key_id, anybodys)
+            self._expect_own(self._expect(run_id), only_maker)
             try:
                 self._path(run_id).unlink(missing_ok=True)
                 files.sync_directory(self._directory)
@@ -173,11 +173,10 @@ class Runs:
             raise NotFoundError(f"there is no run {run_id[:80]!r}", code="unknown_run")
         return known
 
-    def _expect_own(self, known: _Known, key_id: str | None, anybodys: bool) -> None:
-        if not anybodys and known.key_id != key_id:
-            whose = "without a key" if known.key_id is None else f"with the key em_{known.key_id}"
+    def _expect_own(self, known: _Known, only_maker: str | None) -> None:
+        if only_maker not in (None, known.made_by):
             raise ForbiddenError(
-                f"the report of run {known.info.run_id} came {whose}: an admin's key replaces or deletes it"
+                f"the report of run {known.info.run_id} came with another key: it takes that one, or the role admin"
             )
 
     def _expect_room(self, num_bytes: int, replaced: int) -> None:
@@ -231,4 +230,4 @@ def _known(run_id: str, file: _File, num_bytes: int) -> _Known:
         for each in report.methods
     )
     info = RunInfo(run_id, file.stored_at, report.name, report.title, report.num_seeds, report.budget_bytes, methods)
-    return _Known(info, file.key_id, report.buffers, num_bytes)
+    return _Known(info, file.made_by, report.buffers, num_bytes)

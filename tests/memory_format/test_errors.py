@@ -44,6 +44,7 @@ GOLDEN = {
     "no_matching_exemplars": NotFoundError,
     "unknown_snapshot": NotFoundError,
     "unknown_run": NotFoundError,
+    "unknown_key": NotFoundError,
     "buffer_exists": ConflictError,
     "idempotency_key_reused": ConflictError,
     "snapshot_exists": ConflictError,

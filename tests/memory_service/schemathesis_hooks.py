@@ -23,6 +23,8 @@ BEYOND_A_SCHEMA = {
     "as many scores, ranks or both as exemplar_ids are needed",
     "as many class_ids as names are needed, each once",
     "an exemplar_id comes twice",
+    "a key that may only read pushes nothing that could be trusted",
+    "a note has at most 200 printable characters",
     "a class's name comes twice",
     # A text that an earlier answer gave.
     "invalid_cursor",

@@ -19,6 +19,7 @@ from memory_service.settings import Settings
 from memory_service.store.pure.model import SMALLEST_HEADROOM
 
 DOCS = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+KEYS = (Path(__file__).parents[2] / "docs" / "howto" / "keys.md").read_text()
 
 
 def section(heading: str) -> str:
@@ -117,9 +118,9 @@ def test_the_default_disk_limit_is_the_codes() -> None:
 
 def test_every_route_has_a_curl(tmp_path: Path) -> None:
     shown = set()
-    for line in re.findall(r"^curl .*$", DOCS, re.MULTILINE):
+    for line in re.findall(r"^curl .*$", DOCS + KEYS, re.MULTILINE):
         method = re.search(r"-X (\w+)", line)
-        match = re.search(r"\$EM(/[^ '\"?]*)", line)
+        match = re.search(r"(?:\$EM|http://127.0.0.1:8765)(/[^ '\"?]*)", line)
         assert match is not None, line
         default = "POST" if "--data" in line or "--json" in line else "GET"
         shown.add((method.group(1) if method else default, match.group(1)))

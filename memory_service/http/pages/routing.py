@@ -65,6 +65,7 @@ def html(
     grant: Grant | None = request.scope.get(GRANT)
     known = {
         "may": lambda role: grant is not None and grant.may(role),
+        "keeps_keys": grant is not None and grant.key is not None and grant.may("admin") and grant.key.reaches_all,
         "base_url": request.base_url,
         "twin": twin,
         "signed_in": session_of(request.scope["headers"]) is not None,
@@ -121,7 +122,13 @@ class Pages(Router):
     """Routes of pages. They are not in the OpenAPI document: programs have ``/v1``."""
 
     def page(
-        self, path: str, template: str, *, for_programs: Callable[[], dict[str, Any]] | None = None
+        self,
+        path: str,
+        template: str,
+        *,
+        for_programs: Callable[[], dict[str, Any]] | None = None,
+        role: Role = "read",
+        all_buffers: bool = False,
     ) -> Callable[[View], View]:
         """Around a function of a request, and of whatever else FastAPI passes, that gives a page's view, a dataclass.
 
@@ -129,6 +136,7 @@ class Pages(Router):
 
         Args:
             for_programs: what is at ``path`` for those who do not ask for HTML, of whom no key is asked.
+            role, all_buffers: as for :func:`~memory_service.http.access.needs`.
         """
 
         vary = {"Vary": "Accept"} if for_programs else {}
@@ -140,7 +148,7 @@ class Pages(Router):
                     if not prefers(request.headers.get("accept", ""), HTML):
                         return _json(for_programs(), vary)
                     access: Access = request.app.state.access
-                    access.admit(request.scope, Need("read"), None)
+                    access.admit(request.scope, Need(role, all_buffers), None)
                 return await _run(request, lambda: html(request, template, view_of(request, **given), headers=vary))
 
             @wraps(view_of)
@@ -149,13 +157,14 @@ class Pages(Router):
 
             add = partial(self.add_api_route, methods=["GET", "HEAD"], include_in_schema=False, response_model=None)
             # First: a parameter at the end of the path would take the ending, too.
-            add(f"{path}.json", twin, openapi_extra=needs("read"))
-            add(path, page, route_class_override=PageRoute, openapi_extra=needs(None if for_programs else "read"))
+            needed = needs(role, all_buffers=all_buffers)
+            add(f"{path}.json", twin, openapi_extra=needed)
+            add(path, page, route_class_override=PageRoute, openapi_extra=needs(None) if for_programs else needed)
             return view_of
 
         return both
 
-    def action(self, path: str, role: Role) -> Callable[[View], View]:
+    def action(self, path: str, role: Role, *, all_buffers: bool = False) -> Callable[[View], View]:
         """Around a function that does what a form asks for and gives the address of the page to see next."""
 
         def register(act: View) -> View:
@@ -169,7 +178,7 @@ class Pages(Router):
                 done,
                 methods=["POST"],
                 include_in_schema=False,
-                openapi_extra=needs(role),
+                openapi_extra=needs(role, all_buffers=all_buffers),
                 response_model=None,
                 route_class_override=PageRoute,
             )

@@ -37,10 +37,10 @@ def expect_seen(store: Store, grant: Grant, run_id: str) -> None:
 )
 def put_run(run_id: RunName, report: RunReport, store: StoreDep, grant: GrantDep, response: Response) -> RunInfo:
     """Keep the report of a run, in the place of an earlier one: 201 when the run is new, 200 otherwise. The key must be
-    for all buffers that it names; what came with another key an admin's replaces."""
+    for every buffer that it names; what came with another key an admin's replaces."""
     for buffer in sorted(report.buffers):
         grant.check(buffer)
-    info, created = store.runs.put(run_id, report, time.time(), key_id=grant.key_id, anybodys=grant.may("admin"))
+    info, created = store.runs.put(run_id, report, time.time(), made_by=grant.maker, only_maker=grant.only_maker)
     response.status_code = 201 if created else 200
     return info
 
@@ -63,4 +63,4 @@ def get_run(run_id: RunName, store: StoreDep, grant: GrantDep) -> StoredRun:
 def delete_run(run_id: RunName, store: StoreDep, grant: GrantDep) -> None:
     """Delete a run's report; its buffers stay. What came with another key an admin's deletes."""
     expect_seen(store, grant, run_id)
-    store.runs.delete(run_id, key_id=grant.key_id, anybodys=grant.may("admin"))
+    store.runs.delete(run_id, only_maker=grant.only_maker)
