@@ -71,6 +71,19 @@ def test_own_pictures_end_in_a_report(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_avalanche_keeps_its_exemplars_in_the_service(tmp_path: Path) -> None:
+    printed = run("avalanche_replay", tmp_path, "1")
+    assert re.search(r"^in memory, 12,288 bytes each: 24 exemplars, 0\.\d\d right$", printed, re.MULTILINE)
+    phases = re.findall(
+        r"^phase (\d): \d+ stored, \d+ evicted; (\d+) exemplars of \d classes, \d,\d{3} of 9,000 bytes",
+        printed,
+        re.MULTILINE,
+    )
+    assert [phase for phase, _ in phases] == ["0", "1", "2"]
+    assert re.search(rf"^in the service: {phases[-1][1]} exemplars, 0\.\d\d right$", printed, re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_they_are_short_and_listed(name: str) -> None:
     text = (FOLDER / f"{name}.py").read_text()

@@ -1,0 +1,57 @@
+"""Avalanche's replay, its exemplars in the service: three experiences of two classes each.
+
+`ClassBalancedBuffer` chooses as ever, 24 items at most. At first its pictures stay in memory. Then they are in 9,000
+bytes of the service, the half of each picture's patches that differs most from its mean. Starts a service of its own,
+takes about 40 s on two cores, and prints items, bytes and the share of right answers. Argument: epochs.
+"""
+
+import sys
+
+import numpy as np
+import torch
+from shared import pieces, service
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from client import MemoryClient
+from learner.adapters.avalanche import Recorder, StoredExemplars
+
+from avalanche.benchmarks import nc_benchmark  # isort: skip  # after the adapter, which silences its warnings
+from avalanche.logging import BaseLogger  # isort: skip
+from avalanche.training import Naive  # isort: skip
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin  # isort: skip
+from avalanche.training.storage_policy import ClassBalancedBuffer, ExemplarsBuffer  # isort: skip
+
+
+def data_of(seed: int, count: int) -> TensorDataset:
+    pictures = np.concatenate([pieces(c, count, seed=seed) for c in range(6)])
+    data = TensorDataset(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255, torch.arange(6).repeat_interleave(count))
+    data.targets = data.tensors[1].tolist()  # type: ignore[attr-defined]
+    return data
+
+
+def run(name: str, policy: ExemplarsBuffer, epochs: int) -> None:
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Conv2d(i, 2 * i, 3, 2, 1), nn.BatchNorm2d(2 * i), nn.ReLU()) for i in (3, 6, 12, 24)]
+    model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 6))
+    optimizer, evaluator = torch.optim.Adam(model.parameters(), 3e-3), EvaluationPlugin(loggers=[BaseLogger()])
+    plugins = [ReplayPlugin(policy.max_size, storage_policy=policy)]
+    sizes = {"train_mb_size": 16, "train_epochs": epochs}
+    strategy = Naive(model=model, optimizer=optimizer, plugins=plugins, evaluator=evaluator, **sizes)
+    for experience in benchmark.train_stream:
+        strategy.train(experience)
+    right = (model.eval()(unseen.tensors[0]).argmax(1) == unseen.tensors[1]).float().mean()
+    print(f"{name}: {len(policy.buffer)} exemplars, {right:.2f} right", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    unseen = data_of(1, 40)
+    benchmark = nc_benchmark(data_of(0, 48), unseen, n_experiences=3, task_labels=False, shuffle=False)
+    run("in memory, 12,288 bytes each", ClassBalancedBuffer(24), epochs)
+    masked = Recorder(patch_px=8, masked=lambda pixels: np.abs(pixels - pixels.mean((0, 1))).sum(2), keep=0.5)
+    with service() as url, MemoryClient(url) as memory:
+        buffer, like = memory.create_buffer("avalanche", budget_bytes=9_000), benchmark.train_stream[0].dataset
+        policy = StoredExemplars(ClassBalancedBuffer(24), buffer, like=like, recorder=masked, report=print)
+        run("in the service", policy, epochs)
