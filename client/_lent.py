@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from memory_format import Batch, checksum
 from memory_format.body import swap_text
-from memory_format.header import HEADER_DTYPE
-from memory_format.lending import LentRows
+from memory_format.lending import LentRows, headers_of
 
 _CONTROL_BYTES: Final = socket.CMSG_SPACE(4 * 253) if hasattr(socket, "CMSG_SPACE") else 0
+_CUT_SHORT: Final = int(socket.MSG_CTRUNC) if hasattr(socket, "MSG_CTRUNC") else 0
 _CLOSE_ON_EXEC: Final[int] = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-_COPIED: Final = tuple(name for name in HEADER_DTYPE.names or () if name not in ("offset", "learner"))
 
 
 class NotReadError(Exception):
@@ -63,11 +62,8 @@ def read_rows(lent: LentRows, descriptors: Sequence[int], rows: NDArray[np.void]
         if crc32(body) != crc:
             raise NotReadError(f"the record at byte {offset} of its file is damaged")
         bodies.append(body)
-    headers = np.zeros(len(rows), HEADER_DTYPE)
-    for name in _COPIED:
-        headers[name] = rows[name]
     learner_ids = [lent.learner_ids[code] for code in rows["learner"].tolist()]
-    return Batch(headers, learner_ids, bodies)
+    return Batch(headers_of(rows), learner_ids, bodies)
 
 
 def _with_texts(lent: LentRows, read: Batch) -> Batch:
@@ -126,7 +122,7 @@ def receive(connection: socket.socket, most: int, descriptors: list[int]) -> byt
                 if not _CLOSE_ON_EXEC:
                     for number in found:
                         os.set_inheritable(number, False)
-    if flags & socket.MSG_CTRUNC:
+    if flags & _CUT_SHORT:
         raise NotReadError("not all descriptors could be taken: too many files are open here (ulimit -n)")
     return piece
 

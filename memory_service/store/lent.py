@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from memory_format.lending import LentRows, rows_of
 from memory_service.store.contents import Contents
-from memory_service.store.pure.columns import Rows, concatenated
+from memory_service.store.pure.columns import Rows, concatenated, numbered
 from memory_service.store.segments.readers import LentLease
 
 
@@ -52,7 +52,7 @@ def lend(
         StorageError: a record is known to be damaged.
     """
     rows = taken if donors is None else concatenated([taken, donors])
-    ids, segment = np.unique(rows["segment"], return_inverse=True)
+    ids, segment = numbered(rows["segment"])
     places = ((which, offset, 0, 0, 0) for which, offset in zip(segment.tolist(), rows["offset"].tolist(), strict=True))
     lease = contents.lend(ids.tolist(), wait=wait, places=places)
     if lease is None:
@@ -61,7 +61,7 @@ def lend(
         descriptors = lease.file_descriptors()
         if descriptors is None:
             raise NotLentError("it lies in no files")
-        codes, learner = np.unique(rows["learner"], return_inverse=True)
+        codes, learner = numbered(rows["learner"])
         learner_ids = [contents.learners.ids[code] for code in codes.tolist()]
         found = LentRows(
             version,

@@ -18,7 +18,7 @@ from memory_format import ConflictError, FormatError, NotFoundError, Record, Sto
 from memory_format.api.answers import DrawnIds, ExemplarInfo, NamedClass
 from memory_format.api.terms import part_of
 from memory_format.body import swap_text
-from memory_format.header import fingerprints
+from memory_format.header import HEADER_BYTES, fingerprints
 from memory_format.record import split_row
 from memory_format.wire import frame_batch
 from memory_service.store.contents import Contents
@@ -269,7 +269,7 @@ class Reads:
         return drawn, taken
 
     def _expect_room(self, taken: Rows) -> None:
-        num_bytes = int(charge_of(taken["length"]).sum())
+        num_bytes = int(taken["length"].sum(dtype=np.int64)) + HEADER_BYTES * len(taken)
         limit = self._options.max_response_bytes
         if num_bytes > limit:
             raise FormatError(

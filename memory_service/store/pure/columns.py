@@ -220,6 +220,16 @@ def concatenated(parts: Sequence[Rows]) -> Rows:
     return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, ROW_DTYPE), *parts], dtype=ROW_DTYPE)
 
 
+def numbered(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The distinct ones of some values, ascending, and which of them each is: :func:`numpy.unique` in half of its
+    time, where there are hundreds."""
+    ascending = np.sort(values)
+    is_other = np.ones(len(values), dtype=bool)
+    np.not_equal(ascending[1:], ascending[:-1], out=is_other[1:])
+    distinct = ascending[is_other]
+    return distinct, distinct.searchsorted(values)
+
+
 def headers_of_rows(rows: Rows) -> NDArray[np.void]:
     """The headers in rows, ``(N,)`` of ``HEADER_DTYPE``, as a view: but for ``learner`` and ``offset``, which mean
     something else in a segment."""

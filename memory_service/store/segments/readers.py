@@ -189,9 +189,9 @@ class Readers:
 
     def done(self, stems: Iterable[str]) -> None:
         with self._changed:
-            self._users.subtract(stems)
             for stem in stems:
-                if self._users[stem] <= 0:
+                self._users[stem] -= 1
+                if not self._users[stem]:
                     del self._users[stem]
                     self._left.pop(stem, None)
             self._changed.notify_all()
