@@ -29,7 +29,7 @@ from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from memory_format.lending import PREFACE
-from memory_service.http.access import CONNECTION, Places
+from memory_service.http.access import CONNECTION, Places, Shown
 from memory_service.http.errors import problem_response
 from memory_service.http.local import LocalConnection, LocalDraws
 from memory_service.http.streaming import UNSENT
@@ -125,6 +125,7 @@ class _Connection(HttpToolsProtocol):
         self._unread_bytes = 0
         self._mark: tuple[float, int] | None = None
         """A time, and the bytes of answers that were to be sent then."""
+        self.shown: Shown | None = None
         self._is_new = True
         self._local: LocalConnection | None = None
         """Where it is no HTTP that is spoken on it."""

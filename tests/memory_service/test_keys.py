@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from memory_format import BusyError, StorageError, encode_batch, lending
+from memory_format import BusyError, ForbiddenError, StorageError, UnauthenticatedError, encode_batch, lending
 from memory_format.api.terms import ROLES, Role
 from memory_service.cli import main
-from memory_service.http.access import Access, Need, Places, Rates
+from memory_service.http.access import Access, Need, Places, Rates, Shown
 from memory_service.http.routes.common import Router
 from memory_service.store.keys import KeyFile
 from tests.memory_service.conftest import running
@@ -368,6 +368,7 @@ class Line:
 
     def __init__(self, idle: bool = False) -> None:
         self.idle = idle
+        self.shown: Shown | None = None
 
     def give_way(self) -> bool:
         return self.idle
@@ -392,6 +393,28 @@ def test_a_key_has_so_many_connections_and_idle_ones_make_room() -> None:
     places.take("a", Line())
     for line in (idle, busy, Line()):
         places.leave(line)
+
+
+def test_a_connection_that_showed_a_good_key_is_let_in_by_no_other(data: Path) -> None:
+    good, other = (made(data, "read", buffers=["b"], expires_at=NOW + seconds) for seconds in (10, 20))
+    keys, line, now = KeyFile(data), Line(), NOW
+    access = Access(keys, 100, 2, clock=lambda: now)
+
+    def check(given: str | None, buffer: str = "b") -> None:
+        access.check(given, "read", buffer, line)
+
+    check(good)
+    for given in (None, good[:-1], good[:-1] + "\udcff", good[:12] + other[12:], "em_"):
+        with pytest.raises(UnauthenticatedError, match="asks for a key" if given is None else "none of this service's"):
+            check(given)
+    with pytest.raises(ForbiddenError, match="not for 'c'"):
+        check(good, "c")
+    now = NOW + 11
+    with pytest.raises(UnauthenticatedError, match="has expired"):
+        check(good)
+    keys.revoke(good[3:11], NOW)
+    with pytest.raises(UnauthenticatedError, match="was revoked"):
+        check(good)
 
 
 def test_connections_are_counted_by_key(data: Path, admin: str, monkeypatch: pytest.MonkeyPatch) -> None:
