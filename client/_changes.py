@@ -15,7 +15,7 @@ from client._session import Session
 from client.errors import ServiceError
 from client.models import DeleteResult, UpdateResult
 from memory_format import ExemplarMemoryError, NotFoundError
-from memory_format.api.answers import BufferInfo, ErasureReceipt
+from memory_format.api.answers import BufferInfo
 from memory_format.api.terms import MAX_UPDATE
 
 _ERASE = {"erase": "true"}
@@ -74,39 +74,34 @@ def delete_matching(session: Session, buffer: str, where: Mapping[str, Any], era
     return found if found.receipt is None else replace(found, receipts=(found.receipt,))
 
 
-def delete_listed(session: Session, buffer: str, exemplar_ids: list[int]) -> DeleteResult:
+def delete_one(session: Session, buffer: str, exemplar_id: int) -> DeleteResult:
+    """Delete an exemplar by its id, if it is there."""
+    path = buffer_path(buffer, "exemplars", str(exemplar_id))
+    try:
+        return session.value(DeleteResult, "DELETE", path)
+    except NotFoundError as error:
+        if error.code != "unknown_exemplar":
+            raise
+        # After a broken connection, "there is none" is what a deletion that went through sounds like.
+        deleted, missing = ((), (exemplar_id,)) if error.details.get("tries", 1) == 1 else ((exemplar_id,), ())
+    now = _info(session, buffer)
+    return DeleteResult(deleted, now.bytes_used, now.version, missing)
+
+
+def delete_listed(session: Session, buffer: str, exemplar_ids: list[int], erase: bool) -> DeleteResult:
     """Delete exemplars by their ids, those that are there, many in one request."""
     found = [
-        delete_matching(session, buffer, {"exemplar_id": exemplar_ids[first : first + _DELETE]}, erase=False)
+        delete_matching(session, buffer, {"exemplar_id": exemplar_ids[first : first + _DELETE]}, erase)
         for first in range(0, len(exemplar_ids), _DELETE)
     ]
+    if not found:
+        now = _info(session, buffer)
+        return DeleteResult((), now.bytes_used, now.version)
     deleted = [exemplar_id for result in found for exemplar_id in result.deleted]
     gone = {*deleted}
     missing = tuple(dict.fromkeys(id_ for id_ in exemplar_ids if id_ not in gone))
-    return DeleteResult(tuple(deleted), found[-1].bytes_used, found[-1].version, missing)
-
-
-def delete_each(session: Session, buffer: str, exemplar_ids: list[int], erase: bool) -> DeleteResult:
-    """Delete exemplars by their ids, those that are there, one after another."""
-    deleted: list[int] = []
-    missing: list[int] = []
-    receipts: list[ErasureReceipt] = []
-    last: DeleteResult | None = None
-    for exemplar_id in exemplar_ids:
-        try:
-            path = buffer_path(buffer, "exemplars", str(exemplar_id))
-            last = session.value(DeleteResult, "DELETE", path, params=_ERASE if erase else {})
-        except NotFoundError as error:
-            if error.code != "unknown_exemplar":
-                raise
-            # After a broken connection, "there is none" is what a deletion that went through sounds like.
-            (missing if error.details.get("tries", 1) == 1 else deleted).append(exemplar_id)
-            last = None
-        else:
-            deleted += last.deleted
-            receipts += [last.receipt] if last.receipt is not None else []
-    now = last or _info(session, buffer)
-    return DeleteResult(tuple(deleted), now.bytes_used, now.version, tuple(missing), tuple(receipts))
+    receipts = tuple(receipt for result in found for receipt in result.receipts)
+    return DeleteResult(tuple(deleted), found[-1].bytes_used, found[-1].version, missing, receipts)
 
 
 def _info(session: Session, buffer: str) -> BufferInfo:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -24,6 +24,8 @@ from memory_format.api.answers import (
     ChangedBuffer,
     ExemplarDetail,
     ExemplarInfo,
+    KeptReceipt,
+    ReceiptList,
 )
 from memory_format.api.terms import MAX_SAMPLE, Sort, Strategy
 
@@ -147,12 +149,12 @@ class Buffer(Named):
         Args:
             exemplar_ids: one id or several, 500 in a request. Those that the buffer does not hold (any more) are
                 passed over and named in the result.
-            erase: from snapshots, forks and every file of the service, too; the result has receipts. Ids go one in a
-                request then.
+            erase: from snapshots, forks and every file of the service, too; the result has receipts. Those of ids
+                that were erased before are among them.
 
         Returns:
             what was deleted; after a broken connection, ids that an earlier try deleted may be lacking where
-            conditions or several ids were given.
+            conditions or several ids were given. What such a try has erased, :meth:`receipts` tell of.
 
         Raises:
             ValueError: neither ids nor conditions are given, or both.
@@ -163,9 +165,25 @@ class Buffer(Named):
         if exemplar_ids is None:
             return _changes.delete_matching(self.client.session, self.name, where, erase)
         ids = numbers("exemplar_ids", np.atleast_1d(np.asarray(exemplar_ids))).tolist()
-        if erase or len(ids) < 2:
-            return _changes.delete_each(self.client.session, self.name, ids, erase)
-        return _changes.delete_listed(self.client.session, self.name, ids)
+        if len(ids) == 1 and not erase:
+            return _changes.delete_one(self.client.session, self.name, ids[0])
+        result = _changes.delete_listed(self.client.session, self.name, ids, erase)
+        if not (erase and result.missing):
+            return result
+        missing, new = {*result.missing}, {receipt.checksum for receipt in result.receipts}
+        earlier = [
+            kept.receipt
+            for kept in self.receipts()
+            if self.name in kept.buffers
+            and kept.receipt.checksum not in new
+            and not missing.isdisjoint(kept.receipt.exemplar_ids)
+        ]
+        return replace(result, receipts=(*result.receipts, *earlier))
+
+    def receipts(self) -> Iterator[KeptReceipt]:
+        """Receipts of what was erased from the buffer, or from what it was forked from, newest first."""
+        path, where = "/v1/erasures", {"buffer": self.name}
+        return _listing.listed(self.client.session, path, ReceiptList, lambda page: page.receipts, where=where)
 
     def query(
         self,

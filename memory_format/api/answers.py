@@ -252,6 +252,25 @@ class ErasureReceipt(Answer):
 
 
 @dataclass(frozen=True)
+class KeptReceipt(Answer):
+    """A receipt that was answered, or would have been."""
+
+    receipt_id: str
+    buffers: tuple[str, ...]
+    """From which records were to be erased: the buffer that was asked for, and its forks."""
+    receipt: ErasureReceipt
+
+
+@dataclass(frozen=True)
+class ReceiptList(Answer):
+    """Receipts, newest first."""
+
+    receipts: tuple[KeptReceipt, ...]
+    next_cursor: str | None = field(default=None, kw_only=True)
+    """Leads to the next page; None at the end."""
+
+
+@dataclass(frozen=True)
 class DeleteResponse(Answer):
     """What a deletion removed."""
 

@@ -249,6 +249,17 @@ class RunQuery(_PageQuery):
     )
 
 
+class ReceiptQuery(_PageQuery):
+    """A page of receipts."""
+
+    cursor: str | None = Field(
+        None,
+        description="The next_cursor of the page before.",
+        json_schema_extra={"pattern": "^[0-9]{17}-[0-9a-f]{8}$"},
+    )
+    buffer: Name | None = Field(None, description="Of erasures from this one, or from what it was forked from.")
+
+
 class SnapshotQuery(_PageQuery):
     """A page of snapshots."""
 

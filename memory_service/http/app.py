@@ -24,7 +24,18 @@ from memory_service.http.pages import buffers as buffer_pages
 from memory_service.http.pages import exemplars as exemplar_pages
 from memory_service.http.pages import keys as key_pages
 from memory_service.http.pages import runs as run_pages
-from memory_service.http.routes import buffers, exemplars, health, keys, metrics, runs, sample, snapshots, transfer
+from memory_service.http.routes import (
+    buffers,
+    erasures,
+    exemplars,
+    health,
+    keys,
+    metrics,
+    runs,
+    sample,
+    snapshots,
+    transfer,
+)
 from memory_service.http.routes.common import methods_at
 from memory_service.http.telemetry import Telemetry
 from memory_service.settings import Settings
@@ -124,7 +135,8 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     app.add_middleware(Guard, bound=settings.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     errors.install(app)
     routers = [
-        module.router for module in (sample, health, metrics, buffers, exemplars, snapshots, transfer, runs, keys)
+        module.router
+        for module in (sample, health, metrics, buffers, exemplars, snapshots, transfer, runs, keys, erasures)
     ]
     routers += [buffer_pages.router, exemplar_pages.router, exemplar_pages.pictures, run_pages.router, key_pages.router]
     routers += [actions.router, files.router, reference.router, sign_in.router]

@@ -27,6 +27,7 @@ from memory_service.store.index.base import Index
 from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
 from memory_service.store.pure.selection import EVERYTHING, Filter
 from memory_service.store.reads import no_exemplar
+from memory_service.store.receipts import Receipts
 from memory_service.store.segments.base import Segments
 from memory_service.store.segments.files import OPEN, SEALED
 from memory_service.store.wiping import Wiped, Wiping
@@ -44,15 +45,23 @@ class Erasures:
     Args:
         buffers: gives those that there are.
         archiving: held while a backup's copy is in the store's directory.
+        receipts: where they are kept.
     """
 
     def __init__(
-        self, index: Index, segments: Segments, buffers: Callable[[], Sequence[Buffer]], archiving: threading.Lock
+        self,
+        index: Index,
+        segments: Segments,
+        buffers: Callable[[], Sequence[Buffer]],
+        archiving: threading.Lock,
+        receipts: Receipts,
     ) -> None:
         self._index = index
         self._segments = segments
         self._buffers = buffers
         self._archiving = archiving
+        self.receipts = receipts
+        """Of what was erased."""
         self._forking = threading.Lock()
 
     @contextmanager
@@ -147,12 +156,16 @@ class Erasures:
         self._segments.expect_gone(WAIT_SECONDS)
         self._index.scrub()
         rewritten = {state.stem: state for of_it in wiped.values() for state in of_it.rewritten}
-        with self._index.writing() as transaction:
-            rewritten = {stem: rewritten[stem] for stem in rewritten.keys() - transaction.known_stems(rewritten)}
-            transaction.delete_erasures(pending)
-        files = [f"segments/{stem}{SEALED if state.sealed else OPEN}" for stem, state in rewritten.items()]
+        with self._index.reading() as reading:
+            gone = rewritten.keys() - reading.known_stems(rewritten)
+        files = [f"segments/{stem}{SEALED if rewritten[stem].sealed else OPEN}" for stem in gone]
         shown = [buffer for buffer in buffers.values() if sees(buffer.name)]
-        return self._receipt(everywhere, wiped, sorted([*files, *overwritten]), shown)
+        receipt = self._receipt(everywhere, wiped, sorted([*files, *overwritten]), shown)
+        # Kept before it is forgotten what was to be erased: who has not got the answer finds it there.
+        self.receipts.keep([buffers[id_].name for id_ in pending if id_ in buffers], receipt)
+        with self._index.writing() as transaction:
+            transaction.delete_erasures(pending)
+        return receipt
 
     def _bodies(self, buffers: dict[int, Buffer], pending: dict[int, Targets]) -> Iterator[memoryview]:
         for buffer, wiping in _each(buffers[id_] for id_ in pending if id_ in buffers):

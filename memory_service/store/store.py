@@ -33,6 +33,7 @@ from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.loading import SealedSegments
 from memory_service.store.pure.equal import expect_equal
 from memory_service.store.pure.model import Budget, BufferConfig, Options, check_name, check_settings
+from memory_service.store.receipts import Receipts
 from memory_service.store.room import Quota
 from memory_service.store.runs import Runs
 from memory_service.store.segments import files
@@ -94,7 +95,7 @@ class Store:
                 entry.config.name: self._open_buffer(entry, contents.pop(entry.config.id), sealed) for entry in buffers
             }
             ports.ready()
-            self.erasures = Erasures(self._index, self._segments, self.buffers, self._archiving)
+            self.erasures = Erasures(self._index, self._segments, self.buffers, self._archiving, Receipts(self.data))
             """Erase records by it."""
             self.erasures.resume()
         except BaseException:

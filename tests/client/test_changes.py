@@ -240,9 +240,15 @@ def test_exemplars_are_erased_with_receipts(buffer: Buffer) -> None:
     buffer.delete(ids[1])
     result = buffer.delete([*ids[:2], 99], erase=True)
     assert (result.deleted, result.missing) == (tuple(ids[:2]), (99,))
-    assert [receipt.exemplar_ids for receipt in result.receipts] == [(id_,) for id_ in ids[:2]]
-    assert [receipt.buffers[0].snapshots for receipt in result.receipts] == [{"s": 1}] * 2
-    assert (buffer.snapshot("s").num_records, buffer.snapshot("s").erased) == (6, 2)
+    assert [receipt.exemplar_ids for receipt in result.receipts] == [tuple(ids[:2])]
+    assert [receipt.buffers[0].snapshots for receipt in result.receipts] == [{"s": 2}]
+    # Whose answer was lost asks again.
+    again = buffer.delete([ids[1], ids[2]], erase=True)
+    assert (again.deleted, again.missing, len(again.receipts)) == ((ids[2],), (ids[1],), 2)
+    assert again.receipts[1] == result.receipts[0]
+    assert [kept.receipt for kept in buffer.receipts()] == list(again.receipts)
+    assert [kept.buffers for kept in buffer.receipts()] == [(buffer.name,)] * 2
+    assert (buffer.snapshot("s").num_records, buffer.snapshot("s").erased) == (5, 3)
     result = buffer.delete(class_id=2, erase=True)
     assert [receipt.exemplar_ids for receipt in result.receipts] == [result.deleted]
     assert buffer.delete(class_id=2, erase=True).receipts == ()

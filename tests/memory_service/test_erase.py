@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import random
 import shutil
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,17 +18,18 @@ from unittest import mock
 import httpx
 import pytest
 
-from memory_format import BusyError, NotFoundError, Record, encode_batch
-from memory_service.store import Buffer, Store, erasures
+from memory_format import BusyError, NotFoundError, Record, StorageError, encode_batch
+from memory_service.store import Buffer, Store, erasures, receipts
 from memory_service.store.admin.verify import verify
+from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.keys import KeyFile
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
-from memory_service.store.segments import base
+from memory_service.store.segments import base, files
 from memory_service.store.segments.layout import BODY_AT
 from memory_service.store.segments.readers import LeaseEndedError
-from memory_service.testing import expect_loaded_state
+from memory_service.testing import ServiceProcess, expect_loaded_state
 from tests.memory_service import disk
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import all_records, assert_problem, make_exemplar, push, put_buffer
@@ -168,6 +172,8 @@ def test_all_that_match_are_erased_over_http(data: Path, where: dict[str, Any]) 
             separators=(",", ":"),
         )
         assert receipt["checksum"] == hashlib.sha256(said.encode()).hexdigest()
+        (kept,) = client.get("/v1/erasures?buffer=b").json()["receipts"]
+        assert (kept["buffers"], kept["receipt"]) == (["b"], receipt)
         again = client.delete(URL, params={**where, "erase": "true"}).json()
         assert (again["deleted"], again["receipt"]) == ([], None)
         assert_problem(client.delete(f"{URL}/2", params={"erase": "true"}), "unknown_exemplar")
@@ -298,6 +304,14 @@ def test_a_key_erases_its_learners_records_in_the_buffers_that_it_is_for(data: P
         assert client.post("/v1/buffers/b/forks", json={"name": "theirs"}, headers=admin).status_code == 201
         assert_problem(client.delete(f"{URL}/3", params=erase, headers=mine), "forbidden")
         assert client.delete(f"{URL}/3", params=erase, headers=admin).status_code == 200
+        # Of receipts, too, it sees those that name no other buffer.
+        seen = {
+            name: [
+                kept["receipt"]["exemplar_ids"] for kept in client.get("/v1/erasures", headers=key).json()["receipts"]
+            ]
+            for name, key in (("mine", mine), ("admin", admin))
+        }
+        assert seen == {"mine": [[1]], "admin": [[3], [1]]}
         assert not traces(data, [records[2]])
         assert traces(data, [records[4]])
 
@@ -307,3 +321,123 @@ def test_a_flag_is_needed(client: httpx.Client) -> None:
     push(client, [exemplar(1)])
     assert_problem(client.delete(f"{URL}/1", params={"erase": "yes"}), "invalid_request")
     assert client.delete(f"{URL}/1", params={"erase": "false"}).json()["receipt"] is None
+
+
+def test_many_ids_are_one_erasure(data: Path) -> None:
+    with small_segments(), running(data, segment_bytes=4000) as client:
+        put_buffer(client, 60_000, disk_limit_bytes=2_000_000)
+        records = [exemplar(rank) for rank in range(12)]
+        push(client, records)
+        client.delete(f"{URL}/3")
+        with mock.patch.object(SqliteIndex, "scrub", autospec=True, side_effect=SqliteIndex.scrub) as scrub:
+            answer = client.delete(URL, params={"exemplar_id": [1, 3, 5, 7, 99], "erase": "true"}).json()
+            assert scrub.call_count == 1
+        assert answer["deleted"] == answer["receipt"]["exemplar_ids"] == [1, 3, 5, 7]
+        assert not traces(data, [records[number - 1] for number in (1, 3, 5, 7)])
+
+
+def test_receipts_are_kept_page_by_page_and_not_for_ever(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "MOST_KEPT", 3)
+    with small_segments(), running(data, segment_bytes=4000) as client:
+        put_buffer(client, 60_000, disk_limit_bytes=2_000_000)
+        push(client, [exemplar(rank) for rank in range(6)])
+        given = [client.delete(f"{URL}/{id_}", params={"erase": "true"}).json()["receipt"] for id_ in (1, 2, 3, 4)]
+        # Of a buffer that is gone, too.
+        client.delete("/v1/buffers/b")
+        found, cursor = [], None
+        while True:
+            page = client.get("/v1/erasures", params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
+            found += [kept["receipt"] for kept in page["receipts"]]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        assert found == given[:0:-1]
+        assert client.get("/v1/erasures?buffer=c").json()["receipts"] == []
+        assert_problem(client.get("/v1/erasures?cursor=x"), "invalid_cursor")
+        (name, *_) = sorted(path.name for path in (data / "receipts").iterdir())
+        (data / "receipts" / name).write_bytes(b"{}")
+        assert_problem(client.get("/v1/erasures"), "corrupt_record")
+
+
+def test_what_cannot_be_noted_is_not_answered(data: Path) -> None:
+    with store_of(data) as (store, buffer, records):
+        with (
+            mock.patch.object(files, "replacing", side_effect=OSError(28, "No space left on device")),
+            pytest.raises(StorageError, match="disk is full"),
+        ):
+            store.erasures.erase(buffer, [1])
+        assert not (data / "receipts").exists() or not list((data / "receipts").iterdir())
+        assert store.erasures.erase(buffer, [1]).receipt is not None
+        assert not traces(data, records[:1])
+
+
+class Killed:
+    """What a client knows of a server that is killed while it erases, and started again."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.held: dict[int, Record] = {}
+        self.wanted: list[int] = []
+        """Ids that were to be erased when it was killed."""
+        self.num_pushed = 0
+        self.num_finished = 0
+
+    def fill(self, client: httpx.Client) -> None:
+        """Push records, and let a snapshot and a fork hold them, too."""
+        records = [exemplar(self.num_pushed + rank) for rank in range(100)]
+        self.num_pushed += len(records)
+        self.held |= dict(zip(push(client, records)["exemplar_ids"], records, strict=True))
+        for response in (
+            client.delete("/v1/buffers/f"),
+            client.put(f"/v1/buffers/b/snapshots/s{self.num_pushed}"),
+            client.post("/v1/buffers/b/forks", json={"name": "f"}),
+        ):
+            assert response.status_code in (201, 204) or response.json()["code"] == "unknown_buffer", response.text
+
+    def erase(self, client: httpx.Client) -> None:
+        with suppress(httpx.TransportError):
+            client.delete(URL, params={"exemplar_id": self.wanted, "erase": "true"})
+
+    def look(self, client: httpx.Client) -> None:
+        """What was noted is gone from every file, and its receipt can be had; what was not is there, whole."""
+        found = {record.rank: record.body for record in all_records(client)}
+        gone = [id_ for id_ in self.wanted if self.held[id_].rank not in found]
+        assert gone in ([], self.wanted)
+        kept = client.get("/v1/erasures", params={"buffer": "b"}).json()["receipts"]
+        assert {id_ for each in kept for id_ in each["receipt"]["exemplar_ids"]}.isdisjoint(self.held.keys() - {*gone})
+        assert all(any(id_ in each["receipt"]["exemplar_ids"] for each in kept) for id_ in gone)
+        lost = [self.held.pop(id_) for id_ in gone]
+        assert not traces(self.data, lost)
+        assert found == {record.rank: record.body for record in self.held.values()}
+        self.num_finished += bool(gone)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_amid_an_erasure_finishes_it(data: Path) -> None:
+    chance = random.Random(int(os.environ.get("KILL_SEED", "0")))
+    killed, seconds = Killed(data), 0.0
+    # As many ranks as have tokens of their own.
+    rounds = min(int(os.environ.get("KILL_ROUNDS", "3")), 25)
+    for number in range(rounds + 2):
+        with (
+            ServiceProcess(data, environment={"MEMORY_SERVICE_SEGMENT_BYTES": "20000"}) as server,
+            httpx.Client(base_url=server.url, timeout=60) as client,
+        ):
+            if not number:
+                put_buffer(client, 4_000_000, disk_limit_bytes=16_000_000)
+            killed.look(client)
+            if number > rounds:
+                break
+            killed.fill(client)
+            killed.wanted = sorted(chance.sample(sorted(killed.held), 20))
+            began = time.monotonic()
+            eraser = threading.Thread(target=killed.erase, args=(client,))
+            eraser.start()
+            if number:
+                time.sleep(chance.uniform(0, seconds))
+                server.kill()
+            eraser.join()
+            # How long it takes is when it can be killed.
+            seconds = seconds or time.monotonic() - began
+    assert killed.num_finished > 1
+    assert verify(data).sound

@@ -20,6 +20,7 @@ from memory_format import FormatError, StorageError
 from memory_service.store.index.generation import Generation
 from memory_service.store.index.opening import GENERATION, INDEX, copy_index, look, mark_of, segments_of
 from memory_service.store.pure.tallies import SegmentState
+from memory_service.store.receipts import RECEIPTS
 from memory_service.store.runs import RUNS, SUFFIX
 from memory_service.store.segments import files
 from memory_service.store.segments.files import OPEN, SEALED, storage_error
@@ -29,6 +30,8 @@ SEGMENTS: Final = "segments"
 PIECE_BYTES: Final = 1024 * 1024
 
 _MOST_TURNS = 100
+_DOCUMENTS: Final = (RUNS, RECEIPTS)
+"""Directories of files that no index speaks of."""
 
 
 def backup(data: Path, target: Path, *, progress: Callable[[int, int, str], None] | None = None) -> tuple[int, int]:
@@ -56,7 +59,7 @@ def backup(data: Path, target: Path, *, progress: Callable[[int, int, str], None
                 files.sync(descriptor)
             finally:
                 os.close(descriptor)
-            for directory in (partial / SEGMENTS, partial / RUNS, partial):
+            for directory in (partial / SEGMENTS, *(partial / name for name in _DOCUMENTS), partial):
                 if directory.exists():
                     files.sync_directory(directory)
             partial.rename(target)
@@ -83,7 +86,7 @@ def copy_store(
         OSError: the copy cannot be written.
     """
     (target / SEGMENTS).mkdir(files.DIRECTORY_MODE)
-    run_bytes = _copy_runs(data / RUNS, target / RUNS, link)
+    document_bytes = sum(_copy_documents(data / name, target / name, link) for name in _DOCUMENTS)
     there: dict[str, SegmentState] = {}
     for _ in range(_MOST_TURNS):
         copy_index(data, target / INDEX)
@@ -105,14 +108,14 @@ def copy_store(
             if (mark := mark_of(target)) is not None:
                 Generation(target / GENERATION, mark).close()
             num_bytes = sum(path.stat().st_size for path in target.iterdir() if path.is_file())
-            num_bytes += run_bytes + sum(row.file_bytes for row in rows.values())
+            num_bytes += document_bytes + sum(row.file_bytes for row in rows.values())
             return len(rows), num_bytes
     raise StorageError(f"the store in {data} changes faster than it can be copied; try it while less is pushed")
 
 
-def _copy_runs(source: Path, target: Path, link: bool) -> int:
-    """Copy the reports of runs; returns their bytes. Such a file is replaced as a whole: whenever it is copied, it is
-    one that was stored."""
+def _copy_documents(source: Path, target: Path, link: bool) -> int:
+    """Copy reports of runs, or receipts; returns their bytes. Such a file is replaced as a whole: whenever it is
+    copied, it is one that was stored."""
     found = sorted(source.glob(f"[a-z0-9]*{SUFFIX}"))
     if found:
         target.mkdir(files.DIRECTORY_MODE)
