@@ -18,6 +18,8 @@ from benchmarks.density.chart import chart as density_chart
 from benchmarks.density.report import markdown as density_markdown
 from benchmarks.learner.chart import chart as learner_chart
 from benchmarks.learner.report import markdown as learner_markdown
+from benchmarks.sharing.report import chart as sharing_chart
+from benchmarks.sharing.report import markdown as sharing_markdown
 from benchmarks.storage.chart import chart as storage_chart
 from benchmarks.storage.report import markdown as storage_markdown
 
@@ -25,6 +27,7 @@ REPORTS: dict[str, tuple[Markdown, Chart]] = {
     "cost": (cost_markdown, cost_chart),
     "density": (density_markdown, density_chart),
     "learner": (learner_markdown, learner_chart),
+    "sharing": (sharing_markdown, sharing_chart),
     "storage": (storage_markdown, storage_chart),
 }
 

@@ -106,7 +106,10 @@ def _one(config: LearnerConfig, problem: Problem, client: MemoryClient, order: O
     console.print()
     console.print(final_table(config, results))
     _say(verdict(results), console)
-    _say("--seeds 3 makes three runs, and says by how much they differ.", console)
+    if config.memory.join:
+        _say("The same command tests again, with what others have brought since.", console)
+    else:
+        _say("--seeds 3 makes three runs, and says by how much they differ.", console)
     _say_what_is_written(order.out, console)
     _upload(begun.setup.mark.id, config, problem, {config.seed: finished}, client, order, console)
 

@@ -27,12 +27,16 @@ from learner.run.shared import SharedClasses
 from learner.training.refit import Known, Translation, fit_translation, fitted_head
 from learner.training.train import train_phase
 
+_TIMINGS = ("train_seconds", "pull_seconds", "mask_seconds")
+"""What is known of a phase once it is trained."""
+
 
 class MethodRun:
     """One method's way through the phases. :class:`learner.run.run.Run` drives it.
 
     Attributes:
-        done: the metrics of the phases that have been gone through, those of an earlier run too.
+        done: the metrics of the phases that have been gone through, those of an earlier run too. Where a buffer is
+            shared, others may have brought more since: the last phase is then tested again.
         memory: where it stores; None: it stores nothing.
 
     Raises:
@@ -50,6 +54,10 @@ class MethodRun:
         )
         self._saved = self._load()
         self.done = [PhaseMetrics(**line) for line in self._saved["metrics"]] if self._saved else []
+        self._held = self.done[-1].exemplars if self.done else 0
+        """Exemplars that the buffer held after the last phase that is done."""
+        self._tested: PhaseMetrics | None = self.done.pop() if self.is_finished and self.config.memory.join else None
+        """The last phase, whose exemplars have been pushed, where it is to be tested again."""
         self.memory = MethodBuffer(setup, method, self.config.memory) if method.stores != "nothing" else None
         self._buffer: Buffer | None = None
         self._shared: SharedClasses | None = None
@@ -90,11 +98,6 @@ class MethodRun:
             if self.config.memory.join:
                 self._shared = SharedClasses(self.problem, self._buffer)
 
-    @property
-    def _held(self) -> int:
-        """Exemplars that the buffer held after the last phase that is done."""
-        return self.done[-1].exemplars if self.done else 0
-
     def phases(self, model: Classifier, base_seconds: float | None) -> Iterator[PhaseMetrics]:
         """Go through the phases that are not done, and give the metrics of each; all of them are in ``done`` too.
 
@@ -108,8 +111,10 @@ class MethodRun:
             model.restore_tuned(saved)
         for phase in range(len(self.done), len(self.problem.phases)):
             timings = saved["timings"] if saved and saved["trained_phase"] == phase else None
-            if phase == 0 and base_seconds is not None:
-                timings = {"train_seconds": base_seconds, "pull_seconds": 0.0, "mask_seconds": 0.0}
+            if self._tested:
+                timings = {name: getattr(self._tested, name) for name in _TIMINGS}
+            elif phase == 0 and base_seconds is not None:
+                timings = dict.fromkeys(_TIMINGS, 0.0) | {"train_seconds": base_seconds}
             self.done.append(self._phase(model, phase, timings))
             self._save(model, phase, trained=False, timings={})
             yield self.done[-1]
@@ -206,7 +211,8 @@ class MethodRun:
         )
 
     def _store(self, model: Classifier, buffer: Buffer, phase: int, new: TokenisedSplit) -> tuple[float, float, float]:
-        """Mask, select and push; returns the kept share of patches and the seconds of masking and of pushing."""
+        """Mask, select and push, unless that was done; returns the kept share of patches and the seconds of masking and
+        of pushing."""
         started = time.perf_counter()
         masked = mask_split(model, new, self.config.mask, self.setup.generator(phase, 1))
         stored = what_to_store(model, new, masked, self.method.stores, self.config.memory)
@@ -225,6 +231,9 @@ class MethodRun:
             features = exemplar_features(model, records, self.config.memory.scale)
             self._translation = fit_translation(features, masked.features[list(samples)])
         mask_seconds = time.perf_counter() - started
+        keep_ratio = float(np.mean([record.keep_mask.mean() for record in records]))
+        if self._tested:
+            return keep_ratio, mask_seconds, self._tested.push_seconds
         started = time.perf_counter()
         pushed = buffer.push(records, idempotency_key=f"{self.key}-{phase}", vocabulary=self.problem.vocabulary)
         push_seconds = time.perf_counter() - started
@@ -233,7 +242,7 @@ class MethodRun:
         if self.method.stores == "masked":
             held = zip(samples, records, pushed.exemplar_ids, strict=True)
             save_examples(self.folder / f"examples-{phase}.npz", model, new, masked, self.config.mask, held)
-        return float(np.mean([record.keep_mask.mean() for record in records])), mask_seconds, push_seconds
+        return keep_ratio, mask_seconds, push_seconds
 
     def _known(self, model: Classifier, phase: int) -> Known | None:
         """What a classifier for the test can be fitted to; None: training's own head is tested."""
@@ -246,7 +255,8 @@ class MethodRun:
             return None
         if self._shared:
             self._shared.meet(model)
-        records = list(self._buffer.records(class_id=self._shared.known(model) if self._shared else None))
+        held = self._buffer.records()
+        records = self._shared.known_of(model, held) if self._shared else list(held)
         features = exemplar_features(model, records, self.config.memory.scale)
         if self._translation is not None:
             features = self._translation(features)

@@ -63,8 +63,12 @@ class SharedClasses:
             )
         known = set(model.classes_seen)
         new = [theirs for mine, theirs in sorted(self._ids.items()) if mine not in known]
-        records = [record for theirs in new for record in self._buffer.records(class_id=theirs, limit=_LOOKED_AT)]
-        if records:
+        found: dict[int, list[Record]] = {theirs: [] for theirs in new}
+        for first in range(0, len(new), _ASKED_AT_ONCE):
+            for record in self._buffer.records(class_id=new[first : first + _ASKED_AT_ONCE]):
+                if len(found[record.class_id]) < _LOOKED_AT:
+                    found[record.class_id].append(record)
+        if records := [record for of_class in found.values() for record in of_class]:
             model.add_classes(as_split(records, self.to_own(record.class_id for record in records)))
 
     def known(self, model: Classifier) -> list[int]:
@@ -80,6 +84,11 @@ class SharedClasses:
         """A batch of the buffer with the learner's class ids."""
         return replace(replay, class_ids=self.to_own(replay.class_ids))
 
+    def known_of(self, model: Classifier, records: Iterable[Record]) -> list[Record]:
+        """Those whose classes a model knows: others may have brought some since it met them."""
+        known = set(self.known(model))
+        return [record for record in records if record.class_id in known]
+
     def class_ids_of(self, records: Iterable[Record]) -> NDArray[np.int64]:
         """The learner's class ids of records."""
         return self.to_own(record.class_id for record in records)
@@ -87,3 +96,5 @@ class SharedClasses:
 
 _LOOKED_AT = 32
 """Exemplars of a class by which a head begins to tell it."""
+_ASKED_AT_ONCE = 100
+"""Classes, which an address has to hold."""

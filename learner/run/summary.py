@@ -171,6 +171,7 @@ def phase_line(metrics: PhaseMetrics, num_phases: int) -> str:
     memory = (
         f"{metrics.exemplars:4d} exemplars, {metrics.bytes_used / 1000:.1f} kB" if metrics.exemplars else "no exemplars"
     )
+    old += "" if metrics.others is None else f", others {100 * metrics.others:4.1f}"
     seconds = metrics.train_seconds + metrics.mask_seconds + metrics.push_seconds + metrics.evaluate_seconds
     return (
         f"{label(metrics.method):>16} phase {metrics.phase + 1}/{num_phases}: {100 * metrics.accuracy:4.1f} % "

@@ -31,6 +31,7 @@ from memory_format.api.fields import (
 from memory_format.api.terms import (
     BUFFERS_PATTERN,
     MAX_DRAW,
+    MAX_DRAW_CLASSES,
     MAX_FILTER_VALUES,
     MAX_NAMED,
     MAX_NOTE,
@@ -195,7 +196,7 @@ class SampleBody(_Strict):
     step: int = Field(0, ge=0, le=2**63 - 1)
     strategy: Strategy = "uniform"
     replace: bool = True
-    class_id: list[ClassId] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
+    class_id: list[ClassId] | None = Field(None, min_length=1, max_length=MAX_DRAW_CLASSES)
     phase: list[Phase] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
     learner_id: list[LearnerId] | None = Field(None, min_length=1, max_length=MAX_FILTER_VALUES)
     not_learner_id: list[LearnerId] | None = Field(

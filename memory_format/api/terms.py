@@ -74,7 +74,9 @@ FINGERPRINT_PATTERN: Final = re.compile(r"[0-9a-f]{32}")
 STREAM_PATTERN: Final = re.compile(r"[ -~]{0,64}")
 """Labels of independent draws: printable ASCII."""
 MAX_FILTER_VALUES: Final = 1000
-"""Values of one condition."""
+"""Values of one condition in an address."""
+MAX_DRAW_CLASSES: Final = 65_536
+"""Classes that one draw is from, which its body names."""
 MAX_UPDATE: Final = 100_000
 """Records that one request gives new scores or ranks."""
 MAX_DIFF_IDS: Final = 10_000

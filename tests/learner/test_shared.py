@@ -6,18 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from client import Buffer, MemoryClient
 from learner.data.base import DataError
+from learner.run.config import LearnerConfig
 from learner.run.evaluate import PhaseMetrics
 from learner.run.method_run import MethodRun
-from learner.run.methods import parse_method
+from learner.run.methods import Method, parse_method
 from learner.run.problem import Problem, chosen
 from learner.run.run import Run
 from learner.run.run_mark import RunError, mark_of
+from memory_format import make_record
 from tests.conftest import Service
-from tests.learner.builders import make_problem
+from tests.learner.builders import PATCH_PX, make_problem
 from tests.learner.test_phases import CONFIG
 
 NAMES = ["ant", "bee", "cat", "dog", "emu", "fox"]
@@ -29,11 +32,16 @@ SHARED = replace(
 METHOD = parse_method("full")
 
 
-def _run(out: Path, service: Service, problem: Problem) -> list[PhaseMetrics]:
+QUICK = replace(CONFIG.train, base_epochs=1, ssf_epochs=1)
+
+
+def _run(
+    out: Path, service: Service, problem: Problem, config: LearnerConfig = SHARED, method: Method = METHOD
+) -> list[PhaseMetrics]:
     with MemoryClient(service.url) as client:
-        run = Run(SHARED, problem, client, out)
-        run.prepare([METHOD])
-        return run.run(METHOD)
+        run = Run(config, problem, client, out)
+        run.prepare([method])
+        return run.run(method)
 
 
 def test_two_learners_know_each_others_classes(start_service: Any, tmp_path: Path) -> None:
@@ -52,6 +60,14 @@ def test_two_learners_know_each_others_classes(start_service: Any, tmp_path: Pat
         assert [entry.name for entry in stats.classes] == ["emu", "ant", "cat", "fox", "bee", "dog"]
         assert buffer.info().owner == ""
         assert buffer.snapshots() == []
+        # Who came first is told again, and learns what has come since; it pushes nothing twice.
+        held = [info.exemplar_id for info in buffer.query()]
+        told_again = _run(tmp_path / "left", service, LEFT)
+        assert told_again[:-1] == left[:-1]
+        assert told_again[-1].others is not None
+        assert told_again[-1].others > 0.5
+        assert [info.exemplar_id for info in buffer.query()] == held
+        assert _run(tmp_path / "left", service, LEFT)[-1].others == told_again[-1].others
         # A learner that begins anew takes away what is its own, and nothing else.
         theirs = {info.exemplar_id for info in buffer.query(learner_id=mark_of(tmp_path / "left").id)}
         run = Run(replace(SHARED, seed=9), RIGHT, client, tmp_path / "anew")
@@ -61,6 +77,22 @@ def test_two_learners_know_each_others_classes(start_service: Any, tmp_path: Pat
         work.look()
         work.open_buffer()
         assert {info.exemplar_id for info in buffer.query()} == theirs
+
+
+def test_a_buffer_of_more_classes_than_an_address_names(start_service: Any, tmp_path: Path) -> None:
+    service, many = start_service(), range(1001)
+    with MemoryClient(service.url) as client:
+        buffer = client.create_buffer("zoo", budget_bytes=2**20)
+        assert buffer.name_classes([f"kind {number}" for number in many]) == list(many)
+        one = np.zeros((1, PATCH_PX, PATCH_PX, 3), np.uint8)
+        words: dict[str, Any] = {"token_ids": [1, 2], "token_positions": [0, 1], "text_length": 2}
+        buffer.push(
+            make_record(patches=one, keep_mask=np.ones((1, 1), bool), **words, class_id=number, learner_id="keeper")
+            for number in many
+        )
+    config = replace(SHARED, memory=replace(SHARED.memory, budget_bytes=2**20), train=QUICK)
+    (*_, last) = _run(tmp_path / "left", service, LEFT, config)
+    assert (last.exemplars, last.others) == (1001 + 3 * 12, None)
 
 
 def test_what_cannot_be_joined_is_said_before_anything_is_trained(start_service: Any, tmp_path: Path) -> None:

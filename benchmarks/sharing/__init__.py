@@ -1,0 +1,1 @@
+"""What learners tell each other through a buffer that they share: ``python -m benchmarks.sharing``."""

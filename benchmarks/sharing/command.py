@@ -1,0 +1,70 @@
+"""What learners with other classes tell each other through a buffer that they share.
+
+    python -m benchmarks.sharing             the demo's data and model, three seeds: some six minutes on two cores
+    python -m benchmarks.sharing --quick     a tiny model: does it work? its figures mean nothing
+
+Two learners know six classes each. Together they run at once on one buffer, by ``learner run --buffer``; alone each has
+a buffer of its own of as many bytes. Progress and tables go to stderr; the last line of stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks.common.document import RESULTS, add_result_options, document, publish
+from benchmarks.sharing.report import chart, markdown, summary
+from benchmarks.sharing.run import CLASSES, QUICK, SETTINGS, LearnerError, Run, measure
+from memory_service.testing import ServiceProcess
+
+_PACKAGES = ("exemplar-memory", "numpy", "torch", "transformers")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    started = time.monotonic()
+    run = Run(options.method, list(range(1 if options.quick else options.seeds)))
+    given = ["--config", str(SETTINGS), "--threads", str(max(1, (os.cpu_count() or 2) // len(CLASSES)))]
+    given += QUICK if options.quick else ()
+    given += ["--data", str(options.data)] if options.data else ()
+    with tempfile.TemporaryDirectory(prefix="bench-sharing-") as place:
+        try:
+            with ServiceProcess(Path(place) / "memory") as service:
+                measure(
+                    service.url, Path(place), run, given, dict(os.environ), lambda what: tqdm.write(what, sys.stderr)
+                )
+        except LearnerError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    kept = document(
+        "sharing",
+        run,
+        summary(run),
+        options=options,
+        arguments=arguments,
+        packages=_PACKAGES,
+        seconds=time.monotonic() - started,
+    )
+    publish(kept, options.results or (None if options.quick else RESULTS), options.name, markdown, chart)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny model; writes no results unless --results is given"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
+    parser.add_argument("--method", default="masked", help="what both store (default: %(default)s)")
+    parser.add_argument(
+        "--data", type=Path, help="data and weights (default: $EXEMPLAR_MEMORY_DATA, else the user's cache)"
+    )
+    add_result_options(parser)
+    return parser
