@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -60,12 +61,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a request, in milliseconds."""
+    """Of a request, in milliseconds: medians. Of means, a good part is Python looking for garbage now and then."""
 
     wall: float
-    """The median."""
     processor: float
-    """The mean."""
 
 
 @contextmanager
@@ -114,18 +113,23 @@ def _compare(
 ) -> tuple[Cost, Cost]:
     """What a request costs each of them; who is asked first changes with each round."""
     seconds: tuple[list[float], list[float]] = ([], [])
-    began = [0.0, 0.0]
-    # The first are of a process that has not done it before.
-    for step in range(-_WARM_UP, rounds):
-        if step == 0:
-            began = [asked.processor_seconds() for asked in both]
+    worked: tuple[list[float], list[float]] = ([], [])
+    for step in range(_WARM_UP + rounds):
         for number in (0, 1) if step % 2 else (1, 0):
-            taken = both[number].ask("POST", f"/v1/buffers/b/{what}", body(step + _WARM_UP), kind)
-            if step >= 0:
-                seconds[number].append(taken)
-    worked = [asked.processor_seconds() - before for asked, before in zip(both, began, strict=True)]
-    first, second = (Cost(1e3 * statistics.median(seconds[n]), 1e3 * worked[n] / rounds) for n in (0, 1))
+            asked = both[number]
+            # From one of its turns to the next: what it does behind its answer counts.
+            worked[number].append(asked.processor_seconds())
+            seconds[number].append(asked.ask("POST", f"/v1/buffers/b/{what}", body(step), kind))
+    # The first are of a process that has not done it before.
+    first, second = (
+        Cost(_median_ms(seconds[n][_WARM_UP:]), _median_ms([b - a for a, b in pairwise(worked[n][_WARM_UP:])]))
+        for n in (0, 1)
+    )
     return first, second
+
+
+def _median_ms(seconds: list[float]) -> float:
+    return 1e3 * statistics.median(seconds)
 
 
 if __name__ == "__main__":
