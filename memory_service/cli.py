@@ -216,6 +216,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="database of the index, postgresql+psycopg://USER@HOST/DATABASE; without it, a file in the directory",
     )
+    command.add_argument(
+        "--segments",
+        metavar="URL",
+        help="object store of the segments, s3://BUCKET/PREFIX; without it, files in the directory",
+    )
+    command.add_argument("--cache", metavar="DIR", help="directory for copies of segments in an object store")
+    command.add_argument("--cache-bytes", type=int, metavar="N", help="most bytes of those copies (8 GiB)")
     command.add_argument("--host", help="address to listen on (127.0.0.1)")
     command.add_argument("--port", type=int, help="port to listen on, 0 for a free one (8765)")
     command.add_argument("--uds", help="Unix socket to listen on too: draws on this machine are faster over it")

@@ -34,6 +34,16 @@ class Settings(BaseSettings):
         description="Database of the index, `postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE`; without it, a "
         "file in the directory. The environment hides a password better than the command line.",
     )
+    segments: str | None = Field(
+        None,
+        description="Object store of the segments, `s3://BUCKET/PREFIX`; without it, files in the directory. Keys, "
+        "region and endpoint come from the environment: `AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT_URL`.",
+    )
+    cache: Path | None = Field(
+        None,
+        description="Directory for copies of segments in an object store; without it, `cache` in that of the store.",
+    )
+    cache_bytes: int = Field(8 * 1024 * MIB, ge=MIB, description="Most bytes of those copies.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8765, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     uds: Path | None = Field(

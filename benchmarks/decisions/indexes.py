@@ -21,7 +21,7 @@ from sqlalchemy import event
 from benchmarks.common.machine import directory_on_disk, machine
 from benchmarks.common.records import Noise
 from memory_service.store import Store
-from memory_service.store.directory import open_postgres
+from memory_service.store.directory import Places
 from memory_service.store.index.sql import SqlIndex
 
 _SIZES = {1: 200, 32: 100, 1000: 15}
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with (
         tempfile.TemporaryDirectory(prefix="bench-indexes-", dir=directory_on_disk()) as place,
         Store(Path(place) / "file") as in_file,
-        Store(Path(place) / "database", open_ports=open_postgres(options.index)) as in_database,
+        Store(Path(place) / "database", open_ports=Places(index=options.index)) as in_database,
     ):
         stores = {"file": in_file, "database": in_database}
         buffers = {name: store.create_buffer("b", budget_bytes=_ROOMY)[0] for name, store in stores.items()}

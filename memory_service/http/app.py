@@ -40,7 +40,7 @@ from memory_service.http.routes.common import methods_at
 from memory_service.http.telemetry import Telemetry
 from memory_service.settings import Settings
 from memory_service.store import Store
-from memory_service.store.directory import open_postgres
+from memory_service.store.directory import Places
 from memory_service.store.keys import KeyFile
 from memory_service.store.pure.model import Options
 
@@ -78,9 +78,9 @@ def open_store(settings: Settings) -> Store:
     newer version."""
     limits = {name: getattr(settings, name) for name in Options.__dataclass_fields__.keys() - {"idempotency_seconds"}}
     options = Options(**limits, idempotency_seconds=settings.idempotency_hours * 3600)
-    if settings.index is None:
-        return Store(settings.data, options)
-    return Store(settings.data, options, open_ports=open_postgres(settings.index.get_secret_value()))
+    index = None if settings.index is None else settings.index.get_secret_value()
+    places = Places(index, settings.segments, settings.cache, settings.cache_bytes)
+    return Store(settings.data, options, open_ports=places)
 
 
 def create_app(settings: Settings, store: Store | None = None) -> FastAPI:

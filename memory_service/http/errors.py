@@ -71,6 +71,7 @@ _HEADERS: Final[Mapping[ErrorCode, Mapping[str, str]]] = {
     "too_busy": {"Retry-After": "1"},
     "rate_exceeded": {"Retry-After": "1"},
     "connections_exceeded": {"Retry-After": "1", "Connection": "close"},
+    "storage_failed": {"Retry-After": "1"},
     "unauthenticated": {"WWW-Authenticate": 'Bearer realm="exemplar-memory"'},
 }
 

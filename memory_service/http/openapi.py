@@ -68,9 +68,11 @@ _PROBLEM: Final[dict[str, Any]] = {
         "code": {"type": "string", "enum": list(ERROR_CODES), "description": "Keeps its meaning for ever."},
     },
 }
+_RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
 _HEADERS: Final[dict[int, Any]] = {
     401: {"WWW-Authenticate": {"description": "How to say who asks.", "schema": {"type": "string"}}},
-    429: {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
 }
 _SCHEME: Final = {
     "type": "http",

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from memory_format import BudgetError, StorageError, checksum
+from memory_format import BudgetError, StorageError
 from memory_service.store.compactor import Compactor
 from memory_service.store.contents import Contents
 from memory_service.store.idempotency import LEAST_KEPT, KeptAnswers
@@ -25,7 +25,8 @@ from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.pure.visibility import shown_by
 from memory_service.store.room import headroom, moving_room, needed, tidy_reserve
-from memory_service.store.segments.base import Part, Segments
+from memory_service.store.segments.appending import Part
+from memory_service.store.segments.base import Segments
 from memory_service.store.segments.layout import frame_bytes
 from memory_service.store.segments.owner import owner_of
 from memory_service.store.segments.readers import Lease, PinningLease
@@ -86,6 +87,7 @@ class Commits:
                 after, orphaned = self._note(transaction, before, change, flight)
             flight.committed()
         self._contents.become(after)
+        flight.noted()
         if change.removes:
             self.writer.forget(_gone(before, after), orphaned)
 
@@ -315,8 +317,8 @@ class Commits:
             if self.compactor.used(limit) + more > limit:
                 continue
             state = self._contents.state
-            open_ = replace(open_, crc32=checksum.crc32(self._contents.segments.bodies_of(open_)))
-            part = self._contents.segments.seal(open_, owner_of(state.config, state.version, state.next_id))
+            segments = self._contents.segments
+            part = segments.seal(segments.with_crc(open_), owner_of(state.config, state.version, state.next_id))
             try:
                 with self._index.writing() as transaction:
                     transaction.write_part(state.config.id, segment.id, part)
@@ -326,6 +328,7 @@ class Commits:
                 raise
             self._contents.become(state.after_sealing(grown(segment, segment.id, part), number))
             self.writer.close(segment.id)
+            segments.noted([part])
 
     def drop(self) -> None:
         """Delete the buffer's rows, then the files that no other buffer shares."""

@@ -20,7 +20,7 @@ from memory_service.store.pure.ledger import store_share
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState, Tally, worth_rewriting
 from memory_service.store.room import NEW_FILE, frame_overhead, segment_bytes
-from memory_service.store.segments import base
+from memory_service.store.segments import appending
 from memory_service.store.segments.base import SegmentGoneError
 from memory_service.store.segments.layout import frame_bytes
 from memory_service.store.segments.owner import owner_of
@@ -91,7 +91,7 @@ class Compactor:
 
     def _sealing_bytes(self, full: int) -> int:
         """What is added where the records moved fill their segment: the frame of those it has already."""
-        if full < base.SMALLEST_SEALED:
+        if full < appending.SMALLEST_SEALED:
             return 0
         growing = [segment for purpose, (_, segment) in self._writer.growing.items() if purpose != "pushed"]
         return sum(frame_bytes(segment.num_records, segment.learners) for segment in growing)
@@ -151,5 +151,7 @@ class Compactor:
             number=self._writer.number_after(transaction),
         )
         self._contents.become(state.after_move(move), move)
+        for flight in in_flight.values():
+            flight.noted()
         self._writer.forget([segment], orphaned)
         return max(sum(map(len, bodies)), 1)

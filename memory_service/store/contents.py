@@ -175,12 +175,12 @@ class Contents:
         needed = prefix_bytes(taken)
         if tokens:
             needed = np.minimum(needed + most_id_bytes(taken), taken["length"])
-        lengths = needed.tolist()
-        out: list[bytes] = [b""] * len(lengths)
+        out: list[bytes] = [b""] * len(taken)
+        columns = (taken["offset"].tolist(), needed.tolist(), taken["length"].tolist(), taken["crc32"].tolist())
         stems = self.readers.begin(lambda: self._stems(taken["segment"].tolist()))
         try:
-            for place, (stem, offset) in enumerate(zip(stems, taken["offset"].tolist(), strict=True)):
-                (out[place],) = self.segments.read_prefixes(stem, [(offset, lengths[place])])
+            for at, (stem, *place) in enumerate(zip(stems, *columns, strict=True)):
+                (out[at],) = self.segments.read_prefixes(stem, [(place[0], place[1], place[2], place[3])])
         finally:
             self.readers.done(stems)
         return out

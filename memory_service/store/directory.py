@@ -9,6 +9,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,12 +17,15 @@ from typing import Final
 from memory_format import StorageError
 from memory_service.store.index import opening
 from memory_service.store.index.base import Index
-from memory_service.store.index.generation import Generation
+from memory_service.store.index.generation import Generation, Mark, Marker
+from memory_service.store.index.sql import SqlIndex
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.pure.model import Options
 from memory_service.store.segments import files
 from memory_service.store.segments.base import Segments
+from memory_service.store.segments.bucket import Bucket
 from memory_service.store.segments.local import SegmentFiles
+from memory_service.store.segments.objects import ObjectSegments
 
 logger = logging.getLogger(__name__)
 
@@ -98,64 +102,95 @@ class Ports:
 OpenPorts = Callable[[Path, Options], Ports]
 
 
-def open_local(data: Path, options: Options) -> Ports:
-    """SQLite and files, in one directory.
-
-    Raises:
-        StorageError: they do not belong together, or the index cannot be used.
-        OSError: the directory cannot be used.
-    """
-    standing = opening.look(data)
-    standing.expect_usable()
-    index = SqliteIndex(data / opening.INDEX)
-
-    def ready() -> None:
-        index.generation = Generation(data / opening.GENERATION, index.mark())
-
-    try:
-        return _with_files(data, options, index, standing, ready)
-    except BaseException:
-        index.close()
-        raise
+DEFAULT_CACHE_BYTES: Final = 8 * 1024**3
 
 
-def open_postgres(url: str) -> OpenPorts:
-    """An index in a database of PostgreSQL, and files in a directory, which says that its index is not there.
-
-    What is returned raises as :func:`open_local`, and ``StorageError`` (``store_locked``) where another process holds
-    the database.
+@dataclass(frozen=True)
+class Places:
+    """Where a store has what does not lie in its directory. Call it to open the ports there.
 
     Args:
-        url: as :class:`PostgresIndex` takes it.
+        index: a database, as :class:`PostgresIndex` takes it; None = a file in the directory.
+        segments: an object store, as :class:`Bucket` takes it; None = files in the directory.
+        cache: for copies of segments that are objects; None = ``cache`` in the directory.
+        cache_bytes: what those take at most.
     """
 
-    def open_ports(data: Path, options: Options) -> Ports:
+    index: str | None = None
+    segments: str | None = None
+    cache: Path | None = None
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+
+    def __call__(self, data: Path, options: Options) -> Ports:
+        """Raises:
+        StorageError: index and segments do not belong together, one of them cannot be used, or another process holds
+            the database (``store_locked``).
+        OSError: the directory cannot be used.
+        """
+        # First of all: who has named another place has changed nothing yet.
+        bucket = None if self.segments is None else Bucket(self.segments)
+        opening.expect_segments_at(data, None if bucket is None else bucket.place)
+        with ExitStack() as stack:
+            index, standing, mark, place = self._index_in_file(data) if self.index is None else self._database(data)
+            stack.callback(index.close)
+            if bucket is None:
+                if not standing.trusted:
+                    logger.info("%s does not say which index is of these files; nothing is removed", opening.GENERATION)
+                segments: Segments = SegmentFiles(data / "segments", index, max_open=options.open_segments)
+                trusted = standing.trusted
+                marker = None
+            else:
+                bucket.probe()
+                marker = Marker(bucket, index.mark().store_id)
+                trusted = marker.expect_of(mark, place)
+                directory = (self.cache or data / "cache") / index.mark().store_id
+                segments = ObjectSegments(
+                    bucket,
+                    index,
+                    directory,
+                    self.cache_bytes,
+                    max_open=options.open_segments,
+                    mark=marker.note,
+                )
+
+            def ready() -> None:
+                if place:
+                    _say(data / opening.ELSEWHERE, place)
+                if bucket is not None and marker is not None:
+                    marker.note(index.mark().changes)
+                    _say(data / opening.SEGMENTS_ELSEWHERE, bucket.place)
+                index.generation = Generation(data / opening.GENERATION, index.mark())
+
+            stack.pop_all()
+        return Ports(index, segments, trusted, ready)
+
+    def _index_in_file(self, data: Path) -> tuple[SqlIndex, opening.Standing, Mark | None, str]:
+        standing = opening.look(data, all_here=self.segments is None)
+        standing.expect_usable()
+        index = SqliteIndex(data / opening.INDEX)
+        return index, standing, index.mark(), ""
+
+    def _database(self, data: Path) -> tuple[SqlIndex, opening.Standing, Mark | None, str]:
         # The one place that needs it: who has the index in a file needs no driver.
         from memory_service.store.index.postgres import PostgresIndex
 
-        index = PostgresIndex(url)
-
-        def ready() -> None:
-            with files.replacing(data / opening.ELSEWHERE) as descriptor:
-                files.write_at(descriptor, [f"{index.place}\n".encode()], 0)
-            index.generation = Generation(data / opening.GENERATION, index.mark())
-
+        assert self.index is not None
+        index = PostgresIndex(self.index)
         try:
-            standing = opening.look_elsewhere(data, index.seen(), index.place)
+            seen = index.seen()
+            standing = opening.look_elsewhere(data, seen, index.place)
             standing.expect_usable()
             index.prepare(data)
-            return _with_files(data, options, index, standing, ready)
         except BaseException:
             index.close()
             raise
+        return index, standing, None if seen is None else seen.mark, index.place
 
-    return open_ports
+
+open_local: Final = Places()
+"""SQLite and files, in one directory."""
 
 
-def _with_files(
-    data: Path, options: Options, index: Index, standing: opening.Standing, ready: Callable[[], object]
-) -> Ports:
-    segments = SegmentFiles(data / "segments", index, max_open=options.open_segments)
-    if not standing.trusted:
-        logger.info("%s does not say which index is of these files; nothing is removed", opening.GENERATION)
-    return Ports(index, segments, standing.trusted, ready)
+def _say(path: Path, words: str) -> None:
+    with files.replacing(path) as descriptor:
+        files.write_at(descriptor, [f"{words}\n".encode()], 0)

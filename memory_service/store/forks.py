@@ -20,7 +20,7 @@ from memory_service.store.pure.ledger import IndexRows, store_share
 from memory_service.store.pure.model import BufferConfig, check_settings
 from memory_service.store.pure.tallies import NOTHING, SegmentState, tallies_of, worth_rewriting
 from memory_service.store.room import frame_overhead, segment_bytes, written_bytes
-from memory_service.store.segments.base import OpenSegment, Part, totals_of
+from memory_service.store.segments.appending import OpenSegment, Part, totals_of
 from memory_service.store.segments.owner import owner_of
 
 logger = logging.getLogger(__name__)
@@ -95,10 +95,12 @@ class Fork:
             self._copy()
             number, num_bytes = totals_of(self._parts)
             self._expect_fit(self._disk_bytes(number, num_bytes))
-            return self._index.make(self._note, lambda reading: reading.find_buffer(self._config.name))
+            entry = self._index.make(self._note, lambda reading: reading.find_buffer(self._config.name))
         except BaseException:
             discard(self._index, self._contents.segments, self._parts)
             raise
+        self._contents.segments.noted(self._parts)
+        return entry
 
     def _note(self, transaction: Writing) -> BufferEntry:
         entry = transaction.insert_buffer(

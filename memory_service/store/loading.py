@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format import StorageError, checksum
+from memory_format import StorageError
 from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.pure.columns import Columns, Learners, Rows, concatenated, rows_of_headers
 from memory_service.store.pure.model import Snapshot
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState, tally_of
 from memory_service.store.pure.visibility import Pinned, shown_by
-from memory_service.store.segments.base import OpenSegment, Segments
+from memory_service.store.segments.appending import OpenSegment
+from memory_service.store.segments.base import Segments
 from memory_service.store.segments.layout import SegmentContents
 
 Purpose = Literal["pushed", "moved", "leaving"]
@@ -119,8 +120,7 @@ def growing_of(rows: BufferRows, segments: Segments) -> dict[Purpose, Growing]:
         return {}
     newest = max(rows.open_segments)
     segment = rows.open_segments[newest]
-    # The CRC of its bodies is not in the index: it follows from the file.
-    return {"pushed": Growing(newest, replace(segment, crc32=checksum.crc32(segments.bodies_of(segment))))}
+    return {"pushed": Growing(newest, segments.with_crc(segment))}
 
 
 def records_of(state: SegmentState, segment: OpenSegment | None, sealed: SealedSegments, learners: Learners) -> Rows:

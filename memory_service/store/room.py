@@ -12,8 +12,8 @@ from memory_service.store.learner_quota import LearnerQuota
 from memory_service.store.pure import ledger
 from memory_service.store.pure.change import Change
 from memory_service.store.pure.model import BufferConfig, Options
-from memory_service.store.segments import base
-from memory_service.store.segments.base import OpenSegment, added_bytes
+from memory_service.store.segments import appending
+from memory_service.store.segments.appending import OpenSegment, added_bytes
 from memory_service.store.segments.layout import BODY_AT, frame_bytes
 
 SMALLEST_SEGMENT = 32 * 1024
@@ -32,7 +32,7 @@ def segment_bytes(config: BufferConfig, options: Options) -> int:
 
 def frame_overhead(num_bytes: int) -> float:
     """Bytes of frame for each byte moved to a segment of that many, which is sealed one day."""
-    return 0.0 if num_bytes < base.SMALLEST_SEALED else frame_bytes(0, ()) / num_bytes
+    return 0.0 if num_bytes < appending.SMALLEST_SEALED else frame_bytes(0, ()) / num_bytes
 
 
 def moving_room(config: BufferConfig, options: Options) -> int:

@@ -87,9 +87,9 @@ class Store:
         try:
             with self._index.reading() as reading:
                 known, buffers, contents = reading.known_files(), reading.buffers(), reading.contents()
-            self._segments.sweep(known, trusted=ports.trusted)
+            settled = self._segments.sweep(known, trusted=ports.trusted)
             directory.empty_incoming(self.incoming)
-            self._index.stems_gone(known.intents)
+            self._index.stems_gone(settled)
             sealed = SealedSegments(self._segments)
             self._buffers = {
                 entry.config.name: self._open_buffer(entry, contents.pop(entry.config.id), sealed) for entry in buffers
@@ -257,6 +257,7 @@ class Store:
             except BaseException:
                 discard(self._index, self._segments, parts)
                 raise
+            self._segments.noted(parts)
             return self._add(entry)
 
     def receive(self, announced_bytes: int) -> Incoming:
@@ -377,9 +378,9 @@ class Store:
     def close(self) -> None:
         """Release files and the lock. What was acknowledged is on disk already.
 
-        Open segments are sealed, so that the files of a store that nobody serves are all Zarr groups.
+        Open segments in files are sealed, so that the files of a store that nobody serves are all Zarr groups.
         """
-        for buffer in self.buffers():
+        for buffer in self.buffers() if self._segments.keeps_open else ():
             try:
                 buffer.seal()
             except ExemplarMemoryError as error:

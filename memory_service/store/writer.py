@@ -16,7 +16,8 @@ from memory_service.store.loading import Growing, Purpose, SealedSegments, load
 from memory_service.store.pure.columns import Rows, headers_of_rows
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.room import segment_bytes
-from memory_service.store.segments.base import Part, SegmentGoneError
+from memory_service.store.segments.appending import Part
+from memory_service.store.segments.base import SegmentGoneError
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,10 @@ class Writer:
         for purpose in [purpose for purpose, segment in self.growing.items() if segment.id == segment_id]:
             del self.growing[purpose]
 
+    def noted(self, parts: Iterable[Part]) -> None:
+        """The index knows of these, and so does the state."""
+        self._segments.noted(parts)
+
     def forget(self, states: Iterable[SegmentState], orphaned: Iterable[str]) -> None:
         """Segments that the buffer has let go of, and the stems of those that nobody else has."""
         for state in states:
@@ -117,6 +122,7 @@ class Writer:
             gone = stems - {segment.stem for segment in state.segments.values()}
             gone -= reading.known_stems(gone)
         contents.become(state)
+        self.noted(part for part in unsettled if part not in undone)
         # They are made again when somebody asks.
         contents.views.clear()
         contents.selections.clear()
@@ -161,12 +167,17 @@ class InFlight:
                 self._writer.close(id_)
         self.is_committed = True
 
+    def noted(self) -> None:
+        """And the state is one that names them."""
+        self._writer.noted(self._parts)
+
 
 def grown(known: SegmentState | None, id_: int, part: Part) -> SegmentState:
     """A segment after a part was written to it."""
     state = known or SegmentState(id_, part.after.stem, 0, 0, False)
     return replace(
         state,
+        stem=part.after.stem,
         file_bytes=part.file_bytes,
         num_records=part.after.num_records,
         sealed=part.sealed,

@@ -29,6 +29,14 @@ NOT_RUN: dict[Name, str] = {
     ): "the same; tests/memory_service/test_postgres.py does it with one of its own",
     ("docs/howto/postgresql.md", "pg_dump memory --file memory.sql"): "the same",
     (
+        "docs/howto/object-store.md",
+        "pip install 'exemplar-memory[service,objects]'",
+    ): "installs, which a test has behind it",
+    (
+        "docs/howto/object-store.md",
+        "export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=... AWS_REGION=eu-central-1",
+    ): "needs a bucket; tests/memory_service/test_objects.py does it with one of its own",
+    (
         "docs/service.md",
         "docker run --rm --user root -v memory:/memory exemplar-memory-service chown -R memory: /memory",
     ): _ENGINE,

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 
 from memory_service.http.app import create_app, open_store
 from memory_service.settings import Settings
+from tests.objects import ObjectStore
 from tests.postgres import PostgresServer
 
 URL = "http://127.0.0.1:8765"
@@ -57,3 +58,11 @@ def postgres() -> Iterator[PostgresServer]:
     server = PostgresServer()
     yield server
     server.remove()
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """The same of object stores."""
+    store = ObjectStore()
+    yield store
+    store.remove()

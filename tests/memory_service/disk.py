@@ -211,5 +211,5 @@ def overwrite_first_header(path: Path) -> None:
 def leave_behind(data: Path, name: str, content: bytes) -> None:
     """A segment file that a crash has left: it was named before it was made, and no change was committed."""
     with closing(sqlite3.connect(data / "index.sqlite")) as connection, connection:
-        connection.execute("INSERT INTO intents VALUES (?, 0)", [name.split(".")[0]])
+        connection.execute("INSERT INTO intents (stem, leaving) VALUES (?, 0)", [name.split(".")[0]])
     (data / "segments" / name).write_bytes(content)

@@ -21,12 +21,13 @@ from memory_service.store.index.sql import SqlIndex
 from memory_service.store.pure.change import Body
 from memory_service.store.pure.erasing import Targets
 from memory_service.store.pure.model import Options
+from memory_service.store.segments.appending import OpenSegment, Part
 from memory_service.store.segments.base import (
     Held,
     KnownFiles,
     Names,
-    OpenSegment,
     Place,
+    Prefix,
     SegmentGoneError,
     Segments,
     damaged_record,
@@ -101,7 +102,10 @@ class MemorySegments(Segments):
                 self.open.pop(after.stem, None)
         return len(written)
 
-    def _settle_names(self) -> None:
+    def _settle(self, parts: Sequence[Part]) -> None:
+        pass
+
+    def noted(self, parts: Iterable[Part]) -> None:
         pass
 
     def _restore(self, stem: str, segment: OpenSegment | None) -> None:
@@ -123,12 +127,15 @@ class MemorySegments(Segments):
     def room_to_hold(self) -> int:
         return 10**6
 
-    def read_prefixes(self, stem: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
+    def read_prefixes(self, stem: str, places: Sequence[Prefix]) -> list[bytes]:
         with self._lock:
             data = self.sealed.get(stem) or self.open.get(stem)
         if data is None:
             raise SegmentGoneError(stem)
-        return [bytes(data[offset : offset + length]) for offset, length in places]
+        return [bytes(data[offset : offset + wanted]) for offset, wanted, *_ in places]
+
+    def bodies_of(self, segment: OpenSegment) -> bytes:
+        return self.read_prefixes(segment.stem, [(BODY_AT, segment.body_bytes, segment.body_bytes, 0)])[0]
 
     def contents(self, stem: str) -> SegmentContents:
         with self._lock:
@@ -155,7 +162,7 @@ class MemorySegments(Segments):
                     changed.append(stem)
         return changed
 
-    def sweep(self, known: KnownFiles, *, trusted: bool) -> None:
+    def sweep(self, known: KnownFiles, *, trusted: bool) -> set[str]:
         for stem, (counts, _, sealed) in known.segments.items():
             data = self.sealed.pop(stem, None) or self.open.pop(stem, None)
             if data is None or len(data) < counts:
@@ -169,6 +176,7 @@ class MemorySegments(Segments):
                 data = of_it.pop(stem)
                 if not trusted or stem not in known.intents:
                     self.set_aside[stem] = bytes(data)
+        return set(known.intents)
 
     def close(self) -> None:
         """It is opened again."""

@@ -79,7 +79,7 @@ def test_pieces_make_the_stream_that_is_read_at_once(tmp_path: Path) -> None:
             assert b"".join(pieces) == bytes(whole)
             assert len(pieces) == max(1, -(-size // 3))
             assert len(decode_batch(bytes(whole))) == size
-            assert sum(descriptor.users for descriptor in files_of(store)._open.values()) == 0
+            assert sum(descriptor.users for descriptor in files_of(store).open._open.values()) == 0
 
 
 def test_what_is_rewritten_meanwhile_is_read_to_its_end(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_what_takes_more_than_memory_is_not_at_hand(tmp_path: Path) -> None:
             buffer.draw(cold, wait=False)
         buffer.sample(cold)
         buffer.draw(cold, wait=False).close()
-        with files_of(store)._lock, pytest.raises(BlockingIOError, match="another thread"):
+        with files_of(store).open._lock, pytest.raises(BlockingIOError, match="another thread"):
             buffer.draw(cold, wait=False)
         buffer.take_snapshot("now")
         for request in (
@@ -170,7 +170,7 @@ def test_what_takes_more_than_memory_is_not_at_hand(tmp_path: Path) -> None:
             with pytest.raises(BlockingIOError):
                 buffer.draw(request, wait=False)
             buffer.draw(request).close()
-        assert sum(descriptor.users for descriptor in files_of(store)._open.values()) == 0
+        assert sum(descriptor.users for descriptor in files_of(store).open._open.values()) == 0
         assert store._segments.room_to_hold() == Options().open_segments
 
 

@@ -26,7 +26,7 @@ from memory_service.store.keys import KeyFile
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
-from memory_service.store.segments import base, files
+from memory_service.store.segments import appending, files
 from memory_service.store.segments.layout import BODY_AT
 from memory_service.store.segments.readers import LeaseEndedError
 from memory_service.testing import ServiceProcess, expect_loaded_state
@@ -64,7 +64,7 @@ def traces(data: Path, records: list[Record], *, quarantine: bool = True) -> set
 @contextmanager
 def small_segments() -> Iterator[Options]:
     """Some sealed, some open."""
-    with mock.patch.multiple(base, SMALLEST_SEALED=1):
+    with mock.patch.multiple(appending, SMALLEST_SEALED=1):
         yield Options(segment_bytes=4000)
 
 

@@ -27,7 +27,7 @@ from memory_service.store.index import tables
 from memory_service.store.index.base import Writing
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
-from memory_service.store.segments import base, files
+from memory_service.store.segments import appending, files
 from memory_service.testing import expect_loaded_state
 from tests.memory_service import disk
 from tests.memory_service.helpers import make_exemplar, sql_of
@@ -65,7 +65,7 @@ def unsealed(change: Change) -> Change:
     """A change that rewrites segments into such as are not sealed: a frame is larger than what these hold."""
 
     def run(store: Store) -> object:
-        with mock.patch.multiple(base, SMALLEST_SEALED=2**18):
+        with mock.patch.multiple(appending, SMALLEST_SEALED=2**18):
             return change(store)
 
     return run
@@ -112,7 +112,7 @@ def _ids(store: Store) -> list[int]:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store with something of everything: sealed and open segments, deaths, scores, snapshots, a fork."""
     data = tmp_path_factory.mktemp("faults") / "store"
-    with mock.patch.multiple(base, SMALLEST_SEALED=1):
+    with mock.patch.multiple(appending, SMALLEST_SEALED=1):
         store = Store(data, OPTIONS)
         for name in ("b", "fresh", "retaining"):
             retain = 1 if name == "retaining" else None

@@ -23,7 +23,7 @@ from memory_service.store.index import tables
 from memory_service.store.pure import ledger
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
-from memory_service.store.segments import base, files
+from memory_service.store.segments import appending, files
 from tests.memory_service import disk
 from tests.memory_service.helpers import make_exemplar, sql_of
 
@@ -274,7 +274,7 @@ class Churn:
     count: int
     """Records a push."""
     pad: int
-    seals_at: int = base.SMALLEST_SEALED
+    seals_at: int = appending.SMALLEST_SEALED
     most_written: float = 2.0
     """Bytes written for each one kept."""
 
@@ -372,7 +372,7 @@ def test_answers_take_an_eighth_of_the_room_over_the_budget(data: Path) -> None:
 
 @contextmanager
 def smallest_sealed(num_bytes: int) -> Iterator[None]:
-    with mock.patch.object(base, "SMALLEST_SEALED", num_bytes):
+    with mock.patch.object(appending, "SMALLEST_SEALED", num_bytes):
         yield
 
 

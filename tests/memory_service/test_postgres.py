@@ -22,7 +22,7 @@ from alembic.migration import MigrationContext
 from memory_format import StorageError, encode_batch
 from memory_service.cli import main
 from memory_service.store import Buffer, Store
-from memory_service.store.directory import open_postgres
+from memory_service.store.directory import Places
 from memory_service.store.index import migrations, tables
 from memory_service.store.index import postgres as module
 from memory_service.store.index.postgres import PostgresIndex
@@ -54,7 +54,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def open_store(data: Path, url: str) -> Store:
-    return Store(data, open_ports=open_postgres(url))
+    return Store(data, open_ports=Places(index=url))
 
 
 def push(buffer: Buffer, seed: int) -> None:

@@ -1,25 +1,28 @@
-"""One contract, three pairs of ports."""
+"""One contract, all pairs of ports."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from memory_format import StorageError, encode_batch
 from memory_service.store import Buffer, Store
-from memory_service.store.directory import open_postgres
+from memory_service.store.directory import Places
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.loading import SealedSegments
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
 from memory_service.store.room import Quota
+from memory_service.store.segments import appending, bucket
 from memory_service.store.segments.local import SegmentFiles
 from memory_service.testing import StoreContract
 from tests.memory_service.helpers import make_exemplar
 from tests.memory_service.memory_ports import MemoryStores
+from tests.objects import ObjectStore, use
 from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.timeout(300)
@@ -47,7 +50,42 @@ class TestFilesAndPostgres(StoreContract):
 
     def open(self, data: Path, options: Options) -> Store:
         url = self.urls.get(data) or self.urls.setdefault(data, self.server.new_schema())
-        return Store(data, options, open_ports=open_postgres(url))
+        return Store(data, options, open_ports=Places(index=url))
+
+
+class TestObjectsAndSqlite(StoreContract):
+    """Every segment that is full is sealed, and so put."""
+
+    room = 8
+
+    @pytest.fixture(autouse=True)
+    def _bucket(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        self.urls: dict[Path, str] = {}
+        monkeypatch.setattr(appending, "SMALLEST_SEALED", 1)
+        yield
+        for url in self.urls.values():
+            bucket.forget_memory(url)
+
+    def open(self, data: Path, options: Options) -> Store:
+        url = self.urls.setdefault(data, f"memory://{uuid4().hex}")
+        return Store(data, options, open_ports=Places(segments=url))
+
+
+class TestObjectsAndPostgres(StoreContract):
+    """Segments of usual size: most are open, so in the database."""
+
+    @pytest.fixture(autouse=True)
+    def _servers(self, postgres: PostgresServer, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        use(object_store, monkeypatch)
+        self.places: dict[Path, Places] = {}
+        self.servers = postgres, object_store
+
+    def open(self, data: Path, options: Options) -> Store:
+        if data not in self.places:
+            postgres, object_store = self.servers
+            self.places[data] = Places(postgres.new_schema(), object_store.new_prefix())
+        places = self.places[data]
+        return Store(data, options, open_ports=places)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from memory_service.store import Buffer, Store
 from memory_service.store.pure.model import Budget, Options
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
-from memory_service.store.segments import base
+from memory_service.store.segments import appending
 from memory_service.testing import expect_loaded_state
 from tests.memory_service import disk
 from tests.memory_service.helpers import make_exemplar
@@ -84,7 +84,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.options = Options(segment_bytes=segment_bytes)
         # Segments of real sizes would need records of real sizes; the frame of a sealed one stays as it is.
         if seals:
-            self._patch(base, "SMALLEST_SEALED", 1)
+            self._patch(appending, "SMALLEST_SEALED", 1)
         self.store = self._open()
         limit = budget.bytes_for(4) + headroom
         _, created = self.store.create_buffer(

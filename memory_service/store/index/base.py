@@ -6,7 +6,7 @@ Implementations of :class:`Index` decide where it lies. Nothing above this packa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
@@ -74,6 +74,16 @@ class Index(ABC):
             StorageError: there is none, and the index cannot be written.
             OSError: it cannot be made sure that it is known.
         """
+
+    @abstractmethod
+    def open_bodies(self, stem: str) -> Sequence[bytes] | None:
+        """Bodies of an open segment, in the pieces that were written, where they are kept here; None where no open
+        segment has that name. Raises ``StorageError``."""
+
+    @abstractmethod
+    def begin_uploads(self, stems: Sequence[str], seconds: float) -> int:
+        """Note that segments of names that were taken are uploaded for so long, which is durable when this returns;
+        returns the number of that change. Raises ``StorageError``."""
 
     @abstractmethod
     def stems_gone(self, stems: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ its write-ahead log.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import struct
@@ -15,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from memory_format import StorageError
 from memory_service.store.segments import files
+from memory_service.store.segments.bucket import Bucket
 
 logger = logging.getLogger(__name__)
 
 _RECORD: Final = struct.Struct("<8s16sQI")
+_MARKER: Final = "store.json"
 _MAGIC: Final = b"emgen\x00\x00\x01"
 
 
@@ -65,6 +69,51 @@ class Generation:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+class Marker:
+    """The same in a bucket: written before objects are, it says of which store they are, and at which change."""
+
+    def __init__(self, bucket: Bucket, store_id: str) -> None:
+        self._bucket = bucket
+        self._store_id = store_id
+
+    def expect_of(self, seen: Mark | None, place: str) -> bool:
+        """Whether the objects are known to be of an index.
+
+        Args:
+            seen: what the index said before it was opened; None = it is a new one.
+            place: where it is, in words.
+
+        Raises:
+            StorageError: they are another store's, or of a later state than the index's.
+        """
+        found = self._bucket.read(_MARKER)
+        if found is None:
+            if not self._bucket.create(_MARKER, [self._content(0)]):
+                raise StorageError(f"another store is being made in {self._bucket.place}: name a prefix of its own")
+            return seen is None or not seen.changes
+        try:
+            said = json.loads(found)
+            mark = Mark(str(said["store_id"]), int(said["changes"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise StorageError(f"{_MARKER} in {self._bucket.place} is none of a store: name another prefix") from error
+        if mark.store_id != self._store_id:
+            raise StorageError(f"the segments in {self._bucket.place} are of another store: name another prefix")
+        if seen is None or seen.changes < mark.changes:
+            raise StorageError(
+                f"the index ({place or 'in the directory'}) is older than the segments in {self._bucket.place}: it "
+                f"has seen {0 if seen is None else seen.changes} changes, they have seen {mark.changes}: put it back "
+                "as it was last. Nothing was changed"
+            )
+        return True
+
+    def note(self, changes: int) -> None:
+        """What is put from here on is of this change or a later one. Raises ``StorageError``."""
+        self._bucket.replace(_MARKER, self._content(changes))
+
+    def _content(self, changes: int) -> bytes:
+        return json.dumps({"store_id": self._store_id, "changes": changes}).encode()
 
 
 def read_mark(path: Path) -> Mark | None:

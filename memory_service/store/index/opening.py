@@ -28,6 +28,9 @@ GENERATION = "generation"
 ELSEWHERE = "index.elsewhere"
 """A file beside the segments, where no index lies there: it says in words where that is."""
 
+SEGMENTS_ELSEWHERE = "segments.elsewhere"
+"""The same of segments: the bucket's URL."""
+
 Kind = Literal["new", "current", "unmarked", "missing", "damaged", "older", "foreign", "elsewhere"]
 
 
@@ -56,14 +59,17 @@ class Standing:
             raise StorageError(self.words, standing=self.kind)
 
 
-def look(data: Path) -> Standing:
+def look(data: Path, *, all_here: bool = True) -> Standing:
     """Look at a store that nobody serves, its index a file; changes nothing.
+
+    Args:
+        all_here: its segments are files in the directory, too.
 
     Raises:
         StorageError: the index cannot be opened, whatever it holds.
         OSError: the directory cannot be read.
     """
-    if (data / ELSEWHERE).exists():
+    if (data / ELSEWHERE).exists() or (all_here and (data / SEGMENTS_ELSEWHERE).exists()):
         return Standing("elsewhere", words_elsewhere(data))
     remedy = (
         f"put the newest {INDEX} back, with its {INDEX}-wal if it has one, or run `memory-service repair {data}`, "
@@ -98,8 +104,31 @@ def look_elsewhere(data: Path, seen: Seen | None, place: str) -> Standing:
     return judge(data, seen, place, "put the database back as it was last. Nothing was changed")
 
 
+def expect_segments_at(data: Path, place: str | None) -> None:
+    """Raises:
+    StorageError: the segments of a store lie elsewhere than where they are looked for.
+    OSError: the directory cannot be read.
+    """
+    said = data / SEGMENTS_ELSEWHERE
+    if said.exists():
+        where = said.read_text(errors="replace").strip()
+        if where != place:
+            raise StorageError(words_elsewhere(data))
+    elif place is not None and (data / "segments").is_dir() and any((data / "segments").iterdir()):
+        raise StorageError(
+            f"the store in {data} has segment files of its own, in segments: serve it without --segments, or export "
+            "its buffers and import them into a new store"
+        )
+
+
 def words_elsewhere(data: Path) -> str:
-    """That the index of a store is in a database, and where."""
+    """That the index of a store, or its segments, are elsewhere, and where."""
+    if not (data / ELSEWHERE).exists():
+        where = (data / SEGMENTS_ELSEWHERE).read_text(errors="replace").strip()
+        return (
+            f"the segments of the store in {data} are in {where}: name it, `memory-service serve --segments` or "
+            "MEMORY_SERVICE_SEGMENTS; commands that work on a directory alone cannot be used with it"
+        )
     where = (data / ELSEWHERE).read_text(errors="replace").strip()
     return (
         f"the index of the store in {data} is in {where}: name it, `memory-service serve --index` or "
@@ -213,7 +242,7 @@ def _peek(path: Path) -> Seen | None:
 
 def copy_index(data: Path, target: Path) -> None:
     """The index as it is after some change, as a database without a log. Raises ``StorageError``: it cannot be read."""
-    if (data / ELSEWHERE).exists():
+    if (data / ELSEWHERE).exists() or (data / SEGMENTS_ELSEWHERE).exists():
         raise StorageError(words_elsewhere(data))
     target.unlink(missing_ok=True)
     os.close(files.create(target))

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
+from sqlalchemy.ext.compiler import compiles
 
 from memory_format.header import HEADER_DTYPE
 from memory_service.store.index import tables
@@ -19,7 +20,8 @@ from memory_service.store.pure.columns import Arrays
 from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
-from memory_service.store.segments.base import KnownFiles, OpenSegment, Part
+from memory_service.store.segments.appending import OpenSegment, Part
+from memory_service.store.segments.base import KnownFiles
 
 MOST_VALUES: Final = 500
 """In a list in SQL."""
@@ -159,6 +161,13 @@ class Reading:
         statement = sa.select(r.headers, r.learners).where(r.segment_id == state.id).order_by(r.first)
         return _open_segment(state, [(row.headers, row.learners) for row in self.connection.execute(statement)])[0]
 
+    def open_bodies(self, stem: str) -> list[bytes] | None:
+        """Bodies of an open segment, in the pieces that were written; None where no open segment has that name."""
+        s, b = tables.segments.c, tables.open_bodies.c
+        statement = sa.select(b.bodies).select_from(tables.segments.outerjoin(tables.open_bodies))
+        found = self.connection.execute(statement.where(s.stem == stem, ~s.sealed).order_by(b.first)).scalars().all()
+        return [piece for piece in found if piece is not None] if found else None
+
     def _scores(self, buffer_id: int | None) -> NDArray[np.void]:
         s = tables.scores.c
         statement = sa.select(s.buffer_id, s.exemplar_id, s.version, s.score, s.rank)
@@ -198,12 +207,14 @@ class Reading:
         """What should lie on the disk."""
         s, b, i = tables.segments.c, tables.buffers.c, tables.intents.c
         segments = self.connection.execute(sa.select(s.stem, s.file_bytes, s.num_records, s.sealed))
-        intents = self.connection.execute(sa.select(i.stem, i.leaving))
+        left = i.upload_until - seconds_now()
+        intents = self.connection.execute(sa.select(i.stem, i.leaving, left.label("left"))).all()
         next_ids = self.connection.execute(sa.select(b.name, b.next_exemplar_id))
         return KnownFiles(
             {stem: (file_bytes, num_records, sealed) for stem, file_bytes, num_records, sealed in segments},
             {row.stem: row.leaving for row in intents},
             {row.name: row.next_exemplar_id for row in next_ids},
+            {row.stem: float(row.left) for row in intents if row.left is not None and row.left > 0},
         )
 
     def known_stems(self, stems: Collection[str]) -> set[str]:
@@ -249,6 +260,23 @@ class Reading:
         for first in range(0, len(values), MOST_VALUES):
             found += self.connection.execute(statement.where(column.in_(values[first : first + MOST_VALUES]))).all()
         return found
+
+
+class seconds_now(sa.sql.expression.FunctionElement[float]):  # noqa: N801
+    """Seconds since 1970 by the database's clock."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(seconds_now, "sqlite")
+def _in_sqlite(_element: seconds_now, _compiler: Any, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400)"
+
+
+@compiles(seconds_now, "postgresql")
+def _in_postgresql(_element: seconds_now, _compiler: Any, **_: Any) -> str:
+    return "CAST(extract(epoch FROM now()) AS double precision)"
 
 
 def entry_of(row: sa.Row[Any]) -> BufferEntry:

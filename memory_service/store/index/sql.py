@@ -12,7 +12,7 @@ import logging
 import threading
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -117,6 +117,16 @@ class SqlIndex(Index):
                     return self._ready.popleft()
             with self.writing():
                 pass
+
+    def open_bodies(self, stem: str) -> Sequence[bytes] | None:
+        with self.reading() as reading:
+            return reading.open_bodies(stem)
+
+    def begin_uploads(self, stems: Sequence[str], seconds: float) -> int:
+        with self.writing() as transaction:
+            transaction.begin_uploads(stems, seconds)
+        assert transaction.changed_to is not None
+        return transaction.changed_to
 
     def stems_gone(self, stems: Iterable[str]) -> None:
         with self._names_lock:

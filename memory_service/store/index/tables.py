@@ -85,6 +85,15 @@ open_rows = sa.Table(
 """Headers of the records of open segments, a row a push: ``headers`` is an array of ``HEADER_DTYPE``, ``learners``
 a JSON list of the learner ids that were new to the segment."""
 
+open_bodies = sa.Table(
+    "open_bodies",
+    metadata,
+    sa.Column("segment_id", _Id, sa.ForeignKey("segments.id"), primary_key=True),
+    sa.Column("first", sa.Integer, primary_key=True),
+    sa.Column("bodies", sa.LargeBinary, nullable=False),
+)
+"""Bodies of the records of open segments, end to end, a row a push, where segments are objects: those never grow."""
+
 deaths = sa.Table(
     "deaths",
     metadata,
@@ -193,6 +202,8 @@ intents = sa.Table(
     sa.Column("stem", sa.String(32), primary_key=True),
     # Whether a segment's row was removed, and the file is to go; else it is about to be made.
     sa.Column("leaving", sa.Boolean, nullable=False),
+    # Seconds since 1970 by the database's clock: who uploads it as an object does not go on beyond.
+    sa.Column("upload_until", sa.BigInteger),
     sqlite_with_rowid=False,
 )
 """Segment files that no row of ``segments`` speaks of and that may be there all the same."""

@@ -13,13 +13,20 @@ from numpy.typing import NDArray
 
 from memory_format import StorageError
 from memory_service.store.index import tables
-from memory_service.store.index.reading import MOST_VALUES, BufferEntry, Reading, entry_of, old_answers
+from memory_service.store.index.reading import (
+    MOST_VALUES,
+    BufferEntry,
+    Reading,
+    entry_of,
+    old_answers,
+    seconds_now,
+)
 from memory_service.store.pure.change import Answer
 from memory_service.store.pure.columns import Arrays, Rows
 from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
-from memory_service.store.segments.base import Part
+from memory_service.store.segments.appending import Part
 
 
 class Writing(Reading):
@@ -79,17 +86,17 @@ class Writing(Reading):
         if segment_id is None:
             segment_id = self.insert_segment([buffer_id], stem=after.stem, **values)
         else:
-            self.connection.execute(_UPDATE_SEGMENT, {"of": segment_id, **values})
+            self.connection.execute(_UPDATE_SEGMENT, {"of": segment_id, "stem": after.stem, **values})
+            if part.before is not None and part.before.stem != after.stem:
+                self.connection.execute(tables.intents.delete().where(tables.intents.c.stem == after.stem))
         if part.sealed:
             self.forget_open_rows(segment_id)
         elif part.last > part.first:
-            row = {
-                "segment_id": segment_id,
-                "first": after.num_records - len(after.chunks[-1]),
-                "headers": after.chunks[-1].tobytes(),
-                "learners": json.dumps(part.new_learners),
-            }
-            self.connection.execute(_INSERT_OPEN_ROW, row)
+            place = {"segment_id": segment_id, "first": after.num_records - len(after.chunks[-1])}
+            row = {"headers": after.chunks[-1].tobytes(), "learners": json.dumps(part.new_learners)}
+            self.connection.execute(_INSERT_OPEN_ROW, {**place, **row})
+            if part.bodies:
+                self.connection.execute(_INSERT_OPEN_BODIES, {**place, "bodies": b"".join(part.bodies)})
         return segment_id
 
     def insert_segment(self, buffer_ids: Iterable[int], *, stem: str, **values: int) -> int:
@@ -131,7 +138,16 @@ class Writing(Reading):
 
     def forget_open_rows(self, segment_id: int) -> None:
         """Of a segment that is open no more."""
-        self.connection.execute(tables.open_rows.delete().where(tables.open_rows.c.segment_id == segment_id))
+        for table in (tables.open_rows, tables.open_bodies):
+            self.connection.execute(table.delete().where(table.c.segment_id == segment_id))
+
+    def begin_uploads(self, stems: Sequence[str], seconds: float) -> None:
+        """Note that segments of these names, which were taken and are none yet, are uploaded for so long."""
+        i = tables.intents.c
+        until = sa.cast(seconds_now() + seconds, sa.BigInteger)
+        for first in range(0, len(stems), MOST_VALUES):
+            these = i.stem.in_(stems[first : first + MOST_VALUES])
+            self.connection.execute(tables.intents.update().where(these).values(upload_until=until))
 
     def insert_deaths(self, buffer_id: int, dead: Arrays | Rows, versions: NDArray[np.uint64]) -> None:
         """Note that records have died, ``(N,)``, and at which version each of them did."""
@@ -161,7 +177,7 @@ class Writing(Reading):
 
     def forget_segment(self, segment_id: int) -> None:
         """Nobody holds a segment any more; its file is the caller's to move."""
-        for table in (tables.deaths, tables.buffer_segments, tables.open_rows):
+        for table in (tables.deaths, tables.buffer_segments, tables.open_rows, tables.open_bodies):
             self.connection.execute(table.delete().where(table.c.segment_id == segment_id))
         self.connection.execute(tables.segments.delete().where(tables.segments.c.id == segment_id))
 
@@ -315,6 +331,7 @@ class Writing(Reading):
 # Made once: they are part of every change, and cost more to make than to run.
 _UPDATE_SEGMENT = tables.segments.update().where(tables.segments.c.id == sa.bindparam("of"))
 _INSERT_OPEN_ROW = tables.open_rows.insert()
+_INSERT_OPEN_BODIES = tables.open_bodies.insert()
 _UPDATE_FIGURES = (
     tables.buffers.update()
     .where(tables.buffers.c.id == sa.bindparam("of"), tables.buffers.c.version == sa.bindparam("from_version"))

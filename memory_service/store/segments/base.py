@@ -8,131 +8,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memory_format import StorageError, checksum
-from memory_format.header import HEADER_DTYPE
 from memory_format.wire import Batch
 from memory_service.store.pure.change import Body
 from memory_service.store.pure.erasing import Targets
-from memory_service.store.pure.ledger import open_row_bytes
+from memory_service.store.segments import appending
+from memory_service.store.segments.appending import MAX_SEGMENT_RECORDS, OpenSegment, Part, fitting
 from memory_service.store.segments.files import storage_error
-from memory_service.store.segments.layout import BODY_AT, SegmentContents, frame_bytes
-
-MAX_SEGMENT_RECORDS: Final = 65_536
-"""So that the place of a learner id in the segment's list fits its uint16."""
-
-SMALLEST_SEALED: Final = 256 * 1024
-"""Bytes of bodies below which the frame of a sealed file, some 13 kB, is too much: such a segment stays open."""
+from memory_service.store.segments.layout import BODY_AT, SegmentContents
 
 Place = tuple[int, int, int, int, int]
 """Where a body is and goes: which of the segments held, its offset there, length and CRC-32, offset in the target."""
 
+Prefix = tuple[int, int, int, int]
+"""The beginning of a body: its offset in the segment, the bytes wanted, the body's length and CRC-32."""
+
 
 class SegmentGoneError(Exception):
     """The segment was deleted since its place was looked up; look again."""
-
-
-@dataclass(frozen=True)
-class OpenSegment:
-    """A segment that grows, as of one commit. Appending gives another value; this one stays true."""
-
-    stem: str
-    end: int
-    """File offset behind the last body."""
-    crc32: int
-    """Of all bodies, end to end."""
-    chunks: tuple[NDArray[np.void], ...]
-    """Headers of its records, ``offset`` within the bodies."""
-    learners: tuple[str, ...]
-    num_records: int
-
-    @property
-    def body_bytes(self) -> int:
-        return self.end - BODY_AT
-
-    def with_more(
-        self, headers: NDArray[np.void], learner_ids: Sequence[str], lengths: Sequence[int]
-    ) -> tuple[OpenSegment, NDArray[np.int64]]:
-        """With more records, and where in the file the body of each of them begins.
-
-        Args:
-            headers: ``(N,)`` of ``HEADER_DTYPE``; ``offset`` and ``learner`` are filled in here.
-            lengths: of the bodies.
-        """
-        codes = {learner_id: code for code, learner_id in enumerate(self.learners)}
-        num_bytes = np.array(lengths, dtype=np.int64)
-        ends = self.end + np.cumsum(num_bytes)
-        offsets = ends - num_bytes
-        chunk = headers.copy()
-        chunk["offset"] = offsets - BODY_AT
-        chunk["learner"] = [codes.setdefault(learner_id, len(codes)) for learner_id in learner_ids]
-        crc32 = checksum.crc32_of_all(self.crc32, headers["crc32"].tolist(), list(lengths))
-        chunks, num_records = (*self.chunks, chunk), self.num_records + len(chunk)
-        return OpenSegment(self.stem, int(ends[-1]), crc32, chunks, tuple(codes), num_records), offsets
-
-    def headers(self) -> NDArray[np.void]:
-        return np.concatenate([*self.chunks, np.zeros(0, HEADER_DTYPE)])
-
-    def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where its bodies begin in the file, and their lengths, ``(num_records,)`` each."""
-        starts = self.headers()["offset"].astype(np.int64) + BODY_AT
-        return starts, np.diff(np.append(starts, self.end))
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one write added to one segment: records ``first`` to ``last`` (exclusive) of those handed over."""
-
-    before: OpenSegment | None
-    """None for a new file."""
-    after: OpenSegment
-    full: bool
-    """Whether the next record goes to another segment."""
-    sealed: bool
-    first: int
-    last: int
-    offsets: NDArray[np.int64]
-    """Where each body begins in the file, ``(last - first,)``."""
-    file_bytes: int
-
-    @property
-    def new_learners(self) -> tuple[str, ...]:
-        """Learner ids that were new to the segment."""
-        return self.after.learners[len(self.before.learners) if self.before else 0 :]
-
-    @property
-    def open_bytes(self) -> int:
-        """What the index takes for it while the segment is open."""
-        return open_row_bytes(len(self.after.chunks[-1]), self.new_learners)
-
-
-def totals_of(parts: Sequence[Part]) -> tuple[int, int]:
-    """How many segments parts of new ones come to, and the bytes that those take on disk and in the index."""
-    last = {part.after.stem: part for part in parts}
-    open_bytes = sum(part.open_bytes for part in parts if not last[part.after.stem].sealed)
-    return len(last), open_bytes + sum(part.file_bytes for part in last.values())
-
-
-def added_bytes(segment: OpenSegment | None, lengths: Sequence[int], learner_bytes: int, segment_bytes: int) -> int:
-    """An upper bound of what :meth:`Segments.append` adds to the disk.
-
-    Args:
-        lengths: of the bodies.
-        learner_bytes: of all learner ids together, in UTF-8.
-    """
-    held, held_records = (0, 0) if segment is None else (segment.body_bytes, segment.num_records)
-    total, num = held + sum(lengths), held_records + len(lengths)
-    new_files = total // segment_bytes + num // MAX_SEGMENT_RECORDS + 1
-    added = sum(lengths) + new_files * BODY_AT
-    if segment_bytes < SMALLEST_SEALED or (total < segment_bytes and num < MAX_SEGMENT_RECORDS):
-        return added
-    known = () if segment is None else segment.learners
-    return added + new_files * frame_bytes(0, known) + HEADER_DTYPE.itemsize * num + 6 * learner_bytes
 
 
 @dataclass(frozen=True)
@@ -145,6 +43,8 @@ class KnownFiles:
     """Stem -> whether it is to go; else it was about to be made."""
     next_ids: Mapping[str, int]
     """Buffer -> the exemplar id that comes next."""
+    uploads: Mapping[str, float] = field(default_factory=dict)
+    """Stem of an intent -> seconds for which whoever uploads it may still be at it."""
 
 
 class Names(Protocol):
@@ -153,6 +53,16 @@ class Names(Protocol):
     def take_stem(self) -> str: ...
 
     def stems_gone(self, stems: Iterable[str]) -> None: ...
+
+
+class Bodies(Names, Protocol):
+    """An index that keeps the bodies of open segments, and knows of uploads."""
+
+    def open_bodies(self, stem: str) -> Sequence[bytes] | None:
+        """Those of an open segment, in the pieces that were written; None where it has none of that name."""
+
+    def begin_uploads(self, stems: Sequence[str], seconds: float) -> int:
+        """Note, durably, that segments are uploaded for so long; returns the number of that change."""
 
 
 class Held(ABC):
@@ -195,6 +105,10 @@ class Segments(ABC):
     """All segments of a store, new ones named by ``names``. Its methods may be called by any thread, those that write
     by one at a time a segment."""
 
+    keeps_open: ClassVar[bool] = True
+    """Whether bodies of open segments are kept here; else the index does (:class:`Bodies`). Then a sealed segment has
+    a name of its own, and open ones are as good at the end as sealed ones."""
+
     def __init__(self, names: Names) -> None:
         self._names = names
         self.orphans: set[str] = set()
@@ -224,15 +138,18 @@ class Segments(ABC):
             while first < len(lengths):
                 before = segment or OpenSegment(self._names.take_stem(), BODY_AT, 0, (), (), 0)
                 room, free = segment_bytes - before.body_bytes, MAX_SEGMENT_RECORDS - before.num_records
-                last, full = _fitting(lengths, first, room, free)
+                last, full = fitting(lengths, first, room, free)
                 of = slice(first, last)
                 after, offsets = before.with_more(batch.headers[of], batch.learner_ids[of], lengths[of])
-                sealed = full and segment_bytes >= SMALLEST_SEALED
-                end = self._write(segment, after, batch.bodies[of], owner if sealed else None)
-                parts.append(Part(segment, after, full, sealed, first, last, offsets, end))
+                sealed = full and segment_bytes >= appending.SMALLEST_SEALED
+                if sealed and segment is not None:
+                    after = self._sealed_name(after)
+                bodies = batch.bodies[of]
+                end = self._write(segment, after, bodies, owner if sealed else None)
+                kept = () if sealed or self.keeps_open else tuple(bodies)
+                parts.append(Part(segment, after, full, sealed, first, last, offsets, end, kept))
                 segment, first = (None if full else after), last
-            if any(part.before is None for part in parts):
-                self._settle_names()
+            self._settle(parts)
         except StorageError:
             self.undo(parts)
             raise
@@ -247,17 +164,32 @@ class Segments(ABC):
         Raises:
             StorageError: ``storage_failed``; the segment stays open.
         """
+        parts: list[Part] = []
         try:
-            end = self._write(segment, segment, (), owner)
+            after, num = self._sealed_name(segment), segment.num_records
+            end = self._write(segment, after, (), owner)
+            parts.append(Part(segment, after, True, True, num, num, np.zeros(0, np.int64), end))
+            self._settle(parts)
+        except StorageError:
+            self.undo(parts)
+            raise
         except OSError as error:
+            self.undo(parts)
             raise storage_error("seal a segment", error) from error
-        num = segment.num_records
-        return Part(segment, segment, True, True, num, num, np.zeros(0, np.int64), end)
+        return parts[0]
+
+    def _sealed_name(self, segment: OpenSegment) -> OpenSegment:
+        """An open segment as it is called once it is sealed."""
+        return segment if self.keeps_open else replace(segment, stem=self._names.take_stem())
 
     def undo(self, parts: Iterable[Part]) -> None:
         """Take back what :meth:`append` or :meth:`seal` has written."""
         for part in parts:
             self._restore(part.after.stem, part.before)
+
+    @abstractmethod
+    def noted(self, parts: Iterable[Part]) -> None:
+        """The index knows of these, durably."""
 
     @abstractmethod
     def _write(
@@ -273,11 +205,11 @@ class Segments(ABC):
         """
 
     @abstractmethod
-    def _settle_names(self) -> None:
-        """New segments were made: make their names durable.
+    def _settle(self, parts: Sequence[Part]) -> None:
+        """These were written: make durable what :meth:`_write` has left, such as the names of new ones.
 
         Raises:
-            OSError: that failed.
+            OSError, StorageError: that failed.
         """
 
     @abstractmethod
@@ -305,17 +237,22 @@ class Segments(ABC):
         """How many segments can be held for long, beside those that are in use now."""
 
     @abstractmethod
-    def read_prefixes(self, stem: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The first bytes of bodies, unchecked: ``places`` are offsets in the segment and lengths.
+    def read_prefixes(self, stem: str, places: Sequence[Prefix]) -> list[bytes]:
+        """The first bytes of bodies; unchecked, where they are at hand.
 
         Raises:
             SegmentGoneError: it does not exist (any more).
             StorageError: ``storage_failed``.
         """
 
+    @abstractmethod
     def bodies_of(self, segment: OpenSegment) -> bytes:
         """All bodies of an open segment, end to end. Raises as :meth:`read_prefixes`."""
-        return self.read_prefixes(segment.stem, [(BODY_AT, segment.body_bytes)])[0]
+
+    def with_crc(self, segment: OpenSegment) -> OpenSegment:
+        """An open segment of the index, which does not say its CRC: that follows from the bytes. Raises as
+        :meth:`read_prefixes`."""
+        return replace(segment, crc32=checksum.crc32(self.bodies_of(segment)))
 
     @abstractmethod
     def contents(self, stem: str) -> SegmentContents:
@@ -356,8 +293,9 @@ class Segments(ABC):
         """
 
     @abstractmethod
-    def sweep(self, known: KnownFiles, *, trusted: bool) -> None:
-        """Bring the segments to what the index says of them, at a start: what a crash has left goes.
+    def sweep(self, known: KnownFiles, *, trusted: bool) -> set[str]:
+        """Bring the segments to what the index says of them, at a start: what a crash has left goes. Returns the
+        stems of intents that are done with.
 
         Args:
             trusted: the index is as new as the segments. Otherwise nothing is removed.
@@ -381,13 +319,3 @@ def damaged_record(stem: str, offset: int) -> StorageError:
         segment=stem,
         offset=offset,
     )
-
-
-def _fitting(lengths: Sequence[int], first: int, room: int, free: int) -> tuple[int, bool]:
-    """Where the segment's share of the records ends, and whether that fills it."""
-    total = 0
-    for index in range(first, len(lengths)):
-        total += lengths[index]
-        if total >= room or index - first + 1 >= free:
-            return index + 1, True
-    return len(lengths), False

@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +14,18 @@ from memory_format import BusyError, checksum
 from memory_service.store.pure.change import Body
 from memory_service.store.pure.erasing import Targets
 from memory_service.store.segments import files, leftovers
+from memory_service.store.segments.appending import OpenSegment, Part
 from memory_service.store.segments.base import (
     Held,
     KnownFiles,
     Names,
-    OpenSegment,
     Place,
+    Prefix,
     SegmentGoneError,
     Segments,
     damaged_record,
 )
+from memory_service.store.segments.descriptors import Descriptor, Descriptors
 from memory_service.store.segments.files import storage_error
 from memory_service.store.segments.layout import BODY_AT, SegmentContents, read_contents, seal_frame
 
@@ -45,14 +44,7 @@ class SegmentFiles(Segments):
     def __init__(self, directory: Path, names: Names, *, max_open: int = 256) -> None:
         super().__init__(names)
         self._directory = directory
-        self._max_open = max_open
-        self._lock = threading.Lock()
-        self._open: OrderedDict[str, _Descriptor] = OrderedDict()
-        self._removed: dict[str, _Descriptor] = {}
-        """Of files that are removed and still read."""
-        self._read = threading.Condition(self._lock)
-        """One of those is closed."""
-        self._num_in_use = 0
+        self.open = Descriptors(self._open_for_reading, max_open)
         self.damaged: set[tuple[str, int]] = set()
         """Segment and offset of records found damaged since the store was opened."""
         directory.mkdir(files.DIRECTORY_MODE, exist_ok=True)
@@ -86,8 +78,12 @@ class SegmentFiles(Segments):
         os.close(descriptor)
         return end
 
-    def _settle_names(self) -> None:
-        files.sync_directory(self._directory)
+    def noted(self, parts: Iterable[Part]) -> None:
+        """There is nothing to do."""
+
+    def _settle(self, parts: Sequence[Part]) -> None:
+        if any(part.before is None for part in parts):
+            files.sync_directory(self._directory)
 
     def _restore(self, stem: str, segment: OpenSegment | None) -> None:
         if segment is None:
@@ -106,54 +102,31 @@ class SegmentFiles(Segments):
             logger.exception("segment %s keeps bytes that do not count; the next start cuts them off", stem)
 
     def room_to_hold(self) -> int:
-        return self._max_open - self._num_in_use
+        return self.open.room
 
     def hold(self, stems: Sequence[str], first: int = 0, *, wait: bool = True) -> HeldFiles:
-        # Counted, so that neither the bound nor a deletion closes a descriptor in use: its number could be
-        # given to another file, and the read would return that file's bytes.
-        found: list[_Descriptor] = []
-        if not self._lock.acquire(blocking=wait):
-            raise BlockingIOError("another thread opens or closes segments")
-        try:
-            for stem in stems:
-                held = self._open.get(stem)
-                if held is None:
-                    if not wait:
-                        raise BlockingIOError(f"segment {stem} is not open")
-                    held = self._open[stem] = _Descriptor(self._open_for_reading(stem))
-                self._open.move_to_end(stem)
-                self._num_in_use += held.users == 0
-                held.users += 1
-                found.append(held)
-            self._close_surplus()
-        except BaseException:
-            self._let_go(stems, found)
-            raise
-        finally:
-            self._lock.release()
-        return HeldFiles(self, stems, found, first)
+        return HeldFiles(self, stems, self.open.take(stems, wait=wait), first)
 
-    def read_prefixes(self, stem: str, places: Sequence[tuple[int, int]]) -> list[bytes]:
+    def read_prefixes(self, stem: str, places: Sequence[Prefix]) -> list[bytes]:
         with self.hold([stem]) as held:
             try:
-                return [os.pread(held.descriptors[0].number, length, offset) for offset, length in places]
+                return [os.pread(held.descriptors[0].number, wanted, offset) for offset, wanted, *_ in places]
             except OSError as error:
                 raise storage_error(f"read segment {stem}", error) from error
+
+    def bodies_of(self, segment: OpenSegment) -> bytes:
+        return self.read_prefixes(segment.stem, [(BODY_AT, segment.body_bytes, segment.body_bytes, 0)])[0]
 
     def contents(self, stem: str) -> SegmentContents:
         return read_contents(self.path(stem))
 
-    def sweep(self, known: KnownFiles, *, trusted: bool) -> None:
+    def sweep(self, known: KnownFiles, *, trusted: bool) -> set[str]:
         leftovers.clear(self._directory, known, trusted=trusted)
+        return set(known.intents)
 
     def delete(self, stems: Iterable[str]) -> None:
         for stem in stems:
-            with self._lock:
-                held = self._open.pop(stem, None)
-                if held is not None and held.users == 0:
-                    os.close(held.number)
-                elif held is not None:
-                    self._removed[stem] = held
+            self.open.remove(stem)
             gone = True
             for suffix in (files.SEALED, files.OPEN):
                 try:
@@ -176,9 +149,8 @@ class SegmentFiles(Segments):
             files.sync_directory(self._directory)
         except OSError as error:
             raise storage_error("remove segments", error) from error
-        with self._lock:
-            if not self._read.wait_for(lambda: not self._removed, seconds):
-                raise BusyError(f"segment {min(self._removed)} was removed, and somebody still reads it; ask again")
+        if stem := self.open.wait_until_read(seconds):
+            raise BusyError(f"segment {stem} was removed, and somebody still reads it; ask again")
 
     def overwrite_aside(self, targets: Targets, bodies: Callable[[], Iterable[bytes | memoryview]]) -> list[str]:
         try:
@@ -192,10 +164,7 @@ class SegmentFiles(Segments):
         return sealed if sealed.exists() else self._path(stem, files.OPEN)
 
     def close(self) -> None:
-        with self._lock:
-            for held in self._open.values():
-                os.close(held.number)
-            self._open.clear()
+        self.open.close()
 
     def _path(self, stem: str, suffix: str) -> Path:
         return self._directory / (stem + suffix)
@@ -211,41 +180,12 @@ class SegmentFiles(Segments):
                 raise storage_error(f"open segment {stem}", error) from error
         raise SegmentGoneError(stem)
 
-    def release(self, stems: Sequence[str], descriptors: Sequence[_Descriptor]) -> None:
-        """The end of :meth:`hold`."""
-        with self._lock:
-            self._let_go(stems, descriptors)
-
-    def _let_go(self, stems: Sequence[str], descriptors: Sequence[_Descriptor]) -> None:
-        for stem, held in zip(stems, descriptors, strict=False):
-            held.users -= 1
-            self._num_in_use -= held.users == 0
-            if held.users == 0 and self._open.get(stem) is not held:
-                os.close(held.number)
-                if self._removed.get(stem) is held:
-                    del self._removed[stem]
-                    self._read.notify_all()
-        self._close_surplus()
-
-    def _close_surplus(self) -> None:
-        surplus = len(self._open) - self._max_open
-        if surplus > 0:
-            idle = [stem for stem, held in self._open.items() if held.users == 0]
-            for stem in idle[:surplus]:
-                os.close(self._open.pop(stem).number)
-
-
-@dataclass
-class _Descriptor:
-    number: int
-    users: int = 0
-
 
 class HeldFiles(Held):
     """Segments that are read from: see :meth:`SegmentFiles.hold`."""
 
     def __init__(
-        self, owner: SegmentFiles, stems: Sequence[str], descriptors: Sequence[_Descriptor], first: int
+        self, owner: SegmentFiles, stems: Sequence[str], descriptors: Sequence[Descriptor], first: int
     ) -> None:
         self._owner = owner
         self._first = first
@@ -284,4 +224,4 @@ class HeldFiles(Held):
     def close(self) -> None:
         descriptors, self.descriptors = self.descriptors, ()
         if descriptors:
-            self._owner.release(self._stems, descriptors)
+            self._owner.open.let_go(self._stems, descriptors)

@@ -76,7 +76,11 @@ class HeldLease(Lease):
         with self._lock:
             if self.ended:
                 raise LeaseEndedError
-            self._held.read(places, target, wait=wait)
+            try:
+                self._held.read(places, target, wait=wait)
+            except SegmentGoneError as error:
+                # Not all of it was at hand yet.
+                raise LeaseEndedError from error
             self.progress()
 
     def close(self) -> None:

@@ -21,7 +21,8 @@ from memory_service.store.pure.ledger import IndexRows, all_name_bytes
 from memory_service.store.pure.model import BufferConfig, Options
 from memory_service.store.room import segment_bytes
 from memory_service.store.segments import files
-from memory_service.store.segments.base import Part, Segments, totals_of
+from memory_service.store.segments.appending import Part, totals_of, without_sealed_bodies
+from memory_service.store.segments.base import Segments
 from memory_service.store.segments.files import storage_error
 from memory_service.store.segments.layout import SegmentContents, plain_headers, read_contents
 from memory_service.store.segments.owner import owner_of
@@ -136,6 +137,9 @@ class Import:
                 check_batch(batch, decode=options.decode_payloads)
                 parts += segments.append(open_, batch, segment_bytes=full, owner=owner)
                 open_ = None if parts[-1].full else parts[-1].after
+                if open_ is None or parts[-1].before is None:
+                    # Those of segments that are sealed are needed no more, and may be gigabytes.
+                    parts = without_sealed_bodies(parts)
                 if progress is not None:
                     progress(int(self._contents.lengths[:last].sum()), total, config.name)
         except BaseException:
