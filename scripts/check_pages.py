@@ -18,12 +18,16 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from memory_service.store.keys import KeyFile
+from memory_service.store.transfer.backup import backup
 from memory_service.testing import ServiceProcess
 
 if TYPE_CHECKING:
@@ -68,9 +72,11 @@ def main() -> int:
                 _take_picture(browser, pages[0], arguments.picture)
                 return 0
             with contextlib.ExitStack() as stack:
+                headers: dict[str, str] = {}
                 if arguments.store:
-                    pages += stack.enter_context(_pages_of(arguments.store))
-                return max(_check(browser, page, arguments.out) for page in pages)
+                    own, headers = stack.enter_context(_pages_of(arguments.store))
+                    pages += own
+                return max(_check(browser, page, headers, arguments.out) for page in pages)
         finally:
             browser.close()
 
@@ -81,15 +87,26 @@ def _browser_path(playwright: Playwright) -> str | None:
 
 
 @contextlib.contextmanager
-def _pages_of(store: Path) -> Iterator[list[str]]:
-    """The addresses of one page of each kind, of a service over a store."""
-    with ServiceProcess(store) as service, httpx.Client(base_url=service.url) as client:
-        paths = ["/"]
-        buffers = [line["info"] for line in client.get("/.json").raise_for_status().json()["buffers"]]
-        if buffers:
-            fullest = max(buffers, key=lambda info: info["num_records"])["name"]
-            paths += _pages_of_buffer(client, f"/buffers/{fullest}")
-        yield [service.url + path for path in paths]
+def _pages_of(store: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """The addresses of one page of each kind, of a service over a copy of a store that asks for a key."""
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / "store"
+        backup(store, copy)
+        keys = KeyFile(copy)
+        keys.make("read", time.time(), buffers=["left-*", "shared"], learner_id="left", note="of somebody")
+        headers = {"Authorization": f"Bearer {keys.make('admin', time.time(), note='the one that looks')[1]}"}
+        with ServiceProcess(copy) as service, httpx.Client(base_url=service.url, headers=headers) as client:
+            yield [service.url + path for path in _paths(client)], headers
+
+
+def _paths(client: httpx.Client) -> list[str]:
+    paths = ["/", "/keys", "/runs", "/sign-in"]
+    paths += [f"/runs/{run['run_id']}" for run in client.get("/v1/runs?limit=1").raise_for_status().json()["runs"]]
+    buffers = [line["info"] for line in client.get("/.json").raise_for_status().json()["buffers"]]
+    if buffers:
+        fullest = max(buffers, key=lambda info: info["num_records"])["name"]
+        paths += _pages_of_buffer(client, f"/buffers/{fullest}")
+    return paths
 
 
 def _pages_of_buffer(client: httpx.Client, address: str) -> list[str]:
@@ -101,7 +118,7 @@ def _pages_of_buffer(client: httpx.Client, address: str) -> list[str]:
     return [*paths, f"{address}/gallery?class_id=0&class_id=1&phase=0", *(card["address"] for card in cards[:1])]
 
 
-def _check(browser: Browser, url: str, out: Path | None) -> int:
+def _check(browser: Browser, url: str, headers: dict[str, str], out: Path | None) -> int:
     from axe_playwright_python.sync_playwright import Axe
 
     name = re.sub(r"\W+", "-", httpx.URL(url).path.rpartition("/")[2].removesuffix(".html")) or "overview"
@@ -110,7 +127,7 @@ def _check(browser: Browser, url: str, out: Path | None) -> int:
     bad = 0
     for scheme in SCHEMES:
         for width in WIDTHS:
-            page, elsewhere = _open(browser, url, scheme, width)
+            page, elsewhere = _open(browser, url, scheme, width, headers=headers)
             page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
             if out:
                 out.mkdir(parents=True, exist_ok=True)
@@ -148,12 +165,15 @@ def _take_picture(browser: Browser, url: str, picture: Path) -> None:
     print(f"wrote {picture}, {picture.stat().st_size:,} bytes")
 
 
-def _open(browser: Browser, url: str, scheme: Any, width: int, scale: float = 1.0) -> tuple[Page, list[str]]:
+def _open(
+    browser: Browser, url: str, scheme: Any, width: int, scale: float = 1.0, headers: dict[str, str] | None = None
+) -> tuple[Page, list[str]]:
     """A page, all of it shown, and what it asks of others than who serves it."""
     is_file = url.startswith("file:")
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, device_scale_factor=scale, offline=is_file
     )
+    context.set_extra_http_headers(headers or {})
     page = context.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

@@ -48,6 +48,10 @@ Name = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME_PATTERN.patte
 """Of a buffer or a snapshot. The store says what is none, and there is nothing under such a name."""
 
 
+BufferName = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
+"""Of a buffer that need not be there: nobody but the schema looks at it."""
+
+
 def _text(what: str, max_length: int) -> tuple[AfterValidator, object]:
     def kept(text: str) -> str:
         try:

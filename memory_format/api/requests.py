@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from memory_format.api.fields import (
+    BufferName,
     ByteCount,
     ClassId,
     ClassName,
@@ -258,7 +259,7 @@ class ReceiptQuery(_PageQuery):
         description="The next_cursor of the page before.",
         json_schema_extra={"pattern": "^[0-9]{17}-[0-9a-f]{8}$"},
     )
-    buffer: Name | None = Field(None, description="Of erasures from this one, or from what it was forked from.")
+    buffer: BufferName | None = Field(None, description="Of erasures from this one, or from what it was forked from.")
 
 
 class SnapshotQuery(_PageQuery):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from memory_format.api.answer import Answer
-from memory_format.api.fields import ClassName, Description, ExemplarId, Name, VocabularyName
+from memory_format.api.fields import BufferName, ClassName, Description, ExemplarId, VocabularyName
 
 MAX_RUN_BYTES: Final = 2**20
 """Of a report as it is kept."""
@@ -63,7 +63,7 @@ class RunMethod(_Sent):
     """As ``learner run --methods`` takes it."""
     label: ClassName
     """In words."""
-    buffers: list[Name] = Field([], max_length=MAX_SEEDS)
+    buffers: list[BufferName] = Field([], max_length=MAX_SEEDS)
     """Its memory, one a seed."""
     last: ShareOverSeeds
     """Accuracy on all classes after the last phase."""
@@ -80,7 +80,7 @@ class RunMethod(_Sent):
 class ShownExemplar(_Sent):
     """An exemplar that the run shows."""
 
-    buffer: Name
+    buffer: BufferName
     exemplar_id: ExemplarId
 
 

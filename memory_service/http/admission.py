@@ -39,6 +39,10 @@ class Background:
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, initializer=_give_way)
 
+    def begin(self, work: Callable[[], object]) -> None:
+        """Run ``work`` in a thread, and wait for nothing."""
+        self._pool.submit(work)
+
     async def run(self, work: Callable[[], T]) -> T:
         """Run ``work`` in a thread. It runs to its end, and this waits for it, also where it is cancelled."""
         future = asyncio.get_running_loop().run_in_executor(self._pool, contextvars.copy_context().run, work)

@@ -24,6 +24,7 @@ from memory_service.http.pages import buffers as buffer_pages
 from memory_service.http.pages import exemplars as exemplar_pages
 from memory_service.http.pages import keys as key_pages
 from memory_service.http.pages import runs as run_pages
+from memory_service.http.pages.routing import compile_templates
 from memory_service.http.routes import (
     buffers,
     erasures,
@@ -94,6 +95,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.admission.listing.begin(compile_templates)
         if store is not None:
             yield
             return

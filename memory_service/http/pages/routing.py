@@ -48,6 +48,13 @@ _ENVIRONMENT: Final = Environment(
 )
 _ENVIRONMENT.filters.update(words.FILTERS)
 
+
+def compile_templates() -> None:
+    """Before somebody asks for the first page: its template would be compiled then."""
+    for name in _ENVIRONMENT.list_templates(["j2"]):
+        _ENVIRONMENT.get_template(name)
+
+
 View = TypeVar("View", bound=Callable[..., Any])
 
 
