@@ -138,6 +138,7 @@ class Recorder:
             phase=phase,
             rank=rank,
             arrays=arrays,
+            array_dtypes=dict.fromkeys(arrays or {}, "float32"),
             **mask,
         )
 

@@ -84,6 +84,31 @@ def test_avalanche_keeps_its_exemplars_in_the_service(tmp_path: Path) -> None:
     assert re.search(rf"^in the service: {phases[-1][1]} exemplars, 0\.\d\d right$", printed, re.MULTILINE)
 
 
+def checkout(folder: Path, package: str, module: str) -> str:
+    """A folder that has a module where a checkout of Mammoth or PyCIL has it, of the same signatures."""
+    (folder / package).mkdir(parents=True)
+    stub = FOLDER.parent / "tests" / "adapters" / f"{module}.py"
+    name = {"mammoth_buffer": "buffer", "pycil_learner": "base"}[module]
+    (folder / package / f"{name}.py").write_text(stub.read_text())
+    return str(folder)
+
+
+def test_mammoths_buffer_has_its_pictures_in_the_service(tmp_path: Path) -> None:
+    printed = run("mammoth_er", tmp_path, checkout(tmp_path / "mammoth", "utils", "mammoth_buffer"), "4")
+    said = re.search(r"^phase 2: (\d+) exemplars of 6 classes, (\d,\d{3}) of 9,000 bytes", printed, re.MULTILINE)
+    assert said is not None
+    assert re.search(rf"^{said[1]} of 40 places, 0\.\d\d right$", printed, re.MULTILINE)
+
+
+def test_pycils_memory_is_in_the_service(tmp_path: Path) -> None:
+    printed = run("pycil_memory", tmp_path, checkout(tmp_path / "pycil", "models", "pycil_learner"))
+    said = re.findall(r"^phase (\d): \d+ stored, \d+ evicted; (\d+) exemplars", printed, re.MULTILINE)
+    assert [phase for phase, _ in said] == ["0", "1", "2"]
+    assert re.search(
+        rf"^{said[-1][1]} exemplars as an array: \({said[-1][1]}, 64, 64, 3\) uint8$", printed, re.MULTILINE
+    )
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_they_are_short_and_listed(name: str) -> None:
     text = (FOLDER / f"{name}.py").read_text()

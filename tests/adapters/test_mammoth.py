@@ -1,0 +1,162 @@
+"""Mammoth's buffer over the service gives what its own gives.
+
+With ``EXEMPLAR_MEMORY_MAMMOTH`` naming a checkout of Mammoth whose requirements are installed, all of it runs with
+Mammoth's own class, else with one of the same signatures.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from client import MemoryClient
+from learner.adapters.mammoth import Recorder, SavedExamples, StoredExamples
+from memory_format import BudgetError, WebPLossless
+from tests.conftest import Service
+
+sys.path += filter(None, [os.environ.get("EXEMPLAR_MEMORY_MAMMOTH")])
+Buffer: Any = importlib.import_module(
+    "utils.buffer" if os.environ.get("EXEMPLAR_MEMORY_MAMMOTH") else "tests.adapters.mammoth_buffer"
+).Buffer
+
+_numbers = itertools.count()
+SIZE = 10
+
+
+class ServiceBuffer(StoredExamples, Buffer):  # type: ignore[misc]
+    """As a user of Mammoth has it."""
+
+
+@pytest.fixture
+def memory(service: Service) -> Iterator[MemoryClient]:
+    with MemoryClient(service.url) as client:
+        yield client
+
+
+def stored(memory: MemoryClient, budget_bytes: int = 10**6, **options: Any) -> Any:
+    made = memory.create_buffer(f"mammoth-{next(_numbers)}", budget_bytes=budget_bytes)
+    return ServiceBuffer(SIZE, memory=made, **{"recorder": Recorder(WebPLossless()), **options})
+
+
+def batch(number: int) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(number)
+    return {
+        "examples": torch.randint(0, 256, (6, 3, 8, 12), generator=random).float() / 255,
+        "labels": torch.randint(0, 5, (6,), generator=random),
+        "logits": torch.randn(6, 5, generator=random),
+        "task_labels": torch.full((6,), number // 4),
+    }
+
+
+def played(buffer: Any, numbers: range) -> list[torch.Tensor]:
+    """What a run that draws before it adds, in each step, draws."""
+    drawn = []
+    for number in numbers:
+        if number:
+            drawn += buffer.get_data(4, transform=lambda x: x.flip(-1), return_index=True)
+        buffer.add_data(**batch(number))
+    return drawn
+
+
+def assert_same(one: Any, other: Any) -> None:
+    assert len(one) == len(other) > 0
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("cache_bytes", [None, 0])
+def test_places_and_draws_are_those_of_its_own_buffer(memory: MemoryClient, cache_bytes: int | None) -> None:
+    own, ours = Buffer(SIZE), stored(memory, cache_bytes=cache_bytes)
+    np.random.seed(0)  # noqa: NPY002
+    expected = played(own, range(12))
+    np.random.seed(0)  # noqa: NPY002
+    assert_same(expected, played(ours, range(12)))
+    assert_same(own.get_all_data(), ours.get_all_data())
+    assert (len(ours), ours.num_seen_examples) == (SIZE, 72)
+    records = {record.exemplar_id: record for record in ours.examples.exemplars.buffer.records()}
+    assert len(records) == SIZE
+    for place, id_ in enumerate(ours.examples.ids.tolist()):
+        assert records[id_].class_id == int(own.labels[place])
+        assert records[id_].phase == int(own.task_labels[place])
+        assert np.array_equal(records[id_].arrays()["logits"], own.logits[place].numpy())
+
+
+def test_models_may_index_examples_and_rewrite_what_belongs_to_them(memory: MemoryClient) -> None:
+    own, ours = Buffer(SIZE), stored(memory)
+    for buffer in (own, ours):
+        np.random.seed(0)  # noqa: NPY002
+        buffer.add_data(**batch(0))
+        buffer.logits[[1, 3]] = 7.0
+        buffer.examples[2] = torch.zeros(3, 8, 12)
+    for index in (3, -1, slice(1, 9, 2), [4, 4], np.array([5, 0]), torch.tensor([2]), torch.arange(SIZE) < 3):
+        assert torch.equal(ours.examples[index], own.examples[index])
+    assert ours.examples.shape == own.examples.shape
+    assert torch.equal(ours.get_all_data()[2], own.get_all_data()[2])
+    ours.empty()
+    assert not hasattr(ours, "examples")
+    ours.add_data(**batch(1))
+    assert ours.report(3, list[str]().append).exemplars == 6
+
+
+def test_a_run_that_goes_on_draws_what_it_would_have_drawn(memory: MemoryClient) -> None:
+    ours = stored(memory)
+    np.random.seed(0)  # noqa: NPY002
+    played(ours, range(5))
+    saved = io.BytesIO()
+    torch.save(ours.state_dict(), saved)
+    random = np.random.get_state()  # noqa: NPY002
+    expected = played(ours, range(5, 12))
+
+    saved.seek(0)
+    again = ServiceBuffer(SIZE, memory=ours._memory, recorder=Recorder(WebPLossless()))
+    again.load_state_dict(torch.load(saved))
+    np.random.set_state(random)  # noqa: NPY002
+    assert_same(expected, played(again, range(5, 12)))
+    assert again.examples.exemplars.buffer.name != ours.examples.exemplars.buffer.name
+    assert_same(ours.get_all_data(), again.get_all_data())
+    with pytest.raises(ValueError, match="no state of StoredExamples"):
+        again.load_state_dict({})
+
+
+def test_its_own_checkpoints_have_a_name_in_place_of_pictures(memory: MemoryClient) -> None:
+    ours = stored(memory)
+    np.random.seed(0)  # noqa: NPY002
+    played(ours, range(5))
+    saved = io.BytesIO()
+    torch.save(ours.serialize(), saved)
+    assert len(saved.getvalue()) < 5000
+    saved.seek(0)
+    again = ServiceBuffer(SIZE, memory=ours._memory)
+    with torch.serialization.safe_globals([SavedExamples]):
+        attributes = torch.load(saved)
+    # As Mammoth's ``load_buffer`` does it.
+    assert attributes["examples"].shape[0] == again.buffer_size
+    for name, value in attributes.items():
+        setattr(again, name, value)
+    again.num_seen_examples = SIZE
+    assert_same(ours.get_all_data(), again.get_all_data())
+
+
+def test_a_budget_in_bytes_makes_the_buffer_as_small_as_it_has_to_be(memory: MemoryClient) -> None:
+    ours = stored(memory, budget_bytes=2500)
+    np.random.seed(0)  # noqa: NPY002
+    drawn = played(ours, range(12))
+    held = ours.examples.exemplars.buffer.info()
+    assert 1 < len(ours) == ours.buffer_size == held.num_records < SIZE
+    assert held.bytes_used <= 2500
+    assert {len(values) for values in ours.get_all_data()} == {len(ours)}
+    assert all(torch.isfinite(values.float()).all() for values in drawn)
+    labels = {info.exemplar_id: info.class_id for info in ours.examples.exemplars.buffer.query()}
+    assert [labels[id_] for id_ in ours.examples.ids.tolist()] == ours.labels.tolist()
+    with pytest.raises(BudgetError, match="the whole budget is 100"):
+        stored(memory, budget_bytes=100).add_data(**batch(0))
+    with pytest.raises(ValueError, match="take another strategy"):
+        stored(memory, sample_selection_strategy="unlimited")
