@@ -13,10 +13,13 @@ from client._transport import Params
 from memory_format import FormatError
 from memory_format.api.terms import FINGERPRINT_PATTERN, STREAM_PATTERN, EvictionPolicy
 from memory_format.arguments import is_whole
+from memory_format.user_fields import FieldValue, written
 
 T = TypeVar("T")
 Many: TypeAlias = T | Sequence[T] | None
 """One value, several of which any may match, or None for no condition."""
+Fields: TypeAlias = Mapping[str, Many[FieldValue]] | None
+"""Conditions on fields of the user's, by name."""
 
 
 class BufferSettings(TypedDict, total=False):
@@ -43,7 +46,7 @@ def present(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def listed(name: str, values: Any) -> list[int | str] | None:
+def listed(name: str, values: Any) -> list[FieldValue] | None:
     """A filter's values as plain Python ones, None where there is no condition."""
     if values is None:
         return None
@@ -57,7 +60,12 @@ def listed(name: str, values: Any) -> list[int | str] | None:
 
 
 def conditions(
-    class_id: Many[int], phase: Many[int], learner_id: Many[str], not_learner_id: Many[str] = None, **more: Any
+    class_id: Many[int],
+    phase: Many[int],
+    learner_id: Many[str],
+    not_learner_id: Many[str] = None,
+    fields: Fields = None,
+    **more: Any,
 ) -> dict[str, Any]:
     """The filters that are given, by name, and what else is."""
     return present(
@@ -66,6 +74,9 @@ def conditions(
             "phase": listed("phase", phase),
             "learner_id": listed("learner_id", learner_id),
             "not_learner_id": listed("not_learner_id", not_learner_id),
+            "fields": None
+            if fields is None
+            else {name: listed(name, values) for name, values in fields.items()} or None,
             **more,
         }
     )
@@ -75,6 +86,9 @@ def query_string(values: Mapping[str, Any]) -> Params:
     """A parameter for each value, and for each item of one that is a list; none for None."""
     params: Params = []
     for name, value in present(values).items():
+        if name == "fields":
+            params += [("field", f"{of}:{written(item)}") for of, items in value.items() for item in items]
+            continue
         params += [(name, item) for item in (value if isinstance(value, list) else [value])]
     return params
 

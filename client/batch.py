@@ -18,10 +18,11 @@ from client.unpack import UnpackedBatch, unpack_batch
 from memory_format import Batch, Dropped, FormatError, Record
 from memory_format.body import extras_of
 from memory_format.codecs import codec_by_number
-from memory_format.extras import FloatArray, decode_extras
+from memory_format.extras import Extras, FloatArray, decode_extras
 from memory_format.header import FLAG_EXTRAS
 from memory_format.in_place import to_image
 from memory_format.record import headers_of
+from memory_format.user_fields import FieldValue
 from memory_format.wire import record_list, split_batch
 
 IntArray = NDArray[np.int64]
@@ -98,10 +99,17 @@ class ReplayBatch:
 
     def arrays(self) -> list[dict[str, FloatArray]]:
         """The user's own arrays of each record, by name."""
+        return [extras.arrays for extras in self._extras()]
+
+    def fields(self) -> list[dict[str, FieldValue]]:
+        """The user's fields of each record."""
+        return [extras.fields for extras in self._extras()]
+
+    def _extras(self) -> list[Extras]:
         if not (self.held.headers["flags"] & FLAG_EXTRAS).any():
-            return [{} for _ in range(len(self))]
+            return [Extras()] * len(self)
         rows = zip(self.held.headers, self.held.bodies, strict=True)
-        return [decode_extras(extras_of(header, body)).arrays for header, body in rows]
+        return [decode_extras(extras_of(header, body)) for header, body in rows]
 
     def __getstate__(self) -> dict[str, Any]:
         # As it came it is a view of an answer's memory, which cannot be pickled.

@@ -12,21 +12,15 @@ from numpy.typing import ArrayLike
 from client import _cached, _changes, _listing, _push, _sampling
 from client._address import buffer_path
 from client._named import Named
-from client._params import BufferSettings, Many, conditions, numbers, query_string, whole
+from client._params import BufferSettings, Fields, Many, conditions, numbers, query_string, whole
 from client.batch import ReplayBatch
 from client.cache import PixelCache
 from client.errors import ProtocolError
 from client.models import DeleteResult, PushResult, UpdateResult
 from memory_format import Dropped, Record
-from memory_format.api.answers import (
-    BufferInfo,
-    BufferStats,
-    ChangedBuffer,
-    ExemplarDetail,
-    ExemplarInfo,
-    KeptReceipt,
-    ReceiptList,
-)
+from memory_format.api.answers import BufferInfo, BufferStats, ChangedBuffer, ExemplarDetail, ExemplarInfo
+from memory_format.api.contents import FieldCounts
+from memory_format.api.receipts import KeptReceipt, ReceiptList
 from memory_format.api.terms import MAX_SAMPLE, Sort, Strategy
 
 
@@ -142,6 +136,7 @@ class Buffer(Named):
         class_id: Many[int] = None,
         phase: Many[int] = None,
         learner_id: Many[str] = None,
+        fields: Fields = None,
         erase: bool = False,
     ) -> DeleteResult:
         """Delete exemplars: those named, or those that match all the conditions given. Snapshots keep theirs.
@@ -159,9 +154,11 @@ class Buffer(Named):
         Raises:
             ValueError: neither ids nor conditions are given, or both.
         """
-        where = conditions(class_id, phase, learner_id)
+        where = conditions(class_id, phase, learner_id, fields=fields)
         if (exemplar_ids is None) == (not where):
-            raise ValueError("either exemplar_ids are needed, or at least one of class_id, phase and learner_id")
+            raise ValueError(
+                "either exemplar_ids are needed, or at least one of class_id, phase, learner_id and fields"
+            )
         if exemplar_ids is None:
             return _changes.delete_matching(self.client.session, self.name, where, erase)
         ids = numbers("exemplar_ids", np.atleast_1d(np.asarray(exemplar_ids))).tolist()
@@ -192,6 +189,7 @@ class Buffer(Named):
         phase: Many[int] = None,
         learner_id: Many[str] = None,
         not_learner_id: Many[str] = None,
+        fields: Fields = None,
         min_score: float | None = None,
         max_score: float | None = None,
         sort: Sort = "exemplar_id",
@@ -202,11 +200,13 @@ class Buffer(Named):
 
         Args:
             class_id, phase, learner_id: only these; ``not_learner_id``: all but those of these learners.
+            fields: only those with one of these values in each of these fields of the user's,
+                ``{"split": "train", "source": ["a", "b"]}``. Values match as they are written, 3 and ``"3"`` alike.
             sort: by which column; ``-`` for descending. Equal values come in the order of their ids.
             limit: the most to give; None = all.
         """
         more = {"min_score": min_score, "max_score": max_score, "sort": sort, "snapshot": snapshot}
-        where = conditions(class_id, phase, learner_id, not_learner_id, **more)
+        where = conditions(class_id, phase, learner_id, not_learner_id, fields, **more)
         return _listing.infos(self.client.session, self.name, where, limit)
 
     def records(
@@ -216,6 +216,7 @@ class Buffer(Named):
         phase: Many[int] = None,
         learner_id: Many[str] = None,
         not_learner_id: Many[str] = None,
+        fields: Fields = None,
         min_score: float | None = None,
         max_score: float | None = None,
         sort: Sort = "exemplar_id",
@@ -224,7 +225,7 @@ class Buffer(Named):
     ) -> Iterator[Record]:
         """As :meth:`query`, but whole records."""
         more = {"min_score": min_score, "max_score": max_score, "sort": sort, "snapshot": snapshot}
-        where = conditions(class_id, phase, learner_id, not_learner_id, **more)
+        where = conditions(class_id, phase, learner_id, not_learner_id, fields, **more)
         return _listing.records(self.client.session, self.name, where, limit)
 
     def fetch(
@@ -251,6 +252,25 @@ class Buffer(Named):
             raise ValueError(f"1..{MAX_SAMPLE} exemplar_ids are needed, each once, got {ids!r:.100}")
         found = _listing.fetched(self.client.session, self.name, ids, snapshot)
         return ReplayBatch.from_batch(found, decode_threads=decode_threads, pixels=pixels)
+
+    def count_by(
+        self,
+        field: str,
+        *,
+        class_id: Many[int] = None,
+        phase: Many[int] = None,
+        learner_id: Many[str] = None,
+        fields: Fields = None,
+        limit: int = 100,
+        snapshot: str | None = None,
+    ) -> FieldCounts:
+        """Exemplars and bytes by a field of the user's, of all or of those that match, as in :meth:`query`.
+
+        Args:
+            limit: values that are listed, the most frequent first; at most 1,000.
+        """
+        where = conditions(class_id, phase, learner_id, fields=fields, limit=limit, snapshot=snapshot)
+        return self._ask(FieldCounts, "GET", "exemplars", "counts", field, params=query_string(where))
 
     def get(self, exemplar_id: int, *, snapshot: str | None = None) -> ExemplarDetail:
         """One exemplar: metadata, masks, tokens and the user's JSON.
@@ -293,6 +313,7 @@ class Buffer(Named):
         phase: Many[int] = None,
         learner_id: Many[str] = None,
         not_learner_id: Many[str] = None,
+        fields: Fields = None,
         repair_text: float = 0.0,
         version: int | None = None,
         snapshot: str | None = None,
@@ -317,6 +338,7 @@ class Buffer(Named):
             replace: whether a record may be drawn more than once into the batch.
             class_id, phase, learner_id: draw only from these.
             not_learner_id: leave out those of these learners: of everybody but me, say.
+            fields: draw only from records with these fields, as in :meth:`query`.
             repair_text: probability that a record carries the text of another one of its class.
             version: draw only if the buffer, or the snapshot, is at this version.
             decode_threads, pixels: as in :meth:`ReplayBatch.from_records`.
@@ -331,7 +353,14 @@ class Buffer(Named):
         """
         wanted = {"seed": seed, "step": step, "strategy": strategy, "replace": replace, "repair_text": repair_text}
         wanted |= conditions(
-            class_id, phase, learner_id, not_learner_id, version=version, snapshot=snapshot, stream=stream or None
+            class_id,
+            phase,
+            learner_id,
+            not_learner_id,
+            fields,
+            version=version,
+            snapshot=snapshot,
+            stream=stream or None,
         )
         if (part, parts) != (0, 1):
             wanted |= {"part": part, "parts": parts}

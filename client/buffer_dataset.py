@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from client._params import Many
+from client._params import Fields, Many
 from client.buffer import Buffer
 from client.tensors import TensorBatch, pad_rows, to_tensors
 from memory_format import ConflictError
@@ -37,7 +37,7 @@ class BufferDataset(Dataset[ExemplarTensors]):
     Args:
         buffer: whose exemplars.
         snapshot: as the buffer was when it was taken; None = as it is now.
-        class_id, phase, learner_id: only these; ``not_learner_id``: all but those of these learners.
+        class_id, phase, learner_id, fields: only these; ``not_learner_id``: all but those of these learners.
         decode_threads: as in :meth:`client.batch.ReplayBatch.from_records`.
 
     Raises:
@@ -62,6 +62,7 @@ class BufferDataset(Dataset[ExemplarTensors]):
         phase: Many[int] = None,
         learner_id: Many[str] = None,
         not_learner_id: Many[str] = None,
+        fields: Fields = None,
         decode_threads: int | None = None,
     ) -> None:
         self.buffer = buffer
@@ -70,7 +71,12 @@ class BufferDataset(Dataset[ExemplarTensors]):
         for _ in range(_LISTED_AGAIN):
             version = self._version()
             listed = buffer.query(
-                class_id=class_id, phase=phase, learner_id=learner_id, not_learner_id=not_learner_id, snapshot=snapshot
+                class_id=class_id,
+                phase=phase,
+                learner_id=learner_id,
+                not_learner_id=not_learner_id,
+                fields=fields,
+                snapshot=snapshot,
             )
             rows = [(info.exemplar_id, info.class_id, info.phase, info.score, info.rank) for info in listed]
             if self._version() == version:

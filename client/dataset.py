@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from client import _state
 from client._iterator import PrefetchIterator
-from client._params import Many, conditions, stream_label, whole
+from client._params import Fields, Many, conditions, stream_label, whole
 from client._position import Place, Position
 from client._session import Connected
 from client._world import check_rank, is_distributed, world_of
@@ -65,7 +65,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         num_steps: steps of an epoch, on each rank; None = without end.
         rank, world_size: which of how many processes this one is; None = as ``torch.distributed`` says where it is
             initialised when an iteration begins, else the only one.
-        strategy, replace, class_id, phase, learner_id, not_learner_id, repair_text: as in
+        strategy, replace, class_id, phase, learner_id, not_learner_id, fields, repair_text: as in
             :meth:`client.buffer.Buffer.sample`.
         version: draw at this version of the buffer alone. Once it has changed, a batch is ``ConflictError``
             (``stale_version``) and never another one.
@@ -105,6 +105,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
     phase: Many[int] = None
     learner_id: Many[str] = None
     not_learner_id: Many[str] = None
+    fields: Fields = None
     repair_text: float = 0.0
     version: int | None = None
     snapshot: str | None = None
@@ -211,7 +212,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
 
     def _settings(self, worker: Any) -> dict[str, Any]:
         """What a state says of the data set that it is of."""
-        where = conditions(self.class_id, self.phase, self.learner_id, self.not_learner_id)
+        where = conditions(self.class_id, self.phase, self.learner_id, self.not_learner_id, self.fields)
         return {
             "buffer": self.buffer.name,
             "worker": None if worker is None else worker.id,
@@ -285,6 +286,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
             phase=self.phase,
             learner_id=self.learner_id,
             not_learner_id=self.not_learner_id,
+            fields=self.fields,
             repair_text=self.repair_text,
             version=self.version,
             snapshot=self.snapshot,

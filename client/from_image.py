@@ -20,6 +20,7 @@ from memory_format.arguments import flat_whole, is_number, whole
 from memory_format.bitmask import BoolArray
 from memory_format.canvas import size_is_allowed
 from memory_format.extras import ArrayDtype
+from memory_format.user_fields import FieldValue
 
 Picture: TypeAlias = Image.Image | NDArray[np.uint8] | str | os.PathLike[str]
 """What a picture may be given as."""
@@ -39,6 +40,7 @@ class RecordFields(TypedDict, total=False):
     layout: Layout | None
     arrays: dict[str, NDArray[Any]] | None
     array_dtypes: Mapping[str, ArrayDtype] | None
+    fields: Mapping[str, FieldValue] | None
 
 
 def record_from_image(
@@ -54,7 +56,7 @@ def record_from_image(
     tokenizer: Tokenizer | None = None,
     keep_tokens: ArrayLike | None = None,
     user_json: dict[str, Any] | None = None,
-    **fields: Unpack[RecordFields],
+    **others: Unpack[RecordFields],
 ) -> Record:
     """One exemplar of a picture, and of its caption: the patches that matter, encoded.
 
@@ -81,8 +83,8 @@ def record_from_image(
         tokenizer: called with the text, answers with its ids, ``(T,)``, or with a mapping that has them as
             ``input_ids``, as the tokenizers of ``transformers`` do.
         keep_tokens: ``(T,)`` bool, which of the tokens to store; default all.
-        user_json, fields: as in :func:`memory_format.make_record`: ``codec``, ``phase``, ``learner_id``, ``score``,
-            ``rank``, ``layout``, ``arrays``, ``array_dtypes``.
+        user_json, others: as in :func:`memory_format.make_record`: ``codec``, ``phase``, ``learner_id``, ``score``,
+            ``rank``, ``layout``, ``arrays``, ``array_dtypes``, ``fields``.
 
     Raises:
         FormatError: an argument is not so, or the picture cannot be read; the message says what would be right.
@@ -109,7 +111,7 @@ def record_from_image(
         token_positions=positions,
         text_length=length,
         user_json=user_json,
-        **fields,
+        **others,
     )
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memory_format.api.answers import DeleteResponse, ErasureReceipt, PushResponse, UpdateResponse
+from memory_format.api.answers import DeleteResponse, PushResponse, UpdateResponse
+from memory_format.api.receipts import ErasureReceipt
 
 
 @dataclass(frozen=True)

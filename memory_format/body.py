@@ -152,7 +152,9 @@ def _check_extras(body: bytes | memoryview, extras_at: int, payload_at: int, fla
         # Or a record without extras could be written in two ways.
         raise FormatError("the flags announce extras, and there are none: leave the flag out")
     if decode_extras(bytes(body[extras_at + 4 : payload_at])).is_typed != bool(flags & FLAG_TYPED):
-        raise FormatError(f"the flag of typed extras ({FLAG_TYPED}) goes with float32 arrays, and only with those")
+        raise FormatError(
+            f"the flag of typed extras ({FLAG_TYPED}) goes with fields and float32 arrays, and only with those"
+        )
 
 
 def swap_text(

@@ -1,7 +1,8 @@
 """What the user hangs on a record: a small JSON object and named arrays (logits, features).
 
-One line of JSON, ``{"user": {...}, "arrays": {name: shape}}``, a newline, then the arrays' little-endian values one
-after another, in the JSON's order, row-major. The shape of a float32 array begins with ``"f4"``; others are float16.
+One line of JSON, ``{"user": {...}, "arrays": {name: shape}}`` with ``"fields"`` where there are some, a newline, then
+the arrays' little-endian values one after another, in the JSON's order, row-major. The shape of a float32 array begins
+with ``"f4"``; others are float16.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from memory_format.arguments import is_one_of, is_settings
 from memory_format.errors import FormatError
 from memory_format.text import refuse_constant
+from memory_format.user_fields import FieldValue, check_fields
 
 MAX_JSON_DEPTH = 8
 
@@ -34,11 +36,12 @@ class Extras:
 
     user: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, FloatArray] = field(default_factory=dict)
+    fields: dict[str, FieldValue] = field(default_factory=dict)
 
     @property
     def is_typed(self) -> bool:
         """Whether the flags of their record must have :data:`~memory_format.header.FLAG_TYPED`."""
-        return any(map(_is_single, self.arrays.values()))
+        return bool(self.fields) or any(map(_is_single, self.arrays.values()))
 
     def encode(self) -> bytes:
         """The extras as bytes, empty where there is nothing to say.
@@ -46,13 +49,14 @@ class Extras:
         Raises:
             FormatError: the JSON is not an object of plain values, or is too deep.
         """
-        if not (self.user or self.arrays):
+        if not (self.user or self.arrays or self.fields):
             return b""
         shapes = {
             name: [*(["f4"] if _is_single(values) else []), *values.shape] for name, values in self.arrays.items()
         }
+        said = {"user": self.user, "arrays": shapes, **({"fields": self.fields} if self.fields else {})}
         try:
-            head = json.dumps({"user": self.user, "arrays": shapes}, separators=(",", ":"), allow_nan=False)
+            head = json.dumps(said, separators=(",", ":"), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise FormatError(f"user_json must be plain JSON: {error}") from None
         extras = head.encode() + b"\n" + b"".join(values.tobytes() for values in self.arrays.values())
@@ -64,15 +68,16 @@ def make_extras(
     user_json: dict[str, Any] | None,
     arrays: Mapping[str, Any] | None,
     array_dtypes: Mapping[str, ArrayDtype] | None = None,
+    fields: Mapping[str, FieldValue] | None = None,
 ) -> Extras:
-    """The user's JSON and arrays, as they are stored.
+    """The user's JSON, arrays and fields, as they are stored.
 
     Args:
         array_dtypes: by name; what is not in it is float16.
 
     Raises:
-        FormatError: they are no tables by name, an array holds no numbers or overflows its type, or there is no such
-            array or type.
+        FormatError: they are no tables by name, an array holds no numbers or overflows its type, there is no such
+            array or type, or fields are not such.
     """
     tables = {"user_json": user_json, "arrays": arrays, "array_dtypes": array_dtypes}
     for name, value in tables.items():
@@ -85,7 +90,7 @@ def make_extras(
         if not is_one_of(dtype, get_args(ArrayDtype)):
             raise FormatError(f"array {name!r} can be {' or '.join(get_args(ArrayDtype))}, got {dtype!r:.100}")
     stored = {name: _stored(name, values, dtypes.get(name, "float16")) for name, values in (arrays or {}).items()}
-    return Extras(dict(user_json or {}), stored)
+    return Extras(dict(user_json or {}), stored, check_fields(fields or {}))
 
 
 def _stored(name: str, given: Any, dtype: ArrayDtype) -> FloatArray:
@@ -117,9 +122,9 @@ def decode_extras(extras: bytes) -> Extras:
         # Whoever reads it must be able to write it out again: a lone surrogate is legal in JSON's escapes
         # and in no UTF-8, and 1e999 reads as infinity.
         json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
-        user, shapes = parsed["user"], parsed["arrays"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        user, shapes = None, None
+        user, shapes, given = parsed["user"], parsed["arrays"], parsed.get("fields")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        user, shapes, given = None, None, None
     if not (
         separator
         and isinstance(user, dict)
@@ -127,6 +132,7 @@ def decode_extras(extras: bytes) -> Extras:
         and all(_is_shape(shape) for shape in shapes.values())
     ):
         raise FormatError('extras must be a line of JSON {"user": {...}, "arrays": {name: shape}} and the arrays')
+    fields = {} if given is None else check_fields(given)
     if _depth(user) > MAX_JSON_DEPTH:
         raise FormatError(f"user_json is nested deeper than {MAX_JSON_DEPTH} levels")
     arrays: dict[str, FloatArray] = {}
@@ -140,7 +146,7 @@ def decode_extras(extras: bytes) -> Extras:
         start = end
     if start != len(data):
         raise FormatError("extras have bytes past their last array")
-    return Extras(user, arrays)
+    return Extras(user, arrays, fields)
 
 
 def _is_single(values: FloatArray) -> bool:

@@ -19,6 +19,7 @@ from memory_format.errors import FormatError
 from memory_format.extras import ArrayDtype, make_extras
 from memory_format.header import FLAG_TYPED, FLAG_WIDE_TOKENS, LAYOUT_FLAGS, MAX_SCORE, token_dtype
 from memory_format.record import Record, bad_layout, check_record
+from memory_format.user_fields import FieldValue
 
 
 def make_record(
@@ -38,6 +39,7 @@ def make_record(
     user_json: dict[str, Any] | None = None,
     arrays: dict[str, NDArray[Any]] | None = None,
     array_dtypes: Mapping[str, ArrayDtype] | None = None,
+    fields: Mapping[str, FieldValue] | None = None,
 ) -> Record:
     """Encode one exemplar.
 
@@ -54,6 +56,8 @@ def make_record(
         user_json: small JSON object of the user's.
         arrays: named arrays (logits, features).
         array_dtypes: what each is stored as, by name: ``float16``, the default, or ``float32``.
+        fields: at most 16 values by name, to filter and group by: text of at most 128 characters, numbers, bools. A
+            name is of A-Z a-z 0-9 _, at most 32 of them, and begins with no digit.
 
     Raises:
         FormatError: anything of the above is not so; the message says what and what would be right.
@@ -71,7 +75,7 @@ def make_record(
     if layout is not None and not is_one_of(layout, tuple(LAYOUT_FLAGS)):
         raise bad_layout(layout)
     h, w = keep_mask.shape
-    extras = make_extras(user_json, arrays, array_dtypes)
+    extras = make_extras(user_json, arrays, array_dtypes, fields)
     features = (FLAG_WIDE_TOKENS if ids.max(initial=0) > 0xFFFF else 0) | (FLAG_TYPED if extras.is_typed else 0)
     record = Record(
         class_id=whole("class_id", class_id, 0, 2**32 - 1),

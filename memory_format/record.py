@@ -36,6 +36,7 @@ from memory_format.header import (
     token_dtype,
 )
 from memory_format.in_place import Dropped, to_image
+from memory_format.user_fields import FieldValue
 
 _FEATURE_FLAGS: Final = FLAG_TYPED | FLAG_WIDE_TOKENS
 
@@ -160,6 +161,10 @@ class Record:
     def user_json(self) -> dict[str, Any]:
         """The user's own JSON, ``{}`` where there is none."""
         return decode_extras(self.extras).user
+
+    def fields(self) -> dict[str, FieldValue]:
+        """The user's fields, by which a service filters and groups."""
+        return decode_extras(self.extras).fields
 
     def arrays(self) -> dict[str, FloatArray]:
         """The user's arrays by name."""

@@ -22,7 +22,11 @@ from memory_format.api.terms import (
 from memory_format.errors import FormatError
 from memory_format.header import LEARNER_ID_PATTERN, MAX_SCORE
 from memory_format.text import TEXT_PATTERN, check_text
+from memory_format.user_fields import FIELD_PATTERN, MAX_FIELD_TEXT
 
+FieldName = Annotated[str, Field(pattern=f"^{FIELD_PATTERN.pattern}$")]
+FieldFilter = Annotated[str, Field(pattern=f"^{FIELD_PATTERN.pattern}:", max_length=MAX_FIELD_TEXT + 64)]
+"""A field's name, a colon, and a value as it is written."""
 MAX_CLASS_ID: Final = 2**32 - 1
 ClassId = Annotated[int, Field(ge=0, le=MAX_CLASS_ID)]
 Phase = Annotated[int, Field(ge=0, lt=2**16)]

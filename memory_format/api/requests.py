@@ -15,6 +15,8 @@ from memory_format.api.fields import (
     Description,
     DiskLimit,
     ExemplarId,
+    FieldFilter,
+    FieldName,
     Fingerprint,
     LearnerFloor,
     LearnerId,
@@ -48,6 +50,7 @@ from memory_format.api.terms import (
     Strategy,
     Want,
 )
+from memory_format.user_fields import MAX_FIELDS, FieldValue
 
 
 def _text(pattern: str, wanted: str) -> BeforeValidator:
@@ -203,6 +206,11 @@ class SampleBody(_Strict):
     not_learner_id: list[LearnerId] | None = Field(
         None, min_length=1, max_length=MAX_FILTER_VALUES, description="Leave out the records of these."
     )
+    fields: dict[FieldName, list[FieldValue]] | None = Field(
+        None,
+        max_length=MAX_FIELDS,
+        description="Of these fields of the user's, records that have one of the values listed.",
+    )
     repair_text: float = Field(0.0, ge=0, le=1, description="Chance of carrying the text of another of its class.")
     version: Version | None = Field(None, description="Draw only if the buffer is at this version.")
     snapshot: Name | None = Field(None, description="Draw from what the buffer held at this snapshot.")
@@ -293,6 +301,11 @@ class FilterQuery(_QueryString):
     class_id: list[Annotated[ClassId, Digits]] = Field([], max_length=MAX_FILTER_VALUES)
     phase: list[Annotated[Phase, Digits]] = Field([], max_length=MAX_FILTER_VALUES)
     learner_id: list[LearnerId] = Field([], max_length=MAX_FILTER_VALUES)
+    field: list[FieldFilter] = Field(
+        [],
+        max_length=MAX_FILTER_VALUES,
+        description="NAME:VALUE, a field of the user's and a value as it is written; of one name any, of several all.",
+    )
 
 
 class ExemplarQuery(FilterQuery):
@@ -307,6 +320,13 @@ class ExemplarQuery(FilterQuery):
     limit: Annotated[int, Digits] = Field(100, ge=1, le=MAX_PAGE)
     cursor: str | None = Field(None, max_length=1024)
     snapshot: Name | None = Field(None, description="List what the buffer held at this snapshot.")
+
+
+class CountQuery(FilterQuery):
+    """Which records to count."""
+
+    limit: Annotated[int, Digits] = Field(100, ge=1, le=MAX_PAGE, description="Values listed, the most frequent first.")
+    snapshot: Name | None = Field(None, description="Count what the buffer held at this snapshot.")
 
 
 class DeleteQuery(FilterQuery):

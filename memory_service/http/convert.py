@@ -13,6 +13,7 @@ from memory_format.api.answers import BufferInfo, ExemplarDetail, SnapshotInfo
 from memory_format.api.requests import BudgetSettings, BufferChange, DeleteQuery, ExemplarQuery, FilterQuery, SampleBody
 from memory_format.api.terms import MAX_SAMPLE, part_of
 from memory_format.in_place import FILL, check_shown_size, kept_rows
+from memory_format.user_fields import as_written, written
 from memory_service.store.buffer import Buffer
 from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
 from memory_service.store.pure.query import Query
@@ -45,7 +46,14 @@ def filter_of(request: FilterQuery | SampleBody) -> Filter:
     """The conditions of a request."""
     others = _values(request.not_learner_id) if isinstance(request, ExemplarQuery | SampleBody) else None
     ids = _values(request.exemplar_id) if isinstance(request, DeleteQuery) else None
-    return Filter(_values(request.class_id), _values(request.phase), _values(request.learner_id), others, ids)
+    if isinstance(request, SampleBody):
+        fields = {name: {*map(written, values)} for name, values in (request.fields or {}).items()}
+    else:
+        fields = {}
+        for name, _, text in (condition.partition(":") for condition in request.field):
+            fields.setdefault(name, set()).add(as_written(text))
+    named = tuple((name, tuple(sorted(fields[name]))) for name in sorted(fields))
+    return Filter(_values(request.class_id), _values(request.phase), _values(request.learner_id), others, ids, named)
 
 
 def _values(given: list[T] | None) -> tuple[T, ...] | None:
@@ -57,7 +65,7 @@ def deletion_of(request: DeleteQuery) -> Filter:
     where = filter_of(request)
     if where == EVERYTHING:
         raise FormatError(
-            "exemplar_id, class_id, phase or learner_id is needed; DELETE the buffer to delete everything",
+            "exemplar_id, class_id, phase, learner_id or field is needed; DELETE the buffer to delete everything",
             code="invalid_query",
         )
     return where
@@ -133,6 +141,7 @@ def exemplar_detail(record: Record) -> ExemplarDetail:
         "num_patches": record.num_kept,
         "keep_ratio": record.num_kept / (h * w),
         "user_json": record.user_json(),
+        "fields": record.fields(),
     }
     same = {field.name for field in fields(ExemplarDetail)} - others.keys()
     return ExemplarDetail(**{name: getattr(record, name) for name in same}, **others)

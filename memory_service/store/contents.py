@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from memory_format import NotFoundError
 from memory_format.body import most_id_bytes, prefix_bytes
 from memory_service.store.index.base import Index
+from memory_service.store.known_fields import KnownFields
 from memory_service.store.pure import selection
 from memory_service.store.pure.change import Move
 from memory_service.store.pure.columns import Columns, Learners, Rows
@@ -42,6 +43,7 @@ class Contents:
         self.index = index
         self.segments = segments
         self.options = options
+        self.fields = KnownFields(self.bodies, lambda: self.state.held)
         self.dropped = False
         """Whether the buffer was deleted."""
         self.readers = Readers()
@@ -212,7 +214,7 @@ class Contents:
         key = (columns.version, columns.num_records, where)
         found = self.selections.get(key)
         if found is None:
-            found = selection.select(columns, where, self.learners)
+            found = selection.select(columns, where, self.learners, self.fields.of(columns, where))
             self.selections[key] = found
             for old in list(self.selections)[:-_SELECTIONS_KEPT]:
                 # Another thread may have been faster.

@@ -21,7 +21,8 @@ from typing import Final
 import numpy as np
 
 from memory_format import BusyError, ExemplarMemoryError, ForbiddenError, NotFoundError
-from memory_format.api.answers import DeleteResponse, ErasedFrom, ErasureReceipt, HeldElsewhere
+from memory_format.api.answers import DeleteResponse
+from memory_format.api.receipts import ErasedFrom, ErasureReceipt, HeldElsewhere
 from memory_service.store.buffer import Buffer
 from memory_service.store.index.base import Index
 from memory_service.store.pure.erasing import TARGET_DTYPE, Targets

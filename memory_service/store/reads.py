@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from memory_format import ConflictError, FormatError, NotFoundError, Record, StorageError, checksum
 from memory_format.api.answers import DrawnIds, ExemplarInfo, NamedClass
+from memory_format.api.contents import FieldCounts
 from memory_format.api.terms import part_of
 from memory_format.body import swap_text
 from memory_format.header import HEADER_BYTES, fingerprints
@@ -28,6 +29,8 @@ from memory_service.store.lent import LentBatch, lend
 from memory_service.store.pure import query as queries
 from memory_service.store.pure import sampler
 from memory_service.store.pure.columns import Columns, Rows, charge_of, headers_of_rows
+from memory_service.store.pure.selection import Filter
+from memory_service.store.pure.stats import count_by
 from memory_service.store.segments.base import SegmentGoneError
 from memory_service.store.segments.readers import LeaseEndedError
 from memory_service.store.tally import Tally
@@ -83,6 +86,20 @@ class Reads:
     def browse(self, query: queries.Query, *, snapshot: str | None = None) -> tuple[list[Glimpse], str | None, int]:
         """The same, with the texts. Raises as :meth:`query`."""
         return self.steadily(snapshot, lambda columns: self._listed(columns, query, glimpse_of, tokens=True))
+
+    def count_by(self, field: str, where: Filter, *, limit: int, snapshot: str | None = None) -> FieldCounts:
+        """Records that match by a field of the user's, the ``limit`` most frequent values.
+
+        Raises:
+            StorageError: a record is damaged.
+        """
+
+        def read(columns: Columns) -> FieldCounts:
+            selection = self.contents.select(columns, where)
+            taken = columns.take(selection.at(np.arange(selection.num)))
+            return count_by(field, taken, self.contents.fields.of_all(taken), columns.version, limit)
+
+        return self.steadily(snapshot, read)
 
     def fingerprint(self, exemplar_id: int, *, snapshot: str | None = None) -> int:
         """What tells a record from others of its id (:func:`memory_format.header.fingerprints`), for which nothing is
@@ -197,7 +214,8 @@ class Reads:
     def _page(
         self, columns: Columns, query: queries.Query, max_bytes: int | None
     ) -> tuple[NDArray[np.int64], str | None]:
-        return queries.run(columns, query, self.contents.learners, max_bytes=max_bytes)
+        fields = self.contents.fields.of(columns, query.where)
+        return queries.run(columns, query, self.contents.learners, fields, max_bytes=max_bytes)
 
     def _encoded(self, taken: Rows) -> memoryview:
         """Rows as an Arrow stream, into which their bodies are read where they lie."""

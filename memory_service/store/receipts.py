@@ -16,7 +16,7 @@ from typing import Final, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from memory_format import FormatError, StorageError
-from memory_format.api.answers import ErasureReceipt, KeptReceipt
+from memory_format.api.receipts import ErasureReceipt, KeptReceipt
 from memory_service.store.segments import files
 
 logger = logging.getLogger(__name__)

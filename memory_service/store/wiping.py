@@ -63,7 +63,7 @@ class Wiping:
         def chosen(records: Columns | Rows) -> NDArray[np.int64]:
             if ids is not None:
                 return np.flatnonzero(np.isin(records["exemplar_id"], ids))
-            return np.flatnonzero(matching(records, where, learners))
+            return np.flatnonzero(matching(records, where, learners, self._contents.fields.of(records, where)))
 
         held = [columns.take(chosen(columns)) for columns in (state.columns, state.pinned.columns)]
         found = concatenated([*held, *(rows.take(chosen(rows)) for _, rows in self._with_dead())])

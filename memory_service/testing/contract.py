@@ -18,6 +18,7 @@ from memory_service.store.index.base import Writing
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
+from memory_service.store.pure.selection import Filter
 from memory_service.testing.states import expect_loaded_state
 
 Change = Callable[[Store], object]
@@ -145,6 +146,7 @@ def _batch(count: int, *, seed: int, pad: int = 300) -> list[Record]:
             token_positions=np.array([0, 1]),
             text_length=2,
             user_json={"pad": "x" * pad},
+            fields={"place": place, "half": "even" if place % 2 == 0 else "odd"} if place % 3 else None,
             arrays={"logits": random.normal(size=3)} if place % 4 == 0 else None,
             array_dtypes={"logits": "float32"} if place % 8 == 0 else None,
         )
@@ -174,7 +176,9 @@ def _everything(buffer: Buffer) -> Any:
     names = [None, *(snapshot.name for snapshot in buffer.snapshots())]
     held = {name: _records(buffer, name) for name in names}
     drawn = bytes(buffer.sample(SampleRequest(5, seed=1))[0]) if held[None] else b""
-    return buffer.config, buffer.state.version, buffer.state.next_id, buffer.snapshots(), held, drawn
+    even = Filter(fields=(("half", ("even",)),))
+    counted = [buffer.count_by("place", even, limit=100, snapshot=name) for name in names]
+    return buffer.config, buffer.state.version, buffer.state.next_id, buffer.snapshots(), held, drawn, counted
 
 
 def _compact(store: Store) -> None:

@@ -129,6 +129,16 @@ def test_learners_can_be_left_out(buffer: Buffer) -> None:
     assert [record.learner_id for record in buffer.records(not_learner_id=["me"])] == ["you"] * 4
 
 
+def test_data_sets_are_of_fields(buffer: Buffer) -> None:
+    buffer.push([make(number, fields={"number": number, "even": number % 2 == 0}) for number in range(8)])
+    where: dict[str, Any] = {"even": True, "number": [1, 2, "4"]}
+    for batch in ReplayDataset(buffer, 6, num_steps=2, fields=where):
+        assert {*batch["exemplar_id"].tolist()} == {3, 5}
+    assert BufferDataset(buffer, fields=where).exemplar_id.tolist() == [3, 5]
+    with pytest.raises(ValueError, match="an empty list matches nothing"):
+        ReplayDataset(buffer, 6, num_steps=2, fields={"even": []}).state_dict()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")  # on one core

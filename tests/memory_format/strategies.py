@@ -83,6 +83,14 @@ named_arrays = st.lists(st.floats(width=16), max_size=5).map(lambda values: np.a
 ).map(lambda values: np.array(values, np.float32))
 
 
+values = (
+    st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
+)
+
+
 @st.composite
 def records(draw: st.DrawFn, codecs: tuple[PatchCodec, ...] = ALL_CODECS) -> tuple[Record, dict[str, Any]]:
     """A record, and what it was made of."""
@@ -109,6 +117,9 @@ def records(draw: st.DrawFn, codecs: tuple[PatchCodec, ...] = ALL_CODECS) -> tup
         "layout": draw(st.sampled_from(["mosaic", "in_place", "strip", None])),
         "user_json": draw(plain_json),
         "arrays": arrays,
+        "fields": draw(
+            st.dictionaries(st.from_regex("[A-Za-z_][A-Za-z0-9_]{0,31}", fullmatch=True), values, max_size=3)
+        ),
         "array_dtypes": {name: str(values.dtype) for name, values in arrays.items() if values.dtype != np.float16},
     }
     return make_record(**made_of), made_of

@@ -15,6 +15,7 @@ from memory_format.body import MAX_EXTRAS_BYTES, count_parts, prefix_bytes, swap
 from memory_format.extras import decode_extras, make_extras
 from memory_format.header import FLAG_TYPED, FLAG_WIDE_TOKENS, HEADER_DTYPE, HeaderRow
 from memory_format.record import check_record, headers_of, split_row
+from memory_format.user_fields import as_written, written
 from tests.memory_format.strategies import LOSSLESS, header_of, mutate, mutations, noise, records, smooth
 from tests.memory_format.test_codecs import SMOOTH_PSNR_DB, psnr
 
@@ -119,6 +120,8 @@ def test_what_went_in_comes_out(made: tuple[Record, dict[str, Any]]) -> None:
     np.testing.assert_array_equal(record.token_positions, made_of["token_positions"])
     assert record.text_length == made_of["text_length"]
     assert record.user_json() == made_of["user_json"]
+    assert record.fields() == made_of["fields"]
+    assert list(map(type, record.fields().values())) == list(map(type, made_of["fields"].values()))
     arrays = record.arrays()
     assert list(arrays) == list(made_of["arrays"])
     for name, values in made_of["arrays"].items():
@@ -175,6 +178,18 @@ def test_a_record_that_is_not_smooth_on_float32_still_equals_itself() -> None:
         ({"arrays": {"logits": [1]}, "array_dtypes": {"logits": "float64"}}, "invalid_record"),
         ({"arrays": {"logits": [1]}, "array_dtypes": {"features": "float32"}}, "invalid_record"),
         ({"array_dtypes": {"features": "float32"}}, "invalid_record"),
+        ({"fields": [1]}, "invalid_record"),
+        ({"fields": {"": 1}}, "invalid_record"),
+        ({"fields": {"a b": 1}}, "invalid_record"),
+        ({"fields": {"0": 1}}, "invalid_record"),
+        ({"fields": {"a" * 33: 1}}, "invalid_record"),
+        ({"fields": {"a": None}}, "invalid_record"),
+        ({"fields": {"a": [1]}}, "invalid_record"),
+        ({"fields": {"a": math.nan}}, "invalid_record"),
+        ({"fields": {"a": 2**63}}, "invalid_record"),
+        ({"fields": {"a": "x" * 129}}, "invalid_record"),
+        ({"fields": {"a": "\0"}}, "invalid_record"),
+        ({"fields": {f"a{number}": number for number in range(17)}}, "invalid_record"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], code: str) -> None:
@@ -285,6 +300,8 @@ def test_flags_of_a_newer_version_are_refused() -> None:
         b'{"user":{},"arrays":{"a":{}}}\n\x00\x00',
         b'{"user":{},"arrays":{"a":7}}\n',
         b'{"user":{},"arrays":{"a":["f4"]}}\n\0\0',
+        b'{"user":{},"arrays":{},"fields":{"a":null}}\n',
+        b'{"user":{},"arrays":{},"fields":[]}\n',
         b'{"user":{},"arrays":{"a":["f8",1]}}\n\0\0\0\0\0\0\0\0',
         b'{"user":{},"arrays":{"a":[1,"f4"]}}\n\0\0\0\0',
         b'{"user":{},"arrays":{"a":[4611686018427387904,4,0]}}\n',
@@ -324,6 +341,37 @@ def test_float32_arrays_come_back_bit_for_bit_and_cost_their_bytes() -> None:
     assert record.charge - simple().charge == 4 + len(b'{"user":{},"arrays":{"logits":["f4",6]}}\n') + 6 * 4
     halves = simple(arrays={"logits": values[:4]})
     assert (halves.flags & FLAG_TYPED, halves.arrays()["logits"].dtype.name) == (0, "float16")
+
+
+def test_fields_are_pythons_values_and_cost_their_bytes() -> None:
+    record = simple(fields={"split": "train", "epoch": np.int64(3), "hard": np.bool_(True), "loss": np.float32(0.5)})
+    assert record.fields() == {"split": "train", "epoch": 3, "hard": True, "loss": 0.5}
+    said = b'{"user":{},"arrays":{},"fields":{"split":"train","epoch":3,"hard":true,"loss":0.5}}\n'
+    assert (record.extras, record.charge - simple().charge) == (said, 4 + len(said))
+    assert record.flags & FLAG_TYPED
+    assert simple(fields={}).body == simple().body
+
+
+@pytest.mark.parametrize(
+    ("text", "as_kept"),
+    [
+        ("1.50", "1.5"),
+        ("1e3", "1000"),
+        ("-0.0", "0"),
+        ("007", "007"),
+        ("true", "true"),
+        ("nan", "nan"),
+        ("1e999", "1e999"),
+    ],
+)
+def test_numbers_match_however_they_are_written(text: str, as_kept: str) -> None:
+    assert as_written(text) == as_kept
+
+
+def test_values_that_are_equal_are_written_alike() -> None:
+    assert [written(value) for value in (3, 3.0, "3", True, "true", 2.5, -0.0, 2**60)] == [
+        *("3", "3", "3", "true", "true", "2.5", "0", str(2**60))
+    ]
 
 
 def test_token_ids_take_two_bytes_where_they_fit_and_four_where_one_does_not() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from memory_format.api.answers import ReceiptList
+from memory_format.api.receipts import ReceiptList
 from memory_format.api.requests import ReceiptQuery
 from memory_service.http.access import needs
 from memory_service.http.openapi import refusals

@@ -12,8 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from memory_format import MEDIA_TYPE, Dropped, FormatError
 from memory_format.api import fields
 from memory_format.api.answers import DeleteResponse, ExemplarDetail, ExemplarPage, PushResponse, UpdateResponse
+from memory_format.api.contents import FieldCounts
 from memory_format.api.fields import Fingerprint, Name
-from memory_format.api.requests import ERASE, DeleteQuery, Digits, ExemplarQuery, Flag, ScoreUpdate
+from memory_format.api.requests import ERASE, CountQuery, DeleteQuery, Digits, ExemplarQuery, Flag, ScoreUpdate
 from memory_format.api.terms import (
     JSON_MEDIA_TYPE,
     KEY_HEADER,
@@ -26,7 +27,7 @@ from memory_format.api.terms import (
 )
 from memory_service.http.access import needs
 from memory_service.http.admission import Admission
-from memory_service.http.convert import deletion_of, exemplar_detail, query_of, to_png
+from memory_service.http.convert import deletion_of, exemplar_detail, filter_of, query_of, to_png
 from memory_service.http.media import prefers
 from memory_service.http.openapi import MISFITS, NO_ROOM, RECORD_CODES, refusals
 from memory_service.http.routes.common import (
@@ -183,6 +184,14 @@ def delete_one(
     if erase:
         return store.erasures.erase(buffer, [exemplar_id], only_learner=grant.learner_id, sees=grant.sees)
     return buffer.delete([exemplar_id], only_learner=grant.learner_id)
+
+
+@router.get("/counts/{field}", openapi_extra=needs("read") | refusals("unknown_buffer", "unknown_snapshot"))
+def count_by(
+    buffer: BufferDep, field: Annotated[fields.FieldName, Path()], query: Annotated[CountQuery, Query()]
+) -> FieldCounts:
+    """Records and bytes by a field of the user's, of all records or of those that match."""
+    return buffer.count_by(field, filter_of(query), limit=query.limit, snapshot=query.snapshot)
 
 
 @router.get(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from memory_format import FormatError
 from memory_format.api.terms import Sort
 from memory_service.store.pure.columns import Columns, Learners, charge_of
+from memory_service.store.pure.field_index import NO_FIELDS, FieldIndex
 from memory_service.store.pure.selection import EVERYTHING, Filter, matching
 
 _BLOCK: Final = 1 << 16
@@ -38,18 +39,23 @@ class Query:
 
 
 def run(
-    columns: Columns, query: Query, learners: Learners, *, max_bytes: int | None = None
+    columns: Columns,
+    query: Query,
+    learners: Learners,
+    fields: FieldIndex = NO_FIELDS,
+    *,
+    max_bytes: int | None = None,
 ) -> tuple[NDArray[np.int64], str | None]:
     """One page: positions in the columns, and the cursor of the page after them, None at the end.
 
     Args:
-        learners: those that the columns' ``learner`` points into.
+        learners, fields: as :func:`memory_service.store.pure.selection.select` takes them.
         max_bytes: end the page before its charges exceed this; it holds one record at least.
 
     Raises:
         FormatError: ``invalid_cursor``.
     """
-    found = _first(columns, query, learners, query.limit + 1)
+    found = _first(columns, query, learners, fields, query.limit + 1)
     count = _fitting(charge_of(columns["length"][found[: query.limit]]).tolist(), max_bytes)
     page = found[:count]
     if count == len(found):
@@ -60,7 +66,7 @@ def run(
     return page, base64.urlsafe_b64encode(document).decode().rstrip("=")
 
 
-def _first(columns: Columns, query: Query, learners: Learners, wanted: int) -> NDArray[np.int64]:
+def _first(columns: Columns, query: Query, learners: Learners, fields: FieldIndex, wanted: int) -> NDArray[np.int64]:
     """The positions of the first so many records behind the cursor, in the order asked for."""
     name, sign = query.sort.removeprefix("-"), -1 if query.sort.startswith("-") else 1
     by_id = name == "exemplar_id"
@@ -72,7 +78,7 @@ def _first(columns: Columns, query: Query, learners: Learners, wanted: int) -> N
     for start in reversed(starts) if by_id and sign < 0 else starts:
         part = slice(start, start + _BLOCK)
         values = columns[name][part].astype(exact) * sign
-        fits = _matching(columns, query, learners, part)
+        fits = _matching(columns, query, learners, fields, part)
         if after is not None:
             value, exemplar_id = sign * after[0], after[1]
             fits &= (values > value) | ((values == value) & (columns["exemplar_id"][part] > np.uint64(exemplar_id)))
@@ -97,9 +103,9 @@ def _smallest(order: NDArray[Any], count: int) -> NDArray[np.int64]:
     return places[np.argsort(order[places], kind="stable")[:count]]
 
 
-def _matching(columns: Columns, query: Query, learners: Learners, part: slice) -> NDArray[np.bool_]:
+def _matching(columns: Columns, query: Query, learners: Learners, fields: FieldIndex, part: slice) -> NDArray[np.bool_]:
     """Which records of a part a query is about."""
-    found = matching(columns, query.where, learners, part)
+    found = matching(columns, query.where, learners, fields, part)
     if query.min_score is not None:
         found &= columns["score"][part] >= np.float64(query.min_score)
     if query.max_score is not None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from memory_format.api.terms import Strategy
 from memory_service.store.pure.columns import Columns, Learners, Rows
+from memory_service.store.pure.field_index import NO_FIELDS, FieldIndex
 
 Indices = NDArray[np.int64]
 
@@ -26,6 +27,8 @@ class Filter:
     not_learner_id: tuple[str, ...] | None = None
     """All but those of these learners."""
     exemplar_id: tuple[int, ...] | None = None
+    fields: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Names of the user's fields, ascending, each with values as they are written."""
 
 
 EVERYTHING: Final = Filter()
@@ -168,17 +171,26 @@ def grouped(values: NDArray[np.unsignedinteger]) -> tuple[Indices, Indices]:
     return order, np.concatenate([np.zeros(1, dtype=np.int64), starts])
 
 
-def select(columns: Columns, where: Filter, learners: Learners) -> Selection:
-    """The records that match; ``learners`` are those that the columns' ``learner`` points into."""
+def select(columns: Columns, where: Filter, learners: Learners, fields: FieldIndex = NO_FIELDS) -> Selection:
+    """The records that match.
+
+    Args:
+        learners: those that the columns' ``learner`` points into.
+        fields: of the records, where the filter has any.
+    """
     if where == EVERYTHING:
         return Selection(columns["class_id"], None, columns["score"])
-    return Selection(columns["class_id"], np.flatnonzero(matching(columns, where, learners)), columns["score"])
+    return Selection(columns["class_id"], np.flatnonzero(matching(columns, where, learners, fields)), columns["score"])
 
 
 def matching(
-    records: Columns | Rows, where: Filter, learners: Learners, part: slice = slice(None)
+    records: Columns | Rows,
+    where: Filter,
+    learners: Learners,
+    fields: FieldIndex = NO_FIELDS,
+    part: slice = slice(None),
 ) -> NDArray[np.bool_]:
-    """Which records, or records of a part, match; ``learners`` as :func:`select` takes them."""
+    """Which records, or records of a part, match; ``learners`` and ``fields`` as :func:`select` takes them."""
     codes = None if where.learner_id is None else learners.known_codes(where.learner_id)
     matches = np.ones(len(records["class_id"][part]), dtype=bool)
     for name, wanted in (("class_id", where.class_id), ("phase", where.phase), ("learner", codes)):
@@ -189,4 +201,6 @@ def matching(
     if where.not_learner_id is not None:
         others = np.array(learners.known_codes(where.not_learner_id), dtype=np.int64)
         matches &= ~np.isin(records["learner"][part], others)
+    for name, values in where.fields:
+        matches &= fields.matching(records["exemplar_id"][part], name, values)
     return matches

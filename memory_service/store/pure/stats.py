@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format.api.answers import BufferStats, ClassStats, Diff, Side
+from memory_format.api.contents import FieldCount, FieldCounts
 from memory_format.api.terms import MAX_DIFF_IDS
-from memory_service.store.pure.columns import Columns
+from memory_format.user_fields import FieldValue
+from memory_service.store.pure.columns import Columns, Rows, charge_of
+from memory_service.store.pure.field_index import FieldIndex
 from memory_service.store.pure.selection import grouped
 from memory_service.store.pure.state import State
 
@@ -84,6 +87,23 @@ def totals(columns: Columns, name: str) -> Totals:
         return Totals(values[:0], order, order)
     counts = np.diff(np.append(starts, len(order)))
     return Totals(values[order[starts]], counts, np.add.reduceat(columns.charge[order], starts))
+
+
+def count_by(field: str, records: Rows, fields: FieldIndex, version: int, limit: int) -> FieldCounts:
+    """Records and bytes by a field of the user's, the ``limit`` most frequent values first."""
+    # One place more, the first, for records without it.
+    codes = fields.codes(records["exemplar_id"], field) + 1
+    values: list[FieldValue | None] = [None, *(fields.columns[field].values if field in fields.columns else ())]
+    counts = np.bincount(codes, minlength=len(values))
+    num_bytes = np.bincount(codes, charge_of(records["length"]), minlength=len(values)).astype(np.int64)
+    present = np.flatnonzero(counts)
+    first = sorted(present.tolist(), key=lambda code: (-counts[code], str(values[code])))[:limit]
+    return FieldCounts(
+        field=field,
+        values=tuple(FieldCount(values[code], int(counts[code]), int(num_bytes[code])) for code in first),
+        num_values=len(present),
+        version=version,
+    )
 
 
 def diff(before: Columns, after: Columns, names: Mapping[int, str]) -> Diff:
