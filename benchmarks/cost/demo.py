@@ -20,6 +20,7 @@ from learner.model.ssf import DEFAULT_PATTERN, last_layers_pattern
 from learner.model.tokenised import TokenisedSplit
 from learner.run.config import LearnerConfig, configured
 from learner.run.loading import load_problem
+from learner.training.settings import TrainConfig
 from learner.training.train import Replay, train_phase
 from memory_format import Record
 
@@ -60,13 +61,16 @@ class Demo:
     @property
     def num_steps(self) -> int:
         """Of an epoch."""
-        return -(-len(self.new) // self.config.train.batch_size)
+        return self._train.num_steps(1, len(self.new))
+
+    @property
+    def _train(self) -> TrainConfig:
+        return replace(self.config.train, ssf_epochs=1)
 
     def epoch(self, replay: Iterable[Replay]) -> None:
         """One pass over the new samples, with replay."""
         generator = torch.Generator().manual_seed(SEED)
-        train = replace(self.config.train, ssf_epochs=1)
-        train_phase(self.model, self.new, self.keep, iter(replay), phase=1, config=train, generator=generator)
+        train_phase(self.model, self.new, self.keep, iter(replay), phase=1, config=self._train, generator=generator)
         if self.model.device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,9 +45,9 @@ def _measured(begun: Demo, buffer: Buffer, records: Sequence[Record], rounds: in
     size = begun.config.train.batch_size
 
     def dataset() -> ReplayDataset:
-        return ReplayDataset(buffer, size, seed=SEED, strategy="class_balanced")
+        return ReplayDataset(buffer, size, seed=SEED, num_steps=begun.num_steps, strategy="class_balanced")
 
-    held = [to_replay(batch) for batch in itertools.islice(dataset(), begun.num_steps)]
+    held = [to_replay(batch) for batch in dataset()]
     waits: list[float] = []
 
     def from_service() -> None:

@@ -175,7 +175,12 @@ class MethodRun:
         with contextlib.ExitStack() as stack:
             replay, dataset = None, None
             if self._buffer is not None:
-                dataset = self._dataset(self._buffer, phase, self._shared.known(model) if self._shared else None)
+                dataset = self._dataset(
+                    self._buffer,
+                    phase,
+                    self.config.train.num_steps(phase, len(new)),
+                    self._shared.known(model) if self._shared else None,
+                )
                 batches = iter(dataset)
                 stack.callback(batches.close)
                 replay = map(functools.partial(to_replay, scale=self.config.memory.scale), batches)
@@ -196,13 +201,15 @@ class MethodRun:
             "mask_seconds": mask_seconds,
         }
 
-    def _dataset(self, buffer: Buffer, phase: int, class_ids: list[int] | None) -> ReplayDataset:
+    def _dataset(self, buffer: Buffer, phase: int, num_steps: int, class_ids: list[int] | None) -> ReplayDataset:
         config, device = self.config.train, self.setup.device
         return ReplayDataset(
             buffer,
             config.batch_size,
             seed=self.config.seed,
             start_step=phase * 1_000_000,  # no step of one phase is a step of another
+            # So that none is fetched, at the end, that nobody trains on.
+            num_steps=num_steps,
             strategy="class_balanced",
             class_id=class_ids,
             repair_text=config.repair_text,

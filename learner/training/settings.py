@@ -79,6 +79,14 @@ class TrainConfig:
         """The learning rates, for a model's parts."""
         return Rates(self.base_lr, self.ssf_lr, self.head_lr, self.added_lr)
 
+    def epochs(self, phase: int) -> int:
+        """Passes over the new data of a phase."""
+        return self.ssf_epochs if phase else self.base_epochs
+
+    def num_steps(self, phase: int, num_samples: int) -> int:
+        """Steps of a phase with so many new samples."""
+        return self.epochs(phase) * -(-num_samples // self.batch_size)
+
     def __post_init__(self) -> None:
         within(self, 0, 1, "masked_views", "patch_drop", "word_drop", "fill", "repair_text", "colour")
         within(self, 0, 0.5, "modality_drop")  # counts for each of two modalities

@@ -50,7 +50,7 @@ def train_phase(
     Args:
         new: the phase's data.
         new_keep: ``(N, K)`` bool, the patches that the masked view of each new sample shows.
-        replay: endless replay batches of ``config.batch_size``; None = no replay.
+        replay: replay batches of ``config.batch_size``, one for each of ``config.num_steps``; None = no replay.
         phase: 0 is the base phase, with epochs of its own.
         generator: all randomness of the phase.
         progress: what to call it in the progress shown.
@@ -70,11 +70,10 @@ def train_phase(
     model.train()
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(model.parameter_groups(config.rates), weight_decay=config.weight_decay)
-    epochs = config.ssf_epochs if phase else config.base_epochs
-    num_steps = epochs * -(-len(new) // config.batch_size)
+    num_steps = config.num_steps(phase, len(new))
     schedule = one_cycle(optimizer, num_steps)
     with Progress(num_steps, progress) as shown_progress:
-        for _ in range(epochs):
+        for _ in range(config.epochs(phase)):
             for index in torch.randperm(len(new), generator=generator).split(config.batch_size):
                 loss = loss_of(index)
                 optimizer.zero_grad()

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -93,6 +94,10 @@ def test_runs_that_store_in_different_ways_share_a_base_phase(start_service: Any
 
     lossless = MemoryConfig(budget_bytes=30_000, codec={"id": "em_zstd"})
     assert _run("masked", second, service, memory=lossless)[0].train_seconds == base["seconds"]
+    # One batch for each step of the later phases, and none that nobody trains on.
+    steps = sum(CONFIG.train.num_steps(phase, len(PROBLEM.train.of_classes(PROBLEM.phases[phase]))) for phase in (1, 2))
+    drawn = f'exemplar_samples_total{{buffer="{_buffer(second)}"}} {steps}.0'
+    assert drawn in httpx.get(f"{service.url}/metrics").text.splitlines()
     # With other training it is another base phase, and with other pictures of the same classes.
     _run("none", third, service, data=replace(CONFIG.data, scenes="misleading"))
     assert torch.load(third / "base.pt", weights_only=True)["key"] != base["key"]
