@@ -63,8 +63,7 @@ class Store:
         self._options = options or Options()
         self.runs = Runs(data, self._options.run_bytes)
         """Reports of runs."""
-        self._names_lock = threading.Lock()
-        self._archiving = threading.Lock()
+        self._names_lock, self._archiving = threading.Lock(), threading.Lock()
         self._coming: set[str] = set()
         """Names of buffers that are being forked or imported."""
         try:
