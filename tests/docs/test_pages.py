@@ -34,6 +34,8 @@ RUNS = [
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")  # on one core
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata 0.11 beside torch 2.14
+@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")  # Lightning 2.6 beside torch 2.14
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # Lightning's advice
 @pytest.mark.parametrize(("page", "shell"), RUNS)
 def test_a_page_does_what_it_says(page: str, shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for program in (shell, "curl"):

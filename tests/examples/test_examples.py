@@ -14,12 +14,13 @@ from PIL import Image
 FOLDER = Path(__file__).parents[2] / "examples"
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
+# torchdata 0.11 beside torch 2.14.
+WARNINGS = ["-W", "error", "-W", "ignore:'set_vital' is deprecated"]
 
-def run(name: str, folder: Path, *arguments: str) -> str:
+
+def run(name: str, folder: Path, *arguments: str, warnings: list[str] = WARNINGS) -> str:
     """What it printed."""
     environment = os.environ | {"PYTHONPATH": str(FOLDER.parent), "OMP_NUM_THREADS": "1"}
-    # torchdata 0.11 beside torch 2.14.
-    warnings = ["-W", "error", "-W", "ignore:'set_vital' is deprecated"]
     command = [sys.executable, *warnings, str(FOLDER / f"{name}.py"), *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -39,6 +40,12 @@ def test_a_loader_brings_replay_and_goes_on(tmp_path: Path) -> None:
     printed = run("mixed_loader", tmp_path)
     assert re.search(r"^phase 0: 96 stored, 0 evicted; 96 exemplars of 2 classes, [\d,]+ of 40,000 bytes", printed)
     assert printed.endswith("5 batches, and 2 and 3: the same losses: True\n")
+
+
+def test_lightning_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    printed = run("lightning_loop", tmp_path, warnings=["-W", "ignore"])  # Lightning has advice for everybody
+    assert re.search(r"^phase 1: 64 exemplars of 2 classes, [\d,]+ of 400,000 bytes, \d+ each\n", printed)
+    assert printed.endswith("the same weights: True\n")
 
 
 def test_two_learners_share_a_budget(tmp_path: Path) -> None:
