@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import StorageError
+from memory_format.api.terms import EVICTION_POLICIES
 from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.pure.columns import Columns, Learners, Rows, concatenated, rows_of_headers
 from memory_service.store.pure.model import Snapshot
@@ -137,3 +138,21 @@ def records_of(state: SegmentState, segment: OpenSegment | None, sealed: SealedS
     records["segment"] = state.id
     records["offset"] = starts
     return records
+
+
+def expect_known(entry: BufferEntry) -> None:
+    """Raises ``StorageError``: a newer version made the buffer, with settings that are not known here."""
+    name, eviction = entry.config.name, entry.config.eviction
+    if eviction not in EVICTION_POLICIES:
+        raise StorageError(f"buffer {name!r} has eviction {eviction!r}, which this version does not know")
+
+
+def expect_counted(entry: BufferEntry, columns: Columns) -> None:
+    """Raises ``StorageError`` (``corrupt_record``): a buffer's counters are not what it holds."""
+    if (columns.bytes_used, columns.num_records) != (entry.bytes_used, entry.num_records):
+        raise StorageError(
+            f"buffer {entry.config.name!r} holds {columns.num_records} records of {columns.bytes_used} bytes, its "
+            f"counters say {entry.num_records} and {entry.bytes_used}: `memory-service verify` says more, "
+            "`memory-service repair` sets them right",
+            code="corrupt_record",
+        )

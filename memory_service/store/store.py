@@ -23,14 +23,14 @@ from memory_format import (
     NotFoundError,
     StorageError,
 )
-from memory_format.api.terms import EVICTION_POLICIES, NAME_PATTERN, EvictionPolicy
+from memory_format.api.terms import NAME_PATTERN, EvictionPolicy
 from memory_service.store import directory
 from memory_service.store.buffer import Buffer
 from memory_service.store.commits import discard
 from memory_service.store.directory import OpenPorts, Ports, open_local
 from memory_service.store.erasures import Erasures
 from memory_service.store.index.base import BufferEntry, BufferRows
-from memory_service.store.loading import SealedSegments
+from memory_service.store.loading import SealedSegments, expect_counted, expect_known
 from memory_service.store.pure.equal import expect_equal
 from memory_service.store.pure.model import Budget, BufferConfig, Options, check_name, check_settings
 from memory_service.store.receipts import Receipts
@@ -81,8 +81,8 @@ class Store:
 
     def _open(self, ports: Ports) -> None:
         self._index, self._segments = ports.index, ports.segments
-        options = self._options
-        self._quota = Quota(options.total_budget_bytes, self._index.leave_room, learner_limit=options.learner_bytes)
+        total, of_a_learner = self._options.total_budget_bytes, self._options.learner_bytes
+        self._quota = Quota(total, self._index.leave_room, learner_limit=of_a_learner)
         try:
             with self._index.reading() as reading:
                 known, buffers, contents = reading.known_files(), reading.buffers(), reading.contents()
@@ -102,19 +102,10 @@ class Store:
             raise
 
     def _open_buffer(self, entry: BufferEntry, rows: BufferRows, sealed: SealedSegments) -> Buffer:
-        name, eviction = entry.config.name, entry.config.eviction
-        if eviction not in EVICTION_POLICIES:
-            raise StorageError(f"buffer {name!r} has eviction {eviction!r}, which this version does not know")
+        expect_known(entry)
         buffer = Buffer(entry, rows, self._index, self._segments, self._options, sealed, self._quota)
         self._quota.note(buffer.config)
-        columns = buffer.state.columns
-        if (columns.bytes_used, columns.num_records) != (entry.bytes_used, entry.num_records):
-            raise StorageError(
-                f"buffer {name!r} holds {columns.num_records} records of {columns.bytes_used} bytes, its counters "
-                f"say {entry.num_records} and {entry.bytes_used}: `memory-service verify` says more, `memory-service "
-                "repair` sets them right",
-                code="corrupt_record",
-            )
+        expect_counted(entry, buffer.state.columns)
         return buffer
 
     def create_buffer(
