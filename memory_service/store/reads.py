@@ -249,7 +249,7 @@ class Reads:
 
     def _draw_from(self, columns: Columns, request: sampler.SampleRequest, *, wait: bool = True) -> Drawn:
         drawn, taken = self._chosen(columns, request)
-        swapped = np.flatnonzero(drawn.text_from != drawn.positions)
+        swapped = drawn.swapped
         if len(swapped):
             donors = columns.take(drawn.text_from[swapped])
             return Drawn(columns.version, self._encoded_swapped(taken, swapped, donors))
@@ -257,8 +257,7 @@ class Reads:
 
     def _ids_from(self, columns: Columns, request: sampler.SampleRequest, *, wait: bool = True) -> DrawnIds:
         drawn, taken = self._chosen(columns, request)
-        is_paired = bool((drawn.text_from != drawn.positions).any())
-        donors = columns.take(drawn.text_from if is_paired else drawn.text_from[:0])
+        donors = columns.take(drawn.text_from) if len(drawn.swapped) else taken[:0]
         return DrawnIds(
             version=columns.version,
             created_at=self.contents.state.config.created_at,
@@ -272,7 +271,7 @@ class Reads:
 
     def _lend_from(self, columns: Columns, request: sampler.SampleRequest, *, wait: bool = True) -> LentBatch:
         drawn, taken = self._chosen(columns, request)
-        swapped = np.flatnonzero(drawn.text_from != drawn.positions)
+        swapped = drawn.swapped
         donors = columns.take(drawn.text_from[swapped]) if len(swapped) else None
         return lend(self.contents, taken, swapped, donors, columns.version, wait=wait)
 

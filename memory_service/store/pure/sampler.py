@@ -53,6 +53,13 @@ class Draw:
     positions: Indices
     text_from: Indices
 
+    @property
+    def swapped(self) -> Indices:
+        """Places of those that carry another record's text."""
+        if self.text_from is self.positions:
+            return self.positions[:0]
+        return np.flatnonzero(self.text_from != self.positions)
+
 
 def draw(selection: Selection, request: SampleRequest, *, draw_key: str, version: int) -> Draw:
     """Draw a batch, or one of its parts.
@@ -92,11 +99,12 @@ def draw(selection: Selection, request: SampleRequest, *, draw_key: str, version
         else:
             places = _weighted_without_replacement(numbers, weights, count)
         positions = selection.at(places)
-    text_from = positions
-    if request.repair_text > 0:
-        text_from = _text_donors(_Numbers([*key, "text", *stream]), selection.groups, positions, request.repair_text)
     mine = part_of(request.batch_size, request.part, request.parts)
-    return Draw(positions[mine], text_from[mine])
+    drawn = positions[mine]
+    if request.repair_text == 0:
+        return Draw(drawn, drawn)
+    donors = _text_donors(_Numbers([*key, "text", *stream]), selection.groups, positions, request.repair_text)
+    return Draw(drawn, donors[mine])
 
 
 def _check_scores(selection: Selection, request: SampleRequest) -> None:
