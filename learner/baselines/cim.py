@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learner.model.backbones.packing import Packing
 from learner.model.classifier import Classifier
 from learner.model.tokens import Tokens
 
@@ -49,12 +50,13 @@ def compress(model: Classifier, tokens: Tokens, targets: Tensor, batch_size: int
 def class_activation(model: Classifier, tokens: Tokens, targets: Tensor) -> Tensor:
     """Grad-CAM ``(B, K)`` on the CPU, non-negative: which patches speak for the class."""
     last = model.backbone.encoder.layer[-1]
-    entered: list[Tensor] = []
+    entered: list[tuple[Tensor, Packing]] = []
 
     def enter(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         # A leaf: gradients are wanted here and nowhere before.
-        entered.append(args[0].detach().requires_grad_())
-        return (entered[-1], *args[1:])
+        leaf = args[0].detach().requires_grad_()
+        entered.append((leaf, args[1]))
+        return (leaf, *args[1:])
 
     handle = last.register_forward_pre_hook(enter)
     model.eval()
@@ -64,9 +66,10 @@ def class_activation(model: Classifier, tokens: Tokens, targets: Tensor) -> Tens
     finally:
         handle.remove()
     score = logits.gather(1, targets.to(logits.device)[:, None]).sum()
-    (gradient,) = torch.autograd.grad(score, entered[-1])
+    ((leaf, packed),) = entered
+    (gradient,) = torch.autograd.grad(score, leaf)
     first_patch = tokens.token_ids.shape[1] + 1
-    hidden, gradient = (values[:, first_patch:].float() for values in (entered[-1].detach(), gradient))
+    hidden, gradient = (packed.unpack(values)[:, first_patch:].float() for values in (leaf.detach(), gradient))
     weights = gradient.mean(1, keepdim=True)
     return (hidden * weights).sum(-1).relu().cpu() * tokens.patch_valid.cpu()
 

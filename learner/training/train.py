@@ -69,7 +69,7 @@ def train_phase(
 
     model.train()
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(model.parameter_groups(config.rates), weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameter_groups(config.rates), weight_decay=config.weight_decay, fused=True)
     num_steps = config.num_steps(phase, len(new))
     schedule = one_cycle(optimizer, num_steps)
     with Progress(num_steps, progress) as shown_progress:
@@ -78,7 +78,7 @@ def train_phase(
                 loss = loss_of(index)
                 optimizer.zero_grad()
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+                torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm, foreach=True)
                 optimizer.step()
                 schedule.step()
                 shown_progress.step(loss=loss.item())
@@ -125,13 +125,14 @@ def _replay_views(replay: Replay, new: Tokens, config: TrainConfig, generator: t
 def _loss(model: Classifier, views: list[TokenisedSplit]) -> Tensor:
     """Mean loss over all samples of the step.
 
-    Samples of similar length share a forward pass: padding few kept tokens to a whole picture would cost what
-    masking saves.
+    Where padding costs (:attr:`~learner.model.backbones.vilt.ViltBackbone.dense`), samples of similar length share a
+    forward pass: padding few kept tokens to a whole picture would cost what masking saves.
     """
     longest = max(view.tokens.patches.shape[1] for view in views)
+    similar = 0.0 if model.backbone.dense else 0.75 * longest
     groups = [
-        [view for view in views if view.tokens.patches.shape[1] > 0.75 * longest],
-        [view for view in views if view.tokens.patches.shape[1] <= 0.75 * longest],
+        [view for view in views if view.tokens.patches.shape[1] > similar],
+        [view for view in views if view.tokens.patches.shape[1] <= similar],
     ]
     total, count = torch.zeros((), device=model.device), 0
     for group in groups:

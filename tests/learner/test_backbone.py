@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import ViltModel
 
+from learner.model.backbones.packing import additive
 from learner.model.backbones.vilt import VILT_MEAN_STD, ViltBackbone, pretrained_vilt, small_vilt
 from learner.model.tokens import Tokens, concatenate, special_tokens
 from memory_format import patches_to_image
@@ -64,8 +65,9 @@ def test_features_and_attention_equal_those_of_transformers(class_token: str) ->
 def _matrices(model: ViltModel, tokens: Tokens) -> list[torch.Tensor]:
     """Every layer's attention ``(B, H, N, N)`` as transformers' own eager encoder forms it."""
     eager = copy.deepcopy(model)
-    hidden, additive_mask = ViltBackbone(model).eval()._embed(tokens)
-    return list(eager.encoder(hidden, attention_mask=additive_mask, output_attentions=True).attentions)
+    hidden, valid = ViltBackbone(model).eval()._embed(tokens)
+    mask = additive(valid)[:, None, None]
+    return list(eager.encoder(hidden, attention_mask=mask, output_attentions=True).attentions)
 
 
 @pytest.mark.parametrize("class_token", ["text", "image"])

@@ -14,6 +14,7 @@ from client import MemoryClient
 from learner.baselines import cim
 from learner.memory import scaled
 from learner.memory.settings import MemoryConfig, Resample
+from learner.model.backbones.packing import packing
 from learner.model.backbones.vilt import small_vilt
 from learner.model.classifier import Classifier
 from learner.model.tokens import Tokens, concatenate
@@ -214,17 +215,20 @@ def test_grad_cam_is_what_finite_differences_say() -> None:
     shift = torch.zeros(64, dtype=torch.double)
 
     def enter(module: object, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        hidden = args[0].clone()
+        packed: Any = args[1]
+        hidden = packed.unpack(args[0])
         seen.append(hidden[:, first_patch:].clone())
         hidden[:, first_patch:] += shift
-        return (hidden, *args[1:])
+        return (packed.pack(hidden), *args[1:])
 
     handle = last.register_forward_pre_hook(enter)
 
     @torch.no_grad()
     def score() -> torch.Tensor:
-        hidden, mask = model.backbone._embed(tokens)
-        features = model.backbone.layernorm(model.backbone._encode(hidden.double(), mask.double())[:, 0])
+        hidden, valid = model.backbone._embed(tokens)
+        packed = packing(valid, dense=True)
+        entered = packed.unpack(model.backbone._encode(packed.pack(hidden.double()), packed))
+        features = model.backbone.layernorm(entered[:, 0])
         scores: torch.Tensor = model.head(features).gather(1, targets[:, None])[:, 0]
         return scores
 

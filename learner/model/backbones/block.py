@@ -1,5 +1,6 @@
 """A ViLT block that does what transformers' does, for less: attention as each device has it fastest, with no matrix
-handed out, and only the places that are wanted.
+handed out, and only the rows that are there and wanted
+(:mod:`learner.model.backbones.packing`).
 
 Beside a sample's tokens a frozen backbone can be given prompts, prefixes and adapters (:class:`Additions`). They are
 passed in with each call and nothing is left behind, so that one set of frozen weights serves any number of them.
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EVERYTHING = slice(None)
+from learner.model.backbones.packing import Bucket, Packing, additive
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,16 @@ class Additions:
     def num_prompts(self) -> int:
         return 0 if self.prompts is None else self.prompts.shape[1]
 
-    def prepend(self, hidden: Tensor, additive_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The prompts before an embedded sequence ``(B, N, D)``, and its mask ``(B, 1, 1, N)`` widened by them."""
+    def prepend(self, hidden: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """The prompts before an embedded sequence ``(B, N, D)``, and which of its places are there, ``(B, N)``."""
         if self.prompts is None:
-            return hidden, additive_mask
-        return torch.cat([self.prompts.to(hidden.dtype), hidden], dim=1), widened(additive_mask, self.num_prompts)
+            return hidden, valid
+        return torch.cat([self.prompts.to(hidden.dtype), hidden], dim=1), F.pad(
+            valid, (self.num_prompts, 0), value=True
+        )
 
 
 NOTHING = Additions()
-
-
-def widened(additive_mask: Tensor, number: int) -> Tensor:
-    """A mask ``(B, 1, 1, N)`` with ``number`` valid places before its own."""
-    return F.pad(additive_mask, (number, 0))
 
 
 class Block(nn.Module):
@@ -81,34 +79,42 @@ class Block(nn.Module):
     def forward(
         self,
         hidden: Tensor,
-        additive_mask: Tensor,
+        packing: Packing,
         *,
         prefix: Prefix | None = None,
         adapter: nn.Module | None = None,
-        wanted: slice = EVERYTHING,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states ``(B, N, D)`` after the block, of the ``wanted`` of its N places only: of the last block a
-        classifier wants one, and the others are work for nothing.
+        """Hidden states ``(S, D)`` after the block; of the ``wanted`` rows ``(B * r,)`` only where they are given: of
+        the last block a classifier wants one of each sample, and the others are work for nothing.
 
         Args:
-            additive_mask: ``(B, 1, 1, N)``, 0 at valid places and very negative at padding.
+            packing: which rows are one sample's.
             prefix: in front of its keys and values.
             adapter: ``D -> D`` beside its two linear maps.
+            wanted: as :meth:`Packing.rows_at` gives them.
         """
         normed = self.layernorm_before(hidden)
-        context = self.attention.attention(normed, additive_mask, prefix, wanted)
-        hidden = self.attention.output(context, normed) + hidden[:, wanted]
+        context = self.attention.attention(normed, packing, prefix, wanted)
+        hidden = self.attention.output(context, normed) + (hidden if wanted is None else hidden[wanted])
         normed = self.layernorm_after(hidden)
         out: Tensor = self.output(self.intermediate(normed), hidden)
         return out if adapter is None else out + adapter(normed)
 
-    def attention_rows(self, hidden: Tensor, rows: Tensor, additive_mask: Tensor) -> Tensor:
+    def attention_rows(self, hidden: Tensor, rows: Tensor, valid: Tensor) -> Tensor:
         """Rows ``(R,)`` of the attention matrix, ``(B, H, R, N)`` float32, computed once more: neither plain products
-        nor a fused kernel hand out the matrix. ``hidden`` and ``additive_mask`` are what the block was called with."""
+        nor a fused kernel hand out the matrix.
+
+        Args:
+            hidden: ``(B, N, D)``, what the block was called with.
+            valid: ``(B, N)``, which of it is there.
+        """
         own, normed = self.attention.attention, self.layernorm_before(hidden)
-        queries, keys = (split_heads(part, own.num_heads) for part in (own.query(normed[:, rows]), own.key(normed)))
+        queries, keys = (
+            _of_heads(part, own.num_heads).transpose(0, 1) for part in (own.query(normed[:, rows]), own.key(normed))
+        )
         scores = (queries @ keys.transpose(-1, -2)).float() / queries.shape[-1] ** 0.5
-        probabilities: Tensor = (scores + additive_mask).softmax(-1)
+        probabilities: Tensor = (scores + additive(valid)[:, None, None]).softmax(-1)
         return probabilities
 
 
@@ -126,33 +132,57 @@ class SelfAttention(nn.Module):
         self.dropout = plain.dropout
         self.num_heads: int = plain.num_attention_heads
 
-    def forward(self, hidden: Tensor, additive_mask: Tensor, prefix: Prefix | None, wanted: slice) -> Tensor:
-        """Context ``(B, N, D)`` of the wanted places; arguments as :class:`Block` has them."""
-        queries, keys, values = self.query(hidden[:, wanted]), self.key(hidden), self.value(hidden)
-        if prefix is not None:
-            keys, values = (
-                torch.cat([front.to(own.dtype).expand(len(own), -1, -1), own], dim=1)
-                for front, own in ((prefix.keys, keys), (prefix.values, values))
-            )
-            additive_mask = widened(additive_mask, prefix.keys.shape[1])
-        query, key, value = (split_heads(part, self.num_heads) for part in (queries, keys, values))
-        drop = self.dropout.p if self.training else 0.0
-        if hidden.device.type == "cpu":
-            context = _attend(query, key, value, additive_mask, drop)
+    def forward(self, hidden: Tensor, packing: Packing, prefix: Prefix | None, wanted: Tensor | None) -> Tensor:
+        """Context ``(S, D)``, or of the wanted rows; arguments as :class:`Block` has them."""
+        device = hidden.device.type
+        if torch.is_autocast_enabled(device):
+            # Once, and not by each of the three maps.
+            hidden = hidden.to(torch.get_autocast_dtype(device))
+        queries = self.query(hidden if wanted is None else hidden[wanted])
+        keys, values = self.key(hidden), self.value(hidden)
+        number = packing.num_rows
+        of_each = len(queries) // packing.shape[0]
+        asked = number if wanted is None else [of_each * len(bucket.samples) for bucket in packing.buckets]
+        parts = zip(packing.buckets, queries.split(asked), keys.split(number), values.split(number), strict=True)
+        return torch.cat([self._of_bucket(*part, prefix, packed=wanted is None) for part in parts])
+
+    def _of_bucket(
+        self, bucket: Bucket, queries: Tensor, keys: Tensor, values: Tensor, prefix: Prefix | None, *, packed: bool
+    ) -> Tensor:
+        """The context of its rows, or (``packed`` False) of as many queries of each of its samples."""
+        key, value = (bucket.padded(part, self.num_heads) for part in (keys, values))
+        if packed:
+            query = bucket.padded(queries, self.num_heads)
         else:
-            context = F.scaled_dot_product_attention(query, key, value, attn_mask=additive_mask, dropout_p=drop)
-        return context.transpose(1, 2).flatten(2)
+            query = _of_heads(queries.reshape(len(bucket.samples), -1, queries.shape[1]), self.num_heads)
+        mask = bucket.mask
+        if prefix is not None:
+            key, value = (
+                torch.cat([_of_heads(_of_samples(front, bucket.samples).to(own.dtype), self.num_heads), own], dim=2)
+                for front, own in ((prefix.keys, key), (prefix.values, value))
+            )
+            mask = F.pad(mask, (prefix.keys.shape[1], 0))
+        drop = self.dropout.p if self.training else 0.0
+        context = _attend(query, key, value, mask[None, :, None].to(query.dtype), drop)
+        return bucket.packed(context) if packed else context.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
 
 
-def split_heads(values: Tensor, num_heads: int) -> Tensor:
-    """``(B, N, D)`` -> ``(B, H, N, D / H)``."""
-    return values.reshape(*values.shape[:-1], num_heads, -1).transpose(1, 2)
+def _of_heads(values: Tensor, num_heads: int) -> Tensor:
+    """``(B, N, D)`` -> ``(H, B, N, D / H)``."""
+    return values.reshape(*values.shape[:2], num_heads, -1).permute(2, 0, 1, 3)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, additive_mask: Tensor, drop: float) -> Tensor:
-    """Attention ``(B, H, R, D / H)`` by two plain matrix products, quicker on CPUs than the fused kernel at the lengths
-    of these sequences (docs/decisions/0002)."""
-    mask = additive_mask.to(query.dtype).expand(-1, query.shape[1], -1, -1).flatten(0, 1)
+def _of_samples(front: Tensor, samples: Tensor) -> Tensor:
+    """Keys or values of a :class:`Prefix` for ``(b,)`` of the batch's samples."""
+    return front.expand(len(samples), -1, -1) if len(front) == 1 else front[samples]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, drop: float) -> Tensor:
+    """Attention ``(H, b, R, D / H)`` with a mask ``(1, b, 1, n)``: on CPUs by two plain matrix products, quicker than
+    the fused kernel at the lengths of these sequences (docs/decisions/0002)."""
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop)
+    mask = mask.expand(len(query), -1, -1, -1).flatten(0, 1)
     scores = torch.baddbmm(mask, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=query.shape[-1] ** -0.5)
     attention = F.dropout(scores.softmax(-1), drop)
-    return torch.bmm(attention, value.flatten(0, 1)).reshape(query.shape)
+    return torch.bmm(attention, value.flatten(0, 1)).view(query.shape)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import ViltConfig, ViltModel
 
 from learner.model.attention_masks import AttentionRead
-from learner.model.backbones.block import EVERYTHING, NOTHING, Additions, Block
+from learner.model.backbones.block import NOTHING, Additions, Block
+from learner.model.backbones.packing import Packing, packing
 from learner.model.tokens import Tokens, special_tokens
 
 ClassToken = Literal["text", "image"]
@@ -58,6 +59,7 @@ class ViltBackbone(nn.Module):
         self.config: Any = model.config
         self.class_token = class_token
         self.keep_words = keep_words
+        self._compiled = False
         self.text_projection: nn.Linear | None = None
         if project_text:
             self.text_projection = nn.Linear(self.dim, self.dim)
@@ -79,6 +81,11 @@ class ViltBackbone(nn.Module):
         """F, of a sample's feature: D, or 2 D with ``keep_words``."""
         return self.dim * (2 if self.keep_words else 1)
 
+    @property
+    def dense(self) -> bool:
+        """Whether padding is left out of a pass, so that samples of any lengths may share one."""
+        return not self._compiled and self.pixel_mean.device.type == "cpu"
+
     def forward(self, tokens: Tokens, additions: Additions = NOTHING) -> Tensor:
         """Features ``(B, F)``."""
         place = additions.num_prompts + self.class_index(tokens)
@@ -96,6 +103,7 @@ class ViltBackbone(nn.Module):
 
     def compile_blocks(self) -> None:
         """Have ``torch.compile`` compile each block at its first use, for sequences of any length."""
+        self._compiled = True
         for layer in self.encoder.layer:
             layer.compile(dynamic=True)
 
@@ -109,16 +117,17 @@ class ViltBackbone(nn.Module):
         blocks = list(self.encoder.layer)
         if not 1 <= last_layers <= len(blocks):
             raise ValueError(f"last_layers must lie in 1..{len(blocks)}, got {last_layers}")
-        embedded, additive_mask = self._embed(tokens)
+        embedded, valid = self._embed(tokens)
+        packed = self._packing(valid)
         entered: deque[Tensor] = deque(maxlen=last_layers)
-        hidden = self._encode(embedded, additive_mask, entered=entered)
+        hidden = packed.unpack(self._encode(packed.pack(embedded), packed, entered=entered))
         num_text = tokens.token_ids.shape[1]
         first_patch = num_text + 1
         rows = torch.tensor([self.class_index(tokens)], device=hidden.device)
         if text:
             rows = torch.cat([rows, torch.arange(first_patch, hidden.shape[1], device=hidden.device)])
         of_layers = [
-            block.attention_rows(state, rows, additive_mask)
+            block.attention_rows(packed.unpack(state), rows, valid)
             for block, state in zip(blocks[-last_layers:], entered, strict=True)
         ]
         attention = of_layers[0] if last_layers == 1 else torch.stack(of_layers).mean(0)
@@ -134,11 +143,18 @@ class ViltBackbone(nn.Module):
         # The sequence is text, image class token, patches: ViLT's order.
         return 0 if self.class_token == "text" else tokens.token_ids.shape[1]
 
-    def _through(self, tokens: Tokens, additions: Additions, wanted: slice = EVERYTHING) -> tuple[Tensor, Tensor]:
+    def _through(self, tokens: Tokens, additions: Additions, wanted: slice | None = None) -> tuple[Tensor, Tensor]:
         """The sequence before the first block, ``(B, T + 1 + K, D)``, and the ``wanted`` places of it behind the last,
-        with prompts in front."""
-        embedded, additive_mask = self._embed(tokens)
-        return embedded, self._encode(*additions.prepend(embedded, additive_mask), additions, wanted)
+        with prompts in front; None: all, 0 at padding."""
+        embedded, valid = self._embed(tokens)
+        hidden, valid = additions.prepend(embedded, valid)
+        packed = self._packing(valid)
+        rows = None if wanted is None else packed.rows_at(wanted)
+        hidden = self._encode(packed.pack(hidden), packed, additions, rows)
+        return embedded, packed.unpack(hidden) if rows is None else packed.in_batch(hidden)
+
+    def _packing(self, valid: Tensor) -> Packing:
+        return packing(valid, dense=self.dense)
 
     def _feature(self, state: Tensor, embedded: Tensor, tokens: Tokens) -> Tensor:
         """A sample's feature ``(B, F)`` from the state ``(B, D)`` that stands for it and the embedded sequence."""
@@ -153,27 +169,28 @@ class ViltBackbone(nn.Module):
     def _encode(
         self,
         hidden: Tensor,
-        additive_mask: Tensor,
+        packed: Packing,
         additions: Additions = NOTHING,
-        wanted: slice = EVERYTHING,
+        wanted: Tensor | None = None,
         entered: deque[Tensor] | None = None,
     ) -> Tensor:
-        """The sequence behind the last block; what goes into each block is put into ``entered``."""
+        """The rows ``(S, D)`` behind the last block, or the ``wanted`` of them; what goes into each block is put into
+        ``entered``."""
         last = len(self.encoder.layer) - 1
         for place, block in enumerate(self.encoder.layer):
             if entered is not None:
                 entered.append(hidden)
             hidden = block(
                 hidden,
-                additive_mask.to(hidden.dtype),
+                packed,
                 prefix=additions.prefixes.get(place),
                 adapter=additions.adapters[place] if additions.adapters else None,
-                wanted=wanted if place == last else EVERYTHING,
+                wanted=wanted if place == last else None,
             )
         return hidden
 
     def _embed(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Embedded sequence ``(B, T + 1 + K, D)`` and its additive mask ``(B, 1, 1, T + 1 + K)``."""
+        """Embedded sequence ``(B, T + 1 + K, D)``, and which of its places are there."""
         embeddings = self.embeddings
         kinds = embeddings.token_type_embeddings.weight
         text = embeddings.text_embeddings(input_ids=tokens.token_ids, position_ids=tokens.token_positions)
@@ -187,13 +204,8 @@ class ViltBackbone(nn.Module):
         class_token = embeddings.cls_token + embeddings.position_embeddings[:, :1] + kinds[1]
         class_token = class_token.expand(len(tokens), -1, -1)
         hidden = embeddings.dropout(torch.cat([text, class_token.to(text.dtype), image.to(text.dtype)], dim=1))
-        valid = torch.cat(
-            [tokens.token_valid, tokens.patch_valid.new_ones((len(tokens), 1)), tokens.patch_valid], dim=1
-        )
-        additive_mask = torch.zeros(valid.shape, device=hidden.device).masked_fill_(
-            ~valid, torch.finfo(torch.bfloat16).min
-        )
-        return hidden, additive_mask[:, None, None, :]
+        class_valid = tokens.patch_valid.new_ones((len(tokens), 1))
+        return hidden, torch.cat([tokens.token_valid, class_valid, tokens.patch_valid], dim=1)
 
     def _project(self, patches: Tensor) -> Tensor:
         """Patch embedding ``(B, K, D)``: a convolution with stride = kernel is a linear map of each patch."""
