@@ -128,8 +128,8 @@ def _check_scores(selection: Selection, request: SampleRequest) -> None:
 
 
 class _Key(ISeedSequence):
-    """Gives a generator its key as it is. Philox takes a ``key`` too, and gathers entropy from the system all the
-    same, which takes twice as long as all the rest."""
+    """Gives a generator its key as it is. Philox takes a ``key`` too, and asks the system for entropy all the same
+    (findings/numpy_philox_key_entropy.sh), which takes twice as long as all the rest."""
 
     def __init__(self, words: NDArray[np.uint64]) -> None:
         self._words = words
