@@ -51,6 +51,11 @@ class PostgresServer:
         self.execute(f"CREATE SCHEMA {name}")
         return self.url(options=f"-csearch_path={name}")
 
+    @property
+    def socket(self) -> str:
+        """Directory of the socket."""
+        return str(self._directory)
+
     def url(self, database: str = "postgres", **query: str) -> str:
         given = {"host": str(self._directory), **query}
         return f"postgresql+psycopg://postgres:{PASSWORD}@/{database}?" + "&".join(

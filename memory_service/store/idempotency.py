@@ -30,12 +30,11 @@ class KeptAnswers:
     def find(self, key: PushKey, digest: bytes) -> PushAnswer | None:
         """The answer to an earlier push with this key. Raises ``ConflictError`` (``idempotency_key_reused``), it held
         other records."""
-        with self._index.reading() as reading:
+        with self._index.reading(alone=True) as reading:
             found = reading.find_answer(self._buffer_id, key)
-            if found is None:
-                found = reading.find_answer(self._buffer_id, key._replace(learner_id=""))
-                # Whose keys from before they belonged to learners were is told by the records.
-                return None if found is None or found.digest != digest else _replayed(found)
+        if found is None or (found.learner_id != key.learner_id and found.digest != digest):
+            # Whose keys from before they belonged to learners were is told by the records.
+            return None
         if found.digest != digest:
             raise ConflictError(
                 f"learner {key.learner_id!r} has used the idempotency key {key.idempotency_key!r} for another body: "

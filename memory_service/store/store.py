@@ -86,9 +86,8 @@ class Store:
         try:
             with self._index.reading() as reading:
                 known, buffers, contents = reading.known_files(), reading.buffers(), reading.contents()
-            settled = self._segments.sweep(known, trusted=ports.trusted)
+            self._index.stems_gone(self._segments.sweep(known, trusted=ports.trusted))
             directory.empty_incoming(self.incoming)
-            self._index.stems_gone(settled)
             sealed = SealedSegments(self._segments)
             self._buffers = {
                 entry.config.name: self._open_buffer(entry, contents.pop(entry.config.id), sealed) for entry in buffers

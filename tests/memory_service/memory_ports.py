@@ -49,8 +49,8 @@ class MemoryIndex(SqlIndex):
             connection.execute(tables.store.insert(), {"id": 1, "store_id": "0" * 32, "changes": 0})
 
     @contextmanager
-    def reading(self) -> Iterator[Reading]:
-        with self._one, super().reading() as transaction:
+    def reading(self, *, alone: bool = False) -> Iterator[Reading]:
+        with self._one, super().reading(alone=alone) as transaction:
             yield transaction
 
     @contextmanager

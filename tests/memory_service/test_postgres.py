@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from sqlalchemy import event
 
 from memory_format import StorageError, encode_batch
 from memory_service.cli import main
@@ -26,12 +28,14 @@ from memory_service.store.directory import Places
 from memory_service.store.index import migrations, tables
 from memory_service.store.index import postgres as module
 from memory_service.store.index.postgres import PostgresIndex
+from memory_service.store.pure.model import Budget
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.testing import ServiceProcess, expect_loaded_state
 from tests.memory_service.helpers import command as run_command
 from tests.memory_service.helpers import make_exemplar
 from tests.postgres import PASSWORD, PostgresServer
+from tests.round_trips import CountingProxy
 
 
 @pytest.fixture
@@ -178,6 +182,52 @@ def test_a_commit_without_an_answer_is_found_out(
     store.release()
     with open_store(tmp_path / "store", url) as store:
         assert held(store.buffer("b")) == before
+
+
+# How often it is waited for
+
+
+@pytest.mark.parametrize("segments", [None, "memory://round-trips"])
+def test_a_push_waits_three_times_for_the_database(
+    tmp_path: Path, postgres: PostgresServer, url: str, segments: str | None
+) -> None:
+    """Also the first of a segment, of a class and of a budget that grows; with a key it is looked for before."""
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as place:
+        proxy = CountingProxy(Path(place), Path(postgres.socket))
+        near = url.replace(postgres.socket, place)
+        with Store(tmp_path / "store", open_ports=Places(near, segments)) as store:
+            buffer, _ = store.create_buffer("b", budget=Budget(full_samples_per_class=9, full_sample_bytes=9000))
+            for turn in range(6):
+                batch = encode_batch([make_exemplar(turn % 2, turn)])
+                for key, most in ((None, 3), (f"k{turn}", 4)):
+                    proxy.round_trips = 0
+                    buffer.push(batch, idempotency_key=key)
+                    # Now and then, old answers are looked for and names reserved.
+                    assert proxy.round_trips <= most + (turn in (0, 5)), (turn, key)
+            expect_loaded_state(buffer)
+        proxy.close()
+
+
+def test_a_start_asks_as_often_for_many_buffers_as_for_one(tmp_path: Path, url: str) -> None:
+    said: list[str] = []
+
+    def count() -> int:
+        said.clear()
+        with open_store(tmp_path / "store", url) as store:
+            asked = len(said)
+            for _ in range(3):
+                push(store.create_buffer(f"b{len(store.buffers())}", budget_bytes=20_000)[0], 0)
+        return asked
+
+    def note(*given: Any) -> None:
+        said.append(given[2])
+
+    count()
+    event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        assert count() == count() <= 26
+    finally:
+        event.remove(sa.Engine, "before_cursor_execute", note)
 
 
 # What belongs together

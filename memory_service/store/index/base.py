@@ -26,8 +26,12 @@ class Index(ABC):
     """
 
     @abstractmethod
-    def reading(self) -> AbstractContextManager[Reading]:
-        """A transaction to read in."""
+    def reading(self, *, alone: bool = False) -> AbstractContextManager[Reading]:
+        """A transaction to read in.
+
+        Args:
+            alone: for one statement, which a database need not be told of the beginning and end of.
+        """
 
     @abstractmethod
     def writing(self, *, counted: bool = True) -> AbstractContextManager[Writing]:

@@ -13,7 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,16 +22,18 @@ from sqlalchemy import event
 
 from memory_format import StorageError
 from memory_service.store.index import migrations, tables
-from memory_service.store.index.base import Reading
+from memory_service.store.index.base import Reading, Writing
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.opening import Seen
-from memory_service.store.index.sql import SqlIndex, as_storage_error
+from memory_service.store.index.reading import UNANSWERED
+from memory_service.store.index.sql import COUNT, SqlIndex, as_storage_error
 
 logger = logging.getLogger(__name__)
 
 _CONNECTIONS: Final = 8
 """At most, the one that writes among them."""
 _POOL_SECONDS: Final = 10
+_PIPELINE: Final = "exemplar_memory_pipeline"
 _LOCK_SECONDS: Final = 3.0
 """For how long the lock is asked for: the session of a process that has just ended may live a little longer."""
 
@@ -54,6 +56,9 @@ SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalive
 SET tcp_user_timeout = '25s';
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
+_COUNT_WITH_ID: Final = COUNT.returning(sa.func.nextval(sa.func.pg_get_serial_sequence("segments", "id")))
+"""And an id for a new segment, which need not be asked for then."""
+_BEGIN: Final = sa.text("BEGIN ISOLATION LEVEL READ COMMITTED").execution_options(**{UNANSWERED: True})
 _OPENED: Final = tables.store.update().values(changes=tables.store.c.changes + 2).returning(tables.store.c.changes)
 """A start leaves a number out. So who has lost the store, and does not know whether its last change was committed,
 finds one change more if it was, and two or more if somebody else has opened the store."""
@@ -79,11 +84,18 @@ class PostgresIndex(SqlIndex):
         self._holder: sa.Connection | None = None
         self._number: int | None = None
         """Of the last change that this process has counted."""
+        self._pipeline = ExitStack()
+        """In which the connection that writes sends statements without waiting for the last one's answer."""
+        self._segment_id: int | None = None
+        """Of the next new segment."""
         self._undecided = False
         """Whether the last transaction may have been committed, or be about to."""
         engine = _engine(parsed)
         super().__init__(engine, engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True))
+        self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
         event.listen(engine, "connect", _configure)
+        event.listen(engine, "checkout", _expect_alive)
+        event.listen(engine, "after_cursor_execute", _wait_for_answer)
         try:
             with as_storage_error():
                 self._hold()
@@ -130,7 +142,8 @@ class PostgresIndex(SqlIndex):
 
     def _hold(self) -> None:
         """Take the lock, in a connection that writes from here on."""
-        connection = self._engine.connect().execution_options(isolation_level="READ COMMITTED")
+        # Transactions are begun by _transaction, with their first statement.
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
             if self._number is None:
                 self._expect_fit(connection)
@@ -145,6 +158,8 @@ class PostgresIndex(SqlIndex):
                     )
                 self._number = found
             connection.commit()
+            driver: Any = connection.connection.driver_connection
+            connection.info[_PIPELINE] = self._pipeline.enter_context(driver.pipeline())
         except BaseException:
             _end(connection)
             raise
@@ -185,22 +200,29 @@ class PostgresIndex(SqlIndex):
         if self._holder is not None:
             _end(self._holder)
             self._holder = None
+            with suppress(Exception):
+                self._pipeline.close()
 
     # Transactions
 
     @contextmanager
-    def reading(self) -> Iterator[Reading]:
+    def reading(self, *, alone: bool = False) -> Iterator[Reading]:
         if self._undecided:
             # What a session that lives still may be about to commit must not be looked for.
             with self._write_lock, as_storage_error():
                 self._held()
-        with super().reading() as reading:
-            yield reading
+        if not alone:
+            with super().reading() as reading:
+                yield reading
+            return
+        with as_storage_error(), self._at_once.connect() as connection:
+            yield Reading(connection)
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
         connection = self._held()
         try:
+            connection.execute(_BEGIN)
             yield connection
         except BaseException:
             try:
@@ -221,9 +243,22 @@ class PostgresIndex(SqlIndex):
             bare = connection.execution_options(isolation_level="AUTOCOMMIT")
             bare.execute(sa.text(f"VACUUM FULL {tables.open_bodies.name}"))
 
-    def _note_number(self, changes: int) -> None:
-        self._number = changes
-        super()._note_number(changes)
+    def _begin(self, connection: sa.Connection, *, counted: bool) -> Writing:
+        spare = self._segment_id
+        if not counted:
+            return Writing(connection)
+        if spare is not None:
+            writing = Writing(connection, connection.execute(COUNT).scalar_one(), spare)
+        else:
+            writing = Writing(connection, *connection.execute(_COUNT_WITH_ID).one())
+        # It is there for the next one where this does not need it: see _note.
+        self._segment_id = None
+        return writing
+
+    def _note(self, writing: Writing) -> None:
+        if writing.changed_to is not None:
+            self._number, self._segment_id = writing.changed_to, writing.segment_id
+        super()._note(writing)
 
     def close(self) -> None:
         if self._holder is not None:
@@ -267,7 +302,6 @@ def _engine(url: sa.URL) -> sa.Engine:
             pool_size=_CONNECTIONS,
             max_overflow=0,
             pool_timeout=_POOL_SECONDS,
-            pool_pre_ping=True,
             # What is stored has no place in a log.
             hide_parameters=True,
         )
@@ -282,11 +316,25 @@ def _configure(connection: Any, _record: Any) -> None:
     connection.commit()
 
 
+def _wait_for_answer(connection: sa.Connection, *said: Any) -> None:
+    """Where statements are sent without waiting, wait for those of which the answer is looked at."""
+    pipeline, context = connection.info.get(_PIPELINE), said[3]
+    if pipeline is not None and not context.execution_options.get(UNANSWERED):
+        pipeline.sync()
+
+
+def _expect_alive(driver: Any, _record: Any, _proxy: Any) -> None:
+    """Of a connection that others have used: without asking the server, as SQLAlchemy would."""
+    if not _has_heard_nothing(driver):
+        raise sa.exc.DisconnectionError
+
+
 def _is_alive(connection: sa.Connection) -> bool:
     """Whether a connection is open still, as far as this side has heard."""
-    if connection.invalidated:
-        return False
-    driver: Any = connection.connection.driver_connection
+    return not connection.invalidated and _has_heard_nothing(connection.connection.driver_connection)
+
+
+def _has_heard_nothing(driver: Any) -> bool:
     if driver.closed:
         return False
     poll = select.poll()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -187,11 +187,13 @@ class Reading:
         return {row[0] for row in self.rows_among(statement, s.exemplar_id, exemplar_ids)}
 
     def find_answer(self, buffer_id: int, key: PushKey) -> Answer | None:
-        """To the push with an idempotency key of a learner."""
+        """To the push with an idempotency key of a learner, or else of nobody: from before they belonged to any."""
         p = tables.pushes.c
-        found = (p.buffer_id == buffer_id, p.learner_id == key.learner_id, p.idempotency_key == key.idempotency_key)
-        row = self.connection.execute(sa.select(p.digest, p.answer).where(*found)).one_or_none()
-        return None if row is None else Answer(*key, *row)
+        found = (p.buffer_id == buffer_id, p.learner_id.in_([key.learner_id, ""]))
+        statement = sa.select(p.learner_id, p.idempotency_key, p.digest, p.answer).where(*found)
+        statement = statement.where(p.idempotency_key == key.idempotency_key).order_by(p.learner_id.desc())
+        row = self.connection.execute(statement).first()
+        return None if row is None else Answer(*row)
 
     def answers_beyond(self, buffer_id: int, but_newest: int) -> tuple[int, int]:
         """How many answers :meth:`Writing.forget_answers` would delete, and their bytes."""
@@ -260,6 +262,17 @@ class Reading:
         for first in range(0, len(values), MOST_VALUES):
             found += self.connection.execute(statement.where(column.in_(values[first : first + MOST_VALUES]))).all()
         return found
+
+
+_T = TypeVar("_T", bound=sa.Executable)
+
+UNANSWERED: Final = "exemplar_memory_unanswered"
+"""Option of statements of which nobody looks at the answer: a database may be told of several at once."""
+
+
+def unanswered(statement: _T) -> _T:
+    """A statement whose answer nobody looks at; that it fails may show at a later one."""
+    return statement.execution_options(**{UNANSWERED: True})
 
 
 class seconds_now(sa.sql.expression.FunctionElement[float]):  # noqa: N801

@@ -22,13 +22,14 @@ from memory_format import StorageError
 from memory_service.store.index import tables
 from memory_service.store.index.base import Index, Reading, Writing
 from memory_service.store.index.generation import Generation, Mark
+from memory_service.store.index.reading import unanswered
 
 logger = logging.getLogger(__name__)
 
 AHEAD: Final = 8
 """Names reserved, once there are fewer than half of them."""
 
-_COUNT = tables.store.update().values(changes=tables.store.c.changes + 1).returning(tables.store.c.changes)
+COUNT = tables.store.update().values(changes=tables.store.c.changes + 1).returning(tables.store.c.changes)
 
 
 class SqlIndex(Index):
@@ -53,7 +54,7 @@ class SqlIndex(Index):
         """Told of every change, once it is set."""
 
     @contextmanager
-    def reading(self) -> Iterator[Reading]:
+    def reading(self, *, alone: bool = False) -> Iterator[Reading]:
         with as_storage_error(), self._to_read.connect() as connection, connection.begin():
             yield Reading(connection)
 
@@ -62,14 +63,17 @@ class SqlIndex(Index):
         # A database may take one writer at a time; waiting here is fair, in SQLite's busy handler not.
         with self._write_lock:
             with as_storage_error(), self._transaction() as connection:
-                changes = connection.execute(_COUNT).scalar_one() if counted else None
-                yield Writing(connection, changes)
+                writing = self._begin(connection, counted=counted)
+                yield writing
                 new, gone = self._note_names(connection)
             with self._names_lock:
                 self._ready.extend(new)
                 self._gone -= gone
-            if changes is not None:
-                self._note_number(changes)
+            self._note(writing)
+
+    def _begin(self, connection: sa.Connection, *, counted: bool) -> Writing:
+        """A transaction that was begun just now."""
+        return Writing(connection, connection.execute(COUNT).scalar_one() if counted else None)
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -83,8 +87,11 @@ class SqlIndex(Index):
         """A connection in which the next transaction writes."""
         return connection
 
-    def _note_number(self, changes: int) -> None:
-        """A change was committed, which has this number. Called with the lock."""
+    def _note(self, writing: Writing) -> None:
+        """A transaction was committed. Called with the lock."""
+        changes = writing.changed_to
+        if changes is None:
+            return
         if changes != self._made_to + 1:
             self._made_from = changes - 1
         self._made_to = changes
@@ -97,10 +104,11 @@ class SqlIndex(Index):
             new = [uuid.uuid4().hex for _ in range(AHEAD - len(self._ready))] if len(self._ready) < AHEAD // 2 else []
             gone = set(self._gone)
         if new:
-            connection.execute(tables.intents.insert(), [{"stem": stem, "leaving": False} for stem in new])
+            statement = unanswered(tables.intents.insert())
+            connection.execute(statement, [{"stem": stem, "leaving": False} for stem in new])
         if gone:
             # One statement a name, prepared once: lists in SQL are bounded.
-            this = tables.intents.delete().where(tables.intents.c.stem == sa.bindparam("of"))
+            this = unanswered(tables.intents.delete().where(tables.intents.c.stem == sa.bindparam("of")))
             connection.execute(this, [{"of": stem} for stem in gone])
         return new, gone
 

@@ -20,6 +20,7 @@ from memory_service.store.index.reading import (
     entry_of,
     old_answers,
     seconds_now,
+    unanswered,
 )
 from memory_service.store.pure.change import Answer
 from memory_service.store.pure.columns import Arrays, Rows
@@ -36,11 +37,13 @@ class Writing(Reading):
 
     Args:
         changed_to: the number that the index has once this is committed; None where it is not counted.
+        segment_id: one that nobody else is given, for the next segment; None = the database gives it then.
     """
 
-    def __init__(self, connection: sa.Connection, changed_to: int | None = None) -> None:
+    def __init__(self, connection: sa.Connection, changed_to: int | None = None, segment_id: int | None = None) -> None:
         super().__init__(connection)
         self.changed_to = changed_to
+        self.segment_id = segment_id
 
     # Buffers
 
@@ -66,7 +69,7 @@ class Writing(Reading):
 
     def update_settings(self, config: BufferConfig) -> None:
         """Write a buffer's settings."""
-        this = tables.buffers.update().where(tables.buffers.c.id == config.id)
+        this = unanswered(tables.buffers.update().where(tables.buffers.c.id == config.id))
         self.connection.execute(this.values(config.settings()))
 
     def delete_buffer(self, buffer_id: int) -> list[str]:
@@ -88,7 +91,7 @@ class Writing(Reading):
         else:
             self.connection.execute(_UPDATE_SEGMENT, {"of": segment_id, "stem": after.stem, **values})
             if part.before is not None and part.before.stem != after.stem:
-                self.connection.execute(tables.intents.delete().where(tables.intents.c.stem == after.stem))
+                self.connection.execute(_FORGET_INTENT, {"of": after.stem})
         if part.sealed:
             self.forget_open_rows(segment_id)
         elif part.last > part.first:
@@ -101,12 +104,17 @@ class Writing(Reading):
 
     def insert_segment(self, buffer_ids: Iterable[int], *, stem: str, **values: int) -> int:
         """Make a segment part of buffers; returns its id. It is not about to be made, or to go, any more."""
-        inserted = self.connection.execute(tables.segments.insert().values(stem=stem, **values)).inserted_primary_key
-        assert inserted is not None
-        self.connection.execute(tables.intents.delete().where(tables.intents.c.stem == stem))
-        rows = [{"buffer_id": buffer_id, "segment_id": int(inserted[0])} for buffer_id in buffer_ids]
-        self._insert(tables.buffer_segments, rows)
-        return int(inserted[0])
+        id_, self.segment_id = self.segment_id, None
+        if id_ is None:
+            inserted = self.connection.execute(tables.segments.insert().values(stem=stem, **values))
+            assert inserted.inserted_primary_key is not None
+            id_ = int(inserted.inserted_primary_key[0])
+        else:
+            self.connection.execute(unanswered(tables.segments.insert().values(id=id_, stem=stem, **values)))
+        self.connection.execute(_FORGET_INTENT, {"of": stem})
+        for buffer_id in buffer_ids:
+            self.connection.execute(_INSERT_BUFFER_SEGMENT, {"buffer_id": buffer_id, "segment_id": id_})
+        return id_
 
     def write_parts(self, buffer_id: int, parts: Iterable[Part]) -> None:
         """Note what was written to new segments of a new buffer."""
@@ -325,13 +333,15 @@ class Writing(Reading):
 
     def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if rows:
-            self.connection.execute(table.insert(), rows)
+            self.connection.execute(unanswered(table.insert()), rows)
 
 
 # Made once: they are part of every change, and cost more to make than to run.
-_UPDATE_SEGMENT = tables.segments.update().where(tables.segments.c.id == sa.bindparam("of"))
-_INSERT_OPEN_ROW = tables.open_rows.insert()
-_INSERT_OPEN_BODIES = tables.open_bodies.insert()
+_UPDATE_SEGMENT = unanswered(tables.segments.update().where(tables.segments.c.id == sa.bindparam("of")))
+_INSERT_OPEN_ROW = unanswered(tables.open_rows.insert())
+_INSERT_OPEN_BODIES = unanswered(tables.open_bodies.insert())
+_INSERT_BUFFER_SEGMENT = unanswered(tables.buffer_segments.insert())
+_FORGET_INTENT = unanswered(tables.intents.delete().where(tables.intents.c.stem == sa.bindparam("of")))
 _UPDATE_FIGURES = (
     tables.buffers.update()
     .where(tables.buffers.c.id == sa.bindparam("of"), tables.buffers.c.version == sa.bindparam("from_version"))
