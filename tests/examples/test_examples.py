@@ -116,6 +116,12 @@ def test_pycils_memory_is_in_the_service(tmp_path: Path) -> None:
     )
 
 
+def test_torchrls_transitions_are_in_the_service(tmp_path: Path) -> None:
+    printed = run("torchrl_replay", tmp_path, "2")
+    assert re.search(r"^phase 5: 100 exemplars of 5 classes, [\d,]+ of 200,000 bytes", printed, re.MULTILINE)
+    assert re.search(r"^100 of 100 slots, 0\.\d\d right$", printed, re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_they_are_short_and_listed(name: str) -> None:
     text = (FOLDER / f"{name}.py").read_text()
