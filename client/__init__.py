@@ -6,7 +6,7 @@ from client.batch import ReplayBatch
 from client.buffer import Buffer
 from client.cache import ExemplarCache
 from client.errors import ProtocolError, ServiceError, ServiceTimeoutError, ServiceUnavailableError
-from client.from_image import record_from_image
+from client.from_image import picture_part, record_from_image, text_part
 from client.models import DeleteResult, PushResult, UpdateResult
 from memory_format.api.answers import (
     BufferInfo,
@@ -20,6 +20,7 @@ from memory_format.api.answers import (
     SnapshotInfo,
 )
 from memory_format.api.answers import Side as DiffSide
+from memory_format.api.contents import FieldCount, FieldCounts, PartInfo
 from memory_format.api.runs import RunInfo, RunReport
 
 __all__ = [
@@ -34,7 +35,10 @@ __all__ = [
     "ExemplarCache",
     "ExemplarDetail",
     "ExemplarInfo",
+    "FieldCount",
+    "FieldCounts",
     "MemoryClient",
+    "PartInfo",
     "ProtocolError",
     "PushResult",
     "ReplayBatch",
@@ -48,5 +52,7 @@ __all__ = [
     "SnapshotInfo",
     "Timeout",
     "UpdateResult",
+    "picture_part",
     "record_from_image",
+    "text_part",
 ]

@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client._params import whole
+from client.parts import BatchParts, batch_parts
 from client.unpack import UnpackedBatch, unpack_batch
 from memory_format import Batch, Dropped, FormatError, Record
 from memory_format.body import extras_of
 from memory_format.codecs import codec_by_number
 from memory_format.extras import Extras, FloatArray, decode_extras
-from memory_format.header import FLAG_EXTRAS
+from memory_format.header import FLAG_EXTRAS, FLAG_PARTS
 from memory_format.in_place import to_image
+from memory_format.parts import Picture, Text, in_order
 from memory_format.record import headers_of
 from memory_format.user_fields import FieldValue
 from memory_format.wire import record_list, split_batch
@@ -61,7 +63,7 @@ class ReplayBatch:
     patch_px: int
     """P, one for the batch."""
     patches: NDArray[np.uint8]
-    """``(B, K, P, P, 3)`` RGB."""
+    """``(B, K, P, P, 3)`` RGB. Of a record of several pictures one's behind the other's: see :attr:`in_parts`."""
     patch_positions: IntArray
     """``(B, K)``: place of each patch, row-major in its record's own grid."""
     patch_valid: NDArray[np.bool_]
@@ -101,6 +103,40 @@ class ReplayBatch:
         """The user's own arrays of each record, by name."""
         return [extras.arrays for extras in self._extras()]
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether a record is of several pictures and texts. Its ``patches`` are then those of all its pictures."""
+        return bool((self.held.headers["flags"] & FLAG_PARTS).any())
+
+    @cached_property
+    def in_parts(self) -> BatchParts:
+        """Which picture each patch is of, and which text each token."""
+        heads = [extras.parts or (None,) for extras in self._extras()]
+        return batch_parts(heads, self.grid, self.patch_valid, self.token_positions, self.token_valid)
+
+    def parts(self) -> list[tuple[Picture | Text, ...]]:
+        """Pictures and texts of each record in the order in which a model reads them, as
+        :meth:`memory_format.Record.parts` gives them.
+
+        Raises:
+            ValueError: the batch was made with ``pixels=False``.
+        """
+        found = []
+        for row, extras in enumerate(self._extras()):
+            pictures = [self._picture(row, place) for place in range(int(self.in_parts.num_pictures[row]))]
+            said = self.token_valid[row]
+            text = (self.token_ids[row, said], self.token_positions[row, said], int(self.text_length[row]))
+            found.append(in_order(extras.parts or (None,), pictures, *text))
+        return found
+
+    def _picture(self, row: int, place: int) -> Picture:
+        if not self.has_pixels:
+            raise ValueError("this batch has no pixels: draw it without pixels=False, or decode its records")
+        valid = self.patch_valid[row] & (self.in_parts.patch_picture[row] == place)
+        keep_mask = np.zeros(self.in_parts.picture_grid[row, place].tolist(), dtype=bool)
+        keep_mask.flat[self.patch_positions[row, valid]] = True
+        return Picture(self.patches[row, valid], keep_mask)
+
     def fields(self) -> list[dict[str, FieldValue]]:
         """The user's fields of each record."""
         return [extras.fields for extras in self._extras()]
@@ -122,8 +158,9 @@ class ReplayBatch:
         return len(self.exemplar_id)
 
     def images(self, dropped: Dropped = "grey") -> list[NDArray[np.uint8]]:
-        """The B pictures, kept patches in place and the dropped ones flat: ``(h*P, w*P, 3)`` uint8 RGB each, with
-        ``transparent`` ``(h*P, w*P, 4)``. Each has the size of its own grid.
+        """The B pictures, of several the first: kept patches in place and the dropped ones flat.
+
+        ``(h*P, w*P, 3)`` uint8 RGB each, with ``transparent`` ``(h*P, w*P, 4)``. Each has the size of its own grid.
 
         Raises:
             ValueError: the batch was made with ``pixels=False``.
@@ -134,9 +171,12 @@ class ReplayBatch:
         return [
             to_image(patches[valid], places[valid], (h, w), dropped)
             for (h, w), patches, places, valid in zip(
-                self.grid.tolist(), self.patches, self.patch_positions, self.patch_valid, strict=True
+                self.grid.tolist(), self.patches, self.patch_positions, self._of_first_pictures(), strict=True
             )
         ]
+
+    def _of_first_pictures(self) -> NDArray[np.bool_]:
+        return self.patch_valid & (self.in_parts.patch_picture == 0) if self.has_parts else self.patch_valid
 
     @classmethod
     def from_records(

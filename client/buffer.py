@@ -282,12 +282,19 @@ class Buffer(Named):
         return self._ask(ExemplarDetail, "GET", "exemplars", exemplar, params=query_string({"snapshot": snapshot}))
 
     def image(
-        self, exemplar_id: int, *, dropped: Dropped = "grey", scale: int = 1, snapshot: str | None = None
+        self,
+        exemplar_id: int,
+        *,
+        dropped: Dropped = "grey",
+        scale: int = 1,
+        picture: int = 0,
+        snapshot: str | None = None,
     ) -> bytes:
         """The exemplar as a picture, PNG.
 
         Args:
             dropped: what stands for dropped patches: ``grey``, ``black`` or ``transparent``.
+            picture: which of several, from 0.
             scale: 1..8, pixels of the picture for one of the record's, along each side.
 
         Raises:
@@ -295,7 +302,7 @@ class Buffer(Named):
             FormatError: an argument is not such, or the picture would be too large.
         """
         path = buffer_path(self.name, "exemplars", str(whole("exemplar_id", exemplar_id, 0)), "image.png")
-        params = query_string({"dropped": dropped, "scale": scale, "snapshot": snapshot})
+        params = query_string({"dropped": dropped, "scale": scale, "picture": picture or None, "snapshot": snapshot})
         response = self.client.session.request("GET", path, params=params)
         if not response.content.startswith(b"\x89PNG"):
             raise ProtocolError(f"{path} did not answer with a PNG image")

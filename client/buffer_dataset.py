@@ -148,9 +148,9 @@ class Exemplars:
         if not -len(self) <= row < len(self):
             raise IndexError(row)
         one = ExemplarTensors({name: values[row] for name, values in self.tensors.items()})
-        for kind in ("patch", "token"):
+        for kind, names in _PADDED.items():
             count = int(one[f"{kind}_valid"].sum())
-            for name in _PADDED[kind]:
+            for name in names & one.keys():
                 one[name] = one[name][:count]
         return one
 
@@ -159,8 +159,8 @@ class Exemplars:
 
 
 _PADDED = {
-    "patch": ("patches", "patch_positions", "patch_valid"),
-    "token": ("token_ids", "token_positions", "token_valid"),
+    "patch": {"patches", "patch_positions", "patch_valid", "patch_picture"},
+    "token": {"token_ids", "token_positions", "token_valid", "token_turn", "token_role"},
 }
 
 

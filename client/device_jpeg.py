@@ -38,6 +38,8 @@ def decode_patches(records: Sequence[Record], device: torch.device) -> Tensor:
             f"only {JPEG.codec_id} payloads decode onto a device, this batch has {', '.join(others)}; leave "
             "decode_device out, or store JPEG"
         )
+    if any(record.num_pictures > 1 for record in records):
+        raise FormatError("records of several pictures are decoded on the CPU: leave decode_device out")
     files = []
     for record in records:
         JPEG.check_size(record.payload, record.canvas_size)

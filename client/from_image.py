@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from client.rgb import fit, upright_rgb, why_unreadable
-from memory_format import FormatError, Layout, PatchCodec, Record, image_to_patches, make_record
+from memory_format import FormatError, Layout, PatchCodec, Record, Text, image_to_patches, make_record
+from memory_format import Picture as PicturePart
 from memory_format.arguments import flat_whole, is_number, whole
 from memory_format.bitmask import BoolArray
 from memory_format.canvas import size_is_allowed
@@ -89,6 +90,36 @@ def record_from_image(
     Raises:
         FormatError: an argument is not so, or the picture cannot be read; the message says what would be right.
     """
+    picture = picture_part(
+        image, attention=attention, keep_mask=keep_mask, keep=keep, patch_px=patch_px, short_side=short_side
+    )
+    ids, positions, length, user_json = _text(text, tokenizer, keep_tokens, user_json)
+    return make_record(
+        class_id=class_id,
+        patches=picture.patches,
+        keep_mask=picture.keep_mask,
+        token_ids=ids,
+        token_positions=positions,
+        text_length=length,
+        user_json=user_json,
+        **others,
+    )
+
+
+def picture_part(
+    image: Picture,
+    *,
+    attention: ArrayLike | None = None,
+    keep_mask: ArrayLike | None = None,
+    keep: float = 0.27,
+    patch_px: int = 16,
+    short_side: int | None = None,
+) -> PicturePart:
+    """A picture for :func:`memory_format.make_record_of_parts`, with arguments as :func:`record_from_image` has them.
+
+    Raises:
+        FormatError: as there.
+    """
     if attention is not None and keep_mask is not None:
         raise FormatError("attention or keep_mask, not both: each says by itself which patches are kept")
     whole("patch_px", patch_px, 1, 255)
@@ -101,18 +132,21 @@ def record_from_image(
     else:
         pixels = _fitted(picture, patch_px, short_side)
         mask = np.ones((pixels.height // patch_px, pixels.width // patch_px), dtype=bool)
-    patches = image_to_patches(np.asarray(pixels), patch_px)[mask.reshape(-1)]
-    ids, positions, length, user_json = _text(text, tokenizer, keep_tokens, user_json)
-    return make_record(
-        class_id=class_id,
-        patches=patches,
-        keep_mask=mask,
-        token_ids=ids,
-        token_positions=positions,
-        text_length=length,
-        user_json=user_json,
-        **others,
-    )
+    return PicturePart(image_to_patches(np.asarray(pixels), patch_px)[mask.reshape(-1)], mask)
+
+
+def text_part(role: str, text: str, tokenizer: Tokenizer, *, keep_tokens: ArrayLike | None = None) -> Text:
+    """What somebody says, for :func:`memory_format.make_record_of_parts`.
+
+    Args:
+        role: who says it: ``system``, ``user``, ``assistant``, ``tool`` or another name of 1..32 of A-Z a-z 0-9 . _ -.
+        tokenizer, keep_tokens: as in :func:`record_from_image`.
+
+    Raises:
+        FormatError: as there.
+    """
+    ids, positions, length, _ = _text(text, tokenizer, keep_tokens, None)
+    return Text(role, ids, positions, length)
 
 
 def read_rgb(image: Picture) -> Image.Image:

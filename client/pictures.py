@@ -18,7 +18,7 @@ def pictures_of(batch: Mapping[str, Tensor], fill: Sequence[int] = FILL) -> tupl
     """The pictures of a batch, of ``ReplayDataset`` and ``BufferDataset`` alike.
 
     Args:
-        batch: B records, whole pictures and masked ones alike.
+        batch: B records, whole pictures and masked ones alike. Of several pictures in a record, the first is taken.
         fill: the colour of dropped patches, three values 0..255.
 
     Returns:
@@ -35,6 +35,8 @@ def pictures_of(batch: Mapping[str, Tensor], fill: Sequence[int] = FILL) -> tupl
         raise ValueError(f"the pictures of this batch have different sizes, grids of {sides}: take them row by row")
     h, w = grids[0]
     patches, positions, valid = batch["patches"], batch["patch_positions"], batch["patch_valid"]
+    if "patch_picture" in batch:
+        valid = valid & (batch["patch_picture"] == 0)
     count, side, device = len(patches), patches.shape[2], patches.device
     rows, kept = (index.to(device) for index in valid.nonzero(as_tuple=True))
     places = positions.to(device)[rows, kept]

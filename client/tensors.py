@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from client.batch import ReplayBatch
+from client.parts import TENSORS as PARTS
 from memory_format import FormatError
 from memory_format.extras import FloatArray
 
@@ -41,6 +42,8 @@ ARRAYS_PREFIX = "arrays."
 def to_tensors(batch: ReplayBatch) -> TensorBatch:
     """The arrays of a batch as tensors that share its memory; see :class:`~client.batch.ReplayBatch`.
 
+    Where a record is of several pictures and texts, the arrays of :class:`~client.parts.BatchParts` come too.
+
     The user's own arrays come too, as ``arrays.NAME``: float32 ``(B, ...)``, padded with NaN to the largest, all of it
     NaN where a record has none of that name.
 
@@ -48,6 +51,8 @@ def to_tensors(batch: ReplayBatch) -> TensorBatch:
         FormatError: arrays of one name have different numbers of axes.
     """
     tensors = {name: torch.from_numpy(getattr(batch, name)) for name in ARRAYS}
+    if batch.has_parts:
+        tensors |= {name: torch.from_numpy(getattr(batch.in_parts, name)) for name in PARTS}
     if batch.device_patches is not None:
         tensors["patches"] = batch.device_patches
     found = batch.arrays()

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format.bitmask import BoolArray, bits_past
-from memory_format.body import cut_short, extras_bytes
+from memory_format.bitmask import BoolArray, bits_past, count_kept
+from memory_format.body import cut_short, extras_bytes, extras_of
 from memory_format.canvas import ByteArray, canvas_grid, take_out
 from memory_format.codecs import codec_by_number
 from memory_format.errors import at_index
-from memory_format.header import FLAG_EXTRAS, FLAG_WIDE_TOKENS, KNOWN_FLAGS, layout_of, newer_flags, token_dtype
+from memory_format.extras import decode_extras
+from memory_format.header import (
+    FLAG_EXTRAS,
+    FLAG_PARTS,
+    FLAG_WIDE_TOKENS,
+    KNOWN_FLAGS,
+    layout_of,
+    newer_flags,
+    token_dtype,
+)
+from memory_format.parts import PartHead, further_of
+from memory_format.record import split_row
 from memory_format.wire import Batch
 
 IntArray = NDArray[np.int64]
@@ -36,6 +47,8 @@ class UnpackedBatch:
     """``(B, T)``."""
     payload_at: IntArray
     """``(B,)``: where the payload begins in each body."""
+    parts: Mapping[int, tuple[PartHead, ...]]
+    """What records are made of that have several parts, by place. Their patches are those of all their pictures."""
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -46,19 +59,27 @@ class UnpackedBatch:
         counts = self.patch_valid.sum(axis=1).tolist()
         sides = zip(*(headers[name].tolist() for name in ("grid_h", "grid_w", "patch_px", "flags")), strict=True)
         total = 0
-        for count, (h, w, patch_px, flags) in zip(counts, sides, strict=True):
+        for index, (count, (h, w, patch_px, flags)) in enumerate(zip(counts, sides, strict=True)):
+            for picture in further_of(self.parts.get(index, ())):
+                kept = count_kept(picture.keep_mask_bytes)
+                rows, columns = canvas_grid(kept, picture.grid, layout_of(picture.layout_flags), patch_px)
+                total += rows * columns * patch_px**2
+                count -= kept
             rows, columns = canvas_grid(count, (h, w), layout_of(flags), patch_px)
             total += rows * columns * patch_px**2
         return total
 
     def patches(self, index: int) -> ByteArray:
-        """Decode one record's kept patches: ``(K, P, P, 3)`` uint8, as many as it has.
+        """Decode one record's kept patches: ``(K, P, P, 3)`` uint8, as many as it has, of all its pictures.
 
         Raises:
             FormatError: the payload is damaged or of another size than the mask says.
             MissingLibraryError: its codec needs a library that is not installed.
         """
         h, w, patch_px, codec_number, flags = self.batch.headers[index].item()[9:]
+        if index in self.parts:
+            record = split_row(self.batch.headers[index].item(), self.batch.bodies[index], "")
+            return np.concatenate([record.picture(place).patches() for place in range(record.num_pictures)])
         places, layout = self.patch_positions[index, self.patch_valid[index]], layout_of(flags)
         rows, columns = canvas_grid(len(places), (h, w), layout, patch_px)
         payload = bytes(self.batch.bodies[index][self.payload_at[index] :])
@@ -96,6 +117,12 @@ def unpack_batch(batch: Batch) -> UnpackedBatch:
     for index in np.flatnonzero(flags & FLAG_EXTRAS).tolist():
         payload_at[index] += extras_bytes(bodies[index], int(payload_at[index]))
     _expect(payload_at <= sizes, bodies)
+    parts = {
+        index: decode_extras(extras_of(headers[index], bodies[index])).parts
+        for index in np.flatnonzero(flags & FLAG_PARTS).tolist()
+    }
+    if parts:
+        num_patches, patch_positions = _with_further(num_patches, patch_positions, parts)
     patch_valid, token_valid = _first(num_patches), _first(num_tokens)
     return UnpackedBatch(
         batch=batch,
@@ -105,6 +132,7 @@ def unpack_batch(batch: Batch) -> UnpackedBatch:
         token_positions=_padded(token_positions, token_valid),
         token_valid=token_valid,
         payload_at=payload_at,
+        parts=parts,
     )
 
 
@@ -150,6 +178,17 @@ def _kept(
         index = int(np.repeat(np.arange(len(counts)), counts)[past][0])
         raise at_index(bits_past(int(num_cells[index])), index)
     return counts, places
+
+
+def _with_further(
+    counts: IntArray, places: IntArray, parts: Mapping[int, tuple[PartHead, ...]]
+) -> tuple[IntArray, IntArray]:
+    """How many patches records have and where in their pictures, with those of their further pictures."""
+    rows = np.split(places, np.cumsum(counts)[:-1])
+    for index, heads in parts.items():
+        masks = [np.frombuffer(picture.keep_mask_bytes, np.uint8) for picture in further_of(heads)]
+        rows[index] = np.concatenate([rows[index], *(np.flatnonzero(np.unpackbits(mask)) for mask in masks)])
+    return np.array(list(map(len, rows)), dtype=np.int64), np.concatenate(rows)
 
 
 def _first(counts: IntArray) -> BoolArray:

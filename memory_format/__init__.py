@@ -25,7 +25,8 @@ from memory_format.errors import (
 )
 from memory_format.header import HEADER_BYTES
 from memory_format.in_place import Dropped
-from memory_format.make import make_record
+from memory_format.make import make_record, make_record_of_parts
+from memory_format.parts import Picture, Text
 from memory_format.quality import TargetBytes, TargetGain, TargetPSNR
 from memory_format.record import Record
 from memory_format.vocabulary import vocabulary_fingerprint
@@ -52,12 +53,14 @@ __all__ = [
     "MissingLibraryError",
     "NotFoundError",
     "PatchCodec",
+    "Picture",
     "RawZstd",
     "Record",
     "StorageError",
     "TargetBytes",
     "TargetGain",
     "TargetPSNR",
+    "Text",
     "UnauthenticatedError",
     "WebP",
     "WebPLossless",
@@ -68,6 +71,7 @@ __all__ = [
     "image_to_patches",
     "make_codec",
     "make_record",
+    "make_record_of_parts",
     "patches_to_image",
     "read_batch",
     "require_codec",

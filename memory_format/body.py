@@ -9,6 +9,7 @@ It has no lengths of its own: grid, text length and flags of the header say wher
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, cast
 
@@ -19,9 +20,10 @@ from memory_format.bitmask import bits_past, count_kept, num_mask_bytes
 from memory_format.canvas import canvas_grid, check_size
 from memory_format.codecs import codec_by_number
 from memory_format.errors import FormatError
-from memory_format.extras import decode_extras
+from memory_format.extras import Extras, decode_extras
 from memory_format.header import (
     FLAG_EXTRAS,
+    FLAG_PARTS,
     FLAG_TYPED,
     FLAG_WIDE_TOKENS,
     HeaderRow,
@@ -29,10 +31,14 @@ from memory_format.header import (
     layout_of,
     token_dtype,
 )
+from memory_format.parts import Said, further_of, payload_spans
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 MAX_EXTRAS_BYTES: Final = 1024 * 1024
 
+_NO_EXTRAS: Final = Extras()
+_EXTRAS_FLAGS: Final = FLAG_TYPED | FLAG_PARTS
+_ANY_EXTRAS: Final = FLAG_EXTRAS | _EXTRAS_FLAGS
 _TEXT_FLAGS: Final = np.uint8(FLAG_WIDE_TOKENS)
 """What a header's flags say of the text."""
 
@@ -97,13 +103,24 @@ def check_row(row: HeaderRow, learner_id: str, body: bytes | memoryview, known_l
         raise bits_past(length)
     if flags & FLAG_WIDE_TOKENS:
         _check_wide(body, ids_at, extras_at)
-    if flags & (FLAG_EXTRAS | FLAG_TYPED):
-        _check_extras(body, extras_at, payload_at, flags)
+    extras = _checked_extras(body, extras_at, payload_at, flags) if flags & _ANY_EXTRAS else _NO_EXTRAS
     if len(body) > MAX_BODY_BYTES:
         raise FormatError(f"a record of {len(body)} bytes; at most {MAX_BODY_BYTES} are taken")
     size = canvas_px(num_kept, (h, w), flags, patch_px)
+    if extras.parts:
+        _check_parts(extras, body[payload_at:], size, row)
+        return
     # Codecs read a header alike from bytes and from a view of them.
     codec_by_number(codec_number).check_size(cast("bytes", body[payload_at:]), size)
+
+
+def _check_parts(extras: Extras, payloads: bytes | memoryview, size: tuple[int, int], row: HeaderRow) -> None:
+    length, patch_px, codec = row[8], row[11], codec_by_number(row[12])
+    said = sum(part.text_length for part in extras.parts if isinstance(part, Said))
+    if said != length:
+        raise FormatError(f"the parts' texts have {said} tokens, the record has {length}", code="mask_mismatch")
+    for payload, px in zip(_payloads(extras, payloads), (size, *_sizes(extras, patch_px)), strict=True):
+        codec.check_size(cast("bytes", payload), px)
 
 
 def check_payload(row: HeaderRow, body: bytes | memoryview) -> None:
@@ -114,10 +131,25 @@ def check_payload(row: HeaderRow, body: bytes | memoryview) -> None:
         MissingLibraryError: ``codec_unavailable``: nothing here decodes it.
     """
     length, h, w, patch_px, codec_number, flags = row[8:]
-    tokens_at, *_, payload_at = places(h, w, length, flags, body)
+    tokens_at, _, extras_at, payload_at = places(h, w, length, flags, body)
     num_kept = int.from_bytes(body[:tokens_at], "big").bit_count()
     size = canvas_px(num_kept, (h, w), flags, patch_px)
-    codec_by_number(codec_number).read_checked(bytes(body[payload_at:]), size)
+    extras = decode_extras(bytes(body[extras_at + 4 : payload_at])) if flags & FLAG_PARTS else _NO_EXTRAS
+    sizes = (size, *_sizes(extras, patch_px))
+    for payload, px in zip(_payloads(extras, body[payload_at:]), sizes, strict=True):
+        codec_by_number(codec_number).read_checked(bytes(payload), px)
+
+
+def _payloads(extras: Extras, payloads: bytes | memoryview) -> Iterator[bytes | memoryview]:
+    """Those of a record's pictures, taken apart."""
+    for start, end in payload_spans(extras.parts, len(payloads)):
+        yield payloads[start:end]
+
+
+def _sizes(extras: Extras, patch_px: int) -> Iterator[tuple[int, int]]:
+    """Heights and widths of what the payloads behind the first decode to."""
+    for picture in further_of(extras.parts):
+        yield canvas_px(count_kept(picture.keep_mask_bytes), picture.grid, picture.layout_flags, patch_px)
 
 
 # Records of a batch are mostly of a few sizes.
@@ -140,7 +172,7 @@ def _check_wide(body: bytes | memoryview, ids_at: int, extras_at: int) -> None:
         raise FormatError("the flags announce token ids of 32 bits, and all fit 16: leave the flag out")
 
 
-def _check_extras(body: bytes | memoryview, extras_at: int, payload_at: int, flags: int) -> None:
+def _checked_extras(body: bytes | memoryview, extras_at: int, payload_at: int, flags: int) -> Extras:
     if not flags & FLAG_EXTRAS:
         raise FormatError("the flags announce typed extras, and no extras")
     num_bytes = payload_at - extras_at - 4
@@ -151,10 +183,13 @@ def _check_extras(body: bytes | memoryview, extras_at: int, payload_at: int, fla
     if num_bytes == 0:
         # Or a record without extras could be written in two ways.
         raise FormatError("the flags announce extras, and there are none: leave the flag out")
-    if decode_extras(bytes(body[extras_at + 4 : payload_at])).is_typed != bool(flags & FLAG_TYPED):
+    extras = decode_extras(bytes(body[extras_at + 4 : payload_at]))
+    if extras.feature_flags != flags & _EXTRAS_FLAGS:
         raise FormatError(
-            f"the flag of typed extras ({FLAG_TYPED}) goes with fields and float32 arrays, and only with those"
+            f"flags {flags:#x} and extras differ: {FLAG_TYPED} goes with fields, float32 arrays and parts, "
+            f"{FLAG_PARTS} with parts, and neither with anything else"
         )
+    return extras
 
 
 def swap_text(
@@ -162,11 +197,15 @@ def swap_text(
 ) -> tuple[np.void, bytes]:
     """Header and body of a record that keeps its picture and extras and takes another one's text.
 
+    One of several parts keeps its texts, and gives none: they say something of its pictures, in turns.
+
     The header's ``crc32`` is still that of the record's own body. Extras and payload are copied unread.
 
     Raises:
         FormatError: ``corrupt_record`` where a body is too short for its masks.
     """
+    if (header["flags"] | donor_header["flags"]) & FLAG_PARTS:
+        return header.copy(), bytes(body)
     tokens_at, _, extras_at, _ = _places_of(header, body)
     text_from, _, text_to, _ = _places_of(donor_header, donor_body)
     text = donor_body[text_from:text_to]

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from memory_format.arguments import is_one_of, is_settings
 from memory_format.errors import FormatError
+from memory_format.header import FLAG_PARTS, FLAG_TYPED
+from memory_format.parts import PartHead, further_of, parts_json, read_parts
 from memory_format.text import refuse_constant
 from memory_format.user_fields import FieldValue, check_fields
 
@@ -37,11 +39,14 @@ class Extras:
     user: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, FloatArray] = field(default_factory=dict)
     fields: dict[str, FieldValue] = field(default_factory=dict)
+    parts: tuple[PartHead, ...] = ()
 
     @property
-    def is_typed(self) -> bool:
-        """Whether the flags of their record must have :data:`~memory_format.header.FLAG_TYPED`."""
-        return bool(self.fields) or any(map(_is_single, self.arrays.values()))
+    def feature_flags(self) -> int:
+        """Flags that their record must have, and no other of these: ``FLAG_TYPED``, ``FLAG_PARTS``."""
+        if self.parts:
+            return FLAG_TYPED | FLAG_PARTS
+        return FLAG_TYPED if self.fields or any(map(_is_single, self.arrays.values())) else 0
 
     def encode(self) -> bytes:
         """The extras as bytes, empty where there is nothing to say.
@@ -49,17 +54,21 @@ class Extras:
         Raises:
             FormatError: the JSON is not an object of plain values, or is too deep.
         """
-        if not (self.user or self.arrays or self.fields):
+        if not (self.user or self.arrays or self.fields or self.parts):
             return b""
         shapes = {
             name: [*(["f4"] if _is_single(values) else []), *values.shape] for name, values in self.arrays.items()
         }
-        said = {"user": self.user, "arrays": shapes, **({"fields": self.fields} if self.fields else {})}
+        said: dict[str, Any] = {"user": self.user, "arrays": shapes, **({"fields": self.fields} if self.fields else {})}
+        if self.parts:
+            said["parts"] = parts_json(self.parts)
         try:
             head = json.dumps(said, separators=(",", ":"), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise FormatError(f"user_json must be plain JSON: {error}") from None
-        extras = head.encode() + b"\n" + b"".join(values.tobytes() for values in self.arrays.values())
+        masks = (picture.keep_mask_bytes for picture in further_of(self.parts))
+        values = (values.tobytes() for values in self.arrays.values())
+        extras = b"".join((head.encode(), b"\n", *masks, *values))
         decode_extras(extras)
         return extras
 
@@ -122,9 +131,9 @@ def decode_extras(extras: bytes) -> Extras:
         # Whoever reads it must be able to write it out again: a lone surrogate is legal in JSON's escapes
         # and in no UTF-8, and 1e999 reads as infinity.
         json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
-        user, shapes, given = parsed["user"], parsed["arrays"], parsed.get("fields")
+        user, shapes, given, listed = parsed["user"], parsed["arrays"], parsed.get("fields"), parsed.get("parts")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        user, shapes, given = None, None, None
+        user, shapes, given, listed = None, None, None, None
     if not (
         separator
         and isinstance(user, dict)
@@ -135,10 +144,10 @@ def decode_extras(extras: bytes) -> Extras:
     fields = {} if given is None else check_fields(given)
     if _depth(user) > MAX_JSON_DEPTH:
         raise FormatError(f"user_json is nested deeper than {MAX_JSON_DEPTH} levels")
+    parts, start = ((), 0) if listed is None else read_parts(listed, data)
     arrays: dict[str, FloatArray] = {}
-    start = 0
-    for name, listed in shapes.items():
-        dtype, shape = (_SINGLE, listed[1:]) if listed[:1] == ["f4"] else (_HALF, listed)
+    for name, said in shapes.items():
+        dtype, shape = (_SINGLE, said[1:]) if said[:1] == ["f4"] else (_HALF, said)
         end = start + dtype.itemsize * math.prod(shape)
         if end > len(data):
             raise FormatError(f"extras end inside array {name!r}")
@@ -146,7 +155,7 @@ def decode_extras(extras: bytes) -> Extras:
         start = end
     if start != len(data):
         raise FormatError("extras have bytes past their last array")
-    return Extras(user, arrays, fields)
+    return Extras(user, arrays, fields, parts)
 
 
 def _is_single(values: FloatArray) -> bool:

@@ -57,7 +57,9 @@ FLAG_TYPED: Final = 8
 """The extras say more than a JSON and float16 arrays. With :data:`FLAG_EXTRAS` only."""
 FLAG_WIDE_TOKENS: Final = 16
 """Token ids take four bytes each, as one of them does not fit two."""
-KNOWN_FLAGS: Final = FLAG_IN_PLACE | FLAG_EXTRAS | FLAG_STRIP | FLAG_TYPED | FLAG_WIDE_TOKENS
+FLAG_PARTS: Final = 32
+"""There are several pictures and texts. With :data:`FLAG_TYPED` only."""
+KNOWN_FLAGS: Final = FLAG_IN_PLACE | FLAG_EXTRAS | FLAG_STRIP | FLAG_TYPED | FLAG_WIDE_TOKENS | FLAG_PARTS
 LAYOUT_FLAGS: Final[dict[Layout, int]] = {"mosaic": 0, "in_place": FLAG_IN_PLACE, "strip": FLAG_STRIP}
 _NARROW: Final = np.dtype("<u2")
 _WIDE: Final = np.dtype("<u4")

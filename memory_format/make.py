@@ -1,10 +1,10 @@
-"""Samples -> records."""
+"""Samples -> records: of one picture and its text, or of several of both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,25 @@ from memory_format.codecs.base import PatchCodec
 from memory_format.codecs.lossy import LossyCodec
 from memory_format.codecs.webp import WebP
 from memory_format.errors import FormatError
-from memory_format.extras import ArrayDtype, make_extras
-from memory_format.header import FLAG_TYPED, FLAG_WIDE_TOKENS, LAYOUT_FLAGS, MAX_SCORE, token_dtype
+from memory_format.extras import ArrayDtype, decode_extras, make_extras
+from memory_format.header import FLAG_WIDE_TOKENS, LAYOUT_FLAGS, MAX_SCORE, token_dtype
+from memory_format.parts import ROLE_PATTERN, Further, PartHead, Picture, Said, Text
+from memory_format.quality import TargetBytes
 from memory_format.record import Record, bad_layout, check_record
 from memory_format.user_fields import FieldValue
+
+
+class RecordFields(TypedDict, total=False):
+    """What any record can have beside pictures and texts."""
+
+    phase: int
+    learner_id: str
+    score: float
+    rank: int
+    user_json: dict[str, Any] | None
+    arrays: dict[str, NDArray[Any]] | None
+    array_dtypes: Mapping[str, ArrayDtype] | None
+    fields: Mapping[str, FieldValue] | None
 
 
 def make_record(
@@ -62,21 +77,16 @@ def make_record(
     Raises:
         FormatError: anything of the above is not so; the message says what and what would be right.
     """
-    if codec is None:
-        codec = WebP()
-    elif not isinstance(codec, PatchCodec):
-        raise FormatError(f"codec must be one of memory_format.CODECS, made, as WebP(quality=30); got {codec!r:.100}")
+    codec = _codec_of(codec)
     keep_mask = _mask_of(keep_mask, patches)
     ids, token_mask = _text_of(token_ids, token_positions, text_length)
     if not is_number(score, -MAX_SCORE, MAX_SCORE):
         raise FormatError(f"score must be a finite number, got {score!r:.100}")
     if not isinstance(learner_id, str):
         raise FormatError(f"learner_id must be text, got {learner_id!r:.100}")
-    if layout is not None and not is_one_of(layout, tuple(LAYOUT_FLAGS)):
-        raise bad_layout(layout)
     h, w = keep_mask.shape
     extras = make_extras(user_json, arrays, array_dtypes, fields)
-    features = (FLAG_WIDE_TOKENS if ids.max(initial=0) > 0xFFFF else 0) | (FLAG_TYPED if extras.is_typed else 0)
+    features = (FLAG_WIDE_TOKENS if ids.max(initial=0) > 0xFFFF else 0) | extras.feature_flags
     record = Record(
         class_id=whole("class_id", class_id, 0, 2**32 - 1),
         phase=whole("phase", phase, 0, 2**16 - 1),
@@ -88,7 +98,7 @@ def make_record(
         patch_px=patches.shape[1],
         keep_mask_bytes=mask_to_bytes(keep_mask),
         codec_id=codec.codec_id,
-        layout=default_layout(keep_mask) if layout is None else layout,
+        layout=_layout_of(layout, keep_mask),
         payload=b"",
         text_length=len(token_mask),
         token_mask_bytes=mask_to_bytes(token_mask),
@@ -96,15 +106,111 @@ def make_record(
         extras=extras.encode(),
         feature_flags=features,
     )
-    canvas = lay_out(patches, keep_mask, record.grid, record.layout)
-    if isinstance(codec, LossyCodec):
-        kept = kept_pixels(keep_mask, record.patch_px, record.layout)
-        payload = codec.encode_canvas(canvas, kept, other_bytes=record.charge)
-    else:
-        payload = codec.encode(canvas)
+    payload = _coded(codec, patches, keep_mask, record.layout, other_bytes=record.charge)
     record = replace(record, payload=payload)
     check_record(record)
     return record
+
+
+def make_record_of_parts(
+    parts: Sequence[Picture | Text], *, class_id: int, codec: PatchCodec | None = None, **others: Unpack[RecordFields]
+) -> Record:
+    """Encode one exemplar of several pictures and texts, in the order in which a model reads them.
+
+    Its texts one after another are the record's text, and its first picture is what its header describes.
+
+    Args:
+        parts: at least one picture. All have patches of one size.
+        others: as in :func:`make_record`.
+
+    Raises:
+        FormatError: as :func:`make_record`; or ``codec`` aims at a record's bytes, which is for records of one picture.
+    """
+    codec = _codec_of(codec)
+    if isinstance(codec, LossyCodec) and isinstance(codec.quality, TargetBytes):
+        raise FormatError("a target in bytes is for records of one picture: give the codec another quality")
+    heads: list[PartHead] = []
+    payloads: list[bytes] = []
+    ids: list[NDArray[np.int64]] = []
+    positions: list[NDArray[np.int64]] = []
+    length = 0
+    first: Picture | None = None
+    for part in _listed(parts):
+        if isinstance(part, Text):
+            said, mask = _text_of(part.token_ids, part.token_positions, part.text_length)
+            ids.append(said)
+            positions.append(length + np.flatnonzero(mask))
+            length += len(mask)
+            heads.append(Said(part.role, len(mask)))
+        elif first is None:
+            _mask_of(part.keep_mask, part.patches)
+            first = part
+            heads.append(None)
+        else:
+            keep_mask = _mask_of(part.keep_mask, part.patches)
+            if part.patches.shape[1] != first.patches.shape[1]:
+                sizes = f"{first.patches.shape[1]} and {part.patches.shape[1]} px"
+                raise FormatError(f"the pictures of a record have patches of one size, these have {sizes}")
+            layout = _layout_of(part.layout, keep_mask)
+            payloads.append(_coded(codec, part.patches, keep_mask, layout, other_bytes=0))
+            mask_bytes = mask_to_bytes(keep_mask)
+            heads.append(Further(keep_mask.shape, LAYOUT_FLAGS[layout], len(payloads[-1]), mask_bytes))
+    if first is None:
+        raise FormatError("parts need a picture: a record has one at least")
+    record = make_record(
+        class_id=class_id,
+        codec=codec,
+        patches=first.patches,
+        keep_mask=first.keep_mask,
+        layout=first.layout,
+        token_ids=np.concatenate([np.zeros(0, np.int64), *ids]),
+        token_positions=np.concatenate([np.zeros(0, np.int64), *positions]),
+        text_length=length,
+        **others,
+    )
+    extras = replace(decode_extras(record.extras), parts=tuple(heads))
+    record = replace(
+        record,
+        extras=extras.encode(),
+        feature_flags=record.feature_flags | extras.feature_flags,
+        payload=b"".join((record.payload, *payloads)),
+    )
+    check_record(record)
+    return record
+
+
+def _listed(parts: Any) -> list[Picture | Text]:
+    listed = list(parts) if isinstance(parts, Sequence) else [parts]
+    for part in listed:
+        if not isinstance(part, Picture | Text):
+            raise FormatError(f"parts are a list of Picture and Text, got {part!r:.100}")
+        if isinstance(part, Text) and not ROLE_PATTERN.fullmatch(str(part.role)):
+            raise FormatError(f"a role is 1..32 of A-Z a-z 0-9 . _ -, got {part.role!r:.100}")
+    return listed
+
+
+def _codec_of(given: Any) -> PatchCodec:
+    if given is None:
+        return WebP()
+    if not isinstance(given, PatchCodec):
+        raise FormatError(f"codec must be one of memory_format.CODECS, made, as WebP(quality=30); got {given!r:.100}")
+    return given
+
+
+def _layout_of(given: Any, keep_mask: BoolArray) -> Layout:
+    if given is None:
+        return default_layout(keep_mask)
+    if not is_one_of(given, tuple(LAYOUT_FLAGS)):
+        raise bad_layout(given)
+    return cast(Layout, given)
+
+
+def _coded(codec: PatchCodec, patches: ByteArray, keep_mask: BoolArray, layout: Layout, *, other_bytes: int) -> bytes:
+    canvas = lay_out(patches, keep_mask, keep_mask.shape, layout)
+    if isinstance(codec, LossyCodec):
+        kept = kept_pixels(keep_mask, patches.shape[1], layout)
+        return codec.encode_canvas(canvas, kept, other_bytes=other_bytes)
+    return codec.encode(canvas)
 
 
 def _mask_of(given: Any, patches: Any) -> BoolArray:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_format import checksum
+from memory_format.arguments import whole
 from memory_format.bitmask import BoolArray, check_mask_bytes, count_kept, mask_from_bytes
 from memory_format.body import check_row, cut_short, places
 from memory_format.canvas import ByteArray, Layout, canvas_grid, take_out
@@ -23,6 +24,7 @@ from memory_format.errors import FormatError, at_index
 from memory_format.extras import FloatArray, decode_extras
 from memory_format.header import (
     FLAG_EXTRAS,
+    FLAG_PARTS,
     FLAG_TYPED,
     FLAG_WIDE_TOKENS,
     HEADER_BYTES,
@@ -36,9 +38,10 @@ from memory_format.header import (
     token_dtype,
 )
 from memory_format.in_place import Dropped, to_image
+from memory_format.parts import PartHead, Picture, Text, further_of, in_order, payload_spans
 from memory_format.user_fields import FieldValue
 
-_FEATURE_FLAGS: Final = FLAG_TYPED | FLAG_WIDE_TOKENS
+_FEATURE_FLAGS: Final = FLAG_TYPED | FLAG_WIDE_TOKENS | FLAG_PARTS
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Record:
     token_ids_bytes: bytes = b""
     extras: bytes = b""
     feature_flags: int = 0
-    """Those flags that no other field says: ``FLAG_WIDE_TOKENS``, ``FLAG_TYPED``."""
+    """Those flags that no other field says: ``FLAG_WIDE_TOKENS``, ``FLAG_TYPED``, ``FLAG_PARTS``."""
     exemplar_id: int = 0
     """Given by the service at push, unique in its buffer, never used again; 0 = not pushed yet."""
 
@@ -137,26 +140,70 @@ class Record:
         rows, columns = canvas_grid(self.num_kept, self.grid, self.layout, self.patch_px)
         return rows * self.patch_px, columns * self.patch_px
 
+    @cached_property
+    def part_heads(self) -> tuple[PartHead, ...]:
+        """What the record is made of, without what is in it."""
+        return decode_extras(self.extras).parts if self.feature_flags & FLAG_PARTS else (None,)
+
+    @property
+    def num_pictures(self) -> int:
+        return 1 + len(further_of(self.part_heads))
+
+    def picture(self, place: int) -> Record:
+        """One of the pictures as a record of its own, without text and extras. The header's is 0.
+
+        Raises:
+            FormatError: there is none of that place.
+        """
+        whole("picture", place, 0, self.num_pictures - 1)
+        if not self.feature_flags & FLAG_PARTS:
+            return self
+        start, end = list(payload_spans(self.part_heads, len(self.payload)))[place]
+        nothing: dict[str, Any] = {"text_length": 0, "token_mask_bytes": b"", "token_ids_bytes": b"", "extras": b""}
+        alone = replace(self, payload=self.payload[start:end], feature_flags=0, **nothing)
+        if place == 0:
+            return alone
+        further = further_of(self.part_heads)[place - 1]
+        layout, mask = layout_of(further.layout_flags), further.keep_mask_bytes
+        return replace(alone, grid=further.grid, layout=layout, keep_mask_bytes=mask)
+
+    def parts(self) -> tuple[Picture | Text, ...]:
+        """Pictures and texts in the order in which a model reads them, as :func:`memory_format.make_record_of_parts`
+        takes them.
+
+        Of a record that was not made of parts: its picture, and its text if it has one, of no role.
+
+        Raises:
+            FormatError: a payload is damaged.
+        """
+        pictures = map(self.picture, range(self.num_pictures))
+        shown = [Picture(picture.patches(), picture.keep_mask, picture.layout) for picture in pictures]
+        return in_order(self.part_heads, shown, self.token_ids, self.token_positions, self.text_length)
+
     def patches(self) -> ByteArray:
-        """Decode the kept patches: ``(K, P, P, 3)`` uint8, in the order of :attr:`keep_indices`.
+        """Decode the kept patches: ``(K, P, P, 3)`` uint8, in the order of :attr:`keep_indices`. Of several pictures
+        those of the first.
 
         Raises:
             FormatError: the payload is damaged or of another size than the mask says.
         """
-        canvas = self.codec.read_checked(self.payload, self.canvas_size)
+        canvas = self.codec.read_checked(self.picture(0).payload, self.canvas_size)
         return take_out(canvas, self.keep_indices, self.patch_px, self.layout)
 
-    def image(self, dropped: Dropped = "grey") -> ByteArray:
+    def image(self, dropped: Dropped = "grey", *, picture: int = 0) -> ByteArray:
         """The picture with its kept patches in place and the dropped ones flat.
 
         Args:
+            picture: which of several.
             dropped: ``grey`` or ``black`` give ``(h*P, w*P, 3)`` uint8, RGB; ``transparent`` gives ``(h*P, w*P, 4)``,
                 RGBA.
 
         Raises:
-            FormatError: the payload is damaged, or the picture has more than 16 million pixels.
+            FormatError: the payload is damaged, or the picture has more than 16 million pixels, or there is none of
+                that place.
         """
-        return to_image(self.patches(), self.keep_indices, self.grid, dropped)
+        shown = self.picture(picture)
+        return to_image(shown.patches(), shown.keep_indices, shown.grid, dropped)
 
     def user_json(self) -> dict[str, Any]:
         """The user's own JSON, ``{}`` where there is none."""

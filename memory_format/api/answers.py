@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
 from memory_format.api.answer import Answer, Grid, Integers, Mask, one_of
+from memory_format.api.contents import PartInfo
 from memory_format.api.receipts import ErasureReceipt
 from memory_format.api.terms import EVICTION_POLICIES
 from memory_format.canvas import Layout
@@ -293,11 +294,13 @@ class ExemplarInfo(Answer):
     num_patches: int
     """Patches that are kept."""
     keep_ratio: float
-    """``num_patches`` of the grid's cells."""
+    """``num_patches`` of the cells of all grids."""
     charge: int
     """Bytes of the budget that it takes."""
     crc32: int
     """Of its body."""
+    num_pictures: int = field(default=1, kw_only=True)
+    """The grid and the layout are the first one's; patches are counted in all of them."""
 
 
 @dataclass(frozen=True)
@@ -343,3 +346,5 @@ class ExemplarDetail(ExemplarInfo):
     user_json: dict[str, Any]
     fields: dict[str, Any] = field(default_factory=dict, kw_only=True)
     """The user's, by which records can be filtered and grouped."""
+    parts: tuple[PartInfo, ...] = field(default=(), kw_only=True)
+    """In the order in which a model reads them."""

@@ -1,10 +1,11 @@
-"""What the service answers of what users hang on their records."""
+"""What the service answers of what records are made of, and of what users hang on them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from memory_format.api.answer import Answer
+from memory_format.api.answer import Answer, Grid, one_of
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,18 @@ class FieldCounts(Answer):
     num_values: int
     """How many there are, listed or not."""
     version: int
+
+
+@dataclass(frozen=True)
+class PartInfo(Answer):
+    """A picture or a text of a record."""
+
+    kind: Annotated[str, one_of(("picture", "text"))]
+    grid: Grid | None = None
+    """Of a picture: rows and columns."""
+    num_patches: int = 0
+    """Of a picture: patches that are kept."""
+    role: str = ""
+    """Of a text: who says it; empty where nobody is said to."""
+    text_length: int = 0
+    """Of a text: its tokens; they come one text after another in the record's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar
 
@@ -10,9 +11,13 @@ from PIL import Image
 
 from memory_format import Dropped, FormatError, Record
 from memory_format.api.answers import BufferInfo, ExemplarDetail, SnapshotInfo
+from memory_format.api.contents import PartInfo
 from memory_format.api.requests import BudgetSettings, BufferChange, DeleteQuery, ExemplarQuery, FilterQuery, SampleBody
 from memory_format.api.terms import MAX_SAMPLE, part_of
+from memory_format.bitmask import count_kept
+from memory_format.header import FLAG_PARTS
 from memory_format.in_place import FILL, check_shown_size, kept_rows
+from memory_format.parts import Further
 from memory_format.user_fields import as_written, written
 from memory_service.store.buffer import Buffer
 from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
@@ -134,12 +139,15 @@ def snapshot_info(snapshot: Snapshot) -> SnapshotInfo:
 
 def exemplar_detail(record: Record) -> ExemplarDetail:
     """One record with its masks, tokens and the user's JSON."""
-    h, w = record.grid
+    parts = _parts(record)
+    pictures = [part for part in parts if part.grid is not None]
+    kept, cells = sum(part.num_patches for part in pictures), sum(math.prod(part.grid or ()) for part in pictures)
     others: dict[str, Any] = {
         "codec": record.codec_id,
         "has_extras": bool(record.extras),
-        "num_patches": record.num_kept,
-        "keep_ratio": record.num_kept / (h * w),
+        "num_patches": kept,
+        "keep_ratio": kept / cells,
+        "parts": tuple(parts),
         "user_json": record.user_json(),
         "fields": record.fields(),
     }
@@ -147,10 +155,34 @@ def exemplar_detail(record: Record) -> ExemplarDetail:
     return ExemplarDetail(**{name: getattr(record, name) for name in same}, **others)
 
 
-def to_png(record: Record, *, dropped: Dropped = "grey", scale: int = 1) -> bytes:
-    """The record's whole grid as PNG, ``(h*P*scale, w*P*scale)`` pixels. Raises ``FormatError``: ``invalid_query``
-    where the picture would be too large; ``invalid_payload`` where the payload has a sound header and cannot be decoded
-    all the same."""
+def _parts(record: Record) -> list[PartInfo]:
+    if not record.feature_flags & FLAG_PARTS:
+        picture = PartInfo("picture", record.grid, record.num_kept)
+        return [picture, PartInfo("text", text_length=record.text_length)] if record.text_length else [picture]
+    found = []
+    for part in record.part_heads:
+        if part is None:
+            found.append(PartInfo("picture", record.grid, record.num_kept))
+        elif isinstance(part, Further):
+            found.append(PartInfo("picture", part.grid, count_kept(part.keep_mask_bytes)))
+        else:
+            found.append(PartInfo("text", role=part.role, text_length=part.text_length))
+    return found
+
+
+def to_png(record: Record, *, dropped: Dropped = "grey", scale: int = 1, picture: int = 0) -> bytes:
+    """The whole grid of one of the record's pictures as PNG, ``(h*P*scale, w*P*scale)`` pixels.
+
+    Raises:
+        FormatError: ``invalid_query`` where the picture would be too large, or there is none of that place;
+            ``invalid_payload`` where the payload has a sound header and cannot be decoded all the same.
+    """
+    if picture >= record.num_pictures:
+        raise FormatError(
+            f"the record has {record.num_pictures} pictures, 0..{record.num_pictures - 1}, and no {picture}",
+            code="invalid_query",
+        )
+    record = record.picture(picture)
     h, w = record.grid
     height, width = h * record.patch_px * scale, w * record.patch_px * scale
     check_shown_size(height, width, "invalid_query")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from memory_format import NotFoundError
 from memory_format.body import most_id_bytes, prefix_bytes
+from memory_format.header import FLAG_PARTS
 from memory_service.store.index.base import Index
 from memory_service.store.known_fields import KnownFields
 from memory_service.store.pure import selection
@@ -168,8 +169,10 @@ class Contents:
             raise
         return self.readers.lease(stems, held, kind)
 
-    def read_prefixes(self, taken: Rows, *, tokens: bool = False) -> list[bytes]:
+    def read_prefixes(self, taken: Rows, *, tokens: bool = False) -> Iterator[bytes]:
         """The keep mask and token mask of rows, unchecked. Raises as :meth:`read_bodies`.
+
+        Of records of several pictures, whole bodies: they come as they are asked for, one in memory at a time.
 
         Args:
             tokens: with the ids of the kept tokens behind them, and what else lies where those of dropped ones would.
@@ -185,7 +188,12 @@ class Contents:
                 (out[at],) = self.segments.read_prefixes(stem, [(place[0], place[1], place[2], place[3])])
         finally:
             self.readers.done(stems)
-        return out
+        for at, flags in enumerate(taken["flags"].tolist()):
+            if flags & FLAG_PARTS:
+                (body,) = self.bodies(taken[at : at + 1])
+                yield bytes(body)
+            else:
+                yield out[at]
 
     def _stems(self, ids: Iterable[int]) -> list[str]:
         # Of the present state, whatever state the rows are of: ids are never given twice.

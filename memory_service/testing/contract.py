@@ -12,7 +12,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from memory_format import BudgetError, RawZstd, Record, StorageError, decode_batch, encode_batch, make_record
+from memory_format import (
+    BudgetError,
+    Picture,
+    RawZstd,
+    Record,
+    StorageError,
+    Text,
+    decode_batch,
+    encode_batch,
+    make_record,
+    make_record_of_parts,
+)
 from memory_service.store import Buffer, Store
 from memory_service.store.index.base import Writing
 from memory_service.store.pure.model import Options
@@ -134,7 +145,7 @@ def _batch(count: int, *, seed: int, pad: int = 300) -> list[Record]:
     random = np.random.default_rng(seed)
     keep_mask = np.zeros((3, 4), dtype=bool)
     keep_mask.flat[:3] = True
-    return [
+    records = [
         make_record(
             class_id=place % 3,
             rank=place,
@@ -152,6 +163,12 @@ def _batch(count: int, *, seed: int, pad: int = 300) -> list[Record]:
         )
         for place in range(count)
     ]
+    if count:
+        # A dialogue of two pictures.
+        parts = [Picture(record.patches(), keep_mask) for record in (records[0], records[-1])]
+        said = [Text("user", np.array([seed, 151_999])), Text("assistant", np.array([7]))]
+        records[-1] = make_record_of_parts([said[0], *parts, said[1]], class_id=1, codec=RawZstd(), rank=count - 1)
+    return records
 
 
 def _filled(store: Store, room: int) -> Buffer:

@@ -12,11 +12,14 @@ from memory_format import (
     AVIF,
     JPEG,
     PatchCodec,
+    Picture,
     RawZstd,
     Record,
+    Text,
     WebP,
     WebPLossless,
     make_record,
+    make_record_of_parts,
 )
 from memory_format.record import headers_of
 from memory_format.wire import frame_batch
@@ -123,6 +126,30 @@ def records(draw: st.DrawFn, codecs: tuple[PatchCodec, ...] = ALL_CODECS) -> tup
         "array_dtypes": {name: str(values.dtype) for name, values in arrays.items() if values.dtype != np.float16},
     }
     return make_record(**made_of), made_of
+
+
+@st.composite
+def records_of_parts(
+    draw: st.DrawFn, codecs: tuple[PatchCodec, ...] = ALL_CODECS
+) -> tuple[Record, list[Picture | Text]]:
+    """A record of several pictures and texts, and those."""
+    patch_px = draw(st.integers(1, 12))
+    parts: list[Picture | Text] = []
+    for is_picture in [True, *draw(st.lists(st.booleans(), max_size=5))]:
+        if is_picture:
+            keep_mask = draw(keep_masks(5))
+            shape = (int(keep_mask.sum()), patch_px, patch_px, 3)
+            parts.append(Picture(noise(shape, draw(st.integers(0, 2**32 - 1))), keep_mask))
+        else:
+            length = draw(st.integers(0, 12))
+            positions = sorted(draw(st.sets(st.integers(0, length - 1)))) if length else []
+            ids = [draw(st.sampled_from([3, 0xFFFF, 151_999])) for _ in positions]
+            places = np.array(positions, dtype=np.int64)
+            parts.append(Text(draw(names)[:32], np.array(ids, dtype=np.int64), places, length))
+    parts = draw(st.permutations(parts))
+    made: dict[str, Any] = {"class_id": draw(st.integers(0, 9)), "codec": draw(st.sampled_from(codecs))}
+    arrays: dict[str, Any] = {"arrays": {"a": draw(named_arrays)}, "array_dtypes": {"a": "float32"}}
+    return make_record_of_parts(parts, **made, **arrays), parts
 
 
 mutations = st.lists(

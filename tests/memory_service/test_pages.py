@@ -20,6 +20,7 @@ from memory_format import RawZstd, make_record
 from memory_service.http.pages.exemplars import Text, Word, text_of, thumbnail_of
 from memory_service.http.pages.routing import POLICY
 from memory_service.store.keys import KeyFile
+from tests.memory_format.test_parts import dialogue
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import assert_problem, make_exemplar, push, put_buffer, stats_of, whole_state
 
@@ -334,6 +335,29 @@ def test_the_history_of_an_exemplar_that_is_gone(filled: httpx.Client) -> None:
     assert page["died"] == version
     assert [snapshot["name"] for snapshot in page["snapshots"]] == ["s2", "s1"]
     assert f"until version {version}" in page_at(filled, "/buffers/b/exemplars/23?snapshot=s2")
+
+
+def test_all_pictures_and_turns_of_an_exemplar_are_shown(tmp_path: Path) -> None:
+    with running(tmp_path / "store") as client:
+        put_buffer(client)
+        push(client, [dialogue(fields={"split": "a <b>", "hard": True}), make_exemplar(1)])
+        cards = client.get("/buffers/b/gallery", headers=HTML).text
+        assert cards.count("2 pictures</p>") == 1
+        assert "the first of 2 pictures" in cards
+        for exemplar_id, pictures, roles in ((1, 2, ["system", "user", "assistant", "user"]), (2, 1, [])):
+            page = client.get(f"/buffers/b/exemplars/{exemplar_id}", headers=HTML).text
+            found = [unescape(address) for address in re.findall(r'<img src="([^"]*image.png[^"]*)"', page)]
+            assert len(found) == len({client.get(address).content for address in found}) == pictures
+            assert re.findall(r'<p class="text"><span class="quiet">(\w+)</span>', page) == roles
+        page = client.get("/buffers/b/exemplars/1", headers=HTML).text
+        for address, shown in re.findall(r'<a href="([^"]*gallery[?]field=[^"]*)">([^<]*)</a>', page):
+            assert unescape(shown) in ("a <b>", "true")
+            listed = client.get(unescape(address).replace("gallery", "gallery.json")).json()["cards"]
+            assert [card["info"]["exemplar_id"] for card in listed] == [1]
+        assert page.count("gallery?field=") == 2
+        assert "151999" in client.get("/buffers/b/exemplars/1", headers=HTML).text
+        assert_problem(client.get("/v1/buffers/b/exemplars/1/image.png?picture=2"), "invalid_query")
+        assert client.get("/buffers/b/exemplars/1.json").json()["detail"]["num_pictures"] == 2
 
 
 def test_classes_are_called_by_their_names(tmp_path: Path) -> None:

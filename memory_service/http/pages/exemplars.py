@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
@@ -154,6 +155,24 @@ def _card(buffer: Buffer, snapshot: str | None, glimpse: Glimpse) -> Card:
     )
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What somebody says."""
+
+    role: str
+    """Empty where nobody is said to."""
+    text: Text
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture."""
+
+    address: str
+    grid: tuple[int, int]
+    num_patches: int
+
+
 @dataclass(frozen=True, eq=False)
 class ExemplarPage:
     """One exemplar."""
@@ -163,11 +182,10 @@ class ExemplarPage:
     detail: ExemplarDetail
     class_name: str
     """Empty where the class has none."""
-    text: Text
+    texts: tuple[Turn, ...]
     parts: tuple[Part, ...]
     """What its bytes are: their sum is its charge."""
-    picture: str
-    """Where it is."""
+    pictures: tuple[Shown, ...]
     grid: str | None
     """The kept patches as the path of an SVG, a unit each; None where there are too many."""
     user_json: str
@@ -190,20 +208,36 @@ def exemplar(
     (h, w), side = record.grid, max(record.grid) * record.patch_px
     scale = min(max(1, _PICTURE_SIDE // side), MAX_SCALE)
     wanted = {"dropped": "transparent", "scale": scale, "snapshot": snapshot}
+    address = f"/v1/buffers/{buffer.name}/exemplars/{exemplar_id}/image.png"
     return ExemplarPage(
         name=buffer.name,
         snapshot=snapshot,
         detail=detail,
         class_name=buffer.state.names.get(detail.class_id, ""),
-        text=text_of(detail.token_ids.tolist(), detail.token_positions.tolist(), record.text_length, WORDS_SHOWN),
+        texts=tuple(_turns(detail)),
         parts=tuple(Part(kind, num_bytes) for kind, num_bytes in _bytes_of(record).items()),
-        picture=f"/v1/buffers/{buffer.name}/exemplars/{exemplar_id}/image.png{words.query(wanted)}",
+        pictures=tuple(
+            Shown(f"{address}{words.query({**wanted, 'picture': place or None})}", part.grid, part.num_patches)
+            for place, part in enumerate(part for part in detail.parts if part.grid is not None)
+            if part.grid is not None
+        ),
         grid=_grid(record.keep_mask.tolist()) if h * w <= MOST_CELLS else None,
         user_json=_shown(record.user_json()),
         died=died,
         num_snapshots=len(shown_in),
         snapshots=tuple(map(snapshot_info, islice(reversed(shown_in), SNAPSHOTS_SHOWN))),
     )
+
+
+def _turns(detail: ExemplarDetail) -> Iterator[Turn]:
+    ids, positions = detail.token_ids.tolist(), detail.token_positions.tolist()
+    start, left = 0, WORDS_SHOWN
+    for part in detail.parts:
+        if part.kind == "text" and left:
+            a, b = (bisect_left(positions, place) for place in (start, start + part.text_length))
+            text = text_of(ids[a:b], [place - start for place in positions[a:b]], part.text_length, left)
+            yield Turn(part.role, text)
+            start, left = start + part.text_length, left - len(text.words)
 
 
 def _bytes_of(record: Record) -> dict[str, int]:

@@ -25,6 +25,7 @@ from memory_format.api.terms import (
     VERSION_HEADER,
     VOCABULARY_HEADER,
 )
+from memory_format.parts import MAX_PICTURES
 from memory_service.http.access import needs
 from memory_service.http.admission import Admission
 from memory_service.http.convert import deletion_of, exemplar_detail, filter_of, query_of, to_png
@@ -222,16 +223,18 @@ async def get_image(
     exemplar_id: ExemplarId,
     dropped: Annotated[Dropped, Query()] = "grey",
     scale: Annotated[int, Query(ge=1, le=MAX_SCALE), Digits] = 1,
+    picture: Annotated[int, Query(ge=0, lt=MAX_PICTURES, description="Which of several."), Digits] = 0,
     snapshot: SnapshotName = None,
 ) -> Response:
-    """One record as a picture, dropped patches flat."""
+    """One record's picture, dropped patches flat. Of several, the first unless another is asked for."""
 
     if request.method == "HEAD":
         await run_in_threadpool(buffer.get, exemplar_id, snapshot=snapshot)
         return headers_only(PICTURE_MEDIA_TYPE, {})
 
     def draw() -> bytes:
-        return to_png(buffer.get(exemplar_id, snapshot=snapshot), dropped=dropped, scale=scale)
+        record = buffer.get(exemplar_id, snapshot=snapshot)
+        return to_png(record, dropped=dropped, scale=scale, picture=picture)
 
     admission: Admission = request.app.state.admission
     admission.pictures.expect_place()
