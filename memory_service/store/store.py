@@ -97,6 +97,7 @@ class Store:
             """Erase records by it."""
             self.erasures.resume()
         except BaseException:
+            self._segments.close()
             self._index.close()
             raise
 

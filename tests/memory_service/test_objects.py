@@ -387,7 +387,8 @@ def _dying(writing: Any) -> Any:
 def test_while_the_object_store_is_away_what_is_here_goes_on_and_nothing_is_lost_or_left(
     data: Path, url: str, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "UPLOAD_SECONDS", 1.0)
+    monkeypatch.setattr(objects, "UPLOAD_SECONDS", 3.0)
+    monkeypatch.setattr(objects, "_ALL_TRIES_SECONDS", 0.1)
     with open_store(data, url) as store:
         buffer = filled(store)
         before = held(buffer)

@@ -7,6 +7,7 @@ index before it is, and what is to go until it is gone: objects are never listed
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from contextlib import suppress
@@ -24,8 +25,10 @@ from memory_service.store.segments.copies import Copies, HeldCopies, key_of
 from memory_service.store.segments.layout import BODY_AT, SegmentContents, seal_frame
 from memory_service.store.segments.sweeping import Sweeper
 
-UPLOAD_SECONDS: Final = 4.0 * WRITE_SECONDS
-"""More than all tries of one upload take."""
+_ALL_TRIES_SECONDS: Final = 2.0 * WRITE_SECONDS
+"""What one upload takes at most."""
+UPLOAD_SECONDS: Final = 2 * _ALL_TRIES_SECONDS
+"""From when uploads are named to their deadline."""
 _CLOSE_SECONDS: Final = 5.0
 
 
@@ -103,13 +106,19 @@ class ObjectSegments(Segments):
         if not stems:
             return
         # They are named before anything of them is there.
+        last_start = time.monotonic() + UPLOAD_SECONDS - _ALL_TRIES_SECONDS
         self._mark(self._index.begin_uploads(stems, UPLOAD_SECONDS))
-        tries = [self.copies.pool.submit(self._upload, stem) for stem in stems]
+        tries = [self.copies.pool.submit(self._upload, stem, last_start) for stem in stems]
         futures.wait(tries)
         for done in tries:
             done.result()
 
-    def _upload(self, stem: str) -> None:
+    def _upload(self, stem: str, last_start: float) -> None:
+        if time.monotonic() > last_start:
+            # Whoever opens the store next takes what arrives beyond the deadline for nothing that could.
+            raise StorageError(
+                f"segment {stem} was not put within {UPLOAD_SECONDS:.0f} seconds: too much is on its way"
+            )
         if not self._bucket.create(key_of(stem), [self._staged[stem]]):
             # A name is random: an earlier try of this very request was answered too late.
             self._bucket.replace(key_of(stem), self._staged[stem])
