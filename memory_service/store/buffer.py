@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -63,6 +63,8 @@ class Buffer(Reads):
         self._commits = Commits(self.contents, growing_of(rows, segments))
         self._queue = PushQueue(self._lock, self.contents, self._commits, quota.learners)
         self._exports = Exports(self, self._commits, self._lock)
+        self.on_named: Callable[[BufferConfig, Mapping[int, str]], object] = lambda config, names: None
+        """Told of all names of classes, where there are new ones, before that is answered."""
 
     @property
     def state(self) -> State:
@@ -253,6 +255,7 @@ class Buffer(Reads):
             found, added = agreed(self.state.names, self.state.classes, names, class_ids)
             if added:
                 self._commits.commit(self.state.change(names=added))
+                self.on_named(self.config, self.state.names)
             return ClassesNamed(tuple(found), tuple(added.values()))
 
     def drop(self, owner: str | None = None, only_maker: str | None = None) -> None:

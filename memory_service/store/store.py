@@ -31,6 +31,7 @@ from memory_service.store.directory import OpenPorts, Ports, open_local
 from memory_service.store.erasures import Erasures
 from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.loading import SealedSegments, expect_counted, expect_known
+from memory_service.store.names import NameFiles
 from memory_service.store.pure.equal import expect_equal
 from memory_service.store.pure.model import Budget, BufferConfig, Options, check_name, check_settings
 from memory_service.store.receipts import Receipts
@@ -63,6 +64,7 @@ class Store:
         self._options = options or Options()
         self.runs = Runs(data, self._options.run_bytes)
         """Reports of runs."""
+        self._name_files = NameFiles(data)
         self._names_lock, self._archiving = threading.Lock(), threading.Lock()
         self._coming: set[str] = set()
         """Names of buffers that are being forked or imported."""
@@ -93,6 +95,8 @@ class Store:
                 entry.config.name: self._open_buffer(entry, contents.pop(entry.config.id), sealed) for entry in buffers
             }
             ports.ready()
+            for buffer in self._buffers.values():
+                self._name_files.keep(buffer.config, buffer.state.names)
             self.erasures = Erasures(self._index, self._segments, self.buffers, self._archiving, Receipts(self.data))
             """Erase records by it."""
             self.erasures.resume()
@@ -104,6 +108,7 @@ class Store:
     def _open_buffer(self, entry: BufferEntry, rows: BufferRows, sealed: SealedSegments) -> Buffer:
         expect_known(entry)
         buffer = Buffer(entry, rows, self._index, self._segments, self._options, sealed, self._quota)
+        buffer.on_named = self._name_files.keep
         self._quota.note(buffer.config)
         expect_counted(entry, buffer.state.columns)
         return buffer
@@ -279,6 +284,7 @@ class Store:
 
     def _add(self, entry: BufferEntry) -> Buffer:
         buffer = self._open_new(entry)
+        self._name_files.keep(buffer.config, buffer.state.names)
         with self._names_lock:
             self._buffers[buffer.name] = buffer
         return buffer
@@ -340,6 +346,7 @@ class Store:
             if self._buffers.get(name) is buffer:
                 del self._buffers[name]
                 self._quota.drop(name)
+                self._name_files.forget(buffer.config)
 
     def archive(self) -> Archive:
         """All of the store as it is now, as one tar file; what is removed meanwhile stays on disk until it is closed.

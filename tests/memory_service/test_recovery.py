@@ -142,6 +142,28 @@ def test_an_index_is_made_again_with_settings_and_records(data: Path) -> None:
     assert bodies(data) == before
 
 
+def test_names_of_classes_are_back(data: Path) -> None:
+    with Store(data) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=2_000_000)
+        push(buffer, 0)
+        buffer.name_classes(["cat", "dog"], [0, 7])
+        store.fork("b", "fork")
+        gone, _ = store.create_buffer("gone", budget_bytes=1000)
+        gone.name_classes(["owl"])
+        store.delete_buffer("gone")
+        assert sorted(path.name for path in (data / "names").iterdir()) == ["b.json", "fork.json"]
+        buffer.name_classes(["emu"])
+    lose_index(data)
+    repair(data)
+    with Store(data) as store:
+        assert store.buffer("b").state.names == {0: "cat", 7: "dog", 1: "emu"}
+        # One of another time under the same name has none of them.
+        store.delete_buffer("b")
+    with Store(data) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=2_000_000)
+        assert buffer.state.names == {}
+
+
 def test_an_older_index_keeps_what_it_says_and_gets_what_is_newer(data: Path) -> None:
     fill(data)
     older = {name: (data / name).read_bytes() for name in INDEX if (data / name).exists()}

@@ -22,6 +22,7 @@ from memory_service.store.admin.on_disk import Report
 from memory_service.store.index.base import BufferEntry, Reading, Writing
 from memory_service.store.index.opening import Standing
 from memory_service.store.index.sql import SqlIndex
+from memory_service.store.names import NameFiles
 from memory_service.store.pure.columns import charge_of
 from memory_service.store.pure.model import Budget, BufferConfig
 from memory_service.store.pure.tallies import SegmentState
@@ -161,6 +162,20 @@ def adopt(
     with index_.writing() as transaction:
         taken = [_take_in(transaction, target, places, report) for target in plan]
     return [state for states, _, _ in taken for state in states], {id_: seen for _, id_, seen in taken}
+
+
+def name_classes(data: Path, index_: SqlIndex) -> None:
+    """Buffers get the names of classes that lie beside the index, as far as it does not say otherwise."""
+    kept = NameFiles(data)
+    with index_.reading() as reading:
+        entries, contents = reading.buffers(), reading.contents()
+    for entry in entries:
+        known = contents[entry.config.id].names
+        taken = set(known.values())
+        new = {id_: name for id_, name in kept.read(entry.config).items() if id_ not in known and name not in taken}
+        if new:
+            with index_.writing() as transaction:
+                transaction.insert_names(entry.config.id, new)
 
 
 def _candidates(data: Path, known: Collection[str], going: set[str]) -> list[_Candidate]:

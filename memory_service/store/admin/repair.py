@@ -98,6 +98,7 @@ def _repair(store: StoreOnDisk, standing: opening.Standing, report: Report, prog
         if segment.damaged:
             _carry_over(store, segment, report)
     if states or standing.kind not in ("current", "unmarked"):
+        recovery.name_classes(store.data, store.index)
         report.unknown += recovery.UNKNOWN
     _settle_buffers(store, standing, seen, report)
     _fit_disk_limits(store, report)

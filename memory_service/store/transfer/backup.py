@@ -19,6 +19,7 @@ from typing import Final
 from memory_format import FormatError, StorageError
 from memory_service.store.index.generation import Generation
 from memory_service.store.index.opening import GENERATION, INDEX, copy_index, look, mark_of, segments_of
+from memory_service.store.names import NAMES
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.receipts import RECEIPTS
 from memory_service.store.runs import RUNS, SUFFIX
@@ -30,7 +31,7 @@ SEGMENTS: Final = "segments"
 PIECE_BYTES: Final = 1024 * 1024
 
 _MOST_TURNS = 100
-_DOCUMENTS: Final = (RUNS, RECEIPTS)
+_DOCUMENTS: Final = (RUNS, RECEIPTS, NAMES)
 """Directories of files that no index speaks of."""
 
 
@@ -114,7 +115,7 @@ def copy_store(
 
 
 def _copy_documents(source: Path, target: Path, link: bool) -> int:
-    """Copy reports of runs, or receipts; returns their bytes. Such a file is replaced as a whole: whenever it is
+    """Copy reports of runs, receipts or names; returns their bytes. Such a file is replaced as a whole: whenever it is
     copied, it is one that was stored."""
     found = sorted(source.glob(f"[a-z0-9]*{SUFFIX}"))
     if found:
