@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -133,8 +134,10 @@ class Runs:
             known = self._known().get(run_id)
             if known is not None:
                 self._expect_own(known, only_maker)
-                if self._read(run_id)[0].report == report:
-                    return known.info, False
+                # One that was damaged since is replaced as well.
+                with suppress(StorageError):
+                    if self._read(run_id)[0].report == report:
+                        return known.info, False
             content = _FILE.dump_json(_File(1, now, made_by, report))
             self._expect_room(len(content), 0 if known is None else known.num_bytes)
             try:

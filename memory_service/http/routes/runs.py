@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Path, Query, Response
 
-from memory_format import NotFoundError
+from memory_format import ForbiddenError, NotFoundError
 from memory_format.api.fields import Name
 from memory_format.api.requests import RunQuery
 from memory_format.api.runs import RunInfo, RunList, RunReport, StoredRun
@@ -40,6 +40,8 @@ def put_run(run_id: RunName, report: RunReport, store: StoreDep, grant: GrantDep
     for every buffer that it names; what came with another key an admin's replaces."""
     for buffer in sorted(report.buffers):
         grant.check(buffer)
+    if not all(map(grant.sees, store.runs.buffers_of(run_id) or ())):
+        raise ForbiddenError(f"the report of run {run_id} speaks of buffers that the key is not for")
     info, created = store.runs.put(run_id, report, time.time(), made_by=grant.maker, only_maker=grant.only_maker)
     response.status_code = 201 if created else 200
     return info
