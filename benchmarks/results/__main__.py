@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.adapters.report import chart as adapters_chart
+from benchmarks.adapters.report import markdown as adapters_markdown
 from benchmarks.common.document import RESULTS, Chart, Markdown, read, render
 from benchmarks.cost.chart import chart as cost_chart
 from benchmarks.cost.report import markdown as cost_markdown
@@ -24,6 +26,7 @@ from benchmarks.storage.chart import chart as storage_chart
 from benchmarks.storage.report import markdown as storage_markdown
 
 REPORTS: dict[str, tuple[Markdown, Chart]] = {
+    "adapters": (adapters_markdown, adapters_chart),
     "cost": (cost_markdown, cost_chart),
     "density": (density_markdown, density_chart),
     "learner": (learner_markdown, learner_chart),
