@@ -58,7 +58,7 @@ def _short(value: str) -> str:
 
 
 def _address(path: str, **instead: str) -> str:
-    given = {"name": "b", "exemplar_id": "1", "snapshot": "s"} | instead
+    given = {"name": "b", "exemplar_id": "1", "snapshot": "s", "run_id": "r", "key_id": "em_00000000"} | instead
     return path.format(**{name: quote(value, safe="", errors="surrogatepass") for name, value in given.items()})
 
 
