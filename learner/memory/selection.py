@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
-import scipy.cluster.vq
 from numpy.typing import NDArray
 
 Selection = Literal["cosine", "herding", "herding-mean", "typical", "random"]
@@ -94,6 +93,8 @@ def typical_order(unit: FloatArray, rng: np.random.Generator) -> NDArray[np.int6
 
 def _uncovered(unit: FloatArray, clusters: int, chosen: list[int], rng: np.random.Generator) -> list[NDArray[np.int64]]:
     """Members of each cluster that holds no chosen sample, the largest first."""
+    from scipy.cluster.vq import kmeans2  # what no other way of choosing needs
+
     different, labels = np.unique(unit, axis=0, return_inverse=True)
     if clusters == len(unit):
         labels = np.arange(clusters)
@@ -101,7 +102,7 @@ def _uncovered(unit: FloatArray, clusters: int, chosen: list[int], rng: np.rando
         with warnings.catch_warnings():
             # That a cluster came out empty, as it does where samples are equal.
             warnings.simplefilter("ignore", UserWarning)
-            _, labels = scipy.cluster.vq.kmeans2(unit, clusters, minit="++", rng=rng)
+            _, labels = kmeans2(unit, clusters, minit="++", rng=rng)
     covered = set(labels[chosen].tolist())
     parts = [np.flatnonzero(labels == label) for label in np.unique(labels).tolist() if label not in covered]
     return sorted(parts, key=len, reverse=True)

@@ -15,12 +15,11 @@ from client.from_image import Picture, read_rgb
 try:
     import torch
     from timm.data.config import resolve_model_data_config
-    from timm.layers.pos_embed import resample_abs_pos_embed
     from timm.models.vision_transformer import VisionTransformer
     from torch import Tensor, nn
 
     from learner.model.attention_masks import HeadReduction
-    from learner.model.backbones.resizing import patch_embedding_resized
+    from learner.model.backbones.resizing import patch_embedding_resized, positions_resized
     from learner.model.backbones.weights import PIXEL_MEAN, PIXEL_STD, load_dinov2_small
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -55,7 +54,7 @@ def pretrained_vit(
         img_size=image_size, patch_size=patch_px, embed_dim=384, depth=12, num_heads=6, num_classes=0
     )
     weights["patch_embed.proj.weight"] = patch_embedding_resized(weights["patch_embed.proj.weight"], patch_px)
-    weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], [image_size // patch_px] * 2)
+    weights["pos_embed"] = positions_resized(weights["pos_embed"], image_size // patch_px)
     model.load_state_dict(weights)
     model.pretrained_cfg = {"input_size": (3, image_size, image_size), "mean": PIXEL_MEAN, "std": PIXEL_STD}
     vit: VisionTransformer = model.eval()

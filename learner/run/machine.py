@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import platform
@@ -34,6 +36,16 @@ def describe(service: ServiceInfo) -> dict[str, str]:
         "memory service": service.version,
     }
     return said | {name: _version(name) for name in PACKAGES}
+
+
+def give_back() -> None:
+    """Let the system have what has been freed.
+
+    glibc keeps it for what is asked for next, but each kind of work asks for pieces of other sizes: training, masks and
+    tests would each leave holes of their own. Other C libraries are not asked.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def remember(out: Path, service: ServiceInfo, threads: int) -> None:

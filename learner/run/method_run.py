@@ -18,7 +18,7 @@ from learner.memory.contents import save_examples, save_held
 from learner.memory.exemplars import exemplar_features, make_exemplars, mask_split, to_replay, what_to_store
 from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
-from learner.run import checkpoint
+from learner.run import checkpoint, machine
 from learner.run.evaluate import PhaseMetrics, evaluate_phase
 from learner.run.methods import Method
 from learner.run.run_mark import RunError
@@ -122,8 +122,10 @@ class MethodRun:
     def _phase(self, model: Classifier, phase: int, timings: dict[str, Any] | None) -> PhaseMetrics:
         """One phase, from the end of its training on where ``timings`` of that are there already."""
         new = self.problem.train.of_classes(self.problem.phases[phase]).load()
+        machine.give_back()
         if timings is None:
             timings = self._train(model, phase, new)
+            machine.give_back()
             # Saved before the push: a run that dies in between must not train this phase again on a memory
             # that already holds it.
             self._save(model, phase, trained=True, timings=timings)
@@ -131,6 +133,7 @@ class MethodRun:
         if self._buffer is not None:
             keep_ratio, mask_seconds, push_seconds = self._store(model, self._buffer, phase, new)
             timings = {**timings, "mask_seconds": timings["mask_seconds"] + mask_seconds}
+        machine.give_back()
         started = time.perf_counter()
         with fitted_head(model, self._known(model, phase)):
             scores = evaluate_phase(

@@ -22,7 +22,7 @@ from learner.memory.exemplars import mask_split
 from learner.model import ssf
 from learner.model.backbones.choose import make_backbone
 from learner.model.classifier import Classifier, best_device
-from learner.run import checkpoint
+from learner.run import checkpoint, machine
 from learner.run.config import LearnerConfig
 from learner.run.evaluate import PhaseMetrics
 from learner.run.method_run import MethodRun
@@ -156,6 +156,7 @@ def base_phase(setup: Setup, path: Path) -> tuple[Classifier, float]:
 
 def _pretrained(setup: Setup) -> Classifier:
     config = setup.config
+    machine.give_back()  # of the model before, and its last phase
     torch.manual_seed(config.seed)
     backbone = make_backbone(config.backbone, config.data.image_size, config.seed, setup.directory)
     model = Classifier(backbone, setup.device, head=config.train.head, bf16=config.train.bf16)

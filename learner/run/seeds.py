@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
-from scipy.special import stdtrit
 
 from learner.run.config import LearnerConfig
 from learner.run.methods import parse_method
@@ -56,6 +55,8 @@ def spread(values: Sequence[float]) -> Spread:
     shown = tuple(given.tolist())
     if len(given) < 2:
         return Spread(mean, None, None, shown)
+    from scipy.special import stdtrit  # 16 MiB, and wanted when all is done
+
     deviation = float(given.std(ddof=1))
     half = float(stdtrit(len(given) - 1, 0.975)) * deviation / len(given) ** 0.5
     return Spread(mean, deviation, (mean - half, mean + half), shown)

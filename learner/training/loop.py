@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +13,15 @@ from tqdm import tqdm
 
 LINE_SECONDS = 60.0
 """From one line to the next where the output is no terminal: a log is read later, and a bar there is thousands."""
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's, without what it puts around its methods for ``torch.compile``: that imports the compiler, of 150 MiB,
+    whether anything is compiled or not (torch 2.14)."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler:

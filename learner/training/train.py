@@ -15,7 +15,7 @@ from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens, concatenate
 from learner.training import augment
-from learner.training.loop import Progress, one_cycle
+from learner.training.loop import AdamW, Progress, one_cycle
 from learner.training.settings import TrainConfig
 
 
@@ -69,7 +69,7 @@ def train_phase(
 
     model.train()
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(model.parameter_groups(config.rates), weight_decay=config.weight_decay, fused=True)
+    optimizer = AdamW(model.parameter_groups(config.rates), weight_decay=config.weight_decay, fused=True)
     num_steps = config.num_steps(phase, len(new))
     schedule = one_cycle(optimizer, num_steps)
     with Progress(num_steps, progress) as shown_progress:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from transformers import ViltConfig
 
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens
 from learner.run.problem import Problem
+
+if TYPE_CHECKING:
+    from transformers import ViltConfig
 
 PATCH_PX = 8
 
 
 def make_vilt_config(num_layers: int) -> ViltConfig:
     """A tiny ViLT for pictures of 3 x 3 patches."""
+    from transformers import ViltConfig  # not for who wants tokens alone
+
     return ViltConfig(
         image_size=3 * PATCH_PX,
         patch_size=PATCH_PX,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from transformers import ViltModel
 
 from learner.model.backbones.packing import additive
-from learner.model.backbones.vilt import VILT_MEAN_STD, ViltBackbone, pretrained_vilt, small_vilt
+from learner.model.backbones.vilt import VILT_MEAN_STD, ViltBackbone, pretrained_vilt, small_vilt, with_weights_of
 from learner.model.tokens import Tokens, concatenate, special_tokens
 from memory_format import patches_to_image
 from tests.learner.builders import PATCH_PX, make_tokens, make_vilt_config
@@ -47,7 +47,7 @@ def test_features_and_attention_equal_those_of_transformers(class_token: str) ->
     tokens = make_tokens(text=6)
     torch.manual_seed(0)
     hidden, attentions = _through_transformers(model, tokens)
-    backbone = ViltBackbone(model, class_token=class_token).eval()  # type: ignore[arg-type]
+    backbone = with_weights_of(model, class_token=class_token).eval()  # type: ignore[arg-type]
 
     features, read = backbone.read(tokens)
 
@@ -65,7 +65,7 @@ def test_features_and_attention_equal_those_of_transformers(class_token: str) ->
 def _matrices(model: ViltModel, tokens: Tokens) -> list[torch.Tensor]:
     """Every layer's attention ``(B, H, N, N)`` as transformers' own eager encoder forms it."""
     eager = copy.deepcopy(model)
-    hidden, valid = ViltBackbone(model).eval()._embed(tokens)
+    hidden, valid = with_weights_of(model).eval()._embed(tokens)
     mask = additive(valid)[:, None, None]
     return list(eager.encoder(hidden, attention_mask=mask, output_attentions=True).attentions)
 
@@ -76,7 +76,7 @@ def test_every_attention_read_equals_that_of_eager_attention(class_token: str, l
     model = _eager()
     tokens = make_tokens(text=6)
     matrices = _matrices(model, tokens)
-    backbone = ViltBackbone(model, class_token=class_token).eval()  # type: ignore[arg-type]
+    backbone = with_weights_of(model, class_token=class_token).eval()  # type: ignore[arg-type]
     features, read = backbone.read(tokens, last_layers=last_layers)
     expected = torch.stack(matrices[-last_layers:]).mean(0)
     place = 0 if class_token == "text" else 6
@@ -93,7 +93,7 @@ def test_every_attention_read_equals_that_of_eager_attention(class_token: str, l
 
 def test_more_layers_than_there_are_cannot_be_read() -> None:
     with pytest.raises(ValueError, match=r"1\.\.3"):
-        ViltBackbone(_eager()).read(make_tokens(), last_layers=4)
+        with_weights_of(_eager()).read(make_tokens(), last_layers=4)
 
 
 def test_padding_changes_nothing() -> None:
@@ -106,7 +106,7 @@ def test_padding_changes_nothing() -> None:
 
 
 def test_dropped_tokens_keep_their_places() -> None:
-    backbone = ViltBackbone(_eager())
+    backbone = with_weights_of(_eager())
     tokens = make_tokens(num=2)
     keep = torch.tensor([[1, 0, 0, 1, 0, 0, 0, 0, 1]]).bool().expand(2, 9)
     kept = tokens.keep_patches(keep)
@@ -116,7 +116,7 @@ def test_dropped_tokens_keep_their_places() -> None:
 
 
 def test_other_grids_interpolate_positions_as_vilt_does() -> None:
-    backbone = ViltBackbone(_eager())
+    backbone = with_weights_of(_eager())
     tokens = make_tokens(num=2, grid=(2, 4))
     table = backbone._position_table(2, 4)
     square = backbone.embeddings.position_embeddings[:, 1:].transpose(1, 2).reshape(1, 32, 3, 3)
@@ -130,7 +130,15 @@ def test_a_checkpoint_folder_loads(tmp_path: object) -> None:
     model = _eager()
     model.save_pretrained(str(tmp_path))
     tokens = make_tokens()
-    assert torch.allclose(pretrained_vilt(str(tmp_path))(tokens), ViltBackbone(model)(tokens), atol=1e-6)
+    assert torch.allclose(pretrained_vilt(str(tmp_path))(tokens), with_weights_of(model)(tokens), atol=1e-6)
+
+
+def test_a_checkpoint_of_another_kind_is_refused_with_words(tmp_path: Path) -> None:
+    config = make_vilt_config(num_layers=1)
+    config.hidden_act = "relu"
+    ViltModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'relu': wanted are 3 and 'gelu'"):
+        pretrained_vilt(str(tmp_path))
 
 
 def test_a_missing_checkpoint_is_a_clear_error(tmp_path: object) -> None:
@@ -146,7 +154,7 @@ def _small() -> ViltBackbone:
 def test_a_projection_starts_as_the_identity() -> None:
     torch.manual_seed(0)
     model = ViltModel(make_vilt_config(num_layers=2), add_pooling_layer=False).eval()
-    plain, projected = ViltBackbone(model), ViltBackbone(model, project_text=True)
+    plain, projected = with_weights_of(model), with_weights_of(model, project_text=True)
     tokens = make_tokens()
     assert torch.equal(projected(tokens), plain(tokens))
     assert torch.allclose(projected.hidden(tokens)[:, 0], plain(tokens), atol=1e-6)
@@ -177,7 +185,7 @@ def test_kept_words_are_the_mean_of_the_words_alone() -> None:
     )
     backbone.keep_words = True
     tokens = make_tokens(num=1, text=5)  # [CLS], three words, [SEP]
-    words = backbone.embeddings.text_embeddings(input_ids=tokens.token_ids, position_ids=tokens.token_positions)
+    words = backbone.embeddings.text_embeddings(tokens.token_ids, tokens.token_positions)
     expected = words[0, 1:4].mean(0) + backbone.embeddings.token_type_embeddings.weight[0]
 
     kept = backbone(tokens)[0, 64:]

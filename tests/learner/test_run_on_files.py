@@ -209,9 +209,9 @@ def test_a_problem_that_cannot_be_run_is_refused(
 
 def test_texts_are_cut_to_the_positions_that_a_backbone_has() -> None:
     small = small_vilt(hidden_size=64, num_layers=1, num_heads=1)
-    assert backbone_facts(BackboneConfig(kind="small")).text_positions == small.config.max_position_embeddings
+    assert backbone_facts(BackboneConfig(kind="small")).text_positions == small.shape.max_position_embeddings
     parts = vilt_from_parts(image_size=32, blocks=(0,))
-    assert backbone_facts(BackboneConfig(kind="parts")).text_positions == parts.config.max_position_embeddings
+    assert backbone_facts(BackboneConfig(kind="parts")).text_positions == parts.shape.max_position_embeddings
 
 
 def test_a_caption_longer_than_the_positions_runs(

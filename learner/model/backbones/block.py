@@ -1,6 +1,5 @@
-"""A ViLT block that does what transformers' does, for less: attention as each device has it fastest, with no matrix
-handed out, and only the rows that are there and wanted
-(:mod:`learner.model.backbones.packing`).
+"""A ViLT block: attention as each device has it fastest, with no matrix handed out, and only the rows that are there
+and wanted (:mod:`learner.model.backbones.packing`).
 
 Beside a sample's tokens a frozen backbone can be given prompts, prefixes and adapters (:class:`Additions`). They are
 passed in with each call and nothing is left behind, so that one set of frozen weights serves any number of them.
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from learner.model.backbones.modules import Dense, ViltShape
 from learner.model.backbones.packing import Bucket, Packing, additive
 
 
@@ -64,17 +64,18 @@ NOTHING = Additions()
 
 
 class Block(nn.Module):
-    """The parts of a ``ViltLayer``, which stays as it is, under the same names."""
+    """One layer of the encoder."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, shape: ViltShape) -> None:
         super().__init__()
+        width, within, drop = shape.hidden_size, shape.intermediate_size, shape.hidden_dropout_prob
         self.attention: Any = nn.Module()
-        self.attention.attention = SelfAttention(layer.attention.attention)
-        self.attention.output = layer.attention.output
-        self.intermediate = layer.intermediate
-        self.output = layer.output
-        self.layernorm_before = layer.layernorm_before
-        self.layernorm_after = layer.layernorm_after
+        self.attention.attention = SelfAttention(shape)
+        self.attention.output = Dense(width, width, nn.Dropout(drop))
+        self.intermediate = Dense(width, within, nn.GELU())
+        self.output = Dense(within, width, nn.Dropout(drop))
+        self.layernorm_before = nn.LayerNorm(width, eps=shape.layer_norm_eps)
+        self.layernorm_after = nn.LayerNorm(width, eps=shape.layer_norm_eps)
 
     def forward(
         self,
@@ -96,9 +97,9 @@ class Block(nn.Module):
         """
         normed = self.layernorm_before(hidden)
         context = self.attention.attention(normed, packing, prefix, wanted)
-        hidden = self.attention.output(context, normed) + (hidden if wanted is None else hidden[wanted])
+        hidden = self.attention.output(context) + (hidden if wanted is None else hidden[wanted])
         normed = self.layernorm_after(hidden)
-        out: Tensor = self.output(self.intermediate(normed), hidden)
+        out: Tensor = self.output(self.intermediate(normed)) + hidden
         return out if adapter is None else out + adapter(normed)
 
     def attention_rows(self, hidden: Tensor, rows: Tensor, valid: Tensor) -> Tensor:
@@ -119,18 +120,19 @@ class Block(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """The parts of a ``ViltSelfAttention``; on a GPU with PyTorch's fused kernel. What is needed of the matrix,
+    """On a GPU with PyTorch's fused kernel. What is needed of the matrix,
     :meth:`ViltBackbone.read` reads.
 
     One computation for training and evaluation, unlike ``nn.MultiheadAttention`` of torch 2.14.1, whose answer for a
     sequence that is all padding is 0 in the one and NaN in the other (findings/torch_attention_of_nothing.sh).
     """
 
-    def __init__(self, plain: Any) -> None:
+    def __init__(self, shape: ViltShape) -> None:
         super().__init__()
-        self.query, self.key, self.value = plain.query, plain.key, plain.value
-        self.dropout = plain.dropout
-        self.num_heads: int = plain.num_attention_heads
+        width = shape.hidden_size
+        self.query, self.key, self.value = (nn.Linear(width, width, bias=shape.qkv_bias) for _ in range(3))
+        self.dropout = nn.Dropout(shape.attention_probs_dropout_prob)
+        self.num_heads = shape.num_attention_heads
 
     def forward(self, hidden: Tensor, packing: Packing, prefix: Prefix | None, wanted: Tensor | None) -> Tensor:
         """Context ``(S, D)``, or of the wanted rows; arguments as :class:`Block` has them."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers import ViltConfig
 
 from learner.data.base import DataError
 from learner.model.backbones.parts import vilt_from_parts
@@ -44,6 +43,8 @@ def backbone_facts(config: BackboneConfig) -> BackboneFacts:
         return BackboneFacts(len(config.blocks), text_positions=512)  # MiniLM's
     if config.kind == "small":
         return BackboneFacts(config.num_layers, text_positions=128)
+    from transformers import ViltConfig  # what no other kind needs
+
     try:
         found = ViltConfig.get_config_dict(config.name)[0]
     except (OSError, ValueError) as error:
@@ -90,6 +91,6 @@ def make_backbone(config: BackboneConfig, image_size: int, seed: int, directory:
         backbone = pretrained_vilt(config.name)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"backbone.name: the weights of {config.name!r} cannot be read ({error})") from error
-    if backbone.config.patch_size != config.patch_px:
-        raise ValueError(f"{config.name} has patches of {backbone.config.patch_size} px, not {config.patch_px}")
+    if backbone.shape.patch_size != config.patch_px:
+        raise ValueError(f"{config.name} has patches of {backbone.shape.patch_size} px, not {config.patch_px}")
     return backbone

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
-from transformers import ViltConfig, ViltModel
 
-from learner.model.backbones.resizing import patch_embedding_resized
+from learner.model.backbones.modules import ViltShape
+from learner.model.backbones.resizing import patch_embedding_resized, positions_resized
 from learner.model.backbones.vilt import ViltBackbone
 from learner.model.backbones.weights import PIXEL_MEAN, PIXEL_STD, load_dinov2_small, load_minilm
 
@@ -40,9 +39,11 @@ def vilt_from_parts(
     """
     if not blocks or not all(0 <= block < 12 for block in blocks):
         raise ValueError(f"blocks must name some of 0..11, got {tuple(blocks)}")
-    image, words = load_dinov2_small(directory), load_minilm(directory)
+    # Copies, one file after the other: what is held longer must not be pages of a file that somebody may cut.
+    words = {name: value.clone() for name, value in load_minilm(directory).items()}
+    image = load_dinov2_small(directory)
     dim = image["cls_token"].shape[-1]
-    config = ViltConfig(
+    shape = ViltShape(
         image_size=image_size,
         patch_size=patch_px,
         hidden_size=dim,
@@ -51,40 +52,37 @@ def vilt_from_parts(
         num_attention_heads=6,
         vocab_size=len(words["word_embeddings"]),
         max_position_embeddings=len(words["position_embeddings"]),
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
         layer_norm_eps=1e-6,
     )
-    model = ViltModel(config, add_pooling_layer=False)
     projection = patch_embedding_resized(image["patch_embed.proj.weight"], patch_px)
-    positions = resample_abs_pos_embed(image["pos_embed"], [image_size // patch_px] * 2)
+    positions = positions_resized(image["pos_embed"], image_size // patch_px)
     # The blocks were trained on image tokens. Word embeddings are several times smaller; unscaled, the text would start
     # as a whisper beside the image.
     weight, bias = words["layer_norm_weight"], words["layer_norm_bias"]
     some = words["word_embeddings"][1000:3000] + words["position_embeddings"][0] + words["token_type_embeddings"][0]
     scale = _token_std(image) / F.layer_norm(some, (dim,), weight, bias, eps=1e-12).std()  # BERT's epsilon
     state: dict[str, Tensor] = {
-        "embeddings.cls_token": image["cls_token"],
-        "embeddings.position_embeddings": positions,
+        "embeddings.cls_token": image["cls_token"].clone(),
+        "embeddings.position_embeddings": positions.clone(),
         "embeddings.patch_embeddings.projection.weight": projection,
-        "embeddings.patch_embeddings.projection.bias": image["patch_embed.proj.bias"],
-        "embeddings.token_type_embeddings.weight": torch.zeros(config.modality_type_vocab_size, dim),
+        "embeddings.patch_embeddings.projection.bias": image["patch_embed.proj.bias"].clone(),
+        "embeddings.token_type_embeddings.weight": torch.zeros(shape.modality_type_vocab_size, dim),
         "embeddings.text_embeddings.word_embeddings.weight": words["word_embeddings"],
         "embeddings.text_embeddings.position_embeddings.weight": words["position_embeddings"],
         "embeddings.text_embeddings.token_type_embeddings.weight": words["token_type_embeddings"],
         "embeddings.text_embeddings.LayerNorm.weight": weight * scale,
         "embeddings.text_embeddings.LayerNorm.bias": bias * scale,
-        "layernorm.weight": image["norm.weight"],
-        "layernorm.bias": image["norm.bias"],
+        "layernorm.weight": image["norm.weight"].clone(),
+        "layernorm.bias": image["norm.bias"].clone(),
     }
     for place, block in enumerate(blocks):
         state |= _block(image, block, f"encoder.layer.{place}")
-    model.load_state_dict(state)
-    # Half of all parameters, pretrained on more text than any run here sees: updating them costs much, gains nothing.
-    model.embeddings.text_embeddings.word_embeddings.weight.requires_grad_(False)
-    return ViltBackbone(
-        model, class_token="image", mean_std=(PIXEL_MEAN, PIXEL_STD), project_text=True, keep_words=True
+    backbone = ViltBackbone(
+        shape, state, class_token="image", mean_std=(PIXEL_MEAN, PIXEL_STD), project_text=True, keep_words=True
     )
+    # Half of all parameters, pretrained on more text than any run here sees: updating them costs much, gains nothing.
+    backbone.embeddings.text_embeddings.word_embeddings.weight.requires_grad_(False)
+    return backbone
 
 
 def _token_std(image: dict[str, Tensor]) -> Tensor:
@@ -107,12 +105,12 @@ def _block(image: dict[str, Tensor], block: int, place: str) -> dict[str, Tensor
         "output.dense": "mlp.fc2",
     }
     state = {
-        f"{place}.{ours}.{kind}": image[f"{source}.{theirs}.{kind}"]
+        f"{place}.{ours}.{kind}": image[f"{source}.{theirs}.{kind}"].clone()
         for ours, theirs in names.items()
         for kind in ("weight", "bias")
     }
     for kind in ("weight", "bias"):
         parts = image[f"{source}.attn.qkv.{kind}"].chunk(3)
         for ours, values in zip(("query", "key", "value"), parts, strict=True):
-            state[f"{place}.attention.attention.{ours}.{kind}"] = values
+            state[f"{place}.attention.attention.{ours}.{kind}"] = values.clone()
     return state

@@ -1,11 +1,10 @@
-"""Patch embeddings for another patch size than the one they were trained with."""
+"""Patch and position embeddings for other sizes than those they were trained with."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
-from timm.layers.patch_embed import resample_patch_embed
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -59,5 +58,18 @@ def patch_embedding_resized(
         new = interpolate(kernel, size=size, mode="bicubic", antialias=True, align_corners=False)
         new = new * (old_px / patch_px) ** 2
     else:
+        from timm.layers.patch_embed import resample_patch_embed  # 200 MiB, for who has smaller patches
+
         new = resample_patch_embed(kernel, [patch_px, patch_px])
     return new.to(weight).contiguous()
+
+
+def positions_resized(positions: Tensor, side: int) -> Tensor:
+    """Position embeddings ``(1, 1 + N, D)`` of a class token and a square grid for a grid of ``side`` places, bicubic
+    as timm's ``resample_abs_pos_embed`` has it."""
+    old = round((positions.shape[1] - 1) ** 0.5)
+    if side == old:
+        return positions
+    square = positions[:, 1:].float().unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    resized = interpolate(square, size=(side, side), mode="bicubic", antialias=True)
+    return torch.cat([positions[:, :1], resized.permute(0, 2, 3, 1).flatten(1, 2).to(positions)], dim=1)

@@ -1,23 +1,27 @@
 """ViLT (Kim et al., arXiv 2102.03334) fed with any subset of its tokens.
 
-``transformers.ViltModel`` holds the weights, so that every ViLT checkpoint loads; its own embedding step takes whole
-pictures only, so the tokens are embedded here.
+Its modules have the names of ``transformers.ViltModel``'s, so that every ViLT checkpoint loads.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import ViltConfig, ViltModel
 
 from learner.model.attention_masks import AttentionRead
 from learner.model.backbones.block import NOTHING, Additions, Block
+from learner.model.backbones.modules import Embeddings, ViltShape, draw_weights, unfilled
 from learner.model.backbones.packing import Packing, packing
 from learner.model.tokens import Tokens, special_tokens
+
+if TYPE_CHECKING:
+    from transformers import ViltModel
 
 ClassToken = Literal["text", "image"]
 
@@ -30,7 +34,9 @@ class ViltBackbone(nn.Module):
     """Tokens in; features and the two attention reads out.
 
     Args:
-        model: any ``ViltModel``; its weights are shared.
+        shape: of its weights.
+        weights: by the names of a ``ViltModel`` without pooler; they are taken over, not copied. None: as torch draws
+            them.
         class_token: whose feature stands for the sample and whose attention masks the image: ViLT's pooled text
             ``[CLS]``, or the image's own class token (the right one when the blocks come from an image model).
         mean_std: pixel normalisation that the patch embedding was trained with.
@@ -43,7 +49,8 @@ class ViltBackbone(nn.Module):
 
     def __init__(
         self,
-        model: ViltModel,
+        shape: ViltShape,
+        weights: Mapping[str, Tensor] | None = None,
         *,
         class_token: ClassToken = "text",
         mean_std: MeanStd = VILT_MEAN_STD,
@@ -51,12 +58,14 @@ class ViltBackbone(nn.Module):
         keep_words: bool = False,
     ) -> None:
         super().__init__()
-        # transformers' modules are looser in their types than strict checking can follow.
-        self.embeddings: Any = model.embeddings
-        self.encoder: Any = nn.Module()
-        self.encoder.layer = nn.ModuleList(Block(layer) for layer in model.encoder.layer)
-        self.layernorm: Any = model.layernorm
-        self.config: Any = model.config
+        self.shape = shape
+        with contextlib.nullcontext() if weights is None else unfilled():
+            self.embeddings = Embeddings(shape)
+            self.encoder: Any = nn.Module()
+            self.encoder.layer = nn.ModuleList(Block(shape) for _ in range(shape.num_hidden_layers))
+            self.layernorm: Any = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
+        if weights is not None:
+            self.load_state_dict(weights, assign=True)
         self.class_token = class_token
         self.keep_words = keep_words
         self._compiled = False
@@ -74,7 +83,7 @@ class ViltBackbone(nn.Module):
     @property
     def dim(self) -> int:
         """D, of a token's state."""
-        return int(self.config.hidden_size)
+        return self.shape.hidden_size
 
     @property
     def feature_dim(self) -> int:
@@ -193,7 +202,7 @@ class ViltBackbone(nn.Module):
         """Embedded sequence ``(B, T + 1 + K, D)``, and which of its places are there."""
         embeddings = self.embeddings
         kinds = embeddings.token_type_embeddings.weight
-        text = embeddings.text_embeddings(input_ids=tokens.token_ids, position_ids=tokens.token_positions)
+        text = embeddings.text_embeddings(tokens.token_ids, tokens.token_positions)
         if self.text_projection is not None:
             # In float32 as all that enters the first block: the residual stream begins here.
             with torch.autocast(text.device.type, enabled=False):
@@ -225,8 +234,8 @@ class ViltBackbone(nn.Module):
         return stacked[which[:, None], tokens.patch_positions]
 
     def _position_table(self, h: int, w: int) -> Tensor:
-        side = self.config.image_size // self.config.patch_size
-        table: Tensor = self.embeddings.position_embeddings[0, 1:]
+        side = self.shape.image_size // self.shape.patch_size
+        table = self.embeddings.position_embeddings[0, 1:]
         if (h, w) == (side, side):
             return table
         square = table.T.unflatten(1, (side, side))[None]
@@ -245,7 +254,7 @@ def small_vilt(
     seed: int = 0,
 ) -> ViltBackbone:
     """A small ViLT with random weights: trains from nothing in minutes, and needs nothing downloaded."""
-    config = ViltConfig(
+    shape = ViltShape(
         image_size=image_size,
         patch_size=patch_px,
         hidden_size=hidden_size,
@@ -254,15 +263,14 @@ def small_vilt(
         num_attention_heads=num_heads,
         vocab_size=vocab_size,
         max_position_embeddings=128,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = ViltModel(config, add_pooling_layer=False)
-        nn.init.trunc_normal_(model.embeddings.position_embeddings, std=0.02)
-        nn.init.trunc_normal_(model.embeddings.cls_token, std=0.02)
-    return ViltBackbone(model)
+        backbone = ViltBackbone(shape)
+        draw_weights(backbone)
+        nn.init.trunc_normal_(backbone.embeddings.position_embeddings, std=0.02)
+        nn.init.trunc_normal_(backbone.embeddings.cls_token, std=0.02)
+    return backbone
 
 
 def pretrained_vilt(name_or_folder: str) -> ViltBackbone:
@@ -270,5 +278,19 @@ def pretrained_vilt(name_or_folder: str) -> ViltBackbone:
 
     Raises:
         OSError: transformers finds no such folder and no such model.
+        ValueError: it is a ViLT of another kind than all that are known.
     """
-    return ViltBackbone(ViltModel.from_pretrained(name_or_folder, add_pooling_layer=False))
+    from transformers import ViltModel  # 250 MiB
+
+    return with_weights_of(ViltModel.from_pretrained(name_or_folder, add_pooling_layer=False))
+
+
+def with_weights_of(model: ViltModel, *, class_token: ClassToken = "text", project_text: bool = False) -> ViltBackbone:
+    """A backbone that shares the weights of a ``ViltModel`` without pooler; the other arguments are
+    :class:`ViltBackbone`'s.
+
+    Raises:
+        ValueError: it is a ViLT of another kind than all that are known.
+    """
+    shape = ViltShape.of(model.config)
+    return ViltBackbone(shape, model.state_dict(), class_token=class_token, project_text=project_text)
