@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -379,6 +380,12 @@ class Server(ServiceProcess):
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=30)
+
+
+def address_of(path: str, **instead: str) -> str:
+    """An address of a path of the OpenAPI document: of a buffer ``b``, unless told otherwise."""
+    given = {"exemplar_id": "1", "snapshot": "s", "key_id": "em_00000000"} | instead
+    return re.sub(r"\{(\w+)\}", lambda found: quote(given.get(found[1], "b"), safe="", errors="surrogatepass"), path)
 
 
 def wait_until(condition: Any, seconds: float = 10.0) -> None:

@@ -16,7 +16,7 @@ from memory_service.http.app import create_app
 from memory_service.settings import Settings
 from memory_service.store.admin.verify import verify
 from tests.memory_service.conftest import running
-from tests.memory_service.helpers import make_exemplar, push, put_buffer
+from tests.memory_service.helpers import address_of, make_exemplar, push, put_buffer
 
 _DEEP = 500
 VALUES = {
@@ -57,11 +57,6 @@ def _short(value: str) -> str:
     return value if len(value) < 2000 else json.dumps("a" * 2000)
 
 
-def _address(path: str, **instead: str) -> str:
-    given = {"name": "b", "exemplar_id": "1", "snapshot": "s", "run_id": "r", "key_id": "em_00000000"} | instead
-    return path.format(**{name: quote(value, safe="", errors="surrogatepass") for name, value in given.items()})
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fields") / "store"
@@ -94,13 +89,13 @@ def _ask_with(ask: Callable[..., None], path: str, name: str, place: str, text: 
     """Ask with a text as one parameter, where it can be one."""
     what = f"{place} {name}={text[:40]!r}"
     if place == "path":
-        ask(what, _address(path, **{name: text}) if text else _address(path))
+        ask(what, address_of(path, **{name: text}) if text else address_of(path))
     elif place == "query":
         value = quote(text, safe="", errors="surrogatepass")
-        ask(what, f"{_address(path)}?{name}={value}")
-        ask(f"{what} twice", f"{_address(path)}?{name}={value}&{name}={value}")
+        ask(what, f"{address_of(path)}?{name}={value}")
+        ask(f"{what} twice", f"{address_of(path)}?{name}={value}&{name}={value}")
     elif text.isascii() and text.isprintable():
-        ask(what, _address(path), headers={name: text})
+        ask(what, address_of(path), headers={name: text})
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), list(_operations()))
@@ -128,6 +123,6 @@ def test_no_field_makes_a_route_fail(client: httpx.Client, method: str, path: st
         for what, value in VALUES.items():
             others = json.dumps(rest)[1:-1]
             body = f"{{{json.dumps(field)}: {value}{', ' if others else ''}{others}}}"
-            ask(f"{field}: {what}", _address(path), body.encode())
+            ask(f"{field}: {what}", address_of(path), body.encode())
         twice = f"{{{json.dumps(field)}: 1, {json.dumps(field)}: 1}}"
-        ask(f"{field} twice", _address(path), twice.encode())
+        ask(f"{field} twice", address_of(path), twice.encode())

@@ -17,7 +17,16 @@ from memory_service.http.guard import Guard
 from memory_service.http.media import media_type, prefers
 from memory_service.settings import Settings
 from tests.memory_service.conftest import running
-from tests.memory_service.helpers import ARROW, Server, assert_problem, make_exemplar, push, put_buffer, whole_state
+from tests.memory_service.helpers import (
+    ARROW,
+    Server,
+    address_of,
+    assert_problem,
+    make_exemplar,
+    push,
+    put_buffer,
+    whole_state,
+)
 
 EVIL = "evil.example"
 JSON = {"Content-Type": "application/json"}
@@ -30,7 +39,7 @@ def operations() -> list[tuple[str, str]]:
     found = [("GET", url) for url in others]
     for path, methods in create_app(Settings(data=Path("unused"))).openapi()["paths"].items():
         for method in methods:
-            url = path.format(name="b", exemplar_id=1, snapshot="s")
+            url = address_of(path)
             found.append((method.upper(), url))
     return found
 
@@ -211,7 +220,7 @@ WRONG_TYPES = [
 def routes_with_bodies() -> list[tuple[str, str, str]]:
     """Method, address and media type of every route that takes a body."""
     return [
-        (method.upper(), path.format(name="b", exemplar_id=1, snapshot="s"), kind)
+        (method.upper(), address_of(path), kind)
         for path, methods in create_app(Settings(data=Path("unused"))).openapi()["paths"].items()
         for method, operation in methods.items()
         for kind in operation.get("requestBody", {}).get("content", ())
