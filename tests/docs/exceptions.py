@@ -68,7 +68,7 @@ NOT_COMPARED: dict[Name, str] = {
     ("docs/tutorial.md", "pictures/"): "a folder",
     (
         "docs/format.md",
-        "charge = 39 + ⌈h·w/8⌉ + ⌈text_length/8⌉ + (2 or 4)·T + (4 + extras, if any) + payload",
+        "charge = 39 + ⌈h·w/8⌉ + ⌈text_length/8⌉ + 2·T + (4 + extras, if any) + payload",
     ): "a formula",
 }
 """``text`` blocks that are not what the block before them prints word by word."""

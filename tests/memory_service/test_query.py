@@ -107,6 +107,7 @@ def test_a_row_says_the_same_as_the_record(client: httpx.Client, records: list[R
         "keep_ratio": 0.25,
         "charge": record.charge,
         "crc32": record.crc32,
+        "num_pictures": 1,
     }
     detail = client.get(f"{URL}/{record.exemplar_id}").json()
     assert detail == {
@@ -115,6 +116,11 @@ def test_a_row_says_the_same_as_the_record(client: httpx.Client, records: list[R
         "token_ids": record.token_ids.tolist(),
         "token_positions": record.token_positions.tolist(),
         "user_json": {},
+        "fields": {},
+        "parts": [
+            {"kind": "picture", "grid": [3, 4], "num_patches": 3, "role": "", "text_length": 0},
+            {"kind": "text", "grid": None, "num_patches": 0, "role": "", "text_length": 10},
+        ],
     }
 
 
