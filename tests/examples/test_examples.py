@@ -48,6 +48,14 @@ def test_lightning_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     assert printed.endswith("the same weights: True\n")
 
 
+def test_the_trainer_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    printed = run("trainer_loop", tmp_path, warnings=["-W", "ignore"])
+    assert re.search(
+        r"^phase 1: 64 stored, 0 evicted; 128 exemplars of 4 classes, [\d,]+ of 400,000", printed, re.MULTILINE
+    )
+    assert printed.endswith("the same weights: True\n")
+
+
 def test_two_learners_share_a_budget(tmp_path: Path) -> None:
     printed = run("two_learners", tmp_path, "24")
     assert re.search(r"^ada drew 32 exemplars: \{.*'ada': \d+", printed, re.MULTILINE)
