@@ -12,7 +12,8 @@ from client import _listing, _transfer
 from client._address import buffer_path
 from client._params import present, query_string
 from client._session import Connected
-from memory_format.api.answers import ClassesNamed, ClassList, Diff, SnapshotInfo, SnapshotList
+from memory_format import NotFoundError
+from memory_format.api.answers import ClassesNamed, ClassList, Diff, SnapshotInfo, SnapshotList, Vocabulary
 from memory_format.api.terms import MAX_NAMED
 
 T = TypeVar("T")
@@ -55,6 +56,34 @@ class Named:
         path = buffer_path(self.name, "classes")
         listed = _listing.listed(self.client.session, path, ClassList, lambda page: page.classes)
         return {named.class_id: named.name for named in listed}
+
+    def put_vocabulary(self, words: Sequence[str]) -> bool:
+        """Tell the buffer the words of its vocabulary, so that its pages show words in the place of token ids.
+
+        They are kept once and go along to forks and exports. Nothing happens where they are there already.
+
+        Args:
+            words: that of token id 0, of token id 1, and so on: 256 characters each, 4 MiB of JSON in all unless the
+                service takes more.
+
+        Returns:
+            whether they are new to it.
+
+        Raises:
+            ConflictError: ``vocabulary_mismatch``: its texts are of another vocabulary, or of one that nobody named.
+            BudgetError: ``disk_limit_exceeded``.
+        """
+        path = buffer_path(self.name, "vocabulary")
+        return self.client.session.request("PUT", path, json={"words": list(words)}).status_code == 201
+
+    def vocabulary(self) -> list[str] | None:
+        """The words of the buffer's vocabulary, that of token id 0 first; None where nobody has told them."""
+        try:
+            return list(self._ask(Vocabulary, "GET", "vocabulary").words)
+        except NotFoundError as error:
+            if error.code != "unknown_vocabulary":
+                raise
+            return None
 
     def take_snapshot(self, name: str) -> SnapshotInfo:
         """Name what the buffer holds now; nothing happens where the name stands for just that already.

@@ -45,6 +45,7 @@ NotFoundCode = Literal[
     "unknown_snapshot",
     "unknown_run",
     "unknown_key",
+    "unknown_vocabulary",
 ]
 ConflictCode = Literal[
     "buffer_exists",

@@ -41,7 +41,7 @@ class Loaded:
 
     Attributes:
         splits: ``train`` and, by name, those to test on.
-        vocabulary: fingerprint of that of the token ids.
+        words: of the vocabulary of the token ids, that of id 0 first.
         longest_text: tokens that a text may have, and ``positions``: those that the backbone has places for.
     """
 
@@ -49,7 +49,7 @@ class Loaded:
     splits: dict[str, PictureSplit]
     longest_text: int
     positions: int
-    vocabulary: str
+    words: list[str]
 
     @property
     def why_cut(self) -> str:
@@ -78,7 +78,7 @@ def load_samples(config: LearnerConfig, directory: Path | None, bad_pictures: Ba
         for name, split in {"train": data.train, **data.test}.items()
     }
     words = tokenizer.get_vocab()
-    return Loaded(data, splits, longest, positions, vocabulary_fingerprint(sorted(words, key=words.__getitem__)))
+    return Loaded(data, splits, longest, positions, sorted(words, key=words.__getitem__))
 
 
 def load_problem(config: LearnerConfig, directory: Path | None) -> tuple[LearnerConfig, Problem]:
@@ -112,7 +112,8 @@ def cut_into_phases(config: LearnerConfig, loaded: Loaded) -> Problem:
         phases=_phases(config.data, data.class_names),
         class_names=data.class_names,
         notes=data.notes,
-        vocabulary=loaded.vocabulary,
+        vocabulary=vocabulary_fingerprint(loaded.words),
+        words=loaded.words,
     )
 
 

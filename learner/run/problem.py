@@ -25,6 +25,7 @@ class Problem:
         phases: class ids of each; a class belongs to one phase.
         class_names: by class id, where they have names.
         vocabulary: fingerprint of that of the token ids; None: they are made up.
+        words: those of the vocabulary, that of token id 0 first; none where they are not known.
         notes: what was made of the data that its owner may not expect, a sentence each.
 
     Raises:
@@ -37,6 +38,7 @@ class Problem:
     class_names: Sequence[str] = ()
     notes: Sequence[str] = ()
     vocabulary: str | None = None
+    words: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         seen: set[int] = set()

@@ -19,7 +19,7 @@ from learner.run.config import LearnerConfig
 from learner.run.methods import Method
 from learner.run.problem import Problem
 from learner.run.run_mark import RunError, RunMark, buffer_name, mark_of
-from memory_format import ConflictError, NotFoundError
+from memory_format import BudgetError, ConflictError, NotFoundError
 from memory_format.api.terms import MAX_CLASS_NAME
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,7 @@ class MethodBuffer:
         left_over, info = self.look(held), self._info()
         if self._memory.join and info is not None:
             joined = Buffer(self._setup.client, self.name)
+            self._say_words(joined)
             if fresh and not self._created:
                 # Of this learner's alone, and of a beginning that does not count any more.
                 joined.delete(learner_id=self.learner_id)
@@ -173,10 +174,19 @@ class MethodBuffer:
             )
         except ConflictError as error:
             raise RunError(f"{error.message}; give the run another --out or delete the buffer") from error
+        self._say_words(buffer)
         class_ids = self._setup.problem.seen(len(phases) - 1)
         if self._setup.problem.class_names and not memory.join:
             buffer.name_classes(names_of(self._setup.problem, class_ids), class_ids)
         return buffer
+
+    def _say_words(self, buffer: Buffer) -> None:
+        """Tell the words of the token ids, for whoever looks at the buffer; without them a run goes as well."""
+        if words := self._setup.problem.words:
+            try:
+                buffer.put_vocabulary(words)
+            except BudgetError as error:
+                log.warning("buffer %s shows token ids, and no words: %s", self.name, error.message)
 
 
 def names_of(problem: Problem, class_ids: Sequence[int]) -> list[str]:

@@ -125,6 +125,15 @@ class NamedClass(Answer):
 
 
 @dataclass(frozen=True)
+class Vocabulary(Answer):
+    """The words of a buffer's vocabulary, that of token id 0 first."""
+
+    fingerprint: str
+    name: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ClassList(Answer):
     """Named classes by id, whether anything is held of them or not."""
 

@@ -16,6 +16,7 @@ from memory_format.api.terms import (
     MAX_DESCRIPTION,
     MAX_DISK_LIMIT_BYTES,
     MAX_RETAINED,
+    MAX_WORD,
     NAME_PATTERN,
     OWNER_PATTERN,
 )
@@ -70,4 +71,7 @@ _DESCRIPTION, _WORDS = _text("a description", MAX_DESCRIPTION), _text("a name", 
 Description = Annotated[str, _DESCRIPTION[0], _DESCRIPTION[1]]
 ClassName = Annotated[str, Field(min_length=1), _WORDS[0], _WORDS[1]]
 VocabularyName = Annotated[str, _WORDS[0], _WORDS[1]]
+_TOKEN = _text("a word", MAX_WORD)
+TokenWord = Annotated[str, _TOKEN[0], _TOKEN[1]]
+"""What a token id means."""
 RunId = Annotated[str, Field(pattern=f"^{OWNER_PATTERN.pattern}$")]

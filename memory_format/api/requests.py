@@ -28,6 +28,7 @@ from memory_format.api.fields import (
     RunId,
     SampleCount,
     Score,
+    TokenWord,
     Version,
     VocabularyName,
 )
@@ -42,6 +43,7 @@ from memory_format.api.terms import (
     MAX_PATTERNS,
     MAX_SAMPLE,
     MAX_UPDATE,
+    MAX_WORDS,
     RUN_CURSOR_PATTERN,
     STREAM_PATTERN,
     EvictionPolicy,
@@ -142,6 +144,16 @@ class ClassNames(_Strict):
     names: list[ClassName] = Field(min_length=1, max_length=MAX_NAMED, description="Each once.")
     class_ids: list[ClassId] | None = Field(
         None, description="The ids that they have; default what the buffer says, for new names ids that are free."
+    )
+
+
+class VocabularyWords(_Strict):
+    """The words of a buffer's vocabulary."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"words": ["[PAD]", "[CLS]", "[SEP]", "a", "cat"]}]})
+
+    words: list[TokenWord] = Field(
+        min_length=1, max_length=MAX_WORDS, description="That of token id 0, of token id 1, and so on."
     )
 
 

@@ -89,6 +89,10 @@ MAX_RETAINED: Final = 2**31 - 1
 """Snapshots that a buffer is told to keep."""
 MAX_CLASS_NAME: Final = 200
 """Characters of a class's name, and of a vocabulary's."""
+MAX_WORDS: Final = 2**20
+"""Of a vocabulary."""
+MAX_WORD: Final = 256
+"""Characters of one of them."""
 MAX_NAMED: Final = 10_000
 """Classes that one request names."""
 MAX_DESCRIPTION: Final = 10_000

@@ -43,6 +43,7 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "unknown_snapshot": (404, "There is no such snapshot"),
     "unknown_run": (404, "There is no such run"),
     "unknown_key": (404, "There is no such key"),
+    "unknown_vocabulary": (404, "The words of the buffer's vocabulary are not known"),
     "buffer_exists": (409, "The buffer exists with other settings"),
     "idempotency_key_reused": (409, "The idempotency key was used for another body"),
     "snapshot_exists": (409, "The snapshot exists and shows something else"),

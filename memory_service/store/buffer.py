@@ -7,7 +7,6 @@ Changes happen one at a time, under the buffer's lock: each is worked out from t
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from memory_format import BudgetError, FormatError
+from memory_format import BudgetError, vocabulary_fingerprint
 from memory_format.api.answers import BufferStats, ClassesNamed, DeleteResponse, Diff, UpdateResponse
 from memory_format.wire import check_batch, read_batch
 from memory_service.store import changes
@@ -26,12 +25,14 @@ from memory_service.store.forks import Fork, settings_of_fork
 from memory_service.store.index.base import BufferEntry, BufferRows, Index
 from memory_service.store.loading import SealedSegments, growing_of, load
 from memory_service.store.pure.change import PushKey
-from memory_service.store.pure.columns import Learners, rows_of_batch
+from memory_service.store.pure.columns import ROW_DTYPE, Learners, rows_of_batch
+from memory_service.store.pure.fit import fitted
 from memory_service.store.pure.model import BufferConfig, Options, PushAnswer, Snapshot, check_name
 from memory_service.store.pure.naming import agreed
 from memory_service.store.pure.selection import EVERYTHING, Filter
 from memory_service.store.pure.state import State
 from memory_service.store.pure.stats import diff, stats
+from memory_service.store.pure.words import packed
 from memory_service.store.pushes import Pending, PushQueue, digest_of
 from memory_service.store.reads import Reads, expect_version, no_exemplar
 from memory_service.store.room import Quota
@@ -258,6 +259,17 @@ class Buffer(Reads):
                 self.on_named(self.config, self.state.names)
             return ClassesNamed(tuple(found), tuple(added.values()))
 
+    def say_words(self, words: Sequence[str]) -> bool:
+        """Keep the words of the vocabulary that the token ids are of, word of token id 0 first; whether they are new.
+        Raises as :func:`memory_service.store.pure.fit.fitted`, and as :meth:`push`."""
+        fingerprint = vocabulary_fingerprint(words)
+        with self._changing():
+            config = fitted(self.config, self.state.held, np.zeros(0, ROW_DTYPE), fingerprint)
+            if self.state.words is not None:
+                return False
+            self._commits.commit(self.state.change(config=config, words=packed(words)))
+            return True
+
     def drop(self, owner: str | None = None, only_maker: str | None = None) -> None:
         """Delete the buffer and all that it holds. What is being read elsewhere is still read to its end.
 
@@ -307,24 +319,10 @@ class Buffer(Reads):
                     self._commits.tidy(0)
             return self.state.snapshot(name), change is not None
 
-    def snapshots(self) -> list[Snapshot]:
-        """All of them, oldest first."""
-        self.contents.check_alive()
-        return sorted(self.state.snapshots.values(), key=lambda snapshot: snapshot.number)
-
-    def page_of_snapshots(self, limit: int, cursor: str | None = None) -> tuple[list[Snapshot], str | None]:
-        """The oldest snapshots, or those after a cursor, and the cursor of the next page, None at the end. Raises
-        ``FormatError`` (``invalid_cursor``)."""
-        if cursor is not None and not re.fullmatch("[0-9]{1,19}", cursor):
-            raise FormatError("the cursor is not one that this service gave", code="invalid_cursor")
-        after = 0 if cursor is None else int(cursor)
-        found = [snapshot for snapshot in self.snapshots() if snapshot.number > after]
-        return found[:limit], str(found[limit - 1].number) if len(found) > limit else None
-
     def snapshot(self, name: str) -> Snapshot:
         """One of them. Raises ``NotFoundError`` (``unknown_snapshot``)."""
         self.contents.check_alive()
-        return self.state.snapshot(name)
+        return self.contents.state.snapshot(name)
 
     def drop_snapshot(self, name: str, only_maker: str | None = None) -> None:
         """Delete a snapshot, and the records that only it held. ``only_maker``: as :meth:`configure`.

@@ -19,7 +19,7 @@ from memory_service.store.idempotency import LEAST_KEPT, KeptAnswers
 from memory_service.store.index.base import BufferEntry, Index, Reading, Writing
 from memory_service.store.loading import Growing, Purpose
 from memory_service.store.pure.change import Change, Leaving, Written
-from memory_service.store.pure.ledger import IndexRows, all_name_bytes, store_share
+from memory_service.store.pure.ledger import IndexRows, all_name_bytes, store_share, words_bytes
 from memory_service.store.pure.model import BufferConfig
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
@@ -123,6 +123,11 @@ class Commits:
         buffer_id = before.config.id
         transaction.insert_classes(buffer_id, change.classes)
         transaction.insert_names(buffer_id, change.names)
+        words = before.words if change.config.vocabulary == before.config.vocabulary else None
+        if words is not before.words:
+            transaction.delete_words(buffer_id)
+        if change.words is not None:
+            transaction.insert_words(buffer_id, words := change.words)
         snapshots = before.counts.snapshots + (change.snapshot is not None)
         snapshots -= sum(transaction.delete_snapshot(buffer_id, mark.name) for mark in change.dropped)
         if change.snapshot is not None:
@@ -132,6 +137,7 @@ class Commits:
             before.counts,
             classes=before.counts.classes + len(change.classes),
             name_bytes=before.counts.name_bytes + all_name_bytes(change.names.values()),
+            words_bytes=words_bytes(words),
             snapshots=snapshots,
             scores=_note_scores(transaction, before, change, leaving),
             description_bytes=len(change.config.description.encode()),

@@ -52,7 +52,7 @@ class Exports:
                 self._contents.let_go(lease.mark.name)
                 raise
         try:
-            described = describe(state.config, view.version, lease.mark, state.classes, state.names)
+            described = describe(state.config, view.version, lease.mark, state.classes, state.names, state.words)
             read, let_go = partial(self._read, lease), partial(self._end, lease)
             return Export(view, self._contents.learners.ids, described, read, let_go, lease)
         except BaseException:

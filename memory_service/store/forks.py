@@ -137,6 +137,7 @@ class Fork:
             scores=len(self._scored),
             classes=len(self._state.classes),
             name_bytes=self._state.counts.name_bytes,
+            words_bytes=self._state.counts.words_bytes,
             description_bytes=len(self._config.description.encode()),
         )
         dead = sum(state.num_dead for state in self._shared)
@@ -188,3 +189,5 @@ class Fork:
             transaction.rescore(fork_id, 0, scored, scored["score"], scored["rank"], ())
         transaction.insert_classes(fork_id, self._state.classes)
         transaction.insert_names(fork_id, self._state.names)
+        if self._state.words is not None:
+            transaction.insert_words(fork_id, self._state.words)

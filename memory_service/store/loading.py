@@ -107,6 +107,7 @@ def load(
         snapshots=rows.snapshots,
         classes=frozenset(rows.classes),
         names=rows.names,
+        words=rows.words,
         counts=rows.counts,
         next_id=entry.next_exemplar_id,
         number=rows.number,

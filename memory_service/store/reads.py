@@ -29,6 +29,7 @@ from memory_service.store.lent import LentBatch, lend
 from memory_service.store.pure import query as queries
 from memory_service.store.pure import sampler
 from memory_service.store.pure.columns import Columns, Rows, charge_of, headers_of_rows
+from memory_service.store.pure.model import Snapshot
 from memory_service.store.pure.selection import Filter
 from memory_service.store.pure.stats import count_by
 from memory_service.store.segments.base import SegmentGoneError
@@ -100,6 +101,15 @@ class Reads:
             return count_by(field, taken, self.contents.fields.of_all(taken), columns.version, limit)
 
         return self.steadily(snapshot, read)
+
+    def snapshots(self) -> list[Snapshot]:
+        """All of them, oldest first."""
+        self.contents.check_alive()
+        return sorted(self.contents.state.snapshots.values(), key=lambda snapshot: snapshot.number)
+
+    def page_of_snapshots(self, limit: int, cursor: str | None = None) -> tuple[list[Snapshot], str | None]:
+        """Of :meth:`snapshots`, as :func:`memory_service.store.pure.query.page_of_snapshots`."""
+        return queries.page_of_snapshots(self.snapshots(), limit, cursor)
 
     def fingerprint(self, exemplar_id: int, *, snapshot: str | None = None) -> int:
         """What tells a record from others of its id (:func:`memory_format.header.fingerprints`), for which nothing is

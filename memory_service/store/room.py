@@ -76,7 +76,7 @@ def needed(
     total += ledger.DEATH_ROW * len(change.dead)
     total += ledger.SCORE_ROW * 2 * len(change.rescored)
     total += ledger.CLASS_ROW * len(change.classes)
-    total += ledger.all_name_bytes(change.names.values())
+    total += ledger.all_name_bytes(change.names.values()) + ledger.words_bytes(change.words)
     total += sum(answer.num_bytes for answer in change.answers)
     total += ledger.SNAPSHOT_ROW * (change.snapshot is not None)
     more_words = len(change.config.description.encode()) - len(before.description.encode())

@@ -18,7 +18,7 @@ from learner.run.methods import Method, parse_method
 from learner.run.problem import Problem, chosen
 from learner.run.run import Run
 from learner.run.run_mark import RunError, mark_of
-from memory_format import make_record
+from memory_format import make_record, vocabulary_fingerprint
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_problem
 from tests.learner.test_phases import CONFIG
@@ -93,6 +93,18 @@ def test_a_buffer_of_more_classes_than_an_address_names(start_service: Any, tmp_
     config = replace(SHARED, memory=replace(SHARED.memory, budget_bytes=2**20), train=QUICK)
     (*_, last) = _run(tmp_path / "left", service, LEFT, config)
     assert (last.exemplars, last.others) == (1001 + 3 * 12, None)
+
+
+def test_a_run_tells_its_buffer_the_words_of_its_texts(start_service: Any, tmp_path: Path) -> None:
+    service, words = start_service(), [f"word{number}" for number in range(300)]
+    problem = replace(LEFT, vocabulary=vocabulary_fingerprint(words), words=words)
+    own = replace(SHARED, memory=replace(SHARED.memory, join=""))
+    with MemoryClient(service.url) as client:
+        for config in (SHARED, own):
+            MethodRun(Run(config, problem, client, tmp_path / f"run-{config.memory.join}").setup, METHOD).open_buffer()
+        assert {info.name: client.buffer(info.name).vocabulary() for info in client.buffers()} == {
+            info.name: words for info in client.buffers()
+        }
 
 
 def test_what_cannot_be_joined_is_said_before_anything_is_trained(start_service: Any, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ GOLDEN = {
     "unknown_snapshot": NotFoundError,
     "unknown_run": NotFoundError,
     "unknown_key": NotFoundError,
+    "unknown_vocabulary": NotFoundError,
     "buffer_exists": ConflictError,
     "idempotency_key_reused": ConflictError,
     "snapshot_exists": ConflictError,

@@ -43,6 +43,7 @@ from memory_service.settings import Settings
 from memory_service.store import Buffer, Store
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.pure import ledger
+from memory_service.store.pure.words import Words
 from memory_service.testing import ServiceProcess
 
 ARROW = {"Content-Type": MEDIA_TYPE}
@@ -318,6 +319,10 @@ def _assert_disk_adds_up(index: sqlite3.Connection, stats: dict[str, Any], buffe
         answers=of_buffer("pushes"),
         name_bytes=ledger.all_name_bytes(
             name for (name,) in index.execute(f"SELECT name FROM class_names WHERE {_MINE}", [buffer])
+        ),
+        words_bytes=sum(
+            ledger.words_bytes(Words(words))
+            for (words,) in index.execute(f"SELECT words FROM vocabularies WHERE {_MINE}", [buffer])
         ),
         answer_bytes=sum(ledger.answer_bytes(key, answer) for key, answer in answers),
         description_bytes=index.execute(

@@ -11,6 +11,7 @@ import pytest
 from memory_format import Record, encode_batch
 from memory_format.api.terms import EVICTION_POLICIES
 from memory_service.store import Store
+from memory_service.store.keys import KeyFile
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import ARROW, make_exemplar, push, put_buffer, stats_of
 
@@ -54,6 +55,33 @@ def test_an_honest_learner_keeps_its_share_beside_a_greedy_one_under_every_polic
         if policy != "reject":
             # Whoever comes second has its share all the same.
             assert after_both(client, policy, first=GREEDY, learner_floor=0.5)["honest"] >= 100
+
+
+def test_beside_a_greedy_one_a_learner_with_a_key_keeps_its_share_of_budget_and_rate(data: Path) -> None:
+    """Under every policy, in one run: what is asked for too fast, and what is pushed too much, costs who does so."""
+    keys = {name: KeyFile(data).make("write", 0.0, learner_id=name)[1] for name in ("honest", "greedy")}
+    with running(data, key_requests=10) as client:
+        store: Store = client.app.state.store  # type: ignore[attr-defined]
+
+        def ask(learner: str, policy: str, records: list[Record] | None = None) -> int:
+            headers = ARROW | {"Authorization": f"Bearer {keys[learner]}"}
+            address = f"/v1/buffers/{policy}"
+            if records is None:
+                return client.get(address, headers=headers).status_code
+            return client.post(f"{address}/exemplars", content=encode_batch(records), headers=headers).status_code
+
+        for policy in EVICTION_POLICIES:
+            buffer, _ = store.create_buffer(policy, budget_bytes=BUDGET, eviction=policy, learner_floor=0.5)
+            assert ask("honest", policy, HONEST) == 200
+            # Nor can it push in the other's name.
+            for records, answers in ((HONEST[:1], {403}), (GREEDY[:50], {200}), (GREEDY[50:], {200, 507})):
+                while (answer := ask("greedy", policy, records)) == 429:
+                    pass
+                assert answer in answers
+            assert 429 in (ask("greedy", policy) for _ in range(1000))
+            assert ask("honest", policy) == 200
+            assert buffer.stats().learners["honest"] >= 100, policy
+            assert buffer.stats().learners["greedy"] >= 50, policy
 
 
 def test_floors_that_do_not_fit_together_are_lowered_alike(client: httpx.Client) -> None:

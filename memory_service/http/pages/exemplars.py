@@ -32,6 +32,7 @@ from memory_service.http.routes.common import BufferDep, Router
 from memory_service.http.routes.exemplars import ExemplarId, SnapshotName
 from memory_service.store.buffer import Buffer
 from memory_service.store.glimpses import Glimpse
+from memory_service.store.pure.words import Words
 
 router = Pages()
 pictures = Router()
@@ -72,12 +73,14 @@ class Text:
     """Kept tokens that are not among ``words``."""
 
 
-def text_of(ids: Sequence[int], positions: Sequence[int], length: int, most: int) -> Text:
-    """The first ``most`` kept tokens of a text of so many, with the gaps between them."""
+def text_of(ids: Sequence[int], positions: Sequence[int], length: int, most: int, words: Words | None = None) -> Text:
+    """The first ``most`` kept tokens of a text of so many, with the gaps between them; by their ids where the words are
+    not known."""
     ends = [0, *(position + 1 for position in positions)]
-    kept = tuple(Word(str(token), position - end) for token, position, end in zip(ids, positions, ends, strict=False))
-    more = max(0, len(kept) - most)
-    return Text(kept[:most], 0 if more else length - ends[-1], more)
+    said = [str(token) if words is None else words.of(token) or str(token) for token in ids[:most]]
+    kept = tuple(Word(token, position - end) for token, position, end in zip(said, positions, ends, strict=False))
+    more = max(0, len(ids) - most)
+    return Text(kept, 0 if more else length - ends[-1], more)
 
 
 class GalleryQuery(ExemplarQuery):
@@ -121,6 +124,8 @@ class Gallery:
     version: int
     query: GalleryQuery
     cards: tuple[Card, ...]
+    knows_words: bool
+    """Whether texts are words, and not token ids."""
     snapshots: tuple[str, ...]
     """Those to choose from, newest first."""
     next_cursor: str | None
@@ -134,7 +139,7 @@ def gallery(request: Request, buffer: BufferDep, query: Annotated[GalleryQuery, 
     if query.snapshot is not None and query.snapshot not in names:
         names.append(query.snapshot)
     cards = tuple(_card(buffer, query.snapshot, glimpse) for glimpse in found)
-    return Gallery(buffer.name, version, query, cards, tuple(names), next_cursor)
+    return Gallery(buffer.name, version, query, cards, buffer.state.words is not None, tuple(names), next_cursor)
 
 
 def _called(wanted: Sequence[str], names: Mapping[int, str]) -> list[int]:
@@ -149,7 +154,7 @@ def _called(wanted: Sequence[str], names: Mapping[int, str]) -> list[int]:
 def _card(buffer: Buffer, snapshot: str | None, glimpse: Glimpse) -> Card:
     info, at = glimpse.info, words.query({"snapshot": snapshot})
     address = f"/buffers/{buffer.name}/exemplars/{info.exemplar_id}"
-    text = text_of(glimpse.token_ids, glimpse.token_positions, info.text_length, WORDS_ON_CARD)
+    text = text_of(glimpse.token_ids, glimpse.token_positions, info.text_length, WORDS_ON_CARD, buffer.state.words)
     return Card(
         info, buffer.state.names.get(info.class_id, ""), text, f"{address}{at}", f"{address}/thumbnail.webp{at}"
     )
@@ -182,6 +187,8 @@ class ExemplarPage:
     detail: ExemplarDetail
     class_name: str
     """Empty where the class has none."""
+    knows_words: bool
+    """Whether texts are words, and not token ids."""
     texts: tuple[Turn, ...]
     parts: tuple[Part, ...]
     """What its bytes are: their sum is its charge."""
@@ -203,7 +210,7 @@ def exemplar(
     request: Request, buffer: BufferDep, exemplar_id: ExemplarId, snapshot: SnapshotName = None
 ) -> ExemplarPage:
     record = buffer.get(exemplar_id, snapshot=snapshot)
-    detail = exemplar_detail(record)
+    detail, known = exemplar_detail(record), buffer.state.words
     died, shown_in = buffer.state.life_of(exemplar_id)
     (h, w), side = record.grid, max(record.grid) * record.patch_px
     scale = min(max(1, _PICTURE_SIDE // side), MAX_SCALE)
@@ -214,7 +221,8 @@ def exemplar(
         snapshot=snapshot,
         detail=detail,
         class_name=buffer.state.names.get(detail.class_id, ""),
-        texts=tuple(_turns(detail)),
+        knows_words=known is not None,
+        texts=tuple(_turns(detail, known)),
         parts=tuple(Part(kind, num_bytes) for kind, num_bytes in _bytes_of(record).items()),
         pictures=tuple(
             Shown(f"{address}{words.query({**wanted, 'picture': place or None})}", part.grid, part.num_patches)
@@ -229,13 +237,13 @@ def exemplar(
     )
 
 
-def _turns(detail: ExemplarDetail) -> Iterator[Turn]:
+def _turns(detail: ExemplarDetail, known: Words | None) -> Iterator[Turn]:
     ids, positions = detail.token_ids.tolist(), detail.token_positions.tolist()
     start, left = 0, WORDS_SHOWN
     for part in detail.parts:
         if part.kind == "text" and left:
             a, b = (bisect_left(positions, place) for place in (start, start + part.text_length))
-            text = text_of(ids[a:b], [place - start for place in positions[a:b]], part.text_length, left)
+            text = text_of(ids[a:b], [place - start for place in positions[a:b]], part.text_length, left, known)
             yield Turn(part.role, text)
             start, left = start + part.text_length, left - len(text.words)
 

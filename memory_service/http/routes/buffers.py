@@ -7,7 +7,16 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from memory_format.api.answers import BufferInfo, BufferList, BufferStats, ChangedBuffer, ClassesNamed, ClassList
+from memory_format import NotFoundError
+from memory_format.api.answers import (
+    BufferInfo,
+    BufferList,
+    BufferStats,
+    ChangedBuffer,
+    ClassesNamed,
+    ClassList,
+    Vocabulary,
+)
 from memory_format.api.requests import (
     BufferChange,
     BufferQuery,
@@ -16,6 +25,7 @@ from memory_format.api.requests import (
     ClassQuery,
     DeleteBufferQuery,
     ForkRequest,
+    VocabularyWords,
 )
 from memory_service.http.access import needs
 from memory_service.http.convert import budget_of, buffer_info, with_changes
@@ -104,6 +114,32 @@ def list_classes(buffer: BufferDep, page: Annotated[ClassQuery, Query()]) -> Cla
     """Named classes, by id; ``next_cursor`` leads to the next page."""
     classes, next_cursor = buffer.page_of_classes(page.limit, page.cursor)
     return ClassList(tuple(classes), next_cursor=next_cursor)
+
+
+@router.put(
+    "/{name}/vocabulary",
+    responses={201: {"model": BufferInfo}},
+    dependencies=[JSON_BODY],
+    openapi_extra=needs("write") | refusals("unknown_buffer", "vocabulary_mismatch", "disk_limit_exceeded"),
+)
+def put_vocabulary(buffer: BufferDep, wanted: VocabularyWords, response: Response) -> BufferInfo:
+    """Keep the words of the vocabulary of the buffer's token ids: 201 when they are new, 200 when they are there.
+
+    A buffer whose vocabulary nobody has named, and that holds no texts, has this one from then on.
+    """
+    response.status_code = 201 if buffer.say_words(wanted.words) else 200
+    return buffer_info(buffer)
+
+
+@router.get("/{name}/vocabulary", openapi_extra=needs("read") | refusals("unknown_buffer", "unknown_vocabulary"))
+def get_vocabulary(buffer: BufferDep) -> Vocabulary:
+    """The words of the buffer's vocabulary."""
+    state = buffer.state
+    if state.words is None or state.config.vocabulary is None:
+        raise NotFoundError(
+            f"nobody has said the words of buffer {buffer.name!r}; PUT them there", code="unknown_vocabulary"
+        )
+    return Vocabulary(state.config.vocabulary, state.config.vocabulary_name, state.words.listed)
 
 
 @router.post(

@@ -20,6 +20,7 @@ from memory_service.store.pure.columns import Arrays
 from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
+from memory_service.store.pure.words import Words, stored
 from memory_service.store.segments.appending import OpenSegment, Part
 from memory_service.store.segments.base import KnownFiles
 
@@ -58,6 +59,8 @@ class BufferRows:
     classes: set[int] = field(default_factory=set)
     names: dict[int, str] = field(default_factory=dict)
     """Class id -> name."""
+    words: Words | None = None
+    """Of its vocabulary, where they are known."""
     counts: ledger.IndexRows = field(default_factory=ledger.IndexRows)
     scores: Arrays = field(default_factory=dict)
     """Scores and ranks that were changed after a push: ``exemplar_id``, ``score`` and ``rank`` as they are now."""
@@ -105,6 +108,8 @@ class Reading:
         n = tables.class_names.c
         for owner, class_id, name in self._of(buffer_id, tables.class_names, n.class_id, n.name):
             contents[owner].names[class_id] = name
+        for owner, data in self._of(buffer_id, tables.vocabularies, tables.vocabularies.c.words):
+            contents[owner].words = stored(data)
         p = tables.pushes.c
         statement = sa.select(p.buffer_id, sa.func.count(), sa.func.sum(answer_bytes())).group_by(p.buffer_id)
         for owner, answers, num_bytes in self.connection.execute(_only(statement, p.buffer_id, buffer_id)):
@@ -117,6 +122,7 @@ class Reading:
         for id_, rows in contents.items():
             numbers = {"snapshots": len(rows.snapshots), "classes": len(rows.classes)}
             numbers["name_bytes"] = ledger.all_name_bytes(rows.names.values())
+            numbers["words_bytes"] = ledger.words_bytes(rows.words)
             rows.counts = ledger.IndexRows(**counts[id_], **numbers)
         return contents
 

@@ -172,6 +172,14 @@ class_names = sa.Table(
 )
 """What classes are called, whether records of them were offered or not."""
 
+vocabularies = sa.Table(
+    "vocabularies",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("words", sa.LargeBinary, nullable=False),
+)
+"""The words of a buffer's vocabulary, where they are known (``memory_service.store.pure.words``)."""
+
 pushes = sa.Table(
     "pushes",
     metadata,
@@ -208,5 +216,16 @@ intents = sa.Table(
 )
 """Segment files that no row of ``segments`` speaks of and that may be there all the same."""
 
-BUFFER_TABLES = (buffer_segments, deaths, scores, snapshots, origins, erasures, classes, class_names, pushes)
+BUFFER_TABLES = (
+    buffer_segments,
+    deaths,
+    scores,
+    snapshots,
+    origins,
+    erasures,
+    classes,
+    class_names,
+    vocabularies,
+    pushes,
+)
 """Tables with a ``buffer_id``, in an order in which their rows can be deleted."""

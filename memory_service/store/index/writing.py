@@ -27,6 +27,7 @@ from memory_service.store.pure.columns import Arrays, Rows
 from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
+from memory_service.store.pure.words import Words
 from memory_service.store.segments.appending import Part
 
 
@@ -222,6 +223,14 @@ class Writing(Reading):
             tables.class_names,
             [{"buffer_id": buffer_id, "class_id": class_id, "name": name} for class_id, name in names.items()],
         )
+
+    def insert_words(self, buffer_id: int, words: Words) -> None:
+        """Note the words of a buffer's vocabulary, which has none yet."""
+        self.connection.execute(tables.vocabularies.insert(), {"buffer_id": buffer_id, "words": words.packed})
+
+    def delete_words(self, buffer_id: int) -> None:
+        """The buffer's vocabulary is another one from now on."""
+        self.connection.execute(tables.vocabularies.delete().where(tables.vocabularies.c.buffer_id == buffer_id))
 
     def insert_snapshot(self, buffer_id: int, snapshot: Snapshot) -> None:
         """Note a snapshot."""

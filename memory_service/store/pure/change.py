@@ -15,6 +15,7 @@ from memory_service.store.pure.columns import ROW_DTYPE, Rows
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState
+from memory_service.store.pure.words import Words
 
 Body = bytes | bytearray | memoryview
 
@@ -85,6 +86,8 @@ class Change:
     """Classes seen for the first time."""
     names: Mapping[int, str] = field(default_factory=dict)
     """Class id -> name, of classes that are named for the first time."""
+    words: Words | None = None
+    """Those of its vocabulary, which become known."""
     answers: Sequence[Answer] = ()
     snapshot: Snapshot | None = None
     """One that is taken."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from memory_format.header import HEADER_DTYPE
 from memory_service.store.pure.model import BufferConfig
+from memory_service.store.pure.words import Words
 
 BUFFER_ROW: Final = 1024
 SEGMENT_ROW: Final = 192
@@ -67,6 +68,8 @@ class IndexRows:
     """Sum of :func:`answer_bytes`."""
     name_bytes: int = 0
     """Sum of :func:`name_bytes`."""
+    words_bytes: int = 0
+    """As :func:`words_bytes` has it."""
     description_bytes: int = 0
 
     def num_bytes(self, *, segments: int, dead: int) -> int:
@@ -87,6 +90,7 @@ class IndexRows:
             + CLASS_ROW * self.classes
             + self.answer_bytes
             + self.name_bytes
+            + self.words_bytes
             + loose
         )
 
@@ -106,6 +110,11 @@ def name_bytes(name: str) -> int:
 def all_name_bytes(names: Iterable[str]) -> int:
     """Of the rows of several."""
     return sum(map(name_bytes, names))
+
+
+def words_bytes(words: Words | None) -> int:
+    """Of the row that has the words of a vocabulary; 0 without any."""
+    return 0 if words is None else _row_bytes(len(words.packed) + NAME_COLUMNS)
 
 
 def answer_bytes(key: int, answer: int) -> int:

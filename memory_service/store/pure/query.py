@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Final
@@ -20,6 +21,7 @@ from memory_format import FormatError
 from memory_format.api.terms import Sort
 from memory_service.store.pure.columns import Columns, Learners, charge_of
 from memory_service.store.pure.field_index import NO_FIELDS, FieldIndex
+from memory_service.store.pure.model import Snapshot
 from memory_service.store.pure.selection import EVERYTHING, Filter, matching
 
 _BLOCK: Final = 1 << 16
@@ -144,3 +146,15 @@ def _read_cursor(query: Query, cursor: str) -> tuple[float | int, int]:
             code="invalid_cursor",
         )
     return value, exemplar_id
+
+
+def page_of_snapshots(
+    snapshots: Sequence[Snapshot], limit: int, cursor: str | None
+) -> tuple[list[Snapshot], str | None]:
+    """The oldest of some, which are in their order, or those after a cursor, and the cursor of the next page, None at
+    the end. Raises ``FormatError`` (``invalid_cursor``)."""
+    if cursor is not None and not re.fullmatch("[0-9]{1,19}", cursor):
+        raise FormatError("the cursor is not one that this service gave", code="invalid_cursor")
+    after = 0 if cursor is None else int(cursor)
+    found = [snapshot for snapshot in snapshots if snapshot.number > after]
+    return found[:limit], str(found[limit - 1].number) if len(found) > limit else None

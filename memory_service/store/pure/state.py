@@ -21,6 +21,7 @@ from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.tallies import SegmentState, tallies_of
 from memory_service.store.pure.visibility import Pinned, records_shown, shown_by
+from memory_service.store.pure.words import Words
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class State:
     """Classes that it was ever offered."""
     names: Mapping[int, str]
     """Class id -> name."""
+    words: Words | None
+    """Those of its vocabulary; None where nobody has said them."""
     counts: IndexRows
     next_id: int
     """The exemplar id that comes next."""
@@ -137,7 +140,13 @@ class State:
         """Whether a change is the answer to a push of which nothing was kept."""
         same = (change.version, change.next_id, change.config) == (self.version, self.next_id, self.config)
         parts = (change.bodies, change.rescored, change.classes, change.names)
-        return same and change.snapshot is None and not change.removes and not any(len(part) for part in parts)
+        return (
+            same
+            and change.snapshot is None
+            and change.words is None
+            and not change.removes
+            and not any(len(part) for part in parts)
+        )
 
     def leaving(self, change: Change) -> Leaving:
         """What a change takes out."""
@@ -177,6 +186,7 @@ class State:
             snapshots=snapshots,
             classes=self.classes | change.classes,
             names={**self.names, **change.names} if change.names else self.names,
+            words=change.words or (self.words if change.config.vocabulary == self.config.vocabulary else None),
             counts=written.counts,
             next_id=change.next_id,
             number=written.number,

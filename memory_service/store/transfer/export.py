@@ -22,6 +22,7 @@ from memory_format.api.fields import (
     PatchPx,
     RunId,
     Timestamp,
+    TokenWord,
     VocabularyName,
 )
 from memory_format.api.terms import MAX_DESCRIPTION, NAME_PATTERN, EvictionPolicy
@@ -29,6 +30,7 @@ from memory_format.checksum import crc32_of_all
 from memory_format.header import HEADER_DTYPE
 from memory_service.store.pure.columns import Columns, headers_of_rows
 from memory_service.store.pure.model import BufferConfig, Snapshot
+from memory_service.store.pure.words import Words
 from memory_service.store.segments.layout import BODY_ENTRY, Entry, local_header, small_entries, zip_directory
 from memory_service.store.segments.readers import Lease
 
@@ -68,6 +70,8 @@ class BufferDescription(BaseModel):
     named_classes: list[ClassId] = []
     class_names: list[ClassName] = []
     """Of ``named_classes``."""
+    words: list[TokenWord] = []
+    """Of its vocabulary, where they are known."""
     draw_key: str | None = Field(None, pattern=f"^({NAME_PATTERN.pattern})?$")
     """None in files from before it was stored: buffers drew by their names then."""
 
@@ -89,7 +93,12 @@ class BufferDescription(BaseModel):
 
 
 def describe(
-    config: BufferConfig, version: int, mark: Snapshot, classes: Iterable[int], names: Mapping[int, str]
+    config: BufferConfig,
+    version: int,
+    mark: Snapshot,
+    classes: Iterable[int],
+    names: Mapping[int, str],
+    words: Words | None,
 ) -> BufferDescription:
     """A buffer as it is at ``mark``."""
     return BufferDescription(
@@ -99,6 +108,7 @@ def describe(
         classes_seen=sorted(classes),
         named_classes=sorted(names),
         class_names=[names[class_id] for class_id in sorted(names)],
+        words=[] if words is None else list(words.listed),
     )
 
 

@@ -12,13 +12,14 @@ from typing import Final
 import numpy as np
 from pydantic import ValidationError
 
-from memory_format import BudgetError, FormatError
+from memory_format import BudgetError, FormatError, vocabulary_fingerprint
 from memory_format.body import MAX_BODY_BYTES
 from memory_format.wire import Batch, check_batch
 from memory_service.store.index.base import BufferEntry, Writing
 from memory_service.store.pure.columns import charge_of
-from memory_service.store.pure.ledger import IndexRows, all_name_bytes
+from memory_service.store.pure.ledger import IndexRows, all_name_bytes, words_bytes
 from memory_service.store.pure.model import BufferConfig, Options
+from memory_service.store.pure.words import Words, packed
 from memory_service.store.room import segment_bytes
 from memory_service.store.segments import files
 from memory_service.store.segments.appending import Part, totals_of, without_sealed_bodies
@@ -159,6 +160,8 @@ class Import:
         transaction.write_parts(entry.config.id, parts)
         transaction.insert_classes(entry.config.id, self.description.classes_seen)
         transaction.insert_names(entry.config.id, self.description.names)
+        if self._words is not None:
+            transaction.insert_words(entry.config.id, self._words)
         return entry
 
     def disk_bytes(self, parts: list[Part]) -> int:
@@ -167,9 +170,14 @@ class Import:
         small = IndexRows(
             classes=len(self.description.classes_seen),
             name_bytes=all_name_bytes(self.description.class_names),
+            words_bytes=words_bytes(self._words),
             description_bytes=len(self.description.description.encode()),
         )
         return num_bytes + small.num_bytes(segments=number, dead=0)
+
+    @property
+    def _words(self) -> Words | None:
+        return packed(self.description.words) if self.description.words else None
 
     def close(self) -> None:
         self._file.close()
@@ -212,8 +220,15 @@ def _description(contents: SegmentContents) -> BufferDescription:
     named, names = description.named_classes, description.class_names
     if not len(named) == len(set(named)) == len(names) == len(set(names)):
         raise ValueError("class_names: as many as named_classes are needed, each once")
+    _check_words(description)
     if description.patch_px is not None and (contents.headers["patch_px"] != description.patch_px).any():
         raise ValueError(f"patch_px: it says {description.patch_px}, and a record has another")
     if len(missing := np.setdiff1d(contents.headers["class_id"], classes)):
         raise ValueError(f"classes_seen: class {missing[0]} of a record is not in it")
     return description
+
+
+def _check_words(description: BufferDescription) -> None:
+    """Raises ``ValueError``: the words are not those that the fingerprint names."""
+    if description.words and vocabulary_fingerprint(description.words) != description.vocabulary:
+        raise ValueError("words: they are of another vocabulary than it says")
