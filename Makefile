@@ -13,7 +13,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 export EXEMPLAR_MEMORY_DATA ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check nightly check-pages bench bench-storage bench-learner bench-cost bench-density bench-adapters results docs prose shape format clean
+.PHONY: help setup demo serve test check nightly check-pages check-wheels bench bench-storage bench-learner bench-cost bench-density bench-adapters results docs prose shape format clean
 
 help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
@@ -21,6 +21,7 @@ help:
 	@echo "make test    the tests"
 	@echo "make check   formatting, lint, types, who imports whom, how long a file is, and the tests: what CI runs"
 	@echo "make check-pages  the demo's report, the pages of the service over its memory, and the site where it is built, in Chromium, narrow and wide, light and dark, judged by axe-core (1 minute)"
+	@echo "make check-wheels  the wheel, built and installed in clean environments, and tried there (some minutes; others: ARGS=\"learner --python python3.13\")"
 	@echo "make nightly the store's long tests: 500 runs of the state machine, rounds of kill -9 of the server and of trainers, a soak of 10 minutes, 300 made-up requests a route (about an hour)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
@@ -75,6 +76,11 @@ check-pages: setup
 	@$(BIN)/python -c 'import axe_playwright_python' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pages]'
 	@$(BIN)/python scripts/check_pages.py runs/demo/report.html $(wildcard site/README.html site/docs/*.html) --store runs/demo/memory --out runs/pages $(ARGS)
+
+check-wheels: setup
+	@$(BIN)/python -c 'import build' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	@$(BIN)/python scripts/check_wheels.py $(ARGS)
 
 nightly: setup
 	@echo "State machine over the store: 500 examples of 30 steps"
