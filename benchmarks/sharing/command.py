@@ -1,6 +1,6 @@
 """What learners with other classes tell each other through a buffer that they share.
 
-    python -m benchmarks.sharing             the demo's data and model, three seeds: some six minutes on two cores
+    python -m benchmarks.sharing             the demo's data and model, three seeds
     python -m benchmarks.sharing --quick     a tiny model: does it work? its figures mean nothing
 
 Two learners know six classes each. Together they run at once on one buffer, by ``learner run --buffer``; alone each has
