@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import Final
 
 from memory_format import StorageError
+from memory_format.api.terms import NAME_PATTERN
 from memory_service.store.index import opening
 from memory_service.store.index.base import Index
 from memory_service.store.index.generation import Generation, Mark, Marker
 from memory_service.store.index.sql import SqlIndex
 from memory_service.store.index.sqlite import SqliteIndex
+from memory_service.store.keys import KEYS
+from memory_service.store.names import NAMES
 from memory_service.store.pure.model import Options
+from memory_service.store.receipts import RECEIPTS
+from memory_service.store.runs import RUNS
 from memory_service.store.segments import files
 from memory_service.store.segments.base import Segments
 from memory_service.store.segments.bucket import Bucket
@@ -32,6 +37,14 @@ logger = logging.getLogger(__name__)
 _INCOMING: Final = re.compile(r"(ready-)?[0-9a-f]{32}")
 """Names of what comes in, goes out or is written on trial."""
 _TRIAL_BYTES: Final = 4096
+_DOCUMENT: Final = re.compile(NAME_PATTERN.pattern + r"\.json")
+_REPLACED: Final = {
+    "": re.compile("|".join(map(re.escape, (KEYS, opening.ELSEWHERE, opening.SEGMENTS_ELSEWHERE)))),
+    NAMES: _DOCUMENT,
+    RECEIPTS: _DOCUMENT,
+    RUNS: _DOCUMENT,
+}
+"""Directory in a store's own -> names of files in it that are replaced as a whole."""
 
 
 def take_lock(path: Path) -> int:
@@ -68,6 +81,33 @@ def empty_incoming(directory: Path) -> None:
                 shutil.rmtree(entry.path)
             else:
                 os.unlink(entry.path)
+        except OSError:
+            logger.exception("cannot remove %s", entry.path)
+
+
+def clear_unfinished(data: Path) -> None:
+    """Remove what was to take another file's place when a process was killed, and nothing that somebody else has put
+    there. While another process changes the keys, which takes no store's lock, all stays for the next start."""
+    alone = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for directory, replaced in _REPLACED.items():
+            _clear_unfinished(data / directory, replaced)
+    except BlockingIOError:
+        logger.info("keys are being changed; what was left unfinished stays for the next start")
+    finally:
+        os.close(alone)
+
+
+def _clear_unfinished(directory: Path, replaced: re.Pattern[str]) -> None:
+    if not directory.is_dir():
+        return
+    for entry in os.scandir(directory):
+        name = files.UNFINISHED.fullmatch(entry.name)
+        if name is None or not replaced.fullmatch(name[1]) or not entry.is_file(follow_symlinks=False):
+            continue
+        try:
+            files.unlink(Path(entry.path))
         except OSError:
             logger.exception("cannot remove %s", entry.path)
 

@@ -90,6 +90,7 @@ class Store:
                 known, buffers, contents = reading.known_files(), reading.buffers(), reading.contents()
             self._index.stems_gone(self._segments.sweep(known, trusted=ports.trusted))
             directory.empty_incoming(self.incoming)
+            directory.clear_unfinished(self.data)
             sealed = SealedSegments(self._segments)
             self._buffers = {
                 entry.config.name: self._open_buffer(entry, contents.pop(entry.config.id), sealed) for entry in buffers

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
+from memory_format import StorageError
+from memory_service.store import Store
+from memory_service.store.keys import KeyFile
 from memory_service.store.segments import files
+from tests.memory_service.conftest import running
+from tests.memory_service.helpers import make_exemplar, push, put_buffer
+from tests.memory_service.test_runs import put as put_run
 
 
 def write(path: Path, content: bytes) -> None:
@@ -62,3 +71,70 @@ def test_what_a_crash_has_left_is_in_nobodys_way(tmp_path: Path) -> None:
     write(path, b"new")
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def fill(client: httpx.Client, data: Path) -> None:
+    """Write each kind of file that takes another one's place."""
+    put_buffer(client)
+    push(client, [make_exemplar()])
+    assert client.post("/v1/buffers/b/classes", json={"names": ["owl"]}).status_code == 200
+    client.delete("/v1/buffers/b/exemplars/1?erase=true")
+    put_run(client)
+    KeyFile(data).make("read", 0.0)
+
+
+def unfinished(data: Path) -> list[str]:
+    return sorted(str(path.relative_to(data)) for path in data.rglob(".*.tmp"))
+
+
+def test_a_start_clears_what_a_killed_process_left_unfinished(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(real: Callable[..., None]) -> Callable[..., None]:
+        def call(path: Path, *more: Path) -> None:
+            if path.suffix == ".tmp":
+                raise OSError(errno.EIO, "killed before this")
+            real(path, *more)
+
+        return call
+
+    with running(data) as client, monkeypatch.context() as patched:
+        for name in ("rename", "unlink"):
+            patched.setattr(files, name, killed(getattr(files, name)))
+        with pytest.raises(StorageError):
+            fill(client, data)
+    left = unfinished(data)
+    assert {(Path(name).parent.name, Path(name).suffixes[0]) for name in left} == {
+        (directory, ".json") for directory in ("", "names", "receipts", "runs")
+    }
+    with running(data) as client:
+        assert unfinished(data) == []
+        put_run(client)
+        KeyFile(data).make("read", 0.0)
+    kept = {path: path.read_bytes() for path in data.rglob("*.json")}
+    assert len(kept) == 4
+    others = [
+        "runs/.r1.json.x.tmp",
+        "runs/.R.json.1.tmp",
+        "runs/r1.json.1.tmp",
+        ".notes.json.1.tmp",
+        "names/.b.txt.1.tmp",
+    ]
+    for name in others:
+        (data / name).write_bytes(b"somebody's")
+    (data / "runs" / ".folder.json.1.tmp").mkdir()
+    (data / "runs" / ".link.json.1.tmp").symlink_to(tmp_path)
+    for name in (".keys.json.1.tmp", ".index.elsewhere.1.tmp"):
+        (data / name).write_bytes(b"half of it")
+    # Who makes a key holds the directory, and no store: its file is not a killed process's.
+    holder = os.open(data, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    with Store(data):
+        assert (data / ".keys.json.1.tmp").exists()
+    os.close(holder)
+    with Store(data):
+        assert unfinished(data) == sorted(
+            [*others[:2], *others[3:], "runs/.folder.json.1.tmp", "runs/.link.json.1.tmp"]
+        )
+        assert (data / others[2]).exists()
+    assert {path: path.read_bytes() for path in data.rglob("*.json") if path in kept} == kept

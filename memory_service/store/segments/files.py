@@ -26,6 +26,9 @@ DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 """Of what a store makes: for nobody but its owner, whatever the umask."""
 
+UNFINISHED: Final = re.compile(r"\.(.+)\.[0-9]+\.tmp")
+"""Names of what :func:`replacing` writes: the file whose place it takes, and the process."""
+
 # The most pieces that one call takes (limits.h); Linux says 1024 everywhere.
 _IOV_MAX = 1024
 # Linux has it, for most file systems.
