@@ -71,7 +71,12 @@ assert by_pyarrow(ds.dataset(TABLE)) == expected["pyarrow"]
 with duckdb.connect("own.db") as own:
     in_table = [row for (row,) in own.execute("SELECT row FROM own WHERE x > 5 ORDER BY row").fetchall()]
 assert in_table == expected["duckdb"]["x > 5"] == [3, 5, 6, 7], f"changed: {in_table} in a table of DuckDB's"
-assert expected["duckdb"] == {"x = 'nan'": [3, 6], "x > 5": in_table, "x < 'nan'": [0, 1, 2, 4, 5, 7], "max(x)": "nan"}
+assert expected["duckdb"] == {
+    "x = 'nan'": [3, 6],
+    "x > 5": in_table,
+    "x < 'nan'": [0, 1, 2, 4, 5, 7],
+    "max(x)": "nan",
+}
 assert expected["pyarrow"] == {"is_nan": [3, 6], "x != 4": [0, 1, 3, 4, 5, 6, 7], "not x <= 5": in_table}
 for reader, answers in expected.items():
     for asked, rows in answers.items():

@@ -49,7 +49,7 @@ except ValueError as error:
     of_kept = error
 print(f"          array[rows] with a list: {of_list[0]}, then {of_list[1]}; a read-only array: {of_kept!r}")
 print("source:   wraparound_indices in zarr/core/indexing.py adds the length in place; CoordinateIndexer and")
-print("          IntArrayDimIndexer give it the array that the caller gave")
+print("          IntArrayDimIndexer give it the array that the caller gave; mended after 3.1.6 (pull request 4332)")
 assert of_list == expected, f"changed: {of_list}"
 assert isinstance(of_kept, ValueError), f"changed: {of_kept}"
 for name, found in seen.items():
