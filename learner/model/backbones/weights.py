@@ -118,8 +118,8 @@ def _cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tens
             log.warning("%s cannot be read (%s): converting the weights again", path, error)
     tensors = make()
     # Without metadata: safetensors 0.8.0 writes it in an order drawn anew each time, and the same weights are to be the
-    # same file on every machine (findings/safetensors_metadata_order.sh). Real numbers only: of complex ones it may save
-    # the conjugate (findings/safetensors_conjugate.sh).
+    # same file on every machine (findings/safetensors_metadata_order.sh). Real numbers only: of complex ones it may
+    # save the conjugate (findings/safetensors_conjugate.sh).
     write_atomically(path, save(tensors))
     return tensors
 
