@@ -40,6 +40,8 @@ class MemoryConfig:
             (:mod:`learner.run.run_mark`).
         join: name of a buffer that learners share; the run pushes into it as one of them, replays what all hold, and
             takes no snapshots. Empty = buffers of the run's own.
+        learner: under whose name exemplars are pushed: what a key is tied to that was made with ``--learner``. Empty =
+            the method's in buffers of the run's own, and the run's in one that is shared.
         snapshots: take a snapshot of the memory after each phase, ``phase-0``, ``phase-1`` and so on: what was
             held then can be listed and drawn from later. What they keep of evicted exemplars is on the disk of the
             service, and not in the budget.
@@ -54,6 +56,7 @@ class MemoryConfig:
     resample: Resample = "area"
     buffer: str = ""
     join: str = ""
+    learner: str = ""
     snapshots: bool = True
 
     def __post_init__(self) -> None:
@@ -73,6 +76,10 @@ class MemoryConfig:
             raise ValueError(f"codec: {error}") from error
         if self.join and not NAME_PATTERN.fullmatch(self.join):
             raise ValueError(f"join is 1..63 of a-z 0-9 . _ - and begins with a letter or digit, got {self.join!r}")
+        if self.learner and not NAME_PATTERN.fullmatch(self.learner):
+            raise ValueError(
+                f"learner is 1..63 of a-z 0-9 . _ - and begins with a letter or digit, got {self.learner!r}"
+            )
         if self.join and self.buffer:
             raise ValueError("buffer names the run's own buffers, and join one that is shared: give one of them")
         if self.buffer and not BUFFER_NAME.fullmatch(self.buffer):

@@ -79,8 +79,8 @@ class MethodBuffer:
 
     @property
     def learner_id(self) -> str:
-        """Who pushes: in a buffer that is shared the run, in its own the method."""
-        return self._setup.mark.id if self._memory.join else self._method.slug
+        """Who pushes: whom the settings name; else the run in a buffer that is shared, and the method in its own."""
+        return self._memory.learner or (self._setup.mark.id if self._memory.join else self._method.slug)
 
     def look(self, held: int) -> int:
         """How many exemplars the buffer holds; made where there is none, and what is there stays as it is.
@@ -124,8 +124,7 @@ class MethodBuffer:
             joined = Buffer(self._setup.client, self.name)
             self._say_words(joined)
             if fresh and not self._created:
-                # Of this learner's alone, and of a beginning that does not count any more.
-                joined.delete(learner_id=self.learner_id)
+                self._begin_anew(joined)
             return joined
         if info is not None and not self._is_mine(info):
             log.warning("buffer %s was another run's: %s; deleted, as --overwrite says", self.name, _whose(info))
@@ -139,6 +138,16 @@ class MethodBuffer:
             # Of an earlier version, which had descriptions alone.
             Buffer(self._setup.client, self.name).configure(**self._fit(), owner=self._setup.mark.id)
         return self._create()
+
+    def _begin_anew(self, joined: Buffer) -> None:
+        """Take what this run pushed out of a shared buffer, as it is of a beginning that does not count any more."""
+        if self._memory.learner and joined.stats().learners.get(self.learner_id):
+            # Other runs may have pushed under the name.
+            raise RunError(
+                f"{self.learner_id} has exemplars in {self.name}, and this run has not pushed them. Delete them "
+                f"(Buffer.delete(learner_id={self.learner_id!r})), or give the run another memory.learner"
+            )
+        joined.delete(learner_id=self.learner_id)
 
     def _info(self) -> BufferInfo | None:
         try:

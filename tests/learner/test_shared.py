@@ -18,7 +18,8 @@ from learner.run.methods import Method, parse_method
 from learner.run.problem import Problem, chosen
 from learner.run.run import Run
 from learner.run.run_mark import RunError, mark_of
-from memory_format import make_record, vocabulary_fingerprint
+from memory_format import ForbiddenError, make_record, vocabulary_fingerprint
+from memory_service.store.keys import KeyFile
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_problem
 from tests.learner.test_phases import CONFIG
@@ -77,6 +78,37 @@ def test_two_learners_know_each_others_classes(start_service: Any, tmp_path: Pat
         work.look()
         work.open_buffer()
         assert {info.exemplar_id for info in buffer.query()} == theirs
+
+
+def test_a_run_pushes_as_the_learner_that_its_key_is_tied_to(start_service: Any, tmp_path: Path) -> None:
+    data = tmp_path / "store"
+    data.mkdir()
+    keys = KeyFile(data)
+    mine, everybodys = (keys.make("write", 0.0, learner_id=name)[1] for name in ("ann", None))
+    service = start_service(data)
+    one_phase = replace(LEFT, phases=[[4, 0]])
+    config = replace(SHARED, train=QUICK, memory=replace(SHARED.memory, learner="ann"))
+
+    def run(out: Path, key: str, config: LearnerConfig) -> None:
+        with MemoryClient(service.url, key=key) as client:
+            begun = Run(config, one_phase, client, out)
+            begun.prepare([METHOD])
+            begun.run(METHOD)
+
+    run(tmp_path / "shared", mine, config)
+    run(tmp_path / "own", mine, replace(config, memory=replace(config.memory, join="", buffer="ann-1")))
+    with MemoryClient(service.url, key=everybodys) as client:
+        for name in ("zoo", "ann-1-full"):
+            assert set(client.buffer(name).stats().learners) == {"ann"}
+        # What somebody else's run pushed under the name, perhaps, is not this one's to delete.
+        held = client.buffer("zoo").stats().num_records
+        with pytest.raises(RunError, match=r"ann has exemplars in zoo.*Buffer\.delete\(learner_id='ann'\)"):
+            run(tmp_path / "another", mine, config)
+        assert client.buffer("zoo").stats().num_records == held
+    with pytest.raises(ForbiddenError, match="ann"):
+        run(tmp_path / "unnamed", mine, replace(config, memory=replace(config.memory, learner="")))
+    with pytest.raises(ValueError, match="learner is 1"):
+        replace(config.memory, learner="Ann!")
 
 
 def test_a_buffer_of_more_classes_than_an_address_names(start_service: Any, tmp_path: Path) -> None:
