@@ -255,6 +255,22 @@ def test_exemplars_are_erased_with_receipts(buffer: Buffer) -> None:
     assert buffer.delete(ids[-1]).receipts == ()
 
 
+def test_exemplars_are_erased_by_a_field_of_the_users(buffer: Buffer) -> None:
+    mine, others = (
+        [id_ for id_ in buffer.push(make_many(4, first, fields=fields)).exemplar_ids if id_ is not None]
+        for first, fields in ((0, {"person": "ann", "age": 7}), (4, {"person": "ann", "age": 8}))
+    )
+    buffer.take_snapshot("s")
+    buffer.delete(mine[0])
+    result = buffer.delete(fields={"person": ["ann", "bob"], "age": 7}, erase=True)
+    assert result.deleted == tuple(mine)
+    (receipt,) = result.receipts
+    assert (receipt.exemplar_ids, receipt.buffers[0].snapshots) == (tuple(mine), {"s": 4})
+    assert [kept.receipt for kept in buffer.receipts()] == [receipt]
+    assert [exemplar.exemplar_id for exemplar in buffer.query(snapshot="s")] == others
+    assert buffer.delete(fields={"age": 7}, erase=True).receipts == ()
+
+
 def test_a_deletion_that_went_through_before_its_answer_was_lost() -> None:
     info: dict[str, Any] = dict.fromkeys(
         ("budget_bytes", "disk_limit_bytes", "created_at", "bytes_used", "num_records"), 0

@@ -9,7 +9,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -148,24 +148,47 @@ def test_what_is_dead_already_is_erased_too(data: Path) -> None:
             store.erasures.erase(buffer, [5])
 
 
-@pytest.mark.parametrize("where", [{"class_id": 1}, {"learner_id": "l1"}])
-def test_all_that_match_are_erased_over_http(data: Path, where: dict[str, Any]) -> None:
+def person(rank: int) -> str:
+    """A value of a field, as nothing else in a store is."""
+    return hashlib.sha256(b"person %d" % (rank % 2)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("where", "matches"),
+    [
+        ({"class_id": 1}, lambda rank: rank % 3 == 1),
+        ({"learner_id": "l1"}, lambda rank: rank % 2),
+        ({"field": f"person:{person(1)}"}, lambda rank: rank % 2),
+        ({"field": [f"person:{person(1)}", "third:1"]}, lambda rank: rank % 6 == 1),
+    ],
+)
+def test_all_that_match_are_erased_over_http(data: Path, where: dict[str, Any], matches: Callable[[int], bool]) -> None:
     with small_segments(), running(data, segment_bytes=4000) as client:
         put_buffer(client, 60_000, disk_limit_bytes=2_000_000)
-        records = [exemplar(rank, rank % 3, learner_id=f"l{rank % 2}") for rank in range(20)]
+        records = [
+            exemplar(rank, rank % 3, learner_id=f"l{rank % 2}", fields={"person": person(rank), "third": rank % 3})
+            for rank in range(20)
+        ]
         push(client, records, key="once")
+        client.delete(f"{URL}/14")
         client.put("/v1/buffers/b/snapshots/s")
         client.delete(f"{URL}/2")
-        gone = [r for r in records if all(getattr(r, name) == value for name, value in where.items())]
+        client.post("/v1/buffers/b/forks", json={"name": "f"})
+        gone = [record for record in records if matches(record.rank)]
         answer = client.delete(URL, params={**where, "erase": "true"}).json()
-        # Number 2 is of both, and a snapshot has it.
+        # Numbers 2 and 14 are of all: a snapshot has the one, a file alone the other.
         assert answer["deleted"] == [record.rank + 1 for record in gone]
         assert not traces(data, gone)
-        assert client.get("/v1/buffers/b/snapshots/s").json()["erased"] == len(gone)
-        assert [r.body for r in all_records(client)] == [r.body for r in records if r not in gone]
+        if len(gone) == 10:
+            assert not any(person(1).encode() in path.read_bytes() for path in data.rglob("*") if path.is_file())
+        assert client.get("/v1/buffers/b/snapshots/s").json()["erased"] == len(gone) - 1
+        for name in ("b", "f"):
+            found = {record.body for record in all_records(client, buffer=name)}
+            assert found == {r.body for r in records if r not in gone}
         # What a key was answered names ids, and nothing of what they were.
         assert push(client, records, key="once")["exemplar_ids"] == list(range(1, 21))
         receipt = answer["receipt"]
+        assert [lost["buffer"] for lost in receipt["buffers"]] == ["b", "f"]
         said = json.dumps(
             {name: value for name, value in receipt.items() if name != "checksum"},
             sort_keys=True,
@@ -173,7 +196,7 @@ def test_all_that_match_are_erased_over_http(data: Path, where: dict[str, Any]) 
         )
         assert receipt["checksum"] == hashlib.sha256(said.encode()).hexdigest()
         (kept,) = client.get("/v1/erasures?buffer=b").json()["receipts"]
-        assert (kept["buffers"], kept["receipt"]) == (["b"], receipt)
+        assert (kept["buffers"], kept["receipt"]) == (["b", "f"], receipt)
         again = client.delete(URL, params={**where, "erase": "true"}).json()
         assert (again["deleted"], again["receipt"]) == ([], None)
         assert_problem(client.delete(f"{URL}/2", params={"erase": "true"}), "unknown_exemplar")
