@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple, TypedDict
 
 from memory_format import ConflictError
 from memory_service.store.index.base import Index, Writing
@@ -17,6 +17,21 @@ LEAST_KEPT: Final = 100
 """Answers that are kept also where the disk limit is short."""
 
 
+class _Which(TypedDict, total=False):
+    """One of the two: see :func:`memory_service.store.index.reading.old_answers`."""
+
+    older_than: float
+    but_newest: int
+
+
+class _Old(NamedTuple):
+    """Answers that are to go, and what there is of them."""
+
+    which: _Which
+    number: int
+    num_bytes: int
+
+
 class KeptAnswers:
     """Those of one buffer, which are kept for so many seconds."""
 
@@ -26,12 +41,20 @@ class KeptAnswers:
         self._seconds = seconds
         self._looked_at = 0.0
         """When old ones were last looked for, seconds since 1970."""
+        self._but_newest: int | None = None
+        """How many are to stay where they take too much."""
+        self._old: _Old | None = None
+        """What is to go with the next answer that is kept."""
 
     def find(self, key: PushKey, digest: bytes) -> PushAnswer | None:
         """The answer to an earlier push with this key. Raises ``ConflictError`` (``idempotency_key_reused``), it held
         other records."""
+        which = self._looked_for()
         with self._index.reading(alone=True) as reading:
-            found = reading.find_answer(self._buffer_id, key)
+            found, number, num_bytes = reading.find_answer(self._buffer_id, key, **which)
+        if which:
+            self._looked_at = time.time()
+            self._old = _Old(which, number, num_bytes)
         if found is None or (found.learner_id != key.learner_id and found.digest != digest):
             # Whose keys from before they belonged to learners were is told by the records.
             return None
@@ -43,42 +66,45 @@ class KeptAnswers:
             )
         return _replayed(found)
 
-    def keep(self, transaction: Writing, answers: Sequence[Answer], counts: IndexRows, headroom: int) -> IndexRows:
-        """Note answers, and forget old ones; returns what the ledger counts then. ``headroom``: bytes of disk over the
-        budget."""
+    def _looked_for(self) -> _Which:
+        """All answers are looked at for old ones, so not with every push; and then beside the one that is asked for."""
+        if self._old is not None:
+            return {}
+        if self._but_newest is not None:
+            return {"but_newest": self._but_newest}
         now = time.time()
-        transaction.insert_answers(self._buffer_id, answers, now)
-        num_bytes = counts.answer_bytes + sum(answer.num_bytes for answer in answers)
-        counts = replace(counts, answers=counts.answers + len(answers), answer_bytes=num_bytes)
-        # All answers are looked at for it, so not with every push.
-        if now - self._looked_at > min(60.0, self._seconds):
-            self._looked_at = now
-            counts = self.forget(transaction, counts, older_than=now - self._seconds)
+        return {"older_than": now - self._seconds} if now - self._looked_at > min(60.0, self._seconds) else {}
+
+    def keep(self, transaction: Writing, answers: Sequence[Answer], counts: IndexRows, headroom: int) -> IndexRows:
+        """Note answers that were looked for, and forget the old ones that were found meanwhile; returns what the ledger
+        counts then. ``headroom``: bytes of disk over the budget."""
+        # Nobody else changes answers of this buffer in between: what was counted is what goes.
+        old, self._old, self._but_newest = self._old, None, None
+        if old is not None and old.number:
+            transaction.delete_answers(self._buffer_id, **old.which)
+            counts = _less(counts, old.number, old.num_bytes)
+        transaction.insert_answers(self._buffer_id, answers, time.time())
+        counts = _less(counts, -len(answers), -sum(answer.num_bytes for answer in answers))
         # What answers take is missing where garbage lies before it is worth moving records for it.
         share = headroom // 8
         if counts.answer_bytes > share and counts.answers > LEAST_KEPT:
             # By half, as forgetting looks at all of them.
-            fitting = counts.answers * share // (2 * counts.answer_bytes)
-            counts = self.forget(transaction, counts, but_newest=max(LEAST_KEPT, fitting))
+            self._but_newest = max(LEAST_KEPT, counts.answers * share // (2 * counts.answer_bytes))
         return counts
 
-    def forget(
-        self,
-        transaction: Writing,
-        counts: IndexRows,
-        *,
-        older_than: float | None = None,
-        but_newest: int | None = None,
-    ) -> IndexRows:
-        """Delete the old ones, or all but some; returns what the ledger counts then."""
-        number, num_bytes = transaction.forget_answers(self._buffer_id, older_than=older_than, but_newest=but_newest)
-        return replace(counts, answers=counts.answers - number, answer_bytes=counts.answer_bytes - num_bytes)
+    def forget(self, transaction: Writing, counts: IndexRows, *, but_newest: int) -> IndexRows:
+        """Delete all but some; returns what the ledger counts then."""
+        self._old = None
+        return _less(counts, *transaction.forget_answers(self._buffer_id, but_newest=but_newest))
 
     def counts_without(self, counts: IndexRows) -> IndexRows:
         """What the ledger would count, were all forgotten but the newest."""
         with self._index.reading() as reading:
-            number, num_bytes = reading.answers_beyond(self._buffer_id, LEAST_KEPT)
-        return replace(counts, answers=counts.answers - number, answer_bytes=counts.answer_bytes - num_bytes)
+            return _less(counts, *reading.answers_beyond(self._buffer_id, LEAST_KEPT))
+
+
+def _less(counts: IndexRows, number: int, num_bytes: int) -> IndexRows:
+    return replace(counts, answers=counts.answers - number, answer_bytes=counts.answer_bytes - num_bytes)
 
 
 def _replayed(found: Answer) -> PushAnswer:

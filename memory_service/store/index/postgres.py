@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -26,13 +27,15 @@ from memory_service.store.index.base import Reading, Writing
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.opening import Seen
 from memory_service.store.index.reading import UNANSWERED
-from memory_service.store.index.sql import COUNT, SqlIndex, as_storage_error
+from memory_service.store.index.sql import AHEAD, SqlIndex, as_storage_error
 
 logger = logging.getLogger(__name__)
 
 _CONNECTIONS: Final = 8
 """At most, the one that writes among them."""
 _POOL_SECONDS: Final = 10
+_PREPARED_AFTER: Final = 5
+"""Uses of a statement, in the connection that writes. Elsewhere, preparing one would be waited for."""
 _PIPELINE: Final = "exemplar_memory_pipeline"
 _LOCK_SECONDS: Final = 3.0
 """For how long the lock is asked for: the session of a process that has just ended may live a little longer."""
@@ -56,9 +59,13 @@ SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalive
 SET tcp_user_timeout = '25s';
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
-_COUNT_WITH_ID: Final = COUNT.returning(sa.func.nextval(sa.func.pg_get_serial_sequence("segments", "id")))
-"""And an id for a new segment, which need not be asked for then."""
+_COUNT: Final = """
+UPDATE store SET changes = changes + 1
+RETURNING changes, ARRAY(SELECT nextval(pg_get_serial_sequence('segments', 'id')) FROM generate_series(1, %s::int))
+"""
+"""And ids for new segments, which need not be asked for then."""
 _BEGIN: Final = sa.text("BEGIN ISOLATION LEVEL READ COMMITTED").execution_options(**{UNANSWERED: True})
+_COMMIT: Final = sa.text("COMMIT")
 _OPENED: Final = tables.store.update().values(changes=tables.store.c.changes + 2).returning(tables.store.c.changes)
 """A start leaves a number out. So who has lost the store, and does not know whether its last change was committed,
 finds one change more if it was, and two or more if somebody else has opened the store."""
@@ -86,8 +93,10 @@ class PostgresIndex(SqlIndex):
         """Of the last change that this process has counted."""
         self._pipeline = ExitStack()
         """In which the connection that writes sends statements without waiting for the last one's answer."""
-        self._segment_id: int | None = None
-        """Of the next new segment."""
+        self._counted: Any = None
+        """The cursor of the statement that counts the transaction under way, its answer not looked at yet."""
+        self._segment_ids: deque[int] = deque()
+        """Of the next new segments: nobody else is given them."""
         self._undecided = False
         """Whether the last transaction may have been committed, or be about to."""
         engine = _engine(parsed)
@@ -159,6 +168,7 @@ class PostgresIndex(SqlIndex):
                 self._number = found
             connection.commit()
             driver: Any = connection.connection.driver_connection
+            driver.prepare_threshold = _PREPARED_AFTER
             connection.info[_PIPELINE] = self._pipeline.enter_context(driver.pipeline())
         except BaseException:
             _end(connection)
@@ -221,9 +231,11 @@ class PostgresIndex(SqlIndex):
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
         connection = self._held()
+        self._counted = None
         try:
             connection.execute(_BEGIN)
             yield connection
+            self._expect_counted()
         except BaseException:
             try:
                 connection.rollback()
@@ -231,11 +243,15 @@ class PostgresIndex(SqlIndex):
                 self._let_go()
             raise
         try:
-            connection.commit()
+            self._commit(connection)
         except BaseException:
             self._undecided = True
             self._let_go()
             raise
+
+    def _commit(self, connection: sa.Connection) -> None:
+        # As a statement: the driver's own commit does nothing where it has not heard of the BEGIN yet.
+        connection.execute(_COMMIT)
 
     def scrub(self) -> None:
         """PostgreSQL leaves what was deleted in its pages. Bodies are in one table alone, which is made anew."""
@@ -244,20 +260,38 @@ class PostgresIndex(SqlIndex):
             bare.execute(sa.text(f"VACUUM FULL {tables.open_bodies.name}"))
 
     def _begin(self, connection: sa.Connection, *, counted: bool) -> Writing:
-        spare = self._segment_id
         if not counted:
-            return Writing(connection)
-        if spare is not None:
-            writing = Writing(connection, connection.execute(COUNT).scalar_one(), spare)
-        else:
-            writing = Writing(connection, *connection.execute(_COUNT_WITH_ID).one())
-        # It is there for the next one where this does not need it: see _note.
-        self._segment_id = None
-        return writing
+            return Writing(connection, segment_ids=self._segment_ids)
+        assert self._number is not None
+        few = len(self._segment_ids) < AHEAD // 2
+        driver: Any = connection.connection.driver_connection
+        # Who holds the lock knows the number: whether it is that is looked at before the end.
+        with self._driver_errors():
+            self._counted = driver.execute(_COUNT, [AHEAD if few else 0])
+        return Writing(connection, self._number + 1, self._segment_ids)
+
+    def _expect_counted(self) -> None:
+        """Raises ``StorageError``: somebody else has changed the number. Waits where nobody has for any answer yet."""
+        if self._counted is None:
+            return
+        with self._driver_errors():
+            number, ids = self._counted.fetchone()
+        if number != (self._number or 0) + 1:
+            raise StorageError(f"the index in {self.place} changed behind the service's back")
+        self._segment_ids.extend(ids)
+
+    @contextmanager
+    def _driver_errors(self) -> Iterator[None]:
+        """Around what goes past SQLAlchemy."""
+        driver: Any = self._engine.dialect.dbapi
+        try:
+            yield
+        except driver.Error as error:
+            raise sa.exc.DBAPIError(None, None, error) from error
 
     def _note(self, writing: Writing) -> None:
         if writing.changed_to is not None:
-            self._number, self._segment_id = writing.changed_to, writing.segment_id
+            self._number = writing.changed_to
         super()._note(writing)
 
     def close(self) -> None:
@@ -289,6 +323,7 @@ def _engine(url: sa.URL) -> sa.Engine:
         # Of a database in SQL_ASCII, which _expect_fit refuses, the driver would give bytes.
         "client_encoding": "utf8",
         "connect_timeout": 5,
+        "prepare_threshold": None,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,

@@ -192,14 +192,26 @@ class Reading:
         statement = sa.select(s.exemplar_id).where(s.buffer_id == buffer_id)
         return {row[0] for row in self.rows_among(statement, s.exemplar_id, exemplar_ids)}
 
-    def find_answer(self, buffer_id: int, key: PushKey) -> Answer | None:
-        """To the push with an idempotency key of a learner, or else of nobody: from before they belonged to any."""
+    def find_answer(
+        self, buffer_id: int, key: PushKey, *, older_than: float | None = None, but_newest: int | None = None
+    ) -> tuple[Answer | None, int, int]:
+        """To the push with an idempotency key of a learner, or else of nobody: from before they belonged to any.
+
+        In the same statement, where one of the two is given: how many answers :meth:`Writing.delete_answers` would
+        delete, and their bytes; else 0.
+        """
         p = tables.pushes.c
         found = (p.buffer_id == buffer_id, p.learner_id.in_([key.learner_id, ""]))
         statement = sa.select(p.learner_id, p.idempotency_key, p.digest, p.answer).where(*found)
         statement = statement.where(p.idempotency_key == key.idempotency_key).order_by(p.learner_id.desc())
-        row = self.connection.execute(statement).first()
-        return None if row is None else Answer(*row)
+        if older_than is None and but_newest is None:
+            row = self.connection.execute(statement).first()
+            return None if row is None else Answer(*row), 0, 0
+        old = _counted_answers(old_answers(buffer_id, older_than, but_newest)).subquery()
+        answer = statement.limit(1).subquery()
+        both = sa.select(old, answer).select_from(old.outerjoin(answer, sa.true()))
+        counted = self.connection.execute(both).one()
+        return None if counted[2] is None else Answer(*counted[2:]), counted[0], counted[1]
 
     def answers_beyond(self, buffer_id: int, but_newest: int) -> tuple[int, int]:
         """How many answers :meth:`Writing.forget_answers` would delete, and their bytes."""
@@ -207,9 +219,8 @@ class Reading:
 
     def count_answers(self, condition: sa.ColumnElement[bool]) -> tuple[int, int]:
         """How many rows of ``pushes``, and the bytes that the ledger counts for them."""
-        counted = sa.select(sa.func.count(), sa.func.sum(answer_bytes())).where(condition)
-        number, num_bytes = self.connection.execute(counted).one()
-        return number, num_bytes or 0
+        number, num_bytes = self.connection.execute(_counted_answers(condition)).one()
+        return number, num_bytes
 
     def known_files(self) -> KnownFiles:
         """What should lie on the disk."""
@@ -333,6 +344,13 @@ def answer_bytes() -> sa.ColumnElement[int]:
     return sa.case(
         (content <= ledger.ANSWER_WITHIN, ledger.LOOSE * content),
         else_=ledger.LOOSE * ledger.ANSWER_WITHIN + ledger.OWN_PAGE * pages,
+    )
+
+
+def _counted_answers(condition: sa.ColumnElement[bool]) -> sa.Select[int, int]:
+    total = sa.cast(sa.func.coalesce(sa.func.sum(answer_bytes()), 0), sa.BigInteger)
+    return (
+        sa.select(sa.func.count().label("number"), total.label("num_bytes")).select_from(tables.pushes).where(condition)
     )
 
 

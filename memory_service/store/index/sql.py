@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 AHEAD: Final = 8
 """Names reserved, once there are fewer than half of them."""
 
-COUNT = tables.store.update().values(changes=tables.store.c.changes + 1).returning(tables.store.c.changes)
+_COUNT = tables.store.update().values(changes=tables.store.c.changes + 1).returning(tables.store.c.changes)
 
 
 class SqlIndex(Index):
@@ -73,7 +73,7 @@ class SqlIndex(Index):
 
     def _begin(self, connection: sa.Connection, *, counted: bool) -> Writing:
         """A transaction that was begun just now."""
-        return Writing(connection, connection.execute(COUNT).scalar_one() if counted else None)
+        return Writing(connection, connection.execute(_COUNT).scalar_one() if counted else None)
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -38,13 +39,15 @@ class Writing(Reading):
 
     Args:
         changed_to: the number that the index has once this is committed; None where it is not counted.
-        segment_id: one that nobody else is given, for the next segment; None = the database gives it then.
+        segment_ids: for new segments, nobody else is given them; taken from here. The database gives more.
     """
 
-    def __init__(self, connection: sa.Connection, changed_to: int | None = None, segment_id: int | None = None) -> None:
+    def __init__(
+        self, connection: sa.Connection, changed_to: int | None = None, segment_ids: deque[int] | None = None
+    ) -> None:
         super().__init__(connection)
         self.changed_to = changed_to
-        self.segment_id = segment_id
+        self._segment_ids = segment_ids
 
     # Buffers
 
@@ -105,12 +108,12 @@ class Writing(Reading):
 
     def insert_segment(self, buffer_ids: Iterable[int], *, stem: str, **values: int) -> int:
         """Make a segment part of buffers; returns its id. It is not about to be made, or to go, any more."""
-        id_, self.segment_id = self.segment_id, None
-        if id_ is None:
+        if not self._segment_ids:
             inserted = self.connection.execute(tables.segments.insert().values(stem=stem, **values))
             assert inserted.inserted_primary_key is not None
             id_ = int(inserted.inserted_primary_key[0])
         else:
+            id_ = self._segment_ids.popleft()
             self.connection.execute(unanswered(tables.segments.insert().values(id=id_, stem=stem, **values)))
         self.connection.execute(_FORGET_INTENT, {"of": stem})
         for buffer_id in buffer_ids:
@@ -131,24 +134,24 @@ class Writing(Reading):
 
     def drop_segments(self, buffer_id: int, states: Iterable[SegmentState]) -> list[str]:
         """Take segments out of a buffer; returns the stems of those that no buffer consists of any more."""
-        orphaned = []
-        for state in states:
+        gone = list(states)
+        for state in gone:
             for table in (tables.deaths, tables.buffer_segments):
-                c = table.c
-                self.connection.execute(table.delete().where(c.buffer_id == buffer_id, c.segment_id == state.id))
-            b = tables.buffer_segments.c
-            shared = sa.select(b.buffer_id).where(b.segment_id == state.id).limit(1)
-            if self.connection.execute(shared).first() is None:
-                self.forget_open_rows(state.id)
-                self.connection.execute(tables.segments.delete().where(tables.segments.c.id == state.id))
-                self.connection.execute(tables.intents.insert(), {"stem": state.stem, "leaving": True})
-                orphaned.append(state.stem)
-        return orphaned
+                this = table.delete().where(table.c.buffer_id == buffer_id, table.c.segment_id == state.id)
+                self.connection.execute(unanswered(this))
+        b = tables.buffer_segments.c
+        shared = {id_ for (id_,) in self.rows_among(sa.select(b.segment_id), b.segment_id, [s.id for s in gone])}
+        orphaned = [state for state in gone if state.id not in shared]
+        for state in orphaned:
+            self.forget_open_rows(state.id)
+            self.connection.execute(unanswered(tables.segments.delete().where(tables.segments.c.id == state.id)))
+        self._insert(tables.intents, [{"stem": state.stem, "leaving": True} for state in orphaned])
+        return [state.stem for state in orphaned]
 
     def forget_open_rows(self, segment_id: int) -> None:
         """Of a segment that is open no more."""
         for table in (tables.open_rows, tables.open_bodies):
-            self.connection.execute(table.delete().where(table.c.segment_id == segment_id))
+            self.connection.execute(unanswered(table.delete().where(table.c.segment_id == segment_id)))
 
     def begin_uploads(self, stems: Sequence[str], seconds: float) -> None:
         """Note that segments of these names, which were taken and are none yet, are uploaded for so long."""
@@ -156,7 +159,7 @@ class Writing(Reading):
         until = sa.cast(seconds_now() + seconds, sa.BigInteger)
         for first in range(0, len(stems), MOST_VALUES):
             these = i.stem.in_(stems[first : first + MOST_VALUES])
-            self.connection.execute(tables.intents.update().where(these).values(upload_until=until))
+            self.connection.execute(unanswered(tables.intents.update().where(these).values(upload_until=until)))
 
     def insert_deaths(self, buffer_id: int, dead: Arrays | Rows, versions: NDArray[np.uint64]) -> None:
         """Note that records have died, ``(N,)``, and at which version each of them did."""
@@ -334,11 +337,16 @@ class Writing(Reading):
         self, buffer_id: int, *, older_than: float | None = None, but_newest: int | None = None
     ) -> tuple[int, int]:
         """Delete answers to pushes: the old ones, or all but some. Returns how many, and their bytes."""
-        condition = old_answers(buffer_id, older_than, but_newest)
-        number, num_bytes = self.count_answers(condition)
+        number, num_bytes = self.count_answers(old_answers(buffer_id, older_than, but_newest))
         if number:
-            self.connection.execute(tables.pushes.delete().where(condition))
+            self.delete_answers(buffer_id, older_than=older_than, but_newest=but_newest)
         return number, num_bytes
+
+    def delete_answers(self, buffer_id: int, *, older_than: float | None = None, but_newest: int | None = None) -> None:
+        """The same of answers that were counted before: see :meth:`find_answer`."""
+        self.connection.execute(
+            unanswered(tables.pushes.delete().where(old_answers(buffer_id, older_than, but_newest)))
+        )
 
     def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if rows:
