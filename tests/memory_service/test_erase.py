@@ -357,6 +357,8 @@ def test_many_ids_are_one_erasure(data: Path) -> None:
             assert scrub.call_count == 1
         assert answer["deleted"] == answer["receipt"]["exemplar_ids"] == [1, 3, 5, 7]
         assert not traces(data, [records[number - 1] for number in (1, 3, 5, 7)])
+        again = client.delete(URL, params={"exemplar_id": [1, 3], "erase": "true"}).json()
+        assert (again["deleted"], again["receipt"]) == ([], None)
 
 
 def test_receipts_are_kept_page_by_page_and_not_for_ever(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
