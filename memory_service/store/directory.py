@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from memory_format import StorageError
 from memory_format.api.terms import NAME_PATTERN
@@ -145,6 +145,16 @@ OpenPorts = Callable[[Path, Options], Ports]
 DEFAULT_CACHE_BYTES: Final = 8 * 1024**3
 
 
+class _Opened(NamedTuple):
+    """An index, and what it said of itself before it was opened and since; ``place`` in words, of a database."""
+
+    at: SqlIndex
+    standing: opening.Standing
+    before: Mark | None
+    mark: Mark
+    place: str
+
+
 @dataclass(frozen=True)
 class Places:
     """Where a store has what does not lie in its directory. Call it to open the ports there.
@@ -171,7 +181,9 @@ class Places:
         bucket = None if self.segments is None else Bucket(self.segments)
         opening.expect_segments_at(data, None if bucket is None else bucket.place)
         with ExitStack() as stack:
-            index, standing, mark, place = self._index_in_file(data) if self.index is None else self._database(data)
+            index, standing, before, mark, place = (
+                self._index_in_file(data) if self.index is None else self._database(data)
+            )
             stack.callback(index.close)
             if bucket is None:
                 if not standing.trusted:
@@ -181,9 +193,9 @@ class Places:
                 marker = None
             else:
                 bucket.probe()
-                marker = Marker(bucket, index.mark().store_id)
-                trusted = marker.expect_of(mark, place)
-                directory = (self.cache or data / "cache") / index.mark().store_id
+                marker = Marker(bucket, mark.store_id)
+                trusted = marker.expect_of(before, place)
+                directory = (self.cache or data / "cache") / mark.store_id
                 segments = ObjectSegments(
                     bucket,
                     index,
@@ -197,20 +209,21 @@ class Places:
                 if place:
                     _say(data / opening.ELSEWHERE, place)
                 if bucket is not None and marker is not None:
-                    marker.note(index.mark().changes)
+                    marker.note(mark.changes)
                     _say(data / opening.SEGMENTS_ELSEWHERE, bucket.place)
-                index.generation = Generation(data / opening.GENERATION, index.mark())
+                index.generation = Generation(data / opening.GENERATION, mark)
 
             stack.pop_all()
         return Ports(index, segments, trusted, ready)
 
-    def _index_in_file(self, data: Path) -> tuple[SqlIndex, opening.Standing, Mark | None, str]:
+    def _index_in_file(self, data: Path) -> _Opened:
         standing = opening.look(data, all_here=self.segments is None)
         standing.expect_usable()
         index = SqliteIndex(data / opening.INDEX)
-        return index, standing, index.mark(), ""
+        mark = index.mark()
+        return _Opened(index, standing, mark, mark, "")
 
-    def _database(self, data: Path) -> tuple[SqlIndex, opening.Standing, Mark | None, str]:
+    def _database(self, data: Path) -> _Opened:
         # The one place that needs it: who has the index in a file needs no driver.
         from memory_service.store.index.postgres import PostgresIndex
 
@@ -220,11 +233,11 @@ class Places:
             seen = index.seen()
             standing = opening.look_elsewhere(data, seen, index.place)
             standing.expect_usable()
-            index.prepare(data)
+            mark = index.prepare(data)
         except BaseException:
             index.close()
             raise
-        return index, standing, None if seen is None else seen.mark, index.place
+        return _Opened(index, standing, None if seen is None else seen.mark, mark, index.place)
 
 
 open_local: Final = Places()

@@ -13,7 +13,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import Final
@@ -114,10 +114,12 @@ class Erasures:
             deleted = tuple(sorted(set(targets["exemplar_id"].tolist())))
             return DeleteResponse(deleted, buffer.state.columns.bytes_used, buffer.state.version, receipt=receipt)
 
-    def resume(self) -> None:
-        """Go on with what a crash has interrupted; what still cannot be done is logged, and stays to be done."""
-        with self._index.reading() as reading:
-            pending = reading.erasures()
+    def resume(self, pending: Mapping[int, Targets]) -> None:
+        """Go on with what a crash has interrupted; what still cannot be done is logged, and stays to be done.
+
+        Args:
+            pending: as :meth:`Reading.erasures` gives it.
+        """
         if not pending:
             return
         try:

@@ -87,26 +87,27 @@ class Store:
         self._quota = Quota(total, self._index.leave_room, learner_limit=of_a_learner)
         try:
             with self._index.reading() as reading:
-                known, buffers, contents = reading.known_files(), reading.buffers(), reading.contents()
+                known, contents, erasing = reading.known_files(), reading.contents(), reading.erasures()
             self._index.stems_gone(self._segments.sweep(known, trusted=ports.trusted))
             directory.empty_incoming(self.incoming)
             directory.clear_unfinished(self.data)
             sealed = SealedSegments(self._segments)
             self._buffers = {
-                entry.config.name: self._open_buffer(entry, contents.pop(entry.config.id), sealed) for entry in buffers
+                contents[id_].entry.config.name: self._open_buffer(contents.pop(id_), sealed) for id_ in list(contents)
             }
             ports.ready()
             for buffer in self._buffers.values():
                 self._name_files.keep(buffer.config, buffer.state.names)
             self.erasures = Erasures(self._index, self._segments, self.buffers, self._archiving, Receipts(self.data))
             """Erase records by it."""
-            self.erasures.resume()
+            self.erasures.resume(erasing)
         except BaseException:
             self._segments.close()
             self._index.close()
             raise
 
-    def _open_buffer(self, entry: BufferEntry, rows: BufferRows, sealed: SealedSegments) -> Buffer:
+    def _open_buffer(self, rows: BufferRows, sealed: SealedSegments) -> Buffer:
+        entry = rows.entry
         expect_known(entry)
         buffer = Buffer(entry, rows, self._index, self._segments, self._options, sealed, self._quota)
         buffer.on_named = self._name_files.keep
@@ -293,7 +294,7 @@ class Store:
     def _open_new(self, entry: BufferEntry) -> Buffer:
         with self._index.reading() as reading:
             rows = reading.contents(entry.config.id)[entry.config.id]
-        return self._open_buffer(entry, rows, SealedSegments(self._segments))
+        return self._open_buffer(rows, SealedSegments(self._segments))
 
     def buffers(self) -> list[Buffer]:
         """All buffers by name; waits for nobody."""

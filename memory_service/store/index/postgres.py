@@ -8,9 +8,6 @@ had it before is over, so that what its last transaction came to can be asked fo
 from __future__ import annotations
 
 import logging
-import os
-import select
-import socket
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -19,11 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from memory_format import StorageError
 from memory_service.store.index import migrations, tables
 from memory_service.store.index.base import Reading, Writing
+from memory_service.store.index.connecting import PIPELINE, end, is_alive, make_engine, parse
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.opening import Seen
 from memory_service.store.index.reading import UNANSWERED
@@ -31,34 +28,22 @@ from memory_service.store.index.sql import AHEAD, SqlIndex, as_storage_error
 
 logger = logging.getLogger(__name__)
 
-_CONNECTIONS: Final = 8
-"""At most, the one that writes among them."""
-_POOL_SECONDS: Final = 10
 _PREPARED_AFTER: Final = 5
-"""Uses of a statement, in the connection that writes. Elsewhere, preparing one would be waited for."""
-_PIPELINE: Final = "exemplar_memory_pipeline"
+"""Uses of a statement, in the connection that writes."""
 _LOCK_SECONDS: Final = 3.0
 """For how long the lock is asked for: the session of a process that has just ended may live a little longer."""
 
 _LOCK: Final = "1701668205, hashtext(current_schema())"
 """Of a store: a database holds one in each schema."""
-_TAKE_LOCK: Final = sa.text(f"SELECT pg_try_advisory_lock({_LOCK})")
+_TAKE_LOCK: Final = sa.text(
+    f"SELECT pg_try_advisory_lock({_LOCK}) AS taken, current_setting('server_encoding') AS encoding, "
+    "current_setting('fsync') AS fsync, current_schema() AS schema, pg_is_in_recovery() AS standby"
+)
 _HOLDER: Final = sa.text(
     "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND "
     "l.granted AND l.classid::bigint = 1701668205 AND l.objid = hashtext(current_schema())::bit(32)::bigint::oid AND "
     "l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
-_SERVER: Final = sa.text(
-    "SELECT current_setting('server_encoding'), current_setting('fsync'), current_schema(), pg_is_in_recovery()"
-)
-# Beside the driver's, for the server's side of a connection that is cut. And what is committed is durable, whatever is
-# usual at this server.
-_SESSION: Final = """
-SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s';
-SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
-SET tcp_user_timeout = '25s';
-SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
-"""
 _COUNT: Final = """
 UPDATE store SET changes = changes + 1
 RETURNING changes, ARRAY(SELECT nextval(pg_get_serial_sequence('segments', 'id')) FROM generate_series(1, %s::int))
@@ -66,7 +51,17 @@ RETURNING changes, ARRAY(SELECT nextval(pg_get_serial_sequence('segments', 'id')
 """And ids for new segments, which need not be asked for then."""
 _BEGIN: Final = sa.text("BEGIN ISOLATION LEVEL READ COMMITTED").execution_options(**{UNANSWERED: True})
 _COMMIT: Final = sa.text("COMMIT")
-_OPENED: Final = tables.store.update().values(changes=tables.store.c.changes + 2).returning(tables.store.c.changes)
+_SEEN: Final = sa.select(
+    tables.store.c.store_id,
+    tables.store.c.changes,
+    sa.select(migrations.alembic_version.c.version_num).scalar_subquery().label("version_num"),
+    sa.select(sa.func.count()).select_from(tables.segments).scalar_subquery().label("segments"),
+)
+_OPENED: Final = (
+    tables.store.update()
+    .values(changes=tables.store.c.changes + 2)
+    .returning(tables.store.c.store_id, tables.store.c.changes)
+)
 """A start leaves a number out. So who has lost the store, and does not know whether its last change was committed,
 finds one change more if it was, and two or more if somebody else has opened the store."""
 
@@ -83,12 +78,14 @@ class PostgresIndex(SqlIndex):
     """
 
     def __init__(self, url: str) -> None:
-        parsed = _parse(url)
+        parsed = parse(url)
         # Never with a password: errors and logs show it.
         self.place = f"database {parsed.database or parsed.username} at {parsed.host or 'a local socket'}"
         if parsed.port is not None:
             self.place += f":{parsed.port}"
         self._holder: sa.Connection | None = None
+        self._schema: str | None = None
+        """What :meth:`seen` has found."""
         self._number: int | None = None
         """Of the last change that this process has counted."""
         self._pipeline = ExitStack()
@@ -99,12 +96,9 @@ class PostgresIndex(SqlIndex):
         """Of the next new segments: nobody else is given them."""
         self._undecided = False
         """Whether the last transaction may have been committed, or be about to."""
-        engine = _engine(parsed)
+        engine = make_engine(parsed)
         super().__init__(engine, engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True))
         self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
-        event.listen(engine, "connect", _configure)
-        event.listen(engine, "checkout", _expect_alive)
-        event.listen(engine, "after_cursor_execute", _wait_for_answer)
         try:
             with as_storage_error():
                 self._hold()
@@ -117,24 +111,35 @@ class PostgresIndex(SqlIndex):
     def seen(self) -> Seen | None:
         """What the index says of itself; None where there are no tables yet. Raises ``StorageError``: there are some,
         and they are none of a store."""
+        try:
+            with super().reading() as reading:
+                row = reading.connection.execute(_SEEN).one()
+        except StorageError:
+            # Most of all as there are no tables.
+            if self._is_there():
+                raise
+            return None
+        self._schema = row.version_num
+        return Seen(Mark(row.store_id, row.changes), row.segments)
+
+    def _is_there(self) -> bool:
+        """Whether there are a store's tables. Raises ``StorageError``: there are some that are none of a store's."""
         with super().reading() as reading:
-            connection = reading.connection
-            names = set(sa.inspect(connection).get_table_names())
+            names = set(sa.inspect(reading.connection).get_table_names())
             if "alembic_version" not in names:
                 if others := sorted(names & tables.metadata.tables.keys()):
                     raise StorageError(
                         f"{self.place} has a table {others[0]!r} that is none of a store's: name another database, or "
                         "a schema (?options=-csearch_path%3DNAME)"
                     )
-                return None
+                return False
             if "store" not in names:
                 raise StorageError(f"{self.place} is used by something else: name another database, or a schema")
-            mark = connection.execute(sa.select(tables.store.c.store_id, tables.store.c.changes)).one()
-            segments = connection.execute(sa.select(sa.func.count()).select_from(tables.segments)).scalar_one()
-            return Seen(Mark(*mark), segments)
+            return True
 
-    def prepare(self, data: Path) -> None:
-        """Make the tables or bring them up to date, and note that somebody has opened the store.
+    def prepare(self, data: Path) -> Mark:
+        """Make the tables or bring them up to date, and note that somebody has opened the store; returns what the index
+        says of itself then. Comes behind :meth:`seen`.
 
         Args:
             data: the store's directory.
@@ -143,9 +148,11 @@ class PostgresIndex(SqlIndex):
             StorageError: a newer version made it, or it cannot be written.
         """
         with as_storage_error():
-            migrations.bring_up_to_date(self._engine, tables.metadata, data)
-            with self._write_lock, self._transaction() as connection:
-                self._number = connection.execute(_OPENED).scalar_one()
+            migrations.bring_up_to_date(self._engine, tables.metadata, data, self._schema)
+            with self._write_lock:
+                mark = Mark(*self._held().execute(_OPENED).one())
+            self._number = mark.changes
+            return mark
 
     # Holding it
 
@@ -154,8 +161,6 @@ class PostgresIndex(SqlIndex):
         # Transactions are begun by _transaction, with their first statement.
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
-            if self._number is None:
-                self._expect_fit(connection)
             self._take_lock(connection)
             if self._number is not None:
                 found = connection.execute(sa.select(tables.store.c.changes)).scalar_one()
@@ -169,15 +174,16 @@ class PostgresIndex(SqlIndex):
             connection.commit()
             driver: Any = connection.connection.driver_connection
             driver.prepare_threshold = _PREPARED_AFTER
-            connection.info[_PIPELINE] = self._pipeline.enter_context(driver.pipeline())
+            connection.info[PIPELINE] = self._pipeline.enter_context(driver.pipeline())
         except BaseException:
-            _end(connection)
+            end(connection)
             raise
         self._holder, self._undecided = connection, False
 
     def _take_lock(self, connection: sa.Connection) -> None:
         end = time.monotonic() + _LOCK_SECONDS
-        while not connection.execute(_TAKE_LOCK).scalar_one():
+        while not (found := connection.execute(_TAKE_LOCK).one()).taken:
+            self._expect_fit(found)
             if time.monotonic() > end:
                 holder = connection.execute(_HOLDER).scalar() or "which does not say its name"
                 raise StorageError(
@@ -185,21 +191,22 @@ class PostgresIndex(SqlIndex):
                 )
             connection.commit()
             time.sleep(0.02)
+        self._expect_fit(found)
+        if found.fsync != "on" and self._number is None:
+            logger.warning("%s has fsync off: a crash of its machine loses what was acknowledged", self.place)
 
-    def _expect_fit(self, connection: sa.Connection) -> None:
-        encoding, fsync, schema, standby = connection.execute(_SERVER).one()
+    def _expect_fit(self, found: sa.Row[Any]) -> None:
+        encoding = found.encoding
         if encoding != "UTF8":
             raise StorageError(f"{self.place} has the encoding {encoding}: make one with UTF8")
-        if schema is None:
+        if found.schema is None:
             raise StorageError(f"{self.place} has no schema that search_path names: make it (CREATE SCHEMA)")
-        if standby:
+        if found.standby:
             raise StorageError(f"{self.place} is a standby, which cannot be written: name the primary")
-        if fsync != "on":
-            logger.warning("%s has fsync off: a crash of its machine loses what was acknowledged", self.place)
 
     def _held(self) -> sa.Connection:
         """The connection that writes. Called with the lock."""
-        if self._holder is not None and not _is_alive(self._holder):
+        if self._holder is not None and not is_alive(self._holder):
             self._let_go()
         if self._holder is None:
             self._hold()
@@ -208,7 +215,7 @@ class PostgresIndex(SqlIndex):
 
     def _let_go(self) -> None:
         if self._holder is not None:
-            _end(self._holder)
+            end(self._holder)
             self._holder = None
             with suppress(Exception):
                 self._pipeline.close()
@@ -301,93 +308,3 @@ class PostgresIndex(SqlIndex):
                 self._holder.exec_driver_sql("SELECT pg_advisory_unlock_all()")
             self._let_go()
         super().close()
-
-
-def _parse(url: str) -> sa.URL:
-    """Raises ``StorageError``: it is none of these; without a word of it, as there may be a password in it."""
-    try:
-        parsed = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError):
-        parsed = sa.URL.create("none")
-    if parsed.drivername not in ("postgresql", "postgresql+psycopg") or "@" in f"{parsed.host}{parsed.database}":
-        raise StorageError(
-            "the index is postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE, what is given is not; in a password, "
-            "@ is written %40, : %3A and / %2F"
-        )
-    return parsed.set(drivername="postgresql+psycopg")
-
-
-def _engine(url: sa.URL) -> sa.Engine:
-    usual: dict[str, Any] = {
-        "application_name": f"memory-service, pid {os.getpid()} on {socket.gethostname()}"[:63],
-        # Of a database in SQL_ASCII, which _expect_fit refuses, the driver would give bytes.
-        "client_encoding": "utf8",
-        "connect_timeout": 5,
-        "prepare_threshold": None,
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        # Milliseconds.
-        "tcp_user_timeout": 25_000,
-    }
-    try:
-        return sa.create_engine(
-            url,
-            connect_args={name: value for name, value in usual.items() if name not in url.query},
-            pool_size=_CONNECTIONS,
-            max_overflow=0,
-            pool_timeout=_POOL_SECONDS,
-            # What is stored has no place in a log.
-            hide_parameters=True,
-        )
-    except ImportError as error:
-        raise StorageError(
-            f"an index in PostgreSQL needs psycopg ({error}): pip install 'exemplar-memory[service,postgres]'"
-        ) from error
-
-
-def _configure(connection: Any, _record: Any) -> None:
-    connection.execute(_SESSION)
-    connection.commit()
-
-
-def _wait_for_answer(connection: sa.Connection, *said: Any) -> None:
-    """Where statements are sent without waiting, wait for those of which the answer is looked at."""
-    pipeline, context = connection.info.get(_PIPELINE), said[3]
-    if pipeline is not None and not context.execution_options.get(UNANSWERED):
-        pipeline.sync()
-
-
-def _expect_alive(driver: Any, _record: Any, _proxy: Any) -> None:
-    """Of a connection that others have used: without asking the server, as SQLAlchemy would."""
-    if not _has_heard_nothing(driver):
-        raise sa.exc.DisconnectionError
-
-
-def _is_alive(connection: sa.Connection) -> bool:
-    """Whether a connection is open still, as far as this side has heard."""
-    return not connection.invalidated and _has_heard_nothing(connection.connection.driver_connection)
-
-
-def _has_heard_nothing(driver: Any) -> bool:
-    if driver.closed:
-        return False
-    poll = select.poll()
-    poll.register(driver.fileno(), select.POLLIN)
-    if not poll.poll(0):
-        return True
-    # The server says something unasked: mostly that it ends.
-    try:
-        driver.execute("SELECT 1")
-        driver.rollback()
-    except Exception:
-        return False
-    return True
-
-
-def _end(connection: sa.Connection) -> None:
-    """Close a connection for good: its session's lock goes with it."""
-    with suppress(sa.exc.SQLAlchemyError):
-        connection.invalidate()
-    with suppress(sa.exc.SQLAlchemyError):
-        connection.close()

@@ -45,8 +45,9 @@ class BufferEntry:
 
 @dataclass
 class BufferRows:
-    """What else the index says of a buffer."""
+    """All that the index says of a buffer."""
 
+    entry: BufferEntry
     number: int
     """Of the last change that this has seen: see :meth:`Index.writing`."""
     segments: list[SegmentState] = field(default_factory=list)
@@ -91,29 +92,16 @@ class Reading:
 
     def contents(self, buffer_id: int | None = None) -> dict[int, BufferRows]:
         """Buffer id -> its contents: of one buffer, or of all in as many statements."""
-        b = tables.buffers.c
-        found = self.connection.execute(_only(sa.select(b.id, b.description), b.id, buffer_id))
-        counts = {id_: {"description_bytes": len(description.encode())} for id_, description in found}
-        seen = self.number()
-        contents = {id_: BufferRows(seen) for id_ in counts}
+        contents, counts = self._read_buffers(buffer_id)
         self._read_segments(contents, buffer_id)
-        self._read_deaths(contents, buffer_id)
         columns = [tables.snapshots.c[name] for name in Snapshot.__dataclass_fields__]
         number = tables.snapshots.c.number
         for owner, *values in self._of(buffer_id, tables.snapshots, *columns, order_by=number):
             snapshot = Snapshot(*values)
             contents[owner].snapshots[snapshot.name] = snapshot
-        for owner, class_id in self._of(buffer_id, tables.classes, tables.classes.c.class_id):
-            contents[owner].classes.add(class_id)
         n = tables.class_names.c
         for owner, class_id, name in self._of(buffer_id, tables.class_names, n.class_id, n.name):
             contents[owner].names[class_id] = name
-        for owner, data in self._of(buffer_id, tables.vocabularies, tables.vocabularies.c.words):
-            contents[owner].words = stored(data)
-        p = tables.pushes.c
-        statement = sa.select(p.buffer_id, sa.func.count(), sa.func.sum(answer_bytes())).group_by(p.buffer_id)
-        for owner, answers, num_bytes in self.connection.execute(_only(statement, p.buffer_id, buffer_id)):
-            counts[owner] |= {"answers": answers, "answer_bytes": num_bytes}
         scores = self._scores(buffer_id)
         owners, starts = np.unique(scores["buffer_id"], return_index=True)
         for owner, of_it in zip(owners.tolist(), np.split(scores, starts[1:]), strict=False):
@@ -126,35 +114,65 @@ class Reading:
             rows.counts = ledger.IndexRows(**counts[id_], **numbers)
         return contents
 
+    def _read_buffers(self, buffer_id: int | None) -> tuple[dict[int, BufferRows], dict[int, dict[str, int]]]:
+        """What there is one of for a buffer, and beside it what the ledger counts."""
+        b, p, c = tables.buffers.c, tables.pushes.c, tables.classes.c
+        counted = sa.select(
+            p.buffer_id, sa.func.count().label("answers"), sa.func.sum(answer_bytes()).label("num_bytes")
+        )
+        answers = _only(counted, p.buffer_id, buffer_id).group_by(p.buffer_id).subquery()
+        class_ids = sa.select(sa.func.aggregate_strings(c.class_id.cast(sa.Text), " ")).where(c.buffer_id == b.id)
+        statement = sa.select(
+            tables.buffers,
+            sa.select(tables.store.c.changes).scalar_subquery().label("number"),
+            tables.vocabularies.c.words,
+            class_ids.correlate(tables.buffers).scalar_subquery().label("class_ids"),
+            answers.c.answers,
+            answers.c.num_bytes,
+        ).select_from(
+            tables.buffers.outerjoin(tables.vocabularies).outerjoin(answers, answers.c.buffer_id == b.id),
+        )
+        contents: dict[int, BufferRows] = {}
+        counts: dict[int, dict[str, int]] = {}
+        for row in self.connection.execute(_only(statement, b.id, buffer_id)):
+            classes = set(map(int, (row.class_ids or "").split()))
+            words = None if row.words is None else stored(row.words)
+            contents[row.id] = BufferRows(entry_of(row), row.number, classes=classes, words=words)
+            description_bytes = len(row.description.encode())
+            counts[row.id] = {"description_bytes": description_bytes, "answers": row.answers or 0}
+            counts[row.id]["answer_bytes"] = row.num_bytes or 0
+        return contents, counts
+
     def _read_segments(self, contents: dict[int, BufferRows], buffer_id: int | None) -> None:
-        s, o, part = tables.segments.c, tables.open_rows.c, tables.buffer_segments.c
-        statement: Any = sa.select(part.buffer_id, o.segment_id, o.headers, o.learners)
-        statement = statement.join(tables.buffer_segments, part.segment_id == o.segment_id)
-        statement = statement.order_by(o.segment_id, o.first)
-        chunks: dict[tuple[int, int], list[tuple[bytes, str]]] = {}
-        for owner, id_, headers, learners in self.connection.execute(_only(statement, part.buffer_id, buffer_id)):
-            chunks.setdefault((owner, id_), []).append((headers, learners))
-        statement = sa.select(part.buffer_id, s.id, s.stem, s.file_bytes, s.num_records, s.sealed)
-        statement = statement.join(tables.buffer_segments, part.segment_id == s.id)
-        for owner, *values in self.connection.execute(_only(statement, part.buffer_id, buffer_id)):
-            state = SegmentState(*values)
+        s, o, d, part = tables.segments.c, tables.open_rows.c, tables.deaths.c, tables.buffer_segments.c
+        # Two strings a segment, both in the order in which rows are read: as SQLAlchemy's rows, one a death, they would
+        # take ten times as long to come, and as one string of pairs half as long again. Once a segment only.
+        ids, versions = (sa.func.aggregate_strings(column.cast(sa.Text), " ") for column in (d.exemplar_id, d.version))
+        deaths = sa.select(ids + ";" + versions).where(d.buffer_id == part.buffer_id, d.segment_id == part.segment_id)
+        deaths_once = sa.case(
+            (sa.func.coalesce(o.first, 0) == 0, deaths.correlate(tables.buffer_segments).scalar_subquery())
+        )
+        statement: Any = sa.select(
+            part.buffer_id, deaths_once, o.headers, o.learners, s.id, s.stem, s.file_bytes, s.num_records, s.sealed
+        )
+        joined = tables.buffer_segments.join(tables.segments)
+        statement = statement.select_from(joined.outerjoin(tables.open_rows, o.segment_id == s.id))
+        statement = _only(statement, part.buffer_id, buffer_id).order_by(part.buffer_id, s.id, o.first)
+        chunks: dict[tuple[int, SegmentState], list[tuple[bytes, str]]] = {}
+        for owner, died, headers, learners, *values in self.connection.execute(statement):
+            of_it = chunks.setdefault((owner, SegmentState(*values)), [])
+            if headers is not None:
+                of_it.append((headers, learners))
+            if died is not None:
+                exemplar_ids, at = (np.fromstring(numbers, np.uint64, sep=" ") for numbers in died.split(";"))
+                order = np.argsort(exemplar_ids)
+                contents[owner].deaths[values[0]] = (exemplar_ids[order], at[order])
+        for (owner, state), of_it in chunks.items():
             if not state.sealed:
-                segment, open_bytes = _open_segment(state, chunks.get((owner, state.id), []))
+                segment, open_bytes = _open_segment(state, of_it)
                 contents[owner].open_segments[state.id] = segment
                 state = replace(state, open_bytes=open_bytes)
             contents[owner].segments.append(state)
-
-    def _read_deaths(self, contents: dict[int, BufferRows], buffer_id: int | None) -> None:
-        d = tables.deaths.c
-        # Two strings a segment, both in the order in which rows are read: as SQLAlchemy's rows, one a death, they would
-        # take ten times as long to come, and as one string of pairs half as long again.
-        texts = [sa.func.aggregate_strings(column.cast(sa.Text), " ") for column in (d.exemplar_id, d.version)]
-        statement = sa.select(d.buffer_id, d.segment_id, *texts)
-        statement = _only(statement, d.buffer_id, buffer_id).group_by(d.buffer_id, d.segment_id)
-        for owner, segment_id, *listed in self.connection.execute(statement):
-            ids, versions = (np.fromstring(numbers, np.uint64, sep=" ") for numbers in listed)
-            order = np.argsort(ids)
-            contents[owner].deaths[segment_id] = (ids[order], versions[order])
 
     def _of(self, buffer_id: int | None, table: sa.Table, *columns: Any, order_by: Any = None) -> Any:
         """Rows of one buffer or of all, each with its buffer's id in front."""
@@ -225,15 +243,24 @@ class Reading:
     def known_files(self) -> KnownFiles:
         """What should lie on the disk."""
         s, b, i = tables.segments.c, tables.buffers.c, tables.intents.c
-        segments = self.connection.execute(sa.select(s.stem, s.file_bytes, s.num_records, s.sealed))
-        left = i.upload_until - seconds_now()
-        intents = self.connection.execute(sa.select(i.stem, i.leaving, left.label("left"))).all()
-        next_ids = self.connection.execute(sa.select(b.name, b.next_exemplar_id))
+        none: Any = sa.null()
+        every = sa.union_all(
+            sa.select(
+                sa.literal("segment").label("kind"), s.stem.label("name"), s.file_bytes, s.num_records, s.sealed
+            ).add_columns(sa.cast(none, sa.Double).label("left")),
+            sa.select(
+                sa.literal("intent"), i.stem, sa.literal(0), sa.literal(0), i.leaving, i.upload_until - seconds_now()
+            ),
+            sa.select(
+                sa.literal("buffer"), b.name, b.next_exemplar_id, sa.literal(0), sa.false(), sa.cast(none, sa.Double)
+            ),
+        )
+        rows = self.connection.execute(every).all()
         return KnownFiles(
-            {stem: (file_bytes, num_records, sealed) for stem, file_bytes, num_records, sealed in segments},
-            {row.stem: row.leaving for row in intents},
-            {row.name: row.next_exemplar_id for row in next_ids},
-            {row.stem: float(row.left) for row in intents if row.left is not None and row.left > 0},
+            {row.name: (row.file_bytes, row.num_records, row.sealed) for row in rows if row.kind == "segment"},
+            {row.name: row.sealed for row in rows if row.kind == "intent"},
+            {row.name: row.file_bytes for row in rows if row.kind == "buffer"},
+            {row.name: float(row.left) for row in rows if row.left is not None and row.left > 0},
         )
 
     def known_stems(self, stems: Collection[str]) -> set[str]:

@@ -33,7 +33,8 @@ class SqliteIndex(SqlIndex):
         try:
             with as_storage_error():
                 if migrate:
-                    migrations.bring_up_to_date(self._engine, tables.metadata, path.parent)
+                    found = migrations.current(self._engine)
+                    migrations.bring_up_to_date(self._engine, tables.metadata, path.parent, found)
                 else:
                     migrations.expect_up_to_date(self._engine)
         except BaseException:

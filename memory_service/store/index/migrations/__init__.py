@@ -20,7 +20,7 @@ HEAD = "0011"
 """The newest schema; a test holds it to the newest file."""
 
 _VERSIONS = sa.MetaData()
-_alembic_version = sa.Table(
+alembic_version = sa.Table(
     "alembic_version",
     _VERSIONS,
     sa.Column("version_num", sa.String(32), nullable=False),
@@ -29,17 +29,17 @@ _alembic_version = sa.Table(
 """Just as Alembic makes it."""
 
 
-def bring_up_to_date(engine: sa.Engine, metadata: sa.MetaData, store: Path) -> None:
+def bring_up_to_date(engine: sa.Engine, metadata: sa.MetaData, store: Path, found: str | None) -> None:
     """Make the schema, or run the changes that are missing, all of it in one transaction.
 
     Args:
         metadata: the newest schema.
         store: the store's directory, for changes that must look into segment files.
+        found: the present schema, as :func:`current` gives it.
 
     Raises:
         StorageError: a newer version of the service made the index, or a change failed: then nothing has changed.
     """
-    found = _current(engine)
     if found == HEAD:
         return
     if found is None:
@@ -48,7 +48,7 @@ def bring_up_to_date(engine: sa.Engine, metadata: sa.MetaData, store: Path) -> N
             with connection.begin():
                 metadata.create_all(connection)
                 _VERSIONS.create_all(connection)
-                connection.execute(_alembic_version.insert(), {"version_num": HEAD})
+                connection.execute(alembic_version.insert(), {"version_num": HEAD})
                 row = {"id": 1, "store_id": uuid.uuid4().hex, "changes": 0}
                 connection.execute(metadata.tables["store"].insert(), row)
         return
@@ -100,7 +100,7 @@ def _around_changes(connection: sa.Connection) -> Iterator[sa.Connection]:
 
 def expect_up_to_date(engine: sa.Engine) -> None:
     """Raises ``StorageError``: the index has another schema than this version's."""
-    found = _current(engine)
+    found = current(engine)
     if found != HEAD:
         raise StorageError(
             f"the index has schema {found or 'none'}, this program knows {HEAD}; starting the service on the "
@@ -108,11 +108,12 @@ def expect_up_to_date(engine: sa.Engine) -> None:
         )
 
 
-def _current(engine: sa.Engine) -> str | None:
+def current(engine: sa.Engine) -> str | None:
+    """The number of the schema that there is, None where there are no tables."""
     with engine.connect() as connection, connection.begin():
         tables = sa.inspect(connection).get_table_names()
         if "alembic_version" in tables:
-            found: str = connection.execute(sa.select(_alembic_version.c.version_num)).scalar_one()
+            found: str = connection.execute(sa.select(alembic_version.c.version_num)).scalar_one()
             return found
         if "meta" in tables:
             # Written by schema 1, before Alembic kept count.

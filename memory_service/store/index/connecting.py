@@ -1,0 +1,126 @@
+"""Connections to PostgreSQL: how they are made, whether they are open still, and their end."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from contextlib import suppress
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from memory_format import StorageError
+from memory_service.store.index.reading import UNANSWERED
+
+_CONNECTIONS: Final = 8
+"""At most, the one that writes among them."""
+_POOL_SECONDS: Final = 10
+PIPELINE: Final = "exemplar_memory_pipeline"
+
+# Beside the driver's, for the server's side of a connection that is cut. And what is committed is durable, whatever is
+# usual at this server.
+_SESSION: Final = """
+SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s';
+SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+SET tcp_user_timeout = '25s';
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+"""
+
+
+def parse(url: str) -> sa.URL:
+    """Raises ``StorageError``: it is none of these; without a word of it, as there may be a password in it."""
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        parsed = sa.URL.create("none")
+    if parsed.drivername not in ("postgresql", "postgresql+psycopg") or "@" in f"{parsed.host}{parsed.database}":
+        raise StorageError(
+            "the index is postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE, what is given is not; in a password, "
+            "@ is written %40, : %3A and / %2F"
+        )
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def make_engine(url: sa.URL) -> sa.Engine:
+    """A small pool, whose connections are looked at before they are used. Raises ``StorageError``: the driver is
+    missing."""
+    usual: dict[str, Any] = {
+        "application_name": f"memory-service, pid {os.getpid()} on {socket.gethostname()}"[:63],
+        # Of a database in SQL_ASCII, which _expect_fit refuses, the driver would give bytes.
+        "client_encoding": "utf8",
+        "connect_timeout": 5,
+        # Preparing a statement would be waited for. The connection that writes does it, in its pipeline.
+        "prepare_threshold": None,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        # Milliseconds.
+        "tcp_user_timeout": 25_000,
+    }
+    try:
+        engine = sa.create_engine(
+            url,
+            connect_args={name: value for name, value in usual.items() if name not in url.query},
+            pool_size=_CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=_POOL_SECONDS,
+            # What is stored has no place in a log.
+            hide_parameters=True,
+        )
+    except ImportError as error:
+        raise StorageError(
+            f"an index in PostgreSQL needs psycopg ({error}): pip install 'exemplar-memory[service,postgres]'"
+        ) from error
+    event.listen(engine, "connect", _configure)
+    event.listen(engine, "checkout", _expect_alive)
+    event.listen(engine, "after_cursor_execute", _wait_for_answer)
+    return engine
+
+
+def _configure(connection: Any, _record: Any) -> None:
+    connection.execute(_SESSION)
+    connection.commit()
+
+
+def _wait_for_answer(connection: sa.Connection, *said: Any) -> None:
+    """Where statements are sent without waiting, wait for those of which the answer is looked at."""
+    pipeline, context = connection.info.get(PIPELINE), said[3]
+    if pipeline is not None and not context.execution_options.get(UNANSWERED):
+        pipeline.sync()
+
+
+def _expect_alive(driver: Any, _record: Any, _proxy: Any) -> None:
+    """Of a connection that others have used: without asking the server, as SQLAlchemy would."""
+    if not _has_heard_nothing(driver):
+        raise sa.exc.DisconnectionError
+
+
+def is_alive(connection: sa.Connection) -> bool:
+    """Whether a connection is open still, as far as this side has heard."""
+    return not connection.invalidated and _has_heard_nothing(connection.connection.driver_connection)
+
+
+def _has_heard_nothing(driver: Any) -> bool:
+    if driver.closed:
+        return False
+    poll = select.poll()
+    poll.register(driver.fileno(), select.POLLIN)
+    if not poll.poll(0):
+        return True
+    # The server says something unasked: mostly that it ends.
+    try:
+        driver.execute("SELECT 1")
+        driver.rollback()
+    except Exception:
+        return False
+    return True
+
+
+def end(connection: sa.Connection) -> None:
+    """Close a connection for good: its session's lock goes with it."""
+    with suppress(sa.exc.SQLAlchemyError):
+        connection.invalidate()
+    with suppress(sa.exc.SQLAlchemyError):
+        connection.close()
