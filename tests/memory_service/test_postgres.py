@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,16 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from fastapi.testclient import TestClient
 from sqlalchemy import event
 
 from memory_format import StorageError, encode_batch
 from memory_service.cli import main
+from memory_service.http.app import create_app
+from memory_service.settings import Settings
 from memory_service.store import Buffer, Store
 from memory_service.store.directory import Places
-from memory_service.store.index import migrations, tables
+from memory_service.store.index import connecting, migrations, tables
 from memory_service.store.index import postgres as module
 from memory_service.store.index.postgres import PostgresIndex
 from memory_service.store.pure.change import Answer, PushKey
@@ -181,6 +184,34 @@ def test_a_commit_without_an_answer_is_found_out(
     store.release()
     with open_store(tmp_path / "store", url) as store:
         assert held(store.buffer("b")) == before
+
+
+def test_where_all_connections_are_taken_it_is_said_when_to_ask_again(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for one longer than the pool's deadline, and nothing of the push is left."""
+    monkeypatch.setattr(connecting, "_POOL_SECONDS", 0.05)
+    batch = encode_batch([make_exemplar(0, 1)])
+    headers = {"Content-Type": "application/vnd.apache.arrow.stream", "Idempotency-Key": "k"}
+    with open_store(tmp_path / "store", url) as store, ExitStack() as taken:
+        buffer = filled(store)
+        before = held(buffer)
+        pool = holder_of(store).engine.pool
+        assert isinstance(pool, sa.QueuePool)
+        app = create_app(Settings(data=tmp_path / "store"), store)
+        with TestClient(app, "http://127.0.0.1") as client:
+            while pool.checkedout() < pool.size():
+                taken.callback(pool.connect().close)
+            refused = client.post("/v1/buffers/b/exemplars", content=batch, headers=headers)
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+            assert refused.json()["code"] == "storage_failed"
+            assert held(buffer) == before
+            taken.close()
+            for replayed in (False, True):
+                answer = client.post("/v1/buffers/b/exemplars", content=batch, headers=headers)
+                assert (answer.status_code, "Idempotency-Replayed" in answer.headers) == (200, replayed)
+        assert buffer.stats().num_records == 5
+        expect_loaded_state(buffer)
 
 
 # How often it is waited for
