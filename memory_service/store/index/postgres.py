@@ -217,6 +217,8 @@ class PostgresIndex(SqlIndex):
         if self._holder is not None:
             end(self._holder)
             self._holder = None
+            # A server that has crashed may give those of an uncommitted transaction again.
+            self._segment_ids.clear()
             with suppress(Exception):
                 self._pipeline.close()
 
