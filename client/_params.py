@@ -13,7 +13,7 @@ from client._transport import Params
 from memory_format import FormatError
 from memory_format.api.terms import FINGERPRINT_PATTERN, STREAM_PATTERN, EvictionPolicy
 from memory_format.arguments import is_whole
-from memory_format.user_fields import FieldValue, written
+from memory_format.user_fields import FieldValue, check_fields, written
 
 T = TypeVar("T")
 Many: TypeAlias = T | Sequence[T] | None
@@ -74,12 +74,28 @@ def conditions(
             "phase": listed("phase", phase),
             "learner_id": listed("learner_id", learner_id),
             "not_learner_id": listed("not_learner_id", not_learner_id),
-            "fields": None
-            if fields is None
-            else {name: listed(name, values) for name, values in fields.items()} or None,
+            "fields": _of_fields(fields),
             **more,
         }
     )
+
+
+def _of_fields(fields: Fields) -> dict[str, list[FieldValue]] | None:
+    """A condition's values by field; None where there is none.
+
+    Raises:
+        FormatError: a name or a value that no field has.
+        ValueError: it is no dictionary, or a field has no values.
+    """
+    if not isinstance(fields, Mapping | None):
+        raise ValueError(f"fields is a dictionary of values by name, such as {{'camera': 'left'}}; got {fields!r:.100}")
+    found = {}
+    for name, values in (fields or {}).items():
+        items = listed(f"fields[{name!r:.100}]", values)
+        if items is None:
+            raise ValueError(f"fields[{name!r:.100}] is None, which no record has; leave it out for no condition")
+        found[name] = [check_fields({name: item})[name] for item in items]
+    return found or None
 
 
 def query_string(values: Mapping[str, Any]) -> Params:
