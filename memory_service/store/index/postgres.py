@@ -259,7 +259,7 @@ class PostgresIndex(SqlIndex):
             raise
 
     def _commit(self, connection: sa.Connection) -> None:
-        # As a statement: the driver's own commit does nothing where it has not heard of the BEGIN yet.
+        # As a statement: commit() may do nothing in a pipeline (findings/psycopg_commit_unheard.sh).
         connection.execute(_COMMIT)
 
     def scrub(self) -> None:
