@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -441,7 +442,7 @@ def test_a_service_over_it_survives_kills_and_shows_no_password(
 ) -> None:
     data, environment = tmp_path / "store", {"MEMORY_SERVICE_INDEX": url, "MEMORY_SERVICE_LOG_LEVEL": "debug"}
     batch = encode_batch([make_exemplar(i % 3, i) for i in range(8)])
-    headers = {"Content-Type": "application/vnd.apache.arrow.stream"}
+    headers = {"Content-Type": "application/vnd.apache.arrow.stream", "Idempotency-Key": "k"}
     with ServiceProcess(data, environment=environment) as service:
         httpx.put(f"{service.url}/v1/buffers/b", json={"budget_bytes": 20_000}).raise_for_status()
         ids = httpx.post(f"{service.url}/v1/buffers/b/exemplars", content=batch, headers=headers).json()["exemplar_ids"]
@@ -453,6 +454,9 @@ def test_a_service_over_it_survives_kills_and_shows_no_password(
     with open_store(data, url) as store:
         assert store.buffer("b").state.columns["exemplar_id"].tolist() == ids
         assert len(ids) == 8
+        again = store.buffer("b").push(batch, idempotency_key="k")
+        assert (again.replayed, json.loads(again.document)["exemplar_ids"]) == (True, ids)
+        assert store.buffer("b").stats().num_records == 8
 
 
 def test_who_has_the_index_in_a_file_needs_no_driver() -> None:
