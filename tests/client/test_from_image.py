@@ -190,7 +190,7 @@ def test_it_is_what_make_record_makes_and_can_be_pushed(service: Service) -> Non
         ({"text": "a wren", "tokenizer": "bert"}, "tokenizer must be callable"),
         ({"text": "a wren", "tokenizer": lambda text: {"ids": [1]}}, "mapping without input_ids"),
         ({"text": "a wren", "tokenizer": lambda text: text.split()}, "the tokenizer's ids must be a flat sequence"),
-        ({"text": "a wren", "tokenizer": lambda text: [70_000]}, "stored as uint16"),
+        ({"text": "a wren", "tokenizer": lambda text: [2**32]}, "must lie in 0..4294967295"),
         ({"text": "a wren", "tokenizer": Words(), "keep_tokens": [True]}, r"keep_tokens must be \(4,\) bool"),
         ({"keep_tokens": [True]}, "give text and tokenizer too"),
     ],
