@@ -26,9 +26,10 @@ from memory_format.api import answers, requests
         (Buffer.fork, requests.ForkRequest, set()),
         (Buffer.update_scores, requests.ScoreUpdate, set()),
         (Buffer.sample, requests.SampleBody, {"decode_threads", "pixels", "cache", "want"}),
-        (Buffer.query, requests.ExemplarQuery, {"cursor"}),
-        (Buffer.records, requests.ExemplarQuery, {"cursor"}),
-        (Buffer.delete, requests.DeleteQuery, {"exemplar_ids", "exemplar_id"}),
+        # An address says its conditions on fields one by one, ``field=NAME:VALUE``.
+        (Buffer.query, requests.ExemplarQuery, {"cursor", "field", "fields"}),
+        (Buffer.records, requests.ExemplarQuery, {"cursor", "field", "fields"}),
+        (Buffer.delete, requests.DeleteQuery, {"exemplar_ids", "exemplar_id", "field", "fields"}),
     ],
 )
 def test_a_method_takes_what_its_request_can_say(
