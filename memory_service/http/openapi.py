@@ -104,8 +104,20 @@ class DescribedApp(FastAPI):
             schemas["Problem"] = _PROBLEM
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
+            _close(document)
         assert self.openapi_schema is not None
         return self.openapi_schema
+
+
+def _close(schema: Any) -> None:
+    """Where names have a pattern, say that there are no others: pydantic 2.13 says which fit, and refuses the rest."""
+    if isinstance(schema, dict):
+        if "patternProperties" in schema:
+            schema.setdefault("additionalProperties", False)
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            _close(part)
 
 
 def _complete(operation: dict[str, Any]) -> None:

@@ -104,6 +104,21 @@ def test_bounds_are_words_of_json_schema(tmp_path: Path) -> None:
     assert re.findall(r'"(?:ge|gt|le|lt|multiple_of)":', document) == []
 
 
+def test_names_that_have_a_pattern_are_all_there_are(tmp_path: Path) -> None:
+    """A run's facts, and the fields of a draw."""
+    found = []
+
+    def look(schema: object) -> None:
+        if isinstance(schema, dict):
+            found.extend([schema] if "patternProperties" in schema else [])
+        for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+            look(part)
+
+    look(create_app(Settings(data=tmp_path)).openapi())
+    assert len(found) >= 3
+    assert all(schema["additionalProperties"] is False for schema in found)
+
+
 def test_every_command_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
