@@ -15,8 +15,6 @@ from memory_format.text import check_text
 FieldValue: TypeAlias = str | int | float | bool
 
 FIELD_PATTERN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
-_DECIMAL: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_WHOLE: Final = re.compile(r"-?[0-9]+")
 MAX_FIELDS: Final = 16
 """Of one record."""
 MAX_FIELD_TEXT: Final = 128
@@ -68,12 +66,3 @@ def written(value: FieldValue) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
     return str(value)
-
-
-def as_written(text: str) -> str:
-    """What somebody wrote as a value, as :func:`written` has it: 1.50 and 1e3 are 1.5 and 1000."""
-    try:
-        number = float(text) if _DECIMAL.fullmatch(text) else math.nan
-    except ValueError:
-        return text
-    return written(number) if math.isfinite(number) and not _WHOLE.fullmatch(text) else text

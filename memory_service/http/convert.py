@@ -18,7 +18,7 @@ from memory_format.bitmask import count_kept
 from memory_format.header import FLAG_PARTS
 from memory_format.in_place import FILL, check_shown_size, kept_rows
 from memory_format.parts import Further
-from memory_format.user_fields import as_written, written
+from memory_format.user_fields import written
 from memory_service.store.buffer import Buffer
 from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
 from memory_service.store.pure.query import Query
@@ -56,7 +56,7 @@ def filter_of(request: FilterQuery | SampleBody) -> Filter:
     else:
         fields = {}
         for name, _, text in (condition.partition(":") for condition in request.field):
-            fields.setdefault(name, set()).add(as_written(text))
+            fields.setdefault(name, set()).add(text)
     named = tuple((name, tuple(sorted(fields[name]))) for name in sorted(fields))
     return Filter(_values(request.class_id), _values(request.phase), _values(request.learner_id), others, ids, named)
 

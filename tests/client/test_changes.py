@@ -271,6 +271,16 @@ def test_exemplars_are_erased_by_a_field_of_the_users(buffer: Buffer) -> None:
     assert buffer.delete(fields={"age": 7}, erase=True).receipts == ()
 
 
+def test_texts_that_look_like_numbers_are_no_numbers(buffer: Buffer) -> None:
+    versions = ["1.1", "1.10", "12e3", 1.1, 12_000]
+    buffer.push([make(number, fields={"version": version}) for number, version in enumerate(versions)])
+    for wanted, found in (("1.10", [2]), ("12e3", [3]), (1.1, [1, 4]), (12_000.0, [5])):
+        assert [exemplar.exemplar_id for exemplar in buffer.query(fields={"version": wanted})] == found
+        assert {*buffer.sample(8, fields={"version": wanted}).exemplar_id.tolist()} == {*found}
+    assert buffer.delete(fields={"version": "1.10"}, erase=True).deleted == (2,)
+    assert [exemplar.exemplar_id for exemplar in buffer.query()] == [1, 3, 4, 5]
+
+
 def test_a_deletion_that_went_through_before_its_answer_was_lost() -> None:
     info: dict[str, Any] = dict.fromkeys(
         ("budget_bytes", "disk_limit_bytes", "created_at", "bytes_used", "num_records"), 0

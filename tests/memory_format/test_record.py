@@ -15,7 +15,7 @@ from memory_format.body import MAX_EXTRAS_BYTES, count_parts, prefix_bytes, swap
 from memory_format.extras import decode_extras, make_extras
 from memory_format.header import FLAG_TYPED, FLAG_WIDE_TOKENS, HEADER_DTYPE, HeaderRow
 from memory_format.record import check_record, headers_of, split_row
-from memory_format.user_fields import as_written, written
+from memory_format.user_fields import written
 from tests.memory_format.strategies import LOSSLESS, header_of, mutate, mutations, noise, records, smooth
 from tests.memory_format.test_codecs import SMOOTH_PSNR_DB, psnr
 
@@ -350,22 +350,6 @@ def test_fields_are_pythons_values_and_cost_their_bytes() -> None:
     assert (record.extras, record.charge - simple().charge) == (said, 4 + len(said))
     assert record.flags & FLAG_TYPED
     assert simple(fields={}).body == simple().body
-
-
-@pytest.mark.parametrize(
-    ("text", "as_kept"),
-    [
-        ("1.50", "1.5"),
-        ("1e3", "1000"),
-        ("-0.0", "0"),
-        ("007", "007"),
-        ("true", "true"),
-        ("nan", "nan"),
-        ("1e999", "1e999"),
-    ],
-)
-def test_numbers_match_however_they_are_written(text: str, as_kept: str) -> None:
-    assert as_written(text) == as_kept
 
 
 def test_values_that_are_equal_are_written_alike() -> None:
