@@ -10,14 +10,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from memory_format import FormatError
 from memory_format.api.terms import ROLES, Role
 from memory_service.offline import add_data_option
-from memory_service.store.keys import DAY, EVERYTHING, Key, KeyFile
-
-_ID_PREFIX: Final = "em_"
+from memory_service.store.keys import DAY, EVERYTHING, PREFIX, Key, KeyFile
 
 
 def add_key_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -83,14 +81,14 @@ def _revoke(keys: KeyFile, id: str) -> int:
     if id.count("_") > 1:
         raise FormatError("a key is revoked by its id, em_ and 8 characters, not by itself", code="invalid_request")
     now = time.time()
-    print(_described(keys.revoke(id.removeprefix(_ID_PREFIX), now), now))
+    print(_described(keys.revoke(id.removeprefix(PREFIX), now), now))
     return 0
 
 
 def _as_json(key: Key) -> str:
     known = asdict(key)
     del known["sha256"]
-    return json.dumps({**known, "id": _ID_PREFIX + key.id})
+    return json.dumps({**known, "id": PREFIX + key.id})
 
 
 def _described(key: Key, now: float) -> str:
@@ -103,9 +101,7 @@ def _described(key: Key, now: float) -> str:
     whose = "" if key.learner_id is None else f"; learner {key.learner_id}"
     whose += "; trusted" if key.trusted else ""
     note = key.note and f"; {key.note}"
-    return (
-        f"{_ID_PREFIX}{key.id}  {key.role}  {' '.join(key.buffers)}{whose}; made {_day(key.created_at)}; {state}{note}"
-    )
+    return f"{PREFIX}{key.id}  {key.role}  {' '.join(key.buffers)}{whose}; made {_day(key.created_at)}; {state}{note}"
 
 
 def _day(seconds: float) -> str:

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 KEYS: Final = "keys.json"
 DAY: Final = 86_400.0
 """Seconds."""
+PREFIX: Final = "em_"
+"""Of a key, and of its id where people see that."""
 EVERYTHING: Final = "*"
 """The pattern of a key for all buffers."""
 
@@ -182,7 +184,7 @@ class KeyFile:
             secret = secrets.token_urlsafe(32)
             sha256 = hashlib.sha256(secret.encode("ascii")).hexdigest()
             keys[id_] = Key(id_, sha256, role, tuple(buffers), now, learner_id, expires_at, None, note, trusted)
-        return keys[id_], f"em_{id_}_{secret}"
+        return keys[id_], f"{PREFIX}{id_}_{secret}"
 
     def revoke(self, id_: str, now: float) -> Key:
         """Let a key in no more, from the next request on. It stays in the list.

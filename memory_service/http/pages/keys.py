@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 
 from memory_format.api.keys import KeyInfo
 from memory_format.api.requests import KeyRequest
@@ -16,7 +14,8 @@ from memory_service.http.access import needs
 from memory_service.http.pages.forms import FormDep
 from memory_service.http.pages.routing import PageRoute, Pages, html
 from memory_service.http.routes import keys as api
-from memory_service.http.routes.common import GrantDep
+from memory_service.http.routes.common import GrantDep, checked
+from memory_service.store.keys import PREFIX
 
 router = Pages()
 
@@ -44,7 +43,7 @@ def keys(request: Request, access: api.AccessDep, grant: GrantDep) -> KeysPage:
     now = time.time()
     lines = [KeyLine(info, _state(info, now)) for info in api.list_keys(access).keys]
     lines.sort(key=lambda line: (line.state != "good", -line.info.created_at))
-    return KeysPage(tuple(lines), None if grant.key is None else f"{api.PREFIX}{grant.key.id}")
+    return KeysPage(tuple(lines), None if grant.key_id is None else f"{PREFIX}{grant.key_id}")
 
 
 def _state(info: KeyInfo, now: float) -> str:
@@ -83,8 +82,4 @@ def _wanted(form: dict[str, str]) -> KeyRequest:
         given["buffers"] = given["buffers"].split()
     if "trusted" in given:
         given["trusted"] = given["trusted"] == "on"
-    try:
-        return KeyRequest.model_validate(given, strict=False)
-    except ValidationError as error:
-        problems = error.errors(include_context=False, include_url=False)
-        raise RequestValidationError([{**problem, "loc": ("form", *problem["loc"])} for problem in problems]) from None
+    return checked(KeyRequest, given, "form", strict=False)

@@ -205,11 +205,16 @@ async def read_json(request: Request, model: type[Body]) -> Body:
         RequestValidationError: as FastAPI's own.
     """
     await _expect_json(request)
+    return checked(model, await request.json(), "body")
+
+
+def checked(model: type[Body], given: Any, where: str, *, strict: bool | None = None) -> Body:
+    """What was sent, as a model. Raises ``RequestValidationError``: as FastAPI's own, of that part of the request."""
     try:
-        return model.model_validate(await request.json())
+        return model.model_validate(given, strict=strict)
     except ValidationError as error:
         problems = error.errors(include_context=False, include_url=False)
-        raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in problems]) from error
+        raise RequestValidationError([{**problem, "loc": (where, *problem["loc"])} for problem in problems]) from error
 
 
 def arrow_response(data: memoryview, next_cursor: str | None, version: int) -> Response:

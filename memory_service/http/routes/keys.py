@@ -14,11 +14,10 @@ from memory_format.api.terms import KEY_ID_PATTERN
 from memory_service.http.access import Access, Grant, needs
 from memory_service.http.openapi import refusals
 from memory_service.http.routes.common import JSON_BODY, GrantDep, Router
-from memory_service.store.keys import DAY, Key
+from memory_service.store.keys import DAY, PREFIX, Key
 
 router = Router(prefix="/v1/keys", tags=["keys"])
 
-PREFIX = "em_"
 KeyId = Annotated[str, Path(pattern=f"^{KEY_ID_PATTERN.pattern}$", description="Of a key: `em_` and 8 characters.")]
 _ADMIN = needs("admin", all_buffers=True)
 
