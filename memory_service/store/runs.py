@@ -57,6 +57,10 @@ class _Known:
     def cursor(self) -> str:
         return f"{-self.place[0]}-{self.info.run_id}"
 
+    def is_own(self, only_maker: str | None) -> bool:
+        """Whether it is that one's, where only one may change it."""
+        return only_maker in (None, self.made_by)
+
 
 class Runs:
     """The reports of a store. Threads may share it.
@@ -111,6 +115,11 @@ class Runs:
         with self._lock:
             known = self._known().get(run_id)
         return None if known is None else known.buffers
+
+    def is_own(self, run_id: str, only_maker: str | None) -> bool:
+        """Whether :meth:`put` and :meth:`delete` would let ``only_maker`` change a run that there is."""
+        with self._lock:
+            return self._expect(run_id).is_own(only_maker)
 
     def put(
         self, run_id: str, report: RunReport, now: float, *, made_by: str = "", only_maker: str | None = None
@@ -177,7 +186,7 @@ class Runs:
         return known
 
     def _expect_own(self, known: _Known, only_maker: str | None) -> None:
-        if only_maker not in (None, known.made_by):
+        if not known.is_own(only_maker):
             raise ForbiddenError(
                 f"the report of run {known.info.run_id} came with another key: it takes that one, or the role admin"
             )

@@ -178,6 +178,9 @@ def test_who_made_a_buffer_may_change_and_delete_it_and_nobody_elses(
     address = "/v1/buffers/l"
     assert shared.post(f"{address}/exemplars", content=batch, headers={**ARROW, **mine}).status_code == 200
     assert asked("l", left) == [403, 403, 403]
+    for key, may_change in ((left, False), (bearer(admin), True)):
+        page = shared.get("/buffers/l/summary", headers={"Accept": "text/html", **key}).text
+        assert ("Delete this buffer" in page) == may_change
     assert shared.put(f"{address}/snapshots/kept", headers=mine).status_code == 201
     assert shared.delete(f"{address}/exemplars?learner_id=right", headers=mine).status_code == 200
     assert asked("l", left) == [403, 403, 403]

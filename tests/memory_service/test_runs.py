@@ -206,6 +206,9 @@ def test_a_key_sees_the_runs_of_its_buffers_and_replaces_its_own(data: Path) -> 
             assert client.get("/runs/r1.json", headers=headers).status_code == (200 if there else 404)
             assert len(client.get("/runs.json", headers=headers).json()["runs"]) == there
         # What came with another key.
+        for headers, may_delete in ((left, True), (other, False), (admin, True)):
+            page = client.get("/runs/r1", headers=HTML | headers).text
+            assert ("Delete this report" in page) == may_delete
         assert_problem(client.put("/v1/runs/r1", json=report(verdict="mine"), headers=other), "forbidden")
         assert_problem(client.delete("/v1/runs/r1", headers=other), "forbidden")
         assert client.put("/v1/runs/r1", json=report(verdict="mine"), headers=left).status_code == 200

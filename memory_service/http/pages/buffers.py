@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from memory_format import ForbiddenError
 from memory_format.api.answers import BufferInfo, ClassStats, SnapshotInfo
 from memory_format.api.fields import Name
 from memory_format.api.runs import RunInfo
@@ -18,6 +19,8 @@ from memory_service.http.pages.charts import Breakdown, Room, breakdown, room_of
 from memory_service.http.pages.routing import Pages
 from memory_service.http.routes.common import BufferDep, GrantDep, StoreDep
 from memory_service.http.routes.health import service_version
+from memory_service.store.buffer import Buffer
+from memory_service.store.changes import expect_made
 
 router = Pages()
 
@@ -115,8 +118,16 @@ def summary(request: Request, buffer: BufferDep, grant: GrantDep) -> BufferSumma
         learners=breakdown(state.columns, "learner", learner_ids.__getitem__),
         num_snapshots=len(state.snapshots),
         snapshots=tuple(map(snapshot_info, newest)),
-        may_change=grant.may("write") and grant.only_maker in (None, buffer.config.made_by),
+        may_change=grant.may("write") and _is_own(buffer, grant),
     )
+
+
+def _is_own(buffer: Buffer, grant: Grant) -> bool:
+    try:
+        expect_made(buffer.state, buffer.contents.learners, grant.only_maker)
+    except ForbiddenError:
+        return False
+    return True
 
 
 class DiffQuery(BaseModel):

@@ -114,6 +114,8 @@ class RunPage:
     """Those of the run that there are."""
     shown: tuple[Shown, ...]
     """Those of its exemplars that are still held."""
+    may_delete: bool
+    """Whether who asks may delete the report."""
 
 
 @router.page("/runs/{run_id}", "run")
@@ -128,6 +130,7 @@ def run(request: Request, run_id: api.RunName, store: StoreDep, grant: GrantDep)
         exemplars=_drawing(methods, lambda phase: phase.exemplars),
         buffers=tuple(name for name in sorted(found.report.buffers) if _buffer(store, name)),
         shown=tuple(_shown(store, ((each.buffer, each.exemplar_id) for each in found.report.exemplars))),
+        may_delete=grant.may("write") and store.runs.is_own(run_id, grant.only_maker),
     )
 
 
