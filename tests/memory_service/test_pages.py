@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from memory_format import RawZstd, make_record
-from memory_service.http.pages.exemplars import Text, Word, text_of, thumbnail_of
+from memory_service.http.pages import exemplars
+from memory_service.http.pages.exemplars import GalleryQuery, Text, Word, text_of, thumbnail_of
 from memory_service.http.pages.routing import POLICY
 from memory_service.store.keys import KeyFile
 from tests.memory_format.test_parts import dialogue
@@ -358,6 +359,25 @@ def test_all_pictures_and_turns_of_an_exemplar_are_shown(tmp_path: Path) -> None
         assert "151999" in client.get("/buffers/b/exemplars/1", headers=HTML).text
         assert_problem(client.get("/v1/buffers/b/exemplars/1/image.png?picture=2"), "invalid_query")
         assert client.get("/buffers/b/exemplars/1.json").json()["detail"]["num_pictures"] == 2
+
+
+def test_no_turn_of_a_long_text_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exemplars, "WORDS_SHOWN", 3)
+    with running(tmp_path) as client:
+        put_buffer(client)
+        push(client, [dialogue()])
+        turns = [turn["text"] for turn in client.get("/buffers/b/exemplars/1.json").json()["texts"]]
+        assert [(len(turn["words"]), turn["more"]) for turn in turns] == [(2, 0), (1, 1), (0, 1), (0, 0)]
+        assert page_at(client, "/buffers/b/exemplars/1").count("and 1 more") == 2
+
+
+def test_the_form_of_the_gallery_says_all_that_its_address_does(filled: httpx.Client) -> None:
+    query = {"class_id": "3", "learner_id": "left", "not_learner_id": "right", "field": "a:<b>", "min_score": "0.5"}
+    page = page_at(filled, f"/buffers/b/gallery?{httpx.QueryParams(query)}")
+    form = page[page.index("<form") : page.index("</form")]
+    assert set(re.findall(r' name="(\w+)"', form)) == GalleryQuery.model_fields.keys() - {"limit", "cursor"}
+    for name, value in query.items():
+        assert f'name="{name}" value="{escape(value)}"' in form
 
 
 def test_classes_are_called_by_their_names(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def _turns(detail: ExemplarDetail, known: Words | None) -> Iterator[Turn]:
     ids, positions = detail.token_ids.tolist(), detail.token_positions.tolist()
     start, left = 0, WORDS_SHOWN
     for part in detail.parts:
-        if part.kind == "text" and left:
+        if part.kind == "text":
             a, b = (bisect_left(positions, place) for place in (start, start + part.text_length))
             text = text_of(ids[a:b], [place - start for place in positions[a:b]], part.text_length, left, known)
             yield Turn(part.role, text)
