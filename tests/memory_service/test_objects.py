@@ -217,6 +217,23 @@ def test_few_records_are_read_as_ranges_and_a_whole_segment_once_that_costs_as_m
         assert asked == []
 
 
+def test_a_segment_that_is_fetched_in_pieces_has_the_records_across_their_ends(
+    data: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "_PIECE", BIG // 2)
+    monkeypatch.setattr(copies, "REQUEST_BYTES", 0)
+    with open_store(data, url) as store:
+        before = held(filled(store))
+    shutil.rmtree(data / "cache")
+    with open_store(data, url) as store:
+        buffer = store.buffer("b")
+        # What that cost comes to all of the segment, so that the next one is fetched with all of it.
+        segments_of(store).copies._spent = {state.stem: state.file_bytes for state in buffer.state.segments.values()}
+        # Each by itself: memory that is used again may hold what should have been read.
+        assert [buffer.get(record.exemplar_id) for record in before] == before
+        expect_loaded_state(buffer)
+
+
 def test_copies_keep_to_their_bound_and_those_asked_for_last_stay(
     data: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,9 +225,10 @@ class HeldCopies(Held):
         for _, offset, length, crc32, at in places:
             body = target[at : at + length]
             for start, data in found:
-                if start <= offset and offset + length <= start + len(data):
-                    body[:] = data[offset - start : offset - start + length]
-                    break
+                # A record may begin in one and end in another.
+                first, last = max(start, offset), min(start + len(data), offset + length)
+                if first < last:
+                    body[first - offset : last - offset] = data[first - start : last - start]
             if checksum.crc32(body) != crc32:
                 self._owner.damaged.add((stem, offset))
                 raise damaged_record(stem, offset)
