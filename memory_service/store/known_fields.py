@@ -49,7 +49,8 @@ class KnownFields:
         with self._lock:
             lacking = places[self._index.lacking(ids)]
             ends = np.cumsum(records["length"][lacking].astype(np.int64)) // _PIECE
-            for part in np.split(lacking, np.flatnonzero(np.diff(ends)) + 1):
+            # Of nothing, numpy makes one part.
+            for part in np.split(lacking, np.flatnonzero(np.diff(ends)) + 1) if len(lacking) else ():
                 rows = records.take(part)
                 headers = headers_of_rows(rows)
                 pairs = zip(headers, self._read(rows), strict=True)
