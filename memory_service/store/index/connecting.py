@@ -109,11 +109,11 @@ def _has_heard_nothing(driver: Any) -> bool:
     poll.register(driver.fileno(), select.POLLIN)
     if not poll.poll(0):
         return True
-    # The server says something unasked: mostly that it ends.
+    # The server says something unasked: mostly that it ends. Which error that is depends on how far it has come.
     try:
         driver.execute("SELECT 1")
         driver.rollback()
-    except Exception:
+    except (driver.Error, OSError):
         return False
     return True
 

@@ -219,6 +219,7 @@ class PostgresIndex(SqlIndex):
             self._holder = None
             # A server that has crashed may give those of an uncommitted transaction again.
             self._segment_ids.clear()
+            # Its connection is closed: whatever it says of that, the error that led here counts.
             with suppress(Exception):
                 self._pipeline.close()
 
