@@ -56,6 +56,8 @@ class Exemplars(Generic[T]):
         self._decode = decode
         self._size_of = size_of
         self._room = default_bytes() if cache_bytes is None else cache_bytes
+        self._largest = 1
+        """Bytes of the largest one so far."""
         self._held: dict[int, T] = {}
 
     def push(self, records: Sequence[Record]) -> Pushed:
@@ -65,7 +67,7 @@ class Exemplars(Generic[T]):
         ids = [-1 if id_ is None or id_ in evicted else id_ for id_ in result.exemplar_ids]
         self._forget(evicted)
         kept = ((id_, record) for id_, record in zip(ids, records, strict=True) if id_ >= 0)
-        while self._room > 0 and (part := list(islice(kept, _CHUNK))):
+        while part := list(islice(kept, self._fitting())):
             # As the service would give them, without asking it.
             self._keep((id_ for id_, _ in part), ReplayBatch.from_records(record for _, record in part))
         return Pushed(np.array(ids, dtype=np.int64), evicted, result)
@@ -89,19 +91,23 @@ class Exemplars(Generic[T]):
         missing = [id_ for id_ in dict.fromkeys(exemplar_ids) if id_ not in self._held]
         if not missing:
             return [self._held[id_] for id_ in exemplar_ids]
-        if self._room > 0:
-            others = (id_ for id_ in ahead if id_ not in self._held and id_ not in missing)
-            missing += islice(others, max(0, _CHUNK - len(missing)))
+        others = (id_ for id_ in ahead if id_ not in self._held and id_ not in missing)
+        missing += islice(others, max(0, self._fitting() - len(missing)))
         fresh: dict[int, T] = {}
         for first in range(0, len(missing), _CHUNK):
             part = missing[first : first + _CHUNK]
             fresh |= self._keep(part, self.buffer.fetch(part))
         return [fresh[id_] if id_ in fresh else self._held[id_] for id_ in exemplar_ids]
 
+    def _fitting(self) -> int:
+        """About how many more there is room for, at most a chunk."""
+        return min(_CHUNK, self._room // self._largest)
+
     def _keep(self, exemplar_ids: Iterable[int], batch: ReplayBatch) -> dict[int, T]:
         found = dict(zip(exemplar_ids, self._decode(batch), strict=True))
         for id_, one in found.items():
             size = self._size_of(one)
+            self._largest = max(self._largest, size)
             if size <= self._room:
                 self._room -= size
                 self._held[id_] = one

@@ -117,6 +117,25 @@ def test_what_is_kept_decoded_changes_nothing(buffer: Buffer, cache_bytes: int |
     assert buffer.info().num_records == 6
 
 
+def test_no_more_come_along_than_there_is_room_for(buffer: Buffer) -> None:
+    decoded: list[int] = []
+
+    def decode(batch: ReplayBatch) -> Any:
+        decoded.append(len(batch))
+        return pixels_of(batch)
+
+    recorder, one = Recorder(WebPLossless()), 20 * 33 * 3
+    held: Exemplars[Any] = Exemplars(buffer, decode, lambda pixels: int(pixels.nbytes), cache_bytes=3 * one + 50)
+    buffer.push([recorder.record(picture(n), class_id=0) for n in range(8)])
+    ids = [info.exemplar_id for info in buffer.query()]
+    for wanted in ids:
+        held.get([wanted], ahead=ids)
+    # The first time nobody knows how large they are; what is left of the room is too small for one.
+    assert decoded == [8, 1, 1, 1, 1, 1]
+    held.push([recorder.record(picture(9), class_id=0)])
+    assert len(decoded) == 6
+
+
 def test_a_state_is_a_name_and_what_was_held_then(buffer: Buffer) -> None:
     recorder = Recorder(WebPLossless())
     held = exemplars_of(buffer, None)
