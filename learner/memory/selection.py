@@ -80,7 +80,9 @@ def typical_order(unit: FloatArray, rng: np.random.Generator) -> NDArray[np.int6
         unit: ``(N, D)`` features of unit length.
         rng: where the clusters begin.
     """
-    distances = np.linalg.norm(unit[:, None] - unit[None], axis=2)
+    from scipy.spatial.distance import cdist  # as kmeans2 below, what no other way of choosing needs
+
+    distances = cdist(unit, unit)
     order: list[int] = []
     clusters = 1
     while len(order) < len(unit):
