@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client import Buffer as Memory
-from client import PushResult
 from client.phase_report import PhaseReport, phase_report
 from learner.adapters._exemplars import Exemplars
 from learner.adapters._pictures import Kind, Recorder, pixels_of
@@ -89,7 +88,6 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
         self._memory = memory
         self._cache_bytes = cache_bytes
         self._examples: _Examples | None = None
-        self._pushed: PushResult | None = None
 
     @property
     def examples(self) -> _Examples:
@@ -122,17 +120,16 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
 
     def _commit(self) -> None:
         examples = self.examples
-        written = examples.written()
-        if not written:
+        if not examples.written:
             return
         records = []
-        for place, pixels in written.items():
+        for place, pixels in examples.written.items():
             label, task = (int(self._of(name, place) or 0) for name in ("labels", "task_labels"))
             arrays = {name: np.asarray(self._of(name, place).cpu()) for name in _KEPT if hasattr(self, name)}
             records.append(
                 self.recorder.record(pixels, class_id=label % _CLASSES, phase=max(0, task), arrays=arrays or None)
             )
-        self._pushed = examples.put(list(written), records)
+        examples.put(records)
         filled = min(self.num_seen_examples, self._buffer_size)
         held = np.flatnonzero(examples.ids[:filled] >= 0)
         if len(held) < filled:
@@ -154,9 +151,7 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
 
     def report(self, phase: int, report: Callable[[str], object] | None = None) -> PhaseReport:
         """Items and bytes after a task; see :func:`client.phase_report.phase_report`."""
-        return phase_report(
-            self._memory if self._examples is None else self.examples.exemplars.buffer, phase, None, report
-        )
+        return phase_report(self._memory, phase, report=report)
 
     def serialize(self, out_device: Any = "cpu") -> dict[str, Any]:
         """As Mammoth's, with a :class:`SavedExamples` for the pictures. Like Mammoth's it does not have
@@ -216,7 +211,8 @@ class _Examples:
         self.ids = np.full(shape[0], -1, dtype=np.int64)
         self._kind = Kind("float", shape[1])
         self._commit = commit
-        self._written: dict[int, NDArray[np.uint8]] = {}
+        self.written: dict[int, NDArray[np.uint8]] = {}
+        """By place, what is not in the service yet."""
         stored = Kind("uint8", shape[1])
         self.exemplars: Exemplars[Tensor] = Exemplars(
             memory, lambda batch: map(stored.sample, pixels_of(batch)), lambda one: one.nbytes, cache_bytes=cache_bytes
@@ -228,7 +224,7 @@ class _Examples:
     def __setitem__(self, index: Any, value: Tensor) -> None:
         places = np.atleast_1d(np.arange(len(self))[_index(index)])
         for place, one in zip(places.tolist(), value[None] if value.ndim == 3 else value, strict=True):
-            self._written[place] = self._kind.pixels(one.float())
+            self.written[place] = self._kind.pixels(one.float())
 
     def __getitem__(self, index: Any) -> Tensor:
         self._commit()
@@ -248,19 +244,17 @@ class _Examples:
     def cpu(self) -> _Examples:
         return self.to("cpu")
 
-    def written(self) -> dict[int, NDArray[np.uint8]]:
-        """What was written since the last time, by place."""
-        written, self._written = self._written, {}
-        return written
-
-    def put(self, places: list[int], records: list[Any]) -> PushResult:
-        """Store records in place of what is there. Others may have to go: their ids are -1 then."""
+    def put(self, records: list[Any]) -> None:
+        """Store what was written, as these records, in place of what is there. Others may have to go: their ids are -1
+        then."""
+        places = list(self.written)
         old = self.ids[places]
         self.exemplars.remove(old[old >= 0].tolist())
+        self.ids[places] = -1
         pushed = self.exemplars.push(records)
+        self.written = {}
         self.ids[places] = pushed.exemplar_ids
         self.ids[np.isin(self.ids, list(pushed.evicted))] = -1
-        return pushed.result
 
     def take(self, places: NDArray[np.int64]) -> None:
         """Keep these places alone."""

@@ -116,6 +116,8 @@ class StoredMemory(_Learner):  # type: ignore[misc]
         ranks = _ranks(targets)
         gone = [id_ for ids_ in known.values() for id_ in ids_]
         self.exemplars.remove(gone)
+        # Now: where the push fails, what was chosen is still pending.
+        self._ids = [id_ for id_ in ids if id_ >= 0]
         if self._are_paths:
             for id_ in gone:
                 self._file(id_, make=False).unlink(missing_ok=True)

@@ -145,6 +145,21 @@ def test_its_own_checkpoints_have_a_name_in_place_of_pictures(memory: MemoryClie
     assert_same(ours.get_all_data(), again.get_all_data())
 
 
+def test_a_push_that_failed_is_made_up_for(memory: MemoryClient) -> None:
+    made = memory.create_buffer(f"mammoth-{next(_numbers)}", budget_bytes=4000, eviction="reject")
+    own, ours = Buffer(SIZE), ServiceBuffer(SIZE, memory=made, recorder=Recorder(WebPLossless()))
+    np.random.seed(0)  # noqa: NPY002
+    played(own, range(2))
+    np.random.seed(0)  # noqa: NPY002
+    with pytest.raises(BudgetError):
+        played(ours, range(2))
+    with pytest.raises(BudgetError):
+        ours.get_all_data()
+    made.configure(budget_bytes=10**6)
+    assert_same(own.get_all_data(), ours.get_all_data())
+    assert made.info().num_records == SIZE
+
+
 def test_a_budget_in_bytes_makes_the_buffer_as_small_as_it_has_to_be(memory: MemoryClient) -> None:
     ours = stored(memory, budget_bytes=2500)
     np.random.seed(0)  # noqa: NPY002

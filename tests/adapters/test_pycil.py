@@ -22,7 +22,7 @@ from PIL import Image
 
 from client import MemoryClient
 from learner.adapters.pycil import Recorder, StoredMemory
-from memory_format import WebPLossless
+from memory_format import BudgetError, WebPLossless
 from tests.conftest import Service
 
 sys.path += filter(None, [os.environ.get("EXEMPLAR_MEMORY_PYCIL")])
@@ -139,6 +139,20 @@ def test_what_a_method_writes_directly_is_stored_after_the_task(memory: MemoryCl
     ours.after_task()
     assert np.array_equal(ours._data_memory, expected)
     assert ours.exemplars.buffer.info().num_records == len(expected) == 6
+
+
+def test_a_push_that_failed_is_made_up_for(memory: MemoryClient) -> None:
+    data = DataManager()
+    data.data[data.targets < 2] = np.arange(20, dtype=np.uint8)[:, None, None, None]  # small ones first
+    made = memory.create_buffer(f"pycil-{next(_numbers)}", budget_bytes=3000, eviction="reject")
+    own, ours = learn(BaseLearner(ARGS), data, range(2)), Stored(ARGS, memory=made, recorder=LOSSLESS)
+    with pytest.raises(BudgetError):
+        learn(ours, data)
+    assert ours._cur_task == 1
+    made.configure(budget_bytes=10**6)
+    ours.after_task()
+    assert made.info().num_records == 12
+    assert_same_memory(own, ours)
 
 
 def test_the_same_picture_may_be_there_twice(memory: MemoryClient) -> None:
