@@ -30,6 +30,8 @@ BaseLearner: Any = importlib.import_module(
     "models.base" if os.environ.get("EXEMPLAR_MEMORY_PYCIL") else "tests.adapters.pycil_learner"
 ).BaseLearner
 
+# The learner of a checkout has four, however many cores there are.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 _numbers = itertools.count()
 LOSSLESS = Recorder(WebPLossless())
 ARGS = {"memory_size": 12, "device": ["cpu"]}
