@@ -58,7 +58,7 @@ class ReplayDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         # What makes no sense is said now and not when training begins.
-        ReplayDataset(buffer, batch_size, cache_bytes=0, **draws)
+        ReplayDataset(buffer, batch_size, **{**draws, "cache_bytes": 0})
         self.buffer = buffer
         self.phase = phase
         self.snapshot = snapshot

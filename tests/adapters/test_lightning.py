@@ -149,7 +149,7 @@ def test_a_mixed_loader_goes_on_too(buffer: Buffer, tmp_path: Path) -> None:
 
 def test_what_the_buffer_holds_is_said(buffer: Buffer) -> None:
     lines: list[str] = []
-    fit(module_of(buffer, phase=3, report=lines.append, snapshot=buffer.take_snapshot("mine").name))
+    fit(module_of(buffer, phase=3, report=lines.append, cache_bytes=2**20, snapshot=buffer.take_snapshot("mine").name))
     assert lines == [
         f"phase 3: 40 exemplars of 4 classes, {buffer.info().bytes_used:,} of 1,000,000 bytes, "
         f"{buffer.info().bytes_used / 40:,.0f} each"
