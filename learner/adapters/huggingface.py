@@ -75,14 +75,19 @@ class ReplaySamples(IterableDataset[dict[str, torch.Tensor]]):
         if get_worker_info() is not None:
             raise RuntimeError("ReplaySamples is for one process: leave dataloader_num_workers at 0")
         mixed, skip = self._begun()
+        idle = 0
         while True:
-            batches = iter(mixed)
-            for batch in batches:
+            before = self._given
+            for batch in mixed:
                 for row in range(skip, len(batch["labels"])):
                     self._given += 1
                     yield {name: values[row] for name, values in batch.items()}
                 skip = 0
                 self._batches.append((self._given, mixed.state_dict()))
+            # After a state that was taken at the end of an epoch there is nothing left of it.
+            idle = idle + 1 if self._given == before else 0
+            if idle > 1:
+                raise ValueError("the loader of new samples gives no batches: it has fewer samples than one, or none")
 
     def _begun(self) -> tuple[Mixed, int]:
         """The loader where samples go on, and how many of its next batch were given."""

@@ -144,5 +144,8 @@ def test_what_would_lose_the_place_is_refused(run: tuple[Buffer, Path, list[Any]
         samples.state_dict(after=11)
     with pytest.raises(ValueError, match="not what ReplaySamples"):
         samples.load_state_dict({})
+    empty = StatefulDataLoader(TensorDataset(torch.rand(3, 3, 16, 24), torch.arange(3)), batch_size=4, drop_last=True)
+    with pytest.raises(ValueError, match="the loader of new samples gives no batches"):
+        next(iter(ReplaySamples(empty, buffer, ratio=0.5)))
     with pytest.raises(NotFoundError):
         samples.load_state_dict({**state, "snapshot": "gone"})
