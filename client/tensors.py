@@ -76,7 +76,14 @@ def _padded(name: str, rows: list[FloatArray | None]) -> NDArray[np.float32]:
 def pad_rows(rows: Sequence[Mapping[str, torch.Tensor]]) -> TensorBatch:
     """Records without their first axis as one batch, padded to the largest. One with rows that lack a name has it."""
     names = sorted({name for one in rows for name in one})
+    if "num_pictures" in names:
+        rows = [one if "num_pictures" in one else {**one, **_of_one_picture(one["grid"])} for one in rows]
     return {name: _stacked(name, [one.get(name) for one in rows]) for name in names}
+
+
+def _of_one_picture(grid: torch.Tensor) -> TensorBatch:
+    """What is not zero of the parts of a record that was not made of parts."""
+    return {"num_pictures": grid.new_tensor(1), "picture_grid": grid[None]}
 
 
 def _stacked(name: str, rows: Sequence[torch.Tensor | None]) -> torch.Tensor:

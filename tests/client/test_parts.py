@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from client import Buffer, ExemplarCache, ReplayBatch, picture_part, text_part
 from client.buffer_dataset import BufferDataset
@@ -93,6 +93,10 @@ def test_exemplars_come_one_by_one_and_in_batches(buffer: Buffer) -> None:
     assert one["token_role"].tolist() == [2, 2, -1, 3, 3, 3]
     (batch,) = DataLoader(dataset, batch_size=3)
     assert batch["num_pictures"].tolist() == [2, 1, 2]
+    apart = default_collate([dataset[place] for place in range(3)])
+    assert apart.keys() == batch.keys()
+    for name, values in batch.items():
+        np.testing.assert_array_equal(apart[name], values, name)
 
 
 def test_pictures_and_texts_are_made_as_records_of_one_picture_are() -> None:
