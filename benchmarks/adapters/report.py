@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 
-from benchmarks.adapters.run import BATCH, Run
+from benchmarks.adapters.found import BATCH, Run
 from benchmarks.common.document import Document
 from benchmarks.common.tables import table
 

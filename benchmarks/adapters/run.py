@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tensordict import TensorDict
 from torch.utils.data import DataLoader, TensorDataset
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
+from benchmarks.adapters.found import BATCH, Contest, Run
 from benchmarks.common.rounds import interleave, ratio, timed
 from client import MemoryClient
 from learner.adapters.avalanche import StoredExemplars
@@ -25,30 +25,9 @@ from learner.adapters.torchrl import StoredReplayBuffer, StoredStorage
 from avalanche.benchmarks import nc_benchmark  # isort: skip  # after the adapter, which silences its warnings
 from avalanche.training.storage_policy import ReservoirSamplingBuffer  # isort: skip
 
-BATCH = 32
 SIDES = (32, 64)
 _BATCHES = 15
 _BUDGET = 10**9
-
-
-@dataclass
-class Contest:
-    """Of one library and one size of pictures."""
-
-    library: str
-    side: int
-    own_ms: float
-    """A batch of its own buffer, median of the rounds; the next through the adapter."""
-    adapter_ms: float
-    ratio: float
-    """Median of the rounds' ratios."""
-
-
-@dataclass
-class Run:
-    items: int
-    rounds: int
-    contests: list[Contest] = field(default_factory=list)
 
 
 Batches = Callable[[], object]
