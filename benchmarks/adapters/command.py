@@ -18,11 +18,11 @@ import torch
 
 from benchmarks.adapters.report import chart, markdown, summary
 from benchmarks.adapters.run import measure
-from benchmarks.common.document import RESULTS, add_result_options, document, publish
+from benchmarks.common.document import RESULTS, Benchmark, add_result_options
 from client import MemoryClient
 from memory_service.testing import ServiceProcess
 
-_PACKAGES = ("exemplar-memory", "avalanche-lib", "numpy", "torch", "torchrl")
+_BENCHMARK = Benchmark("adapters", ("exemplar-memory", "avalanche-lib", "numpy", "torch", "torchrl"), markdown, chart)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,14 +42,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         MemoryClient(service.url) as memory,
     ):
         run = measure(memory, items, rounds, options.mammoth)
-    kept = document(
-        "adapters",
-        run,
-        summary(run),
-        options=options,
-        arguments=arguments,
-        packages=_PACKAGES,
-        seconds=time.monotonic() - started,
-    )
-    publish(kept, options.results or (None if options.quick else RESULTS), options.name, markdown, chart)
+    _BENCHMARK.publish(run, summary(run), options, arguments, started, None if options.quick else RESULTS)
     return 0

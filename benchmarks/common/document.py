@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,15 +131,50 @@ def add_result_options(
     parser.add_argument("--name", type=_name, default=default, help=f"what the result is called (default: {LATEST})")
 
 
-def publish(kept: Document, folder: Path | None, name: str, markdown: Markdown, chart: Chart) -> None:
-    """Print a run's tables to stderr, keep it below a folder if there is one, and print its summary as one line."""
-    print(markdown(kept), file=sys.stderr)
-    if folder is not None:
-        path = folder / kept.benchmark / f"{name}.json"
-        write(kept, path)
-        render(kept, path, markdown, chart)
-        print(f"written: {path}, .md, .png", file=sys.stderr)
-    print(json.dumps(kept.summary), flush=True)
+@dataclass(frozen=True)
+class Benchmark:
+    """What a benchmark's command says of all its runs."""
+
+    name: str
+    """Its room: ``python -m benchmarks.<name>``."""
+    packages: tuple[str, ...]
+    """Whose versions matter."""
+    markdown: Markdown
+    chart: Chart
+
+    def publish(
+        self,
+        found: object,
+        summary: dict[str, Any],
+        options: argparse.Namespace,
+        arguments: Sequence[str] | None,
+        started: float,
+        results: Path | None,
+    ) -> None:
+        """Print a run's tables to stderr, keep it if it is to be kept, and print its summary as one line.
+
+        Args:
+            found, summary, options, arguments: as in :func:`document`.
+            started: when the command was, by ``time.monotonic()``.
+            results: where it is kept unless ``--results`` says another place; None = nowhere.
+        """
+        kept = document(
+            self.name,
+            found,
+            summary,
+            options=options,
+            arguments=arguments,
+            packages=self.packages,
+            seconds=time.monotonic() - started,
+        )
+        print(self.markdown(kept), file=sys.stderr)
+        folder = options.results or results
+        if folder is not None:
+            path = folder / self.name / f"{options.name or LATEST}.json"
+            write(kept, path)
+            render(kept, path, self.markdown, self.chart)
+            print(f"written: {path}, .md, .png", file=sys.stderr)
+        print(json.dumps(summary), flush=True)
 
 
 def render(kept: Document, path: Path, markdown: Markdown, chart: Chart) -> None:

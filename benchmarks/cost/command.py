@@ -21,7 +21,7 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from benchmarks.common.document import RESULTS, add_result_options, document, publish
+from benchmarks.common.document import RESULTS, Benchmark, add_result_options
 from benchmarks.common.processes import stop_remaining
 from benchmarks.cost import beside, demo, masks, peak, replay
 from benchmarks.cost.chart import chart
@@ -30,7 +30,9 @@ from benchmarks.cost.run import BEFORE, Run, summary
 from learner.data.fetch import FetchError
 from learner.run.threads import Neighbours
 
-_PACKAGES = ("exemplar-memory", "numpy", "torch", "transformers", "httpx", "uvicorn")
+_BENCHMARK = Benchmark(
+    "cost", ("exemplar-memory", "numpy", "torch", "transformers", "httpx", "uvicorn"), markdown, chart
+)
 _QUICK_DEMO = [
     *("--methods", "masked"),
     *(f"--set={table}.{key}={value}" for table, own in demo.QUICK.items() for key, value in own.items()),
@@ -55,16 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FetchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    kept = document(
-        "cost",
-        run,
-        summary(run),
-        options=options,
-        arguments=arguments,
-        packages=_PACKAGES,
-        seconds=time.monotonic() - started,
-    )
-    publish(kept, options.results or (None if options.quick else RESULTS), options.name, markdown, chart)
+    _BENCHMARK.publish(run, summary(run), options, arguments, started, None if options.quick else RESULTS)
     return 0
 
 

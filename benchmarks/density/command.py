@@ -21,7 +21,7 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from benchmarks.common.document import RESULTS, add_result_options, document, publish
+from benchmarks.common.document import RESULTS, Benchmark, add_result_options
 from benchmarks.density.chart import chart
 from benchmarks.density.decode import decode_speed
 from benchmarks.density.masks import at_random, masked
@@ -33,7 +33,12 @@ from benchmarks.density.run import PAPERS_RATIO, Row, Run, row, summary
 from learner.data.fetch import FetchError
 from learner.run.config import LearnerConfig
 
-_PACKAGES = ("exemplar-memory", "numpy", "pillow", "imagecodecs", "scikit-image", "scikit-learn", "torch")
+_BENCHMARK = Benchmark(
+    "density",
+    ("exemplar-memory", "numpy", "pillow", "imagecodecs", "scikit-image", "scikit-learn", "torch"),
+    markdown,
+    chart,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,17 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PicturesMissingError, FetchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    kept = document(
-        "density",
-        run,
-        summary(run),
-        options=options,
-        arguments=arguments,
-        packages=_PACKAGES,
-        seconds=time.monotonic() - started,
-    )
-    results = options.results or (None if options.quick or options.images else RESULTS)
-    publish(kept, results, options.name, markdown, chart)
+    results = None if options.quick or options.images else RESULTS
+    _BENCHMARK.publish(run, summary(run), options, arguments, started, results)
     return 0
 
 

@@ -27,7 +27,7 @@ from typing import get_args
 import torch
 from tqdm import tqdm
 
-from benchmarks.common.document import LATEST, RESULTS, add_result_options, document, publish
+from benchmarks.common.document import RESULTS, Benchmark, add_result_options
 from benchmarks.common.processes import stop_remaining
 from benchmarks.common.service import Service
 from benchmarks.learner import plans
@@ -42,7 +42,7 @@ from learner.report.page import SeedRun, write_report
 from learner.run.config import read_settings, with_settings
 from learner.run.methods import parse_method
 
-_PACKAGES = ("exemplar-memory", "numpy", "pillow", "torch", "transformers")
+_BENCHMARK = Benchmark("learner", ("exemplar-memory", "numpy", "pillow", "torch", "transformers"), markdown, chart)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,17 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         stop_remaining()
     run = found(plan, results, conditions=_conditions(options), device=_device_name(), full_sample_bytes=unit)
-    kept = document(
-        "learner",
-        run,
-        summary(run.reference.rows),
-        options=options,
-        arguments=arguments,
-        packages=_PACKAGES,
-        seconds=time.monotonic() - started,
-    )
     _pictures(plan, results, unit, out, options.data)
-    publish(kept, _folder(options, plan, out), options.name or LATEST, markdown, chart)
+    _BENCHMARK.publish(run, summary(run.reference.rows), options, arguments, started, _folder(options, plan, out))
     return 0
 
 

@@ -19,12 +19,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.common.document import RESULTS, add_result_options, document, publish
+from benchmarks.common.document import RESULTS, Benchmark, add_result_options
 from benchmarks.sharing.report import chart, markdown, summary
 from benchmarks.sharing.run import CLASSES, QUICK, SETTINGS, LearnerError, Run, measure
 from memory_service.testing import ServiceProcess
 
-_PACKAGES = ("exemplar-memory", "numpy", "torch", "transformers")
+_BENCHMARK = Benchmark("sharing", ("exemplar-memory", "numpy", "torch", "transformers"), markdown, chart)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,16 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except LearnerError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-    kept = document(
-        "sharing",
-        run,
-        summary(run),
-        options=options,
-        arguments=arguments,
-        packages=_PACKAGES,
-        seconds=time.monotonic() - started,
-    )
-    publish(kept, options.results or (None if options.quick else RESULTS), options.name, markdown, chart)
+    _BENCHMARK.publish(run, summary(run), options, arguments, started, None if options.quick else RESULTS)
     return 0
 
 

@@ -22,7 +22,7 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from benchmarks.common.document import RESULTS, add_result_options, document, publish
+from benchmarks.common.document import RESULTS, Benchmark, add_result_options
 from benchmarks.common.machine import MEMORY_FILE_SYSTEMS, directory_on_disk, file_system_of
 from benchmarks.common.page_cache import CAN_FORGET
 from benchmarks.common.processes import stop_remaining
@@ -37,7 +37,12 @@ from benchmarks.storage.run import MEDIUM, Run, summary
 from benchmarks.storage.scale import Scale, add_few, measure_scale
 from benchmarks.storage.stages import push_stage, sample_stage
 
-_PACKAGES = ("exemplar-memory", "numpy", "pyarrow", "httpx", "uvicorn", "lmdb", "torch", "torchrl", "tensordict")
+_BENCHMARK = Benchmark(
+    "storage",
+    ("exemplar-memory", "numpy", "pyarrow", "httpx", "uvicorn", "lmdb", "torch", "torchrl", "tensordict"),
+    markdown,
+    chart,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,17 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; processes ended, files removed", file=sys.stderr)
         return 130
-    kept = document(
-        "storage",
-        run,
-        summary(run),
-        options=options,
-        arguments=arguments,
-        packages=_PACKAGES,
-        seconds=time.monotonic() - started,
-    )
-    results = options.results or (None if options.quick else RESULTS)
-    publish(kept, results, options.name, markdown, chart)
+    _BENCHMARK.publish(run, summary(run), options, arguments, started, None if options.quick else RESULTS)
     return 0
 
 
