@@ -113,22 +113,20 @@ def _learn(
     url: str, method: str, given: Mapping[str, list[str]], environment: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
     """Run learners at once; by name, the last line of ``metrics.jsonl``."""
-    begun: dict[str, tuple[subprocess.Popen[str], Path]] = {}
+    begun: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
     last = {}
     try:
         for name, words in given.items():
             command = [sys.executable, "-m", "learner", "run", "--url", url, "--methods", method, *words]
             command += ["--classes", ",".join(CLASSES[name])]
             out = Path(words[words.index("--out") + 1])
-            begun[name] = (
-                subprocess.Popen(
-                    command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-                ),
-                out,
-            )
+            # Of two pipes, one would fill while the other is read, and its learner would wait.
+            with out.with_suffix(".log").open("wb") as log:
+                process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+            begun[name] = process, out
         for name, (process, out) in begun.items():
-            said, _ = process.communicate()
-            if process.returncode:
+            if process.wait():
+                said = out.with_suffix(".log").read_text(errors="replace")
                 raise LearnerError(f"{name} ended with status {process.returncode}: {said[-2000:]}")
             (metrics,) = out.glob("*/metrics.jsonl")
             last[name] = json.loads(metrics.read_text().splitlines()[-1])
