@@ -27,6 +27,7 @@ from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.segments import bucket, copies, objects
 from memory_service.store.segments.objects import ObjectSegments
+from memory_service.store.transfer import export
 from memory_service.testing import ServiceProcess, expect_loaded_state
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import command, make_exemplar, wait_until
@@ -152,6 +153,44 @@ def test_a_buffer_is_exported_imported_and_forked(data: Path, url: str, tmp_path
             expect_loaded_state(other)
     with open_store(data, url) as store:
         assert held(store.buffer("i")) == held(store.buffer("f")) == before
+
+
+def expect_noted_once(buffer: Buffer) -> None:
+    segments = buffer.state.segments.values()
+    assert sum(segment.held.records for segment in segments) == buffer.state.columns.num_records
+    assert any(segment.sealed for segment in segments)
+    expect_loaded_state(buffer)
+
+
+def test_an_import_of_several_batches_a_segment_is_as_its_source(
+    data: Path, url: str, object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "PIECE_RECORDS", 4)
+    with open_store(data, url) as store:
+        buffer = filled(store)
+        before = held(buffer)
+        (tmp_path / "b.zip").write_bytes(b"".join(buffer.export()))
+        imported = store.import_buffer("i", tmp_path / "b.zip")
+        assert held(imported) == before
+        expect_noted_once(imported)
+        assert put(object_store, url) == sealed(buffer) | sealed(imported)
+    with open_store(data, url) as store:
+        assert held(store.buffer("i")) == before
+
+
+def test_a_fork_that_copies_of_many_segments_is_as_its_source(data: Path, tmp_path: Path) -> None:
+    with open_store(data, f"file://{tmp_path}/objects") as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=1_700_000, disk_limit_bytes=20_000_000)
+        for first in range(1, 481, 15):
+            buffer.push(encode_batch(records(15, first=first)))
+            buffer.delete(list(range(first + 2, first + 15)))
+        before, there = held(buffer), buffer.state.segments.keys()
+        fork = store.fork("b", "f", disk_limit_bytes=6_000_000)
+        assert held(fork) == before
+        expect_noted_once(fork)
+        assert any(segment.sealed for id_, segment in fork.state.segments.items() if id_ not in there)
+    with open_store(data, f"file://{tmp_path}/objects") as store:
+        assert held(store.buffer("f")) == before
 
 
 # Copies

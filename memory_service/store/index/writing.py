@@ -124,7 +124,9 @@ class Writing(Reading):
         """Note what was written to new segments of a new buffer."""
         ids: dict[str, int] = {}
         for part in parts:
-            ids[part.after.stem] = self.write_part(buffer_id, ids.get(part.after.stem), part)
+            # Sealed, it may have another name than before.
+            id_ = None if part.before is None else ids[part.before.stem]
+            ids[part.after.stem] = self.write_part(buffer_id, id_, part)
 
     def share_segment(self, buffer_id: int, segment_id: int, dead: Sequence[int]) -> None:
         """Make a sealed segment part of another buffer, which does not hold those of its records that are dead."""
