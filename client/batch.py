@@ -101,7 +101,7 @@ class ReplayBatch:
 
     def arrays(self) -> list[dict[str, FloatArray]]:
         """The user's own arrays of each record, by name."""
-        return [extras.arrays for extras in self._extras()]
+        return [dict(extras.arrays) for extras in self._extras]
 
     @property
     def has_parts(self) -> bool:
@@ -111,7 +111,7 @@ class ReplayBatch:
     @cached_property
     def in_parts(self) -> BatchParts:
         """Which picture each patch is of, and which text each token."""
-        heads = [extras.parts or (None,) for extras in self._extras()]
+        heads = [extras.parts or (None,) for extras in self._extras]
         return batch_parts(heads, self.grid, self.patch_valid, self.token_positions, self.token_valid)
 
     def parts(self) -> list[tuple[Picture | Text, ...]]:
@@ -122,7 +122,7 @@ class ReplayBatch:
             ValueError: the batch was made with ``pixels=False``.
         """
         found = []
-        for row, extras in enumerate(self._extras()):
+        for row, extras in enumerate(self._extras):
             pictures = [self._picture(row, place) for place in range(int(self.in_parts.num_pictures[row]))]
             said = self.token_valid[row]
             text = (self.token_ids[row, said], self.token_positions[row, said], int(self.text_length[row]))
@@ -139,8 +139,9 @@ class ReplayBatch:
 
     def fields(self) -> list[dict[str, FieldValue]]:
         """The user's fields of each record."""
-        return [extras.fields for extras in self._extras()]
+        return [dict(extras.fields) for extras in self._extras]
 
+    @cached_property
     def _extras(self) -> list[Extras]:
         if not (self.held.headers["flags"] & FLAG_EXTRAS).any():
             return [Extras()] * len(self)
@@ -151,7 +152,8 @@ class ReplayBatch:
         # As it came it is a view of an answer's memory, which cannot be pickled.
         bodies = cast("list[memoryview]", [bytes(body) for body in self.held.bodies])
         state = {**self.__dict__, "held": replace(self.held, bodies=bodies)}
-        state.pop("records", None)
+        for of_bodies in ("records", "_extras"):
+            state.pop(of_bodies, None)
         return state
 
     def __len__(self) -> int:

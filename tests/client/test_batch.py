@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -83,8 +83,8 @@ def as_it_came(records: list[Record]) -> Batch:
 
 
 def assert_same(left: ReplayBatch, right: ReplayBatch) -> None:
-    for name, value in vars(left).items():
-        other = getattr(right, name)
+    for name in (field.name for field in fields(left)):
+        value, other = getattr(left, name), getattr(right, name)
         if isinstance(value, np.ndarray):
             assert (value.shape, value.dtype) == (other.shape, other.dtype), name
             np.testing.assert_array_equal(value, other)
