@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict, Unpack
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,8 +20,7 @@ from memory_format import Picture as PicturePart
 from memory_format.arguments import flat_whole, is_number, whole
 from memory_format.bitmask import BoolArray
 from memory_format.canvas import size_is_allowed
-from memory_format.extras import ArrayDtype
-from memory_format.user_fields import FieldValue
+from memory_format.make import RecordFields
 
 Picture: TypeAlias = Image.Image | NDArray[np.uint8] | str | os.PathLike[str]
 """What a picture may be given as."""
@@ -30,18 +29,11 @@ Tokenizer: TypeAlias = Callable[[str], Any]
 """Text -> token ids, or -> a mapping with ``input_ids``, as Hugging Face's tokenizers answer."""
 
 
-class RecordFields(TypedDict, total=False):
+class ImageFields(RecordFields, total=False):
     """What is passed on to :func:`memory_format.make_record` as it is."""
 
     codec: PatchCodec | None
-    phase: int
-    learner_id: str
-    score: float
-    rank: int
     layout: Layout | None
-    arrays: dict[str, NDArray[Any]] | None
-    array_dtypes: Mapping[str, ArrayDtype] | None
-    fields: Mapping[str, FieldValue] | None
 
 
 def record_from_image(
@@ -57,7 +49,7 @@ def record_from_image(
     tokenizer: Tokenizer | None = None,
     keep_tokens: ArrayLike | None = None,
     user_json: dict[str, Any] | None = None,
-    **others: Unpack[RecordFields],
+    **others: Unpack[ImageFields],
 ) -> Record:
     """One exemplar of a picture, and of its caption: the patches that matter, encoded.
 

@@ -25,13 +25,12 @@ from memory_format.user_fields import FieldValue
 
 
 class RecordFields(TypedDict, total=False):
-    """What any record can have beside pictures and texts."""
+    """What any record can have beside pictures, texts and JSON."""
 
     phase: int
     learner_id: str
     score: float
     rank: int
-    user_json: dict[str, Any] | None
     arrays: dict[str, NDArray[Any]] | None
     array_dtypes: Mapping[str, ArrayDtype] | None
     fields: Mapping[str, FieldValue] | None
@@ -113,7 +112,12 @@ def make_record(
 
 
 def make_record_of_parts(
-    parts: Sequence[Picture | Text], *, class_id: int, codec: PatchCodec | None = None, **others: Unpack[RecordFields]
+    parts: Sequence[Picture | Text],
+    *,
+    class_id: int,
+    codec: PatchCodec | None = None,
+    user_json: dict[str, Any] | None = None,
+    **others: Unpack[RecordFields],
 ) -> Record:
     """Encode one exemplar of several pictures and texts, in the order in which a model reads them.
 
@@ -121,7 +125,7 @@ def make_record_of_parts(
 
     Args:
         parts: at least one picture. All have patches of one size.
-        others: as in :func:`make_record`.
+        user_json, others: as in :func:`make_record`.
 
     Raises:
         FormatError: as :func:`make_record`; or ``codec`` aims at a record's bytes, which is for records of one picture.
@@ -166,6 +170,7 @@ def make_record_of_parts(
         token_ids=np.concatenate([np.zeros(0, np.int64), *ids]),
         token_positions=np.concatenate([np.zeros(0, np.int64), *positions]),
         text_length=length,
+        user_json=user_json,
         **others,
     )
     extras = replace(decode_extras(record.extras), parts=tuple(heads))
