@@ -44,6 +44,7 @@ from memory_format.api.terms import (
     MAX_SAMPLE,
     MAX_UPDATE,
     MAX_WORDS,
+    RECEIPT_PATTERN,
     RUN_CURSOR_PATTERN,
     STREAM_PATTERN,
     EvictionPolicy,
@@ -277,7 +278,7 @@ class ReceiptQuery(_PageQuery):
     cursor: str | None = Field(
         None,
         description="The next_cursor of the page before.",
-        json_schema_extra={"pattern": "^[0-9]{17}-[0-9a-f]{8}$"},
+        json_schema_extra={"pattern": f"^{RECEIPT_PATTERN.pattern}$"},
     )
     buffer: BufferName | None = Field(None, description="Of erasures from this one, or from what it was forked from.")
 

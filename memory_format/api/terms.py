@@ -59,6 +59,8 @@ API_KEY_PATTERN: Final = re.compile(r"em_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
 
 RUN_CURSOR_PATTERN: Final = re.compile(r"([0-9]{1,18})-([a-z0-9][a-z0-9._-]{0,62})")
 """Leads to the next page of runs: when one was stored, in microseconds, and its id."""
+RECEIPT_PATTERN: Final = re.compile(r"[0-9]{17}-[0-9a-f]{8}")
+"""Ids of receipts: when something was erased, in microseconds, and 8 random digits."""
 OWNER_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{0,64}")
 """Ids of runs that a buffer may belong to; the empty one is nobody's."""
 MAX_KEY_LENGTH: Final = 128

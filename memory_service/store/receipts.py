@@ -17,13 +17,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from memory_format import FormatError, StorageError
 from memory_format.api.receipts import ErasureReceipt, KeptReceipt
+from memory_format.api.terms import RECEIPT_PATTERN
 from memory_service.store.segments import files
 
 logger = logging.getLogger(__name__)
 
 RECEIPTS: Final = "receipts"
 MOST_KEPT: Final = 1000
-_NAME: Final = re.compile(r"([0-9]{17}-[0-9a-f]{8})\.json")
+_NAME: Final = re.compile(rf"({RECEIPT_PATTERN.pattern})\.json")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Receipts:
             FormatError: ``invalid_cursor``.
             StorageError: they cannot be read.
         """
-        if cursor is not None and not _NAME.fullmatch(f"{cursor}.json"):
+        if cursor is not None and not RECEIPT_PATTERN.fullmatch(cursor):
             raise FormatError("the cursor is not one that this service gave", code="invalid_cursor")
         found: list[KeptReceipt] = []
         for kept in self._all(cursor):
