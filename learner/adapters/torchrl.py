@@ -21,6 +21,7 @@ from torchrl.data import RoundRobinWriter, Storage, TensorDictReplayBuffer
 from torchrl.data.replay_buffers.checkpointers import StorageCheckpointerBase
 
 from client import Buffer, ReplayBatch
+from client.files import write_atomically
 from learner.adapters._exemplars import Exemplars
 from memory_format import BudgetError, FormatError, PatchCodec, Record, WebPLossless, image_to_patches, make_record
 
@@ -28,6 +29,8 @@ __all__ = ["StoredReplayBuffer", "StoredStorage", "StoredWriter"]
 
 Key: TypeAlias = str | tuple[str, ...]
 
+_CHUNK: Final = 256
+"""Transitions that are fetched together."""
 _ARRAYS: Final = (torch.float16, torch.float32)
 _LISTS: Final = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float64)
 
@@ -36,9 +39,7 @@ class _Checkpointer(StorageCheckpointerBase):  # type: ignore[misc]
     """The state as a file: a name and ids in place of transitions."""
 
     def dumps(self, storage: StoredStorage, path: Any) -> None:
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "exemplars.json").write_text(json.dumps(storage.state_dict()))
+        write_atomically(Path(path) / "exemplars.json", json.dumps(storage.state_dict()).encode())
 
     def loads(self, storage: StoredStorage, path: Any) -> None:
         storage.load_state_dict(json.loads((Path(path) / "exemplars.json").read_text()))
@@ -131,8 +132,10 @@ class StoredStorage(Storage):  # type: ignore[misc]
         self._bump_mutation_revision()
 
     def _charges(self, exemplar_ids: list[int]) -> int:
-        wanted = {*exemplar_ids}
-        return sum(info.charge for info in self.exemplars.buffer.query() if info.exemplar_id in wanted)
+        """Bytes of the budget that exemplars take."""
+        parts = (exemplar_ids[first : first + _CHUNK] for first in range(0, len(exemplar_ids), _CHUNK))
+        batches = (self.exemplars.buffer.fetch(part, pixels=False) for part in parts)
+        return sum(record.charge for batch in batches for record in batch.records)
 
     def get(self, index: Any) -> TensorDictBase:
         """Transitions by slot; those that are not decoded yet are fetched.
@@ -147,7 +150,7 @@ class StoredStorage(Storage):  # type: ignore[misc]
         if not bool(self._at_hand[index].all()):
             slots = torch.arange(self.max_size)[index].reshape(-1).unique()
             slots = slots[~self._at_hand[slots]]
-            for part in slots.split(256):
+            for part in slots.split(_CHUNK):
                 self._decode(part, self.exemplars.buffer.fetch(self.ids[part].numpy()))
         assert self._decoded is not None
         return self._decoded[index]
