@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from client import Buffer
+from client.files import replacing
 from client.from_image import read_rgb
 from client.phase_report import phase_report
 from learner.adapters._exemplars import Exemplars
@@ -161,9 +162,8 @@ class StoredMemory(_Learner):  # type: ignore[misc]
         path = self._folder / f"{self.exemplars.buffer.name}-{exemplar_id}.png"
         if make and not path.exists():
             (pixels,) = self.exemplars.get([exemplar_id], ahead=self._ids)
-            part = path.with_suffix(".part")
-            Image.fromarray(pixels).save(part, format="PNG")
-            part.replace(path)
+            with replacing(path) as file:
+                Image.fromarray(pixels).save(file, format="PNG")
         return path
 
     def state_dict(self) -> dict[str, Any]:
