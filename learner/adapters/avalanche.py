@@ -112,7 +112,8 @@ class StoredExemplars(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche's cla
 
         Raises:
             FormatError: a sample is no picture of the kind of the others.
-            BudgetError: there is no room, and the buffer's policy is ``reject``.
+            BudgetError: there is no room, and the buffer's policy is ``reject``. The policy then has what is left of
+                before.
         """
         tags = DataAttribute([-1 - place for place in range(len(exp.dataset))], _TAG)
         self.policy.post_adapt(agent_state, _Tagged(exp, exp.dataset.update_data_attribute(_TAG, tags)))
@@ -131,22 +132,26 @@ class StoredExemplars(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche's cla
         """Make the service hold what the policy has chosen, and the policy what the service holds."""
         leaves = list(_leaves(self.policy))
         chosen = [_tags(leaf.buffer) for leaf in leaves]
-        staying = {tag for tags in chosen for tag in tags if tag >= 0}
-        leaving = self._rows.keys() - staying
-        self.exemplars.remove(leaving)
-        self._forget(leaving)
-        ranks = {tag: rank for tags in chosen for rank, tag in enumerate(tags)}
-        moved = [id_ for id_ in staying if self._ranks[id_] != ranks[id_]]
-        if moved:
-            self.exemplars.buffer.update_scores(moved, ranks=[ranks[id_] for id_ in moved])
-            self._ranks |= {id_: ranks[id_] for id_ in moved}
-        ids = self._push(new, [tag for tags in chosen for tag in tags if tag < 0], ranks)
-        for leaf, tags in zip(leaves, chosen, strict=True):
-            kept = [ids.get(tag, tag) for tag in tags]
-            places = [place for place, id_ in enumerate(kept) if id_ in self._rows]
-            leaf.buffer = self._dataset([kept[place] for place in places])
-            if len(places) < len(kept) and hasattr(leaf, "_buffer_weights"):
-                leaf._buffer_weights = leaf._buffer_weights[places]
+        ids: dict[int, int] = {}
+        try:
+            staying = {tag for tags in chosen for tag in tags if tag >= 0}
+            leaving = self._rows.keys() - staying
+            self.exemplars.remove(leaving)
+            self._forget(leaving)
+            ranks = {tag: rank for tags in chosen for rank, tag in enumerate(tags)}
+            moved = [id_ for id_ in staying if self._ranks[id_] != ranks[id_]]
+            if moved:
+                self.exemplars.buffer.update_scores(moved, ranks=[ranks[id_] for id_ in moved])
+                self._ranks |= {id_: ranks[id_] for id_ in moved}
+            ids = self._push(new, [tag for tags in chosen for tag in tags if tag < 0], ranks)
+        finally:
+            # Also where something has failed: later, a tag would name a sample of another experience.
+            for leaf, tags in zip(leaves, chosen, strict=True):
+                kept = [ids.get(tag, tag) for tag in tags]
+                places = [place for place, id_ in enumerate(kept) if id_ in self._rows]
+                leaf.buffer = self._dataset([kept[place] for place in places])
+                if len(places) < len(kept) and hasattr(leaf, "_buffer_weights"):
+                    leaf._buffer_weights = leaf._buffer_weights[places]
 
     def _push(self, new: AvalancheDataset | None, tags: Sequence[int], ranks: Mapping[int, int]) -> dict[int, int]:
         """Store new samples; tag -> id, of those that are kept."""

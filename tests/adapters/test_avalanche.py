@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from client import MemoryClient
 from learner.adapters.avalanche import LearnersOrder, Recorder, StoredExemplars
-from memory_format import FormatError, WebPLossless
+from memory_format import BudgetError, FormatError, WebPLossless
 from tests.conftest import Service
 
 # The adapter silences what the library says when it is imported.
@@ -169,6 +169,19 @@ def test_a_budget_in_bytes_cuts_each_order_from_behind(memory: MemoryClient, str
     assert said[0].startswith("phase 0: 5 stored, 0 evicted; 5 exemplars of 2 classes, ")
     policy.resize(None, 3)
     assert len(policy.buffer) == policy.exemplars.buffer.info().num_records <= 3
+
+
+def test_of_an_experience_whose_push_failed_nothing_is_left(memory: MemoryClient, stream: Any) -> None:
+    buffer = memory.create_buffer(f"avalanche-{next(_numbers)}", budget_bytes=11_000, eviction="reject")
+    policy = StoredExemplars(ClassBalancedBuffer(40), buffer, like=stream[0].dataset, recorder=LOSSLESS)
+    with pytest.raises(BudgetError):
+        policy.post_adapt(None, stream[0])
+    assert len(policy.buffer) == buffer.info().num_records == 0
+    buffer.configure(budget_bytes=10**6)
+    policy.post_adapt(None, stream[1])
+    assert sorted(policy.buffer.targets) == sorted(stream[1].dataset.targets)
+    pictures = {bytes(picture.numpy()) for picture, *_ in stream[1].dataset}
+    assert {bytes(picture.numpy()) for picture, *_ in policy.buffer} == pictures
 
 
 def test_masked_exemplars_have_the_size_of_whole_ones(memory: MemoryClient, stream: Any) -> None:
