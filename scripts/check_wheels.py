@@ -1,4 +1,4 @@
-"""Build the wheel and the source archive, and install the wheel with each extra in an environment of its own.
+"""Build the wheel and the source archive, and install the wheel with extras, each in an environment of its own.
 
     python scripts/check_wheels.py                     base, service
     python scripts/check_wheels.py learner lightning   these
@@ -6,7 +6,7 @@
     python scripts/check_wheels.py --wheel FILE        of a wheel that was built already
 
 In each the commands and packages that belong to it are started, from an empty folder: what works there works without
-the checkout. Prints what was checked, with the versions that pip chose.
+the checkout. Prints what was checked, and with which Python.
 """
 
 from __future__ import annotations

@@ -146,7 +146,9 @@ class SelfAttention(nn.Module):
         of_each = len(queries) // packing.shape[0]
         asked = number if wanted is None else [of_each * len(bucket.samples) for bucket in packing.buckets]
         parts = zip(packing.buckets, queries.split(asked), keys.split(number), values.split(number), strict=True)
-        return torch.cat([self._of_bucket(*part, prefix, packed=wanted is None) for part in parts])
+        contexts = [self._of_bucket(*part, prefix, packed=wanted is None) for part in parts]
+        # On a GPU there is one, which cat would copy.
+        return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
 
     def _of_bucket(
         self, bucket: Bucket, queries: Tensor, keys: Tensor, values: Tensor, prefix: Prefix | None, *, packed: bool
