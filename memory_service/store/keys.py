@@ -128,9 +128,9 @@ class KeyFile:
     def __init__(self, data: Path) -> None:
         self._path = data / KEYS
         self._lock = threading.Lock()
-        self._seen: tuple[int, int, int] | None = None
-        """Which file was read: its inode, time and size."""
-        self._keys: Mapping[str, Key] | None = None
+        self._held: tuple[tuple[int, int, int] | None, Mapping[str, Key] | None] = (None, None)
+        """Which file was read, by its inode, time and size, and what was in it. Replaced as one: who finds that file
+        unchanged has its keys, also while another thread reads a new one."""
 
     def current(self) -> Mapping[str, Key] | None:
         """The keys by id; None where none was ever made, and so none is asked for.
@@ -138,22 +138,22 @@ class KeyFile:
         Raises:
             StorageError: the file cannot be read.
         """
+        held_of, keys = self._held
         try:
             found = os.stat(self._path)
         except (FileNotFoundError, NotADirectoryError):
-            if self._seen is not None:
-                self._seen, self._keys = _NONE_READ, {}
-            return self._keys
+            if held_of is not None:
+                self._held = _NONE_READ, (keys := {})
+            return keys
         except OSError as error:
             raise files.storage_error(f"read {self._path}", error) from error
         seen = found.st_ino, found.st_mtime_ns, found.st_size
-        if seen != self._seen:
+        if seen != held_of:
             with self._lock:
                 # Whatever comes of reading it: from now on keys are asked for.
-                self._seen, self._keys = _NONE_READ, {}
-                self._keys = self._read()
-                self._seen = seen
-        return self._keys
+                self._held = _NONE_READ, {}
+                self._held = seen, (keys := self._read())
+        return keys
 
     def any_good(self, now: float) -> bool:
         """Whether there is a key that lets somebody in. Raises as :meth:`current`."""

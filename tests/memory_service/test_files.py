@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,17 @@ def unfinished(data: Path) -> list[str]:
     return sorted(str(path.relative_to(data)) for path in data.rglob(".*.tmp"))
 
 
+def _of_files_alone(flock: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """As NFS has it."""
+
+    def call(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, operation)
+
+    return call
+
+
 def test_a_start_clears_what_a_killed_process_left_unfinished(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +144,10 @@ def test_a_start_clears_what_a_killed_process_left_unfinished(
     with Store(data):
         assert (data / ".keys.json.1.tmp").exists()
     os.close(holder)
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", _of_files_alone(fcntl.flock))
+        with Store(data):
+            assert (data / ".keys.json.1.tmp").exists()
     with Store(data):
         assert unfinished(data) == sorted(
             [*others[:2], *others[3:], "runs/.folder.json.1.tmp", "runs/.link.json.1.tmp"]
