@@ -189,9 +189,13 @@ def _listed(parts: Any) -> list[Picture | Text]:
     for part in listed:
         if not isinstance(part, Picture | Text):
             raise FormatError(f"parts are a list of Picture and Text, got {part!r:.100}")
-        if isinstance(part, Text) and not ROLE_PATTERN.fullmatch(str(part.role)):
+        if isinstance(part, Text) and not _is_role(part.role):
             raise FormatError(f"a role is 1..32 of A-Z a-z 0-9 . _ -, got {part.role!r:.100}")
     return listed
+
+
+def _is_role(role: object) -> bool:
+    return isinstance(role, str) and ROLE_PATTERN.fullmatch(role) is not None
 
 
 def _codec_of(given: Any) -> PatchCodec:
