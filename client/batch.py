@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from client._params import whole
 from client.parts import BatchParts, batch_parts
 from client.unpack import UnpackedBatch, unpack_batch
-from memory_format import Batch, Dropped, FormatError, Record
+from memory_format import Batch, Dropped, FormatError, Layout, Record
 from memory_format.body import extras_of
 from memory_format.codecs import codec_by_number
 from memory_format.extras import Extras, FloatArray, decode_extras
-from memory_format.header import FLAG_EXTRAS, FLAG_PARTS
+from memory_format.header import FLAG_EXTRAS, FLAG_PARTS, layout_of
 from memory_format.in_place import to_image
-from memory_format.parts import Picture, Text, in_order
+from memory_format.parts import Picture, Text, further_of, in_order
 from memory_format.record import headers_of
 from memory_format.user_fields import FieldValue
 from memory_format.wire import record_list, split_batch
@@ -123,19 +123,20 @@ class ReplayBatch:
         """
         found = []
         for row, extras in enumerate(self._extras):
-            pictures = [self._picture(row, place) for place in range(int(self.in_parts.num_pictures[row]))]
+            flags = [self.held.headers["flags"][row], *(one.layout_flags for one in further_of(extras.parts))]
+            pictures = [self._picture(row, place, layout_of(int(of_it))) for place, of_it in enumerate(flags)]
             said = self.token_valid[row]
             text = (self.token_ids[row, said], self.token_positions[row, said], int(self.text_length[row]))
             found.append(in_order(extras.parts or (None,), pictures, *text))
         return found
 
-    def _picture(self, row: int, place: int) -> Picture:
+    def _picture(self, row: int, place: int, layout: Layout) -> Picture:
         if not self.has_pixels:
             raise ValueError("this batch has no pixels: draw it without pixels=False, or decode its records")
         valid = self.patch_valid[row] & (self.in_parts.patch_picture[row] == place)
         keep_mask = np.zeros(self.in_parts.picture_grid[row, place].tolist(), dtype=bool)
         keep_mask.flat[self.patch_positions[row, valid]] = True
-        return Picture(self.patches[row, valid], keep_mask)
+        return Picture(self.patches[row, valid], keep_mask, layout)
 
     def fields(self) -> list[dict[str, FieldValue]]:
         """The user's fields of each record."""

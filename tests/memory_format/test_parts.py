@@ -28,6 +28,7 @@ from memory_format import (
     read_batch,
 )
 from memory_format.body import swap_text
+from memory_format.canvas import default_layout
 from memory_format.extras import decode_extras
 from memory_format.header import FLAG_PARTS
 from memory_format.parts import MAX_PARTS, MAX_PICTURES
@@ -64,6 +65,7 @@ def assert_same_parts(found: tuple[Picture | Text, ...], given: list[Picture | T
             assert isinstance(other, Picture)
             np.testing.assert_array_equal(one.patches, other.patches)
             np.testing.assert_array_equal(one.keep_mask, other.keep_mask)
+            assert one.layout == (other.layout or default_layout(other.keep_mask))
         else:
             assert isinstance(other, Text)
             positions = np.arange(len(other.token_ids)) if other.token_positions is None else other.token_positions
@@ -162,6 +164,7 @@ def test_texts_of_dialogues_are_not_swapped() -> None:
         ([picture(0), picture(1, patch_px=8)], "patches of one size, these have 4 and 8 px"),
         ([picture(0), Text("", np.array([1]))], r"a role is 1\.\.32"),
         ([picture(0), Text("a b", np.array([1]))], r"a role is 1\.\.32"),
+        ([picture(0), Text(cast("Any", 5), np.array([1]))], r"a role is 1\.\.32 .*, got 5"),
         ([picture(0), Text("user", np.array([1]), np.array([2]), 2)], "token_positions must ascend"),
         ([replace(picture(0), patches=cast("Any", [0])), picture(1)], "patches must be a numpy array"),
         ([picture(0), replace(picture(1), keep_mask=np.ones((3, 4), bool))], "keeps 12 cells but there are 3"),
