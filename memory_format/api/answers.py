@@ -337,7 +337,8 @@ class DrawnIds(Answer):
     scores: tuple[float, ...]
     ranks: tuple[int, ...]
     text_from: tuple[int, ...]
-    """Whose text each carries, its own or another's; empty where all have their own."""
+    """Whose text each carries, its own or another's; empty where all have their own. If either is of several parts, it
+    keeps its own all the same."""
     text_fingerprints: tuple[int, ...]
     """Of those."""
 
