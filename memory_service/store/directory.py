@@ -90,11 +90,14 @@ def clear_unfinished(data: Path) -> None:
     there. While another process changes the keys, which takes no store's lock, all stays for the next start."""
     alone = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Keys are being changed, or it is a file system (NFS) that locks no directories.
+            logger.info("what was left unfinished stays for the next start: %s", error.strerror)
+            return
         for directory, replaced in _REPLACED.items():
             _clear_unfinished(data / directory, replaced)
-    except BlockingIOError:
-        logger.info("keys are being changed; what was left unfinished stays for the next start")
     finally:
         os.close(alone)
 
