@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -418,6 +420,40 @@ def test_a_connection_that_showed_a_good_key_is_let_in_by_no_other(data: Path) -
     keys.revoke(good[3:11], NOW)
     with pytest.raises(UnauthenticatedError, match="was revoked"):
         check(good)
+
+
+def test_a_good_key_is_good_while_another_thread_reads_a_changed_file(
+    data: Path, admin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, look, read = KeyFile(data), os.stat, KeyFile._read
+    assert (keys.current() or {}).keys() == {admin[3:11]}
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(self: KeyFile) -> Any:
+        reading.set()
+        assert go_on.wait(10)
+        return read(self)
+
+    found: list[Any] = []
+    other = threading.Thread(target=lambda: found.append(keys.current()))
+
+    def overtaken(path: Any) -> os.stat_result:
+        """The file as it is, and then another thread that finds it changed."""
+        seen = look(path)
+        monkeypatch.setattr(os, "stat", look)
+        KeyFile(data).make("read", NOW)
+        monkeypatch.setattr(KeyFile, "_read", slow)
+        other.start()
+        assert reading.wait(10)
+        return seen
+
+    monkeypatch.setattr(os, "stat", overtaken)
+    try:
+        assert (keys.current() or {}).keys() == {admin[3:11]}
+    finally:
+        go_on.set()
+        other.join()
+    assert len(found[0]) == 2
 
 
 def test_connections_are_counted_by_key(data: Path, admin: str, monkeypatch: pytest.MonkeyPatch) -> None:
