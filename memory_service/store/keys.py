@@ -142,9 +142,9 @@ class KeyFile:
         try:
             found = os.stat(self._path)
         except (FileNotFoundError, NotADirectoryError):
-            if held_of is not None:
-                self._held = _NONE_READ, (keys := {})
-            return keys
+            if self._held[0] is not None:
+                self._held = _NONE_READ, {}
+            return self._held[1]
         except OSError as error:
             raise files.storage_error(f"read {self._path}", error) from error
         seen = found.st_ino, found.st_mtime_ns, found.st_size
