@@ -20,7 +20,7 @@ from memory_service.store.pure.ledger import IndexRows, store_share
 from memory_service.store.pure.model import BufferConfig, check_settings
 from memory_service.store.pure.tallies import NOTHING, SegmentState, tallies_of, worth_rewriting
 from memory_service.store.room import frame_overhead, segment_bytes, written_bytes
-from memory_service.store.segments.appending import OpenSegment, Part, totals_of
+from memory_service.store.segments.appending import OpenSegment, Part, totals_of, without_sealed_bodies
 from memory_service.store.segments.owner import owner_of
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,8 @@ class Fork:
                 continue
             batch = Batch(headers_of_rows(taken), self._contents.learner_ids(taken), bodies)
             owner = owner_of(self._config, self._view.version, self._state.next_id)
-            self._parts += self._contents.segments.append(growing, batch, segment_bytes=self._full, owner=owner)
+            parts = self._contents.segments.append(growing, batch, segment_bytes=self._full, owner=owner)
+            self._parts = without_sealed_bodies([*self._parts, *parts])
             growing = None if self._parts[-1].full else self._parts[-1].after
 
     def _records_of(self, states: Sequence[SegmentState]) -> Rows:
