@@ -35,7 +35,8 @@ from memory_service.store.segments.owner import Owner, read_owner
 UNKNOWN: Final = (
     "records that were evicted or deleted since the index was written may be back, as far as the budget has room",
     "scores and ranks are those of when the records were written or moved",
-    "snapshots, descriptions and idempotency keys since are gone: a push that is sent again is stored again",
+    "snapshots, descriptions, words of vocabularies and idempotency keys since are gone: a push that is sent again is "
+    "stored again",
     "records of open segments that the index has no headers of are not readable; their files lie in quarantine/",
     "a fork holds only what it has written itself, where the index does not know it",
 )
