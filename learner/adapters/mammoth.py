@@ -107,6 +107,10 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
         if isinstance(value, SavedExamples):
             self._examples.load(value)
             self._memory = self._examples.exemplars.buffer
+        else:
+            # Those of a checkpoint of Mammoth's own buffer, say; a new buffer's are all zero. Their labels come next.
+            written = value.flatten(1).any(1).nonzero()[:, 0]
+            self._examples[written] = value[written]
 
     @examples.deleter
     def examples(self) -> None:

@@ -145,6 +145,18 @@ def test_its_own_checkpoints_have_a_name_in_place_of_pictures(memory: MemoryClie
     assert_same(ours.get_all_data(), again.get_all_data())
 
 
+def test_a_checkpoint_of_mammoths_own_buffer_is_taken_over(memory: MemoryClient) -> None:
+    own, ours = Buffer(SIZE), stored(memory)
+    np.random.seed(0)  # noqa: NPY002
+    played(own, range(5))
+    for name in own.used_attributes:  # as Mammoth's ``load_buffer`` does it
+        setattr(ours, name, getattr(own, name).clone())
+    ours.num_seen_examples = SIZE
+    assert_same(own.get_all_data(), ours.get_all_data())
+    held = sorted(info.class_id for info in ours.examples.exemplars.buffer.query())
+    assert held == sorted(own.labels.tolist())
+
+
 def test_a_push_that_failed_is_made_up_for(memory: MemoryClient) -> None:
     made = memory.create_buffer(f"mammoth-{next(_numbers)}", budget_bytes=4000, eviction="reject")
     own, ours = Buffer(SIZE), ServiceBuffer(SIZE, memory=made, recorder=Recorder(WebPLossless()))
