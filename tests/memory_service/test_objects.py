@@ -360,6 +360,23 @@ def test_nothing_is_left_of_what_was_deleted_moved_or_erased(data: Path, url: st
     assert _intents(data) <= 2 * AHEAD
 
 
+def test_what_is_going_is_not_copied_any_more(data: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looked up a segment before it was deleted may find its object."""
+    with open_store(data, url) as store:
+        buffer = filled(store, 15)
+        (record,), (state,) = held(buffer)[:1], buffer.state.segments.values()
+        row = buffer.state.columns.take(np.array([0]))[0]
+        place = (0, int(row["offset"]), int(row["length"]), int(row["crc32"]), 0)
+        target = memoryview(bytearray(len(record.body)))
+        with monkeypatch.context() as patched:
+            patched.setattr(bucket.Bucket, "delete", lambda *_: None)
+            buffer.delete([each.exemplar_id for each in held(buffer)])
+            with segments_of(store).hold([state.stem]) as reader:
+                reader.read([place], target)
+            assert bytes(target) == record.body
+            assert [path for path in data.rglob("*") if path.is_file() and record.body in path.read_bytes()] == []
+
+
 def _intents(data: Path) -> int:
     with closing(sqlite3.connect(data / "index.sqlite")) as index:
         return int(index.execute("SELECT COUNT(*) FROM intents").fetchone()[0])

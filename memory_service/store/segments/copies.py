@@ -166,11 +166,14 @@ class Copies:
             if stem in self.sizes:
                 raise StorageError(f"segment {stem} is missing from {self._bucket.place}", segment=stem)
             raise SegmentGoneError(stem)
-        try:
-            for at, data in found:
-                self.cache.fill(stem, descriptor, [data], at)
-        except OSError as error:
-            logger.warning("what was read is not kept: %s", error.strerror)
+        # Of one that was deleted since, which may be there still, nobody would remove a copy. Who deletes one looks for
+        # readers behind this.
+        if stem in self.sizes or stem in self.growing:
+            try:
+                for at, data in found:
+                    self.cache.fill(stem, descriptor, [data], at)
+            except OSError as error:
+                logger.warning("what was read is not kept: %s", error.strerror)
         return found
 
     def _from_index(self, stem: str) -> list[tuple[int, Body]] | None:
