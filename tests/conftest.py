@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -25,6 +26,10 @@ settings.register_profile("search", deadline=None, max_examples=2000, print_blob
 # Longer runs of what a store must never do: see `make nightly`.
 settings.register_profile("nightly", settings.get_profile("search"), max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+# The platform's, for the loaders of all tests. torchrl 0.14.1, imported first, makes it "spawn" for the whole process;
+# and a spawned worker that ends while it sends a tensor may abort (torch 2.14.1). See findings/torchrl_start_method.sh.
+multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0])
 
 # As in a run: tests side by side share the cores.
 before_torch.prepare()
