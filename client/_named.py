@@ -14,6 +14,7 @@ from client._params import present, query_string
 from client._session import Connected
 from memory_format import NotFoundError
 from memory_format.api.answers import ClassesNamed, ClassList, Diff, SnapshotInfo, SnapshotList, Vocabulary
+from memory_format.api.forms import ExportForm
 from memory_format.api.terms import MAX_NAMED
 
 T = TypeVar("T")
@@ -150,23 +151,37 @@ class Named:
         self.client.session.request("POST", path, safe=False, json=present(wanted))
         return type(self)(self.client, name)
 
-    def export(self, path: str | os.PathLike[str], *, snapshot: str | None = None, progress: bool = False) -> Path:
-        """Write the buffer to a file, a ZIP with a Zarr store; :meth:`MemoryClient.import_buffer` reads it.
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        snapshot: str | None = None,
+        form: ExportForm | None = None,
+        png: bool = False,
+        progress: bool = False,
+    ) -> Path:
+        """Write the buffer to a file; :meth:`MemoryClient.import_buffer` reads it.
 
         It is received piece by piece, in a file beside ``path`` that takes its place, and that of what was
         there before, when it is whole.
 
         Args:
+            form: ``zarr``, a ZIP with a Zarr store, or a table with a row a record: ``arrow-stream``, ``arrow-file``
+                or ``parquet``. None = as the file is called: ``.parquet``, ``.arrow`` (a file), ``.arrows`` (a stream),
+                all others Zarr.
+            png: each record's picture, too, in the table's column ``png``.
             progress: show a bar; needs ``tqdm``.
 
         Returns:
             ``path``.
 
         Raises:
-            ProtocolError: what came is not a whole ZIP file.
+            ProtocolError: what came is not a whole file.
+            FormatError: ``invalid_query``: no such form, or ``png`` of a Zarr store, which has no such column.
             OSError: it cannot be written.
         """
-        return _transfer.receive(self.client.session, self.name, Path(path), snapshot, progress=progress)
+        session = self.client.session
+        return _transfer.receive(session, self.name, Path(path), snapshot, form, png=png, progress=progress)
 
     def _ask(self, kind: type[T], method: str, *rest: str, **arguments: Any) -> T:
         return self.client.session.value(kind, method, buffer_path(self.name, *rest), **arguments)

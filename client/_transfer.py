@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -15,19 +16,31 @@ from client._params import query_string
 from client._session import Session
 from client.errors import ProtocolError
 from client.files import replacing
+from memory_format.api.forms import FORMS, FileForm, form_named
 from memory_format.api.terms import EXPORT_MEDIA_TYPE
 
 _CHUNK_BYTES = 1024 * 1024
 
 
-def receive(session: Session, buffer: str, target: Path, snapshot: str | None, *, progress: bool) -> Path:
+def receive(
+    session: Session,
+    buffer: str,
+    target: Path,
+    snapshot: str | None,
+    form: str | None,
+    *,
+    png: bool,
+    progress: bool,
+) -> Path:
     """See :meth:`Buffer.export`."""
+    wanted = FORMS[form_named(target, form)]
     with replacing(target) as file:
         session.request(
             "GET",
             buffer_path(buffer, "export"),
-            params=query_string({"snapshot": snapshot}),
-            receive=lambda response, chunks: _save(response, chunks, file, progress=progress),
+            params=query_string({"snapshot": snapshot, "png": png or None}),
+            headers={"Accept": wanted.media_type},
+            receive=lambda response, chunks: _save(response, chunks, file, wanted, progress=progress),
         )
     return target
 
@@ -43,7 +56,9 @@ def send(session: Session, buffer: str, source: Path, *, progress: bool) -> None
     )
 
 
-def _save(response: httpx.Response, chunks: Iterator[bytes], file: BinaryIO, *, progress: bool) -> None:
+def _save(
+    response: httpx.Response, chunks: Iterator[bytes], file: BinaryIO, wanted: FileForm, *, progress: bool
+) -> None:
     """Make an answer all that a file holds."""
     length = response.headers.get("Content-Length", "")
     announced = length.isascii() and length.isdigit() and "Content-Encoding" not in response.headers
@@ -62,11 +77,25 @@ def _save(response: httpx.Response, chunks: Iterator[bytes], file: BinaryIO, *, 
             announced_bytes=total,
             received_bytes=received,
         )
-    try:
-        # Its directory is at the end and says where it begins: what was cut short or is no ZIP has none there.
-        zipfile.ZipFile(file).close()
-    except zipfile.BadZipFile as error:
-        raise ProtocolError(f"{response.request.url} did not answer with a whole ZIP file: {error}") from None
+    if not _is_whole(file, wanted):
+        raise ProtocolError(f"{response.request.url} did not answer with a whole file of {wanted.media_type}")
+
+
+def _is_whole(file: BinaryIO, form: FileForm) -> bool:
+    if not form.ends:
+        try:
+            # Its directory is at the end and says where it begins: what was cut short or is no ZIP has none there.
+            zipfile.ZipFile(file).close()
+        except zipfile.BadZipFile:
+            return False
+        return True
+    size = file.seek(0, os.SEEK_END)
+    if size < len(form.begins) + len(form.ends):
+        return False
+    file.seek(-len(form.ends), os.SEEK_END)
+    ends = file.read()
+    file.seek(0)
+    return ends == form.ends and file.read(len(form.begins)) == form.begins
 
 
 def _pieces(path: Path, *, progress: bool) -> Generator[bytes, None, None]:

@@ -33,6 +33,7 @@ FormatCode = Literal[
     "invalid_cursor",
     "invalid_budget",
     "invalid_export",
+    "not_acceptable",
 ]
 BudgetCode = Literal[
     "record_exceeds_budget", "budget_exceeded", "disk_limit_exceeded", "quota_exceeded", "learner_quota_exceeded"

@@ -152,18 +152,9 @@ def frame_batch(headers: NDArray[np.void], learner_ids: Sequence[str], lengths: 
     total = int(sizes.sum())
     if total > _MAX_BODIES_BYTES:
         raise FormatError(f"bodies of {total} bytes in one batch; send fewer at once", code="batch_too_large")
-    offsets = np.zeros(count + 1, dtype=np.int32)
-    np.cumsum(sizes, out=offsets[1:])
     # Takes no memory, as nobody touches it: only its length goes into the stream.
     unwritten = pa.allocate_buffer(total)
-    columns = {
-        "learner_id": pa.array(learner_ids, type=pa.string()),
-        "body": pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), unwritten]),
-    }
-    for name in _HEADER_COLUMNS:
-        values = pa.py_buffer(np.ascontiguousarray(headers[name]))
-        columns[name] = pa.Array.from_buffers(_TYPES[name], count, [None, values])
-    pieces = _writer.pieces_of(pa.RecordBatch.from_arrays([columns[name] for name in _TYPES], schema=SCHEMA))
+    pieces = _writer.pieces_of(rows_of(headers, learner_ids, sizes, unwritten))
     # Empty bodies are not written at all.
     bodies = next((at for at, piece in enumerate(pieces) if _is(piece, unwritten)), len(pieces))
     before, behind = b"".join([_BEGIN, *pieces[:bodies]]), b"".join([*pieces[bodies + 1 :], _END])
@@ -171,6 +162,28 @@ def frame_batch(headers: NDArray[np.void], learner_ids: Sequence[str], lengths: 
     stream[: len(before)] = before
     stream[len(before) + total :] = behind
     return stream, len(before)
+
+
+def rows_of(
+    headers: NDArray[np.void], learner_ids: Sequence[str], lengths: NDArray[np.int64], bodies: pa.Buffer
+) -> pa.RecordBatch:
+    """Records as rows of :data:`SCHEMA`.
+
+    Args:
+        headers, learner_ids, lengths: as :func:`frame_batch`.
+        bodies: end to end, less than 2 GiB; not copied.
+    """
+    count = len(headers)
+    offsets = np.zeros(count + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    columns = {
+        "learner_id": pa.array(learner_ids, type=pa.string()),
+        "body": pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), bodies]),
+    }
+    for name in _HEADER_COLUMNS:
+        values = pa.py_buffer(np.ascontiguousarray(headers[name]))
+        columns[name] = pa.Array.from_buffers(_TYPES[name], count, [None, values])
+    return pa.RecordBatch.from_arrays([columns[name] for name in _TYPES], schema=SCHEMA)
 
 
 class _Writer(threading.local):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from memory_format import FormatError
+from memory_format.api.forms import form_named
 from memory_service.http.app import open_store
 from memory_service.inspect_command import add_inspect_command, run_inspect
 from memory_service.progress import bar
@@ -48,9 +49,10 @@ def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
             command.add_argument(
                 "--max-rate", type=float, metavar="MB", help="read at most so many megabytes a second; default no bound"
             )
-    command = commands.add_parser("export", help="write a buffer to one file, a Zarr store in a ZIP")
+    command = commands.add_parser("export", help="write a buffer to one file, a Zarr store in a ZIP or a table")
     command.add_argument("buffer")
-    command.add_argument("file", type=Path, help="out.zarr.zip; must not exist")
+    command.add_argument("file", type=Path, help="x.zarr.zip, x.parquet, x.arrow or x.arrows; must not exist")
+    command.add_argument("--png", action="store_true", help="each record's picture, too, in a column of a table")
     command.add_argument("--snapshot", help="what the buffer held at this snapshot")
     add_data_option(command)
     command = commands.add_parser("import", help="make a buffer of an exported file")
@@ -97,7 +99,7 @@ def _repair(data: Path, json: bool) -> int:
     return 0
 
 
-def _export(buffer: str, file: Path, snapshot: str | None, data: Path) -> int:
+def _export(buffer: str, file: Path, snapshot: str | None, png: bool, data: Path) -> int:
     if file.exists():
         raise FormatError(f"{file} exists already", code="invalid_request")
     # Opening would make one.
@@ -106,7 +108,7 @@ def _export(buffer: str, file: Path, snapshot: str | None, data: Path) -> int:
     with open_store(Settings(data=data)) as store:
         with (
             files.replacing(file, mode=0o666) as descriptor,
-            closing(store.buffer(buffer).export(snapshot)) as pieces,
+            closing(store.buffer(buffer).export(snapshot, form_named(file), png=png)) as pieces,
             bar("exporting", "B") as progress,
         ):
             end = 0

@@ -11,9 +11,9 @@ _SECONDS: Final = 2.0
 
 
 @contextmanager
-def bar(what: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Gives what is told of the work: how much is done, how much there is to do, and what is looked at. The bar is on
-    stderr, where that is a terminal, and goes away at the end.
+def bar(what: str, unit: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """Gives what is told of the work: how much is done, how much there is to do if that is known, and what is looked
+    at. The bar is on stderr, where that is a terminal, and goes away at the end.
 
     Args:
         unit: of the numbers: ``B``, or a word.
@@ -24,7 +24,7 @@ def bar(what: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
         desc=what, unit=unit, unit_scale=unit == "B", delay=_SECONDS, leave=False, disable=None, dynamic_ncols=True
     ) as shown:
 
-        def tell(done: int, total: int, _name: str = "") -> None:
+        def tell(done: int, total: int | None, _name: str = "") -> None:
             shown.total = total
             shown.update(done - shown.n)
 

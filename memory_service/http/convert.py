@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar
 
-from PIL import Image
-
-from memory_format import Dropped, FormatError, Record
+from memory_format import FormatError, Record
 from memory_format.api.answers import BufferInfo, ExemplarDetail, SnapshotInfo
 from memory_format.api.contents import PartInfo
 from memory_format.api.requests import BudgetSettings, BufferChange, DeleteQuery, ExemplarQuery, FilterQuery, SampleBody
 from memory_format.api.terms import MAX_SAMPLE, part_of
 from memory_format.bitmask import count_kept
 from memory_format.header import FLAG_PARTS
-from memory_format.in_place import FILL, check_shown_size, kept_rows
 from memory_format.parts import Further
 from memory_format.user_fields import written
 from memory_service.store.buffer import Buffer
@@ -168,28 +164,3 @@ def _parts(record: Record) -> list[PartInfo]:
         else:
             found.append(PartInfo("text", role=part.role, text_length=part.text_length))
     return found
-
-
-def to_png(record: Record, *, dropped: Dropped = "grey", scale: int = 1, picture: int = 0) -> bytes:
-    """The whole grid of one of the record's pictures as PNG, ``(h*P*scale, w*P*scale)`` pixels.
-
-    Raises:
-        FormatError: ``invalid_query`` where the picture would be too large, or there is none of that place;
-            ``invalid_payload`` where the payload has a sound header and cannot be decoded all the same.
-    """
-    if picture >= record.num_pictures:
-        raise FormatError(
-            f"the record has {record.num_pictures} pictures, 0..{record.num_pictures - 1}, and no {picture}",
-            code="invalid_query",
-        )
-    record = record.picture(picture)
-    h, w = record.grid
-    height, width = h * record.patch_px * scale, w * record.patch_px * scale
-    check_shown_size(height, width, "invalid_query")
-    image = Image.new("RGBA" if dropped == "transparent" else "RGB", (width, height), FILL[dropped])
-    for row, strip in kept_rows(record.patches(), record.keep_indices, w, dropped):
-        scaled = strip.repeat(scale, axis=0).repeat(scale, axis=1)
-        image.paste(Image.fromarray(scaled), (0, row * record.patch_px * scale))
-    out = io.BytesIO()
-    image.save(out, "PNG", compress_level=3)
-    return out.getvalue()

@@ -31,6 +31,7 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "invalid_cursor": (422, "The cursor is not one of this query"),
     "invalid_budget": (422, "The budget is not a usable number of bytes"),
     "invalid_export": (422, "The file is not an exported buffer"),
+    "not_acceptable": (406, "What is asked for is not given in this form"),
     "record_exceeds_budget": (413, "A record is larger than the whole budget"),
     "budget_exceeded": (507, "The records do not fit the budget"),
     "disk_limit_exceeded": (507, "There is no room on disk"),

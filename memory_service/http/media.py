@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from memory_format.api.terms import JSON_MEDIA_TYPE
@@ -26,16 +27,36 @@ def prefers(accept: str, wanted: str) -> bool:
 
     What is malformed asks for nothing.
     """
+    weights = _weights(accept)
+    return weights.get(wanted, 0.0) > 0 and weights[wanted] >= weights.get(JSON_MEDIA_TYPE, 0.0)
+
+
+def chosen(accept: str, offered: Sequence[str]) -> str | None:
+    """Which of the types on offer an Accept header asks for most, with its wildcards; the first of several that it asks
+    for alike. None where it takes none of them. What is empty or malformed asks for nothing, and gets the first."""
+    weights = _weights(accept) or {"*/*": 1.0}
+
+    def weight(kind: str) -> float:
+        # What says more goes before what says less (RFC 9110, 12.5.1).
+        named = (kind, f"{kind.partition('/')[0]}/*", "*/*")
+        return next((weights[name] for name in named if name in weights), 0.0)
+
+    best = max(offered, key=weight)
+    return best if weight(best) > 0 else None
+
+
+def _weights(accept: str) -> dict[str, float]:
+    """Media ranges and their weights; nothing where the header is malformed."""
     weights: dict[str, float] = {}
     at = 0
     while at < len(accept):
         found = _TYPE.match(accept, at)
         at = found.end() + 1 if found else at
         if found is None or accept[at - 1 : at] not in ("", ","):
-            return False
+            return {}
         weight = _WEIGHT.search(found[2])
         try:
             weights[found[1].lower()] = float(weight[1]) if weight else 1.0
         except ValueError:
-            return False
-    return weights.get(wanted, 0.0) > 0 and weights[wanted] >= weights.get(JSON_MEDIA_TYPE, 0.0)
+            return {}
+    return weights

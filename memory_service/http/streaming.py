@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -72,10 +73,9 @@ class DrawnResponse(Response):
 
 
 class ExportResponse(StreamingResponse):
-    """An exported buffer."""
+    """An exported buffer. Where its length is not known, its end says that it is whole."""
 
     def __init__(self, file: Export, lease_seconds: float, headers: Mapping[str, str], media_type: str) -> None:
-        headers = {**headers, "Content-Length": str(file.num_bytes)}
         super().__init__(file, headers=headers, media_type=media_type)
         self._file = file
         self._lease_seconds = lease_seconds
@@ -87,7 +87,8 @@ class ExportResponse(StreamingResponse):
     async def stream_response(self, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            body = _Body(self._file.lease, self._file.num_bytes, partial(_next_of_file, self._file))
+            num_bytes = math.inf if self._file.num_bytes is None else self._file.num_bytes
+            body = _Body(self._file.lease, num_bytes, partial(_next_of_file, self._file))
             last = await body.send_but_last(self._scope, send, self._lease_seconds)
         finally:
             # Also where the client has gone: what was kept for it is let go.
@@ -101,7 +102,8 @@ class _Body:
     """An answer's body that is sent while it is read, as long as the lease of what it reads lasts."""
 
     lease: Lease
-    num_bytes: int
+    num_bytes: float
+    """Infinite where that is not known: the last piece is empty then."""
     following: Callable[[], Awaitable[memoryview]]
     """Reads the next piece; nothing at the end."""
     first: memoryview | None = None

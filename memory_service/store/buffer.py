@@ -16,6 +16,7 @@ import numpy as np
 
 from memory_format import BudgetError, vocabulary_fingerprint
 from memory_format.api.answers import BufferStats, ClassesNamed, DeleteResponse, Diff, UpdateResponse
+from memory_format.api.forms import ExportForm
 from memory_format.wire import check_batch, read_batch
 from memory_service.store import changes
 from memory_service.store.commits import Commits
@@ -384,9 +385,9 @@ class Buffer(Reads):
             orphans=len(self._segments.orphans),
         )
 
-    def export(self, snapshot: str | None = None) -> Export:
-        """The buffer as one Zarr store in a ZIP, piece by piece: :meth:`Exports.export`."""
-        return self._exports.export(snapshot)
+    def export(self, snapshot: str | None = None, form: ExportForm = "zarr", *, png: bool = False) -> Export:
+        """The buffer as one file, piece by piece: :meth:`Exports.export`."""
+        return self._exports.export(snapshot, form, png=png)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

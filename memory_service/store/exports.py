@@ -12,11 +12,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format import NotFoundError
+from memory_format import FormatError, NotFoundError
+from memory_format.api.forms import FORMS, ExportForm
 from memory_service.store.commits import Commits
 from memory_service.store.reads import Reads
 from memory_service.store.segments.readers import LeaseEndedError, PinningLease, Rest
-from memory_service.store.transfer.export import Export, describe
+from memory_service.store.transfer.export import Export, Shown, describe, zarr_file
+from memory_service.store.transfer.tables import table_file
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +36,24 @@ class Exports:
         self._commits = commits
         self._lock = lock
 
-    def export(self, snapshot: str | None) -> Export:
+    def export(self, snapshot: str | None, form: ExportForm, *, png: bool) -> Export:
         """The buffer as one file, piece by piece.
 
         What is read stays readable until the last piece or ``close()``, whatever is evicted meanwhile.
 
+        Args:
+            png: a column of pictures, of a table.
+
         Raises:
+            FormatError: ``invalid_query``: Zarr has no such column.
             NotFoundError: ``unknown_snapshot``.
             StorageError: a record is damaged; only when its piece is read.
         """
+        if png and form == "zarr":
+            tables = ", ".join(form.media_type for form in list(FORMS.values())[1:])
+            raise FormatError(
+                f"pictures are a column of a table, and Zarr is none; tables: {tables}", code="invalid_query"
+            )
         # One step: a change in between may need the room, and end the lease before there is anything to read.
         with self._reads.alone():
             lease = self._lease(snapshot)
@@ -53,8 +64,9 @@ class Exports:
                 raise
         try:
             described = describe(state.config, view.version, lease.mark, state.classes, state.names, state.words)
-            read, let_go = partial(self._read, lease), partial(self._end, lease)
-            return Export(view, self._contents.learners.ids, described, read, let_go, lease)
+            shown = Shown(view, self._contents.learners.ids, described, partial(self._read, lease))
+            num_bytes, pieces = zarr_file(shown) if form == "zarr" else (None, table_file(shown, form, png=png))
+            return Export(pieces, num_bytes, partial(self._end, lease), lease)
         except BaseException:
             self._end(lease)
             raise

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from client import Buffer, MemoryClient, ProtocolError, ServiceError, ServiceUnavailableError
 from memory_format import ConflictError, ExemplarMemoryError, FormatError, NotFoundError
+from memory_format.api.forms import ExportForm
 from tests.client.samples import make, make_many
 from tests.client.script import INFO, LOST, Script, client_of, problem
 
@@ -53,6 +56,36 @@ def test_a_buffer_goes_to_another_one_by_file(memory: MemoryClient, buffer: Buff
     assert missing.value.code == "unknown_snapshot"
     assert path.read_bytes() == held, "a failed export leaves what is there"
     assert [entry.name for entry in tmp_path.iterdir()] == ["now.zip"]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("x.parquet", None), ("x.arrows", None), ("x.arrow", None), ("x", "parquet")]
+)
+def test_a_buffer_is_a_table_where_its_file_is_called_so(
+    buffer: Buffer, tmp_path: Path, name: str, form: ExportForm | None
+) -> None:
+    buffer.push(make_many(3))
+    path = buffer.export(tmp_path / name, form=form, png=True)
+    table = {
+        "x.arrows": lambda: pa.ipc.open_stream(path.read_bytes()).read_all(),
+        "x.arrow": lambda: pa.ipc.open_file(path.read_bytes()).read_all(),
+    }.get(name, lambda: parquet.read_table(path))()
+    assert table["body"].to_pylist() == [record.body for record in buffer.records()]
+    assert [png[:4] for png in table["png"].to_pylist()] == [b"\x89PNG"] * 3
+    held = path.read_bytes()
+    for wrong in ({"form": "csv"}, {"form": "zarr", "png": True}):
+        with pytest.raises(FormatError, match="parquet") as refused:
+            buffer.export(path, **wrong)
+        assert refused.value.code == "invalid_query"
+    assert path.read_bytes() == held
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1 and more", b"ARROW1\0\0" + bytes(20), ZIP])
+def test_a_table_that_is_not_whole_is_none(tmp_path: Path, content: bytes) -> None:
+    for name in ("x.parquet", "x.arrow", "x.arrows"):
+        with client_of(Script(httpx.Response(200, content=content))) as memory, pytest.raises(ProtocolError):
+            Buffer(memory, "b").export(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"PK no zip", ZIP], ids=["nothing", "no-zip", "another-zip"])

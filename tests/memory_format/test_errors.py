@@ -33,6 +33,7 @@ GOLDEN = {
     "invalid_cursor": FormatError,
     "invalid_budget": FormatError,
     "invalid_export": FormatError,
+    "not_acceptable": FormatError,
     "record_exceeds_budget": BudgetError,
     "budget_exceeded": BudgetError,
     "disk_limit_exceeded": BudgetError,

@@ -18,7 +18,7 @@ from PIL import Image
 
 from memory_format import MEDIA_TYPE, RawZstd, Record, WebPLossless, decode_batch, make_record, patches_to_image
 from memory_format.api.terms import SORTS
-from memory_service.http import convert
+from memory_service.store import png
 from memory_service.store.pure import query
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import all_records, assert_problem, make_exemplar, push, put_buffer, wait_until
@@ -282,7 +282,7 @@ def test_pictures_are_drawn_a_few_at_a_time(data: Path) -> None:
     patches = np.full((64, 32, 32, 3), 120, np.uint8)
     small = make_record(class_id=0, patches=patches, keep_mask=keep_mask, codec=RawZstd(), layout="mosaic")
     before, drawn = threading.Event(), threading.Semaphore(0)
-    real = convert.to_png
+    real = png.to_png
 
     def slow(*arguments: Any, **named: Any) -> bytes:
         drawn.release()
@@ -319,7 +319,7 @@ def test_a_picture_takes_its_own_memory_and_little_more() -> None:
     small = make_record(class_id=0, patches=patches, keep_mask=keep_mask, codec=RawZstd(), layout="mosaic")
     tracemalloc.start()
     try:
-        convert.to_png(small, dropped="transparent")
+        png.to_png(small, dropped="transparent")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
+from pyarrow import parquet
 
 from memory_format import ConflictError, FormatError, NotFoundError, encode_batch
 from memory_service.store import Store
@@ -582,6 +583,9 @@ def test_the_commands(data: Path, tmp_path: Path) -> None:
     assert code == 0
     assert f"buffer b, {len(records)} records: {len(file)} bytes" in said
     assert out.read_bytes() == file
+    code, _, _ = command("export", "b", str(tmp_path / "b.parquet"), "--png", "--data", str(data))
+    assert code == 0
+    assert parquet.read_table(tmp_path / "b.parquet").num_rows == len(records)
     code, _, error = command("export", "b", str(out), "--data", str(data))
     assert (code, "exists already" in error) == (2, True)
     code, _, error = command("export", "nobody", str(tmp_path / "x"), "--data", str(data))
@@ -589,7 +593,7 @@ def test_the_commands(data: Path, tmp_path: Path) -> None:
     code, _, error = command("export", "b", str(tmp_path / "x"), "--data", str(tmp_path / "nowhere"))
     assert (code, "no store" in error) == (2, True)
     assert not (tmp_path / "nowhere").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.zarr.zip", "store"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.parquet", "out.zarr.zip", "store"]
     code, said, _ = command("import", "copy", str(out), "--data", str(data))
     assert code == 0
     assert f"buffer copy: {len(records)} records" in said

@@ -28,7 +28,7 @@ from memory_format.api.terms import (
 from memory_format.parts import MAX_PICTURES
 from memory_service.http.access import needs
 from memory_service.http.admission import Admission
-from memory_service.http.convert import deletion_of, exemplar_detail, filter_of, query_of, to_png
+from memory_service.http.convert import deletion_of, exemplar_detail, filter_of, query_of
 from memory_service.http.media import prefers
 from memory_service.http.openapi import MISFITS, NO_ROOM, RECORD_CODES, refusals
 from memory_service.http.routes.common import (
@@ -44,6 +44,7 @@ from memory_service.http.routes.common import (
     headers_only,
 )
 from memory_service.store import Buffer
+from memory_service.store.png import to_png
 
 router = Router(prefix="/v1/buffers/{name}/exemplars", tags=["exemplars"])
 

@@ -12,12 +12,16 @@ from fastapi import Query, Request
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from memory_format import FormatError
 from memory_format.api.answers import BufferInfo
 from memory_format.api.fields import Name
+from memory_format.api.forms import FORMS
+from memory_format.api.requests import Flag
 from memory_format.api.terms import BACKUP_MEDIA_TYPE, EXPORT_MEDIA_TYPE
 from memory_service.http.access import needs
 from memory_service.http.admission import Admission
 from memory_service.http.convert import buffer_info
+from memory_service.http.media import chosen
 from memory_service.http.openapi import NO_ROOM, RECORD_CODES, refusals
 from memory_service.http.routes.common import (
     BufferDep,
@@ -34,6 +38,8 @@ from memory_service.store.transfer.backup import Archive
 router = Router(prefix="/v1")
 
 _FILE: Final = {"schema": {"type": "string", "format": "binary"}}
+_TYPES: Final = {form.media_type: name for name, form in FORMS.items()}
+_FILES: Final[dict[str, Any]] = {"content": dict.fromkeys(_TYPES, _FILE)}
 _ZIP: Final[dict[str, Any]] = {"content": {EXPORT_MEDIA_TYPE: _FILE}}
 _TAR: Final[dict[str, Any]] = {"content": {BACKUP_MEDIA_TYPE: _FILE}}
 
@@ -42,22 +48,31 @@ _TAR: Final[dict[str, Any]] = {"content": {BACKUP_MEDIA_TYPE: _FILE}}
     "/buffers/{name}/export",
     tags=["transfer"],
     response_class=StreamingResponse,
-    responses={200: _ZIP},
-    openapi_extra=needs("read") | refusals("unknown_buffer", "unknown_snapshot"),
+    responses={200: _FILES},
+    openapi_extra=needs("read") | refusals("unknown_buffer", "unknown_snapshot", "invalid_query", "not_acceptable"),
 )
 async def export(
     request: Request,
     buffer: BufferDep,
     snapshot: Annotated[Name | None, Query(description="Export what the buffer held at this snapshot.")] = None,
+    png: Annotated[Flag, Query(description="With each record's picture as PNG, in a column of a table.")] = False,
 ) -> Response:
-    """The buffer as one Zarr store in a ZIP; an answer that is shorter than it says failed on the way."""
-    file = await run_in_threadpool(buffer.export, snapshot)
-    name = f"{buffer.name}.zarr.zip" if snapshot is None else f"{buffer.name}-{snapshot}.zarr.zip"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    """The buffer as one file: a Zarr store in a ZIP, or by ``Accept`` a table with a row a record, as an Arrow stream
+    or file or as Parquet. An answer that is shorter than it says, or breaks off, failed on the way."""
+    kind = chosen(", ".join(request.headers.getlist("accept")), list(_TYPES))
+    if kind is None:
+        words = f"a buffer is exported as {', '.join(_TYPES)}; Accept takes none of them"
+        raise FormatError(words, code="not_acceptable")
+    form = _TYPES[kind]
+    file = await run_in_threadpool(buffer.export, snapshot, form, png=png)
+    name = buffer.name if snapshot is None else f"{buffer.name}-{snapshot}"
+    headers = {"Content-Disposition": f'attachment; filename="{name}{FORMS[form].suffix}"', "Vary": "Accept"}
+    if file.num_bytes is not None:
+        headers["Content-Length"] = str(file.num_bytes)
     if request.method == "HEAD":
         await run_in_threadpool(file.close)
-        return headers_only(EXPORT_MEDIA_TYPE, {**headers, "Content-Length": str(file.num_bytes)})
-    return ExportResponse(file, request.app.state.lease_seconds, headers, EXPORT_MEDIA_TYPE)
+        return headers_only(kind, headers)
+    return ExportResponse(file, request.app.state.lease_seconds, headers, kind)
 
 
 @router.post(

@@ -1,13 +1,14 @@
 """A buffer as one file, piece by piece. The same records make the same bytes.
 
 The file is a Zarr store in a ZIP, like a segment, that says all there is to know: docs/format.md describes it.
+``tables.py`` beside this makes tables of the same.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -124,31 +125,44 @@ def pieces(lengths: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         first = last
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a file is made of."""
+
+    view: Columns
+    """The records."""
+    learner_ids: list[str]
+    """What ``view["learner"]`` points into."""
+    description: BufferDescription
+    read: Callable[[NDArray[np.int64]], memoryview]
+    """Positions in the view -> their bodies end to end."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """``(N,)`` bytes of each body."""
+        return self.view["length"].astype(np.int64)
+
+
 class Export(Iterator[bytes]):
     """A buffer's file on its way out, piece by piece. Close it, or read it to its end: what it shows is kept for it.
 
     Args:
-        view: the records.
-        learner_ids: what ``view["learner"]`` points into.
-        read: positions in the view -> their bodies end to end.
+        pieces: of the file; none is empty.
+        num_bytes: how long it is; None = that shows at its end.
         let_go: called once, when nothing more is read.
         lease: for which what it shows is kept.
     """
 
     def __init__(
         self,
-        view: Columns,
-        learner_ids: list[str],
-        description: BufferDescription,
-        read: Callable[[NDArray[np.int64]], memoryview],
+        pieces: Generator[bytes, None, None],
+        num_bytes: int | None,
         let_go: Callable[[], object],
         lease: Lease,
     ) -> None:
         self.lease = lease
-        lengths = view["length"].astype(np.int64)
-        head, tail = _frame(view, learner_ids, description, lengths)
-        self.num_bytes = len(head) + int(lengths.sum()) + len(tail)
-        self._pieces = _in_pieces(head, lengths, read, tail)
+        self.num_bytes = num_bytes
+        self._pieces = pieces
         # Also where nobody reads it or closes it.
         self._let_go = weakref.finalize(self, let_go)
         self._let_go.atexit = False
@@ -163,6 +177,13 @@ class Export(Iterator[bytes]):
     def close(self) -> None:
         self._pieces.close()
         self._let_go()
+
+
+def zarr_file(shown: Shown) -> tuple[int, Generator[bytes, None, None]]:
+    """The bytes of a Zarr store in a ZIP: how many, and the pieces of it."""
+    lengths = shown.lengths
+    head, tail = _frame(shown.view, shown.learner_ids, shown.description, lengths)
+    return len(head) + int(lengths.sum()) + len(tail), _in_pieces(head, lengths, shown.read, tail)
 
 
 def _frame(

@@ -1,0 +1,249 @@
+"""A buffer as an Arrow stream, an Arrow file and Parquet: what is in them, what is asked for, and how they are sent."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from memory_format import MEDIA_TYPE, decode_batch, encode_batch
+from memory_format.api.forms import FORMS, ExportForm, form_named
+from memory_format.wire import SCHEMA
+from memory_service.http.media import chosen
+from memory_service.http.streaming import ExportResponse
+from memory_service.store import Buffer, Store
+from memory_service.store.pure.model import Options
+from memory_service.store.segments.readers import LeaseEndedError
+from memory_service.store.transfer import export
+from tests.memory_peak import forget_peak, peak_bytes
+from tests.memory_service.conftest import running
+from tests.memory_service.helpers import all_records, assert_problem, make_exemplar, push, put_buffer
+
+URL = "/v1/buffers/b/export"
+TABLES: list[ExportForm] = ["arrow-stream", "arrow-file", "parquet"]
+READ: dict[str, Callable[[bytes], pa.Table]] = {
+    "arrow-stream": lambda data: pa.ipc.open_stream(data).read_all(),
+    "arrow-file": lambda data: pa.ipc.open_file(data).read_all(),
+    "parquet": lambda data: parquet.read_table(io.BytesIO(data)),
+}
+
+
+def exported(client: httpx.Client, form: ExportForm, url: str = URL, **params: Any) -> bytes:
+    response = client.get(url, params=params, headers={"Accept": FORMS[form].media_type})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == FORMS[form].media_type
+    assert response.headers["vary"] == "Accept"
+    name = ("b-then" if "snapshot" in params else "b") + FORMS[form].suffix
+    assert response.headers["content-disposition"] == f'attachment; filename="{name}"'
+    return response.content
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A service with a buffer of six records, one of them rescored."""
+    with running(tmp_path_factory.mktemp("store")) as client:
+        put_buffer(client, description="a tëst")
+        records = [make_exemplar(n % 3, n, pad=90 * n, learner_id=f"l{n % 2}", codec="webp") for n in range(6)]
+        push(client, records)
+        client.put("/v1/buffers/b/snapshots/then").raise_for_status()
+        client.patch("/v1/buffers/b/exemplars", json={"exemplar_ids": [2], "scores": [0.5]}).raise_for_status()
+        yield client
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_a_table_has_all_that_a_buffer_holds(filled: httpx.Client, form: ExportForm) -> None:
+    data = exported(filled, form)
+    assert data.startswith(FORMS[form].begins)
+    assert data.endswith(FORMS[form].ends)
+    table = READ[form](data)
+    assert table.schema.equals(SCHEMA)
+    records = all_records(filled)
+    for name in set(SCHEMA.names) - {"codec", "flags", "grid_h", "grid_w"}:
+        assert table[name].to_pylist() == [
+            np.float32(getattr(record, name)) if name == "score" else getattr(record, name) for record in records
+        ], name
+    described = json.loads(table.schema.metadata[b"exemplar_memory_buffer"])
+    assert (described["description"], described["next_exemplar_id"]) == ("a tëst", 7)
+    assert 0.5 not in READ[form](exported(filled, form, snapshot="then"))["score"].to_pylist()
+
+
+def test_an_exported_stream_can_be_pushed(filled: httpx.Client) -> None:
+    data = exported(filled, "arrow-stream")
+    put_buffer(filled, buffer="other")
+    assert push(filled, decode_batch(data), buffer="other")["kept"] == 6
+    response = filled.post("/v1/buffers/other/exemplars", content=data, headers={"Content-Type": MEDIA_TYPE})
+    assert response.json()["kept"] == 6
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_pictures_are_a_column_on_wish(filled: httpx.Client, form: ExportForm) -> None:
+    table = READ[form](exported(filled, form, png="true"))
+    assert table.drop_columns("png").schema.equals(SCHEMA)
+    for exemplar_id, png in zip(table["exemplar_id"].to_pylist(), table["png"].to_pylist(), strict=True):
+        assert png == filled.get(f"/v1/buffers/b/exemplars/{exemplar_id}/image.png").content
+        assert Image.open(io.BytesIO(png)).size == (16, 12)
+
+
+def test_a_picture_that_cannot_be_decoded_here_is_null(tmp_path: Path) -> None:
+    golden = Path(__file__).parent.parent / "golden" / "jpegxl"
+    with running(Path(shutil.copytree(golden, tmp_path / "store"))) as client:
+        accept = {"Accept": FORMS["parquet"].media_type}
+        table = READ["parquet"](client.get("/v1/buffers/kept/export?png=true", headers=accept).content)
+    codecs = table["codec"].to_pylist()
+    assert {6, 7} < set(codecs)
+    assert [png is None for png in table["png"].to_pylist()] == [codec in (6, 7) for codec in codecs]
+
+
+def test_parquet_repeats_no_payload(filled: httpx.Client) -> None:
+    data = exported(filled, "parquet")
+    bodies = [record.body for record in all_records(filled)]
+    assert [data.count(body) for body in bodies] == [1] * 6
+    # As it is without a word: the least and the greatest are in the statistics, too.
+    out = io.BytesIO()
+    parquet.write_table(READ["parquet"](data), out)
+    assert max(map(out.getvalue().count, bodies)) > 1
+    # Readers that skip row groups go by these.
+    group = parquet.ParquetFile(io.BytesIO(data)).metadata.row_group(0)
+    with_statistics = {group.column(i).path_in_schema: group.column(i).is_stats_set for i in range(group.num_columns)}
+    assert [name for name, is_set in with_statistics.items() if not is_set] == ["body"]
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_an_empty_buffer_is_an_empty_table(tmp_path: Path, form: ExportForm) -> None:
+    with Store(tmp_path) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=10_000)
+        table = READ[form](b"".join(buffer.export(form=form, png=True)))
+        assert (table.num_rows, table.schema.names) == (0, [*SCHEMA.names, "png"])
+
+
+ANY = tuple(form.media_type for form in FORMS.values())
+ZIP, STREAM, FILE, PARQUET = ANY
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("", ZIP),
+        ("*/*", ZIP),
+        ("application/*", ZIP),
+        (PARQUET, PARQUET),
+        (PARQUET.upper(), PARQUET),
+        (f"{PARQUET};q=0.5, {FILE};q=0.7, text/html", FILE),
+        (f"{FILE}, {PARQUET}", FILE),
+        (f"*/*;q=0.1, {STREAM}", STREAM),
+        (f"*/*, {ZIP};q=0", STREAM),
+        (f"application/*;q=0.2, {ZIP};q=0.1", STREAM),
+        (f"text/html, {PARQUET};q=0", None),
+        ("text/html, image/*", None),
+        ("application/json", None),
+        ("*/*;q=0", None),
+        # No media range at all.
+        ("parquet", ZIP),
+        (f"{PARQUET};q=1.2.3", ZIP),
+    ],
+)
+def test_what_is_chosen_for_an_accept_header(accept: str, kind: str | None) -> None:
+    assert chosen(accept, ANY) == kind
+
+
+def test_what_is_not_given_is_refused_in_words(filled: httpx.Client) -> None:
+    for method in ("GET", "HEAD"):
+        response = filled.request(method, URL, headers={"Accept": "text/csv, application/json"})
+        assert response.status_code == 406
+    detail = assert_problem(filled.get(URL, headers={"Accept": "text/csv"}), "not_acceptable")["detail"]
+    assert all(kind in detail for kind in ANY)
+    detail = assert_problem(filled.get(URL, params={"png": "true"}), "invalid_query")["detail"]
+    assert PARQUET in detail
+    assert_problem(filled.get(URL, params={"png": "yes"}), "invalid_request")
+    content = filled.get("/openapi.json").json()["paths"]["/v1/buffers/{name}/export"]["get"]["responses"]["200"]
+    assert list(content["content"]) == list(ANY)
+
+
+def test_head_says_what_get_would(filled: httpx.Client) -> None:
+    for form in FORMS:
+        accept = {"Accept": FORMS[form].media_type}
+        head, get = filled.head(URL, headers=accept), filled.get(URL, headers=accept)
+        assert (head.status_code, head.content) == (200, b"")
+        for name in ("content-type", "content-disposition", "vary"):
+            assert head.headers[name] == get.headers[name]
+        assert head.headers.get("content-length") == (str(len(get.content)) if form == "zarr" else None)
+
+
+@pytest.fixture(scope="module")
+def sizeable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buffer]:
+    """18 MB of records, in a store of its own."""
+    with Store(tmp_path_factory.mktemp("sizeable"), Options(segment_bytes=2**20)) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=20_000_000)
+        buffer.push(encode_batch([make_exemplar(0, n, pad=59_000) for n in range(300)]))
+        yield buffer
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_a_table_is_sent_piece_by_piece(sizeable: Buffer, monkeypatch: pytest.MonkeyPatch, form: ExportForm) -> None:
+    monkeypatch.setattr(export, "PIECE_BYTES", piece := 2**18)
+    pieces = sizeable.export(form=form)
+    lengths = [len(next(pieces))]
+    before = forget_peak()
+    lengths += [len(piece) for piece in pieces]
+    assert peak_bytes() - before < 16 * piece
+    assert sum(lengths) > 60 * piece
+    assert max(lengths) < 1.2 * piece
+    assert min(lengths) > 0
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_a_table_that_a_change_cut_short_does_not_look_whole(sizeable: Buffer, form: ExportForm) -> None:
+    pieces = sizeable.export(form=form)
+    got = [next(pieces)]
+    pieces.lease.end()
+    with pytest.raises(LeaseEndedError):
+        got.extend(pieces)
+    assert not b"".join(got).endswith(FORMS[form].ends)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_only_a_whole_table_has_an_end_in_http(sizeable: Buffer, cut: bool) -> None:
+    """Its length is not announced: without a last message the server closes the connection, which clients see."""
+    pieces = sizeable.export(form="parquet")
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+        if len(messages) == 3 and cut:
+            pieces.lease.end()
+        if not message.get("more_body", message["type"] == "http.response.start"):
+            assert not sizeable.contents.leases
+
+    async def receive() -> Any:
+        await anyio.sleep_forever()
+
+    response = ExportResponse(pieces, 30, {}, FORMS["parquet"].media_type)
+    anyio.run(response, {"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+    assert not any(name == b"content-length" for name, _ in messages[0]["headers"])
+    sent = b"".join(message["body"] for message in messages[1:])
+    if cut:
+        assert messages[-1].get("more_body")
+        assert not sent.endswith(b"PAR1")
+    else:
+        assert not messages[-1].get("more_body")
+        assert READ["parquet"](sent).num_rows == 300
+    assert not sizeable.contents.leases
+
+
+def test_a_file_says_its_form_by_its_name() -> None:
+    names = ["x.parquet", "x.PARQUET", "x.arrow", "x.arrows", "x.zarr.zip", "x.zip", "x"]
+    assert [form_named(Path(name)) for name in names] == [
+        "parquet", "parquet", "arrow-file", "arrow-stream", "zarr", "zarr", "zarr",
+    ]  # fmt: skip
+    assert form_named(Path("x.parquet"), "arrow-file") == "arrow-file"
