@@ -25,7 +25,7 @@ from learner.run.config import LearnerConfig, configured, read_settings
 from learner.run.methods import DEFAULT, Method, parse_method
 from learner.run.run_mark import RunError
 from learner.run.seeds import seed_config
-from learner.run.settings_check import check_fit, with_backbones_patch
+from learner.run.settings_check import check_fit, check_method, with_backbones_patch
 from memory_format import ExemplarMemoryError
 
 LOG_COLUMNS = 100
@@ -249,7 +249,7 @@ def _checked(arguments: argparse.Namespace) -> LearnerConfig:
     if config.memory.join and (arguments.seeds is not None or len(_storing(arguments.methods)) != 1):
         raise ValueError("one run with one method that stores joins a shared buffer: --methods masked, no --seeds")
     for method in arguments.methods:
-        check_fit(method.configure(config))
+        check_method(method, config)
     if arguments.seeds is not None:
         seed_config(config, arguments.seeds - 1)
     return config

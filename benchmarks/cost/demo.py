@@ -16,7 +16,6 @@ from learner.memory.exemplars import Stores, make_exemplars, mask_split, what_to
 from learner.model.attention_masks import MaskConfig
 from learner.model.backbones.choose import make_backbone
 from learner.model.classifier import Classifier, best_device
-from learner.model.ssf import DEFAULT_PATTERN, last_layers_pattern
 from learner.model.tokenised import TokenisedSplit
 from learner.run.config import LearnerConfig, configured
 from learner.run.loading import load_problem
@@ -106,9 +105,7 @@ def load(directory: Path | None, *, quick: bool) -> Demo:
     torch.manual_seed(SEED)
     backbone = make_backbone(chosen.backbone, chosen.data.image_size, SEED, directory)
     model = Classifier(backbone, best_device(), head=chosen.train.head, bf16=chosen.train.bf16)
-    number = chosen.train.ssf_layers
-    layers = len(model.backbone.encoder.layer)
-    model.tune_by_ssf(last_layers_pattern(layers, number) if number else DEFAULT_PATTERN)
+    model.tune_by_ssf(chosen.train.ssf_layers)
     for split in (old, new):
         model.add_classes(split)
     keep = mask_split(model, new, MaskConfig(text=False), torch.Generator()).keep_patches

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learner.model.backbones.packing import Packing
+from learner.model.backbones.vilt import NEEDS_VILT, ViltBackbone
 from learner.model.classifier import Classifier
 from learner.model.tokens import Tokens
 
@@ -48,8 +49,14 @@ def compress(model: Classifier, tokens: Tokens, targets: Tensor, batch_size: int
 
 
 def class_activation(model: Classifier, tokens: Tokens, targets: Tensor) -> Tensor:
-    """Grad-CAM ``(B, K)`` on the CPU, non-negative: which patches speak for the class."""
-    last = model.backbone.encoder.layer[-1]
+    """Grad-CAM ``(B, K)`` on the CPU, non-negative: which patches speak for the class.
+
+    Raises:
+        ValueError: the model's backbone is no ViLT.
+    """
+    if not isinstance(model.backbone, ViltBackbone):
+        raise ValueError(f"an activation map is of a ViLT's last layer: {NEEDS_VILT}")
+    last = model.backbone.layers[-1]
     entered: list[tuple[Tensor, Packing]] = []
 
     def enter(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

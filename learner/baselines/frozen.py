@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learner.model.backbones.vilt import ViltBackbone
+from learner.model.backbones.base import Backbone
+from learner.model.backbones.vilt import NEEDS_VILT, ViltBackbone
 from learner.model.classifier import Classifier
 from learner.model.settings import Precision, Rates
 from learner.model.tokenised import TokenisedSplit
@@ -33,13 +34,16 @@ class FrozenClassifier(Classifier, ABC):
     of L2P's training; without a memory their scores would only be pushed down).
 
     Args:
+        backbone: a ViLT, whose layers take prompts, prefixes and adapters.
         seed: draws the start of what it adds to the backbone.
     """
 
-    def __init__(
-        self, backbone: ViltBackbone, device: torch.device, *, bf16: Precision = "auto", seed: int = 0
-    ) -> None:
+    backbone: ViltBackbone
+
+    def __init__(self, backbone: Backbone, device: torch.device, *, bf16: Precision = "auto", seed: int = 0) -> None:
         super().__init__(backbone, device, bf16=bf16)
+        if not isinstance(backbone, ViltBackbone):
+            raise ValueError(f"{type(self).__name__} puts its own into the layers of a ViLT: {NEEDS_VILT}")
         self.backbone.requires_grad_(False)
         self.round_frozen()
         self.seed = seed

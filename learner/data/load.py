@@ -68,7 +68,9 @@ def check_size(image_size: int, patch_px: int) -> None:
         DataError: they do not.
     """
     if image_size < patch_px or image_size % patch_px:
+        lower = image_size // patch_px * patch_px
+        nearest = f"{lower} or {lower + patch_px}" if lower else f"{patch_px}"
         raise DataError(
             f"data.image_size must be a multiple of the patches' side (backbone.patch_px), {image_size} px are no "
-            f"multiple of {patch_px} px"
+            f"multiple of {patch_px} px: take {nearest}"
         )

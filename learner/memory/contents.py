@@ -135,7 +135,7 @@ def save_examples(
     for place, (_, record, _) in enumerate(chosen):
         stored[place, record.keep_indices] = record.patches()
     attended = masked.keep_tokens[index]
-    if chosen and not config.text:
+    if chosen and not config.text and model.backbone.reads_words:
         generator = torch.Generator().manual_seed(0)
         attended = mask_split(model, part, replace(config, text=True), generator).keep_tokens
     buffer = io.BytesIO()

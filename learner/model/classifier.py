@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from learner.model import ssf
 from learner.model.attention_masks import AttentionRead, MaskConfig
-from learner.model.backbones.vilt import ViltBackbone
+from learner.model.backbones.base import Backbone
 from learner.model.settings import HeadKind, Precision, Rates
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens
@@ -60,7 +60,7 @@ class Classifier(nn.Module):
     """
 
     def __init__(
-        self, backbone: ViltBackbone, device: torch.device, *, head: HeadKind = "linear", bf16: Precision = "auto"
+        self, backbone: Backbone, device: torch.device, *, head: HeadKind = "linear", bf16: Precision = "auto"
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -81,10 +81,10 @@ class Classifier(nn.Module):
         """Samples of a forward pass without gradients: where a call costs little, padding is what costs."""
         return 32 if self.device.type == "cpu" else 256
 
-    def tune_by_ssf(self, pattern: str = ssf.DEFAULT_PATTERN) -> int:
-        """Freeze the backbone and put scales and shifts into it; how many parameters they have, and errors, as in
-        :func:`learner.model.ssf.inject`."""
-        number = ssf.inject(self.backbone, pattern)
+    def tune_by_ssf(self, last_layers: int = 0) -> int:
+        """Freeze the backbone and put scales and shifts into it, or into its ``last_layers`` alone; how many parameters
+        they have, and errors, as in :func:`learner.model.ssf.inject`."""
+        number = ssf.inject(self.backbone, self.backbone.ssf_pattern(last_layers))
         self.round_frozen()
         return number
 
@@ -92,9 +92,10 @@ class Classifier(nn.Module):
         """Hold the blocks' frozen weights as autocast would round them in every pass: the same products for less."""
         if not self.bf16:
             return
-        for module in self.backbone.encoder.modules():
-            if isinstance(module, nn.Linear) and not module.weight.requires_grad:
-                module.to(torch.bfloat16)
+        for layer in self.backbone.layers:
+            for module in layer.modules():
+                if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+                    module.to(torch.bfloat16)
 
     def targets(self, class_ids: NDArray[np.int64]) -> Tensor:
         """Head indices of class ids."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from learner.ranges import within
 
-BackboneKind = Literal["parts", "small", "pretrained"]
+BackboneKind = Literal["parts", "small", "pretrained", "timm", "callable"]
 HeadKind = Literal["cosine", "linear"]
 Precision = Literal["auto", "on", "off"]
 """Whether to compute in bfloat16; ``auto``: where the hardware has it."""
@@ -18,16 +18,20 @@ class BackboneConfig:
     """The model.
 
     Attributes:
-        kind: ``parts``: DINOv2-S blocks + MiniLM words; ``small``: random weights; ``pretrained``: a ViLT checkpoint.
-        name: hub id or folder for ``pretrained``.
+        kind: ``parts``: DINOv2-S blocks + MiniLM words; ``small``: random weights; ``pretrained``: a checkpoint of
+            ViLT, CLIP or SigLIP; ``timm``: a ViT of timm; ``callable``: a model of your own.
+        name: hub id or folder for ``pretrained``; timm's name for ``timm``; for ``callable`` where the function is that
+            makes the model, as ``package.module:function``.
+        weights: of ``timm``: ``pretrained``, those of its hub; ``random``; else a file.
         blocks: which DINOv2 blocks ``parts`` takes.
-        patch_px: side of a patch in pixels; that of a ``pretrained`` backbone is its own unless it is set.
+        patch_px: side of a patch in pixels; that of a ``pretrained`` or ``timm`` backbone is its own unless it is set.
         hidden_size: width of ``small``; its heads are 64 wide.
         num_layers: layers of ``small``.
     """
 
     kind: BackboneKind = "parts"
     name: str = "dandelin/vilt-b32-mlm"
+    weights: str = "pretrained"
     blocks: tuple[int, ...] = tuple(range(12))
     patch_px: int = 16
     hidden_size: int = 192

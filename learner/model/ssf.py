@@ -29,11 +29,28 @@ class ScaleShift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.op, nn.LayerNorm):
             # A layer norm ends in a scale and a shift of its own: one pass does both.
-            weight, bias = self.op.weight * self.gamma, self.op.bias * self.gamma + self.beta
-            return F.layer_norm(x, self.op.normalized_shape, weight, bias, self.op.eps)
+            return F.layer_norm(x, self.op.normalized_shape, self.weight, self.bias, self.op.eps)
         y = self.op(x)
         # In the type that autocast gave y: float32 parameters would turn every activation back into float32.
         return torch.addcmul(self.beta.to(y.dtype), y, self.gamma.to(y.dtype))
+
+    # torch's own attention and encoder layers, and some of timm's, compute with a map's weights and never call it.
+
+    @property
+    def weight(self) -> Tensor:
+        """Of the one map that does what both do."""
+        gamma = self.gamma.to(self.op.weight.dtype)
+        return gamma.reshape(-1, *[1] * (self.op.weight.ndim - 1)) * self.op.weight
+
+    @property
+    def bias(self) -> Tensor:
+        bias: Tensor | None = self.op.bias
+        beta = self.beta.to(self.op.weight.dtype)
+        return beta if bias is None else self.gamma.to(beta.dtype) * bias + beta
+
+    @property
+    def eps(self) -> float:
+        return self.op.eps  # type: ignore[return-value]
 
 
 def last_layers_pattern(num_layers: int, number: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ try:
     from torch import Tensor, nn
 
     from learner.model.attention_masks import HeadReduction
+    from learner.model.backbones.of_timm import has_attention, reading
     from learner.model.backbones.resizing import patch_embedding_resized, positions_resized
     from learner.model.backbones.weights import PIXEL_MEAN, PIXEL_STD, load_dinov2_small
 except ModuleNotFoundError as error:
@@ -70,8 +71,9 @@ def vit_attention(
 ) -> Tensor:
     """What a ViT looks at in each picture: the class token's attention to the patches, in the last block.
 
-    A model without a class token, which averages its patches instead, gives the mean attention of all patches to each
-    one. Registers and other tokens in front are left out. The model is as it was afterwards.
+    A model that pools by attention, such as SigLIP, gives that of its pooling; one that averages its patches, the mean
+    attention of all patches to each one. Registers and other tokens in front are left out. The model is as it was
+    afterwards.
 
     The scores are those of the whole picture, squashed to the model's size where it has another shape. Give
     :func:`client.record_from_image` the same picture, one row of the answer, and the model's patch size.
@@ -93,7 +95,8 @@ def vit_attention(
         FormatError: a picture cannot be read.
         RuntimeError: the attention was not computed where this looks for it, so that there is nothing to give.
     """
-    attention, vit = _last_attention(model), cast(Any, model)
+    _refuse_others(model)
+    vit = cast(Any, model)
     if isinstance(images, Tensor):
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(f"a tensor of pictures is (B, 3, H, W) floats, got {tuple(images.shape)} {images.dtype}")
@@ -105,52 +108,14 @@ def vit_attention(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     weights = next(model.parameters())
     found = []
-    with torch.no_grad(), _evaluated(model), _captured(attention, _query(vit), vit.num_prefix_tokens) as take:
+    with torch.no_grad(), _evaluated(model), reading(model) as take:
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
             pixels = part if isinstance(part, Tensor) else torch.stack([_pixels(vit, image) for image in part])
-            vit.forward_features(pixels.to(weights))
-            rows = take()
+            rows = take(vit.forward_features(pixels.to(weights)))[0].cpu()
             rows = rows.mean(1) if heads == "mean" else rows.amax(1)
             found.append(rows.reshape(-1, *_grid(vit, pixels, rows.shape[1])))
     return torch.cat(found)
-
-
-@contextmanager
-def _captured(attention: Any, query: slice, num_prefix: int) -> Iterator[Callable[[], Tensor]]:
-    """What the queries give to the patches in one attention layer, ``(B, H, K)`` of its latest call.
-
-    timm's layers hand their matrix to nobody, and with a fused kernel form none: a hook on what comes after the
-    softmax is skipped without a word. timm 1.0.31's own ``AttentionExtract`` then gives an empty dictionary
-    (findings/timm_attention_extract.sh). So the layer is told to do without that kernel meanwhile, and what is given
-    here raises ``RuntimeError`` where nothing came all the same.
-
-    Args:
-        attention: the layer.
-        query: rows of the matrix that are asked for.
-        num_prefix: tokens before the first patch.
-    """
-    latest: list[Tensor] = []
-
-    def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
-        # Only these rows, so that the matrix itself need not outlive the layer.
-        latest[:] = [args[0][:, :, query, num_prefix:].float().mean(2).cpu()]
-
-    def take() -> Tensor:
-        if not latest:
-            raise RuntimeError(
-                f"{type(attention).__name__} formed no attention matrix: the hook on its attn_drop did not fire. "
-                "Give the model as timm makes it, not compiled or scripted"
-            )
-        return latest.pop()
-
-    fused, attention.fused_attn = attention.fused_attn, False
-    handle = attention.attn_drop.register_forward_pre_hook(keep)
-    try:
-        yield take
-    finally:
-        handle.remove()
-        attention.fused_attn = fused
 
 
 @contextmanager
@@ -165,15 +130,12 @@ def _evaluated(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _last_attention(model: nn.Module) -> Any:
+def _refuse_others(model: nn.Module) -> None:
+    """Raise ``ValueError`` where it is no ViT of timm."""
     blocks = getattr(model, "blocks", None)
-    found = [
-        module
-        for module in (blocks[-1].modules() if isinstance(blocks, nn.ModuleList | nn.Sequential) and blocks else ())
-        if hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
-    ]
+    known = isinstance(blocks, nn.ModuleList | nn.Sequential) and len(blocks) and has_attention(blocks[-1])
     if (
-        not found
+        not known
         or not hasattr(model, "num_prefix_tokens")
         or not hasattr(getattr(model, "patch_embed", None), "feat_ratio")
     ):
@@ -181,12 +143,6 @@ def _last_attention(model: nn.Module) -> Any:
             f"vit_attention reads ViTs of timm, as vit_small_patch16_224; got {type(model).__name__}, which has no "
             "blocks of the kind that it knows"
         )
-    return found[-1]
-
-
-def _query(model: Any) -> slice:
-    """Of the tokens, the one whose attention tells what matters; all patches where there is no class token."""
-    return slice(0, 1) if getattr(model, "cls_token", None) is not None else slice(model.num_prefix_tokens, None)
 
 
 def _grid(model: Any, pixels: Tensor, num_patches: int) -> tuple[int, int]:

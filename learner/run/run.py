@@ -19,7 +19,6 @@ from learner.baselines.ease import Ease
 from learner.baselines.frozen import FrozenClassifier
 from learner.baselines.l2p import L2P
 from learner.memory.exemplars import mask_split
-from learner.model import ssf
 from learner.model.backbones.choose import make_backbone
 from learner.model.classifier import Classifier, best_device
 from learner.run import checkpoint, machine
@@ -181,7 +180,5 @@ def _train(setup: Setup, model: Classifier) -> None:
 
 
 def _inject(setup: Setup, model: Classifier) -> None:
-    number, pattern = setup.config.train.ssf_layers, ssf.DEFAULT_PATTERN
-    if number:
-        pattern = ssf.last_layers_pattern(len(model.backbone.encoder.layer), number)
-    log.info("SSF: %d trainable parameters in the backbone", model.tune_by_ssf(pattern))
+    number = model.tune_by_ssf(setup.config.train.ssf_layers)
+    log.info("SSF: %d trainable parameters in the backbone", number)

@@ -9,7 +9,9 @@ import numpy as np
 from learner.data.load import check_size
 from learner.memory.settings import MemoryConfig
 from learner.model.backbones.choose import VOCABULARY, backbone_facts
+from learner.model.backbones.vilt import NEEDS_VILT
 from learner.run.config import LearnerConfig
+from learner.run.methods import Method
 from learner.run.problem import given_order
 from memory_format import make_codec, make_record
 
@@ -22,6 +24,17 @@ def with_backbones_patch(config: LearnerConfig) -> LearnerConfig:
     """
     patch_px = backbone_facts(config.backbone).patch_px
     return replace(config, backbone=replace(config.backbone, patch_px=patch_px)) if patch_px else config
+
+
+def check_method(method: Method, config: LearnerConfig) -> None:
+    """Check a run's configuration as a method has it.
+
+    Raises:
+        DataError, ValueError: as :func:`check_fit`, or the method asks for another backbone.
+    """
+    if (method.model != "ssf" or method.stores == "cim") and not backbone_facts(config.backbone).is_vilt:
+        raise ValueError(f"{method.name} looks into the layers of a ViLT: {NEEDS_VILT}")
+    check_fit(method.configure(config))
 
 
 def check_fit(config: LearnerConfig) -> None:
@@ -40,13 +53,17 @@ def check_fit(config: LearnerConfig) -> None:
         raise ValueError(
             f"backbone.name: {name} has a vocabulary of {facts.vocabulary:,} words, the tokenizer {VOCABULARY:,}"
         )
-    if config.train.ssf_layers > facts.num_layers:
+    if config.mask.text and not facts.is_vilt:
+        raise ValueError(f"mask.text is on, but {name} sees pictures alone and has no attention to words")
+    if facts.num_layers is not None and config.train.ssf_layers > facts.num_layers:
         raise ValueError(
             f"train.ssf_layers is {config.train.ssf_layers}, but the backbone has {facts.num_layers} layers (0 = all)"
         )
-    if config.mask.layers == "mean" and config.mask.last_layers > facts.num_layers:
+    most = facts.mask_layers
+    if config.mask.layers == "mean" and most is not None and config.mask.last_layers > most:
         raise ValueError(
             f"mask.last_layers is {config.mask.last_layers}, but the backbone has {facts.num_layers} layers"
+            + (", and its attention for masks is that of its pooling alone" if most != facts.num_layers else "")
         )
     given_order(config.data)
     smallest = _smallest_exemplar(config.memory, patch_px)

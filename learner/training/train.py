@@ -125,7 +125,7 @@ def _replay_views(replay: Replay, new: Tokens, config: TrainConfig, generator: t
 def _loss(model: Classifier, views: list[TokenisedSplit]) -> Tensor:
     """Mean loss over all samples of the step.
 
-    Where padding costs (:attr:`~learner.model.backbones.vilt.ViltBackbone.dense`), samples of similar length share a
+    Where padding costs (:attr:`~learner.model.backbones.base.Backbone.dense`), samples of similar length share a
     forward pass: padding few kept tokens to a whole picture would cost what masking saves.
     """
     longest = max(view.tokens.patches.shape[1] for view in views)

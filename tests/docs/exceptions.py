@@ -48,6 +48,10 @@ NOT_RUN: dict[Name, str] = {
         "docs/howto/pycil.md",
         "from models.icarl import iCaRL",
     ): "PyCIL is in no registry; tests/adapters/test_pycil.py does it, and tests/examples",
+    (
+        "docs/howto/own-backbone.md",
+        "learner run pictures --url http://127.0.0.1:8765 --out runs/dino --set backbone.kind=timm \\",
+    ): "loads from hubs and trains for minutes; tests/learner/test_runs_of_kinds.py runs each kind",
     ("docs/howto/containers.md", "docker compose up"): _ENGINE,
     ("docs/howto/containers.md", "TORCH_BACKEND= docker compose build learner"): _ENGINE,
     ("docs/howto/containers.md", "docker compose up learner-gpu"): _ENGINE,

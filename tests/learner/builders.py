@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from learner.model.backbones.modules import ViltShape
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens
 from learner.run.problem import Problem
@@ -32,6 +33,20 @@ def make_vilt_config(num_layers: int) -> ViltConfig:
         max_position_embeddings=16,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
+    )
+
+
+def make_vilt_shape() -> ViltShape:
+    """As :func:`make_vilt_config`, of one layer."""
+    return ViltShape(
+        image_size=3 * PATCH_PX,
+        patch_size=PATCH_PX,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        vocab_size=200,
+        max_position_embeddings=16,
     )
 
 

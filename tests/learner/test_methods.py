@@ -209,7 +209,8 @@ def test_grad_cam_is_what_finite_differences_say() -> None:
     tokens, targets = make_tokens(num=2), torch.tensor([0, 1])
     activation = cim.class_activation(model, tokens, targets)
     model.double()
-    last = model.backbone.encoder.layer[-1]
+    backbone: Any = model.backbone
+    last = backbone.layers[-1]
     first_patch = tokens.token_ids.shape[1] + 1
     seen: list[torch.Tensor] = []
     shift = torch.zeros(64, dtype=torch.double)
@@ -225,10 +226,10 @@ def test_grad_cam_is_what_finite_differences_say() -> None:
 
     @torch.no_grad()
     def score() -> torch.Tensor:
-        hidden, valid = model.backbone._embed(tokens)
+        hidden, valid = backbone._embed(tokens)
         packed = packing(valid, dense=True)
-        entered = packed.unpack(model.backbone._encode(packed.pack(hidden.double()), packed))
-        features = model.backbone.layernorm(entered[:, 0])
+        entered = packed.unpack(backbone._encode(packed.pack(hidden.double()), packed))
+        features = backbone.layernorm(entered[:, 0])
         scores: torch.Tensor = model.head(features).gather(1, targets[:, None])[:, 0]
         return scores
 

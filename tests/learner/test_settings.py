@@ -94,7 +94,7 @@ def test_every_number_has_a_range() -> None:
         ("masked+q300", [], "codec: quality is a whole number in"),
         ("none,masked+mean4", [], "mask.last_layers is 4, but the backbone has 2 layers"),
         ("masked+lossless", ["memory.codec.id=em_jpeg", "train.decode_on_device=true"], "needs JPEG exemplars"),
-        ("masked", ["backbone.kind=pretrained", "backbone.name=./none"], "no ViLT at './none'"),
+        ("masked", ["backbone.kind=pretrained", "backbone.name=./none"], "no model at './none'"),
         ("masked", ["mask.layers=mean", "mask.last_layers=20"], "mask.last_layers is 20"),
         ("masked", ["memory.full_samples_per_class=2", f"memory.full_sample_bytes={2**50}"], "1 PiB"),
     ],
@@ -147,7 +147,10 @@ def test_a_backbone_that_cannot_be_used_is_said_before_data_are_read(tmp_path: P
         _checked_with("backbone.kind=pretrained", f"backbone.name={few}", "data.image_size=64")
     other = tmp_path / "other"
     other.mkdir()
-    for content, words in ((json.dumps({"model_type": "bert"}), "is of type bert, and no ViLT"), ("{", "no ViLT at")):
+    for content, words in (
+        (json.dumps({"model_type": "bert"}), "is of type bert, and none of ViLT, CLIP and SigLIP"),
+        ("{", "no model at"),
+    ):
         (other / "config.json").write_text(content)
         with pytest.raises(ValueError, match=words):
             _checked_with("backbone.kind=pretrained", f"backbone.name={other}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,10 +79,10 @@ def test_phases_of_few_steps_and_of_none_are_trained(samples: int) -> None:
         backbone = small_vilt(image_size=24, patch_px=PATCH_PX, hidden_size=64, num_layers=1, num_heads=1)
         model = Classifier(backbone, torch.device("cpu"), bf16=CONFIG.bf16, head=CONFIG.head)
         model.add_classes(split)
-        before = model.backbone.layernorm.weight.clone()
+        before = backbone.layernorm.weight.clone()
         config = replace(CONFIG, base_epochs=epochs)
         train_phase(model, split, split.tokens.patch_valid, None, phase=0, config=config, generator=_generator(0))
-        assert torch.equal(before, model.backbone.layernorm.weight) == (epochs == 0)
+        assert torch.equal(before, backbone.layernorm.weight) == (epochs == 0)
 
 
 def _after_two_phases(replay: bool) -> tuple[float, float]:
@@ -112,7 +113,8 @@ def test_frozen_weights_are_held_as_autocast_rounds_them() -> None:
     before = model.features(split.tokens), _gradients(model, split)
     model.round_frozen()
     after = model.features(split.tokens), _gradients(model, split)
-    assert all(layer.output.dense.op.weight.dtype == torch.bfloat16 for layer in model.backbone.encoder.layer)
+    blocks: list[Any] = list(model.backbone.layers)
+    assert all(layer.output.dense.op.weight.dtype == torch.bfloat16 for layer in blocks)
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
     assert torch.equal(before[0], after[0])
     assert all(torch.equal(was, now) for was, now in zip(before[1], after[1], strict=True))

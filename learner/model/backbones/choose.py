@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 
 from learner.data.base import DataError
+from learner.model.backbones.base import Backbone
+from learner.model.backbones.modules import TextEmbeddings, ViltShape, unfilled
 from learner.model.backbones.parts import vilt_from_parts
-from learner.model.backbones.vilt import ViltBackbone, pretrained_vilt, small_vilt
+from learner.model.backbones.pictures import PictureBackbone, PictureModel, check_model
+from learner.model.backbones.vilt import pretrained_vilt, small_vilt
+from learner.model.backbones.weights import load_minilm
 from learner.model.settings import BackboneConfig
+
+# timm and transformers are imported where a kind needs them: together they take 230 MiB.
+
+_Loaded = TypeVar("_Loaded")
 
 VOCABULARY = 30_522
 """Words of the tokenizer: BERT's."""
+WORD_POSITIONS = 512
+"""Of MiniLM."""
 
 
 @dataclass(frozen=True)
@@ -21,58 +35,98 @@ class BackboneFacts:
     """What settings must go with.
 
     Attributes:
-        num_layers: of its encoder.
+        num_layers: of its encoder. None: not known before it is made.
         text_positions: how many text tokens it has position embeddings for.
         vocabulary: how many words it has embeddings for.
         patch_px: of its patches; 0 = as one likes.
+        mask_layers: of how many of the last layers masks can read the attention. None: not known.
+        is_vilt: words are in the sequence, beside the patches, and its layers take what references add to them.
     """
 
-    num_layers: int
+    num_layers: int | None
     text_positions: int
     vocabulary: int = VOCABULARY
     patch_px: int = 0
+    mask_layers: int | None = None
+    is_vilt: bool = True
 
 
 def backbone_facts(config: BackboneConfig) -> BackboneFacts:
     """Of the backbone that a configuration names; of ``pretrained``, its ``config.json`` is read.
 
     Raises:
-        DataError: there is no such pretrained backbone.
+        DataError: there is no such backbone.
     """
     if config.kind == "parts":
-        return BackboneFacts(len(config.blocks), text_positions=512)  # MiniLM's
+        return _of_vilt(len(config.blocks), WORD_POSITIONS)
     if config.kind == "small":
-        return BackboneFacts(config.num_layers, text_positions=128)
-    from transformers import ViltConfig  # what no other kind needs
+        return _of_vilt(config.num_layers, 128)
+    if config.kind == "callable":
+        _function(config.name)
+        return BackboneFacts(None, WORD_POSITIONS, is_vilt=False)
+    if config.kind == "timm":
+        from learner.model.backbones.of_timm import timm_shape
 
-    try:
-        found = ViltConfig.get_config_dict(config.name)[0]
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"backbone.name: no ViLT at {config.name!r}, neither a folder nor on the hub ({error})"
-        ) from error
-    kind = found.get("model_type")
+        try:
+            return _of_pictures(timm_shape(config.name))
+        except (ValueError, RuntimeError) as error:  # timm's own of a name that it does not know
+            raise DataError(f"backbone.name: {error}") from error
+    return _pretrained_facts(config.name)
+
+
+def _of_vilt(num_layers: int, text_positions: int, *, vocabulary: int = VOCABULARY, patch_px: int = 0) -> BackboneFacts:
+    return BackboneFacts(num_layers, text_positions, vocabulary, patch_px, mask_layers=num_layers)
+
+
+def _of_pictures(shape: tuple[int, int, int]) -> BackboneFacts:
+    patch_px, num_layers, mask_layers = shape
+    return BackboneFacts(num_layers, WORD_POSITIONS, patch_px=patch_px, mask_layers=mask_layers, is_vilt=False)
+
+
+def _pretrained_facts(name: str) -> BackboneFacts:
+    from transformers import ViltConfig
+
+    kind, found = _checkpoint(name)
     if kind != "vilt":
-        raise DataError(f"backbone.name: {config.name!r} is of type {kind}, and no ViLT")
+        from learner.model.backbones.of_transformers import vision_shape
+
+        return _of_pictures(vision_shape(name, kind))
     vilt = ViltConfig.from_dict(found)
     if not isinstance(vilt.patch_size, int):
-        raise DataError(
-            f"backbone.name: {config.name!r} has patches of {vilt.patch_size} px, a single number is wanted"
-        )
-    return BackboneFacts(
-        num_layers=vilt.num_hidden_layers,
-        text_positions=vilt.max_position_embeddings,
+        raise DataError(f"backbone.name: {name!r} has patches of {vilt.patch_size} px, a single number is wanted")
+    return _of_vilt(
+        vilt.num_hidden_layers,
+        vilt.max_position_embeddings,
         vocabulary=vilt.vocab_size,
         patch_px=vilt.patch_size,
     )
 
 
-def make_backbone(config: BackboneConfig, image_size: int, seed: int, directory: Path | None) -> ViltBackbone:
+def _checkpoint(name: str) -> tuple[str, dict[str, Any]]:
+    """Of a checkpoint of transformers: its ``model_type``, and all that its configuration says."""
+    from transformers import PretrainedConfig
+
+    try:
+        found = PretrainedConfig.get_config_dict(name)[0]
+    except (OSError, ValueError) as error:
+        raise DataError(f"backbone.name: no model at {name!r}, neither a folder nor on the hub ({error})") from error
+    kind = str(found.get("model_type"))
+    known = kind == "vilt"
+    if not known:
+        from learner.model.backbones.of_transformers import family
+
+        known = bool(family(kind))
+    if not known:
+        raise DataError(f"backbone.name: {name!r} is of type {kind}, and none of ViLT, CLIP and SigLIP")
+    return kind, found
+
+
+def make_backbone(config: BackboneConfig, image_size: int, seed: int, directory: Path | None) -> Backbone:
     """The backbone that a configuration names.
 
     Raises:
-        DataError: the weights of a pretrained one cannot be read.
-        ValueError: its patches are of another size.
+        DataError: the weights of a pretrained one cannot be read, its patches are of another size, or a model of the
+            user's own gives what is not right.
     """
     if config.kind == "parts":
         return vilt_from_parts(
@@ -87,10 +141,84 @@ def make_backbone(config: BackboneConfig, image_size: int, seed: int, directory:
             num_heads=config.num_heads,
             seed=seed,
         )
-    try:
-        backbone = pretrained_vilt(config.name)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"backbone.name: the weights of {config.name!r} cannot be read ({error})") from error
-    if backbone.shape.patch_size != config.patch_px:
-        raise ValueError(f"{config.name} has patches of {backbone.shape.patch_size} px, not {config.patch_px}")
+    kind = _checkpoint(config.name)[0] if config.kind == "pretrained" else config.kind
+    if kind == "vilt":
+        vilt = _read(config, lambda: pretrained_vilt(config.name))
+        if vilt.shape.patch_size != config.patch_px:
+            raise DataError(
+                f"backbone.patch_px is {config.patch_px}, and {config.name} has patches of {vilt.shape.patch_size} px"
+            )
+        return vilt
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = _picture_model(config, kind, image_size)
+    backbone = PictureBackbone(model, config.name, _words(directory), config.patch_px)
+    if kind == "callable":
+        check_model(model, image_size=image_size, name=config.name)
     return backbone
+
+
+def _picture_model(config: BackboneConfig, kind: str, image_size: int) -> PictureModel:
+    if kind == "callable":
+        made: PictureModel = _function(config.name)(image_size=image_size, patch_px=config.patch_px)
+        return made
+    if kind == "timm":
+        from learner.model.backbones.of_timm import make_timm
+
+        return _read(config, lambda: make_timm(config.name, image_size=image_size, weights=config.weights))
+    from learner.model.backbones.of_transformers import make_vision
+
+    return _read(config, lambda: make_vision(config.name, kind))
+
+
+def _read(config: BackboneConfig, load: Callable[[], _Loaded]) -> _Loaded:
+    try:
+        return load()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        other = " or set backbone.weights to a file or to random" if config.kind == "timm" else ""
+        raise DataError(f"backbone.name: the weights of {config.name!r} cannot be read ({error}){other}") from error
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """What makes a model of the user's own.
+
+    Raises:
+        DataError: there is no such function.
+    """
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise DataError(f"backbone.name of a callable is package.module:function, got {name!r}")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise DataError(
+            f"backbone.name: {name!r} cannot be imported ({error}); PYTHONPATH has to hold the folder of {module}"
+        ) from error
+    if not callable(found):
+        raise DataError(f"backbone.name: {name!r} is no function but a {type(found).__name__}")
+    made: Callable[..., Any] = found
+    return made
+
+
+def _words(directory: Path | None) -> TextEmbeddings:
+    """MiniLM's, as pretrained: updating them costs much and gains nothing."""
+    state = {name: value.clone() for name, value in load_minilm(directory).items()}
+    kinds = {"word_embeddings", "position_embeddings", "token_type_embeddings"}
+    shape = ViltShape(
+        image_size=0,
+        patch_size=0,
+        hidden_size=state["word_embeddings"].shape[1],
+        intermediate_size=0,
+        num_hidden_layers=0,
+        num_attention_heads=0,
+        vocab_size=len(state["word_embeddings"]),
+        max_position_embeddings=len(state["position_embeddings"]),
+        type_vocab_size=len(state["token_type_embeddings"]),
+    )
+    with unfilled():
+        words = TextEmbeddings(shape)
+    weights = {f"{kind}.weight": state[kind] for kind in kinds}
+    weights |= {f"LayerNorm.{part}": state[f"layer_norm_{part}"] for part in ("weight", "bias")}
+    words.load_state_dict(weights, assign=True)
+    words.word_embeddings.weight.requires_grad_(False)
+    return words

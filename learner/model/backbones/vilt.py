@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from learner.model.attention_masks import AttentionRead
+from learner.model.backbones.base import Backbone, beside_words
 from learner.model.backbones.block import NOTHING, Additions, Block
 from learner.model.backbones.modules import Embeddings, ViltShape, draw_weights, unfilled
 from learner.model.backbones.packing import Packing, packing
-from learner.model.tokens import Tokens, special_tokens
+from learner.model.ssf import DEFAULT_PATTERN, last_layers_pattern
+from learner.model.tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import ViltModel
@@ -27,10 +29,13 @@ ClassToken = Literal["text", "image"]
 
 VILT_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
+NEEDS_VILT = "backbone.kind must be parts, small, or pretrained with a ViLT"
+"""What is said where a part of the learner looks into a backbone's layers."""
+
 MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
-class ViltBackbone(nn.Module):
+class ViltBackbone(Backbone):
     """Tokens in; features and the two attention reads out.
 
     Args:
@@ -87,12 +92,11 @@ class ViltBackbone(nn.Module):
 
     @property
     def feature_dim(self) -> int:
-        """F, of a sample's feature: D, or 2 D with ``keep_words``."""
+        """D, or 2 D with ``keep_words``."""
         return self.dim * (2 if self.keep_words else 1)
 
     @property
     def dense(self) -> bool:
-        """Whether padding is left out of a pass, so that samples of any lengths may share one."""
         return not self._compiled and self.pixel_mean.device.type == "cpu"
 
     def forward(self, tokens: Tokens, additions: Additions = NOTHING) -> Tensor:
@@ -111,10 +115,19 @@ class ViltBackbone(nn.Module):
         return self._feature(self.layernorm(hidden).mean(1), embedded, tokens)
 
     def compile_blocks(self) -> None:
-        """Have ``torch.compile`` compile each block at its first use, for sequences of any length."""
         self._compiled = True
-        for layer in self.encoder.layer:
-            layer.compile(dynamic=True)
+        super().compile_blocks()
+
+    @property
+    def reads_words(self) -> bool:
+        return True
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        return list(self.encoder.layer)
+
+    def ssf_pattern(self, last: int = 0) -> str:
+        return last_layers_pattern(len(self.layers), last) if last else DEFAULT_PATTERN
 
     def read(self, tokens: Tokens, *, last_layers: int = 1, text: bool = True) -> tuple[Tensor, AttentionRead]:
         """Features ``(B, F)``, and the two attentions that masks need: the class token's row and, with ``text``, the
@@ -123,7 +136,7 @@ class ViltBackbone(nn.Module):
         Raises:
             ValueError: there are not so many layers.
         """
-        blocks = list(self.encoder.layer)
+        blocks: list[Any] = list(self.encoder.layer)
         if not 1 <= last_layers <= len(blocks):
             raise ValueError(f"last_layers must lie in 1..{len(blocks)}, got {last_layers}")
         embedded, valid = self._embed(tokens)
@@ -167,13 +180,7 @@ class ViltBackbone(nn.Module):
 
     def _feature(self, state: Tensor, embedded: Tensor, tokens: Tokens) -> Tensor:
         """A sample's feature ``(B, F)`` from the state ``(B, D)`` that stands for it and the embedded sequence."""
-        if not self.keep_words:
-            return state
-        words = (tokens.token_valid & ~special_tokens(tokens)).to(embedded.dtype)[:, :, None]
-        mean = (embedded[:, : words.shape[1]] * words).sum(1) / words.sum(1).clamp(min=1)
-        # As long as the other half, so that neither outweighs the other; zero, where there are no words.
-        length = state.detach().norm(dim=1, keepdim=True)
-        return torch.cat([state, F.normalize(mean, dim=1) * length], dim=1)
+        return beside_words(state, embedded, tokens) if self.keep_words else state
 
     def _encode(
         self,
