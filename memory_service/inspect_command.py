@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from memory_format import NotFoundError
+from memory_service.place_options import add_place_options, places_of
 from memory_service.progress import bar
 from memory_service.store.admin.inspect import BufferFigures, StoreFigures, inspect
 
@@ -29,12 +30,13 @@ def add_inspect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
     command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
     command.add_argument("buffer", nargs="?", help="one buffer: its classes, phases, learners, codecs and snapshots")
     command.add_argument("--json", action="store_true", help="all of it, of every buffer, as one JSON object")
+    add_place_options(command)
 
 
-def run_inspect(data: Path, buffer: str | None, json: bool) -> int:
+def run_inspect(data: Path, buffer: str | None, json: bool, index: str | None, segments: str | None) -> int:
     """Print it; returns the exit status. Raises as :func:`~memory_service.store.admin.inspect.inspect`."""
     with bar("reading", "segments") as progress:
-        found = inspect(data, progress=progress)
+        found = inspect(data, places_of(data, index, segments), progress=progress)
     chosen = [one for one in found.buffers if buffer in (None, one.config.name)]
     if buffer is not None and not chosen:
         raise NotFoundError(f"there is no buffer {buffer!r} in {data}", code="unknown_buffer")

@@ -11,10 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from pydantic import SecretStr
+
 from memory_format import FormatError
 from memory_format.api.forms import form_named
 from memory_service.http.app import open_store
 from memory_service.inspect_command import add_inspect_command, run_inspect
+from memory_service.place_options import add_place_options, places_of
 from memory_service.progress import bar
 from memory_service.settings import Settings
 from memory_service.store.admin.on_disk import Report
@@ -37,7 +40,8 @@ def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     add_inspect_command(commands)
     command = commands.add_parser("backup", help="copy a store as of one moment, also while a service serves it")
     command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
-    command.add_argument("target", type=Path, metavar="TO", help="directory to make; must not exist")
+    command.add_argument("target", type=Path, metavar="TO", help="directory to make, of a store that has all in it")
+    add_place_options(command)
     for name, words in (
         ("verify", "check every record, counter and file of a store, served or not, and change nothing"),
         ("repair", "put damaged files aside, carry over what is sound, make an index again where it is lost"),
@@ -46,6 +50,7 @@ def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
         command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
         command.add_argument("--json", action="store_true", help="the whole report as one JSON object")
         if name == "verify":
+            add_place_options(command)
             command.add_argument(
                 "--max-rate", type=float, metavar="MB", help="read at most so many megabytes a second; default no bound"
             )
@@ -55,10 +60,12 @@ def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     command.add_argument("--png", action="store_true", help="each record's picture, too, in a column of a table")
     command.add_argument("--snapshot", help="what the buffer held at this snapshot")
     add_data_option(command)
+    add_place_options(command)
     command = commands.add_parser("import", help="make a buffer of an exported file")
     command.add_argument("buffer", help="name of the new buffer")
     command.add_argument("file", type=Path)
     add_data_option(command)
+    add_place_options(command)
 
 
 def add_data_option(command: argparse.ArgumentParser) -> None:
@@ -74,20 +81,21 @@ def add_data_option(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _backup(data: Path, target: Path) -> int:
+def _backup(data: Path, target: Path, index: str | None, segments: str | None) -> int:
     with bar("copying", "segments") as progress:
-        segments, num_bytes = backup(data, target, progress=progress)
-    print(f"{target}: {segments} segments, {num_bytes} bytes")
+        number, num_bytes = backup(data, target, places_of(data, index, segments), progress=progress)
+    print(f"{target}: {number} segments, {num_bytes} bytes")
     return 0
 
 
-def _verify(data: Path, json: bool, max_rate: float | None) -> int:
+def _verify(data: Path, json: bool, max_rate: float | None, index: str | None, segments: str | None) -> int:
     if max_rate is not None and not max_rate > 0:
         raise FormatError(f"--max-rate must be more than 0, got {max_rate}", code="invalid_request")
     # Behind who serves the store meanwhile, in reading too.
     os.nice(10)
     with bar("checking", "segments") as progress:
-        report = verify(data, progress=progress, pace=Pace(None if max_rate is None else max_rate * 1e6))
+        pace = Pace(None if max_rate is None else max_rate * 1e6)
+        report = verify(data, places_of(data, index, segments), progress=progress, pace=pace)
     _show(report, data, json)
     return 0 if report.sound else EXIT_UNSOUND
 
@@ -99,13 +107,16 @@ def _repair(data: Path, json: bool) -> int:
     return 0
 
 
-def _export(buffer: str, file: Path, snapshot: str | None, png: bool, data: Path) -> int:
+def _export(
+    buffer: str, file: Path, snapshot: str | None, png: bool, data: Path, index: str | None, segments: str | None
+) -> int:
     if file.exists():
         raise FormatError(f"{file} exists already", code="invalid_request")
+    settings = _settings(data, index, segments)
     # Opening would make one.
-    if not any((data / name).exists() for name in (opening.INDEX, opening.ELSEWHERE)):
+    if settings.index is None and not any((data / name).exists() for name in (opening.INDEX, opening.ELSEWHERE)):
         raise FormatError(f"there is no store in {data}", code="invalid_request")
-    with open_store(Settings(data=data)) as store:
+    with open_store(settings) as store:
         with (
             files.replacing(file, mode=0o666) as descriptor,
             closing(store.buffer(buffer).export(snapshot, form_named(file), png=png)) as pieces,
@@ -121,11 +132,18 @@ def _export(buffer: str, file: Path, snapshot: str | None, png: bool, data: Path
     return 0
 
 
-def _import(buffer: str, file: Path, data: Path) -> int:
-    with open_store(Settings(data=data)) as store, bar("importing", "B") as progress:
+def _import(buffer: str, file: Path, data: Path, index: str | None, segments: str | None) -> int:
+    with open_store(_settings(data, index, segments)) as store, bar("importing", "B") as progress:
         made = store.import_buffer(buffer, file, progress=progress).stats()
     print(f"buffer {buffer}: {made.num_records} records, {made.bytes_used} of {made.budget_bytes} bytes")
     return 0
+
+
+def _settings(data: Path, index: str | None, segments: str | None) -> Settings:
+    places = places_of(data, index, segments)
+    return Settings(
+        data=data, index=None if places.index is None else SecretStr(places.index), segments=places.segments
+    )
 
 
 OFFLINE: Final[Mapping[str, Callable[..., int]]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,18 @@ class Growing(NamedTuple):
     segment: OpenSegment
 
 
+class Contents(Protocol):
+    """Whoever reads sealed segments."""
+
+    def contents(self, stem: str) -> SegmentContents:
+        """As :meth:`Segments.contents`."""
+
+
 @dataclass
 class SealedSegments:
     """What sealed segments say of themselves, each read once: forks share them, and they never change."""
 
-    segments: Segments
+    segments: Contents
     read: dict[str, SegmentContents] = field(default_factory=dict)
 
     def contents(self, state: SegmentState) -> SegmentContents:

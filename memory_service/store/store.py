@@ -27,7 +27,7 @@ from memory_format.api.terms import NAME_PATTERN, EvictionPolicy
 from memory_service.store import directory
 from memory_service.store.buffer import Buffer
 from memory_service.store.commits import discard
-from memory_service.store.directory import OpenPorts, Ports, open_local
+from memory_service.store.directory import OpenPorts, Places, Ports, open_local
 from memory_service.store.erasures import Erasures
 from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.loading import SealedSegments, expect_counted, expect_known
@@ -60,8 +60,8 @@ class Store:
     """
 
     def __init__(self, data: Path, options: Options | None = None, *, open_ports: OpenPorts = open_local) -> None:
-        self.data = data
-        self._options = options or Options()
+        self.data, self._options = data, options or Options()
+        self._places = open_ports if isinstance(open_ports, Places) else open_local
         self.runs = Runs(data, self._options.run_bytes)
         """Reports of runs."""
         self._name_files = NameFiles(data)
@@ -359,7 +359,7 @@ class Store:
         """
         if not self._archiving.acquire(blocking=False):
             raise BusyError("a backup is under way; ask again when it is done", limit=1)
-        return Archive(self.data, self.incoming / uuid.uuid4().hex, self._archiving.release)
+        return Archive(self.data, self._places, self.incoming / uuid.uuid4().hex, self._archiving.release)
 
     @property
     def incoming(self) -> Path:

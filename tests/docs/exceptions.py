@@ -27,6 +27,10 @@ NOT_RUN: dict[Name, str] = {
         "docs/howto/postgresql.md",
         "export MEMORY_SERVICE_INDEX=postgresql+psycopg://memory@127.0.0.1/memory",
     ): "the same; tests/memory_service/test_postgres.py does it with one of its own",
+    (
+        "docs/howto/postgresql.md",
+        "memory-service backup runs/memory backups/memory",
+    ): "the same; tests/memory_service/test_outside.py does it",
     ("docs/howto/postgresql.md", "pg_dump memory --file memory.sql"): "the same",
     (
         "docs/howto/object-store.md",

@@ -18,10 +18,11 @@ from memory_format import StorageError, encode_batch
 from memory_service.store import Store
 from memory_service.store.admin import verify as verifying
 from memory_service.store.admin.on_disk import Report, StoreOnDisk
-from memory_service.store.admin.online import Pace, held_if_free
+from memory_service.store.admin.online import Pace
 from memory_service.store.admin.verify import verify
 from memory_service.store.index import opening
 from memory_service.store.pure.tallies import SegmentState
+from memory_service.store.transfer.outside import Outside
 from tests.memory_service.helpers import Server, command, make_exemplar, push, put_buffer, whole_state
 from tests.memory_service.test_backup import Load, filled
 
@@ -128,11 +129,11 @@ def test_verify_under_load(data: Path) -> None:
 
 def test_nobody_begins_to_serve_a_store_that_is_verified(data: Path) -> None:
     filled(data).close()
-    with held_if_free(data) as is_served:
+    with Outside(data).held_if_free() as is_served:
         assert not is_served
         with pytest.raises(StorageError, match="held by another process"):
             Store(data)
-    with Store(data), held_if_free(data) as is_served:
+    with Store(data), Outside(data).held_if_free() as is_served:
         assert is_served
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,16 +16,17 @@ from memory_format.api.answers import BufferStats
 from memory_format.codecs import codec_by_number
 from memory_format.header import layout_of
 from memory_service.store.admin.on_disk import Progress, StoreOnDisk
-from memory_service.store.admin.online import Newer, held_if_free
-from memory_service.store.index import opening
+from memory_service.store.admin.online import Newer
+from memory_service.store.directory import Places, open_local
 from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.loading import SealedSegments, load
 from memory_service.store.pure.columns import Columns, Learners
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.stats import stats
-from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.layout import SegmentContents
 from memory_service.store.segments.leftovers import QUARANTINE
+from memory_service.store.segments.outside import name_of
+from memory_service.store.transfer.outside import Outside
 
 _MOST_TURNS = 100
 _OF_A_PROCESS: Final = {"held_bytes", "orphans", "pushes", "samples"}
@@ -52,7 +53,8 @@ class BufferFigures:
     snapshots: list[Snapshot]
     """The oldest first."""
     first_written: float | None
-    """When the file that was not written for the longest was written, seconds since 1970; None without files."""
+    """When the file that was not written for the longest was written, seconds since 1970; None without files. An object
+    is written when it is put."""
     last_written: float | None
 
     def document(self) -> dict[str, Any]:
@@ -91,30 +93,36 @@ class StoreFigures:
         return {**vars(self), "buffers": [buffer.document() for buffer in self.buffers]}
 
 
-def inspect(data: Path, *, progress: Progress | None = None) -> StoreFigures:
+def inspect(data: Path, places: Places = open_local, *, progress: Progress | None = None) -> StoreFigures:
     """Look at a store. It may lie where nothing can be written.
 
     Headers are read and no bodies: see ``verify`` for whether these are sound.
+
+    Args:
+        data: its directory.
+        places: where it has what does not lie there.
 
     Raises:
         StorageError: there is no store, its index cannot be used or is of another version, or a segment is damaged; or
             a served store changes faster than it can be looked at.
     """
-    if not data.is_dir():
-        raise StorageError(f"there is no store in {data}")
-    with held_if_free(data) as served, TemporaryDirectory(prefix="memory-service-") as directory:
-        standing = opening.look(data)
+    with (
+        Outside(data, places) as outside,
+        outside.held_if_free() as served,
+        TemporaryDirectory(prefix="memory-service-") as directory,
+    ):
+        standing = outside.look()
         if standing.kind == "new":
             raise StorageError(f"there is no store in {data}")
         # Of a served one the file that says so is written a moment later.
         if not served:
             standing.expect_usable()
-        newer = Newer(data, Path(directory))
+        newer = Newer(outside, Path(directory))
         read: dict[str, SegmentContents] = {}
         for _ in range(_MOST_TURNS):
             with closing(newer()) as store:
                 try:
-                    return _figures(store, served, read, progress)
+                    return _figures(store, served, outside.index.num_bytes(), read, progress)
                 except StorageError as error:
                     if not served or newer.names(error.details.get("segment", "")):
                         raise
@@ -122,7 +130,7 @@ def inspect(data: Path, *, progress: Progress | None = None) -> StoreFigures:
 
 
 def _figures(
-    store: StoreOnDisk, served: bool, read: dict[str, SegmentContents], progress: Progress | None
+    store: StoreOnDisk, served: bool, index_bytes: int, read: dict[str, SegmentContents], progress: Progress | None
 ) -> StoreFigures:
     with store.index.reading() as reading:
         segments, entries, contents = reading.segments(), reading.buffers(), reading.contents()
@@ -130,47 +138,43 @@ def _figures(
         if progress is not None:
             progress(number, len(segments), state.stem)
         if state.sealed:
-            SealedSegments(store.files, read).contents(state)
+            SealedSegments(store.source, read).contents(state)
     if progress is not None:
         progress(len(segments), len(segments), "")
-    quarantine = store.data / QUARANTINE
+    written, quarantine = store.source.listed(), store.data / QUARANTINE
     return StoreFigures(
         served=served,
         segments=len(segments),
         open_segments=sum(not state.sealed for state in segments),
         file_bytes=sum(state.file_bytes for state in segments),
-        index_bytes=sum(path.stat().st_size for path in store.data.glob(f"{opening.INDEX}*") if path.exists()),
+        index_bytes=index_bytes,
         quarantined=sum(path.is_file() for path in quarantine.rglob("*")) if quarantine.is_dir() else 0,
         buffers=[
-            _of_buffer(store, entry, contents[entry.config.id], read)
+            _of_buffer(store, entry, contents[entry.config.id], read, written)
             for entry in sorted(entries, key=lambda entry: entry.config.name)
         ],
     )
 
 
 def _of_buffer(
-    store: StoreOnDisk, entry: BufferEntry, rows: BufferRows, read: dict[str, SegmentContents]
+    store: StoreOnDisk,
+    entry: BufferEntry,
+    rows: BufferRows,
+    read: dict[str, SegmentContents],
+    written: Mapping[str, float],
 ) -> BufferFigures:
     learners = Learners()
-    state = load(entry, rows, SealedSegments(store.files, read), learners)
-    written = _written(store, rows.segments)
+    state = load(entry, rows, SealedSegments(store.source, read), learners)
+    # A service may have removed one meanwhile, and the index keeps open ones of objects.
+    times = [written[name] for name in map(name_of, rows.segments) if name in written]
     return BufferFigures(
         config=entry.config,
         stats=stats(state, learners.ids, held_bytes=0, pushes=0, samples=0, orphans=0),
         codecs=_codecs(state.columns),
         snapshots=_by_age(rows.snapshots),
-        first_written=min(written, default=None),
-        last_written=max(written, default=None),
+        first_written=min(times, default=None),
+        last_written=max(times, default=None),
     )
-
-
-def _written(store: StoreOnDisk, segments: Iterable[SegmentState]) -> list[float]:
-    found = []
-    for state in segments:
-        # A service may remove it meanwhile.
-        with suppress(FileNotFoundError):
-            found.append(store.files.path(state.stem).stat().st_mtime)
-    return found
 
 
 def _by_age(snapshots: Mapping[str, Snapshot]) -> list[Snapshot]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,10 @@ from memory_service.store.loading import SealedSegments, load
 from memory_service.store.pure.columns import Learners
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
+from memory_service.store.segments.base import SegmentGoneError
 from memory_service.store.segments.files import OWN_NAME
 from memory_service.store.segments.layout import READ_DTYPE, plain_headers, read_contents
-from memory_service.store.segments.local import SegmentFiles
+from memory_service.store.segments.outside import FilesOutside, SegmentsOutside
 
 Progress = Callable[[int, int, str], None]
 """Called with what is done, what there is to do, and what is looked at."""
@@ -106,13 +108,24 @@ class SegmentOnDisk:
 
 
 class StoreOnDisk:
-    """A store that is looked at and not served; with a copy of its index, which is closed with it, or its own."""
+    """A store that is looked at and not served; with a copy of its index, which is closed with it, or its own.
 
-    def __init__(self, data: Path, index_: SqliteIndex | None = None, *, migrate: bool = False) -> None:
+    Args:
+        source: where its segments are; default files in its directory.
+        migrate: bring its own index up to date.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        index_: SqliteIndex | None = None,
+        source: SegmentsOutside | None = None,
+        *,
+        migrate: bool = False,
+    ) -> None:
         self.data = data
-        self.directory = data / "segments"
+        self.source = source or FilesOutside(data / "segments")
         self.index = index_ or SqliteIndex(data / opening.INDEX, migrate=migrate)
-        self.files = SegmentFiles(self.directory, self.index)
 
     def segments(self) -> list[SegmentState]:
         """What the index says of them, in the order in which they were made."""
@@ -121,22 +134,27 @@ class StoreOnDisk:
 
     def load(self, entry: BufferEntry, rows: BufferRows) -> State:
         """What a buffer holds. Raises ``StorageError``: a segment is damaged."""
-        return load(entry, rows, SealedSegments(self.files), Learners())
+        return load(entry, rows, SealedSegments(self.source), Learners())
 
     def read(self, state: SegmentState, report: Report) -> SegmentOnDisk:
         """Check every record of a segment."""
-        path = self.files.path(state.stem)
         try:
-            size = path.stat().st_size
-        except OSError as error:
-            report.note("missing_segment", state.stem, f"its file cannot be looked at: {error.strerror}")
+            file = self.source.open(state, self.index.open_bodies)
+        except (SegmentGoneError, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else "there is none"
+            report.note("missing_segment", state.stem, f"its file cannot be looked at: {why}")
             if state.sealed:
                 report.unknown_records += state.num_records
                 return self.unreadable(state)
-            headers, _, _ = self._headers(state, path)
+            headers, _, _ = self._headers(state, None)
             return replace(self.unreadable(state), bad_ids=headers["exemplar_id"].tolist())
+        with file:
+            return self._read(state, file, report)
+
+    def _read(self, state: SegmentState, file: BinaryIO, report: Report) -> SegmentOnDisk:
+        size = file.seek(0, os.SEEK_END)
         try:
-            headers, learners, lengths = self._headers(state, path)
+            headers, learners, lengths = self._headers(state, file)
         except (ValueError, OSError) as error:
             report.note("damaged_segment", state.stem, f"its headers cannot be read: {error}")
             report.unknown_records += state.num_records
@@ -156,17 +174,17 @@ class StoreOnDisk:
         report.records += len(headers)
         good: list[int] = []
         bad: list[int] = []
-        with path.open("rb") as file:
-            rows = plain_headers(headers).tolist()
-            for place, (header, row, length) in enumerate(zip(headers, rows, lengths.tolist(), strict=True)):
-                body = os.pread(file.fileno(), length, int(header["offset"]))
-                report.bytes_checked += len(body)
-                words = _fault(row, int(header["crc32"]), learners[int(header["learner"])], body, length)
-                if words is None:
-                    good.append(place)
-                else:
-                    bad.append(int(header["exemplar_id"]))
-                    report.note("damaged_record", state.stem, f"exemplar {bad[-1]}: {words}")
+        rows = plain_headers(headers).tolist()
+        for place, (header, row, length) in enumerate(zip(headers, rows, lengths.tolist(), strict=True)):
+            file.seek(int(header["offset"]))
+            body = file.read(length)
+            report.bytes_checked += len(body)
+            words = _fault(row, int(header["crc32"]), learners[int(header["learner"])], body, length)
+            if words is None:
+                good.append(place)
+            else:
+                bad.append(int(header["exemplar_id"]))
+                report.note("damaged_record", state.stem, f"exemplar {bad[-1]}: {words}")
         return SegmentOnDisk(
             state.id,
             state.stem,
@@ -177,9 +195,11 @@ class StoreOnDisk:
             damaged or bool(bad),
         )
 
-    def _headers(self, state: SegmentState, path: Path) -> tuple[NDArray[np.void], list[str], NDArray[np.int64]]:
-        if state.sealed:
-            contents = read_contents(path)
+    def _headers(
+        self, state: SegmentState, file: BinaryIO | None
+    ) -> tuple[NDArray[np.void], list[str], NDArray[np.int64]]:
+        if file is not None and state.sealed:
+            contents = read_contents(file)
             return contents.headers, contents.learners, contents.lengths
         with self.index.reading() as reading:
             segment = reading.open_segment(state)
@@ -192,7 +212,6 @@ class StoreOnDisk:
         return SegmentOnDisk(state.id, state.stem, np.zeros(0, HEADER_DTYPE), [], [], [], True)
 
     def close(self) -> None:
-        self.files.close()
         self.index.close()
 
 

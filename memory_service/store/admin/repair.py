@@ -33,6 +33,7 @@ from memory_service.store.pushes import candidates
 from memory_service.store.segments import owner as owners
 from memory_service.store.segments.layout import plain_headers, read_contents
 from memory_service.store.segments.leftovers import put_aside, put_copy_aside
+from memory_service.store.segments.local import SegmentFiles
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,22 @@ def repair(data: Path, *, progress: Progress | None = None) -> Report:
             raise StorageError(standing.words)
         report = Report()
         standing = _set_up(data, standing, report)
-        with closing(StoreOnDisk(data, migrate=True)) as store:
+        with closing(_StoreInDirectory(data)) as store:
             _repair(store, standing, report, progress)
         return report
+
+
+class _StoreInDirectory(StoreOnDisk):
+    """One whose segment files are written, too."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(data, migrate=True)
+        self.directory = data / "segments"
+        self.files = SegmentFiles(self.directory, self.index)
+
+    def close(self) -> None:
+        self.files.close()
+        super().close()
 
 
 def _set_up(data: Path, standing: opening.Standing, report: Report) -> opening.Standing:
@@ -82,7 +96,7 @@ def _set_up(data: Path, standing: opening.Standing, report: Report) -> opening.S
     return standing
 
 
-def _repair(store: StoreOnDisk, standing: opening.Standing, report: Report, progress: Progress | None) -> None:
+def _repair(store: _StoreInDirectory, standing: opening.Standing, report: Report, progress: Progress | None) -> None:
     if not standing.trusted:
         report.adopted += recovery.take_over_seals(store.index, store.directory)
         _copy_ends_aside(store, report)
@@ -109,7 +123,7 @@ def _repair(store: StoreOnDisk, standing: opening.Standing, report: Report, prog
     Generation(store.data / opening.GENERATION, store.index.mark()).close()
 
 
-def _copy_ends_aside(store: StoreOnDisk, report: Report) -> None:
+def _copy_ends_aside(store: _StoreInDirectory, report: Report) -> None:
     """Bytes behind the end that an older index knows of an open segment: the next start cuts them off."""
     for state in store.segments():
         path = store.files.path(state.stem)
@@ -117,7 +131,7 @@ def _copy_ends_aside(store: StoreOnDisk, report: Report) -> None:
             report.quarantined.append(str(put_copy_aside(path, store.data)))
 
 
-def _holes(store: StoreOnDisk, read: list[SegmentOnDisk]) -> dict[int, NDArray[np.uint64]]:
+def _holes(store: _StoreInDirectory, read: list[SegmentOnDisk]) -> dict[int, NDArray[np.uint64]]:
     """Buffers of which segments cannot be read -> ids of the records in those that are known to be dead."""
     damaged = {segment.id for segment in read if segment.damaged}
     found = {}
@@ -141,7 +155,7 @@ def _locked(data: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _carry_over(store: StoreOnDisk, segment: SegmentOnDisk, report: Report) -> None:
+def _carry_over(store: _StoreInDirectory, segment: SegmentOnDisk, report: Report) -> None:
     """Put the sound records of a damaged segment into a new one, and the damaged file aside."""
     path = store.files.path(segment.stem)
     parts = []
@@ -170,7 +184,7 @@ def _carry_over(store: StoreOnDisk, segment: SegmentOnDisk, report: Report) -> N
         report.quarantined.append(str(put_aside(path, store.data, suffix=".damaged")))
 
 
-def _owner_of(store: StoreOnDisk, segment: SegmentOnDisk) -> dict[str, Any]:
+def _owner_of(store: _StoreInDirectory, segment: SegmentOnDisk) -> dict[str, Any]:
     """What the file that is carried over says of its buffer, or would say."""
     try:
         said = read_contents(store.files.path(segment.stem)).attributes.get(owners.ATTRIBUTE)
@@ -189,7 +203,7 @@ def _owner_of(store: StoreOnDisk, segment: SegmentOnDisk) -> dict[str, Any]:
 
 
 def _settle_buffers(
-    store: StoreOnDisk, standing: opening.Standing, seen: Mapping[int, recovery.Seen], report: Report
+    store: _StoreInDirectory, standing: opening.Standing, seen: Mapping[int, recovery.Seen], report: Report
 ) -> None:
     """Set counters of buffers and snapshots to what their records make, and hold budgets."""
     with store.index.reading() as reading:
@@ -214,7 +228,7 @@ def _floor(entry: BufferEntry, standing: opening.Standing, seen: recovery.Seen |
 
 
 def _settlements(
-    store: StoreOnDisk, reading: Reading, entry: BufferEntry, floor: recovery.Seen | None, report: Report
+    store: _StoreInDirectory, reading: Reading, entry: BufferEntry, floor: recovery.Seen | None, report: Report
 ) -> Iterator[Write]:
     """What sets a buffer right where it is not."""
     config = entry.config
@@ -252,7 +266,7 @@ def _settlements(
         yield methodcaller("update_figures", entry.version, counted)
 
 
-def _fit_disk_limits(store: StoreOnDisk, report: Report) -> None:
+def _fit_disk_limits(store: _StoreInDirectory, report: Report) -> None:
     """Rewrite segments of buffers that are over their disk limit; where that does not help, raise it."""
     with store.index.reading() as reading:
         found = reading.buffers()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,29 +10,37 @@ import numpy as np
 
 from memory_format import StorageError
 from memory_service.store.admin.on_disk import Progress, Report, SegmentOnDisk, StoreOnDisk, stem_of
-from memory_service.store.admin.online import Newer, Pace, held_if_free
+from memory_service.store.admin.online import Newer, Pace
+from memory_service.store.directory import Places, open_local
 from memory_service.store.index import opening
 from memory_service.store.index.base import BufferEntry, BufferRows, Reading
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
+from memory_service.store.transfer.outside import Outside
 
 
-def verify(data: Path, *, progress: Progress | None = None, pace: Pace | None = None) -> Report:
+def verify(
+    data: Path, places: Places = open_local, *, progress: Progress | None = None, pace: Pace | None = None
+) -> Report:
     """Check a store, and change nothing. A service may serve it, and it may lie where nothing can be written.
 
     What is checked is what the store holds when this begins, as far as it holds it still when its turn comes.
 
     Args:
+        data: its directory.
+        places: where it has what does not lie there.
         pace: how fast to read.
 
     Raises:
-        StorageError: its index cannot be read at all, or is of another version; or a served store changes faster than
-            it can be looked at.
+        StorageError: there is none; its index cannot be read at all, or is of another version; or a served store
+            changes faster than it can be looked at.
     """
-    if not data.is_dir():
-        raise StorageError(f"there is no store in {data}")
-    with held_if_free(data) as served, TemporaryDirectory(prefix="memory-service-") as directory:
-        standing = opening.look(data)
+    with (
+        Outside(data, places) as outside,
+        outside.held_if_free() as served,
+        TemporaryDirectory(prefix="memory-service-") as directory,
+    ):
+        standing = outside.look()
         if standing.kind == "new":
             raise StorageError(f"there is no store in {data}")
         if standing.kind in ("missing", "damaged", "elsewhere"):
@@ -41,7 +48,7 @@ def verify(data: Path, *, progress: Progress | None = None, pace: Pace | None = 
         report = Report()
         if not standing.trusted and standing.kind != "unmarked":
             report.note(f"{standing.kind}_index", opening.INDEX, standing.words)
-        newer = Newer(data, Path(directory))
+        newer = Newer(outside, Path(directory))
         with closing(newer()) as store:
             examine(store, progress, report, newer if served else None, pace)
         return report
@@ -146,7 +153,7 @@ def _read_apart(store: StoreOnDisk, state: SegmentState) -> tuple[SegmentOnDisk,
 
 
 def _find_orphans(store: StoreOnDisk, known: set[str], report: Report, newer: Newer | None) -> None:
-    entries = sorted(os.listdir(store.directory))
+    entries = sorted(store.source.listed())
     if newer is not None:
         with closing(newer()) as now, now.index.reading() as reading:
             files = reading.known_files()
@@ -156,7 +163,7 @@ def _find_orphans(store: StoreOnDisk, known: set[str], report: Report, newer: Ne
         stem = stem_of(entry)
         if stem is None:
             report.foreign.append(entry)
-        elif stem not in known and (store.directory / entry).exists():
+        elif stem not in known and store.source.holds(entry):
             report.note("orphan", entry, "no row of the index speaks of this file")
 
 

@@ -93,11 +93,7 @@ class Marker:
             if not self._bucket.create(_MARKER, [self._content(0)]):
                 raise StorageError(f"another store is being made in {self._bucket.place}: name a prefix of its own")
             return seen is None or not seen.changes
-        try:
-            said = json.loads(found)
-            mark = Mark(str(said["store_id"]), int(said["changes"]))
-        except (ValueError, TypeError, KeyError) as error:
-            raise StorageError(f"{_MARKER} in {self._bucket.place} is none of a store: name another prefix") from error
+        mark = _marked(found, self._bucket)
         if mark.store_id != self._store_id:
             raise StorageError(f"the segments in {self._bucket.place} are of another store: name another prefix")
         if seen is None or seen.changes < mark.changes:
@@ -114,6 +110,20 @@ class Marker:
 
     def _content(self, changes: int) -> bytes:
         return json.dumps({"store_id": self._store_id, "changes": changes}).encode()
+
+
+def read_marker(bucket: Bucket) -> Mark | None:
+    """What a bucket says; None where nothing does. Raises ``StorageError``: that is none of a store's."""
+    found = bucket.read(_MARKER)
+    return None if found is None else _marked(found, bucket)
+
+
+def _marked(content: bytes, bucket: Bucket) -> Mark:
+    try:
+        said = json.loads(content)
+        return Mark(str(said["store_id"]), int(said["changes"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise StorageError(f"{_MARKER} in {bucket.place} is none of a store: name another prefix") from error
 
 
 def read_mark(path: Path) -> Mark | None:

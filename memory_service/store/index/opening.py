@@ -126,13 +126,13 @@ def words_elsewhere(data: Path) -> str:
     if not (data / ELSEWHERE).exists():
         where = (data / SEGMENTS_ELSEWHERE).read_text(errors="replace").strip()
         return (
-            f"the segments of the store in {data} are in {where}: name it, `memory-service serve --segments` or "
-            "MEMORY_SERVICE_SEGMENTS; commands that work on a directory alone cannot be used with it"
+            f"the segments of the store in {data} are in {where}: name it, --segments or MEMORY_SERVICE_SEGMENTS; "
+            "`memory-service repair` works on a directory alone"
         )
     where = (data / ELSEWHERE).read_text(errors="replace").strip()
     return (
-        f"the index of the store in {data} is in {where}: name it, `memory-service serve --index` or "
-        "MEMORY_SERVICE_INDEX; commands that work on a directory alone cannot be used with it"
+        f"the index of the store in {data} is in {where}: name it, --index or MEMORY_SERVICE_INDEX; "
+        "`memory-service repair` works on a directory alone"
     )
 
 
@@ -242,8 +242,6 @@ def _peek(path: Path) -> Seen | None:
 
 def copy_index(data: Path, target: Path) -> None:
     """The index as it is after some change, as a database without a log. Raises ``StorageError``: it cannot be read."""
-    if (data / ELSEWHERE).exists() or (data / SEGMENTS_ELSEWHERE).exists():
-        raise StorageError(words_elsewhere(data))
     target.unlink(missing_ok=True)
     os.close(files.create(target))
     try:
@@ -267,6 +265,23 @@ def segments_of(copy: Path) -> list[SegmentState]:
             f"the index does not say what segments there are ({error}); an earlier version made it: start the service "
             "on the store, or copy its directory while nobody serves it"
         ) from error
+
+
+def bodies_of(copy: Path, stem: str) -> list[bytes] | None:
+    """As :meth:`Index.open_bodies`, of a copy of an index."""
+    with closing(connect(copy)) as connection:
+        found = connection.execute(
+            "SELECT bodies FROM segments s LEFT JOIN open_bodies b ON b.segment_id = s.id "
+            "WHERE stem = ? AND NOT sealed ORDER BY first",
+            [stem],
+        ).fetchall()
+    return [piece for (piece,) in found if piece is not None] if found else None
+
+
+def forget_bodies(copy: Path) -> None:
+    """Bodies of open segments lie elsewhere than in a copy of an index."""
+    with closing(sqlite3.connect(copy)) as connection, connection:
+        connection.execute("DELETE FROM open_bodies")
 
 
 def mark_of(store: Path) -> Mark | None:

@@ -21,6 +21,7 @@ from memory_format import StorageError
 from memory_service.store.index import migrations, tables
 from memory_service.store.index.base import Reading, Writing
 from memory_service.store.index.connecting import PIPELINE, end, is_alive, make_engine, parse
+from memory_service.store.index.copying import copy_database
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.opening import Seen
 from memory_service.store.index.reading import UNANSWERED
@@ -38,6 +39,10 @@ _LOCK: Final = "1701668205, hashtext(current_schema())"
 _TAKE_LOCK: Final = sa.text(
     f"SELECT pg_try_advisory_lock({_LOCK}) AS taken, current_setting('server_encoding') AS encoding, "
     "current_setting('fsync') AS fsync, current_schema() AS schema, pg_is_in_recovery() AS standby"
+)
+_NUM_BYTES: Final = sa.text(
+    "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'r' AND "
+    "relnamespace = current_schema()::regnamespace"
 )
 _HOLDER: Final = sa.text(
     "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND "
@@ -72,12 +77,13 @@ class PostgresIndex(SqlIndex):
     Args:
         url: ``postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE``; what libpq knows may follow it, as in
             ``?sslmode=verify-full``. What is not said there is taken from the environment (``PGPASSFILE``).
+        hold: else it is only looked at.
 
     Raises:
         StorageError: ``store_locked`` where another process holds it; the database cannot be used.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, hold: bool = True) -> None:
         parsed = parse(url)
         # Never with a password: errors and logs show it.
         self.place = f"database {parsed.database or parsed.username} at {parsed.host or 'a local socket'}"
@@ -99,6 +105,8 @@ class PostgresIndex(SqlIndex):
         engine = make_engine(parsed)
         super().__init__(engine, engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True))
         self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
+        if not hold:
+            return
         try:
             with as_storage_error():
                 self._hold()
@@ -153,6 +161,31 @@ class PostgresIndex(SqlIndex):
                 mark = Mark(*self._held().execute(_OPENED).one())
             self._number = mark.changes
             return mark
+
+    # Looking at it
+
+    def copy(self, target: Path) -> None:
+        """The index as it is after some change, as a database of SQLite. Raises ``StorageError``: it has another schema
+        than this version's, or cannot be read."""
+        with super().reading() as reading:
+            copy_database(reading.connection, target)
+
+    def num_bytes(self) -> int:
+        """What its tables take in the database."""
+        with self.reading(alone=True) as reading:
+            return int(reading.connection.execute(_NUM_BYTES).scalar_one())
+
+    @contextmanager
+    def held_if_free(self) -> Iterator[bool]:
+        """Keep services away meanwhile, where none holds it already; whether one does."""
+        with as_storage_error():
+            connection = self._at_once.connect()
+        try:
+            with as_storage_error():
+                taken = connection.execute(_TAKE_LOCK).one().taken
+            yield not taken
+        finally:
+            end(connection)
 
     # Holding it
 

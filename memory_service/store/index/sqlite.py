@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,11 @@ class SqliteIndex(SqlIndex):
             with suppress(StorageError), as_storage_error(), self._write_lock, self._engine.connect() as connection:
                 # Where somebody reads just now, the next transaction does it.
                 migrations.execute(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def refill(self, write: Callable[[sa.Connection], object]) -> None:
+        """Have all rows written anew, in one transaction. Raises ``StorageError``."""
+        with self._write_lock, as_storage_error(), self._transaction() as connection:
+            write(connection)
 
     def faults(self) -> Iterator[str]:
         """What SQLite finds wrong with its file, and rows that refer to none; nothing where it is sound."""

@@ -44,12 +44,13 @@ class Bucket:
     Args:
         url: ``s3://BUCKET/PREFIX``, with whatever obstore takes from the environment (``AWS_ACCESS_KEY_ID``,
             ``AWS_ENDPOINT_URL``); ``file:///DIRECTORY`` or, for tests, ``memory://NAME``.
+        make: the directory, where there is none.
 
     Raises:
         StorageError: it is none of these, or obstore is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, make: bool = True) -> None:
         if not _ADDRESS.fullmatch(url):
             # Without a word of it: there may be a password in it.
             raise StorageError(
@@ -58,7 +59,7 @@ class Bucket:
             )
         self.place = url.rstrip("/")
         self._directory = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
-        if self._directory is not None:
+        if self._directory is not None and make:
             self._directory.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
         with self._errors("be used"):
             self._to_read = _connect(self.place, READ_SECONDS)
@@ -117,6 +118,15 @@ class Bucket:
             except FileNotFoundError:
                 return None
         return [memoryview(data) for data in found]
+
+    def listed(self, prefix: str) -> dict[str, float]:
+        """Names of objects -> when each was put, seconds since 1970; for who looks, as nothing is told by it that
+        counts: it may lack what was put just now."""
+        import obstore
+
+        with self._errors("list"):
+            pages = list(obstore.list(self._to_read, prefix))
+        return {found["path"]: found["last_modified"].timestamp() for page in pages for found in page}
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; those that are not there are none to remove."""

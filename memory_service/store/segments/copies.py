@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import suppress
 from pathlib import Path
@@ -131,13 +131,8 @@ class Copies:
         size, end = self.sizes.get(stem), self.cache.read(stem + _END)
         if size is not None and end is not None:
             with suppress(ValueError):
-                return _contents(size, end)
-        wanted = _FIRST_END
-        while True:
-            found = self._bucket.read_end(key_of(stem), wanted)
-            if found is None:
-                raise FileNotFoundError(f"there is no {key_of(stem)} in {self._bucket.place}")
-            end, size = found
+                return contents_of_end(size, end)
+        for end, size in ends(self._bucket, stem):
             with suppress(OSError):
                 self.cache.forget(stem + _END)
                 self.cache.write(stem + _END, [end])
@@ -145,11 +140,11 @@ class Copies:
             if size != self.sizes[stem]:
                 raise ValueError(f"{size} bytes, the index says {self.sizes[stem]}")
             try:
-                return _contents(size, end)
+                return contents_of_end(size, end)
             except ValueError:
                 if len(end) == size:
                     raise
-            wanted *= 4
+        raise FileNotFoundError(f"there is no {key_of(stem)} in {self._bucket.place}")
 
     def fetch(self, stem: str, descriptor: int, wanted: Sequence[Span]) -> list[tuple[int, Body]]:
         """What a copy lacks, from where it lies; returns pieces and where each begins, some beyond what is wanted.
@@ -284,7 +279,19 @@ class _End(io.RawIOBase):
         return found
 
 
-def _contents(size: int, end: bytes) -> SegmentContents:
+def ends(bucket: Bucket, stem: str) -> Iterator[tuple[bytes, int]]:
+    """More and more of the end of a segment, until that is all of it, and the bytes that it has; nothing where there
+    is none."""
+    wanted = _FIRST_END
+    while (found := bucket.read_end(key_of(stem), wanted)) is not None:
+        yield found
+        if len(found[0]) == found[1]:
+            return
+        wanted *= 4
+
+
+def contents_of_end(size: int, end: bytes) -> SegmentContents:
+    """What a segment says of itself. Raises ``ValueError``: it is damaged, or more of it is needed."""
     return read_contents(cast(BinaryIO, _End(size, end)))
 
 

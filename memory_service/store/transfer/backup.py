@@ -1,8 +1,8 @@
 """A copy of a store as of one moment, also while a service serves it: its index, and the segment files that it names.
 
-Nothing is asked of the service. SQLite gives the index as it is after some change, whole. Sealed segments never
-change, and of an open one the bytes that the index counts do not: whenever they are copied, they are right. Only files
-that have been removed since are missed; then a newer index is taken, and what it names and is not there yet.
+Nothing is asked of the service. SQLite and PostgreSQL give the index as it is after some change, whole. Sealed segments
+never change, and of an open one the bytes that the index counts do not: whenever they are copied, they are right. Only
+those that have been removed since are missed; then a newer index is taken, and what it names and is not there yet.
 """
 
 from __future__ import annotations
@@ -12,32 +12,48 @@ import shutil
 import tarfile
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from memory_format import FormatError, StorageError
+from memory_service.store.directory import Places, open_local
 from memory_service.store.index.generation import Generation
-from memory_service.store.index.opening import GENERATION, INDEX, copy_index, look, mark_of, segments_of
+from memory_service.store.index.opening import GENERATION, INDEX, bodies_of, forget_bodies, mark_of, segments_of
 from memory_service.store.names import NAMES
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.receipts import RECEIPTS
 from memory_service.store.runs import RUNS, SUFFIX
 from memory_service.store.segments import files
-from memory_service.store.segments.files import OPEN, SEALED, storage_error
+from memory_service.store.segments.base import SegmentGoneError
+from memory_service.store.segments.files import storage_error
 from memory_service.store.segments.layout import BODY_AT
+from memory_service.store.segments.outside import FilesOutside, name_of
+from memory_service.store.transfer.outside import Outside
 
 SEGMENTS: Final = "segments"
 PIECE_BYTES: Final = 1024 * 1024
 
 _MOST_TURNS = 100
+_REMEDY: Final = (
+    "`memory-service verify` says what is lost, `memory-service repair` goes on without it; then back it up"
+)
 _DOCUMENTS: Final = (RUNS, RECEIPTS, NAMES)
 """Directories of files that no index speaks of."""
 
 
-def backup(data: Path, target: Path, *, progress: Callable[[int, int, str], None] | None = None) -> tuple[int, int]:
+def backup(
+    data: Path,
+    target: Path,
+    places: Places = open_local,
+    *,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[int, int]:
     """Copy a store to a directory that does not exist; it is there under its name only when it is whole and on disk.
     Returns as :func:`copy_store`.
+
+    Args:
+        data: its directory.
+        places: where it has what does not lie there; the copy has all of it in its directory.
 
     Raises:
         FormatError: ``invalid_request``: the directory exists, or something of a backup that did not end.
@@ -47,14 +63,21 @@ def backup(data: Path, target: Path, *, progress: Callable[[int, int, str], None
     for path in (target, partial):
         if path.exists() or path.is_symlink():
             raise FormatError(f"{path} exists already; a backup makes a new directory", code="invalid_request")
-    standing = look(data)
-    if standing.kind == "new":
-        raise StorageError(f"there is no store in {data}")
-    standing.expect_usable()
+    with Outside(data, places) as outside:
+        standing = outside.look()
+        if standing.kind == "new":
+            raise StorageError(f"there is no store in {data}")
+        standing.expect_usable()
+        return _backup(outside, partial, target, progress)
+
+
+def _backup(
+    outside: Outside, partial: Path, target: Path, progress: Callable[[int, int, str], None] | None
+) -> tuple[int, int]:
     try:
         partial.mkdir(files.DIRECTORY_MODE)
         try:
-            copied = copy_store(data, partial, progress=progress)
+            copied = copy_store(outside, partial, progress=progress)
             descriptor = files.open_for_writing(partial / INDEX)
             try:
                 files.sync(descriptor)
@@ -74,9 +97,10 @@ def backup(data: Path, target: Path, *, progress: Callable[[int, int, str], None
 
 
 def copy_store(
-    data: Path, target: Path, *, link: bool = False, progress: Callable[[int, int, str], None] | None = None
+    outside: Outside, target: Path, *, link: bool = False, progress: Callable[[int, int, str], None] | None = None
 ) -> tuple[int, int]:
-    """Copy a store into an empty directory; returns how many segments it has, and the bytes of all its files.
+    """Copy a store into an empty directory, which has all of it then; returns how many segments it has, and the bytes
+    of all its files.
 
     Args:
         link: give sealed segments another name instead of copying them, where the file system can. For copies that
@@ -87,10 +111,10 @@ def copy_store(
         OSError: the copy cannot be written.
     """
     (target / SEGMENTS).mkdir(files.DIRECTORY_MODE)
-    document_bytes = sum(_copy_documents(data / name, target / name, link) for name in _DOCUMENTS)
+    document_bytes = sum(_copy_documents(outside.data / name, target / name, link) for name in _DOCUMENTS)
     there: dict[str, SegmentState] = {}
     for _ in range(_MOST_TURNS):
-        copy_index(data, target / INDEX)
+        outside.index.copy(target / INDEX)
         rows = {row.stem: row for row in segments_of(target / INDEX)}
         for stem in [stem for stem, row in there.items() if rows.get(stem) != row]:
             _path(target, there.pop(stem)).unlink()
@@ -98,20 +122,24 @@ def copy_store(
         for number, row in enumerate(wanted):
             if progress is not None:
                 progress(len(rows) - len(wanted) + number, len(rows), row.stem)
-            if not _copy_segment(data, target, row, link):
+            if not _copy_segment(outside, target, row, link):
+                if outside.index.names_segment(row.stem):
+                    raise StorageError(f"segment {row.stem} is missing: {_REMEDY}", segment=row.stem)
                 # The others may have gone as well. Those that are younger are less likely to.
                 break
             there[row.stem] = row
         else:
             if progress is not None:
                 progress(len(rows), len(rows), "")
+            if not outside.segments.keeps_open:
+                forget_bodies(target / INDEX)
             # The segment files are those of the index: it is the newest that there is of them.
             if (mark := mark_of(target)) is not None:
                 Generation(target / GENERATION, mark).close()
             num_bytes = sum(path.stat().st_size for path in target.iterdir() if path.is_file())
             num_bytes += document_bytes + sum(row.file_bytes for row in rows.values())
             return len(rows), num_bytes
-    raise StorageError(f"the store in {data} changes faster than it can be copied; try it while less is pushed")
+    raise StorageError(f"the store in {outside.data} changes faster than it can be copied; try it while less is pushed")
 
 
 def _copy_documents(source: Path, target: Path, link: bool) -> int:
@@ -139,14 +167,15 @@ def _copy_documents(source: Path, target: Path, link: bool) -> int:
 
 
 def _path(store: Path, row: SegmentState) -> Path:
-    return store / SEGMENTS / (row.stem + (SEALED if row.sealed else OPEN))
+    return store / SEGMENTS / name_of(row)
 
 
-def _copy_segment(data: Path, target: Path, row: SegmentState, link: bool) -> bool:
-    """Copy what the index counts of a segment; False where the file does not exist any more."""
-    if link and row.sealed:
+def _copy_segment(outside: Outside, target: Path, row: SegmentState, link: bool) -> bool:
+    """Copy what the index counts of a segment; False where it does not exist any more."""
+    source = outside.segments
+    if link and row.sealed and isinstance(source, FilesOutside):
         try:
-            os.link(_path(data, row), _path(target, row))
+            os.link(_path(outside.data, row), _path(target, row))
         except FileNotFoundError:
             return False
         except OSError:
@@ -155,54 +184,45 @@ def _copy_segment(data: Path, target: Path, row: SegmentState, link: bool) -> bo
         else:
             _expect_whole(_path(target, row).stat().st_size, row)
             return True
-    source = _open(data, row)
-    if source is None:
-        return False
     try:
-        _expect_whole(os.fstat(source).st_size, row)
+        file = source.open(row, lambda stem: bodies_of(target / INDEX, stem))
+    except SegmentGoneError:
+        return False
+    except OSError as error:
+        raise storage_error(f"open segment {row.stem}", error) from error
+    with file:
+        _expect_whole(file.seek(0, os.SEEK_END), row)
+        file.seek(0)
         copy = files.create(_path(target, row))
         try:
             end = 0
             if not row.sealed:
                 # What sealing writes at the beginning is not in this index yet.
                 end = files.write_at(copy, [bytes(BODY_AT)], 0)
+                file.seek(end)
             while end < row.file_bytes:
-                piece = os.pread(source, min(PIECE_BYTES, row.file_bytes - end), end)
+                piece = file.read(min(PIECE_BYTES, row.file_bytes - end))
                 if not piece:
                     raise StorageError(f"segment {row.stem} was cut short while it was copied")
                 end = files.write_at(copy, [piece], end)
             files.sync(copy)
         finally:
             os.close(copy)
-    finally:
-        os.close(source)
     return True
 
 
 def _expect_whole(num_bytes: int, row: SegmentState) -> None:
     if num_bytes < row.file_bytes:
         raise StorageError(
-            f"segment {row.stem} has {num_bytes} bytes, the index says {row.file_bytes}: `memory-service verify` says "
-            "what is lost, `memory-service repair` goes on without it; then back it up"
+            f"segment {row.stem} has {num_bytes} bytes, the index says {row.file_bytes}: {_REMEDY}", segment=row.stem
         )
-
-
-def _open(data: Path, row: SegmentState) -> int | None:
-    # Sealing renames, before the index says so, and failing to takes the name back.
-    for sealed in (row.sealed, True, False, True):
-        try:
-            return files.open_for_reading(_path(data, replace(row, sealed=sealed)))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise storage_error(f"open segment {row.stem}", error) from error
-    return None
 
 
 class Archive(Iterator[bytes]):
     """A store's copy as one tar file on its way out, piece by piece. Its directory goes with the last, or on closing.
 
     Args:
+        data, places: as :func:`backup`.
         staging: a directory that does not exist, on the store's own file system.
         let_go: called once, when it is closed, or was not made.
 
@@ -210,12 +230,13 @@ class Archive(Iterator[bytes]):
         StorageError: as :func:`copy_store`; the copy cannot be written.
     """
 
-    def __init__(self, data: Path, staging: Path, let_go: Callable[[], object]) -> None:
+    def __init__(self, data: Path, places: Places, staging: Path, let_go: Callable[[], object]) -> None:
         # Also where nobody reads it or closes it.
         self._remove = weakref.finalize(self, _end, staging, let_go)
         try:
             staging.mkdir(files.DIRECTORY_MODE)
-            copy_store(data, staging, link=True)
+            with Outside(data, places) as outside:
+                copy_store(outside, staging, link=True)
             members = [_member(staging, path) for path in sorted(staging.rglob("*"))]
         except BaseException as error:
             self._remove()

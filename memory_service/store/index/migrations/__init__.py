@@ -100,7 +100,11 @@ def _around_changes(connection: sa.Connection) -> Iterator[sa.Connection]:
 
 def expect_up_to_date(engine: sa.Engine) -> None:
     """Raises ``StorageError``: the index has another schema than this version's."""
-    found = current(engine)
+    expect_newest(current(engine))
+
+
+def expect_newest(found: str | None) -> None:
+    """Raises ``StorageError``: a schema is none, or another than this version's."""
     if found != HEAD:
         raise StorageError(
             f"the index has schema {found or 'none'}, this program knows {HEAD}; starting the service on the "

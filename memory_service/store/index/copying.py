@@ -1,0 +1,95 @@
+"""All rows of an index, from one database to another, whichever kinds they are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from memory_service.store.index import migrations, tables
+from memory_service.store.index.sqlite import SqliteIndex
+from memory_service.store.segments import files
+
+_ROWS: Final = 5000
+"""At a time."""
+_COUNTED: Final = (tables.buffers, tables.segments)
+"""Tables of which no id is ever given twice."""
+
+
+def copy_database(source: sa.Connection, target: Path) -> None:
+    """Copy an index to a database of SQLite in one file, which does not exist.
+
+    Args:
+        source: of PostgreSQL, in a transaction that sees one state.
+
+    Raises:
+        StorageError: it has another schema than this version's.
+        sqlalchemy.exc.SQLAlchemyError: it cannot be read.
+    """
+    # Copying takes as long as it takes.
+    source.execute(sa.text("SET LOCAL statement_timeout = 0"))
+    migrations.expect_newest(source.execute(sa.select(migrations.alembic_version.c.version_num)).scalar_one_or_none())
+    with closing(SqliteIndex(target)) as index:
+        index.refill(lambda connection: _copy_rows(source, connection))
+    as_one_file(target)
+
+
+def _copy_rows(source: sa.Connection, target: sa.Connection) -> None:
+    target.execute(tables.store.delete())
+    for table in tables.metadata.sorted_tables:
+        for rows in _rows(source, table):
+            target.execute(table.insert(), [row._asdict() for row in rows])
+    for name, number in last_ids(source).items():
+        target.execute(sa.text("DELETE FROM sqlite_sequence WHERE name = :name"), {"name": name})
+        target.execute(sa.text("INSERT INTO sqlite_sequence VALUES (:name, :seq)"), {"name": name, "seq": number})
+
+
+def _rows(source: sa.Connection, table: sa.Table) -> Iterator[list[sa.Row[tuple[object, ...]]]]:
+    # In one read of a server's cursor at a time: all of a table may not fit into memory.
+    found = source.execution_options(stream_results=True, max_row_buffer=_ROWS).execute(sa.select(table))
+    while rows := found.fetchmany(_ROWS):
+        yield list(rows)
+
+
+def last_ids(connection: sa.Connection) -> dict[str, int]:
+    """Table -> the last id that was given in it, 0 where none was."""
+    names = [table.name for table in _COUNTED]
+    if connection.dialect.name == "sqlite":
+        found = connection.execute(sa.text("SELECT name, seq FROM sqlite_sequence")).all()
+        return dict.fromkeys(names, 0) | {name: seq for name, seq in found if name in names}
+    last = {}
+    for name in names:
+        sequence = connection.execute(sa.text(f"SELECT pg_get_serial_sequence('{name}', 'id')")).scalar_one()
+        value, is_given = connection.execute(sa.text(f"SELECT last_value, is_called FROM {sequence}")).one()
+        last[name] = value if is_given else value - 1
+    return last
+
+
+def digests(connection: sa.Connection) -> dict[str, tuple[int, str]]:
+    """Table -> how many rows it has, and a digest of them: the same in any database, whatever their order."""
+    found = {}
+    for table in tables.metadata.sorted_tables:
+        number = total = 0
+        for rows in _rows(connection, table):
+            for row in rows:
+                number += 1
+                total += int.from_bytes(hashlib.sha256(repr(tuple(row)).encode()).digest())
+        found[table.name] = number, f"{total % 2**256:064x}"
+    return found
+
+
+def as_one_file(path: Path) -> None:
+    """A database without a log, which can be read where nothing can be written; durable when this returns."""
+    with closing(sqlite3.connect(path)) as copy:
+        copy.execute("PRAGMA journal_mode=DELETE")
+    descriptor = files.open_for_writing(path)
+    try:
+        files.sync(descriptor)
+    finally:
+        os.close(descriptor)
