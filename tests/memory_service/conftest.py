@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from memory_service.http.app import create_app, open_store
 from memory_service.settings import Settings
-from tests.objects import ObjectStore
+from tests.objects import MotoStore, NamedStore, ObjectStore
 from tests.postgres import PostgresServer
 
 URL = "http://127.0.0.1:8765"
@@ -61,8 +61,9 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def object_store() -> Iterator[ObjectStore]:
+def object_store(pytestconfig: pytest.Config) -> Iterator[ObjectStore]:
     """The same of object stores."""
-    store = ObjectStore()
+    named = pytestconfig.getoption("--object-store")
+    store = NamedStore(named) if named else MotoStore()
     yield store
     store.remove()

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -126,6 +127,21 @@ def test_another_machine_goes_on_with_what_the_index_and_the_objects_say(data: P
         assert bytes(buffer.sample(SampleRequest(9, seed=5))[0]) == drawn
         buffer.push(encode_batch(records(20, first=100)))
         expect_loaded_state(buffer)
+
+
+def test_of_many_who_put_one_name_at_once_one_is_told_that_it_is_theirs(url: str) -> None:
+    place = bucket.Bucket(url)
+    for name in map(str, range(5)):
+        begin = threading.Barrier(8)
+
+        def put(who: int, name: str = name, begin: threading.Barrier = begin) -> bool:
+            begin.wait()
+            return place.create(name, [bytes([who]) * 300_000])
+
+        with ThreadPoolExecutor(8) as pool:
+            taken = list(pool.map(put, range(8)))
+        assert taken.count(True) == 1
+        assert place.read(name) == bytes([taken.index(True)]) * 300_000
 
 
 @pytest.mark.parametrize("url", ["file", "memory"])
@@ -470,7 +486,7 @@ def test_while_the_object_store_is_away_what_is_here_goes_on_and_nothing_is_lost
             buffer.push(encode_batch(records(1, first=200)))
             assert held(buffer)[:40] == before
             buffer.delete(list(range(1, 16)))
-            with pytest.raises(StorageError, match="cannot write s3://bucket/") as caught:
+            with pytest.raises(StorageError, match=f"cannot write {url}") as caught:
                 buffer.push(encode_batch(records(30, first=300)))
             assert caught.value.code == "storage_failed"
             assert [record.exemplar_id for record in held(buffer)] == list(range(16, 42))
@@ -577,19 +593,19 @@ def test_what_does_not_belong_together_is_refused(
         shutil.copy(data / "index.sqlite", tmp_path / "older.sqlite")
     with pytest.raises(StorageError, match="are of another store"):
         open_store(tmp_path / "other", url)
-    with pytest.raises(StorageError, match=r"of the store in .* are in s3://bucket/"):
+    with pytest.raises(StorageError, match=f"of the store in .* are in {url}"):
         open_store(data, object_store.new_prefix())
-    with pytest.raises(StorageError, match=r"of the store in .* are in s3://bucket/"):
+    with pytest.raises(StorageError, match=f"of the store in .* are in {url}"):
         Store(data)
     for given in [["verify", data], ["repair", data], ["backup", data, tmp_path / "copy"], ["inspect", data]]:
         status, _, err = command(*map(str, given))
-        assert (status, "are in s3://bucket/" in err) == (2, True), err
+        assert (status, f"are in {url}" in err) == (2, True), err
     with open_store(data, url) as store:
         assert held(store.buffer("b")) == before
         store.buffer("b").push(encode_batch(records(20, first=70)))
     (tmp_path / "restored").mkdir()
     shutil.copy(tmp_path / "older.sqlite", tmp_path / "restored" / "index.sqlite")
-    with pytest.raises(StorageError, match="is older than the segments in s3://bucket/"):
+    with pytest.raises(StorageError, match=f"is older than the segments in {url}"):
         open_store(tmp_path / "restored", url)
     with Store(tmp_path / "files") as store:
         filled(store, 1)
@@ -602,7 +618,7 @@ def test_a_missing_object_is_said_at_the_start(data: Path, url: str, object_stor
         key = min(sealed(filled(store)))
     object_store.delete(url, key)
     shutil.rmtree(data / "cache")
-    with pytest.raises(StorageError, match="1 of 3 segments are missing from s3://bucket/"):
+    with pytest.raises(StorageError, match=f"1 of 3 segments are missing from {url}"):
         open_store(data, url)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -54,20 +54,25 @@ class TestFilesAndPostgres(StoreContract):
 
 
 class TestObjectsAndSqlite(StoreContract):
-    """Every segment that is full is sealed, and so put."""
+    """Every segment that is full is sealed, and so put: in memory, or where ``--object-store`` says."""
 
     room = 8
 
     @pytest.fixture(autouse=True)
-    def _bucket(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def _bucket(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         self.urls: dict[Path, str] = {}
+        self.new_url: Callable[[], str] = lambda: f"memory://{uuid4().hex}"
+        if request.config.getoption("--object-store"):
+            store = request.getfixturevalue("object_store")
+            use(store, monkeypatch)
+            self.new_url = store.new_prefix
         monkeypatch.setattr(appending, "SMALLEST_SEALED", 1)
         yield
         for url in self.urls.values():
             bucket.forget_memory(url)
 
     def open(self, data: Path, options: Options) -> Store:
-        url = self.urls.setdefault(data, f"memory://{uuid4().hex}")
+        url = self.urls.get(data) or self.urls.setdefault(data, self.new_url())
         return Store(data, options, open_ports=Places(segments=url))
 
 
