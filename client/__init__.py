@@ -5,7 +5,7 @@ from client.api import MemoryClient
 from client.batch import ReplayBatch
 from client.buffer import Buffer
 from client.cache import ExemplarCache
-from client.errors import ProtocolError, ServiceError, ServiceTimeoutError, ServiceUnavailableError
+from client.errors import PhaseTimeoutError, ProtocolError, ServiceError, ServiceTimeoutError, ServiceUnavailableError
 from client.from_image import picture_part, record_from_image, text_part
 from client.models import DeleteResult, PushResult, UpdateResult
 from memory_format.api.answers import (
@@ -21,6 +21,7 @@ from memory_format.api.answers import (
 )
 from memory_format.api.answers import Side as DiffSide
 from memory_format.api.contents import FieldCount, FieldCounts, PartInfo
+from memory_format.api.phases import LearnerPhase
 from memory_format.api.runs import RunInfo, RunReport
 
 __all__ = [
@@ -37,8 +38,10 @@ __all__ = [
     "ExemplarInfo",
     "FieldCount",
     "FieldCounts",
+    "LearnerPhase",
     "MemoryClient",
     "PartInfo",
+    "PhaseTimeoutError",
     "ProtocolError",
     "PushResult",
     "ReplayBatch",

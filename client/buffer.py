@@ -1,4 +1,5 @@
-"""One buffer of a service: push, list, look, sample, change; :mod:`client._named` has what becomes of it over time."""
+"""One buffer of a service: push, list, look, sample, change; :mod:`client._named` has what becomes of it over
+time, :mod:`client._phases` who learns with it."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from numpy.typing import ArrayLike
 
 from client import _cached, _changes, _listing, _push, _sampling
 from client._address import buffer_path
-from client._named import Named
 from client._params import BufferSettings, Fields, Many, conditions, numbers, query_string, whole
+from client._phases import InStep
 from client.batch import ReplayBatch
 from client.cache import PixelCache
 from client.errors import ProtocolError
@@ -25,7 +26,7 @@ from memory_format.api.terms import MAX_SAMPLE, Sort, Strategy
 
 
 @dataclass(frozen=True)
-class Buffer(Named):
+class Buffer(InStep):
     """One buffer of a service. Get it from a :class:`MemoryClient`.
 
     Wherever a method takes ``snapshot``, it reads what the buffer held when that was taken, and raises

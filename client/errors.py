@@ -4,6 +4,7 @@
     |-- ServiceUnavailableError    nobody listens, the connection broke, or "come back later" (429, 503)
     |-- ServiceTimeoutError        it took longer than the client was told to wait
     `-- ProtocolError              something answered that does not speak this protocol
+    PhaseTimeoutError              learners have not entered a phase in time
 
 What the service refuses arrives as ``FormatError``, ``BudgetError``, ``NotFoundError``, ``ConflictError``,
 ``AccessError``, ``BusyError``, ``MissingLibraryError`` or ``StorageError``, with the service's ``code``, its words and
@@ -15,10 +16,12 @@ from __future__ import annotations
 import email.utils
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import httpx
 
+from memory_format.api.phases import LearnerPhase
 from memory_format.errors import (
     AccessError,
     BudgetError,
@@ -63,6 +66,20 @@ class ServiceTimeoutError(ServiceError, TimeoutError):
 
 class ProtocolError(ServiceError):
     """The answer is not what this client's version of the protocol calls for."""
+
+
+class PhaseTimeoutError(TimeoutError):
+    """Learners have not entered a phase in the time that was given.
+
+    Attributes:
+        missing: the ids of those that are behind, or that have not said anything where they were named.
+        phases: learner id -> the phase that it is in, as :meth:`client.Buffer.phases` has it.
+    """
+
+    def __init__(self, message: str, missing: Sequence[str], phases: Mapping[str, LearnerPhase]) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+        self.phases = dict(phases)
 
 
 def error_from_response(response: httpx.Response) -> ExemplarMemoryError | ServiceError:

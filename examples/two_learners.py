@@ -1,7 +1,8 @@
-"""Two learners on one buffer: each stores classes of its own, and draws from what both have stored.
+"""Two learners on one buffer, in step: each stores classes of its own, and draws from what both have stored.
 
 Two processes, which might as well be on two machines, push to one buffer at the same time. The budget holds for both
-together, and the service keeps the classes level. Starts a service of its own, takes about 10 s on two cores, and
+together, and the service keeps the classes level. Each phase has a class of each: who has stored its own waits until
+the other has, so both draw from the same. Starts a service of its own, takes about 10 s on two cores, and
 prints whose exemplars each learner drew, and what the buffer holds in the end. Argument: pictures of a class.
 """
 
@@ -26,8 +27,10 @@ def learn(url: str, learner_id: str, classes: list[int], pictures: int) -> None:
     """What each process does."""
     with MemoryClient(url) as memory:
         buffer = memory.buffer("shared")
-        for class_id in classes:
+        for phase, class_id in enumerate(classes, 1):
             buffer.push([exemplar(image, class_id, learner_id) for image in pieces(class_id, pictures)])
+            buffer.enter_phase(phase, learner_id=learner_id, ended=phase == len(classes))
+            buffer.wait_for_phase(phase, 2, timeout=60)
         batch = buffer.sample(32, seed=0, step=0, strategy="class_balanced")
         whose = Counter(record.learner_id for record in batch.records)
         print(f"{learner_id} drew 32 exemplars: {dict(sorted(whose.items()))}", flush=True)

@@ -42,6 +42,9 @@ class MemoryConfig:
             takes no snapshots. Empty = buffers of the run's own.
         learner: under whose name exemplars are pushed: what a key is tied to that was made with ``--learner``. Empty =
             the method's in buffers of the run's own, and the run's in one that is shared.
+        in_step: learners of a shared buffer that end each phase together, by their names; ``learner`` is one of them. A
+            run tests a phase when all of them have pushed theirs. Empty = it waits for nobody.
+        wait_minutes: the longest that a run waits for them, at the end of each phase.
         snapshots: take a snapshot of the memory after each phase, ``phase-0``, ``phase-1`` and so on: what was
             held then can be listed and drawn from later. What they keep of evicted exemplars is on the disk of the
             service, and not in the budget.
@@ -57,6 +60,8 @@ class MemoryConfig:
     buffer: str = ""
     join: str = ""
     learner: str = ""
+    in_step: tuple[str, ...] = ()
+    wait_minutes: float = 60.0
     snapshots: bool = True
 
     def __post_init__(self) -> None:
@@ -80,6 +85,12 @@ class MemoryConfig:
             raise ValueError(
                 f"learner is 1..63 of a-z 0-9 . _ - and begins with a letter or digit, got {self.learner!r}"
             )
+        if self.in_step and not (self.join and self.learner in self.in_step):
+            raise ValueError(
+                "in_step names the learners of a shared buffer that wait for each other, this run's among them: "
+                f"join and learner are needed, and that learner in in_step; got {self.learner!r} and {self.in_step}"
+            )
+        within(self, 0, 1e6, "wait_minutes")
         if self.join and self.buffer:
             raise ValueError("buffer names the run's own buffers, and join one that is shared: give one of them")
         if self.buffer and not BUFFER_NAME.fullmatch(self.buffer):

@@ -50,6 +50,12 @@ class LearnerConfig:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def what_counts(self) -> dict[str, Any]:
+        """The same without what changes no result: a run goes on, whatever that says by then."""
+        settings = self.to_dict()
+        del settings["memory"]["wait_minutes"]
+        return settings
+
 
 _ADAPTER = TypeAdapter(LearnerConfig)
 

@@ -23,7 +23,7 @@ from learner.run.evaluate import PhaseMetrics, evaluate_phase
 from learner.run.methods import Method
 from learner.run.run_mark import RunError
 from learner.run.setup import MethodBuffer, Setup
-from learner.run.shared import SharedClasses
+from learner.run.shared import InStep, SharedClasses
 from learner.training.refit import Known, Translation, fit_translation, fitted_head
 from learner.training.train import train_phase
 
@@ -50,7 +50,11 @@ class MethodRun:
         self.config = method.configure(setup.config)
         self.folder = setup.out / method.slug
         self.key = checkpoint.config_key(
-            {"run": setup.config.to_dict(), "method": self.config.to_dict(), "data": setup.problem.fingerprint}
+            {
+                "run": setup.config.what_counts(),
+                "method": self.config.what_counts(),
+                "data": setup.problem.fingerprint,
+            }
         )
         self._saved = self._load()
         self.done = [PhaseMetrics(**line) for line in self._saved["metrics"]] if self._saved else []
@@ -61,6 +65,7 @@ class MethodRun:
         self.memory = MethodBuffer(setup, method, self.config.memory) if method.stores != "nothing" else None
         self._buffer: Buffer | None = None
         self._shared: SharedClasses | None = None
+        self._step: InStep | None = None
         self._translation: Translation | None = None
         """From features of this phase's exemplars to those of its full samples, where the test wants it."""
 
@@ -97,6 +102,9 @@ class MethodRun:
             self._buffer = self.memory.open(self._held, fresh=self._saved is None)
             if self.config.memory.join:
                 self._shared = SharedClasses(self.problem, self._buffer)
+                self._step = InStep(self._buffer, self.memory.learner_id, self.config.memory, len(self.problem.phases))
+                if not self._tested:
+                    self._step.begin(len(self.done))
 
     def phases(self, model: Classifier, base_seconds: float | None) -> Iterator[PhaseMetrics]:
         """Go through the phases that are not done, and give the metrics of each; all of them are in ``done`` too.
@@ -115,6 +123,8 @@ class MethodRun:
                 timings = {name: getattr(self._tested, name) for name in _TIMINGS}
             elif phase == 0 and base_seconds is not None:
                 timings = dict.fromkeys(_TIMINGS, 0.0) | {"train_seconds": base_seconds}
+                # Before the push, as in every phase: what it pushes is known as this run's.
+                self._save(model, phase, trained=True, timings=timings)
             self.done.append(self._phase(model, phase, timings))
             self._save(model, phase, trained=False, timings={})
             yield self.done[-1]
@@ -133,6 +143,8 @@ class MethodRun:
         if self._buffer is not None:
             keep_ratio, mask_seconds, push_seconds = self._store(model, self._buffer, phase, new)
             timings = {**timings, "mask_seconds": timings["mask_seconds"] + mask_seconds}
+        if self._step is not None:
+            self._step.end(phase)
         machine.give_back()
         started = time.perf_counter()
         with fitted_head(model, self._known(model, phase)):

@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from client import Buffer
+from client import Buffer, PhaseTimeoutError
 from learner.memory.exemplars import as_split
+from learner.memory.settings import MemoryConfig
 from learner.model.classifier import Classifier
 from learner.run.problem import Problem
 from learner.run.run_mark import RunError
@@ -92,6 +93,43 @@ class SharedClasses:
     def class_ids_of(self, records: Iterable[Record]) -> NDArray[np.int64]:
         """The learner's class ids of records."""
         return self.to_own(record.class_id for record in records)
+
+
+class InStep:
+    """Phases of a learner, told to those who share its buffer: it is in a phase until all of that is pushed.
+
+    Args:
+        learner_id: under whose name it pushes.
+        memory: says who waits for whom.
+        num_phases: of the learner; others may have more.
+    """
+
+    def __init__(self, buffer: Buffer, learner_id: str, memory: MemoryConfig, num_phases: int) -> None:
+        self._buffer = buffer
+        self._learner_id = learner_id
+        self._memory = memory
+        self._num_phases = num_phases
+
+    def begin(self, phase: int) -> None:
+        """It begins with this phase, or goes on with it."""
+        self._buffer.enter_phase(phase, learner_id=self._learner_id)
+
+    def end(self, phase: int) -> None:
+        """It has pushed all of a phase. Waits for those that it is in step with.
+
+        Raises:
+            RunError: they have not come so far in time.
+        """
+        following, others, minutes = phase + 1, self._memory.in_step, self._memory.wait_minutes
+        self._buffer.enter_phase(following, learner_id=self._learner_id, ended=following == self._num_phases)
+        if not others:
+            return
+        try:
+            self._buffer.wait_for_phase(following, others, timeout=60 * minutes)
+        except PhaseTimeoutError as error:
+            raise RunError(
+                f"{error}. What is finished is kept: the same command waits again, and longer with memory.wait_minutes"
+            ) from error
 
 
 _LOOKED_AT = 32

@@ -53,6 +53,7 @@ from memory_format.api.terms import (
     Strategy,
     Want,
 )
+from memory_format.header import LEARNER_ID_PATTERN
 from memory_format.user_fields import MAX_FIELDS, FieldValue
 
 
@@ -246,6 +247,15 @@ class RecordsBody(_Strict):
     snapshot: Name | None = Field(None, description="Look at what the buffer held at this snapshot.")
 
 
+class PhaseEntry(_Strict):
+    """In which phase a learner is."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"phase": 2}]})
+
+    phase: Phase
+    ended: bool = Field(False, description="It has gone through all its phases: nobody waits for it any more.")
+
+
 class _QueryString(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -288,6 +298,16 @@ class SnapshotQuery(_PageQuery):
 
     cursor: str | None = Field(
         None, description="The next_cursor of the page before.", json_schema_extra={"pattern": "^[0-9]{1,19}$"}
+    )
+
+
+class PhaseQuery(_PageQuery):
+    """A page of learners."""
+
+    cursor: str | None = Field(
+        None,
+        description="The next_cursor of the page before.",
+        json_schema_extra={"pattern": f"^{LEARNER_ID_PATTERN.pattern}$"},
     )
 
 

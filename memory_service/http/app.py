@@ -32,6 +32,7 @@ from memory_service.http.routes import (
     health,
     keys,
     metrics,
+    phases,
     runs,
     sample,
     snapshots,
@@ -138,7 +139,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     errors.install(app)
     routers = [
         module.router
-        for module in (sample, health, metrics, buffers, exemplars, snapshots, transfer, runs, keys, erasures)
+        for module in (sample, health, metrics, buffers, exemplars, snapshots, transfer, runs, keys, erasures, phases)
     ]
     routers += [buffer_pages.router, exemplar_pages.router, exemplar_pages.pictures, run_pages.router, key_pages.router]
     routers += [actions.router, files.router, reference.router, sign_in.router]

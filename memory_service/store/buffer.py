@@ -25,6 +25,7 @@ from memory_service.store.exports import Exports
 from memory_service.store.forks import Fork, settings_of_fork
 from memory_service.store.index.base import BufferEntry, BufferRows, Index
 from memory_service.store.loading import SealedSegments, growing_of, load
+from memory_service.store.phases import Phases
 from memory_service.store.pure.change import PushKey
 from memory_service.store.pure.columns import ROW_DTYPE, Learners, rows_of_batch
 from memory_service.store.pure.fit import fitted
@@ -64,6 +65,7 @@ class Buffer(Reads):
         self._lock = threading.Lock()
         self._commits = Commits(self.contents, growing_of(rows, segments))
         self._queue = PushQueue(self._lock, self.contents, self._commits, quota.learners)
+        self.phases = Phases(self.contents, self._commits, self._changing)
         self._exports = Exports(self, self._commits, self._lock)
         self.on_named: Callable[[BufferConfig, Mapping[int, str]], object] = lambda config, names: None
         """Told of all names of classes, where there are new ones, before that is answered."""

@@ -16,6 +16,7 @@ from memory_format import BudgetError, StorageError
 from memory_service.store.compactor import Compactor
 from memory_service.store.contents import Contents
 from memory_service.store.idempotency import LEAST_KEPT, KeptAnswers
+from memory_service.store.index import phases
 from memory_service.store.index.base import BufferEntry, Index, Reading, Writing
 from memory_service.store.loading import Growing, Purpose
 from memory_service.store.pure.change import Change, Leaving, Written
@@ -132,6 +133,13 @@ class Commits:
         snapshots -= sum(transaction.delete_snapshot(buffer_id, mark.name) for mark in change.dropped)
         if change.snapshot is not None:
             transaction.insert_snapshot(buffer_id, change.snapshot)
+        learners = before.counts.phases
+        if change.joins is not None:
+            who = change.joins
+            phases.join(transaction, buffer_id, who.learner_id, who.phase, ended=who.ended)
+            learners += 1
+        if change.leaves is not None:
+            learners -= phases.leave(transaction, buffer_id, change.leaves)
         transaction.lessen(buffer_id, change.less, before.pinned.columns.take(change.freed))
         counts = replace(
             before.counts,
@@ -139,6 +147,7 @@ class Commits:
             name_bytes=before.counts.name_bytes + all_name_bytes(change.names.values()),
             words_bytes=words_bytes(words),
             snapshots=snapshots,
+            phases=learners,
             scores=_note_scores(transaction, before, change, leaving),
             description_bytes=len(change.config.description.encode()),
         )

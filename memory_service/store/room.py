@@ -79,6 +79,7 @@ def needed(
     total += ledger.all_name_bytes(change.names.values()) + ledger.words_bytes(change.words)
     total += sum(answer.num_bytes for answer in change.answers)
     total += ledger.SNAPSHOT_ROW * (change.snapshot is not None)
+    total += ledger.PHASE_ROW * (change.joins is not None)
     more_words = len(change.config.description.encode()) - len(before.description.encode())
     return total + max(0, ledger.LOOSE * more_words)
 

@@ -183,6 +183,7 @@ def _filled(store: Store, room: int) -> Buffer:
     buffer.update(ids[:5], ranks=[7] * 5)
     buffer.delete(ids[1::3])
     buffer.push(encode_batch(_batch(9, seed=100)))
+    buffer.phases.enter("known", 1)
     return buffer
 
 
@@ -198,7 +199,8 @@ def _everything(buffer: Buffer) -> Any:
     drawn = bytes(buffer.sample(SampleRequest(5, seed=1))[0]) if held[None] else b""
     even = Filter(fields=(("half", ("even",)),))
     counted = [buffer.count_by("place", even, limit=100, snapshot=name) for name in names]
-    return buffer.config, buffer.state.version, buffer.state.next_id, buffer.snapshots(), held, drawn, counted
+    settings = buffer.config, buffer.state.version, buffer.state.next_id, buffer.phases.page(100)
+    return *settings, buffer.snapshots(), held, drawn, counted
 
 
 def _compact(store: Store) -> None:
@@ -214,6 +216,9 @@ CHANGES: dict[str, Change] = {
     "delete": lambda store: store.buffer("b").delete(_ids(store)[::2]),
     "snapshot": lambda store: store.buffer("b").take_snapshot("new"),
     "drop a snapshot": lambda store: store.buffer("b").drop_snapshot("old"),
+    "a learner": lambda store: store.buffer("b").phases.enter("new", 1),
+    "a phase": lambda store: store.buffer("b").phases.enter("known", 2, ended=True),
+    "a learner that leaves": lambda store: store.buffer("b").phases.leave("known"),
     "settings": _compact,
     "seal": lambda store: store.buffer("b").seal(),
     "fork": lambda store: store.fork("b", "f"),

@@ -80,6 +80,41 @@ def test_two_learners_know_each_others_classes(start_service: Any, tmp_path: Pat
         assert {info.exemplar_id for info in buffer.query()} == theirs
 
 
+def _in_step(learner_id: str, **memory: Any) -> LearnerConfig:
+    step = replace(SHARED.memory, learner=learner_id, in_step=("left", "right"), **memory)
+    return replace(SHARED, train=QUICK, memory=step)
+
+
+def test_learners_in_step_test_each_phase_with_what_all_have_pushed(start_service: Any, tmp_path: Path) -> None:
+    service = start_service()
+    # One has more phases than the other, and is held up by nobody in the last.
+    longer = replace(ALL, phases=[[5], [1], [3]])
+
+    def left() -> list[PhaseMetrics]:
+        return _run(tmp_path / "left", service, LEFT, _in_step("left", wait_minutes=0.0))
+
+    def right() -> list[PhaseMetrics]:
+        return _run(tmp_path / "right", service, longer, _in_step("right", wait_minutes=0.0))
+
+    # Whoever would have to wait ends at once, and goes on from there.
+    with pytest.raises(RunError, match=r"phase 1 of buffer zoo: 1 of 2 .* behind: right.* the same command"):
+        left()
+    with pytest.raises(RunError, match=r"phase 2 of buffer zoo: 1 of 2 .* behind: left"):
+        right()
+    # What each has seen of the other's classes in each phase came by the buffer, and was there in time.
+    assert [metrics.others is not None for metrics in left()] == [True, True]
+    assert [metrics.others is not None for metrics in right()] == [True, True, True]
+    with MemoryClient(service.url) as client:
+        phases = Buffer(client, "zoo").phases()
+    assert {name: (at.phase, at.ended) for name, at in phases.items()} == {"left": (2, True), "right": (3, True)}
+
+
+def test_who_is_in_step_is_one_of_those_that_are_waited_for() -> None:
+    for join, learner, in_step in (("", "left", ("left",)), ("zoo", "left", ("right",)), ("zoo", "", ("left",))):
+        with pytest.raises(ValueError, match="in_step names the learners of a shared buffer"):
+            replace(CONFIG.memory, join=join, learner=learner, in_step=in_step)
+
+
 def test_a_run_pushes_as_the_learner_that_its_key_is_tied_to(start_service: Any, tmp_path: Path) -> None:
     data = tmp_path / "store"
     data.mkdir()

@@ -316,6 +316,7 @@ def _assert_disk_adds_up(index: sqlite3.Connection, stats: dict[str, Any], buffe
         scores=of_buffer("scores"),
         snapshots=of_buffer("snapshots"),
         classes=of_buffer("classes"),
+        phases=of_buffer("phases"),
         answers=of_buffer("pushes"),
         name_bytes=ledger.all_name_bytes(
             name for (name,) in index.execute(f"SELECT name FROM class_names WHERE {_MINE}", [buffer])

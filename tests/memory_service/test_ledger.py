@@ -87,6 +87,11 @@ def fill_with_classes(buffer: Buffer) -> None:
         buffer.push(encode_batch(batch))
 
 
+def fill_with_learners(buffer: Buffer) -> None:
+    for number in range(600):
+        buffer.phases.enter(np.random.default_rng(number).bytes(32).hex(), number)
+
+
 def fill_with_names(length: int) -> Callable[[Buffer], None]:
     def fill(buffer: Buffer) -> None:
         ids = np.random.default_rng(0).choice(2**32, 1500, replace=False).tolist()
@@ -155,6 +160,7 @@ KINDS: dict[str, tuple[Callable[[Buffer], None], int]] = {
     "scores for snapshots": (fill_with_scores_for_snapshots, 4000),
     "snapshots": (fill_with_snapshots, 1),
     "classes": (fill_with_classes, 0),
+    "learners": (fill_with_learners, 0),
     "short names": (fill_with_names(12), 0),
     "the longest names": (fill_with_names(200), 0),
     "answers with short keys": (fill_with_answers(random_key(8), 120), 0),

@@ -121,12 +121,14 @@ class Reading:
             p.buffer_id, sa.func.count().label("answers"), sa.func.sum(answer_bytes()).label("num_bytes")
         )
         answers = _only(counted, p.buffer_id, buffer_id).group_by(p.buffer_id).subquery()
+        learners = sa.select(sa.func.count()).where(tables.phases.c.buffer_id == b.id)
         class_ids = sa.select(sa.func.aggregate_strings(c.class_id.cast(sa.Text), " ")).where(c.buffer_id == b.id)
         statement = sa.select(
             tables.buffers,
             sa.select(tables.store.c.changes).scalar_subquery().label("number"),
             tables.vocabularies.c.words,
             class_ids.correlate(tables.buffers).scalar_subquery().label("class_ids"),
+            learners.correlate(tables.buffers).scalar_subquery().label("learners"),
             answers.c.answers,
             answers.c.num_bytes,
         ).select_from(
@@ -140,6 +142,7 @@ class Reading:
             contents[row.id] = BufferRows(entry_of(row), row.number, classes=classes, words=words)
             description_bytes = len(row.description.encode())
             counts[row.id] = {"description_bytes": description_bytes, "answers": row.answers or 0}
+            counts[row.id]["phases"] = row.learners
             counts[row.id]["answer_bytes"] = row.num_bytes or 0
         return contents, counts
 

@@ -180,6 +180,18 @@ vocabularies = sa.Table(
 )
 """The words of a buffer's vocabulary, where they are known (``memory_service.store.pure.words``)."""
 
+phases = sa.Table(
+    "phases",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("learner_id", sa.String(64), primary_key=True),
+    sa.Column("phase", sa.Integer, nullable=False),
+    sa.Column("ended", sa.Boolean, nullable=False),
+    sa.Column("entered_at", sa.Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Which phase learners of a buffer have said to be in."""
+
 pushes = sa.Table(
     "pushes",
     metadata,
@@ -226,6 +238,7 @@ BUFFER_TABLES = (
     classes,
     class_names,
     vocabularies,
+    phases,
     pushes,
 )
 """Tables with a ``buffer_id``, in an order in which their rows can be deleted."""

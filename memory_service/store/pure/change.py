@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_format.api.phases import LearnerPhase
 from memory_service.store.pure import ledger
 from memory_service.store.pure.columns import ROW_DTYPE, Rows
 from memory_service.store.pure.ledger import IndexRows
@@ -88,6 +89,10 @@ class Change:
     """Class id -> name, of classes that are named for the first time."""
     words: Words | None = None
     """Those of its vocabulary, which become known."""
+    joins: LearnerPhase | None = None
+    """A learner that says for the first time in which phase it is."""
+    leaves: str | None = None
+    """The id of one that is in no phase any more."""
     answers: Sequence[Answer] = ()
     snapshot: Snapshot | None = None
     """One that is taken."""

@@ -27,6 +27,8 @@ LOOSE: Final = 2
 """Bytes for each byte of a description."""
 ANSWER_COLUMNS: Final = 41
 """Of the table ``pushes``, without learner, key and answer."""
+PHASE_ROW: Final = 192
+"""With the longest of learner ids."""
 NAME_COLUMNS: Final = 20
 """Of the table ``class_names``, without the name."""
 ANSWER_WITHIN: Final = 230
@@ -63,6 +65,7 @@ class IndexRows:
     scores: int = 0
     snapshots: int = 0
     classes: int = 0
+    phases: int = 0
     answers: int = 0
     answer_bytes: int = 0
     """Sum of :func:`answer_bytes`."""
@@ -88,6 +91,7 @@ class IndexRows:
             + SCORE_ROW * self.scores
             + SNAPSHOT_ROW * self.snapshots
             + CLASS_ROW * self.classes
+            + PHASE_ROW * self.phases
             + self.answer_bytes
             + self.name_bytes
             + self.words_bytes

@@ -143,6 +143,8 @@ class State:
         return (
             same
             and change.snapshot is None
+            and change.joins is None
+            and change.leaves is None
             and change.words is None
             and not change.removes
             and not any(len(part) for part in parts)
