@@ -63,7 +63,7 @@ UnauthenticatedCode = Literal["unauthenticated"]
 ForbiddenCode = Literal["forbidden"]
 BusyCode = Literal["too_busy", "rate_exceeded", "connections_exceeded"]
 MissingLibraryCode = Literal["codec_unavailable"]
-StorageCode = Literal["corrupt_record", "store_locked", "storage_failed", "internal_error"]
+StorageCode = Literal["corrupt_record", "store_locked", "storage_failed", "internal_error", "replica_behind"]
 
 ErrorCode = Literal[
     FormatCode,

@@ -72,13 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(given: dict[str, Any]) -> int:
     shown = given.pop("open", False)
     settings = Settings(**given)
-    keys = KeyFile(settings.data)
+    keys = KeyFile(settings.keys or settings.data)
     is_near = settings.uds_only or is_loopback(settings.host)
     if not (is_near or settings.trust_network or keys.any_good(time.time())):
         return _refuse(
             f"--host {settings.host} can be reached by other machines, and the store has no key: whoever reaches it "
             f"could read and delete everything. Make one, `memory-service keys make --role admin --data "
-            f"{shlex.quote(str(settings.data))}`, or say that this is wanted: --trust-network"
+            f"{shlex.quote(str(settings.keys or settings.data))}`, or say that this is wanted: --trust-network"
         )
     # Now, and not with the first request.
     keys.current()
@@ -223,6 +223,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--cache", metavar="DIR", help="directory for copies of segments in an object store")
     command.add_argument("--cache-bytes", type=int, metavar="N", help="most bytes of those copies (8 GiB)")
+    command.add_argument(
+        "--replicas", action="store_true", help="share index and object store with other replicas of the service"
+    )
     command.add_argument("--host", help="address to listen on (127.0.0.1)")
     command.add_argument("--port", type=int, help="port to listen on, 0 for a free one (8765)")
     command.add_argument("--uds", help="Unix socket to listen on too: draws on this machine are faster over it")

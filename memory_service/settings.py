@@ -29,6 +29,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MEMORY_SERVICE_", extra="forbid", frozen=True)
 
     data: Path = Field(description="Directory of the store; made when it does not exist.")
+    keys: Path | None = Field(
+        None,
+        description="Directory of the file of keys; without it, that of the store. Replicas need the same one.",
+    )
     index: SecretStr | None = Field(
         None,
         description="Database of the index, `postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE`; without it, a "
@@ -44,6 +48,11 @@ class Settings(BaseSettings):
         description="Directory for copies of segments in an object store; without it, `cache` in that of the store.",
     )
     cache_bytes: int = Field(8 * 1024 * MIB, ge=MIB, description="Most bytes of those copies.")
+    replicas: bool = Field(
+        False,
+        description="Share index and object store with other replicas of the service; both must be named. Each has a "
+        "directory of its own.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8765, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     uds: Path | None = Field(
@@ -164,6 +173,17 @@ class Settings(BaseSettings):
     def _listens_somewhere(self) -> Self:
         if self.uds_only and self.uds is None:
             raise ValueError("uds_only needs a socket to listen on: name one as uds")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_shared(self) -> Self:
+        if not self.replicas:
+            return self
+        if self.index is None or self.segments is None:
+            raise ValueError("replicas share a database and an object store: name them as index and segments")
+        for name in ("total_budget_bytes", "learner_bytes", "uds"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is for a service that is alone: replicas do not keep to it together")
         return self
 
     @field_validator("allowed_hosts", "allowed_origins", mode="before")

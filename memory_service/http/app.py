@@ -45,6 +45,7 @@ from memory_service.store import Store
 from memory_service.store.directory import Places
 from memory_service.store.keys import KeyFile
 from memory_service.store.pure.model import Options
+from memory_service.store.shared import SharedStore
 
 
 class _Application(DescribedApp):
@@ -81,8 +82,8 @@ def open_store(settings: Settings) -> Store:
     limits = {name: getattr(settings, name) for name in Options.__dataclass_fields__.keys() - {"idempotency_seconds"}}
     options = Options(**limits, idempotency_seconds=settings.idempotency_hours * 3600)
     index = None if settings.index is None else settings.index.get_secret_value()
-    places = Places(index, settings.segments, settings.cache, settings.cache_bytes)
-    return Store(settings.data, options, open_ports=places)
+    places = Places(index, settings.segments, settings.cache, settings.cache_bytes, settings.replicas)
+    return (SharedStore if settings.replicas else Store)(settings.data, options, open_ports=places)
 
 
 def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
@@ -123,7 +124,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     app.state.store = store
     app.state.lease_seconds = settings.lease_seconds
     app.state.local = None
-    app.state.access = Access(KeyFile(settings.data), settings.key_requests, settings.key_connections)
+    app.state.access = Access(KeyFile(settings.keys or settings.data), settings.key_requests, settings.key_connections)
     app.state.admission = Admission(settings)
     app.add_middleware(BodyLimit, settings=settings)
     if settings.allowed_origins:

@@ -65,6 +65,7 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "store_locked": (503, "The store is held by another process"),
     "storage_failed": (503, "The store cannot read or write"),
     "internal_error": (500, "The service failed"),
+    "replica_behind": (503, "The replica has not caught up with the others"),
 }
 """Code -> status and title, for every code of ``memory_format.errors``."""
 
@@ -74,6 +75,7 @@ _HEADERS: Final[Mapping[ErrorCode, Mapping[str, str]]] = {
     "rate_exceeded": {"Retry-After": "1"},
     "connections_exceeded": {"Retry-After": "1", "Connection": "close"},
     "storage_failed": {"Retry-After": "1"},
+    "replica_behind": {"Retry-After": "1"},
     "unauthenticated": {"WWW-Authenticate": 'Bearer realm="exemplar-memory"'},
 }
 

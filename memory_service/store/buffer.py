@@ -7,7 +7,6 @@ Changes happen one at a time, under the buffer's lock: each is worked out from t
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from memory_service.store.reads import Reads, expect_version, no_exemplar
 from memory_service.store.room import Quota
 from memory_service.store.segments.base import Segments
 from memory_service.store.transfer.export import Export
+from memory_service.store.turns import Turns
 from memory_service.store.wiping import Wiping
 
 
@@ -58,15 +58,17 @@ class Buffer(Reads):
     ) -> None:
         learners = Learners()
         state = load(entry, rows, sealed, learners)
-        super().__init__(Contents(state, learners, index, segments, options), self._changing)
+        contents = Contents(state, learners, index, segments, options)
+        self._commits = Commits(contents, growing_of(rows, segments))
+        self.turns = Turns(contents, self._commits.writer)
+        self._changing = self.turns.changing
+        super().__init__(contents, self._changing)
         self._quota = quota
-        quota.learners.watch(self.contents)
+        quota.learners.watch(contents)
         self._segments = segments
-        self._lock = threading.Lock()
-        self._commits = Commits(self.contents, growing_of(rows, segments))
-        self._queue = PushQueue(self._lock, self.contents, self._commits, quota.learners)
-        self.phases = Phases(self.contents, self._commits, self._changing)
-        self._exports = Exports(self, self._commits, self._lock)
+        self._queue = PushQueue(self.turns, contents, self._commits, quota.learners)
+        self.phases = Phases(contents, self._commits, self._changing)
+        self._exports = Exports(self, self._commits, self.turns)
         self.on_named: Callable[[BufferConfig, Mapping[int, str]], object] = lambda config, names: None
         """Told of all names of classes, where there are new ones, before that is answered."""
 
@@ -376,7 +378,7 @@ class Buffer(Reads):
     def stats(self) -> BufferStats:
         """Figures of now."""
         # Of a state that nobody changes any more: to count a million records holds up no push.
-        with self._changing():
+        with self.turns.still():
             state, held_bytes = self.state, self.contents.readers.held_bytes()
         return stats(
             state,
@@ -390,11 +392,3 @@ class Buffer(Reads):
     def export(self, snapshot: str | None = None, form: ExportForm = "zarr", *, png: bool = False) -> Export:
         """The buffer as one file, piece by piece: :meth:`Exports.export`."""
         return self._exports.export(snapshot, form, png=png)
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """The buffer's lock, with nothing of an earlier failure left."""
-        with self._lock:
-            self.contents.check_alive()
-            self._commits.writer.settle()
-            yield

@@ -167,12 +167,14 @@ class Places:
         segments: an object store, as :class:`Bucket` takes it; None = files in the directory.
         cache: for copies of segments that are objects; None = ``cache`` in the directory.
         cache_bytes: what those take at most.
+        replicas: whether other processes have the same places open.
     """
 
     index: str | None = None
     segments: str | None = None
     cache: Path | None = None
     cache_bytes: int = DEFAULT_CACHE_BYTES
+    replicas: bool = False
 
     def __call__(self, data: Path, options: Options) -> Ports:
         """Raises:
@@ -197,7 +199,7 @@ class Places:
             else:
                 bucket.probe()
                 marker = Marker(bucket, mark.store_id)
-                trusted = marker.expect_of(before, place)
+                trusted = marker.expect_of(index.mark if self.replicas else lambda: before, place)
                 directory = (self.cache or data / "cache") / mark.store_id
                 segments = ObjectSegments(
                     bucket,
@@ -214,7 +216,8 @@ class Places:
                 if bucket is not None and marker is not None:
                     marker.note(mark.changes)
                     _say(data / opening.SEGMENTS_ELSEWHERE, bucket.place)
-                index.generation = Generation(data / opening.GENERATION, mark)
+                if not self.replicas:
+                    index.generation = Generation(data / opening.GENERATION, mark)
 
             stack.pop_all()
         return Ports(index, segments, trusted, ready)
@@ -229,9 +232,10 @@ class Places:
     def _database(self, data: Path) -> _Opened:
         # The one place that needs it: who has the index in a file needs no driver.
         from memory_service.store.index.postgres import PostgresIndex
+        from memory_service.store.index.shared import SharedIndex
 
         assert self.index is not None
-        index = PostgresIndex(self.index)
+        index = SharedIndex(self.index) if self.replicas else PostgresIndex(self.index)
         try:
             seen = index.seen()
             standing = opening.look_elsewhere(data, seen, index.place)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -19,22 +19,19 @@ from memory_service.store.reads import Reads
 from memory_service.store.segments.readers import LeaseEndedError, PinningLease, Rest
 from memory_service.store.transfer.export import Export, Shown, describe, zarr_file
 from memory_service.store.transfer.tables import table_file
+from memory_service.store.turns import Turns
 
 logger = logging.getLogger(__name__)
 
 
 class Exports:
-    """Exports of one buffer that are under way.
+    """Exports of one buffer that are under way."""
 
-    Args:
-        lock: the buffer's, whatever an earlier failure has left.
-    """
-
-    def __init__(self, reads: Reads, commits: Commits, lock: threading.Lock) -> None:
+    def __init__(self, reads: Reads, commits: Commits, turns: Turns) -> None:
         self._reads = reads
         self._contents = reads.contents
         self._commits = commits
-        self._lock = lock
+        self._turns = turns
 
     def export(self, snapshot: str | None, form: ExportForm, *, png: bool) -> Export:
         """The buffer as one file, piece by piece.
@@ -109,8 +106,8 @@ class Exports:
         return lease.rest.read(positions)
 
     def _end(self, lease: PinningLease) -> None:
-        with self._lock:
-            lease.close()
+        # Of a buffer that others have deleted nothing is kept.
+        with closing(lease), suppress(NotFoundError), self._turns.ending():
             state, name = self._contents.state, lease.mark.name
             if self._contents.dropped or name not in state.leased:
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -65,6 +65,10 @@ class SealedSegments:
                 ) from error
             self.read[state.stem] = found
         return found
+
+    def keep_only(self, stems: Iterable[str]) -> None:
+        """Forget what others say."""
+        self.read = {stem: self.read[stem] for stem in stems if stem in self.read}
 
 
 def load(

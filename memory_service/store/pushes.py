@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from memory_service.store.pure.columns import Columns, Rows, charge_of, concaten
 from memory_service.store.pure.fit import fitted
 from memory_service.store.pure.model import BufferConfig, PushAnswer
 from memory_service.store.pure.state import State
+from memory_service.store.turns import Turns
 
 MAX_GROUP_BYTES = 64 * 1024 * 1024
 """Bodies that are written in one go: bounds the memory of a group, and the pause of its last push."""
@@ -70,8 +70,8 @@ def digest_of(new: Rows, learner_ids: Sequence[str]) -> bytes:
 class PushQueue:
     """Pushes on their way into one buffer, whose lock is held while a group is judged and written."""
 
-    def __init__(self, lock: threading.Lock, contents: Contents, commits: Commits, learner_quota: LearnerQuota) -> None:
-        self._lock = lock
+    def __init__(self, turns: Turns, contents: Contents, commits: Commits, learner_quota: LearnerQuota) -> None:
+        self._turns = turns
         self._learner_quota = learner_quota
         self._contents = contents
         self._commits = commits
@@ -80,7 +80,7 @@ class PushQueue:
     def submit(self, push: Pending) -> None:
         """Wait until a push is answered."""
         self._waiting.append(push)
-        with self._lock:
+        with self._turns.lock:
             while not push.done:
                 self._run(self._take())
 
@@ -136,12 +136,11 @@ class PushQueue:
             raise
 
     def _write(self, group: list[Pending]) -> None:
-        self._contents.check_alive()
-        self._commits.writer.settle()
-        try:
-            self._write_within(self._plan(), group)
-        finally:
-            self._learner_quota.release(self._contents)
+        with self._turns.alone():
+            try:
+                self._write_within(self._plan(), group)
+            finally:
+                self._learner_quota.release(self._contents)
 
     def _write_within(self, plan: GroupPlan, group: list[Pending]) -> None:
         for push in group:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar, Self
 
 from memory_format import (
     BudgetError,
@@ -29,7 +30,7 @@ from memory_service.store.buffer import Buffer
 from memory_service.store.commits import discard
 from memory_service.store.directory import OpenPorts, Places, Ports, open_local
 from memory_service.store.erasures import Erasures
-from memory_service.store.index.base import BufferEntry, BufferRows
+from memory_service.store.index.base import BufferEntry, BufferRows, Writing
 from memory_service.store.loading import SealedSegments, expect_counted, expect_known
 from memory_service.store.names import NameFiles
 from memory_service.store.pure.equal import expect_equal
@@ -59,15 +60,17 @@ class Store:
             ``storage_failed`` where a newer version made it, or it cannot be written.
     """
 
+    is_shared: ClassVar[bool] = False  # by other processes
+    _runs: ClassVar[type[Runs]] = Runs
+    _erasures: ClassVar[type[Erasures]] = Erasures
+
     def __init__(self, data: Path, options: Options | None = None, *, open_ports: OpenPorts = open_local) -> None:
         self.data, self._options = data, options or Options()
         self._places = open_ports if isinstance(open_ports, Places) else open_local
-        self.runs = Runs(data, self._options.run_bytes)
-        """Reports of runs."""
+        self.runs = self._runs(data, self._options.run_bytes)  # reports of them
         self._name_files = NameFiles(data)
         self._names_lock, self._archiving = threading.Lock(), threading.Lock()
-        self._coming: set[str] = set()
-        """Names of buffers that are being forked or imported."""
+        self._coming: set[str] = set()  # names of buffers that are being forked or imported
         try:
             data.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
             self._lock_file = directory.take_lock(data / "lock")
@@ -98,7 +101,8 @@ class Store:
             ports.ready()
             for buffer in self._buffers.values():
                 self._name_files.keep(buffer.config, buffer.state.names)
-            self.erasures = Erasures(self._index, self._segments, self.buffers, self._archiving, Receipts(self.data))
+            of_all = (self._index, self._segments, self.buffers, self._archiving)
+            self.erasures = self._erasures(*of_all, Receipts(self.data))
             """Erase records by it."""
             self.erasures.resume(erasing)
         except BaseException:
@@ -174,9 +178,7 @@ class Store:
                 expect_equal(existing.config, config)
                 return existing, False
             with self._quota.claim(config):
-                entry = self._index.make(
-                    lambda transaction: transaction.insert_buffer(config), lambda reading: reading.find_buffer(name)
-                )
+                entry = self._make(name, lambda transaction: transaction.insert_buffer(config))
             buffer = self._buffers[name] = self._open_new(entry)
             return buffer, True
 
@@ -247,25 +249,23 @@ class Store:
                         requested_bytes=needed,
                         disk_limit_bytes=config.disk_limit_bytes,
                     )
-                entry = self._index.make(
-                    lambda transaction: incoming.note(transaction, config, parts),
-                    lambda reading: reading.find_buffer(name),
-                )
+                entry = self._make(name, lambda transaction: incoming.note(transaction, config, parts))
             except BaseException:
                 discard(self._index, self._segments, parts)
                 raise
             self._segments.noted(parts)
             return self._add(entry)
 
+    def _make(self, name: str, change: Callable[[Writing], BufferEntry]) -> BufferEntry:
+        return self._index.make(change, lambda reading: reading.find_buffer(name))
+
     def receive(self, announced_bytes: int) -> Incoming:
         """Somewhere for a file to arrive that is to be imported. Raises as :class:`Incoming`."""
         return Incoming(self.incoming, announced_bytes)
 
     def expect_free(self, name: str) -> None:
-        """Raises:
-        FormatError: ``invalid_request``: no buffer can have this name.
-        ConflictError: ``buffer_exists``.
-        """
+        """Raises ``FormatError`` (``invalid_request``): no buffer can have this name; ``ConflictError``
+        (``buffer_exists``)."""
         check_name(name)
         with self._reserved(name):
             pass
@@ -393,7 +393,7 @@ class Store:
         self._index.close()
         os.close(self._lock_file)
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

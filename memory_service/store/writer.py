@@ -12,7 +12,7 @@ from memory_format import StorageError
 from memory_format.wire import Batch
 from memory_service.store.contents import Contents
 from memory_service.store.index.base import Writing
-from memory_service.store.loading import Growing, Purpose, SealedSegments, load
+from memory_service.store.loading import Growing, Purpose, SealedSegments, growing_of, load
 from memory_service.store.pure.columns import Rows, headers_of_rows
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.room import segment_bytes
@@ -32,6 +32,8 @@ class Writer:
         self._segments = contents.segments
         self._unsettled: list[Part] | None = None
         """What was written when it could not be found out whether it was committed."""
+        self._sealed = SealedSegments(contents.segments)
+        """Those that were read, where the index is shared: others are added to them again and again."""
 
     @contextmanager
     def write(
@@ -89,13 +91,24 @@ class Writer:
             self._load(self._unsettled)
             self._unsettled = None
 
+    def catch_up(self, number: int | None) -> None:
+        """The same, and see what others have committed up to a change of the buffer; None: there are no others. Raises
+        ``NotFoundError``: they have deleted it."""
+        self.settle()
+        if number != self._contents.state.number and self._index.is_shared:
+            self.reload()
+
+    def reload(self) -> None:
+        """See what others have committed. Raises as :meth:`catch_up`; ``StorageError``."""
+        self._load(())
+
     def refresh(self) -> bool:
         """Bring the state up to date with what others have committed since its number; returns whether there was
         anything. In one process there never is. Raises ``StorageError``: what there is cannot be read."""
         with self._index.reading() as reading:
             if self._index.made_here(self._contents.state.number, reading.number()):
                 return False
-        self._load(())
+        self.reload()
         return True
 
     def recover(self, parts: Sequence[Part]) -> None:
@@ -108,15 +121,20 @@ class Writer:
             logger.exception("cannot tell whether a change of buffer %s was committed", name)
 
     def _load(self, unsettled: Sequence[Part]) -> None:
-        contents, before = self._contents, self._contents.state
+        contents, before, shared = self._contents, self._contents.state, self._index.is_shared
         with self._index.reading() as reading:
             entry = reading.find_buffer(before.config.id)
+            if entry is None and shared:
+                contents.dropped = True
+                contents.check_alive()
             if entry is None:
                 raise StorageError(f"buffer {before.config.name!r} is not in the index any more")
             undone = reading.not_noted(unsettled)
             self._segments.undo(undone)
             rows = reading.contents(entry.config.id)[entry.config.id]
-            sealed = SealedSegments(self._segments)
+            if shared:
+                self._segments.changed_elsewhere(rows.segments)
+            sealed = self._sealed if shared else SealedSegments(self._segments)
             state = load(entry, rows, sealed, contents.learners, before.leased)
             stems = {segment.stem for segment in before.segments.values()}
             gone = stems - {segment.stem for segment in state.segments.values()}
@@ -126,10 +144,17 @@ class Writer:
         # They are made again when somebody asks.
         contents.views.clear()
         contents.selections.clear()
-        # Of a change that was committed and did not come to that.
-        self._segments.delete(gone - {part.after.stem for part in undone})
+        gone -= {part.after.stem for part in undone}
         # A file that was not written well is not gone on with.
         self.growing.clear()
+        if shared:
+            # Whoever let go of them removes them.
+            self._segments.forget(gone)
+            self._sealed.keep_only(segment.stem for segment in rows.segments)
+            self.growing.update(growing_of(rows, self._segments))
+        else:
+            # Of a change that was committed and did not come to that.
+            self._segments.delete(gone)
 
 
 class InFlight:

@@ -41,6 +41,14 @@ NOT_RUN: dict[Name, str] = {
         "export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=... AWS_REGION=eu-central-1",
     ): "needs a bucket; tests/memory_service/test_objects.py does it with one of its own",
     (
+        "docs/howto/replicas.md",
+        "pip install 'exemplar-memory[service,postgres,objects]'",
+    ): "installs, which a test has behind it",
+    (
+        "docs/howto/replicas.md",
+        "export MEMORY_SERVICE_INDEX=postgresql+psycopg://memory@db/memory",
+    ): "needs both servers; tests/memory_service/test_replica_processes.py does it with some of its own",
+    (
         "docs/service.md",
         "docker run --rm --user root -v memory:/memory exemplar-memory-service chown -R memory: /memory",
     ): _ENGINE,

@@ -67,6 +67,7 @@ GOLDEN = {
     "store_locked": StorageError,
     "storage_failed": StorageError,
     "internal_error": StorageError,
+    "replica_behind": StorageError,
 }
 
 

@@ -64,7 +64,7 @@ def push_together(buffer: Buffer, batches: list[list[Record]], keys: list[str | 
 
     with ThreadPoolExecutor(len(batches)) as pool:
         # As a change under way would: nobody gets the lock until all have come, in their order.
-        with buffer._lock:
+        with buffer.turns.lock:
             futures = []
             for number in range(len(batches)):
                 futures.append(pool.submit(push, number))

@@ -191,7 +191,7 @@ def test_where_all_connections_are_taken_it_is_said_when_to_ask_again(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for one longer than the pool's deadline, and nothing of the push is left."""
-    monkeypatch.setattr(connecting, "_POOL_SECONDS", 0.05)
+    monkeypatch.setattr(connecting, "POOL_SECONDS", 0.05)
     batch = encode_batch([make_exemplar(0, 1)])
     headers = {"Content-Type": "application/vnd.apache.arrow.stream", "Idempotency-Key": "k"}
     with open_store(tmp_path / "store", url) as store, ExitStack() as taken:

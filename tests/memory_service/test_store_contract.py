@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -19,6 +21,7 @@ from memory_service.store.pure.query import Query
 from memory_service.store.room import Quota
 from memory_service.store.segments import appending, bucket
 from memory_service.store.segments.local import SegmentFiles
+from memory_service.store.shared import SharedStore
 from memory_service.testing import StoreContract
 from tests.memory_service.helpers import make_exemplar
 from tests.memory_service.memory_ports import MemoryStores
@@ -91,6 +94,68 @@ class TestObjectsAndPostgres(StoreContract):
             self.places[data] = Places(postgres.new_schema(), object_store.new_prefix())
         places = self.places[data]
         return Store(data, options, open_ports=places)
+
+
+class TestReplica(StoreContract):
+    """Alone among those there may be; every segment that is full is put."""
+
+    room = 8
+
+    @pytest.fixture(autouse=True)
+    def _servers(self, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        self.server = postgres
+        self.places: dict[Path, Places] = {}
+        monkeypatch.setattr(appending, "SMALLEST_SEALED", 1)
+        yield
+        for places in self.places.values():
+            bucket.forget_memory(str(places.segments))
+
+    def places_of(self, data: Path) -> Places:
+        if data not in self.places:
+            self.places[data] = Places(self.server.new_schema(), f"memory://{uuid4().hex}", replicas=True)
+        return self.places[data]
+
+    def open(self, data: Path, options: Options) -> Store:
+        return SharedStore(data, options, open_ports=self.places_of(data))
+
+    # Below, with two in turn.
+    test_it_holds_what_its_answers_say = None  # type: ignore[assignment]
+
+
+class InTurn:
+    """Two replicas; each buffer that is asked for is the next one's."""
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self.stores = stores
+        self._next = itertools.cycle(stores)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(next(self._next), name)
+
+    def close(self) -> None:
+        for store in self.stores:
+            store.close()
+
+    def release(self) -> None:
+        for store in self.stores:
+            store.release()
+
+
+class TestReplicasInTurn(TestReplica):
+    """What one replica has changed another goes on with."""
+
+    test_it_holds_what_its_answers_say = StoreContract.test_it_holds_what_its_answers_say  # type: ignore[assignment]
+
+    def open(self, data: Path, options: Options) -> Store:
+        places = self.places_of(data)
+        return cast(Store, InTurn([SharedStore(data / n, options, open_ports=places) for n in ("one", "two")]))
+
+    # Of one store's buffer, which is kept meanwhile.
+    test_a_fork_shares_what_it_holds = None  # type: ignore[assignment]
+    test_a_closed_store_is_opened_as_it_was = None  # type: ignore[assignment]
+    test_a_change_that_fails_is_made_whole_or_not_at_all = None  # type: ignore[assignment]
+    test_a_store_that_was_not_closed_is_opened_as_it_was = None  # type: ignore[assignment]
+    test_nothing_goes_beyond_its_limits = None  # type: ignore[assignment]
 
 
 @contextmanager

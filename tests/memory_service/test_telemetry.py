@@ -216,7 +216,7 @@ def test_figures_do_not_wait_for_a_push(data: Path) -> None:
         client: Any = opened
         put_buffer(client)
         buffer = store.buffer("b")
-        with buffer._lock:
+        with buffer.turns.lock:
             waiting = threading.Thread(target=push, args=(client, [make_exemplar()]), daemon=True)
             waiting.start()
             wait_until(lambda: figures(client)["exemplar_requests_in_progress{}"] == 2)

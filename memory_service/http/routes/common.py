@@ -11,6 +11,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Mount, Route
 
@@ -57,7 +58,7 @@ BufferName = Annotated[Name, Path(description="Of a buffer.")]
 
 async def get_buffer(name: BufferName, store: StoreDep) -> Buffer:
     """The buffer in the path; unknown names become ``unknown_buffer``."""
-    return store.buffer(name)
+    return await run_in_threadpool(store.buffer, name) if store.is_shared else store.buffer(name)
 
 
 BufferDep = Annotated[Buffer, Depends(get_buffer)]

@@ -6,9 +6,9 @@ Implementations of :class:`Index` decide where it lies. Nothing above this packa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import ClassVar, TypeVar
 
 from memory_format import StorageError
 from memory_service.store.index.reading import BufferEntry, BufferRows, Reading
@@ -24,6 +24,29 @@ class Index(ABC):
 
     Names of segments are taken from it, and told to it when their files are gone.
     """
+
+    is_shared: ClassVar[bool] = False
+    """Whether other processes change it, too. Then numbers of changes are of one buffer each."""
+    grace_seconds: ClassVar[float] = 0.0
+    """For how long a segment that nobody holds any more may be read by other processes."""
+
+    @contextmanager
+    def changing(self, buffer_id: int) -> Iterator[int | None]:
+        """Around all that this thread changes of a buffer, in as many transactions as it takes: no other process
+        changes it meanwhile. Gives the number of its last change; None where there are no other processes.
+
+        Args:
+            buffer_id: 0 stands for which buffers there are.
+
+        Raises:
+            StorageError: others are at it for too long, or the index cannot be used.
+        """
+        yield None
+
+    def dead(self, stems: Sequence[str]) -> Sequence[str]:
+        """Which of some segments that were to go nobody holds, uploads or reads, for good: durable when this returns.
+        Raises ``StorageError``."""
+        return stems
 
     @abstractmethod
     def reading(self, *, alone: bool = False) -> AbstractContextManager[Reading]:

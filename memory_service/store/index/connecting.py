@@ -14,9 +14,9 @@ from sqlalchemy import event
 from memory_format import StorageError
 from memory_service.store.index.reading import UNANSWERED
 
-_CONNECTIONS: Final = 8
-"""At most, the one that writes among them."""
-_POOL_SECONDS: Final = 10
+CONNECTIONS: Final = 8
+"""At most; where one process has the index alone, the one that writes is among them."""
+POOL_SECONDS: Final = 10
 PIPELINE: Final = "exemplar_memory_pipeline"
 
 # Beside the driver's, for the server's side of a connection that is cut. And what is committed is durable, whatever is
@@ -63,9 +63,9 @@ def make_engine(url: sa.URL) -> sa.Engine:
         engine = sa.create_engine(
             url,
             connect_args={name: value for name, value in usual.items() if name not in url.query},
-            pool_size=_CONNECTIONS,
+            pool_size=CONNECTIONS,
             max_overflow=0,
-            pool_timeout=_POOL_SECONDS,
+            pool_timeout=POOL_SECONDS,
             # What is stored has no place in a log.
             hide_parameters=True,
         )

@@ -12,6 +12,7 @@ import logging
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -78,17 +79,19 @@ class Marker:
         self._bucket = bucket
         self._store_id = store_id
 
-    def expect_of(self, seen: Mark | None, place: str) -> bool:
+    def expect_of(self, look: Callable[[], Mark | None], place: str) -> bool:
         """Whether the objects are known to be of an index.
 
         Args:
-            seen: what the index said before it was opened; None = it is a new one.
+            look: gives what the index said before it was opened, or where others change it, says now; None = it is a
+                new one.
             place: where it is, in words.
 
         Raises:
             StorageError: they are another store's, or of a later state than the index's.
         """
         found = self._bucket.read(_MARKER)
+        seen = look()
         if found is None:
             if not self._bucket.create(_MARKER, [self._content(0)]):
                 raise StorageError(f"another store is being made in {self._bucket.place}: name a prefix of its own")

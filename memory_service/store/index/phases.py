@@ -6,7 +6,8 @@ import sqlalchemy as sa
 
 from memory_format.api.phases import LearnerPhase
 from memory_service.store.index import tables
-from memory_service.store.index.reading import Reading, seconds_now
+from memory_service.store.index.clock import seconds_now
+from memory_service.store.index.reading import Reading
 from memory_service.store.index.writing import Writing
 
 _P = tables.phases.c

@@ -22,10 +22,10 @@ from memory_service.store.index import migrations, tables
 from memory_service.store.index.base import Reading, Writing
 from memory_service.store.index.connecting import PIPELINE, end, is_alive, make_engine, parse
 from memory_service.store.index.copying import copy_database
+from memory_service.store.index.database import FIT, HOLDER, LOCK, Database
 from memory_service.store.index.generation import Mark
-from memory_service.store.index.opening import Seen
 from memory_service.store.index.reading import UNANSWERED
-from memory_service.store.index.sql import AHEAD, SqlIndex, as_storage_error
+from memory_service.store.index.sql import AHEAD, as_storage_error
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +34,10 @@ _PREPARED_AFTER: Final = 5
 _LOCK_SECONDS: Final = 3.0
 """For how long the lock is asked for: the session of a process that has just ended may live a little longer."""
 
-_LOCK: Final = "1701668205, hashtext(current_schema())"
-"""Of a store: a database holds one in each schema."""
-_TAKE_LOCK: Final = sa.text(
-    f"SELECT pg_try_advisory_lock({_LOCK}) AS taken, current_setting('server_encoding') AS encoding, "
-    "current_setting('fsync') AS fsync, current_schema() AS schema, pg_is_in_recovery() AS standby"
-)
+_TAKE_LOCK: Final = sa.text(f"SELECT pg_try_advisory_lock({LOCK}) AS taken, {FIT}")
 _NUM_BYTES: Final = sa.text(
     "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'r' AND "
     "relnamespace = current_schema()::regnamespace"
-)
-_HOLDER: Final = sa.text(
-    "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND "
-    "l.granted AND l.classid::bigint = 1701668205 AND l.objid = hashtext(current_schema())::bit(32)::bigint::oid AND "
-    "l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
 _COUNT: Final = """
 UPDATE store SET changes = changes + 1
@@ -56,22 +46,16 @@ RETURNING changes, ARRAY(SELECT nextval(pg_get_serial_sequence('segments', 'id')
 """And ids for new segments, which need not be asked for then."""
 _BEGIN: Final = sa.text("BEGIN ISOLATION LEVEL READ COMMITTED").execution_options(**{UNANSWERED: True})
 _COMMIT: Final = sa.text("COMMIT")
-_SEEN: Final = sa.select(
-    tables.store.c.store_id,
-    tables.store.c.changes,
-    sa.select(migrations.alembic_version.c.version_num).scalar_subquery().label("version_num"),
-    sa.select(sa.func.count()).select_from(tables.segments).scalar_subquery().label("segments"),
-)
-_OPENED: Final = (
-    tables.store.update()
-    .values(changes=tables.store.c.changes + 2)
-    .returning(tables.store.c.store_id, tables.store.c.changes)
+_OPENED: Final = sa.text(
+    "WITH others AS (UPDATE buffers SET changes = changes + 1) "
+    "UPDATE store SET changes = changes + 2 RETURNING store_id, changes"
 )
 """A start leaves a number out. So who has lost the store, and does not know whether its last change was committed,
-finds one change more if it was, and two or more if somebody else has opened the store."""
+finds one change more if it was, and two or more if somebody else has opened the store. Replicas that come back look at
+every buffer anew."""
 
 
-class PostgresIndex(SqlIndex):
+class PostgresIndex(Database):
     """The database of one store, held for this process; :meth:`prepare` comes before anything else.
 
     Args:
@@ -85,13 +69,7 @@ class PostgresIndex(SqlIndex):
 
     def __init__(self, url: str, *, hold: bool = True) -> None:
         parsed = parse(url)
-        # Never with a password: errors and logs show it.
-        self.place = f"database {parsed.database or parsed.username} at {parsed.host or 'a local socket'}"
-        if parsed.port is not None:
-            self.place += f":{parsed.port}"
         self._holder: sa.Connection | None = None
-        self._schema: str | None = None
-        """What :meth:`seen` has found."""
         self._number: int | None = None
         """Of the last change that this process has counted."""
         self._pipeline = ExitStack()
@@ -102,9 +80,7 @@ class PostgresIndex(SqlIndex):
         """Of the next new segments: nobody else is given them."""
         self._undecided = False
         """Whether the last transaction may have been committed, or be about to."""
-        engine = make_engine(parsed)
-        super().__init__(engine, engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True))
-        self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
+        super().__init__(parsed, make_engine(parsed))
         if not hold:
             return
         try:
@@ -115,35 +91,6 @@ class PostgresIndex(SqlIndex):
             raise
 
     # Opening
-
-    def seen(self) -> Seen | None:
-        """What the index says of itself; None where there are no tables yet. Raises ``StorageError``: there are some,
-        and they are none of a store."""
-        try:
-            with super().reading() as reading:
-                row = reading.connection.execute(_SEEN).one()
-        except StorageError:
-            # Most of all as there are no tables.
-            if self._is_there():
-                raise
-            return None
-        self._schema = row.version_num
-        return Seen(Mark(row.store_id, row.changes), row.segments)
-
-    def _is_there(self) -> bool:
-        """Whether there are a store's tables. Raises ``StorageError``: there are some that are none of a store's."""
-        with super().reading() as reading:
-            names = set(sa.inspect(reading.connection).get_table_names())
-            if "alembic_version" not in names:
-                if others := sorted(names & tables.metadata.tables.keys()):
-                    raise StorageError(
-                        f"{self.place} has a table {others[0]!r} that is none of a store's: name another database, or "
-                        "a schema (?options=-csearch_path%3DNAME)"
-                    )
-                return False
-            if "store" not in names:
-                raise StorageError(f"{self.place} is used by something else: name another database, or a schema")
-            return True
 
     def prepare(self, data: Path) -> Mark:
         """Make the tables or bring them up to date, and note that somebody has opened the store; returns what the index
@@ -156,7 +103,7 @@ class PostgresIndex(SqlIndex):
             StorageError: a newer version made it, or it cannot be written.
         """
         with as_storage_error():
-            migrations.bring_up_to_date(self._engine, tables.metadata, data, self._schema)
+            migrations.bring_up_to_date(self._engine, tables.metadata, data, self.schema)
             with self._write_lock:
                 mark = Mark(*self._held().execute(_OPENED).one())
             self._number = mark.changes
@@ -216,26 +163,17 @@ class PostgresIndex(SqlIndex):
     def _take_lock(self, connection: sa.Connection) -> None:
         end = time.monotonic() + _LOCK_SECONDS
         while not (found := connection.execute(_TAKE_LOCK).one()).taken:
-            self._expect_fit(found)
+            self.expect_fit(found)
             if time.monotonic() > end:
-                holder = connection.execute(_HOLDER).scalar() or "which does not say its name"
+                holder = connection.execute(HOLDER).scalar() or "which does not say its name"
                 raise StorageError(
                     f"the store in {self.place} is held by another process ({holder})", code="store_locked"
                 )
             connection.commit()
             time.sleep(0.02)
-        self._expect_fit(found)
+        self.expect_fit(found)
         if found.fsync != "on" and self._number is None:
             logger.warning("%s has fsync off: a crash of its machine loses what was acknowledged", self.place)
-
-    def _expect_fit(self, found: sa.Row[Any]) -> None:
-        encoding = found.encoding
-        if encoding != "UTF8":
-            raise StorageError(f"{self.place} has the encoding {encoding}: make one with UTF8")
-        if found.schema is None:
-            raise StorageError(f"{self.place} has no schema that search_path names: make it (CREATE SCHEMA)")
-        if found.standby:
-            raise StorageError(f"{self.place} is a standby, which cannot be written: name the primary")
 
     def _held(self) -> sa.Connection:
         """The connection that writes. Called with the lock."""
@@ -296,12 +234,6 @@ class PostgresIndex(SqlIndex):
         # As a statement: commit() may do nothing in a pipeline (findings/psycopg_commit_unheard.sh).
         connection.execute(_COMMIT)
 
-    def scrub(self) -> None:
-        """PostgreSQL leaves what was deleted in its pages. Bodies are in one table alone, which is made anew."""
-        with as_storage_error(), self._engine.connect() as connection:
-            bare = connection.execution_options(isolation_level="AUTOCOMMIT")
-            bare.execute(sa.text(f"VACUUM FULL {tables.open_bodies.name}"))
-
     def _begin(self, connection: sa.Connection, *, counted: bool) -> Writing:
         if not counted:
             return Writing(connection, segment_ids=self._segment_ids)
@@ -322,15 +254,6 @@ class PostgresIndex(SqlIndex):
         if number != (self._number or 0) + 1:
             raise StorageError(f"the index in {self.place} changed behind the service's back")
         self._segment_ids.extend(ids)
-
-    @contextmanager
-    def _driver_errors(self) -> Iterator[None]:
-        """Around what goes past SQLAlchemy."""
-        driver: Any = self._engine.dialect.dbapi
-        try:
-            yield
-        except driver.Error as error:
-            raise sa.exc.DBAPIError(None, None, error) from error
 
     def _note(self, writing: Writing) -> None:
         if writing.changed_to is not None:

@@ -10,10 +10,10 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy.ext.compiler import compiles
 
 from memory_format.header import HEADER_DTYPE
 from memory_service.store.index import tables
+from memory_service.store.index.clock import is_over, seconds_now
 from memory_service.store.pure import ledger
 from memory_service.store.pure.change import Answer, PushKey
 from memory_service.store.pure.columns import Arrays
@@ -71,10 +71,14 @@ class Reading:
     """A transaction that sees one state of the index throughout.
 
     Every method raises ``StorageError`` where the index cannot be read.
+
+    Args:
+        shared: whether numbers of changes are of one buffer each: see :attr:`Index.is_shared`.
     """
 
-    def __init__(self, connection: sa.Connection) -> None:
+    def __init__(self, connection: sa.Connection, *, shared: bool = False) -> None:
         self.connection = connection
+        self._shared = shared
 
     def number(self) -> int:
         """Of the last change that was counted: see :meth:`Index.writing`."""
@@ -89,6 +93,18 @@ class Reading:
         column = tables.buffers.c.name if isinstance(of, str) else tables.buffers.c.id
         row = self.connection.execute(sa.select(tables.buffers).where(column == of)).one_or_none()
         return None if row is None else entry_of(row)
+
+    def numbers(self, name: str | None = None) -> dict[str, tuple[int, int]]:
+        """Name -> id and number of the last change, of one buffer or of all, where the index is shared."""
+        b = tables.buffers.c
+        statement = sa.select(b.name, b.id, b.changes)
+        found = self.connection.execute(statement if name is None else statement.where(b.name == name))
+        return {row.name: (row.id, row.changes) for row in found}
+
+    def dead_uploads(self) -> list[str]:
+        """Names of what was to be uploaded, or to go, and whose time has passed."""
+        i = tables.intents.c
+        return list(self.connection.execute(sa.select(i.stem).where(is_over())).scalars())
 
     def contents(self, buffer_id: int | None = None) -> dict[int, BufferRows]:
         """Buffer id -> its contents: of one buffer, or of all in as many statements."""
@@ -125,7 +141,7 @@ class Reading:
         class_ids = sa.select(sa.func.aggregate_strings(c.class_id.cast(sa.Text), " ")).where(c.buffer_id == b.id)
         statement = sa.select(
             tables.buffers,
-            sa.select(tables.store.c.changes).scalar_subquery().label("number"),
+            (b.changes if self._shared else sa.select(tables.store.c.changes).scalar_subquery()).label("number"),
             tables.vocabularies.c.words,
             class_ids.correlate(tables.buffers).scalar_subquery().label("class_ids"),
             learners.correlate(tables.buffers).scalar_subquery().label("learners"),
@@ -320,23 +336,6 @@ UNANSWERED: Final = "exemplar_memory_unanswered"
 def unanswered(statement: _T) -> _T:
     """A statement whose answer nobody looks at; that it fails may show at a later one."""
     return statement.execution_options(**{UNANSWERED: True})
-
-
-class seconds_now(sa.sql.expression.FunctionElement[float]):  # noqa: N801
-    """Seconds since 1970 by the database's clock."""
-
-    type = sa.Double()
-    inherit_cache = True
-
-
-@compiles(seconds_now, "sqlite")
-def _in_sqlite(_element: seconds_now, _compiler: Any, **_: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400)"
-
-
-@compiles(seconds_now, "postgresql")
-def _in_postgresql(_element: seconds_now, _compiler: Any, **_: Any) -> str:
-    return "CAST(extract(epoch FROM now()) AS double precision)"
 
 
 def entry_of(row: sa.Row[Any]) -> BufferEntry:

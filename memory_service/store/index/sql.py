@@ -56,7 +56,7 @@ class SqlIndex(Index):
     @contextmanager
     def reading(self, *, alone: bool = False) -> Iterator[Reading]:
         with as_storage_error(), self._to_read.connect() as connection, connection.begin():
-            yield Reading(connection)
+            yield Reading(connection, shared=self.is_shared)
 
     @contextmanager
     def writing(self, *, counted: bool = True) -> Iterator[Writing]:
@@ -106,11 +106,14 @@ class SqlIndex(Index):
         if new:
             statement = unanswered(tables.intents.insert())
             connection.execute(statement, [{"stem": stem, "leaving": False} for stem in new])
+        self._forget_names(connection, gone)
+        return new, gone
+
+    def _forget_names(self, connection: sa.Connection, gone: set[str]) -> None:
         if gone:
             # One statement a name, prepared once: lists in SQL are bounded.
             this = unanswered(tables.intents.delete().where(tables.intents.c.stem == sa.bindparam("of")))
             connection.execute(this, [{"of": stem} for stem in gone])
-        return new, gone
 
     def made_here(self, since: int, to: int) -> bool:
         return since == to or self._made_from <= since <= to <= self._made_to

@@ -45,6 +45,8 @@ buffers = sa.Table(
     sa.Column("vocabulary_name", sa.String(200), nullable=False, server_default=sa.text("''")),
     sa.Column("owner", sa.String(64), nullable=False, server_default=sa.text("''")),
     sa.Column("made_by", sa.String(80), nullable=False, server_default=sa.text("''")),
+    # By replicas: who shares the index knows by it whether there is more to see.
+    sa.Column("changes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.CheckConstraint("bytes_used >= 0 AND bytes_used <= budget_bytes", name="within_budget"),
     sa.CheckConstraint("num_records >= 0", name="records_counted"),
     # Ids are never given twice: what an old process remembers of a deleted buffer cannot be taken for a new

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -14,13 +13,12 @@ from numpy.typing import NDArray
 
 from memory_format import StorageError
 from memory_service.store.index import tables
+from memory_service.store.index.intents import Intents
 from memory_service.store.index.reading import (
     MOST_VALUES,
     BufferEntry,
-    Reading,
     entry_of,
     old_answers,
-    seconds_now,
     unanswered,
 )
 from memory_service.store.pure.change import Answer
@@ -32,22 +30,11 @@ from memory_service.store.pure.words import Words
 from memory_service.store.segments.appending import Part
 
 
-class Writing(Reading):
+class Writing(Intents):
     """A transaction that changes the index.
 
     Every method raises ``StorageError`` where it cannot be written. All of it is undone then.
-
-    Args:
-        changed_to: the number that the index has once this is committed; None where it is not counted.
-        segment_ids: for new segments, nobody else is given them; taken from here. The database gives more.
     """
-
-    def __init__(
-        self, connection: sa.Connection, changed_to: int | None = None, segment_ids: deque[int] | None = None
-    ) -> None:
-        super().__init__(connection)
-        self.changed_to = changed_to
-        self._segment_ids = segment_ids
 
     # Buffers
 
@@ -68,7 +55,10 @@ class Writing(Reading):
             "to_num_records": entry.num_records,
             "to_next_id": entry.next_exemplar_id,
         }
-        if self.connection.execute(_UPDATE_FIGURES, parameters).rowcount != 1:
+        if self._shared:
+            # Nobody waits for the answer: what is wrong fails the transaction.
+            self.connection.execute(_GUARDED_FIGURES, parameters)
+        elif self.connection.execute(_UPDATE_FIGURES, parameters).rowcount != 1:
             raise StorageError(f"the index of buffer {entry.config.id} changed behind the service's back")
 
     def update_settings(self, config: BufferConfig) -> None:
@@ -95,7 +85,7 @@ class Writing(Reading):
         else:
             self.connection.execute(_UPDATE_SEGMENT, {"of": segment_id, "stem": after.stem, **values})
             if part.before is not None and part.before.stem != after.stem:
-                self.connection.execute(_FORGET_INTENT, {"of": after.stem})
+                self._forget_intent(after.stem, sealed=part.sealed)
         if part.sealed:
             self.forget_open_rows(segment_id)
         elif part.last > part.first:
@@ -115,7 +105,7 @@ class Writing(Reading):
         else:
             id_ = self._segment_ids.popleft()
             self.connection.execute(unanswered(tables.segments.insert().values(id=id_, stem=stem, **values)))
-        self.connection.execute(_FORGET_INTENT, {"of": stem})
+        self._forget_intent(stem, sealed=bool(values["sealed"]))
         for buffer_id in buffer_ids:
             self.connection.execute(_INSERT_BUFFER_SEGMENT, {"buffer_id": buffer_id, "segment_id": id_})
         return id_
@@ -147,21 +137,13 @@ class Writing(Reading):
         for state in orphaned:
             self.forget_open_rows(state.id)
             self.connection.execute(unanswered(tables.segments.delete().where(tables.segments.c.id == state.id)))
-        self._insert(tables.intents, [{"stem": state.stem, "leaving": True} for state in orphaned])
+        self._insert_leaving([state.stem for state in orphaned])
         return [state.stem for state in orphaned]
 
     def forget_open_rows(self, segment_id: int) -> None:
         """Of a segment that is open no more."""
         for table in (tables.open_rows, tables.open_bodies):
             self.connection.execute(unanswered(table.delete().where(table.c.segment_id == segment_id)))
-
-    def begin_uploads(self, stems: Sequence[str], seconds: float) -> None:
-        """Note that segments of these names, which were taken and are none yet, are uploaded for so long."""
-        i = tables.intents.c
-        until = sa.cast(seconds_now() + seconds, sa.BigInteger)
-        for first in range(0, len(stems), MOST_VALUES):
-            these = i.stem.in_(stems[first : first + MOST_VALUES])
-            self.connection.execute(unanswered(tables.intents.update().where(these).values(upload_until=until)))
 
     def insert_deaths(self, buffer_id: int, dead: Arrays | Rows, versions: NDArray[np.uint64]) -> None:
         """Note that records have died, ``(N,)``, and at which version each of them did."""
@@ -360,14 +342,19 @@ _UPDATE_SEGMENT = unanswered(tables.segments.update().where(tables.segments.c.id
 _INSERT_OPEN_ROW = unanswered(tables.open_rows.insert())
 _INSERT_OPEN_BODIES = unanswered(tables.open_bodies.insert())
 _INSERT_BUFFER_SEGMENT = unanswered(tables.buffer_segments.insert())
-_FORGET_INTENT = unanswered(tables.intents.delete().where(tables.intents.c.stem == sa.bindparam("of")))
-_UPDATE_FIGURES = (
+_IS_THERE = tables.buffers.c.version == sa.bindparam("from_version", type_=sa.BigInteger)
+_FIGURES = (
     tables.buffers.update()
-    .where(tables.buffers.c.id == sa.bindparam("of"), tables.buffers.c.version == sa.bindparam("from_version"))
+    .where(tables.buffers.c.id == sa.bindparam("of"))
     .values(
         version=sa.bindparam("to_version"),
         bytes_used=sa.bindparam("to_bytes_used"),
         num_records=sa.bindparam("to_num_records"),
         next_exemplar_id=sa.bindparam("to_next_id"),
     )
+)
+_UPDATE_FIGURES = _FIGURES.where(_IS_THERE)
+_GUARDED_FIGURES = unanswered(
+    # At another version this divides by zero.
+    _FIGURES.values(version=sa.bindparam("to_version", type_=sa.BigInteger) // sa.cast(_IS_THERE, sa.Integer))
 )

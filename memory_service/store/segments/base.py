@@ -17,6 +17,7 @@ from memory_format import StorageError, checksum
 from memory_format.wire import Batch
 from memory_service.store.pure.change import Body
 from memory_service.store.pure.erasing import Targets
+from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments import appending
 from memory_service.store.segments.appending import MAX_SEGMENT_RECORDS, OpenSegment, Part, fitting
 from memory_service.store.segments.files import storage_error
@@ -57,6 +58,12 @@ class Names(Protocol):
 
 class Bodies(Names, Protocol):
     """An index that keeps the bodies of open segments, and knows of uploads."""
+
+    @property
+    def grace_seconds(self) -> float: ...
+
+    def dead(self, stems: Sequence[str]) -> Sequence[str]:
+        """Which of some segments that were to go may go."""
 
     def open_bodies(self, stem: str) -> Sequence[bytes] | None:
         """Those of an open segment, in the pieces that were written; None where it has none of that name."""
@@ -262,6 +269,16 @@ class Segments(ABC):
             OSError: it cannot be read.
             ValueError: it is damaged.
         """
+
+    # What others have changed
+
+    def changed_elsewhere(self, segments: Iterable[SegmentState]) -> None:
+        """Other processes have made these of a buffer's segments, which the index names."""
+        raise NotImplementedError
+
+    def forget(self, stems: Iterable[str]) -> None:
+        """Other processes have let go of these, and remove them."""
+        raise NotImplementedError
 
     # Removing
 

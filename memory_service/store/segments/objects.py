@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final
 from memory_format import BusyError, StorageError, checksum
 from memory_service.store.pure.change import Body
 from memory_service.store.pure.erasing import Targets
+from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.appending import OpenSegment, Part
 from memory_service.store.segments.base import Bodies, KnownFiles, Prefix, SegmentGoneError, Segments
 from memory_service.store.segments.bucket import WRITE_SECONDS, Bucket
@@ -61,7 +62,7 @@ class ObjectSegments(Segments):
         self._index = names
         self._mark = mark
         self.copies = Copies(bucket, names, cache, cache_bytes, max_open, self._was_read)
-        self._sweeper = Sweeper(lambda stems: bucket.delete(map(key_of, stems)), names.stems_gone)
+        self._sweeper = Sweeper(self._remove, names.stems_gone)
         self.orphans = self._sweeper.failing
         self._lock = threading.Lock()
         self._staged: dict[str, bytes] = {}
@@ -194,12 +195,39 @@ class ObjectSegments(Segments):
         self._read_on.add(stem)
         if not self.copies.forget(stem):
             self._read_on.discard(stem)
-            self._sweeper.add([stem], seconds)
+            self._sweeper.add([stem], max(seconds, self._index.grace_seconds))
+
+    def _remove(self, stems: Sequence[str]) -> Sequence[str]:
+        dead = self._index.dead(stems)
+        self._bucket.delete(map(key_of, dead))
+        return dead
 
     def _was_read(self, stem: str) -> None:
         if stem in self._read_on:
             self._read_on.discard(stem)
-            self._sweeper.add([stem])
+            self._sweeper.add([stem], self._index.grace_seconds)
+
+    # What others have changed
+
+    def changed_elsewhere(self, segments: Iterable[SegmentState]) -> None:
+        copies = self.copies
+        for segment in segments:
+            if segment.sealed:
+                copies.sizes[segment.stem] = segment.file_bytes
+            else:
+                # What others have written to it is not in the copy.
+                copies.filled.discard(segment.stem)
+                copies.growing.add(segment.stem)
+
+    def forget(self, stems: Iterable[str]) -> None:
+        for stem in stems:
+            self.copies.growing.discard(stem)
+            self.copies.sizes.pop(stem, None)
+            self.copies.forget(stem)
+
+    def sweep_dead(self, stems: Iterable[str]) -> None:
+        """Remove what others have not."""
+        self._sweeper.add(stems)
 
     def expect_gone(self, seconds: float) -> None:
         if stem := self.copies.open.wait_until_read(seconds):

@@ -20,11 +20,12 @@ class Sweeper:
     """What is to go, and a thread while there is anything.
 
     Args:
-        remove: removes some, or raises ``StorageError``: then none of them counts as removed.
+        remove: removes some, and gives those that nobody holds; or raises ``StorageError``: then none of them counts as
+            removed.
         gone: told which are.
     """
 
-    def __init__(self, remove: Callable[[list[str]], object], gone: Callable[[Iterable[str]], object]) -> None:
+    def __init__(self, remove: Callable[[list[str]], Iterable[str]], gone: Callable[[Iterable[str]], object]) -> None:
         self._remove = remove
         self._gone = gone
         self._changed = threading.Condition()
@@ -68,7 +69,7 @@ class Sweeper:
         pause = _LEAST_WAIT
         while (names := self._next()) is not None:
             try:
-                self._remove(names)
+                gone = self._remove(names)
             except StorageError as error:
                 (logger.debug if self.failing else logger.warning)("objects stay for now: %s", error.message)
                 with self._changed:
@@ -77,7 +78,7 @@ class Sweeper:
                 pause = min(2 * pause, _MOST_WAIT)
                 continue
             pause = _LEAST_WAIT
-            self._gone(names)
+            self._gone(gone)
             with self._changed:
                 self.failing -= set(names)
                 for name in names:

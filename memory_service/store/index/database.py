@@ -1,0 +1,104 @@
+"""An index in a database of PostgreSQL, whoever holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from memory_format import StorageError
+from memory_service.store.index import migrations, tables
+from memory_service.store.index.generation import Mark
+from memory_service.store.index.opening import Seen
+from memory_service.store.index.sql import SqlIndex, as_storage_error
+
+LOCK: Final = "1701668205, hashtext(current_schema())"
+"""Of a store: a database holds one in each schema."""
+FIT: Final = (
+    "current_setting('server_encoding') AS encoding, current_setting('fsync') AS fsync, current_schema() AS schema, "
+    "pg_is_in_recovery() AS standby"
+)
+HOLDER: Final = sa.text(
+    "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND "
+    "l.granted AND l.classid::bigint = 1701668205 AND l.objid = hashtext(current_schema())::bit(32)::bigint::oid AND "
+    "l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+_SEEN: Final = sa.select(
+    tables.store.c.store_id,
+    tables.store.c.changes,
+    sa.select(migrations.alembic_version.c.version_num).scalar_subquery().label("version_num"),
+    sa.select(sa.func.count()).select_from(tables.segments).scalar_subquery().label("segments"),
+)
+
+
+class Database(SqlIndex):
+    """The tables of one store in a database of PostgreSQL.
+
+    Args:
+        url: of the database, as :func:`parse` gives it.
+    """
+
+    def __init__(self, url: sa.URL, engine: sa.Engine) -> None:
+        # Never with a password: errors and logs show it.
+        self.place = f"database {url.database or url.username} at {url.host or 'a local socket'}"
+        if url.port is not None:
+            self.place += f":{url.port}"
+        self.schema: str | None = None
+        """What :meth:`seen` has found."""
+        self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
+        super().__init__(engine, engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True))
+
+    def seen(self) -> Seen | None:
+        """What the index says of itself; None where there are no tables yet. Raises ``StorageError``: there are some,
+        and they are none of a store."""
+        try:
+            with self.reading() as reading:
+                row = reading.connection.execute(_SEEN).one()
+        except StorageError:
+            # Most of all as there are no tables.
+            if self._is_there():
+                raise
+            return None
+        self.schema = row.version_num
+        return Seen(Mark(row.store_id, row.changes), row.segments)
+
+    def _is_there(self) -> bool:
+        """Whether there are a store's tables. Raises ``StorageError``: there are some that are none of a store's."""
+        with self.reading() as reading:
+            names = set(sa.inspect(reading.connection).get_table_names())
+            if "alembic_version" not in names:
+                if others := sorted(names & tables.metadata.tables.keys()):
+                    raise StorageError(
+                        f"{self.place} has a table {others[0]!r} that is none of a store's: name another database, or "
+                        "a schema (?options=-csearch_path%3DNAME)"
+                    )
+                return False
+            if "store" not in names:
+                raise StorageError(f"{self.place} is used by something else: name another database, or a schema")
+            return True
+
+    def expect_fit(self, found: Any) -> None:
+        encoding = found.encoding
+        if encoding != "UTF8":
+            raise StorageError(f"{self.place} has the encoding {encoding}: make one with UTF8")
+        if found.schema is None:
+            raise StorageError(f"{self.place} has no schema that search_path names: make it (CREATE SCHEMA)")
+        if found.standby:
+            raise StorageError(f"{self.place} is a standby, which cannot be written: name the primary")
+
+    def scrub(self) -> None:
+        """PostgreSQL leaves what was deleted in its pages. Bodies are in one table alone, which is made anew."""
+        with as_storage_error(), self._engine.connect() as connection:
+            bare = connection.execution_options(isolation_level="AUTOCOMMIT")
+            bare.execute(sa.text(f"VACUUM FULL {tables.open_bodies.name}"))
+
+    @contextmanager
+    def _driver_errors(self) -> Iterator[None]:
+        """Around what goes past SQLAlchemy."""
+        driver: Any = self._engine.dialect.dbapi
+        try:
+            yield
+        except driver.Error as error:
+            raise sa.exc.DBAPIError(None, None, error) from error

@@ -1,0 +1,79 @@
+"""Names of segments that are about to be made, or to go: what a crash leaves is told by them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from memory_format import StorageError
+from memory_service.store.index import tables
+from memory_service.store.index.clock import in_seconds, is_over
+from memory_service.store.index.reading import MOST_VALUES, Reading, unanswered
+
+
+class Intents(Reading):
+    """What a transaction that changes the index does to them.
+
+    Args:
+        changed_to: the number that the index has once this is committed; None where it is not counted.
+        segment_ids: for new segments, nobody else is given them; taken from here. The database gives more.
+        grace_seconds: see :attr:`Index.grace_seconds`; None where the index is not shared.
+    """
+
+    def __init__(
+        self,
+        connection: sa.Connection,
+        changed_to: int | None = None,
+        segment_ids: deque[int] | None = None,
+        *,
+        grace_seconds: float | None = None,
+    ) -> None:
+        super().__init__(connection, shared=grace_seconds is not None)
+        self.changed_to = changed_to
+        self._segment_ids = segment_ids
+        self._grace_seconds = grace_seconds
+
+    def begin_uploads(self, stems: Sequence[str], seconds: float) -> None:
+        """Note that segments of these names, which were taken and are none yet, are uploaded for so long."""
+        i, until = tables.intents.c, in_seconds(seconds)
+        if self._shared:
+            # Names are not reserved: others would take them for what a crash has left.
+            named = unanswered(tables.intents.insert().values(upload_until=until))
+            self.connection.execute(named, [{"stem": stem, "leaving": False} for stem in stems])
+            return
+        for first in range(0, len(stems), MOST_VALUES):
+            these = i.stem.in_(stems[first : first + MOST_VALUES])
+            self.connection.execute(unanswered(tables.intents.update().where(these).values(upload_until=until)))
+
+    def claim_dead(self, stems: Sequence[str]) -> list[str]:
+        """Of some segments, those whose time to be put, or to be read, has passed: nobody can make them part of a
+        buffer from here on."""
+        claimed: list[str] = []
+        for first in range(0, len(stems), MOST_VALUES):
+            these = tables.intents.c.stem.in_(stems[first : first + MOST_VALUES]) & is_over()
+            claim = tables.intents.update().where(these).values(leaving=True).returning(tables.intents.c.stem)
+            claimed += self.connection.execute(claim).scalars()
+        return claimed
+
+    def _forget_intent(self, stem: str, *, sealed: bool) -> None:
+        """A segment is there. Raises ``StorageError``: the time to put it has passed, and somebody removes it."""
+        if not self._shared:
+            self.connection.execute(_FORGET_INTENT, {"of": stem})
+        elif sealed and self.connection.execute(_END_UPLOAD, {"of": stem}).rowcount != 1:
+            raise StorageError(f"segment {stem} was put too late: it may be removed by now")
+
+    def _insert_leaving(self, stems: Sequence[str]) -> None:
+        """Nobody holds these segments any more."""
+        if not stems:
+            return
+        leaving = unanswered(tables.intents.insert())
+        if self._grace_seconds is not None:
+            leaving = leaving.values(upload_until=in_seconds(self._grace_seconds))
+        self.connection.execute(leaving, [{"stem": stem, "leaving": True} for stem in stems])
+
+
+# Made once: they are part of every change, and cost more to make than to run.
+_FORGET_INTENT = unanswered(tables.intents.delete().where(tables.intents.c.stem == sa.bindparam("of")))
+_END_UPLOAD = tables.intents.delete().where(tables.intents.c.stem == sa.bindparam("of"), ~tables.intents.c.leaving)

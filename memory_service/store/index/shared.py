@@ -1,0 +1,376 @@
+"""The index in a database of PostgreSQL that several replicas of the service share.
+
+Each connection holds its part of the store's lock, so that nobody has the store alone meanwhile. Who changes a buffer
+holds it by a lock of the session that writes, for as many transactions as the change takes: while something is put into
+the object store no transaction is open. Who has lost the session has lost the lock, and its last transaction is over
+once the lock is got again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import sqlalchemy as sa
+from psycopg import errors
+from psycopg.rows import namedtuple_row
+from sqlalchemy import event
+
+from memory_format import StorageError
+from memory_service.store.index import migrations
+from memory_service.store.index.base import Reading, Writing
+from memory_service.store.index.connecting import CONNECTIONS, PIPELINE, POOL_SECONDS, end, is_alive, make_engine, parse
+from memory_service.store.index.database import FIT, HOLDER, LOCK, Database
+from memory_service.store.index.generation import Mark
+from memory_service.store.index.postgres import PostgresIndex
+from memory_service.store.index.reading import unanswered
+from memory_service.store.index.sql import as_storage_error
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS: Final = 120.0
+"""For how long a segment that was removed can be read on by other replicas."""
+_ROUNDED: Final = 1.0
+"""Times in the index are whole seconds."""
+_CHANGING_SECONDS: Final = 10
+"""How long a change waits for one of the same buffer through another replica."""
+_LOCK_SECONDS: Final = 3.0
+"""As with one that has the store alone: its session may live a little longer."""
+_TRIES: Final = 5
+_PREPARED_AFTER: Final = 5
+
+_TAKE_PART: Final = f"SELECT pg_try_advisory_lock_shared({LOCK}) AS taken, {FIT}"
+_OF_BUFFER: Final = "hashtextextended(current_schema() || ' ' || %s::bigint, 1701668205)"
+_TAKE_BUFFER: Final = f"SELECT pg_advisory_lock({_OF_BUFFER})"
+_LEAVE_BUFFER: Final = f"SELECT pg_advisory_unlock({_OF_BUFFER})"
+_BUFFER: Final = sa.text(
+    "SELECT (SELECT changes FROM buffers WHERE id = :of) AS number, "
+    "ARRAY(SELECT nextval(pg_get_serial_sequence('segments', 'id')) FROM generate_series(1, CAST(:ids AS int))) AS ids"
+)
+_BEGIN: Final = unanswered(sa.text("BEGIN ISOLATION LEVEL READ COMMITTED"))
+_COMMIT: Final = sa.text("COMMIT")
+_ROLLBACK: Final = sa.text("ROLLBACK")
+_COUNT: Final = unanswered(
+    # Where somebody else has counted, this divides by zero.
+    sa.text("UPDATE buffers SET changes = changes + 1 / CAST(changes = :seen AS int) WHERE id = :of")
+)
+_COUNT_IN_STORE: Final = sa.text("UPDATE store SET changes = changes + :by RETURNING store_id, changes")
+
+
+@dataclass
+class _Session:
+    """A connection that writes, in psycopg's pipeline, and the buffer that it holds meanwhile."""
+
+    connection: sa.Connection
+    pipeline: ExitStack
+    segment_ids: deque[int] = field(default_factory=deque)
+    """For new segments: nobody else is given them."""
+    buffer_id: int | None = None
+    """0 = which buffers there are, None = nothing."""
+    began: int | None = None
+    """Number of the buffer's last change when it was got; None where there is no such buffer."""
+    number: int | None = None
+    """And now."""
+    lost: bool = False
+    """Whether it has ended: its last transaction may have been committed."""
+
+    @property
+    def driver(self) -> Any:
+        return self.connection.connection.driver_connection
+
+    def end(self) -> None:
+        self.lost = True
+        end(self.connection)
+        with suppress(Exception):
+            self.pipeline.close()
+
+
+class SharedIndex(Database):
+    """The database of one store, beside other replicas; :meth:`prepare` comes before anything else.
+
+    Args:
+        url: as :class:`PostgresIndex` takes it.
+
+    Raises:
+        StorageError: ``store_locked`` where a service has it alone; the database cannot be used.
+    """
+
+    is_shared: ClassVar[bool] = True
+    grace_seconds: ClassVar[float] = GRACE_SECONDS + _ROUNDED
+
+    def __init__(self, url: str) -> None:
+        parsed = parse(url)
+        readers, self._writers = make_engine(parsed), make_engine(parsed)
+        for engine in (readers, self._writers):
+            event.listen(engine, "connect", self._take_part)
+        self._url = url
+        self._mine = threading.local()
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        self._idle: deque[_Session] = deque()
+        # Nobody waits for the end of what is committed already.
+        self._ending = ThreadPoolExecutor(2, "letting-go")
+        super().__init__(parsed, readers)
+
+    def _take_part(self, driver: Any, _record: Any) -> None:
+        until = time.monotonic() + _LOCK_SECONDS
+        try:
+            with driver.cursor(row_factory=namedtuple_row) as cursor:
+                while not (found := cursor.execute(_TAKE_PART).fetchone()).taken:
+                    self.expect_fit(found)
+                    if time.monotonic() > until:
+                        (holder,) = cursor.execute(str(HOLDER)).fetchone() or ("which does not say its name",)
+                        raise StorageError(
+                            f"a service has the store in {self.place} alone ({holder}): start all of them with "
+                            "--replicas",
+                            code="store_locked",
+                        )
+                    driver.commit()
+                    time.sleep(0.02)
+                self.expect_fit(found)
+                cursor.execute(f"SET lock_timeout = '{_CHANGING_SECONDS}s'")
+            driver.commit()
+        except BaseException:
+            driver.close()
+            raise
+
+    def prepare(self, data: Path) -> Mark:
+        """As :meth:`PostgresIndex.prepare`. Tables are made, and brought up to date, by one that has the store alone
+        for a moment. Raises ``StorageError``: replicas of an earlier version use it."""
+        tries = 0
+        while self.schema != migrations.HEAD:
+            tries += 1
+            # Its own connections would be in the way.
+            self._engine.dispose()
+            try:
+                alone = PostgresIndex(self._url)
+                try:
+                    alone.seen()
+                    alone.prepare(data)
+                finally:
+                    alone.close()
+            except StorageError as error:
+                # Another replica may be doing that.
+                if error.code != "store_locked" or tries == _TRIES:
+                    raise
+            self.seen()
+        with as_storage_error(), self._at_once.connect() as connection:
+            return Mark(*connection.execute(_COUNT_IN_STORE, {"by": 2}).one())
+
+    # Sessions
+
+    @property
+    def _session(self) -> _Session | None:
+        """This thread's, while it changes something."""
+        found: _Session | None = getattr(self._mine, "session", None)
+        return found
+
+    @contextmanager
+    def changing(self, buffer_id: int) -> Iterator[int | None]:
+        with self._own(buffer_id) as session:
+            yield session.number
+
+    @contextmanager
+    def _own(self, buffer_id: int | None) -> Iterator[_Session]:
+        """A session for this thread."""
+        if not self._free.acquire(timeout=POOL_SECONDS):
+            raise StorageError(f"all {CONNECTIONS} connections that change the index in {self.place} are in use")
+        try:
+            session = self._new_session(buffer_id)
+        except BaseException:
+            self._free.release()
+            raise
+        outer, self._mine.session = self._session, session
+        try:
+            yield session
+        finally:
+            self._mine.session = outer
+            if buffer_id is None:
+                self._let_go(session)
+            else:
+                self._ending.submit(self._let_go, session)
+
+    def _new_session(self, buffer_id: int | None) -> _Session:
+        session: _Session | None = None
+        with suppress(IndexError):
+            while session is None:
+                session = self._idle.pop()
+                if not is_alive(session.connection):
+                    session.end()
+                    session = None
+        with as_storage_error():
+            session = session or self._connect()
+        self._take(session, buffer_id)
+        return session
+
+    def _connect(self) -> _Session:
+        connection = self._writers.connect().execution_options(isolation_level="AUTOCOMMIT")
+        session = _Session(connection, ExitStack())
+        try:
+            # Who has had the store alone before, and comes back, finds that it was not.
+            connection.execute(_COUNT_IN_STORE, {"by": 2})
+            connection.commit()
+            session.driver.prepare_threshold = _PREPARED_AFTER
+            connection.info[PIPELINE] = session.pipeline.enter_context(session.driver.pipeline())
+        except BaseException:
+            session.end()
+            raise
+        return session
+
+    def _take(self, session: _Session, buffer_id: int | None) -> None:
+        """Hold a buffer from here on."""
+        session.buffer_id = buffer_id
+        if buffer_id is None:
+            return
+        try:
+            with as_storage_error(), self._driver_errors():
+                session.driver.execute(_TAKE_BUFFER, [buffer_id])
+                wanted = {"of": buffer_id, "ids": 0 if session.segment_ids else 2}
+                # In a statement of its own: this one sees what was committed before the lock was got.
+                found = session.connection.execute(_BUFFER, wanted).one()
+        except StorageError as error:
+            session.end()
+            if isinstance(getattr(error.__cause__, "orig", None), errors.LockNotAvailable):
+                raise StorageError(
+                    f"the buffer is being changed through another replica for more than {_CHANGING_SECONDS} seconds"
+                ) from error
+            raise
+        except BaseException:
+            session.end()
+            raise
+        session.segment_ids.extend(found.ids)
+        session.began = session.number = found.number
+
+    def _let_go(self, session: _Session) -> None:
+        try:
+            if not session.lost and session.buffer_id is not None:
+                with self._driver_errors():
+                    session.driver.execute(_LEAVE_BUFFER, [session.buffer_id])
+                    session.connection.info[PIPELINE].sync()
+            if not session.lost:
+                session.buffer_id = session.began = session.number = None
+                self._idle.append(session)
+        except Exception:
+            # The lock goes with it.
+            session.end()
+        finally:
+            self._free.release()
+
+    def _renew(self, session: _Session) -> None:
+        """Hold the buffer again: then what the session that was lost came to can be asked for."""
+        with as_storage_error():
+            new = self._connect()
+        try:
+            self._take(new, session.buffer_id)
+        except BaseException:
+            new.end()
+            raise
+        for name, value in vars(new).items():
+            setattr(session, name, value)
+
+    # Transactions
+
+    @contextmanager
+    def reading(self, *, alone: bool = False) -> Iterator[Reading]:
+        session = self._session
+        if session is not None and session.lost:
+            self._renew(session)
+        if not alone:
+            with super().reading() as reading:
+                yield reading
+            return
+        with as_storage_error(), self._at_once.connect() as connection:
+            yield Reading(connection, shared=True)
+
+    @contextmanager
+    def writing(self, *, counted: bool = True) -> Iterator[Writing]:
+        session = self._session
+        if session is None:
+            with self._own(None), self.writing(counted=counted) as writing:
+                yield writing
+            return
+        if session.lost:
+            raise StorageError("the index cannot be used: the connection that held the buffer was lost")
+        with as_storage_error(), self._transaction_of(session):
+            writing = self._begun(session)
+            yield writing
+            with self._names_lock:
+                gone = set(self._gone)
+            self._forget_names(session.connection, gone)
+        with self._names_lock:
+            self._gone -= gone
+        session.number = writing.changed_to if session.buffer_id else session.number
+
+    def _begun(self, session: _Session) -> Writing:
+        to = None
+        if session.buffer_id and session.number is not None:
+            session.connection.execute(_COUNT, {"of": session.buffer_id, "seen": session.number})
+            to = session.number + 1
+        return Writing(session.connection, to, session.segment_ids, grace_seconds=GRACE_SECONDS)
+
+    @contextmanager
+    def _transaction_of(self, session: _Session) -> Iterator[None]:
+        try:
+            try:
+                session.connection.execute(_BEGIN)
+                yield
+            except BaseException:
+                try:
+                    session.connection.execute(_ROLLBACK)
+                except sa.exc.SQLAlchemyError:
+                    session.end()
+                raise
+            try:
+                self._commit(session)
+            except BaseException:
+                session.end()
+                raise
+        except sa.exc.DBAPIError as error:
+            if isinstance(error.orig, errors.DivisionByZero):
+                raise StorageError(f"the index in {self.place} changed behind the service's back") from error
+            raise
+
+    def _commit(self, session: _Session) -> None:
+        session.connection.execute(_COMMIT)
+
+    # What is in which order, and names
+
+    def made_here(self, since: int, to: int) -> bool:
+        session = self._session
+        mine = session is not None and session.began is not None and session.number is not None
+        if session is None or not mine:
+            return since == to
+        return since == to or (session.began or 0) <= since <= to <= (session.number or 0)
+
+    def take_stem(self) -> str:
+        # Named in the index before it is put.
+        return uuid.uuid4().hex
+
+    def begin_uploads(self, stems: Sequence[str], seconds: float) -> int:
+        with self._own(None) as session, as_storage_error(), self._transaction_of(session):
+            Writing(session.connection, grace_seconds=GRACE_SECONDS).begin_uploads(stems, seconds)
+            mark = Mark(*session.connection.execute(_COUNT_IN_STORE, {"by": 1}).one())
+        return mark.changes
+
+    def dead(self, stems: Sequence[str]) -> Sequence[str]:
+        with self.writing() as transaction:
+            return transaction.claim_dead(stems)
+
+    def check_writable(self) -> None:
+        with self._own(None) as session, as_storage_error(), self._transaction_of(session):
+            session.connection.execute(sa.text("SELECT id FROM store FOR UPDATE")).all()
+
+    def close(self) -> None:
+        self._ending.shutdown()
+        while self._idle:
+            self._idle.pop().end()
+        self._writers.dispose()
+        super().close()

@@ -1,0 +1,221 @@
+"""A store that several replicas of the service have open at once, over one index and one object store.
+
+What a request is about is looked up in the index first, and read where others have changed it. So no answer is of an
+older state than any that was given before it, by whichever replica.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from memory_format import ConflictError, FormatError, NotFoundError, StorageError
+from memory_format.api.answers import DeleteResponse
+from memory_format.api.runs import RunInfo
+from memory_service.store.buffer import Buffer
+from memory_service.store.erasures import Erasures
+from memory_service.store.index.base import BufferEntry, BufferRows, Writing
+from memory_service.store.loading import SealedSegments
+from memory_service.store.pure.erasing import Targets
+from memory_service.store.runs import Runs
+from memory_service.store.segments.objects import ObjectSegments
+from memory_service.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_SECONDS: Final = 60.0
+"""Between looks for what a replica has left that has ended, half of it more or less."""
+
+
+class _NoErasures(Erasures):
+    """Copies of what is erased lie in the caches of all replicas."""
+
+    def erase(self, *_: Any, **__: Any) -> DeleteResponse:
+        raise FormatError(
+            "replicas have copies that others cannot erase: stop them, and erase by one service without --replicas",
+            code="invalid_request",
+        )
+
+    def resume(self, pending: Mapping[int, Targets]) -> None:
+        if pending:
+            logger.error("records that were to be erased are still in the store: one service alone goes on with that")
+
+
+class _NoRuns(Runs):
+    """Reports of runs are files of one directory."""
+
+    def put(self, *_: Any, **__: Any) -> tuple[RunInfo, bool]:
+        raise FormatError(
+            "replicas keep no reports of runs: keep them with the run (--no-upload), or give them to a service without "
+            "--replicas",
+            code="invalid_request",
+        )
+
+
+class SharedStore(Store):
+    """One replica's. Its directory is its own."""
+
+    is_shared: ClassVar[bool] = True
+    _runs: ClassVar[type[Runs]] = _NoRuns
+    _erasures: ClassVar[type[Erasures]] = _NoErasures
+
+    def __init__(self, data: Path, *given: Any, **more: Any) -> None:
+        self._adopting = threading.Lock()
+        self._naming, self._names = threading.Lock(), threading.local()
+        self._closed = threading.Event()
+        super().__init__(data, *given, **more)
+        self._sweeping = threading.Thread(target=self._sweep, name="replica-sweeper", daemon=True)
+        self._sweeping.start()
+
+    # Which buffers there are
+
+    def buffer(self, name: str) -> Buffer:
+        """As it is now, whoever has changed it last. Raises ``NotFoundError`` (``unknown_buffer``); ``StorageError``:
+        the index cannot be read, or ``replica_behind``."""
+        with self._index.reading(alone=True) as reading:
+            found = reading.numbers(name).get(name)
+        return self._seen(name, found)
+
+    def buffers(self) -> list[Buffer]:
+        """All buffers by name, as they are now."""
+        found = []
+        for name, of_it in self._look().items():
+            with suppress(NotFoundError):
+                found.append(self._seen(name, of_it))
+        return sorted(found, key=lambda buffer: buffer.name)
+
+    def page_of_buffers(
+        self, limit: int, cursor: str | None = None, *, only: Callable[[str], bool] | None = None
+    ) -> tuple[list[Buffer], str | None]:
+        """As :meth:`Store.page_of_buffers`."""
+        numbers = self._look()
+        page, after = super().page_of_buffers(limit, cursor, only=only)
+        return [self._seen(buffer.name, numbers[buffer.name]) for buffer in page], after
+
+    def _look(self) -> dict[str, tuple[int, int]]:
+        """Know all buffers that there are; returns their ids and numbers by name."""
+        with self._index.reading(alone=True) as reading:
+            numbers = reading.numbers()
+        for name, buffer in list(self._buffers.items()):
+            if numbers.get(name, (0, 0))[0] != buffer.config.id:
+                self._forget(buffer)
+        for name, (id_, _) in list(numbers.items()):
+            try:
+                self._adopt(name, id_)
+            except NotFoundError:
+                del numbers[name]
+        return numbers
+
+    def _seen(self, name: str, found: tuple[int, int] | None) -> Buffer:
+        """A buffer of which the index says its id and the number of its last change; None: there is none."""
+        known = self._buffers.get(name)
+        if known is not None and (found is None or known.config.id != found[0]):
+            self._forget(known)
+        if found is None:
+            return super().buffer(name)
+        buffer = self._adopt(name, found[0])
+        try:
+            buffer.turns.catch_up(found[1])
+        except NotFoundError:
+            self._forget(buffer)
+            raise
+        return buffer
+
+    def _adopt(self, name: str, id_: int) -> Buffer:
+        """A buffer that another replica may have made. Raises ``NotFoundError``: it is gone by now."""
+        known = self._buffers.get(name)
+        if known is not None and known.config.id == id_:
+            return known
+        with self._adopting:
+            known = self._buffers.get(name)
+            if known is not None and known.config.id == id_:
+                return known
+            with self._index.reading() as reading:
+                rows = reading.contents(id_).get(id_)
+            if rows is None:
+                raise NotFoundError(f"there is no buffer {name!r}", code="unknown_buffer")
+            buffer = self._buffers[name] = self._open_buffer(rows, SealedSegments(self._segments))
+            return buffer
+
+    def _forget(self, buffer: Buffer) -> None:
+        """Another replica has deleted it, and removes its files."""
+        buffer.contents.dropped = True
+        with self._adopting:
+            if self._buffers.get(buffer.name) is buffer:
+                del self._buffers[buffer.name]
+        self._quota.drop(buffer.name)
+        self._segments.forget([segment.stem for segment in buffer.state.segments.values()])
+
+    def _open_buffer(self, rows: BufferRows, sealed: SealedSegments) -> Buffer:
+        self._segments.changed_elsewhere(rows.segments)
+        return super()._open_buffer(rows, sealed)
+
+    # What makes some
+
+    def create_buffer(self, name: str, **settings: Any) -> tuple[Buffer, bool]:
+        """As :meth:`Store.create_buffer`."""
+        with self._alone():
+            self._refresh(name)
+            return super().create_buffer(name, **settings)
+
+    def fork(self, name: str, new_name: str, **what: Any) -> Buffer:
+        """As :meth:`Store.fork`."""
+        with self._alone():
+            self._refresh(new_name)
+            return super().fork(name, new_name, **what)
+
+    def expect_free(self, name: str) -> None:
+        """As :meth:`Store.expect_free`."""
+        self._refresh(name)
+        super().expect_free(name)
+
+    def _make(self, name: str, change: Callable[[Writing], BufferEntry]) -> BufferEntry:
+        with self._alone():
+            with self._index.reading() as reading:
+                if reading.find_buffer(name) is not None:
+                    raise ConflictError(f"there is a buffer {name!r} already", code="buffer_exists")
+            return super()._make(name, change)
+
+    def _refresh(self, name: str) -> None:
+        with suppress(NotFoundError):
+            self.buffer(name)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process makes a buffer meanwhile. One thread of this one waits for that, so that connections are
+        left for who changes buffers."""
+        if getattr(self._names, "held", False):
+            yield
+            return
+        with self._naming, self._index.changing(0):
+            self._names.held = True
+            try:
+                yield
+            finally:
+                self._names.held = False
+
+    # What others have left
+
+    def _sweep(self) -> None:
+        while not self._closed.wait(_SWEEP_SECONDS * random.uniform(0.5, 1.5)):
+            try:
+                self.sweep()
+            except StorageError as error:
+                logger.warning("what an ended replica has left stays for now: %s", error.message)
+
+    def sweep(self) -> None:
+        """Remove what was to be uploaded, or to go, by a replica that has ended since. Raises ``StorageError``."""
+        with self._index.reading() as reading:
+            dead = reading.dead_uploads()
+        assert isinstance(self._segments, ObjectSegments)
+        self._segments.sweep_dead(dead)
+
+    def release(self) -> None:
+        """As :meth:`Store.release`."""
+        self._closed.set()
+        super().release()

@@ -1,0 +1,279 @@
+"""Several replicas over one index and one object store: none of them answers with what another has changed since."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from memory_format import ConflictError, NotFoundError, StorageError, encode_batch
+from memory_service.store import Buffer, Store, changes
+from memory_service.store.directory import Places
+from memory_service.store.index.shared import SharedIndex
+from memory_service.store.pure.model import Options
+from memory_service.store.pure.query import Query
+from memory_service.store.pure.sampler import SampleRequest
+from memory_service.store.segments import appending, bucket, objects
+from memory_service.store.segments.bucket import Bucket
+from memory_service.store.shared import SharedStore
+from memory_service.testing import expect_loaded_state
+from tests.memory_service.helpers import make_exemplar
+from tests.objects import ObjectStore, use
+from tests.postgres import PostgresServer
+from tests.round_trips import CountingProxy
+
+OPTIONS = Options(segment_bytes=3000)
+
+
+@pytest.fixture
+def pair(
+    tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[SharedStore, SharedStore]]:
+    """Two replicas in one process; every segment that is full is put."""
+    monkeypatch.setattr(appending, "SMALLEST_SEALED", 1)
+    segments = f"memory://{uuid4().hex}"
+    places = Places(postgres.new_schema(), segments, replicas=True)
+    with ExitStack() as stack:
+        stack.callback(bucket.forget_memory, segments)
+        first, second = (
+            stack.enter_context(SharedStore(tmp_path / name, OPTIONS, open_ports=places)) for name in ("one", "two")
+        )
+        yield first, second
+
+
+def push(buffer: Buffer, seed: int, count: int = 4, key: str | None = None) -> dict[str, object]:
+    batch = encode_batch([make_exemplar(i % 3, 100 * seed + i) for i in range(count)])
+    answer = buffer.push(batch, idempotency_key=key)
+    return {**json.loads(answer.document), "replayed": answer.replayed}
+
+
+def held(buffer: Buffer, snapshot: str | None = None) -> bytes:
+    return bytes(buffer.query_encoded(Query(limit=1000), snapshot=snapshot)[0])
+
+
+def drawn(buffer: Buffer, step: int) -> bytes:
+    return bytes(buffer.sample(SampleRequest(5, seed=1, step=step))[0])
+
+
+def expect_same(first: Store, second: Store, name: str = "b") -> None:
+    one, two = first.buffer(name), second.buffer(name)
+    assert held(one) == held(two)
+    assert one.state.version == two.state.version
+    if one.state.columns.num_records:
+        assert [drawn(one, step) for step in range(3)] == [drawn(two, step) for step in range(3)]
+    assert one.snapshots() == two.snapshots()
+    for snapshot in one.snapshots():
+        assert held(one, snapshot.name) == held(two, snapshot.name)
+    for buffer in (one, two):
+        expect_loaded_state(buffer)
+
+
+def test_what_one_has_changed_the_other_answers_with(pair: tuple[SharedStore, SharedStore]) -> None:
+    first, second = pair
+    first.create_buffer("b", budget_bytes=9000, disk_limit_bytes=200_000, eviction="fifo")
+    for turn in range(12):
+        here, there = pair if turn % 2 else (second, first)
+        answer = push(here.buffer("b"), turn, 1 + turn % 5, f"k{turn}")
+        assert there.buffer("b").state.version == answer["version"]
+        if turn % 4 == 1:
+            there.buffer("b").take_snapshot(f"s{turn}")
+        if turn % 4 == 3:
+            ids = here.buffer("b").state.columns["exemplar_id"].tolist()
+            there.buffer("b").update(ids[:2], ranks=[7, 8])
+            here.buffer("b").delete(ids[2:3])
+        # Whichever of the two is asked again.
+        assert push(there.buffer("b"), turn, 1 + turn % 5, f"k{turn}") == {**answer, "replayed": True}
+        expect_same(first, second)
+    assert first.buffer("b").stats().bytes_used <= 9000
+    second.buffer("b").drop_snapshot("s1")
+    expect_same(first, second)
+
+
+def test_buffers_are_made_forked_and_deleted_for_all(pair: tuple[SharedStore, SharedStore]) -> None:
+    first, second = pair
+    made, _ = first.create_buffer("b", budget_bytes=20_000, disk_limit_bytes=400_000)
+    push(made, 0, 20)
+    assert [buffer.name for buffer in second.buffers()] == ["b"]
+    assert second.create_buffer("b", budget_bytes=20_000, disk_limit_bytes=400_000)[1] is False
+    with pytest.raises(ConflictError):
+        second.create_buffer("b", budget_bytes=10_000)
+    second.fork("b", "f")
+    with pytest.raises(ConflictError):
+        first.fork("b", "f")
+    expect_same(first, second, "f")
+    assert [buffer.name for buffer in first.page_of_buffers(5)[0]] == ["b", "f"]
+    first.delete_buffer("b")
+    for call in (lambda: second.buffer("b"), lambda: second.delete_buffer("b"), lambda: first.buffer("b")):
+        with pytest.raises(NotFoundError):
+            call()
+    assert [buffer.name for buffer in second.buffers()] == ["f"]
+    # Another one of that name.
+    second.create_buffer("b", budget_bytes=30_000)
+    push(first.buffer("b"), 3)
+    expect_same(first, second)
+    expect_same(first, second, "f")
+
+
+# What a lost connection, or a replica that has ended, leaves
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_commit_without_an_answer_is_found_out(
+    pair: tuple[SharedStore, SharedStore], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """The session ends before the server has committed, or behind it, and another replica goes on meanwhile."""
+    first, second = pair
+    buffer, _ = first.create_buffer("b", budget_bytes=90_000)
+    push(buffer, 0)
+    commit = SharedIndex._commit
+
+    def cut(index: SharedIndex, session: Any) -> None:
+        if committed:
+            commit(index, session)
+        pid = session.driver.info.backend_pid
+        postgres.execute(f"SELECT pg_terminate_backend({pid}, 5000)")
+        monkeypatch.setattr(SharedIndex, "_commit", commit)
+        push(second.buffer("b"), 1)
+        session.connection.exec_driver_sql("SELECT 1")
+
+    monkeypatch.setattr(SharedIndex, "_commit", cut)
+    with pytest.raises(StorageError):
+        push(buffer, 2, key="k")
+    assert first.buffer("b").stats().num_records == (12 if committed else 8)
+    expect_same(first, second)
+    assert push(second.buffer("b"), 2, key="k")["replayed"] is committed
+    assert first.buffer("b").stats().num_records == 12
+    expect_same(first, second)
+
+
+def test_who_builds_on_an_older_state_changes_nothing(pair: tuple[SharedStore, SharedStore]) -> None:
+    """The database sees to that, whatever a replica believes."""
+    first, second = pair
+    buffer, _ = first.create_buffer("b", budget_bytes=90_000)
+    push(buffer, 0)
+    other = second.buffer("b")
+    old = other.state
+    push(buffer, 1)
+    held_before = held(buffer)
+    with other._changing():
+        other.contents.state = old
+        with pytest.raises(StorageError, match="behind the service's back"):
+            other._commits.commit(changes.deletion(old, np.array([0])))
+    assert held(first.buffer("b")) == held_before
+    with other._changing():
+        other._index._session.number -= 1  # type: ignore[attr-defined]
+        with pytest.raises(StorageError, match="behind the service's back"):
+            other._commits.commit(other.state.change(names={1: "one"}))
+    expect_same(first, second)
+
+
+def test_what_an_ended_replica_has_left_is_removed(
+    tmp_path: Path, postgres: PostgresServer, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before its deadline; and what is noted as a segment in time stays."""
+    use(object_store, monkeypatch)
+    monkeypatch.setattr(appending, "SMALLEST_SEALED", 1)
+    segments = object_store.new_prefix()
+    places = Places(postgres.new_schema(), segments, replicas=True)
+    with SharedStore(tmp_path / "one", OPTIONS, open_ports=places) as first:
+        buffer, _ = first.create_buffer("b", budget_bytes=90_000, disk_limit_bytes=900_000)
+        push(buffer, 0, 12)
+        # Uploads under way in one that ends, of which one is over time.
+        for stem, seconds in (("a" * 32, -1.0), ("b" * 32, 600.0)):
+            first._index.begin_uploads([stem], seconds)
+            object_store.put(segments, f"segments/{stem}.zarr.zip", b"half")
+        with SharedStore(tmp_path / "two", OPTIONS, open_ports=places) as second:
+            second.sweep()
+            assert second._segments._sweeper.wait(10)  # type: ignore[attr-defined]
+            left = object_store.keys(segments)
+            assert f"segments/{'a' * 32}.zarr.zip" not in left
+            assert f"segments/{'b' * 32}.zarr.zip" in left
+            # Too late: somebody else has begun to remove it.
+            monkeypatch.setattr(objects, "UPLOAD_SECONDS", -1.0)
+            monkeypatch.setattr(objects, "_ALL_TRIES_SECONDS", -9.0)
+            upload = Bucket.create
+
+            def slow(of: Bucket, key: str, pieces: Iterable[bytes | bytearray | memoryview]) -> bool:
+                done = upload(of, key, pieces)
+                second.sweep()
+                assert second._segments._sweeper.wait(10)  # type: ignore[attr-defined]
+                return done
+
+            monkeypatch.setattr(Bucket, "create", slow)
+            with pytest.raises(StorageError, match="put too late"):
+                push(second.buffer("b"), 1, 12)
+            monkeypatch.undo()
+            assert second.buffer("b").state.columns.num_records == 12
+            expect_same(first, second)
+
+
+# What it costs
+
+
+def test_a_push_waits_twice_for_the_database_and_with_a_key_three_times(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    url, segments = postgres.new_schema(), f"memory://{uuid4().hex}"
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as place:
+        proxy = CountingProxy(Path(place), Path(postgres.socket))
+        places = Places(url.replace(postgres.socket, place), segments, replicas=True)
+        with SharedStore(tmp_path / "store", open_ports=places) as store:
+            buffer, _ = store.create_buffer("b", budget_bytes=900_000)
+            index = store._index
+            assert isinstance(index, SharedIndex)
+            # Connections are made when they are needed.
+            for turn in range(3):
+                push(buffer, turn, 1, f"first-{turn}")
+            for turn in range(6):
+                for key, most in ((None, 2), (f"k{turn}", 3)):
+                    wait_until_let_go(index)
+                    proxy.round_trips = 0
+                    push(buffer, turn, 1, key)
+                    # One more, for which nobody waits, lets go of the buffer.
+                    wait_until_let_go(index)
+                    assert proxy.round_trips <= most + 1, (turn, key)
+            expect_loaded_state(buffer)
+        proxy.close()
+    bucket.forget_memory(segments)
+
+
+def wait_until_let_go(index: SharedIndex) -> None:
+    for done in [index._ending.submit(int) for _ in range(2)]:
+        done.result()
+
+
+def test_a_start_asks_ten_times_whatever_the_number_of_buffers(tmp_path: Path, postgres: PostgresServer) -> None:
+    said: list[str] = []
+    segments = f"memory://{uuid4().hex}"
+    places = Places(postgres.new_schema(), segments, replicas=True)
+
+    def count() -> int:
+        said.clear()
+        with SharedStore(tmp_path / "store", open_ports=places) as store:
+            asked = sum(not statement.startswith("BEGIN") for statement in said)
+            for _ in range(3):
+                buffer, _ = store.create_buffer(f"b{len(store.buffers())}", budget_bytes=20_000)
+                push(buffer, 0)
+                buffer.delete([1])
+                buffer.take_snapshot("s")
+        return asked
+
+    def note(*given: Any) -> None:
+        said.append(given[2])
+
+    count()
+    event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        assert count() == count() <= 10
+    finally:
+        event.remove(sa.Engine, "before_cursor_execute", note)
+        bucket.forget_memory(segments)
