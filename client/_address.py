@@ -43,6 +43,22 @@ def service_address(url: str) -> tuple[httpx.URL, str | None]:
     return parsed, None
 
 
+def service_addresses(url: object) -> list[str]:
+    """Addresses of one service: a list of them, or one text with commas between them. Whether each is one,
+    :func:`service_address` says.
+
+    Raises:
+        ValueError: there is none, or one comes twice.
+    """
+    if isinstance(url, str):
+        found: list[Any] = [url] if url.startswith(_UNIX) else [part.strip() for part in url.split(",")]
+    else:
+        found = [*url] if isinstance(url, list | tuple) else [url]
+    if not found or len({*map(str, found)}) != len(found):
+        raise ValueError(f"addresses of one service are needed, each once, got {url!r:.200}")
+    return found
+
+
 def buffer_path(name: str, *rest: str) -> str:
     """``/v1/buffers/NAME/...``.
 

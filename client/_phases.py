@@ -91,5 +91,5 @@ class InStep(Named):
                     found,
                 )
             # Those who wait for the same do not ask in the same moment.
-            self.client.session.transport.connections.wait(min(left, wait * random.uniform(0.5, 1.0)))
+            self.client.session.transport.addresses.wait(min(left, wait * random.uniform(0.5, 1.0)))
             wait = min(_LONGEST_WAIT, 1.5 * wait)

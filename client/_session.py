@@ -70,13 +70,13 @@ class Session:
         """
         if self.local.offer is None:
             return None
-        self.transport.connections.refuse_if_stopped()
+        self.transport.addresses.refuse_if_stopped()
         return self.local.draw(json_body({"buffer": buffer, **wanted}), self.transport.deadline(), read)
 
     def close(self) -> None:
         """Close the connections; calls in other threads end with an error."""
         self.local.close()
-        self.transport.connections.close()
+        self.transport.addresses.close()
 
     def value(self, kind: type[T], method: str, path: str, **arguments: Any) -> T:
         """The answer's JSON as a ``kind``; see :meth:`request`."""
@@ -106,7 +106,7 @@ class Session:
             )
         self.checked = True
         # Whoever is asked in place of the network is not the one that listens there.
-        self.local.take_offer(None if self.transport.connections.injected else found.local)
+        self.local.take_offer(None if self.transport.addresses.injected else found.local)
 
 
 class Connected(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ class MemoryClient:
     version.
 
     Args:
-        url: ``http://host:port``, or ``host:port`` for the same; ``unix:///path`` of the service's socket.
+        url: ``http://host:port``, or ``host:port`` for the same; ``unix:///path`` of the service's socket. Several
+            are replicas of one service, in a list or with commas between: one that does not answer is left alone for
+            ten seconds, and what may be sent twice goes to the next.
         key: that the service has made for this user (``memory-service keys make``); None = what the environment's
             ``EXEMPLAR_MEMORY_KEY`` says, if anything. A pickle of the client, for worker processes, holds it.
         timeout: seconds to wait; a number stands for :attr:`Timeout.read`.
@@ -43,7 +46,7 @@ class MemoryClient:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         key: str | None = None,
         timeout: Timeout | float | None = None,
@@ -88,7 +91,7 @@ class MemoryClient:
 
     def stop(self) -> None:
         """Make calls in other threads end at their next step, refuse new ones; :meth:`close` must follow."""
-        self.session.transport.connections.stop()
+        self.session.transport.addresses.stop()
 
     def info(self) -> ServiceInfo:
         """Name and versions of the service."""
@@ -236,13 +239,14 @@ class MemoryClient:
         _transfer.send(self.session, name, Path(path), progress=progress)
         return Buffer(self, name)
 
-    def _settings(self) -> tuple[str, str, Timeout, Retries, httpx.BaseTransport | None]:
+    def _settings(self) -> tuple[tuple[str, ...], str, Timeout, Retries, httpx.BaseTransport | None]:
         transport = self.session.transport
         # Without a key, one that the environment has got meanwhile is not meant either.
-        return self.url, transport.key or "", transport.timeout, transport.retries, transport.connections.injected
+        addresses = transport.addresses
+        return addresses.urls, transport.key or "", transport.timeout, transport.retries, addresses.injected
 
 
 def _rebuild(
-    url: str, key: str, timeout: Timeout, retries: Retries, transport: httpx.BaseTransport | None
+    url: Sequence[str], key: str, timeout: Timeout, retries: Retries, transport: httpx.BaseTransport | None
 ) -> MemoryClient:
     return MemoryClient(url, key=key, timeout=timeout, retries=retries, transport=transport)

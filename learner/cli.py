@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="learner", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run", help="train all phases with each method and compare them at equal bytes")
-    running.add_argument("--url", required=True, help="the memory service, http://HOST:PORT")
+    running.add_argument(
+        "--url", required=True, help="the memory service, http://HOST:PORT, or several of its replicas"
+    )
     running.add_argument("--out", type=Path, required=True, help="folder for checkpoints, metrics and the report")
     _add_data(running)
     running.add_argument(

@@ -28,7 +28,7 @@ def shown(memory: MemoryClient) -> str | None:
         seen.append(request.headers.get("Authorization"))
         return httpx.Response(401, json={"code": "unauthenticated", "detail": "no"})
 
-    connections = memory.session.transport.connections
+    connections = memory.session.transport.addresses.first.connections
     connections.injected = httpx.MockTransport(answer)
     with pytest.raises(UnauthenticatedError):
         memory.buffers()

@@ -166,7 +166,7 @@ def test_a_service_without_tls_needs_nothing_of_openssl(service: Service, monkey
 
 def test_a_service_with_tls_is_asked_for_its_certificate() -> None:
     with MemoryClient("https://127.0.0.1:9", retries=Retries(tries=1)) as memory:
-        context = memory.session.transport.connections.http()._transport._pool._ssl_context  # type: ignore[attr-defined]
+        context = memory.session.transport.addresses.first.connections.http()._transport._pool._ssl_context  # type: ignore[attr-defined]
         assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
         assert context.cert_store_stats()["x509_ca"] > 0
         with pytest.raises(ServiceUnavailableError, match="refused"):
@@ -227,7 +227,7 @@ def in_a_fork(do: Callable[[], object]) -> None:
 def test_a_forked_process_opens_connections_of_its_own(service: Service) -> None:
     with MemoryClient(service.url) as memory:
         memory.health()
-        connections = memory.session.transport.connections
+        connections = memory.session.transport.addresses.first.connections
         pool = connections.http()._transport._pool  # type: ignore[attr-defined]
         (connection,) = pool.connections
         # As a thread that is in the middle of a call at the time of the fork.
