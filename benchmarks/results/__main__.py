@@ -18,6 +18,8 @@ from benchmarks.cost.chart import chart as cost_chart
 from benchmarks.cost.report import markdown as cost_markdown
 from benchmarks.density.chart import chart as density_chart
 from benchmarks.density.report import markdown as density_markdown
+from benchmarks.gain.report import chart as gain_chart
+from benchmarks.gain.report import markdown as gain_markdown
 from benchmarks.learner.chart import chart as learner_chart
 from benchmarks.learner.report import markdown as learner_markdown
 from benchmarks.sharing.report import chart as sharing_chart
@@ -29,6 +31,7 @@ REPORTS: dict[str, tuple[Markdown, Chart]] = {
     "adapters": (adapters_markdown, adapters_chart),
     "cost": (cost_markdown, cost_chart),
     "density": (density_markdown, density_chart),
+    "gain": (gain_markdown, gain_chart),
     "learner": (learner_markdown, learner_chart),
     "sharing": (sharing_markdown, sharing_chart),
     "storage": (storage_markdown, storage_chart),
