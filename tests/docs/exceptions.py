@@ -65,6 +65,10 @@ NOT_RUN: dict[Name, str] = {
         "learner run pictures --url http://127.0.0.1:8765 --out runs/dino --set backbone.kind=timm \\",
     ): "loads from hubs and trains for minutes; tests/learner/test_runs_of_kinds.py runs each kind",
     ("docs/decisions/0022-segments-as-objects.md", "make check-objects"): "takes minutes, and installs servers",
+    (
+        "docs/howto/vision-language.md",
+        "python examples/vision_language.py",
+    ): "takes half a minute; tests/examples does it in less",
     ("docs/howto/containers.md", "docker compose up"): _ENGINE,
     ("docs/howto/containers.md", "TORCH_BACKEND= docker compose build learner"): _ENGINE,
     ("docs/howto/containers.md", "docker compose up learner-gpu"): _ENGINE,
