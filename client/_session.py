@@ -15,7 +15,7 @@ from client.errors import ProtocolError
 from memory_format import NotFoundError
 from memory_format.api.answers import ServiceInfo
 from memory_format.api.terms import JSON_MEDIA_TYPE
-from memory_format.wire import WIRE_VERSION
+from memory_format.wire_schema import WIRE_VERSION
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from client._session import Session
 from client.errors import ProtocolError
 from client.files import replacing
 from memory_format.api.forms import FORMS, FileForm, form_named
-from memory_format.api.terms import EXPORT_MEDIA_TYPE
+from memory_format.tables import as_imported
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -47,13 +47,14 @@ def receive(
 
 def send(session: Session, buffer: str, source: Path, *, progress: bool) -> None:
     """See :meth:`MemoryClient.import_buffer`."""
-    session.request(
-        "POST",
-        buffer_path(buffer, "import"),
-        safe=False,
-        content=lambda: _pieces(source, progress=progress),
-        headers={"Content-Type": EXPORT_MEDIA_TYPE, "Content-Length": str(source.stat().st_size)},
-    )
+    with as_imported(source) as (path, media_type):
+        session.request(
+            "POST",
+            buffer_path(buffer, "import"),
+            safe=False,
+            content=lambda: _pieces(path, progress=progress),
+            headers={"Content-Type": media_type, "Content-Length": str(path.stat().st_size)},
+        )
 
 
 def _save(

@@ -225,6 +225,10 @@ class MemoryClient:
     def import_buffer(self, name: str, path: str | os.PathLike[str], *, progress: bool = False) -> Buffer:
         """Make a buffer of a file that :meth:`Buffer.export` wrote.
 
+        A table is taken from whatever has read and written it again, as long as it kept the schema's metadata, which
+        has the buffer's settings. Records of those that lost it can be pushed: :func:`memory_format.read_records`.
+        It goes to the service as an Arrow stream, which is made in a temporary file.
+
         The file is sent piece by piece. After a broken connection it is not sent again, as nobody knows then
         whether the buffer was made.
 

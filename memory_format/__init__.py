@@ -29,6 +29,7 @@ from memory_format.make import make_record, make_record_of_parts
 from memory_format.parts import Picture, Text
 from memory_format.quality import TargetBytes, TargetGain, TargetPSNR
 from memory_format.record import Record
+from memory_format.tables import read_records
 from memory_format.vocabulary import vocabulary_fingerprint
 from memory_format.wire import Batch, check_batch, decode_batch, encode_batch, read_batch
 
@@ -74,6 +75,7 @@ __all__ = [
     "make_record_of_parts",
     "patches_to_image",
     "read_batch",
+    "read_records",
     "require_codec",
     "vocabulary_fingerprint",
 ]

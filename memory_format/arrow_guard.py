@@ -15,7 +15,7 @@ _HEADER_SLOT: Final = 2  # of a message's table (format/Message.fbs)
 _COMPRESSION_SLOT: Final = 3  # of a record batch's table
 
 
-def messages(data: bytes) -> Iterator[pa.Message]:
+def messages(data: bytes | memoryview) -> Iterator[pa.Message]:
     """The messages of a stream, its schema first.
 
     A compressed buffer states its own decompressed size, which pyarrow allocates before it looks at the data:

@@ -1,7 +1,7 @@
 """Batches of records as Arrow IPC streams, in both directions.
 
-The schema is fixed (:data:`SCHEMA`), so any language with Arrow reads a batch, and whatever is not exactly
-such a batch is refused before its columns are looked at. A record's body travels as it lies in a segment:
+The schema is fixed (:data:`SCHEMA`), so any language with Arrow reads a batch, and whatever is not such a batch is
+refused before its columns are looked at. A record's body travels as it lies in a segment:
 between a stream and a file it is copied, never taken apart.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 
@@ -26,30 +27,15 @@ from memory_format.codecs.retired import RETIRED
 from memory_format.errors import FormatError, MissingLibraryError, at_index
 from memory_format.header import HEADER_DTYPE
 from memory_format.record import Record, headers_of, split_row
-
-WIRE_VERSION: Final = "2"
+from memory_format.wire_schema import SCHEMA, check_schema
 
 _NAMES: Final = list(HEADER_DTYPE.names or ())
-
-SCHEMA: Final = pa.schema(
-    [
-        pa.field("learner_id", pa.string(), nullable=False)
-        if name == "learner"
-        else pa.field(name, pa.from_numpy_dtype(HEADER_DTYPE[name]), nullable=False)
-        for name in _NAMES
-        if name != "offset"
-    ]
-    + [pa.field("body", pa.binary(), nullable=False)],
-    metadata={"exemplar_memory_wire": WIRE_VERSION},
-)
-"""The header's columns, with the learner's name for its number, and the body. ``crc32``: of the body, computed
-by whoever encoded it, so that damage on the way is seen at the other end."""
-
 _HEADER_COLUMNS: Final = [name for name in SCHEMA.names if name in _NAMES]
 _TYPES: Final = {field.name: field.type for field in SCHEMA}
 _CRC, _CODEC = _NAMES.index("crc32"), _NAMES.index("codec")
 _RETIRED: Final = frozenset(codec.number for codec in RETIRED)
 _MAX_BATCHES = 1024
+_MAX_PLACED = 2**20
 _MAX_BODIES_BYTES = 2**31 - 1  # Arrow's binary columns count in int32
 _END: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """Of a stream (Arrow's columnar format, "IPC Streaming Format")."""
@@ -82,20 +68,56 @@ def read_batch(data: bytes, *, max_records: int = 100_000) -> Batch:
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise FormatError(f"a batch is bytes, got {type(data).__name__}", code="invalid_batch")
-    batches = _read_stream(data)
+    batches = list(_batches(data))
     total = sum(batch.num_rows for batch in batches)
     if total > max_records:
         raise FormatError(f"{total} records in one batch; at most {max_records} are taken", code="batch_too_large")
     headers = np.zeros(total, dtype=HEADER_DTYPE)
     learner_ids: list[str] = []
     bodies: list[memoryview] = []
+    view = memoryview(data)
     for batch in batches:
-        part = headers[len(bodies) : len(bodies) + batch.num_rows]
-        for name in _HEADER_COLUMNS:
-            part[name] = batch.column(name).to_numpy(zero_copy_only=False)
+        _fill(headers[len(bodies) : len(bodies) + batch.num_rows], batch)
         learner_ids += batch.column("learner_id").to_numpy(zero_copy_only=False).tolist()
-        bodies += _slices(data, batch.column("body"))
+        bodies += [view[begin:end] for begin, end in pairwise(_ends(data, batch.column("body")).tolist())]
     return Batch(headers, learner_ids, bodies)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """N records of one Arrow batch in a file, their bodies end to end."""
+
+    headers: NDArray[np.void]
+    """As :attr:`Batch.headers`."""
+    learner_ids: pa.Array
+    """N texts."""
+    ends: NDArray[np.int64]
+    """``(N + 1,)``: where the first body begins in the file, and where each ends."""
+
+
+def read_places(data: memoryview) -> tuple[dict[bytes, bytes], Iterator[Placed]]:
+    """The metadata of a stream's schema, and of its batches where the bodies lie, one after another: for streams that
+    are longer than memory.
+
+    Raises:
+        FormatError: as :func:`read_batch`, for the batches once it is their turn.
+    """
+    try:
+        metadata = pa.ipc.read_schema(next(messages(data))).metadata or {}
+    except _DAMAGED as error:
+        raise _damaged(error) from error
+    return metadata, map(partial(_placed, data), _batches(data, most=_MAX_PLACED))
+
+
+def _placed(data: memoryview, batch: pa.RecordBatch) -> Placed:
+    headers = np.zeros(batch.num_rows, dtype=HEADER_DTYPE)
+    _fill(headers, batch)
+    return Placed(headers, batch.column("learner_id"), _ends(data, batch.column("body")))
+
+
+def _fill(headers: NDArray[np.void], batch: pa.RecordBatch) -> None:
+    for name in _HEADER_COLUMNS:
+        headers[name] = batch.column(name).to_numpy(zero_copy_only=False)
 
 
 def check_batch(batch: Batch, *, new: bool = False, crcs: bool = True, decode: bool = False) -> None:
@@ -282,57 +304,45 @@ def split_batch(batch: Batch) -> list[Record]:
     return records
 
 
-def _slices(data: bytes, column: pa.BinaryArray) -> list[memoryview]:
-    """The values of a column that was read in place, as slices of the bytes it was read from."""
+def _ends(data: bytes | memoryview, column: pa.Array) -> NDArray[np.int64]:
+    """Of a column that was read in place: where its first value begins in the bytes that it was read from, and where
+    each ends."""
     count = len(column)
     if count == 0:
-        return []
+        return np.zeros(1, np.int64)
     _, offsets_buffer, values = column.buffers()
-    offsets = np.frombuffer(offsets_buffer, dtype=np.int32, count=count + 1, offset=4 * column.offset)
+    kind = np.dtype(np.int64 if column.type == pa.large_binary() else np.int32)
+    offsets = np.frombuffer(offsets_buffer, dtype=kind, count=count + 1, offset=kind.itemsize * column.offset)
     start = values.address - pa.py_buffer(data).address if values else 0
-    ends = (offsets + np.int64(start)).tolist()
-    view = memoryview(data)
-    return [view[begin:end] for begin, end in pairwise(ends)]
+    return offsets + np.int64(start)
 
 
-def _read_stream(data: bytes) -> list[pa.RecordBatch]:
-    batches: list[pa.RecordBatch] = []
+_DAMAGED: Final = (pa.ArrowException, OSError, ValueError, OverflowError, struct.error, StopIteration)
+
+
+def _damaged(error: Exception) -> FormatError:
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return FormatError(f"the body is not an Arrow IPC stream of records: {reason}", code="invalid_batch")
+
+
+def _batches(data: bytes | memoryview, most: int = _MAX_BATCHES) -> Iterator[pa.RecordBatch]:
+    """The batches of a stream, read in place."""
+    num_bytes = 0
     try:
         stream = messages(data)
-        _check_schema(pa.ipc.read_schema(next(stream)))
-        for message in stream:
-            if len(batches) == _MAX_BATCHES:
-                raise FormatError(f"more than {_MAX_BATCHES} Arrow batches in one stream", code="batch_too_large")
-            batch = pa.ipc.read_record_batch(message, SCHEMA)
+        schema = pa.ipc.read_schema(next(stream))
+        check_schema(schema)
+        for number, message in enumerate(stream):
+            if number == most:
+                raise FormatError(f"more than {most} Arrow batches in one stream", code="batch_too_large")
+            batch = pa.ipc.read_record_batch(message, schema)
             batch.validate(full=True)
-            if any(column.null_count for column in batch.columns):
+            if any(batch.column(name).null_count for name in SCHEMA.names):
                 raise FormatError("no column may hold nulls", code="invalid_batch")
-            batches.append(batch)
-    except (pa.ArrowException, OSError, ValueError, OverflowError, struct.error, StopIteration) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise FormatError(f"the body is not an Arrow IPC stream of records: {reason}", code="invalid_batch") from error
-    if sum(batch.nbytes for batch in batches) > len(data):
-        # Overlapping buffers are legal Arrow, and turn one byte into as many as there are columns.
-        raise FormatError("the batch's buffers overlap", code="invalid_batch")
-    return batches
-
-
-def _check_schema(schema: pa.Schema) -> None:
-    version = (schema.metadata or {}).get(b"exemplar_memory_wire")
-    if version is not None and version != WIRE_VERSION.encode():
-        raise FormatError(
-            f"the batch is of wire version {version.decode(errors='replace')[:20]}, this side speaks {WIRE_VERSION}: "
-            "update the older of the two",
-            code="invalid_batch",
-        )
-    if not schema.equals(SCHEMA):
-        raise FormatError(
-            "the Arrow schema is not that of a record batch (docs/format.md); expected columns "
-            + ", ".join(f"{field.name}: {field.type}" for field in SCHEMA),
-            code="invalid_batch",
-        )
-    if version is None:
-        raise FormatError(
-            f"the schema's metadata must say exemplar_memory_wire={WIRE_VERSION}",
-            code="invalid_batch",
-        )
+            num_bytes += batch.nbytes
+            if num_bytes > len(data):
+                # Overlapping buffers are legal Arrow, and turn one byte into as many as there are columns.
+                raise FormatError("the batch's buffers overlap", code="invalid_batch")
+            yield batch
+    except _DAMAGED as error:
+        raise _damaged(error) from error

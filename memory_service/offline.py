@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from memory_format import FormatError
 from memory_format.api.forms import form_named
+from memory_format.tables import as_imported
 from memory_service.http.app import open_store
 from memory_service.inspect_command import add_inspect_command, run_inspect
 from memory_service.place_options import add_place_options, places_of
@@ -133,8 +134,9 @@ def _export(
 
 
 def _import(buffer: str, file: Path, data: Path, index: str | None, segments: str | None) -> int:
-    with open_store(_settings(data, index, segments)) as store, bar("importing", "B") as progress:
-        made = store.import_buffer(buffer, file, progress=progress).stats()
+    settings = _settings(data, index, segments)
+    with as_imported(file) as (path, _), open_store(settings) as store, bar("importing", "B") as progress:
+        made = store.import_buffer(buffer, path, progress=progress).stats()
     print(f"buffer {buffer}: {made.num_records} records, {made.bytes_used} of {made.budget_bytes} bytes")
     return 0
 

@@ -10,7 +10,7 @@ import httpx
 
 from client import MemoryClient, Retries, Timeout
 from client._transport import Transport
-from memory_format.wire import WIRE_VERSION
+from memory_format.wire_schema import WIRE_VERSION
 
 INFO = {"service": "exemplar-memory", "version": "0.1.0", "wire_version": WIRE_VERSION}
 PUSHED = {

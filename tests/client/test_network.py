@@ -18,7 +18,7 @@ import pytest
 
 from client import Buffer, MemoryClient, Retries, ServiceTimeoutError, ServiceUnavailableError, Timeout
 from client._network import keep_deadlines
-from memory_format.wire import WIRE_VERSION
+from memory_format.wire_schema import WIRE_VERSION
 from tests.client.samples import make_many
 from tests.conftest import Service
 

@@ -7,17 +7,20 @@ import os
 import stat
 import tracemalloc
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from pyarrow import parquet
 
 from client import Buffer, MemoryClient, ProtocolError, ServiceError, ServiceUnavailableError
-from memory_format import ConflictError, ExemplarMemoryError, FormatError, NotFoundError
+from memory_format import ConflictError, ExemplarMemoryError, FormatError, NotFoundError, read_records
 from memory_format.api.forms import ExportForm
 from tests.client.samples import make, make_many
 from tests.client.script import INFO, LOST, Script, client_of, problem
@@ -78,6 +81,73 @@ def test_a_buffer_is_a_table_where_its_file_is_called_so(
             buffer.export(path, **wrong)
         assert refused.value.code == "invalid_query"
     assert path.read_bytes() == held
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.arrow", "x.arrows"])
+def test_a_table_comes_back_as_the_buffer_that_it_was(
+    memory: MemoryClient, buffer: Buffer, tmp_path: Path, name: str
+) -> None:
+    buffer.push(make_many(5))
+    path = buffer.export(tmp_path / name, png=name == "x.parquet")
+    copy = memory.import_buffer(f"{buffer.name}-again", path)
+    assert list(copy.records()) == list(buffer.records())
+    assert replace(copy.info(), name=buffer.name) == buffer.info()
+
+
+def test_a_table_that_was_written_again_comes_back(memory: MemoryClient, buffer: Buffer, tmp_path: Path) -> None:
+    buffer.push(make_many(5))
+    table = parquet.read_table(buffer.export(tmp_path / "x.parquet"))
+    path = tmp_path / "again.parquet"
+    parquet.write_table(table.filter(pc.field("class_id") == 1), path, compression="zstd")
+    found = memory.import_buffer(f"{buffer.name}-again", path).records()
+    assert list(found) == list(buffer.records(class_id=1))
+    memory.delete_buffer(f"{buffer.name}-again")
+
+    parquet.write_table(table.replace_schema_metadata(None), path)
+    with pytest.raises(FormatError, match=r"again.parquet: .*read_records") as refused:
+        memory.import_buffer(f"{buffer.name}-again", path)
+    assert refused.value.code == "invalid_export"
+    other = memory.create_buffer(f"{buffer.name}-again", budget_bytes=100_000)
+    assert other.push(read_records(path)).kept == 5
+    assert other.push(read_records(table.slice(1, 2))).kept == 2
+    bodies = [record.body for record in buffer.records()]
+    assert [record.body for record in other.records()] == bodies + bodies[1:3]
+
+
+NO_TABLES: dict[str, tuple[Callable[[pa.Table], Any], str]] = {
+    "a column more": (lambda table: table.append_column("note", table["rank"]), "and not note"),
+    "a column less": (lambda table: table.drop_columns("rank"), "expected columns"),
+    "nulls": (
+        lambda table: table.drop_columns("score").append_column("score", pa.nulls(len(table), pa.float32())),
+        "score has nulls",
+    ),
+    "too large": (
+        lambda table: table.drop_columns("phase").append_column("phase", pa.array([2**20] * len(table))), "column phase"
+    ),
+    "another version": (lambda table: table.replace_schema_metadata({"exemplar_memory_wire": "3"}), "version 3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NO_TABLES)
+def test_a_table_that_is_none_of_records_is_refused(buffer: Buffer, tmp_path: Path, what: str) -> None:
+    buffer.push(make_many(3))
+    make, words = NO_TABLES[what]
+    table = make(parquet.read_table(buffer.export(tmp_path / "x.parquet")))
+    parquet.write_table(table, tmp_path / "y.parquet")
+    for source in (table, tmp_path / "y.parquet"):
+        with pytest.raises(FormatError, match=words) as refused:
+            list(read_records(source))
+        assert refused.value.code == "invalid_export"
+
+
+@pytest.mark.parametrize("content", [b"", b"id,class", b"PAR1", b"ARROW1\0\0", b"\xff\xff\xff\xff", ZIP])
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(FormatError, match="no table of records") as refused:
+        list(read_records(tmp_path / "x"))
+    assert refused.value.code == "invalid_export"
+    with pytest.raises(FileNotFoundError):
+        list(read_records(tmp_path / "absent"))
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1 and more", b"ARROW1\0\0" + bytes(20), ZIP])

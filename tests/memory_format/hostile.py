@@ -32,7 +32,7 @@ from memory_format.arrow_guard import _field
 from memory_format.body import MAX_EXTRAS_BYTES
 from memory_format.codecs import libraries
 from memory_format.header import HEADER_DTYPE
-from memory_format.wire import SCHEMA
+from memory_format.wire_schema import SCHEMA
 from tests.memory_format.strategies import write_batch
 from tests.memory_peak import forget_peak, peak_bytes
 

@@ -31,7 +31,8 @@ from memory_format.header import (
     HEADER_DTYPE,
     KNOWN_FLAGS,
 )
-from memory_format.wire import _MAX_BATCHES, SCHEMA, WIRE_VERSION
+from memory_format.wire import _MAX_BATCHES
+from memory_format.wire_schema import SCHEMA, WIRE_VERSION
 from memory_service.store.segments.layout import BODY_AT
 from tests.conftest import Service
 from tests.memory_format.strategies import smooth

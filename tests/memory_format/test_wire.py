@@ -35,7 +35,8 @@ from memory_format import (
 from memory_format.codecs.webp import _file_of as webp_file
 from memory_format.header import HEADER_DTYPE
 from memory_format.record import check_record
-from memory_format.wire import SCHEMA, WIRE_VERSION, frame_batch, split_batch
+from memory_format.wire import frame_batch, split_batch
+from memory_format.wire_schema import SCHEMA, WIRE_VERSION
 from tests.memory_format import hostile
 from tests.memory_format.strategies import header_of, mutate, mutations, noise, records, write_batch
 
@@ -210,6 +211,11 @@ def body_start(record: Record, parts: int) -> bytes:
     return b"".join((record.keep_mask_bytes, record.token_mask_bytes, record.token_ids_bytes, extras)[:parts])
 
 
+def as_views() -> pa.Schema:
+    views = {pa.string(): pa.string_view(), pa.binary(): pa.binary_view()}
+    return pa.schema([field.with_type(views.get(field.type, field.type)) for field in SCHEMA])
+
+
 def dictionary_stream() -> bytes:
     schema = pa.schema([pa.field("learner_id", pa.dictionary(pa.int8(), pa.string()))], metadata=SCHEMA.metadata)
     column = pa.array(["default", "default"]).dictionary_encode().cast(schema.field("learner_id").type)
@@ -227,7 +233,9 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: stream([pa.record_batch({"a": [1]})], pa.schema([pa.field("a", pa.int64())])),
         "invalid_batch",
     ),
-    "no version": (lambda: stream([], SCHEMA.remove_metadata()), "invalid_batch"),
+    "views": (lambda: stream([], as_views()), "invalid_batch"),
+    "pictures that are texts": (lambda: stream([], SCHEMA.append(pa.field("png", pa.string()))), "invalid_batch"),
+    "a column twice": (lambda: stream([], SCHEMA.append(SCHEMA.field("rank"))), "invalid_batch"),
     "the version before": (
         lambda: stream([], pa.schema(list(SCHEMA)[:5], metadata={"exemplar_memory_wire": "1"})),
         "invalid_batch",
@@ -346,7 +354,8 @@ def test_what_is_no_batch_is_refused_with_a_code_and_words(name: str) -> None:
         ("a newer version", "update the older of the two"),
         ("columns missing", "expected columns exemplar_id: uint64, .*, body: binary"),
         ("another schema", "expected columns"),
-        ("no version", "exemplar_memory_wire=2"),
+        ("views", "compat_level=polars.CompatLevel.oldest"),
+        ("a column more", "and not a$"),
         ("two streams", f"{len(VALID)} bytes follow the end"),
         ("a byte behind a stream that does not say its end", "only 1 bytes available"),
         ("overlapping buffers", "overlap"),
@@ -363,6 +372,24 @@ def test_what_is_no_batch_is_refused_with_a_code_and_words(name: str) -> None:
 def test_it_is_refused_for_what_is_wrong(name: str, words: str) -> None:
     with pytest.raises(FormatError, match=words):
         decode_batch(REFUSED[name][0]())
+
+
+def test_what_other_writers_make_of_a_batch_is_understood() -> None:
+    """polars and DuckDB drop the schema's metadata and make all nullable, polars with 64-bit offsets; some sort."""
+    records = two_records()
+    rows = rows_of(records)
+    large = {"learner_id": pa.large_string(), "body": pa.large_binary()}
+    columns = [pa.field(field.name, large.get(field.name, field.type)) for field in SCHEMA]
+    with_pictures = [*reversed(columns), pa.field("png", pa.large_binary())]
+    pictures = {"png": pa.array([b"\x89PNG", None], pa.large_binary())}
+    for fields in (list(SCHEMA), columns, with_pictures):
+        schema = pa.schema(fields)
+        arrays = [
+            pictures[field.name] if field.name in pictures else rows[field.name].cast(field.type) for field in schema
+        ]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        assert decode_batch(stream([batch], schema)) == records
+        assert decode_batch(stream([batch.slice(1)], schema)) == records[1:]
 
 
 def test_damage_on_the_way_names_its_record() -> None:

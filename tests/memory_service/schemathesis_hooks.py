@@ -10,8 +10,8 @@ import schemathesis
 from hypothesis import strategies as st
 from schemathesis.core.failures import Failure
 
-from memory_format import MEDIA_TYPE, encode_batch
-from memory_format.api.terms import EXPORT_MEDIA_TYPE
+from memory_format import encode_batch
+from memory_format.api.forms import FORMS, ExportForm
 from memory_service.store import Store
 from tests.memory_service.helpers import make_exemplar
 
@@ -32,19 +32,20 @@ BEYOND_A_SCHEMA = {
 """Codes, or details of ``invalid_request``, of requests that fit the document."""
 
 
-def _batches() -> list[bytes]:
-    return [encode_batch([make_exemplar(c, rank) for rank in range(n)]) for c, n in ((0, 1), (1, 3), (2, 0))]
+def _exports(form: ExportForm) -> list[bytes]:
+    """Of buffers of some sizes; the Arrow streams among them are batches to push as well."""
+    found = []
+    for class_id, num in ((0, 1), (1, 3), (2, 0)):
+        with TemporaryDirectory() as directory, Store(Path(directory)) as store:
+            buffer, _ = store.create_buffer("a", budget_bytes=10_000)
+            buffer.push(encode_batch([make_exemplar(class_id, rank) for rank in range(num)]))
+            found.append(b"".join(buffer.export(form=form)))
+    return found
 
 
-def _export() -> bytes:
-    with TemporaryDirectory() as directory, Store(Path(directory)) as store:
-        buffer, _ = store.create_buffer("a", budget_bytes=10_000)
-        buffer.push(encode_batch([make_exemplar(0, rank) for rank in range(3)]))
-        return b"".join(buffer.export())
-
-
-schemathesis.openapi.media_type(MEDIA_TYPE, st.sampled_from(_batches()))
-schemathesis.openapi.media_type(EXPORT_MEDIA_TYPE, st.just(_export()))
+for name, form in FORMS.items():
+    if name != "parquet":
+        schemathesis.openapi.media_type(form.media_type, st.sampled_from(_exports(name)))
 
 
 @schemathesis.hook

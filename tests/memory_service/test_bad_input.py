@@ -16,7 +16,8 @@ import pytest
 
 from memory_format import ERROR_CODES, MEDIA_TYPE, Record, encode_batch
 from memory_format.bitmask import mask_to_bytes
-from memory_format.wire import SCHEMA, read_batch
+from memory_format.wire import read_batch
+from memory_format.wire_schema import SCHEMA
 from memory_service.http.errors import PROBLEMS
 from tests.memory_format.strategies import write_batch
 from tests.memory_service.conftest import running

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from memory_format import CODECS
-from memory_format.wire import WIRE_VERSION
+from memory_format.wire_schema import WIRE_VERSION
 from memory_service.store.index.migrations import HEAD
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import (

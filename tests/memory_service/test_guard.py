@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from memory_format import MEDIA_TYPE, FormatError, encode_batch
+from memory_format.api.forms import FORMS
 from memory_service.http.app import create_app
 from memory_service.http.guard import Guard
 from memory_service.http.media import media_type, prefers
@@ -231,7 +232,12 @@ def routes_with_bodies() -> list[tuple[str, str, str]]:
 def test_a_body_of_another_type_is_refused(filled: httpx.Client, data: Path, wrong: str) -> None:
     before = whole_state(data)
     found = routes_with_bodies()
-    assert {kind for *_, kind in found} == {MEDIA_TYPE, "application/zip", "application/json"}
+    assert {kind for *_, kind in found} == {
+        MEDIA_TYPE,
+        FORMS["arrow-file"].media_type,
+        "application/zip",
+        "application/json",
+    }
     bodies = {MEDIA_TYPE: encode_batch([make_exemplar()]), "application/json": b'{"budget_bytes": 1, "name": "c"}'}
     for method, url, kind in found:
         headers = {"Content-Type": wrong.format(right=kind)} if wrong else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ from pyarrow import parquet
 
 from memory_format import MEDIA_TYPE, decode_batch, encode_batch
 from memory_format.api.forms import FORMS, ExportForm, form_named
-from memory_format.wire import SCHEMA
+from memory_format.wire_schema import SCHEMA
 from memory_service.http.media import chosen
 from memory_service.http.streaming import ExportResponse
 from memory_service.store import Buffer, Store
 from memory_service.store.pure.model import Options
+from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.segments.readers import LeaseEndedError
 from memory_service.store.transfer import export
+from memory_service.store.transfer.tables import read_table
 from tests.memory_peak import forget_peak, peak_bytes
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import all_records, assert_problem, make_exemplar, push, put_buffer
@@ -247,3 +250,114 @@ def test_a_file_says_its_form_by_its_name() -> None:
         "parquet", "parquet", "arrow-file", "arrow-stream", "zarr", "zarr", "zarr",
     ]  # fmt: skip
     assert form_named(Path("x.parquet"), "arrow-file") == "arrow-file"
+
+
+# What was exported comes back
+
+
+def imported(client: httpx.Client, form: ExportForm, data: bytes, name: str = "copy") -> httpx.Response:
+    return client.post(f"/v1/buffers/{name}/import", content=data, headers={"Content-Type": FORMS[form].media_type})
+
+
+@pytest.mark.parametrize("png", ["false", "true"])
+@pytest.mark.parametrize("form", ["arrow-stream", "arrow-file"])
+def test_there_and_back_is_byte_exact(filled: httpx.Client, form: ExportForm, png: str) -> None:
+    data = exported(filled, form, png=png)
+    response = imported(filled, form, data)
+    assert response.status_code == 201, response.text
+    assert response.json() == filled.get("/v1/buffers/b").json() | {"name": "copy"}
+    drawn = {"batch_size": 16, "seed": 4}
+    answers = [filled.post(f"/v1/buffers/{name}/sample", json=drawn).content for name in ("b", "copy")]
+    assert answers[0] == answers[1]
+    assert all_records(filled, buffer="copy") == all_records(filled)
+    filled.delete("/v1/buffers/copy").raise_for_status()
+
+
+def test_a_table_of_many_batches_and_learners_is_taken_whole(sizeable: Buffer, tmp_path: Path) -> None:
+    rows = READ["arrow-stream"](b"".join(sizeable.export(form="arrow-stream")))
+    learners = pa.array([f"l{n % 7}" for n in range(300)])
+    place = rows.schema.get_field_index("learner_id")
+    rows = rows.set_column(place, SCHEMA.field("learner_id"), learners)
+    path = tmp_path / "x"
+    with path.open("wb") as file, pa.ipc.new_file(file, rows.schema) as writer:
+        for first, num in ((0, 1), (1, 0), (1, 250), (251, 49)):
+            writer.write_table(rows.slice(first, num), max_chunksize=120)
+    with Store(tmp_path / "store") as store:
+        copy = store.import_buffer("copy", path)
+        (found, _) = copy.sample(SampleRequest(300, replace=False))
+        records = sorted(decode_batch(bytes(found)), key=lambda record: record.exemplar_id)
+    assert [record.learner_id for record in records] == learners.to_pylist()
+    assert [record.body for record in records] == rows["body"].to_pylist()
+
+
+def written(table: pa.Table, *, file: bool = False, **options: Any) -> bytes:
+    out = io.BytesIO()
+    make = pa.ipc.new_file if file else pa.ipc.new_stream
+    with make(out, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table)
+    return out.getvalue()
+
+
+def changed(table: pa.Table, **members: Any) -> pa.Table:
+    described = json.loads(table.schema.metadata[b"exemplar_memory_buffer"])
+    said = json.dumps({**described, **members})
+    return table.replace_schema_metadata({**table.schema.metadata, b"exemplar_memory_buffer": said})
+
+
+BROKEN: dict[str, tuple[Callable[[pa.Table], bytes], str]] = {
+    "metadata lost": (lambda table: written(table.replace_schema_metadata(None)), "memory_format.read_records"),
+    "no JSON": (lambda table: written(table.replace_schema_metadata({"exemplar_memory_buffer": "{"})), "JSON"),
+    "much JSON": (
+        lambda table: written(table.replace_schema_metadata({"exemplar_memory_buffer": "[" * 30_000})),
+        "brackets",
+    ),
+    "other settings": (lambda table: written(changed(table, eviction="none")), "eviction"),
+    "ids that are too large": (lambda table: written(changed(table, next_exemplar_id=3)), "next_exemplar_id"),
+    "another order": (lambda table: written(table.sort_by([("exemplar_id", "descending")])), "do not ascend"),
+    "a column less": (lambda table: written(table.drop_columns("phase")), "expected columns"),
+    "a column more": (lambda table: written(table.append_column("a", table["rank"])), "and not a"),
+    "compressed": (lambda table: written(table, compression="zstd"), "compressed"),
+    "cut": (lambda table: written(table)[:-400], "no whole Arrow stream"),
+    "cut between batches": (lambda table: written(pa.concat_tables([table, table]))[:-8], "no whole Arrow stream"),
+    "damaged": (lambda table: written(table)[:-400] + written(table)[-8:], "not an Arrow IPC stream"),
+    "a file that is cut": (lambda table: written(table, file=True)[:-100], "no whole Arrow file"),
+    "a file's beginning": (lambda table: written(table, file=True)[:8], "no whole Arrow file"),
+    "a footer beyond the file": (lambda table: written(table, file=True)[:-10] + b"\xff\xff\xff\x7fARROW1", "whole"),
+    "Parquet": (lambda table: b"PAR1" + bytes(100) + b"PAR1", "MemoryClient.import_buffer"),
+    "nothing": (lambda table: b"", "not an exported buffer"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_table_that_is_not_understood_is_refused_in_words(filled: httpx.Client, what: str) -> None:
+    make, words = BROKEN[what]
+    table = READ["arrow-stream"](exported(filled, "arrow-stream"))
+    response = imported(filled, "arrow-stream", make(table))
+    assert words in assert_problem(response, "invalid_export")["detail"]
+    assert filled.get("/v1/buffers/copy").status_code == 404
+
+
+def test_damage_is_found_before_a_table_is_a_buffer(filled: httpx.Client) -> None:
+    data = bytearray(exported(filled, "arrow-stream"))
+    data[data.index(all_records(filled)[3].body) + 40] ^= 1
+    assert "CRC-32" in assert_problem(imported(filled, "arrow-stream", bytes(data)), "invalid_record")["detail"]
+    assert filled.get("/v1/buffers/copy").status_code == 404
+
+
+def test_parquet_is_refused_before_it_is_sent(filled: httpx.Client) -> None:
+    detail = assert_problem(imported(filled, "parquet", b"PAR1"), "invalid_request", status=415)["detail"]
+    assert "MemoryClient.import_buffer makes of Parquet" in detail
+
+
+def test_importing_a_table_takes_no_memory_for_its_bodies(sizeable: Buffer, tmp_path: Path) -> None:
+    path = tmp_path / "x.arrows"
+    # One batch of all, as somebody else may write it.
+    path.write_bytes(written(READ["arrow-stream"](b"".join(sizeable.export(form="arrow-stream"))).combine_chunks()))
+    with path.open("rb") as file:
+        tracemalloc.start()
+        before = pa.total_allocated_bytes()
+        contents = read_table(file)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert len(contents.headers) == 300
+    assert peak + pa.total_allocated_bytes() - before < 1_000_000

@@ -15,7 +15,7 @@ _FORM: Final = "application/x-www-form-urlencoded"
 
 async def read_form(request: Request) -> dict[str, str]:
     """The fields of a form. Raises ``HTTPException``: the body is none."""
-    expect_media_type(request, _FORM, "a form")
+    expect_media_type(request, "a form", _FORM)
     try:
         return dict(parse_qsl((await request.body()).decode("ascii"), keep_blank_values=True, max_num_fields=8))
     except ValueError:

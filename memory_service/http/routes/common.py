@@ -172,18 +172,19 @@ def _check_query(request: Request, known: Mapping[str, bool]) -> None:
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def expect_media_type(request: Request, wanted: str, what: str) -> None:
+def expect_media_type(request: Request, what: str, *wanted: str) -> None:
     """Refuse a body of another type (415).
 
     It is also what keeps pages of other sites from sending one: a browser asks the service first, except for forms'.
     """
     given = request.headers.getlist("content-type")
-    if len(given) != 1 or media_type(given[0]) != wanted:
-        raise HTTPException(415, f"{what} is {wanted}, not {', '.join(given) or 'without a Content-Type'}")
+    if len(given) != 1 or media_type(given[0]) not in wanted:
+        words = f"{what} is {' or '.join(wanted)}, not {', '.join(given) or 'without a Content-Type'}"
+        raise HTTPException(415, words)
 
 
 async def _expect_json(request: Request) -> None:
-    expect_media_type(request, JSON_MEDIA_TYPE, "the body here")
+    expect_media_type(request, "the body here", JSON_MEDIA_TYPE)
 
 
 JSON_BODY: Final = Depends(_expect_json)

@@ -98,7 +98,7 @@ async def push(
     When this answers, what was kept is on disk. With an ``Idempotency-Key`` a repeated push changes nothing
     and gets the first answer, with ``Idempotency-Replayed: true``. A learner's own key pushes its records alone.
     """
-    expect_media_type(request, MEDIA_TYPE, "a push")
+    expect_media_type(request, "a push", MEDIA_TYPE)
     admission: Admission = request.app.state.admission
     with admission.push() as read:
         body = await read(request.stream())

@@ -9,7 +9,7 @@ from fastapi import Request
 from memory_format import CODECS
 from memory_format.api.answers import Health, ServiceInfo
 from memory_format.api.terms import EVICTION_POLICIES, STRATEGIES
-from memory_format.wire import WIRE_VERSION
+from memory_format.wire_schema import WIRE_VERSION
 from memory_service.http.access import needs
 from memory_service.http.admission import Admission
 from memory_service.http.guard import is_loopback

@@ -17,7 +17,7 @@ from memory_format.api.answers import BufferInfo
 from memory_format.api.fields import Name
 from memory_format.api.forms import FORMS
 from memory_format.api.requests import Flag
-from memory_format.api.terms import BACKUP_MEDIA_TYPE, EXPORT_MEDIA_TYPE
+from memory_format.api.terms import BACKUP_MEDIA_TYPE
 from memory_service.http.access import needs
 from memory_service.http.admission import Admission
 from memory_service.http.convert import buffer_info
@@ -40,7 +40,7 @@ router = Router(prefix="/v1")
 _FILE: Final = {"schema": {"type": "string", "format": "binary"}}
 _TYPES: Final = {form.media_type: name for name, form in FORMS.items()}
 _FILES: Final[dict[str, Any]] = {"content": dict.fromkeys(_TYPES, _FILE)}
-_ZIP: Final[dict[str, Any]] = {"content": {EXPORT_MEDIA_TYPE: _FILE}}
+_IMPORTED: Final = [form.media_type for name, form in FORMS.items() if name != "parquet"]
 _TAR: Final[dict[str, Any]] = {"content": {BACKUP_MEDIA_TYPE: _FILE}}
 
 
@@ -80,12 +80,13 @@ async def export(
     tags=["transfer"],
     status_code=201,
     openapi_extra=needs("admin")
-    | {"requestBody": {"required": True, **_ZIP}}
+    | {"requestBody": {"required": True, "content": dict.fromkeys(_IMPORTED, _FILE)}}
     | refusals("buffer_exists", "invalid_export", "invalid_budget", *RECORD_CODES, *NO_ROOM),
 )
 async def import_buffer(name: BufferName, request: Request, store: StoreDep, grant: GrantDep) -> BufferInfo:
-    """Make a buffer of an exported file: same exemplar ids, version, settings and bytes."""
-    expect_media_type(request, EXPORT_MEDIA_TYPE, "an export")
+    """Make a buffer of an exported file: same exemplar ids, version, settings and bytes. Of tables an Arrow stream and
+    an Arrow file are taken, whatever has written them again, if the schema's metadata is still there."""
+    expect_media_type(request, "an export, which MemoryClient.import_buffer makes of Parquet, too,", *_IMPORTED)
     # Before a large body is read.
     store.expect_free(name)
     announced = request.headers.get("content-length", "")

@@ -300,7 +300,13 @@ def _expect_stored(archive: zipfile.ZipFile, size: int) -> None:
 def _json(archive: zipfile.ZipFile, name: str) -> Any:
     if archive.getinfo(name).file_size > MAX_JSON_BYTES:
         raise ValueError(f"its {name} has more than {MAX_JSON_BYTES} bytes")
-    data = archive.read(name)
+    return bounded_json(archive.read(name), name)
+
+
+def bounded_json(data: bytes, name: str) -> Any:
+    """JSON of a file that may come from anywhere. Raises ``ValueError``: it is none, or takes too much memory."""
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"its {name} has more than {MAX_JSON_BYTES} bytes")
     # An empty list takes two bytes here and 64 in memory.
     if data.count(b"[") + data.count(b"{") > MAX_JSON_BRACKETS:
         raise ValueError(f"its {name} has more than {MAX_JSON_BRACKETS} brackets")

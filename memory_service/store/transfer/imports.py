@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from memory_service.store.segments.files import storage_error
 from memory_service.store.segments.layout import SegmentContents, plain_headers, read_contents
 from memory_service.store.segments.owner import owner_of
 from memory_service.store.transfer.export import BufferDescription, pieces
+from memory_service.store.transfer.tables import is_table, read_table
 
 _ROOM_STEP: Final = 4 * 1024 * 1024
 """The room on the disk is looked at after so many bytes of an arriving file."""
@@ -84,7 +86,8 @@ class Incoming:
 class Import:
     """An exported buffer on its way into a store: read and checked, then written.
 
-    Memory: as :func:`~memory_service.store.segments.layout.read_contents`, and a piece of the bodies.
+    Memory: as :func:`~memory_service.store.segments.layout.read_contents` or :func:`read_table`, and a piece of the
+    bodies.
 
     Raises:
         FormatError: ``invalid_export``, or a record's own code.
@@ -97,9 +100,9 @@ class Import:
         except OSError as error:
             raise storage_error(f"read {path}", error) from error
         try:
-            self._contents = read_contents(self._file)
+            self._contents = (read_table if is_table(self._file) else read_contents)(self._file)
             self.description = _description(self._contents)
-        except (ValueError, OSError, MemoryError) as error:
+        except (FormatError, ValueError, OSError, MemoryError) as error:
             self._file.close()
             raise FormatError(f"{path.name} is not an exported buffer: {error}", code="invalid_export") from error
         except BaseException:
@@ -133,7 +136,7 @@ class Import:
         full = segment_bytes(config, options)
         owner = owner_of(config, self.description.version, self.description.next_exemplar_id)
         try:
-            for first, last in pieces(self._contents.lengths):
+            for first, last in self._runs():
                 batch = self._batch(first, last)
                 check_batch(batch, decode=options.decode_payloads)
                 parts += segments.append(open_, batch, segment_bytes=full, owner=owner)
@@ -147,6 +150,14 @@ class Import:
             segments.undo(reversed(parts))
             raise
         return parts
+
+    def _runs(self) -> Iterator[tuple[int, int]]:
+        """Records whose bodies lie end to end, in pieces."""
+        starts, lengths = self._contents.headers["offset"].astype(np.int64), self._contents.lengths
+        breaks = np.flatnonzero(starts[1:] != starts[:-1] + lengths[:-1]) + 1
+        for begin, end in pairwise([0, *breaks.tolist(), len(lengths)]):
+            for first, last in pieces(lengths[begin:end]):
+                yield begin + first, begin + last
 
     def note(self, transaction: Writing, config: BufferConfig, parts: list[Part]) -> BufferEntry:
         """Make the buffer in the index."""

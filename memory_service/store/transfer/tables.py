@@ -1,27 +1,30 @@
-"""A buffer as a table with a row a record, for what reads Arrow or Parquet: made and sent a piece at a time."""
+"""A buffer as a table with a row a record, for what reads Arrow or Parquet: made and sent a piece at a time; and read
+again."""
 
 from __future__ import annotations
 
+import mmap
+import struct
 from collections.abc import Generator, Iterator
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from memory_format import FormatError, MissingLibraryError
-from memory_format.api.forms import ExportForm
+from memory_format.api.forms import FORMS, ExportForm
 from memory_format.record import split_row
-from memory_format.wire import SCHEMA, rows_of
+from memory_format.tables import WITHOUT_DESCRIPTION
+from memory_format.wire import read_places, rows_of
+from memory_format.wire_schema import DESCRIPTION_KEY, PNG, SCHEMA
 from memory_service.store.png import to_png
 from memory_service.store.pure.columns import Rows, headers_of_rows
+from memory_service.store.segments.layout import MAX_LEARNERS, READ_DTYPE, SegmentContents, bounded_json
 from memory_service.store.transfer.export import Shown, pieces
 
-DESCRIPTION_KEY: Final = b"exemplar_memory_buffer"
-"""Of the schema's metadata: the JSON that a Zarr store has in its attribute of that name."""
-PNG: Final = pa.field("png", pa.binary())
-"""Null where a picture cannot be decoded here, or is larger than any that is shown."""
-
+_FOOTER: Final = struct.Struct("<i6s")
+"""The end of an Arrow file: how long what stands before it is."""
 _ENCODED: Final = [PNG.name, "body"]
 """What is compressed already, and never twice the same."""
 
@@ -79,6 +82,7 @@ def _pixel_bytes(shown: Shown) -> NDArray[np.int64]:
 
 
 def _pictures(part: Rows, learners: list[str], bodies: memoryview) -> pa.Array:
+    """Null where one cannot be decoded here, or is larger than any that is shown."""
     found: list[bytes | None] = []
     at = 0
     for row, learner, length in zip(headers_of_rows(part).tolist(), learners, part["length"].tolist(), strict=True):
@@ -88,6 +92,65 @@ def _pictures(part: Rows, learners: list[str], bodies: memoryview) -> pa.Array:
             found.append(None)
         at += length
     return pa.array(found, PNG.type)
+
+
+def is_table(file: BinaryIO) -> bool:
+    """Whether a file is none of Zarr. Raises ``ValueError``: it is Parquet, which is not taken here."""
+    file.seek(0)
+    beginning = file.read(8)
+    if beginning.startswith(FORMS["parquet"].begins):
+        raise ValueError(
+            "Parquet is not taken, as a few bytes of it may stand for any number. MemoryClient.import_buffer and "
+            "`memory-service import` make the Arrow stream of it that is"
+        )
+    return beginning.startswith((FORMS["arrow-stream"].begins, FORMS["arrow-file"].begins))
+
+
+def read_table(file: BinaryIO) -> SegmentContents:
+    """Read an exported Arrow stream or file, but for the bodies.
+
+    Memory: in proportion to the other columns, which are as long in the file.
+
+    Raises:
+        FormatError, ValueError: it is none, or damaged; the message says how.
+        OSError: it cannot be read.
+    """
+    data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    at, end = 0, len(data)
+    if data[:8] == FORMS["arrow-file"].begins:
+        # Such a file is a stream, with what helps to find its batches behind it.
+        footer_bytes, magic = _FOOTER.unpack(data[-_FOOTER.size :]) if len(data) > 8 + _FOOTER.size else (0, b"")
+        at, end = 8, len(data) - _FOOTER.size - footer_bytes
+        if magic != FORMS["arrow-file"].ends or not at <= end <= len(data):
+            raise ValueError("it is no whole Arrow file")
+    if data[max(at, end - 8) : end] != FORMS["arrow-stream"].ends:
+        # Arrow takes one that was cut between two batches for a whole one.
+        raise ValueError("it is no whole Arrow stream: it does not say that it ends")
+    metadata, batches = read_places(data[at:end])
+    if DESCRIPTION_KEY not in metadata:
+        raise ValueError(WITHOUT_DESCRIPTION)
+    learners: dict[str, int] = {}
+    headers: list[NDArray[np.void]] = [np.zeros(0, READ_DTYPE)]
+    lengths: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    for placed in batches:
+        part = placed.headers.astype(READ_DTYPE)
+        part["offset"] = placed.ends[:-1] + at
+        part["learner"] = _codes(placed.learner_ids, learners)
+        headers.append(part)
+        lengths.append(np.diff(placed.ends))
+    described = bounded_json(metadata[DESCRIPTION_KEY], DESCRIPTION_KEY.decode())
+    attributes = {DESCRIPTION_KEY.decode(): described}
+    return SegmentContents(np.concatenate(headers), list(learners), np.concatenate(lengths), attributes)
+
+
+def _codes(learner_ids: pa.Array, learners: dict[str, int]) -> NDArray[np.uint16]:
+    """Places of learner ids among those known, which become more. Raises ``ValueError``: they are too many."""
+    encoded = learner_ids.dictionary_encode()
+    codes = [learners.setdefault(name, len(learners)) for name in encoded.dictionary.to_pylist()]
+    if len(learners) > MAX_LEARNERS:
+        raise ValueError(f"it has more than {MAX_LEARNERS} learners")
+    places: NDArray[np.uint16] = np.array(codes, np.uint16)[encoded.indices.to_numpy()]
+    return places
 
 
 class _Sink:
