@@ -148,7 +148,13 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    environment = dict(os.environ)
+    if "SSL_CERT_FILE" in environment:
+        # Whom Python trusts npm trusts, too: its Node.js has a variable of its own for that.
+        environment.setdefault("NODE_EXTRA_CA_CERTS", environment["SSL_CERT_FILE"])
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+    )
 
 
 def _npm_command(run: Runner) -> list[str]:

