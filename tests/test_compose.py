@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docker-compose.yml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
+BUILT = {name: service for name, service in SERVICES.items() if "build" in service}
 AS_OWNER = ROOT / "deploy" / "as-owner"
 
 
@@ -44,23 +46,66 @@ def test_only_the_image_for_a_gpu_has_cuda() -> None:
     assert SERVICES["learner"]["build"]["args"]["TORCH_BACKEND"] == "${TORCH_BACKEND-cpu}"
     assert SERVICES["learner-gpu"]["build"]["args"]["TORCH_BACKEND"] == ""
     assert SERVICES["learner-gpu"]["profiles"] == ["gpu"]
-    images = [service["image"] for service in SERVICES.values()]
+    images = [service["image"] for service in BUILT.values()]
     assert len(set(images)) == len(images)
+    # The others are somebody's, of one version.
+    for service in SERVICES.values():
+        assert service["image"] in images or re.fullmatch(r"[a-z/]+:[0-9.]+", service["image"])
 
 
 def test_every_setting_is_in_the_table() -> None:
-    used = dict(re.findall(r"\$\{(\w+):?-([^}]*)\}", TEXT))
     table = (ROOT / "docs/howto/containers.md").read_text()
-    assert dict(re.findall(r"^\| `(\w+)` \| (?:`(.+?)` )?\|", table, re.MULTILINE)) == used
+    assert dict(re.findall(r"^\| `(\w+)` \| (?:`(.+?)` )?\|", table, re.MULTILINE)) == _settings()
 
 
 def test_images_copy_what_the_builder_is_given() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     given = {line.removeprefix("!") for line in ignored if line.startswith("!")}
-    for service in SERVICES.values():
+    for service in BUILT.values():
         for copied in re.findall(r"^COPY (.*) \S+$", (ROOT / service["build"]["dockerfile"]).read_text(), re.MULTILINE):
             assert set(copied.split()) <= given
             assert all((ROOT / name).exists() for name in copied.split())
+
+
+COMPOSE = shutil.which("docker-compose")
+
+
+@pytest.mark.skipif(COMPOSE is None, reason="there is no docker-compose here")
+@pytest.mark.parametrize("profile", [None, "scale", "gpu"])
+def test_compose_takes_it(profile: str | None) -> None:
+    profiles = [] if profile is None else ["--profile", profile]
+    environment = {name: value for name, value in os.environ.items() if name not in _settings()}
+    done = subprocess.run(
+        [str(COMPOSE), *profiles, "config"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    expected = {name for name, service in SERVICES.items() if set(service.get("profiles", [profile])) == {profile}}
+    assert expected <= services.keys()
+
+
+def test_what_scale_needs_is_reached_by_replicas_alone() -> None:
+    inside = {name for name, service in SERVICES.items() if service.get("networks") == ["store"]}
+    assert inside == {"database", "object-store"}
+    assert yaml.safe_load(TEXT)["networks"]["store"] == {"internal": True}
+    assert not any("ports" in SERVICES[name] for name in inside)
+    both = {name for name, service in SERVICES.items() if set(service.get("networks", [])) > {"store"}}
+    assert both == {"replica-1", "replica-2"}
+    # Each has a directory of its own, and keys are of both.
+    mounted = [dict(volume.split(":")[:2][::-1] for volume in SERVICES[name]["volumes"]) for name in sorted(both)]
+    assert mounted[0]["/memory"] != mounted[1]["/memory"]
+    assert mounted[0]["/keys"] == mounted[1]["/keys"]
+    assert SERVICES["balancer"]["environment"]["UPSTREAMS"].split() == [f"{name}:8765" for name in sorted(both)]
+
+
+def _settings() -> dict[str, str]:
+    return dict(re.findall(r"\$\{(\w+):?-([^}]*)\}", TEXT))
 
 
 def _as_owner(file: Path, *directories: Path) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 Name = tuple[str, str]
 
 _ENGINE = "needs an engine and images"
+_CLUSTER = "needs a cluster"
 
 NOT_RUN: dict[Name, str] = {
     ("README.md", "make setup"): "installs some 6 GB",
@@ -72,6 +73,13 @@ NOT_RUN: dict[Name, str] = {
     ("docs/howto/containers.md", "docker compose up"): _ENGINE,
     ("docs/howto/containers.md", "TORCH_BACKEND= docker compose build learner"): _ENGINE,
     ("docs/howto/containers.md", "docker compose up learner-gpu"): _ENGINE,
+    ("docs/howto/containers.md", "docker compose --profile scale up left right"): _ENGINE,
+    ("docs/howto/kubernetes.md", "memory-service keys make --role admin --data keys"): _CLUSTER,
+    ("docs/howto/kubernetes.md", "kubectl apply --filename deploy/kubernetes.yaml"): _CLUSTER,
+    (
+        "docs/howto/kubernetes.md",
+        "kubectl create secret generic exemplar-memory-keys --from-file keys.json=keys/keys.json \\",
+    ): _CLUSTER,
     ("docs/howto/containers.md", "export IMAGES=registry.example.org/team/ TAG=0.2"): _ENGINE,
 }
 
