@@ -1,4 +1,4 @@
-"""Commands on a store: inspect, backup and verify, whether it is served or not; repair, export, import."""
+"""Commands on a store: inspect, backup and verify, whether it is served or not; repair, migrate, export, import."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from memory_format.api.forms import form_named
 from memory_format.tables import as_imported
 from memory_service.http.app import open_store
 from memory_service.inspect_command import add_inspect_command, run_inspect
+from memory_service.migrate_command import add_migrate_command, run_migrate
 from memory_service.place_options import add_place_options, places_of
 from memory_service.progress import bar
 from memory_service.settings import Settings
@@ -37,7 +38,7 @@ SHOWN: Final = 20
 
 
 def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``inspect``, ``backup``, ``verify``, ``repair``, ``export`` and ``import``."""
+    """``inspect``, ``backup``, ``verify``, ``repair``, ``migrate``, ``export`` and ``import``."""
     add_inspect_command(commands)
     command = commands.add_parser("backup", help="copy a store as of one moment, also while a service serves it")
     command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
@@ -55,6 +56,7 @@ def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
             command.add_argument(
                 "--max-rate", type=float, metavar="MB", help="read at most so many megabytes a second; default no bound"
             )
+    add_migrate_command(commands)
     command = commands.add_parser("export", help="write a buffer to one file, a Zarr store in a ZIP or a table")
     command.add_argument("buffer")
     command.add_argument("file", type=Path, help="x.zarr.zip, x.parquet, x.arrow or x.arrows; must not exist")
@@ -153,6 +155,7 @@ OFFLINE: Final[Mapping[str, Callable[..., int]]] = {
     "backup": _backup,
     "verify": _verify,
     "repair": _repair,
+    "migrate": run_migrate,
     "export": _export,
     "import": _import,
 }

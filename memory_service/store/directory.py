@@ -86,8 +86,10 @@ def empty_incoming(directory: Path) -> None:
 
 
 def clear_unfinished(data: Path) -> None:
-    """Remove what was to take another file's place when a process was killed, and nothing that somebody else has put
-    there. While another process changes the keys, which takes no store's lock, all stays for the next start."""
+    """Remove what was to take another file's place when a process was killed, what a migration has left that ended, and
+    nothing that somebody else has put there. While another process changes the keys, which takes no store's lock, all
+    stays for the next start."""
+    shutil.rmtree(data / opening.MIGRATION, ignore_errors=True)
     alone = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:

@@ -34,6 +34,14 @@ NOT_RUN: dict[Name, str] = {
     ): "the same; tests/memory_service/test_outside.py does it",
     ("docs/howto/postgresql.md", "pg_dump memory --file memory.sql"): "the same",
     (
+        "docs/howto/migrate.md",
+        "export MEMORY_SERVICE_TO_INDEX=postgresql+psycopg://memory@127.0.0.1/memory",
+    ): "the same, and a bucket; tests/memory_service/test_migrate.py does it",
+    (
+        "docs/howto/migrate.md",
+        "memory-service migrate runs/moved runs/back --from-index $MEMORY_SERVICE_TO_INDEX --from-segments s3://bucket/memory",
+    ): "the same",
+    (
         "docs/howto/object-store.md",
         "pip install 'exemplar-memory[service,objects]'",
     ): "installs, which a test has behind it",

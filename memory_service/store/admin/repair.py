@@ -58,7 +58,7 @@ def repair(data: Path, *, progress: Progress | None = None) -> Report:
         standing = opening.look(data)
         if standing.kind == "new":
             raise StorageError(f"there is no store in {data}")
-        if standing.kind == "elsewhere":
+        if standing.kind in ("elsewhere", "unfinished"):
             raise StorageError(standing.words)
         report = Report()
         standing = _set_up(data, standing, report)

@@ -43,7 +43,7 @@ def verify(
         standing = outside.look()
         if standing.kind == "new":
             raise StorageError(f"there is no store in {data}")
-        if standing.kind in ("missing", "damaged", "elsewhere"):
+        if standing.kind in ("missing", "damaged", "elsewhere", "unfinished"):
             raise StorageError(standing.words)
         report = Report()
         if not standing.trusted and standing.kind != "unmarked":

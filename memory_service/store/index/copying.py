@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
+from memory_format import StorageError
 from memory_service.store.index import migrations, tables
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.segments import files
@@ -22,14 +23,20 @@ _COUNTED: Final = (tables.buffers, tables.segments)
 """Tables of which no id is ever given twice."""
 
 
-def copy_database(source: sa.Connection, target: Path) -> None:
+UNFINISHED: Final = "unfinished_migration"
+unfinished = sa.Table(UNFINISHED, sa.MetaData(), sa.Column("store_id", sa.String(32), nullable=False))
+"""In a database that gets an index: of which store. It goes with the transaction that makes the index."""
+
+
+def copy_database(source: sa.Connection, target: Path, *, checked: bool = False) -> None:
     """Copy an index to a database of SQLite in one file, which does not exist.
 
     Args:
         source: of PostgreSQL, in a transaction that sees one state.
+        checked: compare all rows afterwards.
 
     Raises:
-        StorageError: it has another schema than this version's.
+        StorageError: it has another schema than this version's; or the copy is not the same.
         sqlalchemy.exc.SQLAlchemyError: it cannot be read.
     """
     # Copying takes as long as it takes.
@@ -38,21 +45,58 @@ def copy_database(source: sa.Connection, target: Path) -> None:
     with closing(SqliteIndex(target)) as index:
         index.refill(lambda connection: _copy_rows(source, connection))
     as_one_file(target)
+    if checked:
+        with reading_copy(target) as copy:
+            if digests(copy) != digests(source):
+                raise StorageError("a copy of the index has other rows than the index")
+
+
+@contextmanager
+def reading_copy(path: Path) -> Iterator[sa.Connection]:
+    """A copy of an index. Raises ``StorageError``: it cannot be read."""
+    with closing(SqliteIndex(path, migrate=False)) as index, index.reading() as reading:
+        yield reading.connection
+
+
+def settle_copy(path: Path, bodies: Mapping[int, Sequence[tuple[int, bytes]]] | None) -> None:
+    """Make a copy of an index that of another place: names that files were about to have, or to lose, are the old
+    one's.
+
+    Args:
+        path: the copy, in one file, also afterwards.
+        bodies: of open segments, where the index is to keep them: by segment's id, each with the number of its first
+            record. Else none are kept.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+
+    def write(connection: sa.Connection) -> None:
+        connection.execute(tables.intents.delete())
+        connection.execute(tables.open_bodies.delete())
+        for segment_id, pieces in (bodies or {}).items():
+            rows = [{"segment_id": segment_id, "first": first, "bodies": piece} for first, piece in pieces]
+            connection.execute(tables.open_bodies.insert(), rows)
+
+    with closing(SqliteIndex(path, migrate=False)) as index:
+        index.refill(write)
+    as_one_file(path)
 
 
 def _copy_rows(source: sa.Connection, target: sa.Connection) -> None:
     target.execute(tables.store.delete())
     for table in tables.metadata.sorted_tables:
-        for rows in _rows(source, table):
+        for rows in rows_of(source, table):
             target.execute(table.insert(), [row._asdict() for row in rows])
     for name, number in last_ids(source).items():
         target.execute(sa.text("DELETE FROM sqlite_sequence WHERE name = :name"), {"name": name})
         target.execute(sa.text("INSERT INTO sqlite_sequence VALUES (:name, :seq)"), {"name": name, "seq": number})
 
 
-def _rows(source: sa.Connection, table: sa.Table) -> Iterator[list[sa.Row[tuple[object, ...]]]]:
+def rows_of(source: sa.Connection, table: sa.Table) -> Iterator[list[sa.Row[tuple[object, ...]]]]:
+    """All rows of a table, some at a time."""
     # In one read of a server's cursor at a time: all of a table may not fit into memory.
-    found = source.execution_options(stream_results=True, max_row_buffer=_ROWS).execute(sa.select(table))
+    found = source.execute(sa.select(table).execution_options(stream_results=True, max_row_buffer=_ROWS))
     while rows := found.fetchmany(_ROWS):
         yield list(rows)
 
@@ -76,7 +120,7 @@ def digests(connection: sa.Connection) -> dict[str, tuple[int, str]]:
     found = {}
     for table in tables.metadata.sorted_tables:
         number = total = 0
-        for rows in _rows(connection, table):
+        for rows in rows_of(connection, table):
             for row in rows:
                 number += 1
                 total += int.from_bytes(hashlib.sha256(repr(tuple(row)).encode()).digest())

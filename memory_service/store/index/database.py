@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from memory_format import StorageError
 from memory_service.store.index import migrations, tables
+from memory_service.store.index.connecting import end
+from memory_service.store.index.copying import UNFINISHED, copy_database
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.opening import Seen
 from memory_service.store.index.sql import SqlIndex, as_storage_error
@@ -19,6 +22,11 @@ LOCK: Final = "1701668205, hashtext(current_schema())"
 FIT: Final = (
     "current_setting('server_encoding') AS encoding, current_setting('fsync') AS fsync, current_schema() AS schema, "
     "pg_is_in_recovery() AS standby"
+)
+TAKE_LOCK: Final = sa.text(f"SELECT pg_try_advisory_lock({LOCK}) AS taken, {FIT}")
+_NUM_BYTES: Final = sa.text(
+    "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'r' AND "
+    "relnamespace = current_schema()::regnamespace"
 )
 HOLDER: Final = sa.text(
     "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND "
@@ -68,6 +76,8 @@ class Database(SqlIndex):
         """Whether there are a store's tables. Raises ``StorageError``: there are some that are none of a store's."""
         with self.reading() as reading:
             names = set(sa.inspect(reading.connection).get_table_names())
+            if UNFINISHED in names:
+                raise StorageError(f"a migration into {self.place} did not end: run `memory-service migrate` again")
             if "alembic_version" not in names:
                 if others := sorted(names & tables.metadata.tables.keys()):
                     raise StorageError(
@@ -78,6 +88,29 @@ class Database(SqlIndex):
             if "store" not in names:
                 raise StorageError(f"{self.place} is used by something else: name another database, or a schema")
             return True
+
+    def copy(self, target: Path, *, checked: bool = False) -> None:
+        """As :meth:`IndexOutside.copy`. Raises ``StorageError``: it has another schema than this version's, or cannot
+        be read."""
+        with self.reading() as reading:
+            copy_database(reading.connection, target, checked=checked)
+
+    def num_bytes(self) -> int:
+        """What its tables take in the database."""
+        with self.reading(alone=True) as reading:
+            return int(reading.connection.execute(_NUM_BYTES).scalar_one())
+
+    @contextmanager
+    def held_if_free(self) -> Iterator[bool]:
+        """Keep services away meanwhile, where none holds it already; whether one does."""
+        with as_storage_error():
+            connection = self._at_once.connect()
+        try:
+            with as_storage_error():
+                taken = connection.execute(TAKE_LOCK).one().taken
+            yield not taken
+        finally:
+            end(connection)
 
     def expect_fit(self, found: Any) -> None:
         encoding = found.encoding

@@ -31,7 +31,10 @@ ELSEWHERE = "index.elsewhere"
 SEGMENTS_ELSEWHERE = "segments.elsewhere"
 """The same of segments: the bucket's URL."""
 
-Kind = Literal["new", "current", "unmarked", "missing", "damaged", "older", "foreign", "elsewhere"]
+MIGRATION = "migration"
+"""A directory in one that a store is being moved to: until its index is there, it is none."""
+
+Kind = Literal["new", "current", "unmarked", "missing", "damaged", "older", "foreign", "elsewhere", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Standing:
     ``new``: nothing. ``current``: an index that is as new as the segment files. ``unmarked``: nothing says so, as in
     stores of earlier versions. ``missing``: segment files and no index of them. ``damaged``: an index that cannot be
     read. ``older``: one that has not seen the last changes. ``foreign``: one of another store. ``elsewhere``: one in a
-    database that was not named.
+    database that was not named. ``unfinished``: a migration into it did not end.
     """
 
     kind: Kind
@@ -98,8 +101,8 @@ def look_elsewhere(data: Path, seen: Seen | None, place: str) -> Standing:
     """
     if (data / INDEX).exists():
         raise StorageError(
-            f"the store in {data} has an index of its own, {INDEX}: serve it without another one, or export its "
-            "buffers and import them into a new store"
+            f"the store in {data} has an index of its own, {INDEX}: serve it without another one, or move it into the "
+            "database, `memory-service migrate`"
         )
     return judge(data, seen, place, "put the database back as it was last. Nothing was changed")
 
@@ -116,8 +119,8 @@ def expect_segments_at(data: Path, place: str | None) -> None:
             raise StorageError(words_elsewhere(data))
     elif place is not None and (data / "segments").is_dir() and any((data / "segments").iterdir()):
         raise StorageError(
-            f"the store in {data} has segment files of its own, in segments: serve it without --segments, or export "
-            "its buffers and import them into a new store"
+            f"the store in {data} has segment files of its own, in segments: serve it without --segments, or move it "
+            "there, `memory-service migrate`"
         )
 
 
@@ -147,6 +150,9 @@ def judge(data: Path, seen: Seen | None, name: str, remedy: str) -> Standing:
     directory = data / "segments"
     names = [name for name in os.listdir(directory) if OWN_NAME.fullmatch(name)] if directory.is_dir() else []
     num = f"{len(names)} segment files are there" if names else "it has held something"
+    if seen is None and (data / MIGRATION).exists():
+        words = f"a migration into {data} did not end: run `memory-service migrate` again, or remove what is there"
+        return Standing("unfinished", words)
     if seen is None:
         log = data / f"{INDEX}-wal"
         if not names and not (data / GENERATION).exists() and not (log.exists() and log.stat().st_size):
@@ -288,6 +294,12 @@ def mark_of(store: Path) -> Mark | None:
     """Which store an index is of, and how many changes it has seen; None where it does not say."""
     seen = _peek(store / INDEX)
     return None if seen is None else seen.mark
+
+
+def mark_of_copy(copy: Path) -> Mark:
+    """The same of a copy that has the newest schema."""
+    with closing(connect(copy)) as connection:
+        return Mark(*connection.execute("SELECT store_id, changes FROM store").fetchone())
 
 
 def names_segment(data: Path, stem: str) -> bool:

@@ -13,7 +13,7 @@ from memory_service.store.index.generation import Mark
 from memory_service.store.index.opening import Standing
 
 if TYPE_CHECKING:
-    from memory_service.store.index.postgres import PostgresIndex
+    from memory_service.store.index.database import Database
 
 
 class IndexOutside(ABC):
@@ -28,8 +28,13 @@ class IndexOutside(ABC):
         """Which store it is of, and how many changes it has seen; None where it does not say."""
 
     @abstractmethod
-    def copy(self, target: Path) -> None:
-        """The index as it is after some change, as a database of SQLite in one file."""
+    def copy(self, target: Path, *, checked: bool = False) -> None:
+        """The index as it is after some change, as a database of SQLite in one file.
+
+        Args:
+            target: takes the place of what is there.
+            checked: compare all rows afterwards, where they are not copied as they lie.
+        """
 
     @abstractmethod
     def names_segment(self, stem: str) -> bool:
@@ -60,7 +65,7 @@ class IndexFile(IndexOutside):
     def mark(self) -> Mark | None:
         return opening.mark_of(self._data)
 
-    def copy(self, target: Path) -> None:
+    def copy(self, target: Path, *, checked: bool = False) -> None:
         opening.copy_index(self._data, target)
 
     def names_segment(self, stem: str) -> bool:
@@ -79,10 +84,11 @@ class IndexInDatabase(IndexOutside):
 
     def __init__(self, data: Path, url: str) -> None:
         # Who has the index in a file needs no driver.
-        from memory_service.store.index.postgres import PostgresIndex
+        from memory_service.store.index.connecting import make_engine, parse
+        from memory_service.store.index.database import Database
 
         self._data = data
-        self._index: PostgresIndex = PostgresIndex(url, hold=False)
+        self._index: Database = Database(parse(url), make_engine(parse(url)))
 
     def look(self, *, all_here: bool) -> Standing:
         return opening.look_elsewhere(self._data, self._index.seen(), self._index.place)
@@ -91,8 +97,9 @@ class IndexInDatabase(IndexOutside):
         seen = self._index.seen()
         return None if seen is None else seen.mark
 
-    def copy(self, target: Path) -> None:
-        self._index.copy(target)
+    def copy(self, target: Path, *, checked: bool = False) -> None:
+        target.unlink(missing_ok=True)
+        self._index.copy(target, checked=checked)
 
     def names_segment(self, stem: str) -> bool:
         with self._index.reading(alone=True) as reading:

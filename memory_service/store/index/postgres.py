@@ -21,8 +21,7 @@ from memory_format import StorageError
 from memory_service.store.index import migrations, tables
 from memory_service.store.index.base import Reading, Writing
 from memory_service.store.index.connecting import PIPELINE, end, is_alive, make_engine, parse
-from memory_service.store.index.copying import copy_database
-from memory_service.store.index.database import FIT, HOLDER, LOCK, Database
+from memory_service.store.index.database import HOLDER, TAKE_LOCK, Database
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.reading import UNANSWERED
 from memory_service.store.index.sql import AHEAD, as_storage_error
@@ -34,11 +33,6 @@ _PREPARED_AFTER: Final = 5
 _LOCK_SECONDS: Final = 3.0
 """For how long the lock is asked for: the session of a process that has just ended may live a little longer."""
 
-_TAKE_LOCK: Final = sa.text(f"SELECT pg_try_advisory_lock({LOCK}) AS taken, {FIT}")
-_NUM_BYTES: Final = sa.text(
-    "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'r' AND "
-    "relnamespace = current_schema()::regnamespace"
-)
 _COUNT: Final = """
 UPDATE store SET changes = changes + 1
 RETURNING changes, ARRAY(SELECT nextval(pg_get_serial_sequence('segments', 'id')) FROM generate_series(1, %s::int))
@@ -61,13 +55,12 @@ class PostgresIndex(Database):
     Args:
         url: ``postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE``; what libpq knows may follow it, as in
             ``?sslmode=verify-full``. What is not said there is taken from the environment (``PGPASSFILE``).
-        hold: else it is only looked at.
 
     Raises:
         StorageError: ``store_locked`` where another process holds it; the database cannot be used.
     """
 
-    def __init__(self, url: str, *, hold: bool = True) -> None:
+    def __init__(self, url: str) -> None:
         parsed = parse(url)
         self._holder: sa.Connection | None = None
         self._number: int | None = None
@@ -81,8 +74,6 @@ class PostgresIndex(Database):
         self._undecided = False
         """Whether the last transaction may have been committed, or be about to."""
         super().__init__(parsed, make_engine(parsed))
-        if not hold:
-            return
         try:
             with as_storage_error():
                 self._hold()
@@ -108,31 +99,6 @@ class PostgresIndex(Database):
                 mark = Mark(*self._held().execute(_OPENED).one())
             self._number = mark.changes
             return mark
-
-    # Looking at it
-
-    def copy(self, target: Path) -> None:
-        """The index as it is after some change, as a database of SQLite. Raises ``StorageError``: it has another schema
-        than this version's, or cannot be read."""
-        with super().reading() as reading:
-            copy_database(reading.connection, target)
-
-    def num_bytes(self) -> int:
-        """What its tables take in the database."""
-        with self.reading(alone=True) as reading:
-            return int(reading.connection.execute(_NUM_BYTES).scalar_one())
-
-    @contextmanager
-    def held_if_free(self) -> Iterator[bool]:
-        """Keep services away meanwhile, where none holds it already; whether one does."""
-        with as_storage_error():
-            connection = self._at_once.connect()
-        try:
-            with as_storage_error():
-                taken = connection.execute(_TAKE_LOCK).one().taken
-            yield not taken
-        finally:
-            end(connection)
 
     # Holding it
 
@@ -162,7 +128,7 @@ class PostgresIndex(Database):
 
     def _take_lock(self, connection: sa.Connection) -> None:
         end = time.monotonic() + _LOCK_SECONDS
-        while not (found := connection.execute(_TAKE_LOCK).one()).taken:
+        while not (found := connection.execute(TAKE_LOCK).one()).taken:
             self.expect_fit(found)
             if time.monotonic() > end:
                 holder = connection.execute(HOLDER).scalar() or "which does not say its name"

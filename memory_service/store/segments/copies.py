@@ -246,7 +246,8 @@ class HeldCopies(Held):
 
 
 class _End(io.RawIOBase):
-    """A sealed segment of which the end is at hand, and the first header, which is the same in all."""
+    """A sealed segment of which the end is at hand, and the first header, which is the same in all that this version
+    writes."""
 
     def __init__(self, size: int, end: bytes) -> None:
         self._size = size
@@ -269,7 +270,7 @@ class _End(io.RawIOBase):
     def read(self, num_bytes: int | None = -1) -> bytes:
         start, first = self._at, self._size - len(self._end)
         end = self._size if num_bytes is None or num_bytes < 0 else min(self._size, start + num_bytes)
-        if start < BODY_AT and end <= BODY_AT:
+        if start < first and end <= BODY_AT:
             found = local_header(BODY_ENTRY, 0, 0)[start:end]
         elif start < first < self._size or len(self._end) > self._size:
             raise ValueError("that part of it is not at hand")

@@ -46,9 +46,7 @@ def bring_up_to_date(engine: sa.Engine, metadata: sa.MetaData, store: Path, foun
         with engine.connect() as connection:
             connection = connection.execution_options(exemplar_memory_writes=True)
             with connection.begin():
-                metadata.create_all(connection)
-                _VERSIONS.create_all(connection)
-                connection.execute(alembic_version.insert(), {"version_num": HEAD})
+                create(connection, metadata)
                 row = {"id": 1, "store_id": uuid.uuid4().hex, "changes": 0}
                 connection.execute(metadata.tables["store"].insert(), row)
         return
@@ -74,6 +72,13 @@ def bring_up_to_date(engine: sa.Engine, metadata: sa.MetaData, store: Path, foun
             command.upgrade(config, "head")
         except (ValueError, OSError) as error:
             raise StorageError(f"the store cannot be brought from schema {found} to {HEAD}: {error}") from error
+
+
+def create(connection: sa.Connection, metadata: sa.MetaData) -> None:
+    """Make the newest schema, its tables empty."""
+    metadata.create_all(connection)
+    _VERSIONS.create_all(connection)
+    connection.execute(alembic_version.insert(), {"version_num": HEAD})
 
 
 @contextmanager
