@@ -14,6 +14,7 @@ NOT_RUN: dict[Name, str] = {
     ("README.md", "make setup"): "installs some 6 GB",
     ("README.md", "make demo"): "trains for minutes, and downloads; tests of the learner run it on less",
     ("README.md", "make test"): "is what runs here",
+    ("docs/format.md", "import duckdb"): "is run on files in tests/memory_service/test_other_readers.py",
     ("docs/tutorial.md", "make setup"): "installs, which a test has behind it",
     (
         "docs/service.md",
