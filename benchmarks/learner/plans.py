@@ -28,7 +28,11 @@ METHODS: tuple[str, ...] = (
     "none",
     "full+lossless",
     "full",
+    "full+mrdc",
+    "full+scale50",
+    "full+typical",
     "cim",
+    "grid",
     "random",
     "masked",
     "l2p",
@@ -53,6 +57,8 @@ ABLATIONS: tuple[str, ...] = (
     "masked+no-translate",
     "masked+no-refit",
     "masked+cosine",
+    "masked+herding-mean",
+    "masked+typical",
     "masked+mean-heads+sinks",
 )
 """Rows that ``--ablations`` adds to it."""
@@ -62,7 +68,9 @@ CHARTED: tuple[str, ...] = ("full", "cim", "random", "masked")
 
 TRIALS: dict[str, tuple[str, ...]] = {
     "full": ("full+q10", "full", "full+q30", "full+q60"),
+    "full+scale50": ("full+scale25", "full+scale50", "full+scale75", "full+scale50+pixel"),
     "cim": ("cim+q10", "cim", "cim+q30", "cim+q60"),
+    "grid": ("grid", "grid+keep10", "grid+keep40", "grid+q30"),
     "random": ("random", "random+keep10", "random+keep40", "random+q30"),
     "masked": ("masked", "masked+keep10", "masked+keep40", "masked+q30"),
     "l2p": ("l2p", "l2p+added10", "l2p+added30", "l2p+head1"),

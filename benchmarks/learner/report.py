@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from benchmarks.common.document import Document
 from benchmarks.common.tables import table
 from benchmarks.learner.run import Row, Run, Table, best_full
-from learner.run.seeds import gap_points, paired, points
+from learner.run.seeds import Spread, gap_points, paired, points
 
 RUN = TypeAdapter(Run)
 
@@ -29,8 +29,9 @@ def _section(found: Table, run: Run) -> str:
 
 def _table(rows: Sequence[Row]) -> str:
     reference = best_full(rows)
-    against = f"last, against {reference.method}" if reference else "last, paired"
-    head = ["method", "last", "average", "forgetting", "a class", "bytes each", against, "picture / text alone"]
+    over = f"against {reference.method}" if reference else "paired"
+    gaps = [f"last, {over}", f"average, {over}"]
+    head = ["method", "last", "average", "forgetting", "a class", "bytes each", *gaps, "picture / text alone"]
     cells = []
     for row in rows:
         stored = row.bytes_per_exemplar > 0
@@ -44,6 +45,7 @@ def _table(rows: Sequence[Row]) -> str:
                 f"{row.exemplars_per_class:.1f}" if stored else "-",
                 f"{row.bytes_per_exemplar:,.0f}" if stored else "-",
                 "" if reference is None else gap_points(paired(row.last.values, reference.last.values)),
+                "" if reference is None else gap_points(paired(row.average.values, reference.average.values)),
                 " / ".join(alone) or "-",
             ]
         )
@@ -59,17 +61,22 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     rivals = {
         "the best full images": full,
         "class-activation boxes": by_name.get("cim"),
+        "a fixed grid": by_name.get("grid"),
         "random masks": by_name.get("random"),
     }
     said = []
     for name, rival in rivals.items():
         if rival is None:
             continue
-        gap = paired(masked.last.values, rival.last.values)
-        word = "ahead of" if gap.mean > 0 else "behind" if gap.mean < 0 else "level with"
-        ending = "" if gap.excludes_zero else ("; one seed" if gap.interval is None else "; the interval holds zero")
+        last = paired(masked.last.values, rival.last.values)
+        average = paired(masked.average.values, rival.average.values)
+        word = "ahead of" if last.mean > 0 else "behind" if last.mean < 0 else "level with"
         said.append(
-            f"- Masked exemplars are {word} {name} (`{rival.method}`): {gap_points(gap)} points of last "
-            f"accuracy{ending}."
+            f"- Masked exemplars are {word} {name} (`{rival.method}`): {gap_points(last)} points of last "
+            f"accuracy{_ending(last)}. Of average accuracy: {gap_points(average)}{_ending(average)}."
         )
     return said
+
+
+def _ending(gap: Spread) -> str:
+    return "" if gap.excludes_zero else ("; one seed" if gap.interval is None else "; the interval holds zero")

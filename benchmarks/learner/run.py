@@ -79,7 +79,8 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
             "forgetting": {"mean": row.forgetting.mean, "std": row.forgetting.deviation},
             "exemplars_per_class": row.exemplars_per_class,
             "bytes_per_exemplar": row.bytes_per_exemplar,
-            "paired_vs_best_full": None if reference is None else _difference(row, reference),
+            "paired_vs_best_full": None if reference is None else _difference(row.last, reference.last),
+            "average_vs_best_full": None if reference is None else _difference(row.average, reference.average),
         }
         for row in rows
     }
@@ -163,6 +164,6 @@ def found(plan: Plan, results: Results, *, conditions: str, device: str, full_sa
     )
 
 
-def _difference(row: Row, reference: Row) -> dict[str, Any]:
-    gap = paired(row.last.values, reference.last.values)
+def _difference(figure: Spread, reference: Spread) -> dict[str, Any]:
+    gap = paired(figure.values, reference.values)
     return {"mean": gap.mean, "interval": gap.interval and list(gap.interval)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from learner.memory.selection import Selection
 from learner.ranges import within
@@ -20,6 +20,11 @@ BUFFER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,21}")
 
 Resample = Literal["area", "pixel"]
 
+QualityRule = Literal["fixed", "mrdc"]
+
+MRDC_QUALITIES: Final = (10, 25, 50, 75, 90)
+"""Those that MRDC chooses from."""
+
 
 @dataclass(frozen=True)
 class MemoryConfig:
@@ -32,6 +37,8 @@ class MemoryConfig:
             grows with them.
         full_sample_bytes: what one full sample is taken to cost in that case.
         codec: numcodecs configuration of the patch codec; full and masked exemplars use the same.
+        quality_rule: ``fixed``: the codec's. ``mrdc``: in each phase one of 10, 25, 50, 75 and 90, by MRDC's rule
+            (:mod:`learner.memory.mrdc`).
         selection: order within a class.
         scale: share of their sides at which whole pictures are stored; replay enlarges them again. 1 = as they are.
         resample: what becomes of a cell of pixels in a picture scaled down: its mean (``area``), or one pixel of it
@@ -54,6 +61,7 @@ class MemoryConfig:
     full_samples_per_class: int = 0
     full_sample_bytes: int = 0
     codec: dict[str, Any] = field(default_factory=lambda: {"id": "em_webp", "quality": 30})
+    quality_rule: QualityRule = "fixed"
     selection: Selection = "herding"
     scale: float = 1.0
     resample: Resample = "area"
@@ -76,7 +84,7 @@ class MemoryConfig:
                 "full_samples_per_class and full_sample_bytes go together: both positive, or both 0, and at most 1 PiB"
             )
         try:
-            make_codec(self.codec)
+            make_codec(self.codec if self.quality_rule == "fixed" else {**self.codec, "quality": MRDC_QUALITIES[0]})
         except (ExemplarMemoryError, OverflowError) as error:
             raise ValueError(f"codec: {error}") from error
         if self.join and not NAME_PATTERN.fullmatch(self.join):

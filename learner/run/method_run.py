@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from client import Buffer
 from client.dataset import ReplayDataset
 from client.files import DamagedFileError
+from learner.memory import mrdc
 from learner.memory.contents import save_examples, save_held
-from learner.memory.exemplars import exemplar_features, make_exemplars, mask_split, to_replay, what_to_store
+from learner.memory.exemplars import Stored, exemplar_features, make_exemplars, mask_split, to_replay, what_to_store
+from learner.memory.settings import MemoryConfig
 from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.run import checkpoint, machine
@@ -26,6 +31,8 @@ from learner.run.setup import MethodBuffer, Setup
 from learner.run.shared import InStep, SharedClasses
 from learner.training.refit import Known, Translation, fit_translation, fitted_head
 from learner.training.train import train_phase
+
+log = logging.getLogger(__name__)
 
 _TIMINGS = ("train_seconds", "pull_seconds", "mask_seconds")
 """What is known of a phase once it is trained."""
@@ -238,12 +245,13 @@ class MethodRun:
         started = time.perf_counter()
         masked = mask_split(model, new, self.config.mask, self.setup.generator(phase, 1))
         stored = what_to_store(model, new, masked, self.method.stores, self.config.memory)
+        class_ids = self._shared.to_buffer(new.class_ids) if self._shared else new.class_ids
         exemplars = make_exemplars(
             model,
-            self._shared.to_buffer(new.class_ids) if self._shared else new.class_ids,
+            class_ids,
             stored,
             masked.features,
-            memory=self.config.memory,
+            memory=self._at_quality(model, buffer, phase, class_ids, stored, masked.features),
             phase=phase,
             learner_id=self.memory.learner_id if self.memory else self.method.slug,
             rng=np.random.default_rng([self.config.seed, phase]),
@@ -265,6 +273,34 @@ class MethodRun:
             held = zip(samples, records, pushed.exemplar_ids, strict=True)
             save_examples(self.folder / f"examples-{phase}.npz", model, new, masked, self.config.mask, held)
         return keep_ratio, mask_seconds, push_seconds
+
+    def _at_quality(
+        self,
+        model: Classifier,
+        buffer: Buffer,
+        phase: int,
+        class_ids: NDArray[np.int64],
+        stored: Stored,
+        class_features: Tensor,
+    ) -> MemoryConfig:
+        """The settings with the quality of this phase's pictures."""
+        memory = self.config.memory
+        if memory.quality_rule == "fixed":
+            return memory
+        stats = buffer.stats()
+        classes = {of.class_id for of in stats.classes} | set(class_ids.tolist())
+        grown = memory.full_samples_per_class * memory.full_sample_bytes
+        codec = mrdc.at_chosen_quality(
+            model,
+            class_ids,
+            stored,
+            class_features,
+            memory=memory,
+            share_bytes=grown or stats.budget_bytes / len(classes),
+            rng=np.random.default_rng([self.config.seed, phase]),
+        )
+        log.info("%s phase %d: quality %d", self.method.name, phase, codec["quality"])
+        return replace(memory, codec=codec)
 
     def _known(self, model: Classifier, phase: int) -> Known | None:
         """What a classifier for the test can be fitted to; None: training's own head is tested."""

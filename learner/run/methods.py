@@ -134,6 +134,11 @@ PARTS: dict[str, Part] = {
         "pictures that are scaled down keep one pixel of each cell, not its mean (GPS)",
         {"memory": {"resample": "pixel"}},
     ),
+    "mrdc": Part(
+        "quality by MRDC",
+        "in each phase a quality by MRDC's rule, from 10, 25, 50, 75 and 90",
+        {"memory": {"quality_rule": "mrdc"}},
+    ),
     # Which of it is kept.
     "cosine": Part(
         "cosine ranking", "kept first: what is nearest to its class's mean", {"memory": {"selection": "cosine"}}

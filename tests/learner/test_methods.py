@@ -7,12 +7,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 
 from client import MemoryClient
 from learner.baselines import cim
-from learner.memory import scaled
+from learner.memory import mrdc, scaled
+from learner.memory.exemplars import Stored
 from learner.memory.settings import MemoryConfig, Resample
 from learner.model.backbones.packing import packing
 from learner.model.backbones.vilt import small_vilt
@@ -93,9 +95,12 @@ def _buffer(out: Path, name: str) -> str:
     return buffer_name(mark_of(out), "", parse_method(name).slug)
 
 
-def test_every_method_keeps_its_budget_and_stores_what_it_says(service: Service, tmp_path: Path) -> None:
+def test_every_method_keeps_its_budget_and_stores_what_it_says(
+    service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="learner")
     out = tmp_path / "kinds"
-    names = ["full+lossless", "full+q5", "full+scale50", "cim", "grid", "random", "masked+text", "joint"]
+    names = ["full+lossless", "full+q5", "full+mrdc", "full+scale50", "cim", "grid", "random", "masked+text", "joint"]
     config = replace(SHORT, memory=replace(CONFIG.memory, budget_bytes=15_000))
     last = {name: _run(name, out, service, config)[-1] for name in names}
     assert all(metrics.bytes_used <= 15_000 for metrics in last.values())
@@ -112,6 +117,9 @@ def test_every_method_keeps_its_budget_and_stores_what_it_says(service: Service,
     for name in ("full+lossless", "full+q5", "cim"):
         assert all(record.keep_mask.all() for record in held[name])
         assert all(len(record.token_ids) == record.text_length for record in held[name])
+    chosen = [line.rpartition(" ") for line in caplog.messages if ": quality " in line]
+    assert [words for words, *_ in chosen] == [f"full+mrdc phase {phase}: quality" for phase in range(3)]
+    assert {int(quality) for *_, quality in chosen} <= {10, 25, 50, 75, 90}
     assert {record.codec_id for record in held["full+lossless"]} == {"em_webp_lossless"}
     assert any(len(record.token_ids) < record.text_length for record in held["masked+text"])
     assert not any(record.extras for record in held["masked+text"])
@@ -285,6 +293,43 @@ def test_a_cell_of_a_picture_scaled_down_is_its_mean_or_the_pixel_in_its_midst()
         small = scaled.shrink(tokens, 0.5, resample)  # type: ignore[arg-type]
         found = torch.from_numpy(patches_to_image(small.patches[0].numpy(), (2, 2))).float()
         assert torch.equal(found, expected), resample
+
+
+def test_volumes_tell_how_much_a_codec_changed_features() -> None:
+    angles = torch.tensor([0.0, torch.pi / 2, torch.pi / 6])
+    right, narrow = (torch.stack([angles[[0, n]].cos(), angles[[0, n]].sin()], 1) for n in (1, 2))
+    assert mrdc.ratio([3 * right], [right]) == pytest.approx(1)
+    assert mrdc.ratio([right], [narrow]) == pytest.approx(0.25)
+    assert mrdc.ratio([right, narrow], [narrow, right]) == pytest.approx(1)
+    # The same sample twice spans nothing.
+    assert mrdc.ratio([right, right[:1].repeat(2, 1)], [narrow, right]) == pytest.approx(0.25)
+    assert mrdc.ratio([right[:1].repeat(2, 1)], [right]) == float("inf")
+
+
+def test_the_lowest_quality_that_changes_features_little_enough_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, split = _model(), make_split([7, 3], 6)
+    stored, features = Stored.whole(split.tokens), model.features(split.tokens)
+
+    def chosen(tolerance: float, share_bytes: float) -> object:
+        monkeypatch.setattr(mrdc, "TOLERANCE", tolerance)
+        codec = mrdc.at_chosen_quality(
+            model,
+            split.class_ids,
+            stored,
+            features,
+            memory=CONFIG.memory,
+            share_bytes=share_bytes,
+            rng=np.random.default_rng(0),
+        )
+        return codec["quality"]
+
+    assert chosen(1e9, 10_000) == 10
+    assert chosen(0, 10_000) == 90
+    # One alone has the volume 1.
+    assert chosen(1e-9, 1) == 10
+    for names in ("full+lossless+mrdc", "full+mrdc+lossless"):
+        with pytest.raises(ValueError, match="quality"):
+            parse_method(names).configure(CONFIG)
 
 
 def test_only_whole_pictures_are_scaled_down() -> None:
