@@ -43,6 +43,9 @@ def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     command = commands.add_parser("backup", help="copy a store as of one moment, also while a service serves it")
     command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
     command.add_argument("target", type=Path, metavar="TO", help="directory to make, of a store that has all in it")
+    command.add_argument(
+        "--damaged", action="store_true", help="also where segments are missing or cut short: a copy to be repaired"
+    )
     add_place_options(command)
     for name, words in (
         ("verify", "check every record, counter and file of a store, served or not, and change nothing"),
@@ -84,9 +87,10 @@ def add_data_option(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _backup(data: Path, target: Path, index: str | None, segments: str | None) -> int:
+def _backup(data: Path, target: Path, damaged: bool, index: str | None, segments: str | None) -> int:
+    places = places_of(data, index, segments)
     with bar("copying", "segments") as progress:
-        number, num_bytes = backup(data, target, places_of(data, index, segments), progress=progress)
+        number, num_bytes = backup(data, target, places, damaged=damaged, progress=progress)
     print(f"{target}: {number} segments, {num_bytes} bytes")
     return 0
 

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from memory_format import StorageError, encode_batch
+from memory_format import Record, StorageError, decode_batch, encode_batch
 from memory_service.cli import main
 from memory_service.http.app import create_app
 from memory_service.settings import Settings
 from memory_service.store import Buffer, Store
 from memory_service.store.admin.inspect import inspect
+from memory_service.store.admin.migrate import migrate
 from memory_service.store.admin.verify import verify
-from memory_service.store.directory import Places
+from memory_service.store.directory import Places, open_local
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
@@ -40,8 +41,13 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 
 
 @pytest.fixture
-def places(pair: Pair, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Places:
-    return NewPlaces(request, monkeypatch)(pair)
+def new_places(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> NewPlaces:
+    return NewPlaces(request, monkeypatch)
+
+
+@pytest.fixture
+def places(pair: Pair, new_places: NewPlaces) -> Places:
+    return new_places(pair)
 
 
 @pytest.fixture
@@ -57,6 +63,10 @@ def served(data: Path, places: Places) -> Iterator[Store]:
     with suppress(OSError):
         # Unless the test has.
         store.release()
+
+
+def held(buffer: Buffer) -> list[Record]:
+    return decode_batch(bytes(buffer.query_encoded(Query(limit=1000))[0]))
 
 
 def everything(buffer: Buffer) -> tuple[Any, ...]:
@@ -164,6 +174,36 @@ def test_damage_to_objects_is_found(
         backup(data, tmp_path / "copy", places)
     assert not (tmp_path / "copy").exists()
     assert not (tmp_path / "copy.partial").exists()
+
+
+@pytest.mark.parametrize("pair", ["both"])
+def test_a_damaged_store_is_repaired_in_a_directory_and_moved_back(
+    served: Store, places: Places, data: Path, object_store: ObjectStore, tmp_path: Path, new_places: NewPlaces
+) -> None:
+    before = {record.exemplar_id: record for record in held(served.buffer("b"))}
+    served.release()
+    url = str(places.segments)
+    first, second = sorted(key for key in object_store.keys(url) if key.startswith("segments/"))[:2]
+    content = object_store.get(url, first)
+    object_store.put(url, first, content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    object_store.delete(url, second)
+    for arguments in (["backup", str(data), str(tmp_path / "copy")], ["repair", str(data)]):
+        status, _, err = command(*arguments, *(options_of(places) if arguments[0] == "backup" else []))
+        assert (status, "--damaged" in err) == (2, True), err
+    status, _, err = command("backup", str(data), str(tmp_path / "copy"), "--damaged", *options_of(places))
+    assert status == 0, err
+    status, said, err = command("repair", str(tmp_path / "copy"), "--json")
+    lost = json.loads(said)["lost"]["b"]
+    assert (status, len(lost)) == (0, 1), err
+    moved = new_places("both")
+    assert migrate(tmp_path / "copy", open_local, tmp_path / "again", moved).complete
+    assert verify(tmp_path / "again", moved).sound
+    with Store(tmp_path / "again", OPTIONS, open_ports=moved) as store:
+        found = {record.exemplar_id: record for record in held(store.buffer("b"))}
+    # A segment that is missing says no ids.
+    assert 20 < len(found) < len(before) - 1
+    assert not found.keys() & set(lost)
+    assert found == {id_: before[id_] for id_ in found}
 
 
 @pytest.mark.parametrize("pair", ["objects", "both"])

@@ -130,12 +130,12 @@ def words_elsewhere(data: Path) -> str:
         where = (data / SEGMENTS_ELSEWHERE).read_text(errors="replace").strip()
         return (
             f"the segments of the store in {data} are in {where}: name it, --segments or MEMORY_SERVICE_SEGMENTS; "
-            "`memory-service repair` works on a directory alone"
+            "`memory-service repair` works on a directory alone, as `backup --damaged` makes one"
         )
     where = (data / ELSEWHERE).read_text(errors="replace").strip()
     return (
         f"the index of the store in {data} is in {where}: name it, --index or MEMORY_SERVICE_INDEX; "
-        "`memory-service repair` works on a directory alone"
+        "`memory-service repair` works on a directory alone, as `backup --damaged` makes one"
     )
 
 

@@ -13,7 +13,7 @@ import tarfile
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from memory_format import FormatError, StorageError
 from memory_service.store.directory import Places, open_local
@@ -34,9 +34,6 @@ SEGMENTS: Final = "segments"
 PIECE_BYTES: Final = 1024 * 1024
 
 _MOST_TURNS = 100
-_REMEDY: Final = (
-    "`memory-service verify` says what is lost, `memory-service repair` goes on without it; then back it up"
-)
 _DOCUMENTS: Final = (RUNS, RECEIPTS, NAMES)
 """Directories of files that no index speaks of."""
 
@@ -46,6 +43,7 @@ def backup(
     target: Path,
     places: Places = open_local,
     *,
+    damaged: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[int, int]:
     """Copy a store to a directory that does not exist; it is there under its name only when it is whole and on disk.
@@ -54,6 +52,8 @@ def backup(
     Args:
         data: its directory.
         places: where it has what does not lie there; the copy has all of it in its directory.
+        damaged: copy what there is of segments that are missing or cut short, too, for
+            :func:`~memory_service.store.admin.repair.repair`.
 
     Raises:
         FormatError: ``invalid_request``: the directory exists, or something of a backup that did not end.
@@ -68,16 +68,20 @@ def backup(
         if standing.kind == "new":
             raise StorageError(f"there is no store in {data}")
         standing.expect_usable()
-        return _backup(outside, partial, target, progress)
+        return _backup(outside, partial, target, damaged, progress)
 
 
 def _backup(
-    outside: Outside, partial: Path, target: Path, progress: Callable[[int, int, str], None] | None
+    outside: Outside,
+    partial: Path,
+    target: Path,
+    damaged: bool,
+    progress: Callable[[int, int, str], None] | None,
 ) -> tuple[int, int]:
     try:
         partial.mkdir(files.DIRECTORY_MODE)
         try:
-            copied = copy_store(outside, partial, progress=progress)
+            copied = copy_store(outside, partial, damaged=damaged, progress=progress)
             descriptor = files.open_for_writing(partial / INDEX)
             try:
                 files.sync(descriptor)
@@ -97,7 +101,12 @@ def _backup(
 
 
 def copy_store(
-    outside: Outside, target: Path, *, link: bool = False, progress: Callable[[int, int, str], None] | None = None
+    outside: Outside,
+    target: Path,
+    *,
+    link: bool = False,
+    damaged: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[int, int]:
     """Copy a store into an empty directory, which has all of it then; returns how many segments it has, and the bytes
     of all its files.
@@ -105,6 +114,7 @@ def copy_store(
     Args:
         link: give sealed segments another name instead of copying them, where the file system can. For copies that
             are not kept: damage to a file is then damage to both.
+        damaged: as :func:`backup`.
 
     Raises:
         StorageError: its index or a segment cannot be read; or it changes faster than it can be copied.
@@ -117,18 +127,9 @@ def copy_store(
         outside.index.copy(target / INDEX)
         rows = {row.stem: row for row in segments_of(target / INDEX)}
         for stem in [stem for stem, row in there.items() if rows.get(stem) != row]:
-            _path(target, there.pop(stem)).unlink()
+            _path(target, there.pop(stem)).unlink(missing_ok=True)
         wanted = [row for stem, row in rows.items() if stem not in there]
-        for number, row in enumerate(wanted):
-            if progress is not None:
-                progress(len(rows) - len(wanted) + number, len(rows), row.stem)
-            if not _copy_segment(outside, target, row, link):
-                if outside.index.names_segment(row.stem):
-                    raise StorageError(f"segment {row.stem} is missing: {_REMEDY}", segment=row.stem)
-                # The others may have gone as well. Those that are younger are less likely to.
-                break
-            there[row.stem] = row
-        else:
+        if _copy_segments(outside, target, wanted, there, link, damaged, progress):
             if progress is not None:
                 progress(len(rows), len(rows), "")
             if not outside.segments.keeps_open:
@@ -140,6 +141,29 @@ def copy_store(
             num_bytes += document_bytes + sum(row.file_bytes for row in rows.values())
             return len(rows), num_bytes
     raise StorageError(f"the store in {outside.data} changes faster than it can be copied; try it while less is pushed")
+
+
+def _copy_segments(
+    outside: Outside,
+    target: Path,
+    wanted: Sequence[SegmentState],
+    there: dict[str, SegmentState],
+    link: bool,
+    damaged: bool,
+    progress: Callable[[int, int, str], None] | None,
+) -> bool:
+    """Copy segments, and note those that are there then; whether all of them were there to be copied."""
+    for number, row in enumerate(wanted):
+        if progress is not None:
+            progress(len(there), len(there) + len(wanted) - number, row.stem)
+        if not _copy_segment(outside, target, row, link, damaged):
+            if not outside.index.names_segment(row.stem):
+                # The others may have gone as well. Those that are younger are less likely to.
+                return False
+            if not damaged:
+                raise StorageError(f"segment {row.stem} is missing: {_remedy(outside)}", segment=row.stem)
+        there[row.stem] = row
+    return True
 
 
 def _copy_documents(source: Path, target: Path, link: bool) -> int:
@@ -170,7 +194,7 @@ def _path(store: Path, row: SegmentState) -> Path:
     return store / SEGMENTS / name_of(row)
 
 
-def _copy_segment(outside: Outside, target: Path, row: SegmentState, link: bool) -> bool:
+def _copy_segment(outside: Outside, target: Path, row: SegmentState, link: bool, damaged: bool) -> bool:
     """Copy what the index counts of a segment; False where it does not exist any more."""
     source = outside.segments
     if link and row.sealed and isinstance(source, FilesOutside):
@@ -182,7 +206,7 @@ def _copy_segment(outside: Outside, target: Path, row: SegmentState, link: bool)
             # File systems without second names, or with a bound on them.
             pass
         else:
-            _expect_whole(_path(target, row).stat().st_size, row)
+            _expect_whole(outside, _path(target, row).stat().st_size, row)
             return True
     try:
         file = source.open(row, lambda stem: bodies_of(target / INDEX, stem))
@@ -191,31 +215,43 @@ def _copy_segment(outside: Outside, target: Path, row: SegmentState, link: bool)
     except OSError as error:
         raise storage_error(f"open segment {row.stem}", error) from error
     with file:
-        _expect_whole(file.seek(0, os.SEEK_END), row)
-        file.seek(0)
-        copy = files.create(_path(target, row))
-        try:
-            end = 0
-            if not row.sealed:
-                # What sealing writes at the beginning is not in this index yet.
-                end = files.write_at(copy, [bytes(BODY_AT)], 0)
-                file.seek(end)
-            while end < row.file_bytes:
-                piece = file.read(min(PIECE_BYTES, row.file_bytes - end))
-                if not piece:
-                    raise StorageError(f"segment {row.stem} was cut short while it was copied")
-                end = files.write_at(copy, [piece], end)
-            files.sync(copy)
-        finally:
-            os.close(copy)
+        size = file.seek(0, os.SEEK_END)
+        if not damaged:
+            _expect_whole(outside, size, row)
+        _copy_pieces(file, row, min(size, row.file_bytes), _path(target, row))
     return True
 
 
-def _expect_whole(num_bytes: int, row: SegmentState) -> None:
+def _copy_pieces(file: BinaryIO, row: SegmentState, num_bytes: int, target: Path) -> None:
+    copy = files.create(target)
+    try:
+        end = 0
+        if not row.sealed:
+            # What sealing writes at the beginning is not in this index yet.
+            end = files.write_at(copy, [bytes(BODY_AT)], 0)
+        file.seek(end)
+        while end < num_bytes:
+            piece = file.read(min(PIECE_BYTES, num_bytes - end))
+            if not piece:
+                raise StorageError(f"segment {row.stem} was cut short while it was copied")
+            end = files.write_at(copy, [piece], end)
+        files.sync(copy)
+    finally:
+        os.close(copy)
+
+
+def _expect_whole(outside: Outside, num_bytes: int, row: SegmentState) -> None:
     if num_bytes < row.file_bytes:
-        raise StorageError(
-            f"segment {row.stem} has {num_bytes} bytes, the index says {row.file_bytes}: {_REMEDY}", segment=row.stem
-        )
+        words = f"segment {row.stem} has {num_bytes} bytes, the index says {row.file_bytes}: {_remedy(outside)}"
+        raise StorageError(words, segment=row.stem)
+
+
+def _remedy(outside: Outside) -> str:
+    if outside.is_local:
+        return "`memory-service verify` says what is lost, `memory-service repair` goes on without it; then back it up"
+    return (
+        "`memory-service verify` says what is lost; `memory-service backup --damaged` copies the rest, to be repaired"
+    )
 
 
 class Archive(Iterator[bytes]):

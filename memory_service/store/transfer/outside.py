@@ -43,6 +43,11 @@ class Outside:
         )
         self.index: IndexOutside = IndexFile(data) if places.index is None else IndexInDatabase(data, places.index)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether all of it is in its directory."""
+        return self._bucket is None and isinstance(self.index, IndexFile)
+
     def look(self) -> Standing:
         """What there is. Raises as :func:`opening.look` and :func:`opening.look_elsewhere`."""
         # Before the index, which is never the older one then.
