@@ -24,7 +24,7 @@ from tqdm import tqdm
 from benchmarks.common.document import RESULTS, Benchmark, add_result_options
 from benchmarks.gain.found import Score
 from benchmarks.gain.model import Frozen
-from benchmarks.gain.report import chart, markdown, summary
+from benchmarks.gain.report import OURS, chart, markdown, summary
 from benchmarks.gain.run import STRATEGIES, Problem, Samples, Training, measure
 from benchmarks.gain.ways import WAYS
 from client import MemoryClient
@@ -35,13 +35,19 @@ from memory_service.testing import ServiceProcess
 
 CLASSES = 18
 KEEP = 0.3
+_OWN = tuple(name for name, way in WAYS.items() if way.own)
 _BENCHMARK = Benchmark(
     "gain", ("exemplar-memory", "avalanche-lib", "numpy", "pillow", "timm", "torch"), markdown, chart
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if OURS not in options.ways or not any(WAYS[way].own for way in options.ways):
+        parser.error(f"--ways needs {OURS}, and one of the library's own to compare it with: {', '.join(_OWN)}")
+    if options.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {options.seeds}")
     torch.set_num_threads(1)
     started = time.monotonic()
     problem = load_problem(options)

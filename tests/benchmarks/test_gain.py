@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from benchmarks.common.document import read
-from benchmarks.gain.command import _BENCHMARK, _parser
+from benchmarks.gain.command import _BENCHMARK, _parser, main
 from benchmarks.gain.found import Run, Score
 from benchmarks.gain.model import Frozen
 from benchmarks.gain.report import summary
@@ -120,6 +120,14 @@ def test_every_way_fills_its_bytes_and_what_is_done_is_not_done_again(frozen: Fr
         assert run() == first
         assert {path: path.stat().st_mtime_ns for path in made} == made
     assert trained == 2 * first.scores
+
+
+@pytest.mark.parametrize("words", [["--ways", "masked"], ["--ways", "pixels"], ["--ways", "zip"], ["--seeds", "0"]])
+def test_a_run_without_anything_to_compare_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    told = capsys.readouterr().err
+    assert any(said in told for said in ("to compare it with: pixels", "there are", "at least 1"))
 
 
 def _run() -> Run:
