@@ -23,6 +23,7 @@ from memory_format import (
 )
 from memory_format.api.answers import BufferInfo, PushResponse
 from memory_format.api.terms import KEY_HEADER, VOCABULARY_HEADER
+from memory_format.record import as_pushed
 
 # What a record takes on the wire beside its body: the fixed columns, the offsets and the CRC.
 _WIRE_OVERHEAD = 128
@@ -145,7 +146,7 @@ def cut(records: Any, max_bytes: int, max_records: int) -> Iterator[list[Record]
         if batch and (len(batch) == max_records or size + record_bytes > max_bytes):
             yield batch
             batch, size = [], 0
-        batch.append(record)
+        batch.append(as_pushed(record))
         size += record_bytes
     if batch:
         yield batch

@@ -104,6 +104,11 @@ class ReplayBatch:
         return [dict(extras.arrays) for extras in self._extras]
 
     @property
+    def revision(self) -> IntArray:
+        """``(B,)``: how often arrays of each were replaced since it was pushed."""
+        return np.array([extras.revision.number if extras.revision else 0 for extras in self._extras], np.int64)
+
+    @property
     def has_parts(self) -> bool:
         """Whether a record is of several pictures and texts. Its ``patches`` are then those of all its pictures."""
         return bool((self.held.headers["flags"] & FLAG_PARTS).any())

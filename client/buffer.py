@@ -1,32 +1,31 @@
-"""One buffer of a service: push, list, look, sample, change; :mod:`client._named` has what becomes of it over
-time, :mod:`client._phases` who learns with it."""
+"""One buffer of a service: push, list, look, sample; :mod:`client._changing` and :mod:`client._named` have the rest,
+:mod:`client._phases` who learns with it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Unpack
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from client import _cached, _changes, _listing, _push, _sampling
+from client import _cached, _listing, _push, _sampling
 from client._address import buffer_path
+from client._changing import Changing
 from client._params import BufferSettings, Fields, Many, conditions, numbers, query_string, whole
 from client._phases import InStep
 from client.batch import ReplayBatch
 from client.cache import PixelCache
 from client.errors import ProtocolError
-from client.models import DeleteResult, PushResult, UpdateResult
+from client.models import PushResult
 from memory_format import Dropped, Record
 from memory_format.api.answers import BufferInfo, BufferStats, ChangedBuffer, ExemplarDetail, ExemplarInfo
 from memory_format.api.contents import FieldCounts
-from memory_format.api.receipts import KeptReceipt, ReceiptList
 from memory_format.api.terms import MAX_SAMPLE, Sort, Strategy
 
 
 @dataclass(frozen=True)
-class Buffer(InStep):
+class Buffer(Changing, InStep):
     """One buffer of a service. Get it from a :class:`MemoryClient`.
 
     Wherever a method takes ``snapshot``, it reads what the buffer held when that was taken, and raises
@@ -100,88 +99,6 @@ class Buffer(InStep):
         """
         batches = _push.cut(records, max_batch_bytes, max_batch_records)
         return _push.push(self.client.session, self.name, batches, idempotency_key, vocabulary, dry_run=dry_run)
-
-    def update_scores(
-        self,
-        exemplar_ids: ArrayLike,
-        scores: ArrayLike | None = None,
-        ranks: ArrayLike | None = None,
-        *,
-        if_version: int | None = None,
-    ) -> UpdateResult:
-        """Give exemplars other scores, ranks or both. They count from the next eviction and sample on.
-
-        Many are sent in several requests, one after another; with ``if_version`` in one.
-
-        Args:
-            exemplar_ids: ``(N,)`` integers, each once. Those that the buffer does not hold (any more) are passed
-                over and named in the result.
-            scores: ``(N,)`` finite numbers; kept as float32.
-            ranks: ``(N,)`` integers, 0..2**32-1, the best first.
-            if_version: only if the buffer is at this version. It is not tried again after a broken connection,
-                as the buffer may be at the next version then by this very request.
-
-        Raises:
-            ValueError: the arrays are not such, or more than 100,000 go with ``if_version``.
-            ConflictError: ``stale_version``.
-            FormatError: a number is out of range.
-            ServiceError: no usable answer. Like the errors above it carries ``ids_acknowledged`` in ``details``:
-                how many of the first ids had been dealt with before.
-        """
-        return _changes.update(self.client.session, self.name, exemplar_ids, scores, ranks, if_version)
-
-    def delete(
-        self,
-        exemplar_ids: int | ArrayLike | None = None,
-        *,
-        class_id: Many[int] = None,
-        phase: Many[int] = None,
-        learner_id: Many[str] = None,
-        fields: Fields = None,
-        erase: bool = False,
-    ) -> DeleteResult:
-        """Delete exemplars: those named, or those that match all the conditions given. Snapshots keep theirs.
-
-        Args:
-            exemplar_ids: one id or several, 500 in a request. Those that the buffer does not hold (any more) are
-                passed over and named in the result.
-            erase: from snapshots, forks and every file of the service, too; the result has receipts. Those of ids
-                that were erased before are among them.
-
-        Returns:
-            what was deleted; after a broken connection, ids that an earlier try deleted may be lacking where
-            conditions or several ids were given. What such a try has erased, :meth:`receipts` tell of.
-
-        Raises:
-            ValueError: neither ids nor conditions are given, or both.
-        """
-        where = conditions(class_id, phase, learner_id, fields=fields)
-        if (exemplar_ids is None) == (not where):
-            raise ValueError(
-                "either exemplar_ids are needed, or at least one of class_id, phase, learner_id and fields"
-            )
-        if exemplar_ids is None:
-            return _changes.delete_matching(self.client.session, self.name, where, erase)
-        ids = numbers("exemplar_ids", np.atleast_1d(np.asarray(exemplar_ids))).tolist()
-        if len(ids) == 1 and not erase:
-            return _changes.delete_one(self.client.session, self.name, ids[0])
-        result = _changes.delete_listed(self.client.session, self.name, ids, erase)
-        if not (erase and result.missing):
-            return result
-        missing, new = {*result.missing}, {receipt.checksum for receipt in result.receipts}
-        earlier = [
-            kept.receipt
-            for kept in self.receipts()
-            if self.name in kept.buffers
-            and kept.receipt.checksum not in new
-            and not missing.isdisjoint(kept.receipt.exemplar_ids)
-        ]
-        return replace(result, receipts=(*result.receipts, *earlier))
-
-    def receipts(self) -> Iterator[KeptReceipt]:
-        """Receipts of what was erased from the buffer, or from what it was forked from, newest first."""
-        path, where = "/v1/erasures", {"buffer": self.name}
-        return _listing.listed(self.client.session, path, ReceiptList, lambda page: page.receipts, where=where)
 
     def query(
         self,

@@ -24,7 +24,7 @@ class PushResult(PushResponse):
 
 @dataclass(frozen=True)
 class UpdateResult(UpdateResponse):
-    """What became of new scores or ranks, all requests together."""
+    """What became of new scores, ranks or arrays, all requests together."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from memory_format.extras import Extras, decode_extras
 from memory_format.header import (
     FLAG_EXTRAS,
     FLAG_PARTS,
+    FLAG_REVISED,
     FLAG_TYPED,
     FLAG_WIDE_TOKENS,
     HeaderRow,
@@ -37,7 +38,7 @@ MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 MAX_EXTRAS_BYTES: Final = 1024 * 1024
 
 _NO_EXTRAS: Final = Extras()
-_EXTRAS_FLAGS: Final = FLAG_TYPED | FLAG_PARTS
+_EXTRAS_FLAGS: Final = FLAG_TYPED | FLAG_PARTS | FLAG_REVISED
 _ANY_EXTRAS: Final = FLAG_EXTRAS | _EXTRAS_FLAGS
 _TEXT_FLAGS: Final = np.uint8(FLAG_WIDE_TOKENS)
 """What a header's flags say of the text."""
@@ -74,6 +75,12 @@ def extras_of(header: np.void, body: bytes | memoryview) -> bytes:
     return bytes(body[extras_at + 4 : payload_at])
 
 
+def split_body(header: np.void, body: bytes | memoryview) -> tuple[bytes | memoryview, bytes | memoryview]:
+    """A body up to its extras, or to where they would be, and behind them. Raises ``FormatError``: it is cut short."""
+    _, _, extras_at, payload_at = _places_of(header, body)
+    return body[:extras_at], body[payload_at:]
+
+
 def check_row(row: HeaderRow, learner_id: str, body: bytes | memoryview, known_learners: set[str]) -> None:
     """Check everything about a record that does not need its pixels decoded. The CRC is not looked at.
 
@@ -105,7 +112,7 @@ def check_row(row: HeaderRow, learner_id: str, body: bytes | memoryview, known_l
         _check_wide(body, ids_at, extras_at)
     extras = _checked_extras(body, extras_at, payload_at, flags) if flags & _ANY_EXTRAS else _NO_EXTRAS
     if len(body) > MAX_BODY_BYTES:
-        raise FormatError(f"a record of {len(body)} bytes; at most {MAX_BODY_BYTES} are taken")
+        raise too_large(len(body))
     size = canvas_px(num_kept, (h, w), flags, patch_px)
     if extras.parts:
         _check_parts(extras, body[payload_at:], size, row)
@@ -177,7 +184,7 @@ def _checked_extras(body: bytes | memoryview, extras_at: int, payload_at: int, f
         raise FormatError("the flags announce typed extras, and no extras")
     num_bytes = payload_at - extras_at - 4
     if num_bytes > MAX_EXTRAS_BYTES:
-        raise FormatError(f"extras of {num_bytes} bytes; at most {MAX_EXTRAS_BYTES} are taken")
+        raise too_large_extras(num_bytes)
     if payload_at > len(body):
         raise FormatError(f"a body of {len(body)} bytes ends inside its extras")
     if num_bytes == 0:
@@ -187,7 +194,7 @@ def _checked_extras(body: bytes | memoryview, extras_at: int, payload_at: int, f
     if extras.feature_flags != flags & _EXTRAS_FLAGS:
         raise FormatError(
             f"flags {flags:#x} and extras differ: {FLAG_TYPED} goes with fields, float32 arrays and parts, "
-            f"{FLAG_PARTS} with parts, and neither with anything else"
+            f"{FLAG_PARTS} with parts, {FLAG_REVISED} with a revision, and none with anything else"
         )
     return extras
 
@@ -269,6 +276,16 @@ def _places_of(header: np.void, body: bytes | memoryview) -> tuple[int, int, int
     if found[-1] > len(body):
         raise cut_short(body)
     return found
+
+
+def too_large_extras(num_bytes: int) -> FormatError:
+    """The error of extras that are more than a record has."""
+    return FormatError(f"extras of {num_bytes} bytes; at most {MAX_EXTRAS_BYTES} are taken")
+
+
+def too_large(num_bytes: int) -> FormatError:
+    """The error of a body that is more than is taken."""
+    return FormatError(f"a record of {num_bytes} bytes; at most {MAX_BODY_BYTES} are taken")
 
 
 def cut_short(body: bytes | memoryview) -> FormatError:

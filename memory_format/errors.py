@@ -57,6 +57,7 @@ ConflictCode = Literal[
     "vocabulary_mismatch",
     "class_name_taken",
     "other_owner",
+    "precondition_failed",
 ]
 AccessCode = Literal["untrusted_host", "untrusted_origin"]
 UnauthenticatedCode = Literal["unauthenticated"]

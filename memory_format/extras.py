@@ -2,7 +2,7 @@
 
 One line of JSON, ``{"user": {...}, "arrays": {name: shape}}`` with ``"fields"`` where there are some, a newline, then
 the arrays' little-endian values one after another, in the JSON's order, row-major. The shape of a float32 array begins
-with ``"f4"``; others are float16.
+with ``"f4"``; others are float16. Where arrays were replaced, ``"revision"`` says of which exemplar, and how often.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_format.arguments import is_one_of, is_settings
 from memory_format.errors import FormatError
-from memory_format.header import FLAG_PARTS, FLAG_TYPED
+from memory_format.header import FLAG_PARTS, FLAG_REVISED, FLAG_TYPED
 from memory_format.parts import PartHead, further_of, parts_json, read_parts
 from memory_format.text import refuse_constant
 from memory_format.user_fields import FieldValue, check_fields
@@ -32,6 +32,14 @@ _HALF: Final = np.dtype("<f2")
 _SINGLE: Final = np.dtype("<f4")
 
 
+class Revision(NamedTuple):
+    """That arrays of an exemplar were replaced."""
+
+    exemplar_id: int
+    number: int
+    """How often, from 1."""
+
+
 @dataclass(frozen=True)
 class Extras:
     """What a record's extras say."""
@@ -40,13 +48,15 @@ class Extras:
     arrays: dict[str, FloatArray] = field(default_factory=dict)
     fields: dict[str, FieldValue] = field(default_factory=dict)
     parts: tuple[PartHead, ...] = ()
+    revision: Revision | None = None
 
     @property
     def feature_flags(self) -> int:
-        """Flags that their record must have, and no other of these: ``FLAG_TYPED``, ``FLAG_PARTS``."""
+        """Flags that their record must have, and no other of ``FLAG_TYPED``, ``FLAG_PARTS`` and ``FLAG_REVISED``."""
+        flags = FLAG_REVISED if self.revision else 0
         if self.parts:
-            return FLAG_TYPED | FLAG_PARTS
-        return FLAG_TYPED if self.fields or any(map(_is_single, self.arrays.values())) else 0
+            return flags | FLAG_TYPED | FLAG_PARTS
+        return flags | (FLAG_TYPED if self.fields or any(map(_is_single, self.arrays.values())) else 0)
 
     def encode(self) -> bytes:
         """The extras as bytes, empty where there is nothing to say.
@@ -54,7 +64,7 @@ class Extras:
         Raises:
             FormatError: the JSON is not an object of plain values, or is too deep.
         """
-        if not (self.user or self.arrays or self.fields or self.parts):
+        if not (self.user or self.arrays or self.fields or self.parts or self.revision):
             return b""
         shapes = {
             name: [*(["f4"] if _is_single(values) else []), *values.shape] for name, values in self.arrays.items()
@@ -62,6 +72,8 @@ class Extras:
         said: dict[str, Any] = {"user": self.user, "arrays": shapes, **({"fields": self.fields} if self.fields else {})}
         if self.parts:
             said["parts"] = parts_json(self.parts)
+        if self.revision:
+            said["revision"] = self.revision
         try:
             head = json.dumps(said, separators=(",", ":"), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
@@ -98,11 +110,16 @@ def make_extras(
             raise FormatError(f"array_dtypes names {name!r}, arrays has {', '.join(arrays or {}) or 'none'}")
         if not is_one_of(dtype, get_args(ArrayDtype)):
             raise FormatError(f"array {name!r} can be {' or '.join(get_args(ArrayDtype))}, got {dtype!r:.100}")
-    stored = {name: _stored(name, values, dtypes.get(name, "float16")) for name, values in (arrays or {}).items()}
+    stored = {name: stored_array(name, values, dtypes.get(name, "float16")) for name, values in (arrays or {}).items()}
     return Extras(dict(user_json or {}), stored, check_fields(fields or {}))
 
 
-def _stored(name: str, given: Any, dtype: ArrayDtype) -> FloatArray:
+def stored_array(name: str, given: Any, dtype: ArrayDtype) -> FloatArray:
+    """An array as it is stored.
+
+    Raises:
+        FormatError: it holds no numbers, or overflows its type.
+    """
     try:
         values = np.asarray(given)
         if values.dtype.kind not in "biuf":
@@ -131,9 +148,10 @@ def decode_extras(extras: bytes) -> Extras:
         # Whoever reads it must be able to write it out again: a lone surrogate is legal in JSON's escapes
         # and in no UTF-8, and 1e999 reads as infinity.
         json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
-        user, shapes, given, listed = parsed["user"], parsed["arrays"], parsed.get("fields"), parsed.get("parts")
+        user, shapes = parsed["user"], parsed["arrays"]
+        given, listed, revision = parsed.get("fields"), parsed.get("parts"), parsed.get("revision")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        user, shapes, given, listed = None, None, None, None
+        user, shapes, given, listed, revision = None, None, None, None, None
     if not (
         separator
         and isinstance(user, dict)
@@ -155,7 +173,13 @@ def decode_extras(extras: bytes) -> Extras:
         start = end
     if start != len(data):
         raise FormatError("extras have bytes past their last array")
-    return Extras(user, arrays, fields, parts)
+    return Extras(user, arrays, fields, parts, None if revision is None else _read_revision(revision))
+
+
+def _read_revision(said: Any) -> Revision:
+    if not (isinstance(said, list) and len(said) == 2 and all(type(n) is int and 1 <= n < 2**63 for n in said)):
+        raise FormatError(f"a revision is [exemplar_id, number], both from 1 on, got {said!r:.100}")
+    return Revision(*said)
 
 
 def _is_single(values: FloatArray) -> bool:

@@ -59,7 +59,11 @@ FLAG_WIDE_TOKENS: Final = 16
 """Token ids take four bytes each, as one of them does not fit two."""
 FLAG_PARTS: Final = 32
 """There are several pictures and texts. With :data:`FLAG_TYPED` only."""
-KNOWN_FLAGS: Final = FLAG_IN_PLACE | FLAG_EXTRAS | FLAG_STRIP | FLAG_TYPED | FLAG_WIDE_TOKENS | FLAG_PARTS
+FLAG_REVISED: Final = 64
+"""Arrays of it were replaced since it was pushed: the extras say of which exemplar. With :data:`FLAG_EXTRAS` only."""
+KNOWN_FLAGS: Final = (
+    FLAG_IN_PLACE | FLAG_EXTRAS | FLAG_STRIP | FLAG_TYPED | FLAG_WIDE_TOKENS | FLAG_PARTS | FLAG_REVISED
+)
 LAYOUT_FLAGS: Final[dict[Layout, int]] = {"mosaic": 0, "in_place": FLAG_IN_PLACE, "strip": FLAG_STRIP}
 _NARROW: Final = np.dtype("<u2")
 _WIDE: Final = np.dtype("<u4")

@@ -25,6 +25,7 @@ from memory_format.extras import FloatArray, decode_extras
 from memory_format.header import (
     FLAG_EXTRAS,
     FLAG_PARTS,
+    FLAG_REVISED,
     FLAG_TYPED,
     FLAG_WIDE_TOKENS,
     HEADER_BYTES,
@@ -41,7 +42,7 @@ from memory_format.in_place import Dropped, to_image
 from memory_format.parts import PartHead, Picture, Text, further_of, in_order, payload_spans
 from memory_format.user_fields import FieldValue
 
-_FEATURE_FLAGS: Final = FLAG_TYPED | FLAG_WIDE_TOKENS | FLAG_PARTS
+_FEATURE_FLAGS: Final = FLAG_TYPED | FLAG_WIDE_TOKENS | FLAG_PARTS | FLAG_REVISED
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Record:
     token_ids_bytes: bytes = b""
     extras: bytes = b""
     feature_flags: int = 0
-    """Those flags that no other field says: ``FLAG_WIDE_TOKENS``, ``FLAG_TYPED``, ``FLAG_PARTS``."""
+    """Those flags that no other field says: ``FLAG_WIDE_TOKENS``, ``FLAG_TYPED``, ``FLAG_PARTS``, ``FLAG_REVISED``."""
     exemplar_id: int = 0
     """Given by the service at push, unique in its buffer, never used again; 0 = not pushed yet."""
 
@@ -216,6 +217,21 @@ class Record:
     def arrays(self) -> dict[str, FloatArray]:
         """The user's arrays by name."""
         return decode_extras(self.extras).arrays
+
+    @property
+    def revision(self) -> int:
+        """How often arrays of it were replaced since it was pushed."""
+        revised = self.feature_flags & FLAG_REVISED and decode_extras(self.extras).revision
+        return revised.number if revised else 0
+
+
+def as_pushed(record: Record) -> Record:
+    """A record as one that nobody has pushed yet: its arrays are what they are, and were never replaced."""
+    if record.feature_flags & FLAG_REVISED:
+        extras = replace(decode_extras(record.extras), revision=None)
+        others = record.feature_flags & FLAG_WIDE_TOKENS
+        record = replace(record, extras=extras.encode(), feature_flags=others | extras.feature_flags)
+    return record
 
 
 def check_record(record: Record) -> None:

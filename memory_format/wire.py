@@ -25,14 +25,14 @@ from memory_format.body import check_payload, check_row
 from memory_format.codecs import codec_by_number
 from memory_format.codecs.retired import RETIRED
 from memory_format.errors import FormatError, MissingLibraryError, at_index
-from memory_format.header import HEADER_DTYPE
+from memory_format.header import FLAG_REVISED, HEADER_DTYPE
 from memory_format.record import Record, headers_of, split_row
 from memory_format.wire_schema import SCHEMA, check_schema
 
 _NAMES: Final = list(HEADER_DTYPE.names or ())
 _HEADER_COLUMNS: Final = [name for name in SCHEMA.names if name in _NAMES]
 _TYPES: Final = {field.name: field.type for field in SCHEMA}
-_CRC, _CODEC = _NAMES.index("crc32"), _NAMES.index("codec")
+_CRC, _CODEC, _FLAGS = (_NAMES.index(name) for name in ("crc32", "codec", "flags"))
 _RETIRED: Final = frozenset(codec.number for codec in RETIRED)
 _MAX_BATCHES = 1024
 _MAX_PLACED = 2**20
@@ -124,7 +124,8 @@ def check_batch(batch: Batch, *, new: bool = False, crcs: bool = True, decode: b
     """Check every record (:func:`~memory_format.record.check_record`) and its CRC.
 
     Args:
-        new: refuse codecs of earlier versions, whose payloads nothing here can check.
+        new: refuse codecs of earlier versions, whose payloads nothing here can check, and revisions, which a service
+            makes.
         decode: decode every payload, but those of such codecs.
         crcs: look at the CRCs, which whoever read the bodies from a file has done.
 
@@ -142,6 +143,10 @@ def check_batch(batch: Batch, *, new: bool = False, crcs: bool = True, decode: b
             check_row(row, learner_id, body, known_learners)
             if found != row[_CRC]:
                 raise FormatError(f"its CRC-32 is {found:#010x}, the batch says {row[_CRC]:#010x}: damaged on the way?")
+            if new and row[_FLAGS] & FLAG_REVISED:
+                raise FormatError(
+                    "it says how often its arrays were replaced, which a buffer says: push it without that"
+                )
             if row[_CODEC] in _RETIRED:
                 if new:
                     raise codec_by_number(row[_CODEC]).unavailable()

@@ -215,13 +215,17 @@ class PushResponse(Answer):
 
 @dataclass(frozen=True)
 class UpdateResponse(Answer):
-    """What became of new scores or ranks."""
+    """What became of new scores, ranks or arrays."""
 
     updated: int
     """Records that have the values now."""
     missing: tuple[int, ...]
     """Ids that the buffer does not hold (any more)."""
     version: int
+    revisions: dict[int, int] = field(default_factory=dict, kw_only=True)
+    """Exemplar id -> how often its arrays were replaced by now; of the others, never."""
+    evicted: tuple[int, ...] = field(default=(), kw_only=True)
+    """Ids of the records that made room for larger arrays."""
 
 
 @dataclass(frozen=True)
@@ -278,6 +282,8 @@ class Diff(Answer):
     added: Side
     evicted: Side
     """Deleted ones among them."""
+    revised: Side = field(default=Side(0, 0, (), ()), kw_only=True)
+    """Records that both hold, with other arrays."""
 
 
 @dataclass(frozen=True)
@@ -308,6 +314,8 @@ class ExemplarInfo(Answer):
     """Bytes of the budget that it takes."""
     crc32: int
     """Of its body."""
+    revision: int = field(default=0, kw_only=True)
+    """How often arrays of it were replaced since it was pushed."""
     num_pictures: int = field(default=1, kw_only=True)
     """The grid and the layout are the first one's; patches are counted in all of them."""
 
@@ -324,7 +332,7 @@ class ExemplarPage(Answer):
 
 @dataclass(frozen=True)
 class DrawnIds(Answer):
-    """A batch by the ids of its B records, for who has the records already: everything else of them never changes."""
+    """A batch by the ids of its B records, for who has the records already: what a fingerprint names never changes."""
 
     version: int
     """Of the buffer, or of the snapshot, that it was drawn from."""

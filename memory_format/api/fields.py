@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from memory_format.api.terms import (
     FINGERPRINT_PATTERN,
+    MAX_ARRAY_NAME,
     MAX_BUDGET_BYTES,
     MAX_CLASS_NAME,
     MAX_DESCRIPTION,
@@ -74,4 +75,8 @@ VocabularyName = Annotated[str, _WORDS[0], _WORDS[1]]
 _TOKEN = _text("a word", MAX_WORD)
 TokenWord = Annotated[str, _TOKEN[0], _TOKEN[1]]
 """What a token id means."""
+_ARRAY = _text("an array's name", MAX_ARRAY_NAME)
+ArrayName = Annotated[str, Field(min_length=1), _ARRAY[0], _ARRAY[1]]
+Revision = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""How often arrays of an exemplar were replaced."""
 RunId = Annotated[str, Field(pattern=f"^{OWNER_PATTERN.pattern}$")]

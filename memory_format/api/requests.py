@@ -23,7 +23,6 @@ from memory_format.api.fields import (
     Name,
     PatchPx,
     Phase,
-    Rank,
     RetainedSnapshots,
     RunId,
     SampleCount,
@@ -42,7 +41,6 @@ from memory_format.api.terms import (
     MAX_PAGE,
     MAX_PATTERNS,
     MAX_SAMPLE,
-    MAX_UPDATE,
     MAX_WORDS,
     RECEIPT_PATTERN,
     RUN_CURSOR_PATTERN,
@@ -75,14 +73,14 @@ Decimal = _text(r"-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,5})?", "a num
 Flag = Annotated[bool, _text("true|false", "true or false")]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     """JSON that is sent: ``true``, ``"1"`` and ``1.0`` are no whole numbers."""
 
     # A misspelt filter must not silently select everything.
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class BudgetSettings(_Strict):
+class BudgetSettings(Strict):
     """``budget_bytes``, or ``full_samples_per_class`` with ``full_sample_bytes``."""
 
     budget_bytes: ByteCount | None = Field(None, description="Most bytes that the live records may be charged.")
@@ -138,7 +136,7 @@ class BufferChange(BufferRequest):
     model_config = ConfigDict(json_schema_extra={"examples": [{"budget_bytes": 3_000_000, "retain_snapshots": 5}]})
 
 
-class ClassNames(_Strict):
+class ClassNames(Strict):
     """Names of classes whose ids are asked for."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"names": ["cat", "dog"]}]})
@@ -149,7 +147,7 @@ class ClassNames(_Strict):
     )
 
 
-class VocabularyWords(_Strict):
+class VocabularyWords(Strict):
     """The words of a buffer's vocabulary."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"words": ["[PAD]", "[CLS]", "[SEP]", "a", "cat"]}]})
@@ -159,7 +157,7 @@ class VocabularyWords(_Strict):
     )
 
 
-class ForkRequest(_Strict):
+class ForkRequest(Strict):
     """A new buffer that starts with what another one holds."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "demo-ablation", "snapshot": "phase-3"}]})
@@ -170,7 +168,7 @@ class ForkRequest(_Strict):
     description: Description | None = None
 
 
-class KeyRequest(_Strict):
+class KeyRequest(Strict):
     """A key to be made."""
 
     model_config = ConfigDict(
@@ -189,20 +187,7 @@ class KeyRequest(_Strict):
     trusted: bool = Field(False, description="Take what it pushes without decoding it.")
 
 
-class ScoreUpdate(_Strict):
-    """New scores or ranks, one for each id."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"exemplar_ids": [41, 42], "scores": [0.91, 0.13], "if_version": 12}]}
-    )
-
-    exemplar_ids: list[ExemplarId] = Field(min_length=1, max_length=MAX_UPDATE)
-    scores: list[Score] | None = None
-    ranks: list[Rank] | None = None
-    if_version: Version | None = Field(None, description="Only if the buffer is at this version.")
-
-
-class SampleBody(_Strict):
+class SampleBody(Strict):
     """What to draw; the same request on the same version of a buffer gives the same batch."""
 
     model_config = ConfigDict(
@@ -238,7 +223,7 @@ class SampleBody(_Strict):
     parts: int = Field(1, ge=1, le=MAX_DRAW, description="How many parts the batch has, no more than records.")
 
 
-class RecordsBody(_Strict):
+class RecordsBody(Strict):
     """Which records to give."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"exemplar_ids": [41, 42]}]})
@@ -247,7 +232,7 @@ class RecordsBody(_Strict):
     snapshot: Name | None = Field(None, description="Look at what the buffer held at this snapshot.")
 
 
-class PhaseEntry(_Strict):
+class PhaseEntry(Strict):
     """In which phase a learner is."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"phase": 2}]})

@@ -81,6 +81,16 @@ MAX_DRAW_CLASSES: Final = 65_536
 """Classes that one draw is from, which its body names."""
 MAX_UPDATE: Final = 100_000
 """Records that one request gives new scores or ranks."""
+MAX_REPLACED: Final = 4096
+"""Records of which one request replaces arrays."""
+MAX_ARRAYS: Final = 64
+"""Arrays that it replaces of each."""
+MAX_ARRAY_NAME: Final = 64
+"""Characters of an array's name there."""
+MAX_AXES: Final = 16
+"""Of one of them."""
+REVISION_PATTERN: Final = re.compile(r'"([0-9]{1,19})"')
+"""How often a record's arrays were replaced, as an entity tag."""
 MAX_DIFF_IDS: Final = 10_000
 """Ids on each side of a difference."""
 MAX_SCALE: Final = 8

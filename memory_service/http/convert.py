@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import math
+from base64 import b64decode
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar
+
+import numpy as np
 
 from memory_format import FormatError, Record
 from memory_format.api.answers import BufferInfo, ExemplarDetail, SnapshotInfo
 from memory_format.api.contents import PartInfo
-from memory_format.api.requests import BudgetSettings, BufferChange, DeleteQuery, ExemplarQuery, FilterQuery, SampleBody
-from memory_format.api.terms import MAX_SAMPLE, part_of
+from memory_format.api.requests import (
+    BudgetSettings,
+    BufferChange,
+    DeleteQuery,
+    ExemplarQuery,
+    FilterQuery,
+    SampleBody,
+)
+from memory_format.api.terms import MAX_REPLACED, MAX_SAMPLE, part_of
+from memory_format.api.updates import ArrayValues
 from memory_format.bitmask import count_kept
 from memory_format.header import FLAG_PARTS
 from memory_format.parts import Further
+from memory_format.revise import NewArray
 from memory_format.user_fields import written
 from memory_service.store.buffer import Buffer
 from memory_service.store.pure.model import Budget, BufferConfig, Snapshot
@@ -41,6 +54,31 @@ def with_changes(config: BufferConfig, change: BufferChange) -> BufferConfig:
     names = {"disk_limit_bytes": "given_disk_limit"}
     rest = {names.get(name, name): value for name, value in given.items() if name not in BudgetSettings.model_fields}
     return replace(config, **rest)
+
+
+def arrays_of(given: Mapping[str, ArrayValues] | None, count: int) -> dict[str, NewArray] | None:
+    """Arrays of so many exemplars. Raises ``FormatError``: ``invalid_request`` where they are not such, or
+    ``batch_too_large``."""
+    if given is None:
+        return None
+    if count > MAX_REPLACED:
+        raise FormatError(
+            f"arrays of {count} exemplars at once; at most {MAX_REPLACED} are taken", code="batch_too_large"
+        )
+    arrays = {}
+    for name, said in given.items():
+        try:
+            values = np.frombuffer(b64decode(said.data, validate=True), "<f4")
+        except ValueError as error:
+            raise FormatError(f"arrays.{name}.data is not float32 in base64: {error}", code="invalid_request") from None
+        needed = count * math.prod(said.shape)
+        if len(values) != needed:
+            raise FormatError(
+                f"arrays.{name}.data has {len(values)} values; {count} arrays of shape {said.shape} have {needed}",
+                code="invalid_request",
+            )
+        arrays[name] = NewArray(values.reshape(count, *said.shape), said.dtype)
+    return arrays
 
 
 def filter_of(request: FilterQuery | SampleBody) -> Filter:

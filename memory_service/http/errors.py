@@ -53,6 +53,7 @@ PROBLEMS: Final[Mapping[ErrorCode, tuple[int, str]]] = {
     "vocabulary_mismatch": (409, "The buffer holds texts of another vocabulary"),
     "class_name_taken": (409, "The class has another name, or the name is of another class"),
     "other_owner": (409, "The buffer belongs to another run"),
+    "precondition_failed": (412, "The record has another revision"),
     "untrusted_host": (403, "The service does not answer to this name"),
     "untrusted_origin": (403, "A page of another site sends this"),
     "unauthenticated": (401, "A key is needed, and none that is good came"),

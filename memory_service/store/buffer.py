@@ -16,8 +16,9 @@ import numpy as np
 from memory_format import BudgetError, vocabulary_fingerprint
 from memory_format.api.answers import BufferStats, ClassesNamed, DeleteResponse, Diff, UpdateResponse
 from memory_format.api.forms import ExportForm
+from memory_format.revise import NewArray
 from memory_format.wire import check_batch, read_batch
-from memory_service.store import changes
+from memory_service.store import changes, updates
 from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
 from memory_service.store.exports import Exports
@@ -40,6 +41,7 @@ from memory_service.store.room import Quota
 from memory_service.store.segments.base import Segments
 from memory_service.store.transfer.export import Export
 from memory_service.store.turns import Turns
+from memory_service.store.updates import Update
 from memory_service.store.wiping import Wiping
 
 
@@ -143,33 +145,31 @@ class Buffer(Reads):
         *,
         scores: Sequence[float] | None = None,
         ranks: Sequence[int] | None = None,
+        arrays: Mapping[str, NewArray] | None = None,
+        if_revisions: Sequence[int] | None = None,
         if_version: int | None = None,
         only_learner: str | None = None,
     ) -> UpdateResponse:
-        """Give records other scores or ranks.
+        """Give records other scores, ranks or arrays.
 
         Args:
-            exemplar_ids: which, each once. Those that the buffer no longer holds are passed over and named.
-            scores, ranks: one for each id.
+            exemplar_ids: which, each once. Those that are not held (any more) are passed over and named.
+            scores, ranks, arrays: one for each.
+            if_revisions: only if the arrays of each were replaced so often, or are those given already.
             if_version: only if the buffer is at this version.
             only_learner: whose all records must be; None = anybody's.
 
         Raises:
             ForbiddenError: a record is another learner's than ``only_learner``.
-            FormatError: ``invalid_request``: the lists differ in length, or an id comes twice.
-            ConflictError: ``stale_version``.
-            BudgetError, StorageError: as :meth:`push`.
+            ConflictError: ``stale_version``; this and others as :func:`updates.make`.
         """
-        changes.check_rescoring(exemplar_ids, scores, ranks)
+        wanted = Update(exemplar_ids, scores, ranks, arrays, if_revisions)
+        wanted.check()
         with self._changing():
             expect_version(if_version, self.state.version)
-            columns = self.state.columns
-            positions = columns.positions_of(np.array(exemplar_ids, dtype=np.uint64))
-            changes.expect_own(columns, self.contents.learners, positions[positions >= 0], only_learner)
-            change, missing = changes.rescoring(self.state, exemplar_ids, scores, ranks)
-            if len(change.rescored):
-                self._commits.commit(change)
-            return UpdateResponse(len(exemplar_ids) - len(missing), tuple(missing), self.state.version)
+            places = self.state.columns.stored_places(np.array(exemplar_ids, dtype=np.uint64))
+            changes.expect_own(self.state.columns, self.contents.learners, places[places >= 0], only_learner)
+            return updates.make(self.contents, self._commits, self._quota.learners, self.tally, wanted, places)
 
     def delete(
         self,
@@ -192,17 +192,17 @@ class Buffer(Reads):
             columns = self.state.columns
             if exemplar_ids is not None:
                 ids = np.unique(np.array(list(exemplar_ids), dtype=np.uint64))
-                positions = columns.positions_of(ids)
+                positions = columns.stored_places(ids)
                 if (positions < 0).any():
                     raise no_exemplar(self.name, int(ids[positions < 0][0]))
             else:
-                selection = self.contents.select(columns, where or EVERYTHING)
-                positions = selection.at(np.arange(selection.num))
+                selection = self.contents.select(columns.shown, where or EVERYTHING)
+                positions = columns.stored_at(selection.at(np.arange(selection.num)))
             changes.expect_own(columns, self.contents.learners, positions, only_learner)
             if len(positions):
                 self._commits.commit(changes.deletion(self.state, positions))
                 self._commits.tidy(0)
-            deleted = tuple(columns["exemplar_id"][positions].tolist())
+            deleted = tuple(np.sort(columns.shown_ids[positions]).tolist())
             return DeleteResponse(deleted, self.state.columns.bytes_used, self.state.version)
 
     @contextmanager
@@ -235,7 +235,7 @@ class Buffer(Reads):
             if wanted is None:
                 return []
             limit = wanted.config.disk_limit_bytes
-            evicted: list[int] = state.columns["exemplar_id"][wanted.dead].tolist()
+            evicted: list[int] = np.sort(state.columns.shown_ids[wanted.dead]).tolist()
             with self._quota.claim(wanted.config):
                 if limit < state.config.disk_limit_bytes:
                     held = state.held_after(wanted)
@@ -346,7 +346,7 @@ class Buffer(Reads):
     def diff(self, before: str, after: str | None) -> Diff:
         """What came and went between a snapshot and another, or now. Raises as :meth:`snapshot`."""
         with self._changing():
-            shown = self.view(before), self.view(after)
+            shown = self.view(before).shown, self.view(after).shown
         return diff(*shown, self.state.names)
 
     def fork_into(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format import ConflictError, ForbiddenError, FormatError
+from memory_format import ConflictError, ForbiddenError
 from memory_service.store.pure import eviction
 from memory_service.store.pure.change import Change
 from memory_service.store.pure.columns import Columns, Learners, Rows
@@ -75,45 +75,10 @@ def expect_owner(config: BufferConfig, owner: str | None) -> None:
         )
 
 
-def rescoring(
-    state: State, exemplar_ids: Sequence[int], scores: Sequence[float] | None, ranks: Sequence[int] | None
-) -> tuple[Change, list[int]]:
-    """Give records other scores or ranks: the change, and the ids that the buffer does not hold. Raises
-    ``FormatError`` (``invalid_request``): a score is not finite."""
-    ids, columns = np.array(exemplar_ids, dtype=np.uint64), state.columns
-    positions = columns.positions_of(ids)
-    found = positions >= 0
-    order = np.argsort(positions[found])
-    positions = positions[found][order]
-    taken = columns.take(positions)
-    score = taken["score"] if scores is None else np.array(scores, np.float32)[found][order]
-    rank = taken["rank"] if ranks is None else np.array(ranks, np.uint32)[found][order]
-    if not np.isfinite(score).all():
-        raise FormatError("scores must be finite numbers", code="invalid_request")
-    differs = (score != taken["score"]) | (rank != taken["rank"])
-    change = state.change(
-        version=state.version + bool(differs.any()),
-        rescored=positions[differs],
-        score=score[differs],
-        rank=rank[differs],
-    )
-    return change, [int(id_) for id_ in ids[~found]]
-
-
-def check_rescoring(exemplar_ids: Sequence[int], scores: Sequence[float] | None, ranks: Sequence[int] | None) -> None:
-    """Refuse what cannot be meant, whatever the buffer holds. Raises ``FormatError`` (``invalid_request``): the lists
-    differ in length, or an id comes twice."""
-    given = [values for values in (scores, ranks) if values is not None]
-    if not given or any(len(values) != len(exemplar_ids) for values in given):
-        raise FormatError("as many scores, ranks or both as exemplar_ids are needed", code="invalid_request")
-    if len(np.unique(np.array(exemplar_ids, dtype=np.uint64))) != len(exemplar_ids):
-        raise FormatError("an exemplar_id comes twice", code="invalid_request")
-
-
 def deletion(state: State, positions: NDArray[np.int64]) -> Change:
-    """Delete the live records at some positions, ascending."""
+    """Delete the live records at some positions."""
     version = state.version + bool(len(positions))
-    return state.change(version=version, dead=positions, died=np.full(len(positions), version, np.uint64))
+    return state.change(version=version, dead=np.sort(positions), died=np.full(len(positions), version, np.uint64))
 
 
 def configuring(state: State, wanted: BufferConfig) -> Change | None:

@@ -108,6 +108,8 @@ class Commits:
             staying = ~np.isin(leaving.live["segment"], [segment.id for segment in gone])
             transaction.insert_deaths(buffer_id, leaving.live[staying], change.died[staying])
             orphaned = transaction.drop_segments(buffer_id, gone)
+        if len(change.revised) or (change.removes and after.counts.revisions):
+            after = self.writer.with_revisions(transaction, after, flight, change.revised)
         # Whichever way a budget goes, what is used must not be over it in between.
         grows = change.config.budget_bytes > before.config.budget_bytes
         if grows:

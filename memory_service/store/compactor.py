@@ -21,7 +21,6 @@ from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState, Tally, worth_rewriting
 from memory_service.store.room import NEW_FILE, frame_overhead, segment_bytes
 from memory_service.store.segments import appending
-from memory_service.store.segments.base import SegmentGoneError
 from memory_service.store.segments.layout import frame_bytes
 from memory_service.store.segments.owner import owner_of
 from memory_service.store.writer import InFlight, Writer
@@ -116,10 +115,7 @@ class Compactor:
         leaves = np.zeros(len(is_pinned), bool)
         if goes is not None and freed is not None:
             leaves = np.concatenate([goes[live], freed[pinned]])
-        try:
-            bodies = self._contents.bodies(moved)
-        except SegmentGoneError as error:
-            raise StorageError(f"segment {error} is missing from the store") from error
+        bodies = self._contents.bodies_here(moved)
         # A segment that is rewritten is not one to go on with.
         self._writer.close(segment.id)
         places: dict[Purpose, NDArray[np.int64]] = {"moved": np.flatnonzero(~leaves), "leaving": np.flatnonzero(leaves)}
@@ -136,6 +132,8 @@ class Compactor:
                     was = is_pinned[places[purpose]]
                     transaction.insert_deaths(state.config.id, flight.new[was], died[places[purpose]][was])
                 orphaned = transaction.drop_segments(state.config.id, [segment])
+                for flight in in_flight.values() if state.counts.revisions else ():
+                    state = self._writer.with_revisions(transaction, state, flight, state.columns.revised)
                 figures = (state.version, state.next_id, state.columns.bytes_used, state.columns.num_records)
                 transaction.update_figures(state.version, BufferEntry(state.config, *figures))
             for flight in in_flight.values():

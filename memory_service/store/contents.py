@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_format import NotFoundError
+from memory_format import NotFoundError, StorageError
 from memory_format.body import most_id_bytes, prefix_bytes
 from memory_format.header import FLAG_PARTS
 from memory_service.store.index.base import Index
@@ -19,6 +19,7 @@ from memory_service.store.pure import selection
 from memory_service.store.pure.change import Move
 from memory_service.store.pure.columns import Columns, Learners, Rows
 from memory_service.store.pure.model import Options, Snapshot
+from memory_service.store.pure.revised import shown_ids
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.pure.state import State, moved
 from memory_service.store.segments.base import Place, SegmentGoneError, Segments
@@ -44,7 +45,7 @@ class Contents:
         self.index = index
         self.segments = segments
         self.options = options
-        self.fields = KnownFields(self.bodies, lambda: self.state.held)
+        self.fields = KnownFields(self.bodies, lambda: [columns.shown for columns in self.state.held])
         self.dropped = False
         """Whether the buffer was deleted."""
         self.readers = Readers()
@@ -128,6 +129,18 @@ class Contents:
         view, starts = self.read_bodies(taken)
         ends = (starts + taken["length"]).tolist()
         return [view[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
+
+    def bodies_here(self, taken: Rows) -> list[memoryview]:
+        """The same for the holder of the buffer's lock: nothing moves meanwhile. Raises ``StorageError``: a record is
+        damaged, or a segment is missing."""
+        try:
+            return self.bodies(taken)
+        except SegmentGoneError as error:
+            raise StorageError(f"segment {error} is missing from the store") from error
+
+    def shown_ids(self, taken: Rows) -> NDArray[np.uint64]:
+        """The ids by which records are known, ``(N,)``, of rows as they are stored."""
+        return shown_ids(self.state.columns.revised, taken["exemplar_id"])
 
     def hold_bodies(self, taken: Rows, *, wait: bool = True) -> tuple[HeldLease, list[Place]] | None:
         """A lease of the segments of rows, where in them the bodies are, and where each goes, end to end; None where

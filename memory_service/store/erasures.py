@@ -96,22 +96,25 @@ class Erasures:
         """
         with self._forking, self._no_backup():
             with buffer.wiping() as wiping:
-                targets = wiping.targets(exemplar_ids, where, only_learner)
+                chosen = wiping.targets(exemplar_ids, where, only_learner)
             with self._index.reading() as reading:
                 pending = reading.erasures().get(buffer.config.id, np.zeros(0, TARGET_DTYPE))
                 forks = reading.forks_of(buffer.config.id)
             if not all(sees(other.name) for other in self._buffers() if other.config.id in forks):
                 raise ForbiddenError("the buffer has a fork that the key is not for, and erasing reaches forks")
-            targets = np.union1d(targets, pending)
             for exemplar_id in exemplar_ids or ():
-                if exemplar_id not in targets["exemplar_id"]:
+                if exemplar_id not in chosen.exemplar_ids and exemplar_id not in pending["exemplar_id"]:
                     raise no_exemplar(buffer.name, exemplar_id)
+            targets = np.union1d(chosen.targets, pending)
+            for _, wiping in _each(other for other in self._buffers() if other.config.id in forks):
+                targets = np.union1d(targets, wiping.same_exemplars(chosen.identities))
             receipt = None
             if len(targets):
                 with self._index.writing() as transaction:
                     transaction.insert_erasures([buffer.config.id, *forks], targets)
                 receipt = self._finish(sees)
-            deleted = tuple(sorted(set(targets["exemplar_id"].tolist())))
+            named = set() if receipt is None else set(pending["exemplar_id"].tolist()) & set(receipt.exemplar_ids)
+            deleted = tuple(sorted(chosen.exemplar_ids | named))
             return DeleteResponse(deleted, buffer.state.columns.bytes_used, buffer.state.version, receipt=receipt)
 
     def resume(self, pending: Mapping[int, Targets]) -> None:
@@ -151,6 +154,10 @@ class Erasures:
         everywhere: Targets = np.unique(np.concatenate(list(pending.values())))
         # While the bytes can still be read: they are searched for.
         overwritten = self._segments.overwrite_aside(everywhere, lambda: self._bodies(buffers, pending))
+        names = {tuple(target): target[0] for target in everywhere.tolist()}
+        for _, wiping in _each(buffers[id_] for id_ in pending if id_ in buffers):
+            found, ids = wiping.named(everywhere)
+            names.update(zip(map(tuple, found.tolist()), ids, strict=True))
         wiped = {buffer.name: Wiped() for buffer in buffers.values()}
         for buffer, wiping in _each(buffers[id_] for id_ in pending if id_ in buffers):
             wiped[buffer.name] = wiping.take_out(pending[buffer.config.id])
@@ -163,7 +170,7 @@ class Erasures:
             gone = rewritten.keys() - reading.known_stems(rewritten)
         files = [f"segments/{stem}{SEALED if rewritten[stem].sealed else OPEN}" for stem in gone]
         shown = [buffer for buffer in buffers.values() if sees(buffer.name)]
-        receipt = self._receipt(everywhere, wiped, sorted([*files, *overwritten]), shown)
+        receipt = self._receipt(everywhere, names.values(), wiped, sorted([*files, *overwritten]), shown)
         # Kept before it is forgotten what was to be erased: who has not got the answer finds it there.
         self.receipts.keep([buffers[id_].name for id_ in pending if id_ in buffers], receipt)
         with self._index.writing() as transaction:
@@ -175,7 +182,12 @@ class Erasures:
             yield from wiping.bodies(pending[buffer.config.id])
 
     def _receipt(
-        self, targets: Targets, wiped: dict[str, Wiped], files: Sequence[str], shown: Sequence[Buffer]
+        self,
+        targets: Targets,
+        exemplar_ids: Iterable[int],
+        wiped: dict[str, Wiped],
+        files: Sequence[str],
+        shown: Sequence[Buffer],
     ) -> ErasureReceipt:
         elsewhere = []
         for buffer, wiping in _each(shown):
@@ -186,7 +198,7 @@ class Erasures:
             if of_it.deleted and name in {buffer.name for buffer in shown}
         ]
         receipt = ErasureReceipt(
-            exemplar_ids=tuple(sorted(set(targets["exemplar_id"].tolist()))),
+            exemplar_ids=tuple(sorted(set(exemplar_ids))),
             buffers=tuple(lost),
             files=tuple(files),
             elsewhere=tuple(elsewhere[:_MOST_NAMED]),

@@ -55,7 +55,7 @@ class Exports:
         with self._reads.alone():
             lease = self._lease(snapshot)
             try:
-                state, view = self._contents.state, self._reads.view(lease.mark.name)
+                state, view = self._contents.state, self._reads.view(lease.mark.name).shown
             except BaseException:
                 self._contents.let_go(lease.mark.name)
                 raise
@@ -71,7 +71,7 @@ class Exports:
     def keep_files(self) -> None:
         """The buffer is about to be deleted: hold the files that are read from, for nothing else will keep them."""
         for lease in self._contents.leases.values():
-            view = self._reads.view(lease.mark.name)
+            view = self._reads.view(lease.mark.name).shown
             ids = np.unique(view["segment"])
             held = self._contents.hold(ids.tolist())
             if held is None:

@@ -111,7 +111,7 @@ class Fork:
             next_exemplar_id=self._state.next_id,
         )
         transaction.insert_origins(entry.config.id, self._state.config.id)
-        transaction.write_parts(entry.config.id, self._parts)
+        transaction.write_parts(entry.config.id, self._parts, self._view.revised)
         self._share(transaction, entry.config.id)
         return entry
 
@@ -135,6 +135,7 @@ class Fork:
         """What the fork takes of its disk limit, with so many segments of its own, and bytes of theirs."""
         small = IndexRows(
             scores=len(self._scored),
+            revisions=self._state.counts.revisions,
             classes=len(self._state.classes),
             name_bytes=self._state.counts.name_bytes,
             words_bytes=self._state.counts.words_bytes,
@@ -184,7 +185,8 @@ class Fork:
         for state in self._shared:
             held = view["exemplar_id"][view["segment"] == state.id]
             stored = self._sealed.contents(state).headers["exemplar_id"]
-            transaction.share_segment(fork_id, state.id, stored[~np.isin(stored, held)].tolist())
+            dead = stored[~np.isin(stored, held)].tolist()
+            transaction.share_segment(fork_id, state.id, dead, self._state.config.id)
         if self._scored:
             scored = view.take(view.positions_of(np.array(sorted(self._scored), dtype=np.uint64)))
             transaction.rescore(fork_id, 0, scored, scored["score"], scored["rank"], ())

@@ -28,10 +28,11 @@ class Glimpse:
     """Places in the original text."""
 
 
-def info_of(header: np.void, learner_id: str, prefix: bytes, charge: int) -> ExemplarInfo:
+def info_of(header: np.void, learner_id: str, prefix: bytes, charge: int, revision: int) -> ExemplarInfo:
     """What is known of a record without its pixels and tokens: its header, and how its body begins.
 
     Args:
+        revision: how often its arrays were replaced.
         prefix: as :meth:`~memory_service.store.contents.Contents.read_prefixes` gives it.
     """
     flags, h, w = int(header["flags"]), int(header["grid_h"]), int(header["grid_w"])
@@ -51,10 +52,13 @@ def info_of(header: np.void, learner_id: str, prefix: bytes, charge: int) -> Exe
         keep_ratio=num_patches / cells,
         num_pictures=1 + len(further),
         charge=charge,
+        revision=revision,
     )
 
 
-def glimpse_of(header: np.void, learner_id: str, prefix: bytes, charge: int) -> Glimpse:
+def glimpse_of(header: np.void, learner_id: str, prefix: bytes, charge: int, revision: int) -> Glimpse:
     """The same with its text."""
     ids, positions = tokens_of(header, prefix)
-    return Glimpse(info_of(header, learner_id, prefix, charge), tuple(ids.tolist()), tuple(positions.tolist()))
+    return Glimpse(
+        info_of(header, learner_id, prefix, charge, revision), tuple(ids.tolist()), tuple(positions.tolist())
+    )

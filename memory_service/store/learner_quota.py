@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -87,6 +88,19 @@ class LearnerQuota:
             self._expect(after, mine)
             for learner_id, num_bytes in after.items():
                 mine.claimed[learner_id] = max(num_bytes, mine.claimed.get(learner_id, 0))
+
+    @contextmanager
+    def claimed(
+        self, contents: Contents, held: Callable[[], tuple[NDArray[np.uint32], NDArray[np.int64]]]
+    ) -> Iterator[None]:
+        """Around the writing of a change after which a buffer holds records of these learners and charges, ``(N,)``.
+        Raises as :meth:`claim`."""
+        try:
+            if self.is_set:
+                self.claim(contents, bytes_by_learner(*held(), contents.learners.ids))
+            yield
+        finally:
+            self.release(contents)
 
     def release(self, contents: Contents) -> None:
         """What was claimed is written, or will not be."""

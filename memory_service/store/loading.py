@@ -105,8 +105,8 @@ def load(
         pinned.append(records.take(gone[shown]))
         died.append(gone_at[shown])
         segments[state.id] = state.with_more(tally_of(live[-1]), tally_of(pinned[-1]))
-    columns = Columns.of_rows(entry.version, *live)
-    dead_columns = Pinned.of(concatenated(pinned), np.concatenate(died))
+    columns = Columns.of_rows(entry.version, *live, revised=rows.revised)
+    dead_columns = Pinned.of(concatenated(pinned), np.concatenate(died), rows.revised)
     # Read just now: nobody else looks at them yet.
     for of_them in (columns, dead_columns.columns):
         of_them.set_scores(rows.scores)

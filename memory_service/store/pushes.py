@@ -211,7 +211,7 @@ class GroupPlan:
         keeps_free = self._config.eviction == "reject" and self._config.learner_floor is not None
         if self._bytes_used + int(charge.sum()) > budget or keeps_free:
             stays, new_stays, accepted = self._judge(incoming, budget)
-            evicted = self._old["exemplar_id"][self._lives() & ~stays].tolist()
+            evicted = self._old.shown_ids[self._lives() & ~stays].tolist()
             new_ids = [id_ for part in self._new for id_ in part["exemplar_id"].tolist()]
             evicted += [new_ids[place] for place in np.flatnonzero(self._new_stays & ~new_stays)]
         self._expect_room(stays, new_stays, incoming, accepted)
@@ -278,7 +278,7 @@ class GroupPlan:
         """Which of the stored, the newly taken in and the incoming records stay."""
         lives = np.flatnonzero(self._lives())
         new = np.flatnonzero(self._new_stays)
-        parts: list[Rows | Columns] = [self._old.take(lives) if len(self._died) else self._old]
+        parts: list[Rows | Columns] = [self._old.kept(self._version, self._lives()) if len(self._died) else self._old]
         if len(new):
             parts.append(concatenated(self._new).take(new))
         parts.append(incoming)
@@ -324,13 +324,17 @@ def candidates(parts: Sequence[Rows | Columns], config: BufferConfig) -> evictio
     def joined(name: str) -> NDArray[Any]:
         return np.concatenate([part[name] for part in parts])
 
-    ids = joined("exemplar_id").astype(np.uint64)
+    ids = np.concatenate([part.shown_ids if isinstance(part, Columns) else part["exemplar_id"] for part in parts])
+    order = np.arange(len(ids))
+    if any(isinstance(part, Columns) and len(part.revised) for part in parts):
+        # An exemplar is as old as it is, however often its arrays were replaced.
+        order[np.argsort(ids, kind="stable")] = np.arange(len(ids))
     return eviction.Candidates(
         class_id=joined("class_id"),
         rank=joined("rank"),
         score=joined("score").astype(np.float32),
         charge=charge_of(joined("length")),
-        order=np.arange(len(ids)),
+        order=order,
         key=eviction.reservoir_keys(config.draw_key, ids) if config.eviction == "reservoir" else None,
         learner=None if config.learner_floor is None else joined("learner"),
     )

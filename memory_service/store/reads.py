@@ -218,7 +218,8 @@ class Reads:
         taken = columns.take(positions)
         prefixes = self.contents.read_prefixes(taken, tokens=tokens)
         charges = charge_of(taken["length"]).tolist()
-        found = zip(headers_of_rows(taken), self.contents.learner_ids(taken), prefixes, charges, strict=True)
+        numbers = (charges, columns.revisions(taken["exemplar_id"]).tolist())
+        found = zip(headers_of_rows(taken), self.contents.learner_ids(taken), prefixes, *numbers, strict=True)
         return [of(*parts) for parts in found], next_cursor, columns.version
 
     def _page(
@@ -250,10 +251,10 @@ class Reads:
     def _at_hand(self, snapshot: str | None, read: Callable[..., T]) -> T:
         self.contents.check_alive()
         columns = self._known_columns(snapshot)
-        if columns is None:
-            raise BlockingIOError("the snapshot is not at hand")
+        if columns is None or not columns.is_shown_ready:
+            raise BlockingIOError("the records are not at hand")
         try:
-            return read(columns, wait=False)
+            return read(columns.shown, wait=False)
         except SegmentGoneError as error:
             raise BlockingIOError(f"segment {error} has moved") from error
 
@@ -358,20 +359,20 @@ class Reads:
         columns = self._known_columns(snapshot)
         if columns is not None:
             with suppress(SegmentGoneError):
-                return read(columns)
+                return read(columns.shown)
         with self.alone():
             # Nothing moves now.
             try:
-                return read(self.view(snapshot))
+                return read(self.view(snapshot).shown)
             except SegmentGoneError as error:
                 raise StorageError(f"segment {error} is missing from the store") from error
 
     def _known_columns(self, snapshot: str | None) -> Columns | None:
-        """The columns to read, where no lock is needed for them."""
+        """The columns to read, as they are stored, where no lock is needed for them."""
         return self.contents.state.columns if snapshot is None else self.contents.views.get(snapshot)
 
     def view(self, snapshot: str | None) -> Columns:
-        """The columns to read. For the holder of the buffer's lock. Raises ``NotFoundError`` (``unknown_snapshot``)."""
+        """The columns as they are stored. For the holder of the buffer's lock. Raises as :meth:`steadily`."""
         state = self.contents.state
         if snapshot is None:
             return state.columns

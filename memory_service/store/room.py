@@ -74,7 +74,7 @@ def needed(
     number, total = written_bytes(growing, lengths, learner_ids, full)
     total += ledger.SEGMENT_ROW * number
     total += ledger.DEATH_ROW * len(change.dead)
-    total += ledger.SCORE_ROW * 2 * len(change.rescored)
+    total += ledger.SCORE_ROW * 2 * len(change.rescored) + ledger.REVISION_ROW * len(change.revised)
     total += ledger.CLASS_ROW * len(change.classes)
     total += ledger.all_name_bytes(change.names.values()) + ledger.words_bytes(change.words)
     total += sum(answer.num_bytes for answer in change.answers)

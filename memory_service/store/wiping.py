@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memory_format import StorageError
 from memory_format.header import HEADER_DTYPE
@@ -15,8 +14,9 @@ from memory_service.store.changes import expect_own
 from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
 from memory_service.store.loading import SealedSegments, records_of
-from memory_service.store.pure.columns import Columns, Rows, concatenated
+from memory_service.store.pure.columns import Rows, concatenated
 from memory_service.store.pure.erasing import Targets, erasing, places_of, same_bodies, targets_of
+from memory_service.store.pure.revised import Revised, among, shown_ids
 from memory_service.store.pure.selection import Filter, matching
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.room import NEW_FILE, frame_overhead, segment_bytes
@@ -42,6 +42,17 @@ class Wiped:
     """Processes of this machine that had not given back files when they were cut off."""
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What is to be erased."""
+
+    targets: Targets
+    exemplar_ids: set[int]
+    """By which the records are known."""
+    identities: set[tuple[int, int]]
+    """Of the exemplars, by which forks know them: id, and the CRC-32 of what was pushed."""
+
+
 class Wiping:
     """Erases records of one buffer. For the holder of its lock."""
 
@@ -49,32 +60,53 @@ class Wiping:
         self._contents = contents
         self._commits = commits
 
-    def targets(self, exemplar_ids: Sequence[int] | None, where: Filter, only_learner: str | None) -> Targets:
+    def targets(self, exemplar_ids: Sequence[int] | None, where: Filter, only_learner: str | None) -> Chosen:
         """The records of these ids, or else those that match: live ones, those that snapshots hold, and those that are
-        dead and still in a file.
+        dead and still in a file. Of each, all that it was before and came to be by replaced arrays.
 
         Raises:
             ForbiddenError: one is another learner's than ``only_learner``.
             StorageError: a segment is damaged.
         """
-        state, learners = self._contents.state, self._contents.learners
-        ids = None if exemplar_ids is None else np.array(exemplar_ids, np.uint64)
+        learners, revised, rows = self._contents.learners, self._revised(), self._rows()
+        ids = shown_ids(revised, rows["exemplar_id"])
+        if exemplar_ids is not None:
+            wanted = np.array(exemplar_ids, np.uint64)
+        else:
+            shown = rows.copy()
+            shown["exemplar_id"] = ids
+            wanted = ids[matching(shown, where, learners, self._contents.fields.of(shown, where))]
+        chosen = np.flatnonzero(np.isin(ids, wanted))
+        expect_own(rows, learners, chosen, only_learner)
+        found = rows.take(chosen)
+        return Chosen(targets_of(found), set(ids[chosen].tolist()), set(_identities(revised, found)))
 
-        def chosen(records: Columns | Rows) -> NDArray[np.int64]:
-            if ids is not None:
-                return np.flatnonzero(np.isin(records["exemplar_id"], ids))
-            return np.flatnonzero(matching(records, where, learners, self._contents.fields.of(records, where)))
+    def same_exemplars(self, identities: set[tuple[int, int]]) -> Targets:
+        """All records of those exemplars here, where this is a fork of what they are of: arrays may have been replaced
+        in one of the two since."""
+        rows = self._rows()
+        same = [pair in identities for pair in _identities(self._revised(), rows)]
+        return targets_of(rows.take(np.flatnonzero(same)))
 
-        held = [columns.take(chosen(columns)) for columns in (state.columns, state.pinned.columns)]
-        found = concatenated([*held, *(rows.take(chosen(rows)) for _, rows in self._with_dead())])
-        expect_own(found, learners, np.arange(len(found)), only_learner)
-        return targets_of(found)
+    def named(self, targets: Targets) -> tuple[Targets, list[int]]:
+        """Those of the targets that are records of this buffer, and the ids by which they are known."""
+        rows = self._rows()
+        found = targets_of(rows.take(places_of(targets, rows)))
+        return found, shown_ids(self._revised(), found["exemplar_id"]).tolist()
+
+    def _revised(self) -> Revised:
+        with self._contents.index.reading() as reading:
+            return reading.revised(self._contents.state.config.id)
+
+    def _rows(self) -> Rows:
+        """All records that are in a file, as they are stored."""
+        held = [columns.take(np.arange(columns.num_records)) for columns in self._contents.state.held]
+        return concatenated([*held, *(rows for _, rows in self._with_dead())])
 
     def bodies(self, targets: Targets) -> Iterator[memoryview]:
         """Those bytes of records that can be read."""
-        state = self._contents.state
-        held = [columns.take(places_of(targets, columns)) for columns in (state.columns, state.pinned.columns)]
-        rows = concatenated([*held, *(rows.take(places_of(targets, rows)) for _, rows in self._with_dead())])
+        rows = self._rows()
+        rows = rows.take(places_of(targets, rows))
         ends = np.cumsum(rows["length"].astype(np.int64)) // _PIECE
         for part in np.split(rows, np.flatnonzero(np.diff(ends)) + 1):
             try:
@@ -92,8 +124,8 @@ class Wiping:
         state, wiped = self._contents.state, Wiped()
         live, pinned = places_of(targets, state.columns), places_of(targets, state.pinned.columns)
         if len(live) or len(pinned):
-            ids = (state.columns["exemplar_id"][live], state.pinned.columns["exemplar_id"][pinned])
-            wiped.deleted = sorted(np.concatenate(ids).tolist())
+            ids = (state.columns.shown_ids[live], state.pinned.columns.shown_ids[pinned])
+            wiped.deleted = np.unique(np.concatenate(ids)).tolist()
             change = erasing(state, live, pinned)
             for mark in change.dropped:
                 self._contents.leases[mark.name].end()
@@ -120,9 +152,7 @@ class Wiping:
 
     def others(self, targets: Targets) -> list[int]:
         """Ids of records that the buffer or a snapshot holds and that have the bytes of those."""
-        state = self._contents.state
-        of_them = (state.columns, state.pinned.columns)
-        found = [columns["exemplar_id"][same_bodies(targets, columns)] for columns in of_them]
+        found = [columns.shown_ids[same_bodies(targets, columns)] for columns in self._contents.state.held]
         return [int(id_) for id_ in np.concatenate(found)]
 
     def _rewrite(self, id_: int) -> None:
@@ -150,8 +180,16 @@ class Wiping:
                     open_ = reading.open_segment(segment)
             rows = records_of(segment, open_, sealed, contents.learners)
             held = np.zeros(len(rows), bool)
-            for columns in (state.columns, state.pinned.columns):
+            for columns in state.held:
                 places = columns.positions_of(rows["exemplar_id"])
                 known = np.flatnonzero(places >= 0)
                 held[known] |= columns["segment"][places[known]] == segment.id
             yield segment, rows[~held]
+
+
+def _identities(revised: Revised, rows: Rows) -> list[tuple[int, int]]:
+    """Of each record; see :attr:`Chosen.identities`."""
+    found, said = among(revised, rows["exemplar_id"])
+    ids, crc32 = rows["exemplar_id"].copy(), rows["crc32"].copy()
+    ids[found], crc32[found] = said["exemplar_id"], said["pushed_crc32"]
+    return list(zip(ids.tolist(), crc32.tolist(), strict=True))

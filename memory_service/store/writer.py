@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from memory_format import StorageError
 from memory_format.wire import Batch
 from memory_service.store.contents import Contents
 from memory_service.store.index.base import Writing
 from memory_service.store.loading import Growing, Purpose, SealedSegments, growing_of, load
 from memory_service.store.pure.columns import Rows, headers_of_rows
+from memory_service.store.pure.revised import Revised
+from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.room import segment_bytes
 from memory_service.store.segments.appending import Part
@@ -66,6 +70,14 @@ class Writer:
         changed the index in between, or it is not counted."""
         seen, number = self._contents.state.number, transaction.changed_to
         return number if number is not None and self._index.made_here(seen, number - 1) else seen
+
+    def with_revisions(self, transaction: Writing, after: State, flight: InFlight, revised: Revised) -> State:
+        """Tell the index which of the records in flight replace others; the state after that."""
+        buffer_id = after.config.id
+        for segment_id in np.unique(flight.new["segment"]).tolist():
+            stored_ids = flight.new["exemplar_id"][flight.new["segment"] == segment_id]
+            transaction.insert_revisions(buffer_id, segment_id, stored_ids, revised)
+        return replace(after, counts=replace(after.counts, revisions=transaction.num_revised(buffer_id)))
 
     def close(self, segment_id: int) -> None:
         """Do not go on with a segment."""

@@ -24,6 +24,7 @@ from memory_format import (
     make_record,
     make_record_of_parts,
 )
+from memory_format.revise import NewArray
 from memory_service.store import Buffer, Store
 from memory_service.store.index.base import Writing
 from memory_service.store.pure.model import Options
@@ -66,7 +67,7 @@ class StoreContract:
             buffer = _filled(store, self.room)
             held = _records(buffer)
             fork = store.fork("b", "f")
-            buffer.delete(buffer.state.columns["exemplar_id"].tolist())
+            buffer.delete(buffer.state.columns.shown["exemplar_id"].tolist())
             assert _records(fork) == held
             expect_loaded_state(fork)
             store.delete_buffer("f")
@@ -181,6 +182,7 @@ def _filled(store: Store, room: int) -> Buffer:
     buffer.take_snapshot("old")
     ids = buffer.state.columns["exemplar_id"].tolist()
     buffer.update(ids[:5], ranks=[7] * 5)
+    buffer.update(ids[2:6], arrays={"logits": NewArray(np.ones((4, 3), np.float32))})
     buffer.delete(ids[1::3])
     buffer.push(encode_batch(_batch(9, seed=100)))
     buffer.phases.enter("known", 1)
@@ -213,6 +215,7 @@ CHANGES: dict[str, Change] = {
     "push": lambda store: store.buffer("b").push(encode_batch(_batch(12, seed=500))),
     "push with a key": lambda store: store.buffer("b").push(encode_batch(_batch(2, seed=600)), idempotency_key="k"),
     "scores": lambda store: store.buffer("b").update(_ids(store)[::2], scores=[0.25] * len(_ids(store)[::2])),
+    "arrays": lambda store: store.buffer("b").update(_ids(store)[::2], arrays=_logits(len(_ids(store)[::2]))),
     "delete": lambda store: store.buffer("b").delete(_ids(store)[::2]),
     "snapshot": lambda store: store.buffer("b").take_snapshot("new"),
     "drop a snapshot": lambda store: store.buffer("b").drop_snapshot("old"),
@@ -226,7 +229,11 @@ CHANGES: dict[str, Change] = {
 
 
 def _ids(store: Store) -> list[int]:
-    return [int(id_) for id_ in store.buffer("b").state.columns["exemplar_id"]]
+    return [int(id_) for id_ in store.buffer("b").state.columns.shown["exemplar_id"]]
+
+
+def _logits(count: int) -> dict[str, NewArray]:
+    return {"logits": NewArray(np.full((count, 3), 0.5, np.float32))}
 
 
 def _fails(change: Change, store: Store) -> bool:

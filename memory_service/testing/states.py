@@ -22,6 +22,9 @@ def expect_loaded_state(buffer: Buffer) -> None:
     assert (kept.config, kept.version, kept.next_id) == (fresh.config, fresh.version, fresh.next_id)
     assert _records(buffer.contents.learners, kept.columns) == _records(learners, fresh.columns)
     assert _records(buffer.contents.learners, kept.pinned.columns) == _records(learners, fresh.pinned.columns)
+    for mine, loaded in zip(kept.held, fresh.held, strict=True):
+        assert mine.shown_ids.tolist() == loaded.shown_ids.tolist()
+        assert mine.revisions(mine["exemplar_id"]).tolist() == loaded.revisions(loaded["exemplar_id"]).tolist()
     assert kept.columns.bytes_used == fresh.columns.bytes_used
     assert kept.pinned.died.tolist() == fresh.pinned.died.tolist()
     assert kept.segments == fresh.segments

@@ -96,3 +96,21 @@ def test_a_damaged_file_is_told_by_http(buffer: Buffer, service: Service, asked:
         buffer.sample(58, replace=False, cache=cache)
     assert caught.value.code == "corrupt_record"
     assert [path.rsplit("/", 1)[1] for path in asked[:2]] == ["sample", "records"]
+
+
+def test_of_replaced_arrays_the_new_ones_are_drawn(buffer: Buffer) -> None:
+    wanted: dict[str, Any] = {"replace": False, "seed": 1}
+    cache = ExemplarCache(8 << 20)
+    ids = buffer.sample(16, cache=cache, **wanted).exemplar_id[:4]
+    logits = np.arange(12, dtype=np.float32).reshape(4, 3)
+    for round_ in (1, 2):
+        buffer.replace(ids, {"logits": logits + round_}, if_revisions=[round_ - 1] * 4)
+        for _ in range(2):
+            now = buffer.sample(58, cache=cache, **wanted)
+            places = [now.exemplar_id.tolist().index(id_) for id_ in ids.tolist()]
+            found = [now.arrays()[place]["logits"].tolist() for place in places]
+            assert found == (logits + round_).tolist()
+            assert now.revision[places].tolist() == [round_] * 4
+            assert np.count_nonzero(now.revision) == 4
+        assert_same(buffer, cache, 58, **wanted)
+        assert_same(buffer, cache, 16, snapshot="then")

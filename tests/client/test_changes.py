@@ -9,7 +9,15 @@ import httpx
 import numpy as np
 import pytest
 
-from client import Buffer, BufferInfo, MemoryClient, ServiceTimeoutError, ServiceUnavailableError
+from client import (
+    Buffer,
+    BufferInfo,
+    ExemplarCache,
+    MemoryClient,
+    ServiceTimeoutError,
+    ServiceUnavailableError,
+    _changes,
+)
 from memory_format import BudgetError, ConflictError, FormatError, NotFoundError
 from tests.client.samples import make, make_many
 from tests.client.script import LOST, Script, client_of, problem
@@ -306,3 +314,88 @@ def test_draws_by_score(buffer: Buffer) -> None:
     with pytest.raises(ConflictError) as caught:
         buffer.sample(2, version=version + 1)
     assert caught.value.code == "stale_version"
+
+
+# Other arrays
+
+
+def with_logits(count: int) -> Any:
+    return make_many(count, arrays={"logits": np.zeros(4)}, array_dtypes={"logits": "float32"})
+
+
+def test_arrays_are_replaced_and_draws_have_the_new_ones(buffer: Buffer) -> None:
+    ids = [id_ for id_ in buffer.push(with_logits(8)).exemplar_ids if id_ is not None]
+    buffer.take_snapshot("then")
+    result = buffer.replace([*ids[:2], 99], {"logits": np.arange(12).reshape(3, 4), "mean": [0.5, 0.25, 0]})
+    assert (result.updated, result.missing, result.revisions) == (2, (99,), {ids[0]: 1, ids[1]: 1})
+    batch = buffer.fetch(ids[:3])
+    assert batch.revision.tolist() == [1, 1, 0]
+    logits = [arrays["logits"] for arrays in batch.arrays()]
+    assert [values.dtype for values in logits] == [np.float32] * 3
+    assert np.array(logits).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [0, 0, 0, 0]]
+    assert batch.arrays()[0]["mean"].dtype == np.float16
+    assert "mean" not in batch.arrays()[2]
+    assert buffer.fetch(ids[:3], snapshot="then").revision.tolist() == [0, 0, 0]
+    assert [info.revision for info in buffer.query(limit=3)] == [1, 1, 0]
+    assert buffer.get(ids[0]).revision == 1
+    cache = ExemplarCache(2**20)
+    for value in (3, 4):
+        buffer.replace([ids[2]], {"logits": [[value] * 4]})
+        for _ in range(2):
+            drawn = buffer.sample(8, replace=False, cache=cache)
+            place = drawn.exemplar_id.tolist().index(ids[2])
+            assert drawn.arrays()[place]["logits"].tolist() == [value] * 4
+    assert buffer.diff("then").revised.exemplar_ids == tuple(ids[:3])
+    # Elsewhere they are new.
+    copy = buffer.client.create_buffer("copy", budget_bytes=10**6)  # type: ignore[attr-defined]
+    copy.push(buffer.records())
+    assert [(r.revision, r.arrays()["logits"].tolist()) for r in copy.records(limit=1)] == [(0, [0, 1, 2, 3])]
+
+
+def test_who_is_late_is_told(buffer: Buffer) -> None:
+    ids = [id_ for id_ in buffer.push(with_logits(3)).exemplar_ids if id_ is not None]
+    batch = buffer.fetch(ids)
+    values = {"logits": np.ones((3, 4))}
+    assert buffer.replace(ids, values, if_revisions=batch.revision).updated == 3
+    assert buffer.replace(ids, values, if_revisions=batch.revision).version == 2
+    with pytest.raises(ConflictError) as caught:
+        buffer.replace(ids, {"logits": np.zeros((3, 4))}, if_revisions=batch.revision)
+    assert caught.value.code == "precondition_failed"
+    assert [caught.value.details[name] for name in ("exemplar_id", "revision", "expected_revision")] == [ids[0], 1, 0]
+    with pytest.raises(NotFoundError):
+        buffer.replace([99], {"logits": np.zeros((1, 4))}, if_revisions=[0])
+
+
+def test_many_arrays_go_in_several_requests(buffer: Buffer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [id_ for id_ in buffer.push(with_logits(8)).exemplar_ids if id_ is not None]
+    monkeypatch.setattr(_changes, "_ARRAY_BYTES", 3 * 16)
+    result = buffer.replace(ids, {"logits": np.arange(32).reshape(8, 4)})
+    assert (result.updated, result.version, len(result.revisions)) == (8, 4, 8)
+    assert buffer.replace([], {"logits": np.zeros((0, 4))}).updated == 0
+    # What had been done before is said, and to ask again for all of it does the rest.
+    values = {"logits": np.ones((8, 4))}
+    buffer.replace(ids[6:], {"logits": np.full((2, 4), 2)})
+    with pytest.raises(ConflictError) as caught:
+        buffer.replace(ids, values, if_revisions=[1] * 8)
+    assert caught.value.details["ids_acknowledged"] == 6
+    assert buffer.replace(ids, values, if_revisions=[1] * 6 + [2] * 2).updated == 8
+
+
+@pytest.mark.parametrize(
+    ("ids", "arrays", "more"),
+    [
+        ([1, 1], {"a": [1, 2]}, {}),
+        ([1], {}, {}),
+        ([1], {"a": [1, 2]}, {}),
+        ([1], {"a": 1.0}, {}),
+        ([1], {"a": ["x"]}, {}),
+        ([1], {"a": [1e300]}, {}),
+        ([1.5], {"a": [1]}, {}),
+        ([1], {"a": [1]}, {"if_revisions": [1, 2]}),
+        ([1], {"a": [1]}, {"if_revisions": [0.5]}),
+        ([1], {"a": [1]}, {"array_dtypes": {"b": "float32"}}),
+    ],
+)
+def test_arrays_that_make_no_sense(buffer: Buffer, ids: Any, arrays: Any, more: Any) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        buffer.replace(ids, arrays, **more)

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from client import Buffer, BufferInfo, ExemplarDetail, MemoryClient, ProtocolError, ServiceInfo
 from client._params import BufferSettings
 from client._reading import read_value
-from memory_format.api import answers, requests
+from memory_format.api import answers, requests, updates
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,8 @@ from memory_format.api import answers, requests
         (MemoryClient.create_buffer, requests.BufferRequest, {"name"}),
         (BufferSettings, requests.BufferChange, set()),
         (Buffer.fork, requests.ForkRequest, set()),
-        (Buffer.update_scores, requests.ScoreUpdate, set()),
+        (Buffer.update_scores, updates.ExemplarUpdate, {"arrays", "if_revisions"}),
+        (Buffer.replace, updates.ExemplarUpdate, {"scores", "ranks", "if_version", "array_dtypes"}),
         (Buffer.sample, requests.SampleBody, {"decode_threads", "pixels", "cache", "want"}),
         # An address says its conditions on fields one by one, ``field=NAME:VALUE``.
         (Buffer.query, requests.ExemplarQuery, {"cursor", "field", "fields"}),

@@ -55,6 +55,7 @@ GOLDEN = {
     "vocabulary_mismatch": ConflictError,
     "class_name_taken": ConflictError,
     "other_owner": ConflictError,
+    "precondition_failed": ConflictError,
     "untrusted_host": AccessError,
     "untrusted_origin": AccessError,
     "unauthenticated": UnauthenticatedError,

@@ -25,6 +25,7 @@ from memory_format.header import (
     FLAG_EXTRAS,
     FLAG_IN_PLACE,
     FLAG_PARTS,
+    FLAG_REVISED,
     FLAG_STRIP,
     FLAG_TYPED,
     FLAG_WIDE_TOKENS,
@@ -63,7 +64,12 @@ def test_the_headers_columns_are_listed_in_order() -> None:
     (words,) = (what for columns, _, what in rows(f"Header: {HEADER_BYTES} bytes") if columns == "`flags`")
     said = [1 << int(bit) for bit in re.findall(r"bit (\d)", words)]
     assert said == [flag for flag in (1 << bit for bit in range(8)) if flag & KNOWN_FLAGS]
-    assert [int(flag) for flag, *_ in rows("What later versions added")] == [FLAG_TYPED, FLAG_WIDE_TOKENS, FLAG_PARTS]
+    assert [int(flag) for flag, *_ in rows("What later versions added")] == [
+        FLAG_TYPED,
+        FLAG_WIDE_TOKENS,
+        FLAG_PARTS,
+        FLAG_REVISED,
+    ]
 
 
 def test_the_wire_columns_are_listed_in_order() -> None:

@@ -181,6 +181,10 @@ def _read_buffer(
                 found.live[record.exemplar_id] = record
     assert not dead, f"deaths of records that are nowhere: {sorted(dead)}"
     _rescore(found, _all(connection, "scores", f"{mine} ORDER BY version"))
+    revised = {row["stored_id"]: row["exemplar_id"] for row in _all(connection, "revisions", mine)}
+    shown = {revised.get(id_, id_): record for id_, record in found.live.items()}
+    assert len(shown) == len(found.live), "two records of one exemplar are live"
+    found.live = shown
     found.classes = {entry["class_id"] for entry in _all(connection, "classes", mine)}
     found.snapshots = {entry["name"]: entry for entry in _all(connection, "snapshots", mine)}
     for table in ("buffer_segments", "deaths", "scores", "snapshots", "classes", "pushes"):

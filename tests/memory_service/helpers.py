@@ -259,18 +259,27 @@ def pinned_records(data: Path, buffer: str = "b") -> set[int]:
         return {exemplar_id for (exemplar_id,) in rows}
 
 
+def live_records(data: Path, on_disk: set[int], buffer: str = "b") -> dict[int, int]:
+    """Exemplar id -> the id under which its record is stored, of records that have not died."""
+    with reading(data) as index:
+        shown = dict(index.execute(f"SELECT stored_id, exemplar_id FROM revisions WHERE {_MINE}", [buffer]).fetchall())
+        dead = {id_ for (id_,) in index.execute(f"SELECT exemplar_id FROM deaths WHERE {_MINE}", [buffer])}
+    return {shown.get(id_, id_): id_ for id_ in on_disk - dead}
+
+
 def assert_consistent(client: httpx.Client, data: Path, *, buffer: str = "b") -> dict[str, Any]:
     """What the service says is what its files and its index hold; returns the stats."""
     stats: dict[str, Any] = client.get(f"/v1/buffers/{buffer}/stats").json()
     records = all_records(client, buffer=buffer)
     on_disk = segment_records(data, buffer)
     assert stats["bytes_used"] <= stats["budget_bytes"]
-    assert stats["bytes_used"] == sum(on_disk[record.exemplar_id][1] for record in records)
+    stored = live_records(data, set(on_disk), buffer)
+    assert stats["bytes_used"] == sum(on_disk[stored[record.exemplar_id]][1] for record in records)
     assert stats["bytes_used"] == sum(record.charge for record in records)
     assert stats["bytes_used"] == sum(entry["bytes"] for entry in stats["classes"])
     assert stats["bytes_free"] == stats["budget_bytes"] - stats["bytes_used"]
     assert stats["num_records"] == len(records) == sum(entry["count"] for entry in stats["classes"])
-    live, pinned = {record.exemplar_id for record in records}, pinned_records(data, buffer)
+    live, pinned = {stored[record.exemplar_id] for record in records}, pinned_records(data, buffer)
     assert stats["pinned_bytes"] == sum(on_disk[exemplar_id][1] for exemplar_id in pinned)
     assert not live & pinned
     with reading(data) as index:
@@ -314,6 +323,7 @@ def _assert_disk_adds_up(index: sqlite3.Connection, stats: dict[str, Any], buffe
     )
     counted = ledger.IndexRows(
         scores=of_buffer("scores"),
+        revisions=of_buffer("revisions"),
         snapshots=of_buffer("snapshots"),
         classes=of_buffer("classes"),
         phases=of_buffer("phases"),

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memory_format import BudgetError, Record
 from memory_format.api.terms import EvictionPolicy
+from memory_format.extras import Revision, decode_extras
 from memory_service.store.pure import eviction
 from memory_service.store.pure.model import Budget
 
@@ -145,17 +147,49 @@ class ModelBuffer:
             self.records[exemplar_id] = new
         self.version += changed
 
+    def plan_replacing(
+        self, exemplar_ids: Sequence[int], values: NDArray[np.float32]
+    ) -> tuple[dict[int, Record], set[int]]:
+        """Those that come to have another array ``logits``, and ids of all that stay then; changes nothing.
+
+        Raises:
+            BudgetError: it is refused.
+        """
+        pairs = [(id_, value) for id_, value in zip(exemplar_ids, values, strict=True) if id_ in self.records]
+        changed = {id_: new for id_, value in pairs if (new := with_logits(self.records[id_], value)) is not None}
+        after = self.records | changed
+        used = sum(record.charge for record in after.values())
+        if used <= self.budget_bytes:
+            return changed, set(after)
+        largest = max(after[id_].charge for id_, _ in pairs)
+        if largest > self.budget_bytes:
+            raise BudgetError("", code="record_exceeds_budget", requested_bytes=largest)
+        if self.policy == "reject":
+            raise BudgetError("", requested_bytes=used - self.bytes_used)
+        return changed, self._chosen(after, len(after), self.budget_bytes)
+
+    def replace_logits(self, exemplar_ids: Sequence[int], values: NDArray[np.float32]) -> list[int]:
+        """Returns the ids evicted. Raises as :meth:`plan_replacing`; nothing has changed then."""
+        changed, stays = self.plan_replacing(exemplar_ids, values)
+        evicted = sorted(set(self.records) - stays)
+        self.records = {id_: record for id_, record in (self.records | changed).items() if id_ in stays}
+        # What takes the place of a record is stored under a new id.
+        self.next_id += len(changed)
+        self.version += bool(changed)
+        return evicted
+
     def delete(self, exemplar_ids: Sequence[int]) -> None:
         for exemplar_id in exemplar_ids:
             del self.records[exemplar_id]
         self.version += bool(exemplar_ids)
 
     def erase(self, gone: Sequence[Record]) -> bool:
-        """Forget records, in snapshots too; returns whether it or one of those held any."""
-        keys = {(record.exemplar_id, record.crc32, len(record.body)) for record in gone}
+        """Forget records with all that they were before; in snapshots too. Returns whether it or one of those held
+        any."""
+        keys = {(record.exemplar_id, as_it_came(record)) for record in gone}
 
         def without(records: dict[int, Record]) -> dict[int, Record]:
-            return {id_: r for id_, r in records.items() if (id_, r.crc32, len(r.body)) not in keys}
+            return {id_: r for id_, r in records.items() if (id_, as_it_came(r)) not in keys}
 
         before = self.readable
         left = without(self.records)
@@ -204,6 +238,22 @@ class ModelBuffer:
         )
         keep = eviction.plan(self.policy, candidates, num_stored, budget_bytes, self.learner_floor)
         return set(ids[keep].tolist())
+
+
+def with_logits(record: Record, values: NDArray[np.float32]) -> Record | None:
+    """A record with this array, None where it has it."""
+    extras, new = decode_extras(record.extras), values.astype(np.float16)
+    if (old := extras.arrays.get("logits")) is not None and np.array_equal(old, new):
+        return None
+    revision = Revision(record.exemplar_id, record.revision + 1)
+    extras = replace(extras, arrays={**extras.arrays, "logits": new}, revision=revision)
+    return replace(record, extras=extras.encode(), feature_flags=extras.feature_flags)
+
+
+def as_it_came(record: Record) -> bytes:
+    """The body that was pushed: without arrays here."""
+    extras = replace(decode_extras(record.extras), arrays={}, revision=None)
+    return replace(record, extras=extras.encode(), feature_flags=extras.feature_flags).body
 
 
 def refusal(error: BudgetError) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from memory_format.api import answers, requests, runs
+from memory_format.api import answers, requests, runs, updates
 from memory_format.api.terms import EVICTION_POLICIES, STRATEGIES
 from memory_service.cli import main
 from memory_service.http.app import create_app
@@ -75,7 +75,7 @@ def test_every_figure_of_the_stats_has_its_row() -> None:
         requests.BufferRequest,
         requests.BufferChange,
         answers.PushResponse,
-        requests.ScoreUpdate,
+        updates.ExemplarUpdate,
         answers.UpdateResponse,
         requests.DeleteQuery,
         requests.SampleBody,

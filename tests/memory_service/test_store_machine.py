@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from memory_format import BudgetError, ConflictError, FormatError, NotFoundError, Record, decode_batch, encode_batch
+from memory_format.api.answers import UpdateResponse
 from memory_format.api.terms import EVICTION_POLICIES, STRATEGIES
+from memory_format.revise import NewArray
 from memory_service.store import Buffer, Store
 from memory_service.store.pure.model import Budget, Options
 from memory_service.store.pure.query import Query
@@ -33,7 +36,7 @@ from memory_service.testing import expect_loaded_state
 from tests.memory_service import disk
 from tests.memory_service.helpers import make_exemplar
 from tests.memory_service.memory_ports import MemoryStores
-from tests.memory_service.model import ModelBuffer, held, refusal
+from tests.memory_service.model import ModelBuffer, held, refusal, with_logits
 
 T = TypeVar("T")
 
@@ -235,6 +238,46 @@ class StoreMachine(RuleBasedStateMachine):
         assert result.version == model.version
         assert set(result.missing) == set(wanted) - set(model.records)
 
+    @rule(
+        pick=PICKS,
+        places=st.lists(st.integers(0, 14), max_size=6, unique=True),
+        width=st.sampled_from([0, 1, 8, 300]),
+        value=st.integers(0, 3),
+        condition=st.sampled_from(["none", "none", "right", "wrong"]),
+    )
+    def replace_arrays(self, pick: int, places: list[int], width: int, value: int, condition: str) -> None:
+        buffer, model = self._pick(pick)
+        ids = list(model.records)
+        wanted = [ids[place] if place < len(ids) else model.next_id + place for place in places]
+        values = np.full((len(wanted), width), value, np.float32)
+        known = [model.records[id_].revision if id_ in model.records else 0 for id_ in wanted]
+        revisions = {"none": None, "right": known, "wrong": [number + 1 for number in known]}[condition]
+        expected = refused_or(lambda: model.plan_replacing(wanted, values))
+
+        def replace_them() -> UpdateResponse:
+            return buffer.update(wanted, arrays={"logits": NewArray(values)}, if_revisions=revisions)
+
+        missing = set(wanted) - set(model.records)
+        changed = {id_ for id_ in wanted if id_ in model.records and with_logits(model.records[id_], values[0])}
+        if revisions is not None and missing:
+            with pytest.raises(NotFoundError):
+                replace_them()
+        elif condition == "wrong" and changed:
+            with pytest.raises(ConflictError):
+                replace_them()
+        elif isinstance(expected, BudgetError):
+            answer = refused_or(replace_them)
+            assert isinstance(answer, BudgetError)
+            assert refusal(answer) == refusal(expected)
+        else:
+            with self._within_disk(buffer) as refused:
+                result = replace_them()
+            if refused:
+                return
+            assert list(result.evicted) == model.replace_logits(wanted, values)
+            assert (result.version, set(result.missing)) == (model.version, missing)
+            event(f"replaced: {bool(changed)}, evicted: {bool(result.evicted)}")
+
     @rule(pick=PICKS, every=st.integers(1, 4))
     def delete_some(self, pick: int, every: int) -> None:
         self._delete(pick, every)
@@ -252,7 +295,9 @@ class StoreMachine(RuleBasedStateMachine):
     def erase(self, pick: int, every: int) -> None:
         buffer, model = self._pick(pick)
         held = {id_: r for shown in model.snapshots.values() for id_, r in shown.records.items()} | model.records
-        gone = [held[id_] for id_ in sorted(held)[::every]]
+        ids = sorted(held)[::every]
+        shown = [snapshot.records for snapshot in model.snapshots.values()]
+        gone = [records[id_] for records in (model.records, *shown) for id_ in ids if id_ in records]
         done = refused_or(lambda: self.store.erasures.erase(buffer, [record.exemplar_id for record in gone]))
         lost = [
             other.name

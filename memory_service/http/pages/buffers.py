@@ -165,6 +165,8 @@ class BufferDiff:
     to_version: int
     added: DiffSide
     evicted: DiffSide
+    revised: DiffSide
+    """Those that both hold, with other arrays."""
 
 
 @router.page("/buffers/{name}/diff", "diff")
@@ -172,7 +174,7 @@ def diff(request: Request, buffer: BufferDep, query: Annotated[DiffQuery, Query(
     after = query.after or None
     found = buffer.diff(query.before, after)
     sides = []
-    for side, snapshot in ((found.added, after), (found.evicted, query.before)):
+    for side, snapshot in ((found.added, after), (found.evicted, query.before), (found.revised, after)):
         most = sorted(side.classes, key=lambda stats: -stats.bytes)[:CLASSES_SHOWN]
         sides.append(
             DiffSide(side.count, side.bytes, len(side.classes), tuple(most), side.exemplar_ids[:IDS_SHOWN], snapshot)

@@ -161,7 +161,7 @@ def _buffer(store: Store, name: str) -> Buffer | None:
 def _shown(store: Store, exemplars: Iterable[tuple[str, int]]) -> Iterable[Shown]:
     for name, exemplar_id in exemplars:
         buffer = _buffer(store, name)
-        columns = None if buffer is None else buffer.state.columns
+        columns = None if buffer is None else buffer.state.columns.shown
         place = -1 if columns is None else int(columns.positions_of(np.array([exemplar_id], np.uint64))[0])
         if buffer is None or columns is None or place < 0:
             # Evicted, deleted or erased since.

@@ -33,6 +33,11 @@ _CURSOR: Final[dict[str, Any]] = {
 # For the OpenAPI document.
 ARROW: Final[dict[str, Any]] = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 BATCH: Final[dict[str, Any]] = {**ARROW, "headers": _VERSIONED}
+TAGGED: Final[dict[str, Any]] = {
+    "headers": {
+        "ETag": {"description": "The record's revision.", "required": True, "schema": {"type": "string"}},
+    }
+}
 DRAWN: Final[dict[str, Any]] = {
     "content": {
         **ARROW["content"],

@@ -9,12 +9,19 @@ from fastapi import Depends, Header, Path, Query, Request, Response
 from pydantic import TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
-from memory_format import MEDIA_TYPE, Dropped, FormatError
+from memory_format import MEDIA_TYPE, Dropped, ErrorCode, FormatError
 from memory_format.api import fields
 from memory_format.api.answers import DeleteResponse, ExemplarDetail, ExemplarPage, PushResponse, UpdateResponse
 from memory_format.api.contents import FieldCounts
 from memory_format.api.fields import Fingerprint, Name
-from memory_format.api.requests import ERASE, CountQuery, DeleteQuery, Digits, ExemplarQuery, Flag, ScoreUpdate
+from memory_format.api.requests import (
+    ERASE,
+    CountQuery,
+    DeleteQuery,
+    Digits,
+    ExemplarQuery,
+    Flag,
+)
 from memory_format.api.terms import (
     JSON_MEDIA_TYPE,
     KEY_HEADER,
@@ -22,19 +29,22 @@ from memory_format.api.terms import (
     MAX_SCALE,
     PICTURE_MEDIA_TYPE,
     REPLAYED_HEADER,
+    REVISION_PATTERN,
     VERSION_HEADER,
     VOCABULARY_HEADER,
 )
+from memory_format.api.updates import ExemplarChange, ExemplarUpdate
 from memory_format.parts import MAX_PICTURES
 from memory_service.http.access import needs
 from memory_service.http.admission import Admission
-from memory_service.http.convert import deletion_of, exemplar_detail, filter_of, query_of
+from memory_service.http.convert import arrays_of, deletion_of, exemplar_detail, filter_of, query_of
 from memory_service.http.media import prefers
 from memory_service.http.openapi import MISFITS, NO_ROOM, RECORD_CODES, refusals
 from memory_service.http.routes.common import (
     ARROW,
     JSON_BODY,
     PAGE,
+    TAGGED,
     BufferDep,
     GrantDep,
     Router,
@@ -45,6 +55,7 @@ from memory_service.http.routes.common import (
 )
 from memory_service.store import Buffer
 from memory_service.store.png import to_png
+from memory_service.store.reads import no_exemplar
 
 router = Router(prefix="/v1/buffers/{name}/exemplars", tags=["exemplars"])
 
@@ -55,6 +66,34 @@ VocabularyHeader = Annotated[
 ExemplarId = Annotated[fields.ExemplarId, Digits, Path()]
 
 _PAGE: Final = TypeAdapter(ExemplarPage)
+_OF_CHANGES: Final[tuple[ErrorCode, ...]] = (
+    "precondition_failed",
+    "invalid_record",
+    "batch_too_large",
+    "record_exceeds_budget",
+    *NO_ROOM,
+)
+
+
+async def read_revision(
+    request: Request,
+    if_match: Annotated[
+        str | None,
+        Header(
+            alias="If-Match",
+            description="A revision, as `ETag` said it, or `*`.",
+            json_schema_extra={"pattern": rf"^(\*|{REVISION_PATTERN.pattern})$", "minLength": 1},
+        ),
+    ] = None,
+) -> int | None:
+    if if_match is None or if_match == "*":
+        return None
+    found = REVISION_PATTERN.fullmatch(if_match)
+    if found is None or len(request.headers.getlist("If-Match")) > 1:
+        raise FormatError(
+            f"If-Match is one revision in quotes, as ETag said it, or *, got {if_match[:100]!r}", code="invalid_request"
+        )
+    return int(found[1])
 
 
 async def read_idempotency_key(
@@ -147,14 +186,20 @@ def _json_page(buffer: Buffer, query: ExemplarQuery) -> Response:
 @router.patch(
     "",
     dependencies=[JSON_BODY],
-    openapi_extra=needs("write") | refusals("unknown_buffer", "stale_version", "disk_limit_exceeded"),
+    openapi_extra=needs("write") | refusals("unknown_buffer", "unknown_exemplar", "stale_version", *_OF_CHANGES),
 )
-def update(buffer: BufferDep, wanted: ScoreUpdate, grant: GrantDep) -> UpdateResponse:
-    """Give records other scores or ranks, many at once. With ``if_version``, only if nothing has changed since."""
+def update(buffer: BufferDep, wanted: ExemplarUpdate, grant: GrantDep) -> UpdateResponse:
+    """Give records other scores, ranks or arrays, many at once: all of it or nothing.
+
+    Records that are not held are passed over and named. With ``if_version``, only if nothing has changed since; with
+    ``if_revisions``, only if of no record arrays were replaced since, and all are held.
+    """
     return buffer.update(
         wanted.exemplar_ids,
         scores=wanted.scores,
         ranks=wanted.ranks,
+        arrays=arrays_of(wanted.arrays, len(wanted.exemplar_ids)),
+        if_revisions=wanted.if_revisions,
         if_version=wanted.if_version,
         only_learner=grant.learner_id,
     )
@@ -196,12 +241,47 @@ def count_by(
     return buffer.count_by(field, filter_of(query), limit=query.limit, snapshot=query.snapshot)
 
 
-@router.get(
-    "/{exemplar_id}", openapi_extra=needs("read") | refusals("unknown_buffer", "unknown_exemplar", "unknown_snapshot")
+@router.patch(
+    "/{exemplar_id}",
+    dependencies=[JSON_BODY],
+    responses={200: TAGGED},
+    openapi_extra=needs("write") | refusals("unknown_buffer", "unknown_exemplar", *_OF_CHANGES),
 )
-def get_exemplar(buffer: BufferDep, exemplar_id: ExemplarId, snapshot: SnapshotName = None) -> ExemplarDetail:
-    """One record: metadata, masks, tokens and the user's JSON."""
-    return exemplar_detail(buffer.get(exemplar_id, snapshot=snapshot))
+def update_one(
+    buffer: BufferDep,
+    exemplar_id: ExemplarId,
+    wanted: ExemplarChange,
+    grant: GrantDep,
+    response: Response,
+    revision: Annotated[int | None, Depends(read_revision)],
+) -> UpdateResponse:
+    """Give one record another score, rank or arrays. With ``If-Match``, only if its arrays were not replaced since."""
+    answer = buffer.update(
+        [exemplar_id],
+        scores=None if wanted.score is None else [wanted.score],
+        ranks=None if wanted.rank is None else [wanted.rank],
+        arrays=arrays_of(wanted.arrays, 1),
+        if_revisions=None if revision is None else [revision],
+        only_learner=grant.learner_id,
+    )
+    if answer.missing:
+        raise no_exemplar(buffer.name, exemplar_id)
+    response.headers["ETag"] = f'"{answer.revisions.get(exemplar_id, 0)}"'
+    return answer
+
+
+@router.get(
+    "/{exemplar_id}",
+    responses={200: TAGGED},
+    openapi_extra=needs("read") | refusals("unknown_buffer", "unknown_exemplar", "unknown_snapshot"),
+)
+def get_exemplar(
+    buffer: BufferDep, exemplar_id: ExemplarId, response: Response, snapshot: SnapshotName = None
+) -> ExemplarDetail:
+    """One record: metadata, masks, tokens and the user's JSON. ``ETag`` is its revision, for ``If-Match``."""
+    detail = exemplar_detail(buffer.get(exemplar_id, snapshot=snapshot))
+    response.headers["ETag"] = f'"{detail.revision}"'
+    return detail
 
 
 @router.get(

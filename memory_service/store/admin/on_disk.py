@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from memory_format import FormatError, checksum
 from memory_format.body import check_row
-from memory_format.header import HEADER_DTYPE, HeaderRow
+from memory_format.header import FLAG_REVISED, HEADER_DTYPE, HeaderRow
 from memory_service.store.index import opening
 from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.loading import SealedSegments, load
 from memory_service.store.pure.columns import Learners
+from memory_service.store.pure.revised import NOTHING_REVISED, Revised, revisions_of
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.base import SegmentGoneError
@@ -105,6 +106,8 @@ class SegmentOnDisk:
     bad_ids: list[int]
     """Ids of the others."""
     damaged: bool
+    revised: Revised = field(default_factory=lambda: NOTHING_REVISED)
+    """What the sound ones say of arrays that were replaced."""
 
 
 class StoreOnDisk:
@@ -174,6 +177,7 @@ class StoreOnDisk:
         report.records += len(headers)
         good: list[int] = []
         bad: list[int] = []
+        revised: list[Revised] = [NOTHING_REVISED]
         rows = plain_headers(headers).tolist()
         for place, (header, row, length) in enumerate(zip(headers, rows, lengths.tolist(), strict=True)):
             file.seek(int(header["offset"]))
@@ -182,6 +186,9 @@ class StoreOnDisk:
             words = _fault(row, int(header["crc32"]), learners[int(header["learner"])], body, length)
             if words is None:
                 good.append(place)
+                if header["flags"] & FLAG_REVISED:
+                    one = headers[place : place + 1]
+                    revised.append(revisions_of(one, [body], one["exemplar_id"]))
             else:
                 bad.append(int(header["exemplar_id"]))
                 report.note("damaged_record", state.stem, f"exemplar {bad[-1]}: {words}")
@@ -193,6 +200,7 @@ class StoreOnDisk:
             [(int(headers["offset"][place]), int(lengths[place])) for place in good],
             bad,
             damaged or bool(bad),
+            np.concatenate(revised),
         )
 
     def _headers(

@@ -27,7 +27,7 @@ from memory_service.store.index.base import BufferEntry, Reading, Writing
 from memory_service.store.index.generation import Generation
 from memory_service.store.loading import SealedSegments, growing_of, load
 from memory_service.store.pure import eviction
-from memory_service.store.pure.columns import Learners
+from memory_service.store.pure.columns import Columns, Learners
 from memory_service.store.pure.model import Options
 from memory_service.store.pushes import candidates
 from memory_service.store.segments import owner as owners
@@ -103,12 +103,14 @@ def _repair(store: _StoreInDirectory, standing: opening.Standing, report: Report
     report, read = examine(store, progress, report)
     holes = _holes(store, read)
     for segment in read:
+        _note_revisions(store, segment)
         if segment.damaged:
             _carry_over(store, segment, report)
     states, seen = recovery.adopt(store.data, store.index, standing, holes, report)
     for state in states:
         report.adopted.append(state.stem)
         segment = store.read(state, report)
+        _note_revisions(store, segment)
         if segment.damaged:
             _carry_over(store, segment, report)
     if states or standing.kind not in ("current", "unmarked"):
@@ -174,7 +176,7 @@ def _carry_over(store: _StoreInDirectory, segment: SegmentOnDisk, report: Report
                 figures = {"file_bytes": part.file_bytes, "num_records": part.after.num_records}
                 new_id = transaction.insert_segment(holders, stem=part.after.stem, sealed=True, **figures)
                 # Deaths of lost records go with the old segment.
-                transaction.move_deaths(segment.id, new_id, segment.bad_ids)
+                transaction.move_records(segment.id, new_id, segment.bad_ids)
             transaction.forget_segment(segment.id)
     except BaseException:
         discard(store.index, store.files, parts)
@@ -197,6 +199,14 @@ def _owner_of(store: _StoreInDirectory, segment: SegmentOnDisk) -> dict[str, Any
         holders = reading.holders(segment.id)
         entry = reading.find_buffer(min(holders)) if holders else None
     return {} if entry is None else owners.owner_of(entry.config, entry.version, entry.next_exemplar_id)
+
+
+def _note_revisions(store: StoreOnDisk, segment: SegmentOnDisk) -> None:
+    """What records say of the exemplars that they are, where the index says something else, or nothing."""
+    if len(segment.revised):
+        with store.index.writing() as transaction:
+            for buffer_id in transaction.holders(segment.id):
+                transaction.right_revisions(buffer_id, segment.id, segment.revised)
 
 
 # Counters and budgets, as the records make them
@@ -246,12 +256,14 @@ def _settlements(
             yield methodcaller("update_settings", config)
     last = int(columns["exemplar_id"][-1]) if columns.num_records else 0
     next_id = max(entry.next_exemplar_id, last + 1, floor.next_exemplar_id if floor else 0)
-    keep = np.ones(columns.num_records, dtype=bool)
-    if columns.bytes_used > config.budget_bytes:
+    keep = _newest(columns)
+    newest = columns.kept(columns.version, keep)
+    if newest.bytes_used > config.budget_bytes:
         # Nothing else says which to give up where nothing is ever evicted.
         policy = "fifo" if config.eviction == "reject" else config.eviction
-        keep = eviction.plan(policy, candidates([columns], config), columns.num_records, config.budget_bytes)
-        report.evicted[config.name] = columns["exemplar_id"][~keep].tolist()
+        stays = eviction.plan(policy, candidates([newest], config), newest.num_records, config.budget_bytes)
+        report.evicted[config.name] = newest.shown_ids[~stays].tolist()
+        keep[keep] = stays
     # What it holds is not what it held: samples of the old version must not seem to be repeatable.
     changed = columns.num_records != entry.num_records or not keep.all()
     version = max(entry.version + changed, floor.version if floor else 0)
@@ -264,6 +276,14 @@ def _settlements(
     counted = BufferEntry(config, version, next_id, kept.bytes_used, kept.num_records)
     if counted != replace(entry, config=config):
         yield methodcaller("update_figures", entry.version, counted)
+
+
+def _newest(columns: Columns) -> NDArray[np.bool_]:
+    """Of each exemplar the record with its newest arrays: earlier ones may be back, too."""
+    ids = columns.shown_ids[::-1]
+    keep = np.zeros(columns.num_records, dtype=bool)
+    keep[columns.num_records - 1 - np.unique(ids, return_index=True)[1]] = True
+    return keep
 
 
 def _fit_disk_limits(store: _StoreInDirectory, report: Report) -> None:

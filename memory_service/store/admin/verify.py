@@ -14,6 +14,7 @@ from memory_service.store.admin.online import Newer, Pace
 from memory_service.store.directory import Places, open_local
 from memory_service.store.index import opening
 from memory_service.store.index.base import BufferEntry, BufferRows, Reading
+from memory_service.store.pure.revised import shown_ids
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.transfer.outside import Outside
@@ -73,6 +74,7 @@ def examine(
     read = _read_all(store, states, report, progress, newer, pace or Pace())
     _find_orphans(store, {state.stem for state in states}, report, newer)
     damaged = {segment.id: segment for segment in read if segment.damaged}
+    _check_revisions(store, read, report)
     if newer is None:
         with store.index.reading() as reading:
             for entry in reading.buffers():
@@ -152,6 +154,17 @@ def _read_apart(store: StoreOnDisk, state: SegmentState) -> tuple[SegmentOnDisk,
     return found, seen
 
 
+def _check_revisions(store: StoreOnDisk, read: list[SegmentOnDisk], report: Report) -> None:
+    """Note records of which the index says another exemplar, or another revision, than they do themselves."""
+    with store.index.reading() as reading:
+        for segment in read:
+            for buffer_id in reading.holders(segment.id) if len(segment.revised) else ():
+                known, names = reading.revised(buffer_id, segment.id), ["stored_id", "exemplar_id", "revision"]
+                for row in segment.revised[~np.isin(segment.revised[names], known[names])].tolist():
+                    words = f"record {row[0]} is revision {row[2]} of exemplar {row[1]}; the index says something else"
+                    report.note("wrong_revision", segment.stem, words)
+
+
 def _find_orphans(store: StoreOnDisk, known: set[str], report: Report, newer: Newer | None) -> None:
     entries = sorted(store.source.listed())
     if newer is not None:
@@ -222,9 +235,11 @@ def _find_lost(name: str, found: BufferRows, damaged: dict[int, SegmentOnDisk], 
     for state in found.segments:
         segment = damaged.get(state.id)
         if segment is not None:
+            bad = np.array(segment.bad_ids, np.uint64)
+            shown = dict(zip(segment.bad_ids, shown_ids(found.revised, bad).tolist(), strict=True))
             dead = set(found.deaths[state.id][0].tolist()) if state.id in found.deaths else set()
-            lost += [id_ for id_ in segment.bad_ids if id_ not in dead]
-            lost_in_snapshots += [id_ for id_ in segment.bad_ids if id_ in dead]
+            lost += [shown[id_] for id_ in segment.bad_ids if id_ not in dead]
+            lost_in_snapshots += [shown[id_] for id_ in segment.bad_ids if id_ in dead]
             hidden |= len(segment.headers) + len(segment.bad_ids) < state.num_records
     if lost:
         report.lost[name] = sorted(lost)
@@ -240,7 +255,7 @@ def _check_counters(entry: BufferEntry, loaded: State, report: Report) -> None:
         if stated != real:
             report.note("wrong_counter", config.name, f"{counter} is {stated}, its records make {real}")
     ids = columns["exemplar_id"]
-    if len(np.unique(ids)) != len(ids):
+    if len(np.unique(columns.shown_ids)) != len(ids):
         report.note("wrong_rows", config.name, "an exemplar id is live in two segments")
     if len(ids) and int(ids[-1]) >= entry.next_exemplar_id:
         words = f"next_exemplar_id is {entry.next_exemplar_id}, {ids[-1]} is in use"

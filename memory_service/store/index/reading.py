@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from memory_format.header import HEADER_DTYPE
 from memory_service.store.index import tables
+from memory_service.store.index.answers import answer_bytes, counted_answers, old_answers
 from memory_service.store.index.clock import is_over, seconds_now
 from memory_service.store.pure import ledger
 from memory_service.store.pure.change import Answer, PushKey
 from memory_service.store.pure.columns import Arrays
 from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
 from memory_service.store.pure.model import BufferConfig, Snapshot
+from memory_service.store.pure.revised import NOTHING_REVISED, REVISED_DTYPE, Revised
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.pure.words import Words, stored
 from memory_service.store.segments.appending import OpenSegment, Part
@@ -65,6 +67,8 @@ class BufferRows:
     counts: ledger.IndexRows = field(default_factory=ledger.IndexRows)
     scores: Arrays = field(default_factory=dict)
     """Scores and ranks that were changed after a push: ``exemplar_id``, ``score`` and ``rank`` as they are now."""
+    revised: Revised = field(default_factory=lambda: NOTHING_REVISED)
+    """Of all records of its segments, dead ones too."""
 
 
 class Reading:
@@ -123,7 +127,10 @@ class Reading:
         for owner, of_it in zip(owners.tolist(), np.split(scores, starts[1:]), strict=False):
             contents[owner].scores = _latest(of_it)
             counts[owner]["scores"] = len(of_it)
+        revised = self._revised(buffer_id)
         for id_, rows in contents.items():
+            rows.revised = np.array(revised.get(id_, []), REVISED_DTYPE)
+            counts[id_]["revisions"] = len(rows.revised)
             numbers = {"snapshots": len(rows.snapshots), "classes": len(rows.classes)}
             numbers["name_bytes"] = ledger.all_name_bytes(rows.names.values())
             numbers["words_bytes"] = ledger.words_bytes(rows.words)
@@ -223,6 +230,26 @@ class Reading:
         changed_later = np.unique(found["exemplar_id"][found["version"] > version])
         return _latest(found[(found["version"] <= version) & np.isin(found["exemplar_id"], changed_later)])
 
+    def _revised(self, buffer_id: int | None, segment_id: int | None = None) -> dict[int, list[tuple[int, ...]]]:
+        """Buffer id -> rows of ``revisions``, ascending."""
+        r = tables.revisions.c
+        columns = [r[name] for name in REVISED_DTYPE.names or ()]
+        statement = _only(sa.select(r.buffer_id, *columns), r.buffer_id, buffer_id)
+        found: dict[int, list[tuple[int, ...]]] = {}
+        for owner, *values in self.connection.execute(_only(statement, r.segment_id, segment_id).order_by(r.stored_id)):
+            found.setdefault(owner, []).append(tuple(values))
+        return found
+
+    def revised(self, buffer_id: int, segment_id: int | None = None) -> Revised:
+        """:attr:`BufferRows.revised`, or what of it lies in one segment."""
+        return np.array(self._revised(buffer_id, segment_id).get(buffer_id, []), REVISED_DTYPE)
+
+    def num_revised(self, buffer_id: int) -> int:
+        """How many records :meth:`revised` gives."""
+        r = tables.revisions.c
+        counted = sa.select(sa.func.count()).select_from(tables.revisions).where(r.buffer_id == buffer_id)
+        return int(self.connection.execute(counted).scalar_one())
+
     def scored(self, buffer_id: int, exemplar_ids: Sequence[int]) -> set[int]:
         """Which of these got a score or rank after their push."""
         s = tables.scores.c
@@ -244,7 +271,7 @@ class Reading:
         if older_than is None and but_newest is None:
             row = self.connection.execute(statement).first()
             return None if row is None else Answer(*row), 0, 0
-        old = _counted_answers(old_answers(buffer_id, older_than, but_newest)).subquery()
+        old = counted_answers(old_answers(buffer_id, older_than, but_newest)).subquery()
         answer = statement.limit(1).subquery()
         both = sa.select(old, answer).select_from(old.outerjoin(answer, sa.true()))
         counted = self.connection.execute(both).one()
@@ -256,7 +283,7 @@ class Reading:
 
     def count_answers(self, condition: sa.ColumnElement[bool]) -> tuple[int, int]:
         """How many rows of ``pushes``, and the bytes that the ledger counts for them."""
-        number, num_bytes = self.connection.execute(_counted_answers(condition)).one()
+        number, num_bytes = self.connection.execute(counted_answers(condition)).one()
         return number, num_bytes
 
     def known_files(self) -> KnownFiles:
@@ -361,36 +388,3 @@ def _latest(scores: NDArray[np.void]) -> Arrays:
     # The last of an id: they come in ascending order of versions.
     newest = scores[np.append(scores["exemplar_id"][1:] != scores["exemplar_id"][:-1], True)[: len(scores)]]
     return {name: newest[name].copy() for name in ("exemplar_id", "score", "rank")}
-
-
-def answer_bytes() -> sa.ColumnElement[int]:
-    """:func:`ledger.answer_bytes` of a row."""
-    p = tables.pushes.c
-    named = sa.func.length(p.learner_id, type_=sa.Integer) + sa.func.length(p.idempotency_key, type_=sa.Integer)
-    content = named + sa.func.length(p.answer, type_=sa.Integer)
-    content += ledger.ANSWER_COLUMNS
-    pages = content // (ledger.OWN_PAGE - 4) + 1
-    return sa.case(
-        (content <= ledger.ANSWER_WITHIN, ledger.LOOSE * content),
-        else_=ledger.LOOSE * ledger.ANSWER_WITHIN + ledger.OWN_PAGE * pages,
-    )
-
-
-def _counted_answers(condition: sa.ColumnElement[bool]) -> sa.Select[int, int]:
-    total = sa.cast(sa.func.coalesce(sa.func.sum(answer_bytes()), 0), sa.BigInteger)
-    return (
-        sa.select(sa.func.count().label("number"), total.label("num_bytes")).select_from(tables.pushes).where(condition)
-    )
-
-
-def old_answers(buffer_id: int, older_than: float | None, but_newest: int | None) -> sa.ColumnElement[bool]:
-    """Which rows of ``pushes`` are to go."""
-    p = tables.pushes.c
-    condition = p.buffer_id == buffer_id
-    if older_than is not None:
-        condition &= p.created_at < older_than
-    if but_newest is not None:
-        newest = sa.select(p.learner_id, p.idempotency_key).where(p.buffer_id == buffer_id)
-        newest = newest.order_by(p.created_at.desc(), p.learner_id, p.idempotency_key).limit(but_newest)
-        condition &= sa.tuple_(p.learner_id, p.idempotency_key).not_in(newest)
-    return condition

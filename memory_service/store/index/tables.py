@@ -107,6 +107,19 @@ deaths = sa.Table(
 )
 """Records of a segment that the buffer no longer holds, and the version at which it ceased to."""
 
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    sa.Column("segment_id", _Id, sa.ForeignKey("segments.id"), primary_key=True),
+    sa.Column("stored_id", sa.BigInteger, primary_key=True),
+    sa.Column("exemplar_id", sa.BigInteger, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("pushed_crc32", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Records of a segment that took the place of another: see ``memory_service.store.pure.revised``."""
+
 scores = sa.Table(
     "scores",
     metadata,
@@ -233,6 +246,7 @@ intents = sa.Table(
 BUFFER_TABLES = (
     buffer_segments,
     deaths,
+    revisions,
     scores,
     snapshots,
     origins,

@@ -13,24 +13,25 @@ from numpy.typing import NDArray
 
 from memory_format import StorageError
 from memory_service.store.index import tables
-from memory_service.store.index.intents import Intents
+from memory_service.store.index.answers import old_answers
 from memory_service.store.index.reading import (
     MOST_VALUES,
     BufferEntry,
     entry_of,
-    old_answers,
     unanswered,
 )
+from memory_service.store.index.revising import Revising
 from memory_service.store.pure.change import Answer
 from memory_service.store.pure.columns import Arrays, Rows
 from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
 from memory_service.store.pure.model import BufferConfig, Snapshot
+from memory_service.store.pure.revised import NOTHING_REVISED, Revised
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.pure.words import Words
 from memory_service.store.segments.appending import Part
 
 
-class Writing(Intents):
+class Writing(Revising):
     """A transaction that changes the index.
 
     Every method raises ``StorageError`` where it cannot be written. All of it is undone then.
@@ -110,25 +111,30 @@ class Writing(Intents):
             self.connection.execute(_INSERT_BUFFER_SEGMENT, {"buffer_id": buffer_id, "segment_id": id_})
         return id_
 
-    def write_parts(self, buffer_id: int, parts: Iterable[Part]) -> None:
-        """Note what was written to new segments of a new buffer."""
+    def write_parts(self, buffer_id: int, parts: Iterable[Part], revised: Revised = NOTHING_REVISED) -> None:
+        """Note what was written to new segments of a new buffer, and which of it is in the table ``revised``."""
         ids: dict[str, int] = {}
         for part in parts:
             # Sealed, it may have another name than before.
             id_ = None if part.before is None else ids[part.before.stem]
-            ids[part.after.stem] = self.write_part(buffer_id, id_, part)
+            segment_id = ids[part.after.stem] = self.write_part(buffer_id, id_, part)
+            if part.last > part.first:
+                self.insert_revisions(buffer_id, segment_id, part.after.chunks[-1]["exemplar_id"], revised)
 
-    def share_segment(self, buffer_id: int, segment_id: int, dead: Sequence[int]) -> None:
-        """Make a sealed segment part of another buffer, which does not hold those of its records that are dead."""
+    def share_segment(self, buffer_id: int, segment_id: int, dead: Sequence[int], source_id: int) -> None:
+        """Make a sealed segment of one buffer part of another one, which does not hold those of its records that are
+        dead."""
         values = {"buffer_id": buffer_id, "segment_id": segment_id}
         self.connection.execute(tables.buffer_segments.insert(), values)
-        self._insert(tables.deaths, [{**values, "version": 0, "exemplar_id": id_} for id_ in dead])
+        self.insert(tables.deaths, [{**values, "version": 0, "exemplar_id": id_} for id_ in dead])
+        known = self.revised(source_id, segment_id)
+        self.insert_revisions(buffer_id, segment_id, known["stored_id"], known)
 
     def drop_segments(self, buffer_id: int, states: Iterable[SegmentState]) -> list[str]:
         """Take segments out of a buffer; returns the stems of those that no buffer consists of any more."""
         gone = list(states)
         for state in gone:
-            for table in (tables.deaths, tables.buffer_segments):
+            for table in (tables.deaths, tables.revisions, tables.buffer_segments):
                 this = table.delete().where(table.c.buffer_id == buffer_id, table.c.segment_id == state.id)
                 self.connection.execute(unanswered(this))
         b = tables.buffer_segments.c
@@ -148,7 +154,7 @@ class Writing(Intents):
     def insert_deaths(self, buffer_id: int, dead: Arrays | Rows, versions: NDArray[np.uint64]) -> None:
         """Note that records have died, ``(N,)``, and at which version each of them did."""
         columns = (dead["segment"].tolist(), dead["exemplar_id"].tolist(), versions.tolist())
-        self._insert(
+        self.insert(
             tables.deaths,
             [
                 {"buffer_id": buffer_id, "segment_id": segment, "exemplar_id": id_, "version": version}
@@ -164,16 +170,24 @@ class Writing(Intents):
         self.connection.execute(this.values(file_bytes=file_bytes, num_records=num_records, sealed=True))
         self.forget_open_rows(segment_id)
 
-    def move_deaths(self, old_id: int, new_id: int, lost: Iterable[int]) -> None:
+    def move_records(self, old_id: int, new_id: int, lost: Iterable[int]) -> None:
         """Records of one segment lie in another one now, dead ones too; those with the ids ``lost`` do not."""
-        d = tables.deaths.c
+        d, r = tables.deaths.c, tables.revisions.c
         for exemplar_id in lost:
             self.connection.execute(tables.deaths.delete().where(d.segment_id == old_id, d.exemplar_id == exemplar_id))
-        self.connection.execute(tables.deaths.update().where(d.segment_id == old_id).values(segment_id=new_id))
+            self.connection.execute(tables.revisions.delete().where(r.segment_id == old_id, r.stored_id == exemplar_id))
+        for table in (tables.deaths, tables.revisions):
+            self.connection.execute(table.update().where(table.c.segment_id == old_id).values(segment_id=new_id))
 
     def forget_segment(self, segment_id: int) -> None:
         """Nobody holds a segment any more; its file is the caller's to move."""
-        for table in (tables.deaths, tables.buffer_segments, tables.open_rows, tables.open_bodies):
+        for table in (
+            tables.deaths,
+            tables.revisions,
+            tables.buffer_segments,
+            tables.open_rows,
+            tables.open_bodies,
+        ):
             self.connection.execute(table.delete().where(table.c.segment_id == segment_id))
         self.connection.execute(tables.segments.delete().where(tables.segments.c.id == segment_id))
 
@@ -183,7 +197,7 @@ class Writing(Intents):
         """Note that a buffer is a fork of another one."""
         o = tables.origins.c
         older = self.connection.execute(sa.select(o.origin_id).where(o.buffer_id == source_id)).scalars().all()
-        self._insert(tables.origins, [{"buffer_id": buffer_id, "origin_id": id_} for id_ in (source_id, *older)])
+        self.insert(tables.origins, [{"buffer_id": buffer_id, "origin_id": id_} for id_ in (source_id, *older)])
 
     def insert_erasures(self, buffer_ids: Iterable[int], targets: Targets) -> None:
         """Note that records are being erased from buffers."""
@@ -191,7 +205,7 @@ class Writing(Intents):
         for id_ in buffer_ids:
             new = targets[~np.isin(targets, known[id_])] if id_ in known else targets
             rows = [dict(zip(TARGET_DTYPE.names or (), row, strict=True)) for row in new.tolist()]
-            self._insert(tables.erasures, [{"buffer_id": id_, **row} for row in rows])
+            self.insert(tables.erasures, [{"buffer_id": id_, **row} for row in rows])
 
     def delete_erasures(self, buffer_ids: Iterable[int]) -> None:
         """No file holds any more what was to be erased from these buffers."""
@@ -202,11 +216,11 @@ class Writing(Intents):
 
     def insert_classes(self, buffer_id: int, class_ids: Iterable[int]) -> None:
         """Note classes that a buffer has been offered for the first time."""
-        self._insert(tables.classes, [{"buffer_id": buffer_id, "class_id": class_id} for class_id in sorted(class_ids)])
+        self.insert(tables.classes, [{"buffer_id": buffer_id, "class_id": class_id} for class_id in sorted(class_ids)])
 
     def insert_names(self, buffer_id: int, names: Mapping[int, str]) -> None:
         """Note what classes are called, by their ids."""
-        self._insert(
+        self.insert(
             tables.class_names,
             [{"buffer_id": buffer_id, "class_id": class_id, "name": name} for class_id, name in names.items()],
         )
@@ -269,7 +283,7 @@ class Writing(Intents):
             before = zip(ids, old["score"].tolist(), old["rank"].tolist(), strict=True)
             new += [(0, *values) for values in before if values[0] not in known]
         names = ("version", "exemplar_id", "score", "rank")
-        self._insert(tables.scores, [{"buffer_id": buffer_id, **dict(zip(names, row, strict=True))} for row in new])
+        self.insert(tables.scores, [{"buffer_id": buffer_id, **dict(zip(names, row, strict=True))} for row in new])
         return len(new) - self._prune_scores(buffer_id, ids, snapshot_versions)
 
     def forget_scores(self, buffer_id: int, exemplar_ids: Iterable[int]) -> int:
@@ -315,7 +329,7 @@ class Writing(Intents):
     def insert_answers(self, buffer_id: int, answers: Sequence[Answer], created_at: float) -> None:
         """Keep answers to pushes."""
         same = {"buffer_id": buffer_id, "created_at": created_at}
-        self._insert(tables.pushes, [{**same, **vars(answer)} for answer in answers])
+        self.insert(tables.pushes, [{**same, **vars(answer)} for answer in answers])
 
     def forget_answers(
         self, buffer_id: int, *, older_than: float | None = None, but_newest: int | None = None
@@ -331,10 +345,6 @@ class Writing(Intents):
         self.connection.execute(
             unanswered(tables.pushes.delete().where(old_answers(buffer_id, older_than, but_newest)))
         )
-
-    def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            self.connection.execute(unanswered(table.insert()), rows)
 
 
 # Made once: they are part of every change, and cost more to make than to run.

@@ -15,6 +15,7 @@ from memory_service.store.pure import ledger
 from memory_service.store.pure.columns import ROW_DTYPE, Rows
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import BufferConfig, Snapshot
+from memory_service.store.pure.revised import NOTHING_REVISED, Revised
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.pure.words import Words
 
@@ -75,6 +76,8 @@ class Change:
     new: Rows = field(default_factory=lambda: np.zeros(0, ROW_DTYPE))
     """Records that come in, with their ids, ``segment`` and ``offset`` still open."""
     bodies: list[memoryview] = field(default_factory=list)
+    revised: Revised = field(default_factory=lambda: NOTHING_REVISED)
+    """Which of those replace others."""
     dead: NDArray[np.int64] = field(default_factory=lambda: _NOWHERE)
     """Positions of live records that leave, ascending."""
     died: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from memory_format import HEADER_BYTES
 from memory_format.header import HEADER_DTYPE
 from memory_format.wire import Batch
+from memory_service.store.pure.revised import NOTHING_REVISED, Revised, among, shown_ids
 
 Arrays = Mapping[str, NDArray[Any]]
 Rows = NDArray[np.void]
@@ -39,7 +41,7 @@ place in its file, ``learner`` a :class:`Learners` code."""
 
 _FIXED_AT, _FIXED_END = _FIELDS["crc32"][1], _FIELDS["segment"][1]
 _FIXED_DTYPE: Final = _part(
-    {name: field for name, field in _FIELDS.items() if _FIXED_AT <= field[1] < _FIXED_END},
+    {name: part for name, part in _FIELDS.items() if _FIXED_AT <= part[1] < _FIXED_END},
     _FIXED_AT,
     _FIXED_END - _FIXED_AT,
 )
@@ -90,6 +92,8 @@ class Columns:
     """Sum of :attr:`charge`."""
     backing: Arrays
     """Columns with room to grow, and one of ``_FIXED_DTYPE``; only the first ``num_records`` count."""
+    revised: Revised = field(default_factory=lambda: NOTHING_REVISED)
+    """What is known of those, and maybe of others, that replaced another."""
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return _column(self.backing, name)[: self.num_records]
@@ -97,6 +101,58 @@ class Columns:
     @property
     def charge(self) -> NDArray[np.int64]:
         return charge_of(self["length"])
+
+    # By which ids they are known
+
+    @property
+    def shown(self) -> Columns:
+        """The same records under the ids by which they are known, and in the order of those: what readers are given.
+        These very columns where nothing was replaced."""
+        return self._shown[0]
+
+    @property
+    def is_shown_ready(self) -> bool:
+        """Whether :attr:`shown` takes no pass over all records."""
+        return not len(self.revised) or "_shown" in vars(self)
+
+    def stored_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions in :attr:`shown` -> those here, ascending."""
+        order = self._shown[1]
+        return positions if order is None else np.sort(order[positions])
+
+    def stored_places(self, shown_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Where records are that are known by these ids, ``(N,)``; -1 where they are not."""
+        positions, order = self.shown.positions_of(shown_ids), self._shown[1]
+        return positions if order is None else np.where(positions >= 0, order[positions], -1)
+
+    @property
+    def shown_ids(self) -> NDArray[np.uint64]:
+        """The ids by which they are known, ``(num_records,)``, in the order in which they were stored."""
+        return shown_ids(self.revised, self["exemplar_id"])
+
+    def revisions(self, ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """How often arrays of records were replaced, ``(M,)``, by their ids here."""
+        numbers = np.zeros(len(ids), np.uint64)
+        found, said = among(self.revised, ids)
+        numbers[found] = said["revision"]
+        return numbers
+
+    @cached_property
+    def _shown(self) -> tuple[Columns, NDArray[np.int64] | None]:
+        found, said = among(self.revised, self["exemplar_id"])
+        if not len(found):
+            return self, None
+        ids = self["exemplar_id"].copy()
+        ids[found] = said["exemplar_id"]
+        order = np.argsort(ids, kind="stable")
+        backing = {name: values.take(order) for name, values in self.backing.items()}
+        backing["exemplar_id"] = ids[order]
+        known = said.copy()
+        known["stored_id"] = said["exemplar_id"]
+        known.sort(order="stored_id")
+        return replace(self, backing=backing, revised=known), order
+
+    # Rows
 
     def take(self, positions: NDArray[Any]) -> Rows:
         """Rows at those positions, copied."""
@@ -118,10 +174,11 @@ class Columns:
         for name in _SEARCHED:
             backing[name][self.num_records : needed] = rows[name]
         backing[_ROWS][self.num_records : needed] = _fixed(rows)
-        return Columns(version, needed, self.bytes_used + int(charge_of(rows["length"]).sum()), backing)
+        used = self.bytes_used + int(charge_of(rows["length"]).sum())
+        return Columns(version, needed, used, backing, self.revised)
 
     @classmethod
-    def of_rows(cls, version: int, *parts: Rows) -> Columns:
+    def of_rows(cls, version: int, *parts: Rows, revised: Revised = NOTHING_REVISED) -> Columns:
         """From rows in any order, in one piece or several."""
         ids = [part["exemplar_id"] for part in parts]
         ends = [end for part in ids if len(part) for end in (part[0], part[-1])]
@@ -140,13 +197,13 @@ class Columns:
                     backing[name][at : at + len(rows)] = rows[name]
                 backing[_ROWS][at : at + len(rows)] = _fixed(rows)
                 at += len(rows)
-        return cls(version, count, int(charge_of(_column(backing, "length")).sum()), backing)
+        return cls(version, count, int(charge_of(_column(backing, "length")).sum()), backing, revised)
 
     def kept(self, version: int, keep: NDArray[np.bool_]) -> Columns:
         """With only the rows where ``keep``, ``(num_records,)``, is true."""
         places = np.flatnonzero(keep)
         backing = {name: values.take(places) for name, values in self.backing.items()}
-        return Columns(version, len(places), int(charge_of(_column(backing, "length")).sum()), backing)
+        return Columns(version, len(places), int(charge_of(_column(backing, "length")).sum()), backing, self.revised)
 
     def moved(self, positions: NDArray[Any], segment: NDArray[Any], offset: NDArray[Any]) -> Columns:
         """With rows whose bytes lie elsewhere now; the version stays, as what they say has not changed."""

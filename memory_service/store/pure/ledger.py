@@ -19,6 +19,7 @@ SEGMENT_ROW: Final = 192
 """Of the tables ``segments`` and ``buffer_segments`` together."""
 DEATH_ROW: Final = 32
 SCORE_ROW: Final = 48
+REVISION_ROW: Final = 64
 SNAPSHOT_ROW: Final = 256
 CLASS_ROW: Final = 24
 OPEN_ROW: Final = 64
@@ -63,6 +64,7 @@ class IndexRows:
     """Rows of the index that a buffer has, beside its own and those of its segments."""
 
     scores: int = 0
+    revisions: int = 0
     snapshots: int = 0
     classes: int = 0
     phases: int = 0
@@ -89,6 +91,7 @@ class IndexRows:
             + SEGMENT_ROW * segments
             + DEATH_ROW * dead
             + SCORE_ROW * self.scores
+            + REVISION_ROW * self.revisions
             + SNAPSHOT_ROW * self.snapshots
             + CLASS_ROW * self.classes
             + PHASE_ROW * self.phases
@@ -123,7 +126,7 @@ def words_bytes(words: Words | None) -> int:
 
 def answer_bytes(key: int, answer: int) -> int:
     """Of the row that keeps the answer to a push, given its length, and that of learner and key together;
-    index/reading.py says the same in SQL."""
+    index/answers.py says the same in SQL."""
     return _row_bytes(key + answer + ANSWER_COLUMNS)
 
 

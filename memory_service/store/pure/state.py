@@ -19,6 +19,7 @@ from memory_service.store.pure.change import Change, Leaving, Move, Written
 from memory_service.store.pure.columns import ROW_DTYPE, Arrays, Columns, Rows, charge_of
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import BufferConfig, Snapshot
+from memory_service.store.pure.revised import joined, pruned
 from memory_service.store.pure.tallies import SegmentState, tallies_of
 from memory_service.store.pure.visibility import Pinned, records_shown, shown_by
 from memory_service.store.pure.words import Words
@@ -83,13 +84,15 @@ class State:
     def life_of(self, exemplar_id: int) -> tuple[int | None, list[Snapshot]]:
         """The version at which a record ceased to be live, None where it is, and the snapshots that show it, oldest
         first. Of an id that nobody shows: None and nothing."""
-        wanted = np.array([exemplar_id], dtype=np.uint64)
         born_before = [mark for mark in self.snapshots.values() if exemplar_id < mark.next_exemplar_id]
-        (place,) = self.pinned.columns.positions_of(wanted)
-        if place >= 0:
-            died = int(self.pinned.died[place])
-            return died, _by_age(mark for mark in born_before if mark.version < died)
-        return None, _by_age(born_before) if self.columns.positions_of(wanted)[0] >= 0 else []
+        if self.columns.shown.positions_of(np.array([exemplar_id], dtype=np.uint64))[0] >= 0:
+            return None, _by_age(born_before)
+        # Of one whose arrays were replaced, several are pinned.
+        deaths = self.pinned.died[self.pinned.columns.shown_ids == exemplar_id]
+        if not len(deaths):
+            return None, []
+        died = int(deaths.max())
+        return died, _by_age(mark for mark in born_before if mark.version < died)
 
     def shown_by(self, snapshot: Snapshot, changed: Arrays) -> Columns:
         """The records that a snapshot shows: see :func:`~memory_service.store.pure.visibility.records_shown`."""
@@ -167,14 +170,20 @@ class State:
         """The state once a change is made, of which :meth:`leaving` may be known already."""
         leaving = leaving or self.leaving(change)
         columns = self.columns
+        if len(change.rescored):
+            columns = columns.rescored(change.version, change.rescored, change.score, change.rank)
         if len(change.dead):
             keep = np.ones(columns.num_records, dtype=bool)
             keep[change.dead] = False
             columns = columns.kept(change.version, keep)
         columns = columns.appended(change.version, written.new)
-        if len(change.rescored):
-            columns = columns.rescored(change.version, change.rescored, change.score, change.rank)
+        pinned = self.pinned.kept(~leaving.freed)
         newly = leaving.live[leaving.pinned]
+        pinned = pinned.joined(newly, change.died[leaving.pinned])
+        revised = joined(columns.revised, change.revised)
+        revised = pruned(revised, columns["exemplar_id"], pinned.columns["exemplar_id"])
+        if revised is not columns.revised:
+            columns, pinned = replace(columns, revised=revised), pinned.revised_by(revised)
         dropped = {snapshot.name for snapshot in change.dropped}
         snapshots = {name: mark for name, mark in self.snapshots.items() if name not in dropped}
         snapshots |= {mark.name: mark for mark in change.less}
@@ -183,7 +192,7 @@ class State:
         return State(
             config=change.config,
             columns=columns,
-            pinned=self.pinned.kept(~leaving.freed).joined(newly, change.died[leaving.pinned]),
+            pinned=pinned,
             segments=self._segments_after(written, leaving, newly),
             snapshots=snapshots,
             classes=self.classes | change.classes,

@@ -107,17 +107,36 @@ def count_by(field: str, records: Rows, fields: FieldIndex, version: int, limit:
 
 
 def diff(before: Columns, after: Columns, names: Mapping[int, str]) -> Diff:
-    """Records are told apart by their ids, which are never used twice."""
+    """Records are told apart by their ids, which are never used twice.
+
+    Args:
+        before, after: as they are shown.
+    """
     return Diff(
         from_version=before.version,
         to_version=after.version,
         added=_only_in(after, before, names),
         evicted=_only_in(before, after, names),
+        revised=_side(after, _revised_since(before, after), names),
     )
 
 
 def _only_in(these: Columns, those: Columns, names: Mapping[int, str]) -> Side:
-    alone = these.kept(these.version, those.positions_of(these["exemplar_id"]) < 0)
+    return _side(these, those.positions_of(these["exemplar_id"]) < 0, names)
+
+
+def _revised_since(before: Columns, after: Columns) -> NDArray[np.bool_]:
+    """Which records of ``after`` are in both, and have other arrays."""
+    positions = before.positions_of(after["exemplar_id"])
+    both = np.flatnonzero(positions >= 0)
+    ids = after["exemplar_id"][both]
+    revised = np.zeros(after.num_records, dtype=bool)
+    revised[both] = after.revisions(ids) != before.revisions(ids)
+    return revised
+
+
+def _side(these: Columns, which: NDArray[np.bool_], names: Mapping[int, str]) -> Side:
+    alone = these.kept(these.version, which)
     return Side(
         count=alone.num_records,
         bytes=alone.bytes_used,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_service.store.pure.columns import Arrays, Columns, Rows, concatenated
 from memory_service.store.pure.model import Snapshot
+from memory_service.store.pure.revised import Revised
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,23 @@ class Pinned:
     """The version at which each ceased to be live, ``(P,)``."""
 
     @classmethod
-    def of(cls, records: Rows, died: NDArray[np.uint64]) -> Pinned:
+    def of(cls, records: Rows, died: NDArray[np.uint64], revised: Revised) -> Pinned:
         """From records in any order."""
         order = np.argsort(records["exemplar_id"], kind="stable")
-        return cls(Columns.of_rows(0, records), died[order])
+        return cls(Columns.of_rows(0, records, revised=revised), died[order])
 
     def joined(self, records: Rows, died: NDArray[np.uint64]) -> Pinned:
         """With more of them."""
         if not len(died):
             return self
         mine = self.columns.take(np.arange(self.columns.num_records))
-        return Pinned.of(concatenated([mine, records]), np.concatenate([self.died, died]))
+        return Pinned.of(concatenated([mine, records]), np.concatenate([self.died, died]), self.columns.revised)
+
+    def revised_by(self, revised: Revised) -> Pinned:
+        """With that table of what replaced what."""
+        return (
+            self if revised is self.columns.revised else replace(self, columns=replace(self.columns, revised=revised))
+        )
 
     def kept(self, keep: NDArray[np.bool_]) -> Pinned:
         """With only those where ``keep``, ``(P,)``, is true."""
@@ -65,7 +72,7 @@ def records_shown(columns: Columns, pinned: Pinned, snapshot: Snapshot, changed:
     """
     live = columns.take(np.flatnonzero(columns["exemplar_id"] < snapshot.next_exemplar_id))
     dead = pinned.columns.take(np.flatnonzero(pinned.shown_by([snapshot])))
-    view = Columns.of_rows(snapshot.version, concatenated([live, dead]))
+    view = Columns.of_rows(snapshot.version, concatenated([live, dead]), revised=columns.revised)
     view.set_scores(changed)
     return view
 

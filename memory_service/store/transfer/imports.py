@@ -20,6 +20,7 @@ from memory_service.store.index.base import BufferEntry, Writing
 from memory_service.store.pure.columns import charge_of
 from memory_service.store.pure.ledger import IndexRows, all_name_bytes, words_bytes
 from memory_service.store.pure.model import BufferConfig, Options
+from memory_service.store.pure.revised import NOTHING_REVISED, joined, revisions_of
 from memory_service.store.pure.words import Words, packed
 from memory_service.store.room import segment_bytes
 from memory_service.store.segments import files
@@ -108,6 +109,7 @@ class Import:
         except BaseException:
             self._file.close()
             raise
+        self._revised = NOTHING_REVISED
 
     def config(self, name: str) -> BufferConfig:
         """The settings of the buffer to make. Raises ``BudgetError`` (``budget_exceeded``): the records are over the
@@ -139,6 +141,7 @@ class Import:
             for first, last in self._runs():
                 batch = self._batch(first, last)
                 check_batch(batch, decode=options.decode_payloads)
+                self._note_revisions(batch)
                 parts += segments.append(open_, batch, segment_bytes=full, owner=owner)
                 open_ = None if parts[-1].full else parts[-1].after
                 if open_ is None or parts[-1].before is None:
@@ -168,7 +171,7 @@ class Import:
             num_records=len(self._contents.headers),
             next_exemplar_id=self.description.next_exemplar_id,
         )
-        transaction.write_parts(entry.config.id, parts)
+        transaction.write_parts(entry.config.id, parts, self._revised)
         transaction.insert_classes(entry.config.id, self.description.classes_seen)
         transaction.insert_names(entry.config.id, self.description.names)
         if self._words is not None:
@@ -179,12 +182,21 @@ class Import:
         """What the buffer takes on disk once the parts are noted."""
         number, num_bytes = totals_of(parts)
         small = IndexRows(
+            revisions=len(self._revised),
             classes=len(self.description.classes_seen),
             name_bytes=all_name_bytes(self.description.class_names),
             words_bytes=words_bytes(self._words),
             description_bytes=len(self.description.description.encode()),
         )
         return num_bytes + small.num_bytes(segments=number, dead=0)
+
+    def _note_revisions(self, batch: Batch) -> None:
+        said = revisions_of(batch.headers, batch.bodies, batch.headers["exemplar_id"])
+        odd = np.flatnonzero(said["stored_id"] != said["exemplar_id"])
+        if len(odd):
+            stored_id, exemplar_id = said[odd[0]][["stored_id", "exemplar_id"]].item()
+            raise FormatError(f"exemplar {stored_id} says that it is {exemplar_id}", code="invalid_export")
+        self._revised = joined(self._revised, said)
 
     @property
     def _words(self) -> Words | None:
