@@ -66,6 +66,7 @@ class Commits:
         self.writer = Writer(contents, growing)
         self.compactor = Compactor(contents, self.writer)
         self.answers = KeptAnswers(contents.index, self._config.id, contents.options.idempotency_seconds)
+        self.writer.on_reload = self.answers.changed_elsewhere
 
     @property
     def _config(self) -> BufferConfig:

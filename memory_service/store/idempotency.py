@@ -46,6 +46,10 @@ class KeptAnswers:
         self._old: _Old | None = None
         """What is to go with the next answer that is kept."""
 
+    def changed_elsewhere(self) -> None:
+        """Others may have kept and forgotten some: what was counted does not count."""
+        self._old = self._but_newest = None
+
     def find(self, key: PushKey, digest: bytes) -> PushAnswer | None:
         """The answer to an earlier push with this key. Raises ``ConflictError`` (``idempotency_key_reused``), it held
         other records."""

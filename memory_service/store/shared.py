@@ -149,7 +149,11 @@ class SharedStore(Store):
             if self._buffers.get(buffer.name) is buffer:
                 del self._buffers[buffer.name]
         self._quota.drop(buffer.name)
-        self._segments.forget([segment.stem for segment in buffer.state.segments.values()])
+        stems = {segment.stem for segment in buffer.state.segments.values()}
+        for other in list(self._buffers.values()):
+            # Forks share some.
+            stems -= {segment.stem for segment in other.state.segments.values()}
+        self._segments.forget(stems)
 
     def _open_buffer(self, rows: BufferRows, sealed: SealedSegments) -> Buffer:
         self._segments.changed_elsewhere(rows.segments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -36,6 +36,8 @@ class Writer:
         self._segments = contents.segments
         self._unsettled: list[Part] | None = None
         """What was written when it could not be found out whether it was committed."""
+        self.on_reload: Callable[[], object] = lambda: None
+        """Called where others have changed the buffer."""
         self._sealed = SealedSegments(contents.segments)
         """Those that were read, where the index is shared: others are added to them again and again."""
 
@@ -135,19 +137,18 @@ class Writer:
     def _load(self, unsettled: Sequence[Part]) -> None:
         contents, before, shared = self._contents, self._contents.state, self._index.is_shared
         with self._index.reading() as reading:
-            entry = reading.find_buffer(before.config.id)
-            if entry is None and shared:
+            rows = reading.contents(before.config.id).get(before.config.id)
+            if rows is None and shared:
                 contents.dropped = True
                 contents.check_alive()
-            if entry is None:
+            if rows is None:
                 raise StorageError(f"buffer {before.config.name!r} is not in the index any more")
             undone = reading.not_noted(unsettled)
             self._segments.undo(undone)
-            rows = reading.contents(entry.config.id)[entry.config.id]
             if shared:
                 self._segments.changed_elsewhere(rows.segments)
             sealed = self._sealed if shared else SealedSegments(self._segments)
-            state = load(entry, rows, sealed, contents.learners, before.leased)
+            state = load(rows.entry, rows, sealed, contents.learners, before.leased)
             stems = {segment.stem for segment in before.segments.values()}
             gone = stems - {segment.stem for segment in state.segments.values()}
             gone -= reading.known_stems(gone)
@@ -160,6 +161,7 @@ class Writer:
         # A file that was not written well is not gone on with.
         self.growing.clear()
         if shared:
+            self.on_reload()
             # Whoever let go of them removes them.
             self._segments.forget(gone)
             self._sealed.keep_only(segment.stem for segment in rows.segments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from memory_format import ConflictError, NotFoundError, StorageError, encode_batch
-from memory_service.store import Buffer, Store, changes
+from memory_format import ConflictError, NotFoundError, StorageError, decode_batch, encode_batch
+from memory_service.store import Buffer, Store, changes, shared
 from memory_service.store.directory import Places
+from memory_service.store.index import connecting
 from memory_service.store.index.shared import SharedIndex
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
@@ -123,6 +124,51 @@ def test_buffers_are_made_forked_and_deleted_for_all(pair: tuple[SharedStore, Sh
     expect_same(first, second, "f")
 
 
+def test_of_an_open_segment_only_what_is_new_is_fetched(
+    pair: tuple[SharedStore, SharedStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    monkeypatch.setattr(appending, "SMALLEST_SEALED", 10**9)
+    buffer, _ = first.create_buffer("b", budget_bytes=900_000)
+    asked: list[int] = []
+    open_bodies = SharedIndex.open_bodies
+
+    def note(index: SharedIndex, stem: str, known: int = 0) -> Sequence[bytes] | None:
+        found = open_bodies(index, stem, known)
+        asked.append(sum(map(len, found or ())))
+        return found
+
+    monkeypatch.setattr(SharedIndex, "open_bodies", note)
+    for turn in range(4):
+        push(buffer, turn, 1)
+        asked.clear()
+        one = sum(
+            len(record.body) for record in decode_batch(held(second.buffer("b"))) if record.exemplar_id == turn + 1
+        )
+        assert asked == [one]
+    # And the other way round, to what it has not written itself.
+    push(second.buffer("b"), 4, 1)
+    asked.clear()
+    assert held(first.buffer("b")) == held(second.buffer("b"))
+    assert len(asked) == 1
+    assert asked[0] < 1000
+    expect_same(first, second)
+
+
+def test_a_fork_is_read_on_where_another_replica_has_deleted_its_source(
+    pair: tuple[SharedStore, SharedStore],
+) -> None:
+    first, second = pair
+    buffer, _ = first.create_buffer("b", budget_bytes=90_000, disk_limit_bytes=900_000)
+    push(buffer, 0, 20)
+    first.fork("b", "f")
+    before = held(second.buffer("f")), held(second.buffer("b"))
+    first.delete_buffer("b")
+    assert [buffer.name for buffer in second.buffers()] == ["f"]
+    assert held(second.buffer("f")) == before[0]
+    expect_same(first, second, "f")
+
+
 # What a lost connection, or a replica that has ended, leaves
 
 
@@ -220,8 +266,9 @@ def test_what_an_ended_replica_has_left_is_removed(
 
 
 def test_a_push_waits_twice_for_the_database_and_with_a_key_three_times(
-    tmp_path: Path, postgres: PostgresServer
+    tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(shared, "_SWEEP_SECONDS", 3600.0)
     url, segments = postgres.new_schema(), f"memory://{uuid4().hex}"
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as place:
         proxy = CountingProxy(Path(place), Path(postgres.socket))
@@ -247,8 +294,9 @@ def test_a_push_waits_twice_for_the_database_and_with_a_key_three_times(
 
 
 def wait_until_let_go(index: SharedIndex) -> None:
-    for done in [index._ending.submit(int) for _ in range(2)]:
-        done.result()
+    for step in (index._free.acquire, index._free.release):
+        for _ in range(connecting.CONNECTIONS):
+            step()
 
 
 def test_a_start_asks_ten_times_whatever_the_number_of_buffers(tmp_path: Path, postgres: PostgresServer) -> None:

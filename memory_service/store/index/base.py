@@ -103,9 +103,9 @@ class Index(ABC):
         """
 
     @abstractmethod
-    def open_bodies(self, stem: str) -> Sequence[bytes] | None:
-        """Bodies of an open segment, in the pieces that were written, where they are kept here; None where no open
-        segment has that name. Raises ``StorageError``."""
+    def open_bodies(self, stem: str, known: int = 0) -> Sequence[bytes] | None:
+        """Bodies of an open segment, in the pieces that were written, without its first ``known`` bytes, where they are
+        kept here; None where no open segment has that name. Raises ``StorageError``."""
 
     @abstractmethod
     def begin_uploads(self, stems: Sequence[str], seconds: float) -> int:

@@ -211,11 +211,15 @@ class Reading:
         statement = sa.select(r.headers, r.learners).where(r.segment_id == state.id).order_by(r.first)
         return _open_segment(state, [(row.headers, row.learners) for row in self.connection.execute(statement)])[0]
 
-    def open_bodies(self, stem: str) -> list[bytes] | None:
-        """Bodies of an open segment, in the pieces that were written; None where no open segment has that name."""
+    def open_bodies(self, stem: str, known: int = 0) -> list[bytes] | None:
+        """Bodies of an open segment in pieces, but its first ``known`` bytes; None where none has that name."""
         s, b = tables.segments.c, tables.open_bodies.c
-        statement = sa.select(b.bodies).select_from(tables.segments.outerjoin(tables.open_bodies))
-        found = self.connection.execute(statement.where(s.stem == stem, ~s.sealed).order_by(b.first)).scalars().all()
+        ends = sa.func.sum(sa.func.length(b.bodies)).over(order_by=b.first)
+        of_it = sa.select(s.id).where(s.stem == stem).scalar_subquery()
+        pieces = sa.select(b.first, b.bodies, ends.label("ends")).where(b.segment_id == of_it).subquery()
+        statement = sa.select(pieces.c.bodies).select_from(tables.segments.outerjoin(pieces, pieces.c.ends > known))
+        statement = statement.where(s.stem == stem, ~s.sealed).order_by(pieces.c.first)
+        found = self.connection.execute(statement).scalars().all()
         return [piece for piece in found if piece is not None] if found else None
 
     def _scores(self, buffer_id: int | None) -> NDArray[np.void]:

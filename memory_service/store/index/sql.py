@@ -129,9 +129,9 @@ class SqlIndex(Index):
             with self.writing():
                 pass
 
-    def open_bodies(self, stem: str) -> Sequence[bytes] | None:
-        with self.reading() as reading:
-            return reading.open_bodies(stem)
+    def open_bodies(self, stem: str, known: int = 0) -> Sequence[bytes] | None:
+        with self.reading(alone=True) as reading:
+            return reading.open_bodies(stem, known)
 
     def begin_uploads(self, stems: Sequence[str], seconds: float) -> int:
         with self.writing() as transaction:

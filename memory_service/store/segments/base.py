@@ -65,8 +65,9 @@ class Bodies(Names, Protocol):
     def dead(self, stems: Sequence[str]) -> Sequence[str]:
         """Which of some segments that were to go may go."""
 
-    def open_bodies(self, stem: str) -> Sequence[bytes] | None:
-        """Those of an open segment, in the pieces that were written; None where it has none of that name."""
+    def open_bodies(self, stem: str, known: int = 0) -> Sequence[bytes] | None:
+        """Those of an open segment, in the pieces that were written, but those of its first ``known`` bytes; None where
+        it has none of that name."""
 
     def begin_uploads(self, stems: Sequence[str], seconds: float) -> int:
         """Note, durably, that segments are uploaded for so long; returns the number of that change."""

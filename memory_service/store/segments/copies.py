@@ -68,8 +68,10 @@ class Copies:
         """Of sealed segments, in bytes."""
         self.growing: set[str] = set()
         """Those that are open."""
-        self.filled: set[str] = set()
-        """Those of them whose copy has everything."""
+        self.filled: dict[str, int] = {}
+        """Up to where a copy of one of them has everything."""
+        self.ends: dict[str, int] = {}
+        """Up to where others have written to one of them."""
         self.damaged: set[tuple[str, int]] = set()
         """Segment and offset of records found damaged since the store was opened."""
         self._lock = threading.Lock()
@@ -82,12 +84,11 @@ class Copies:
         try:
             for stem, descriptor in zip(stems, held.descriptors, strict=True):
                 self.cache.touch(stem)
-                if stem in self.growing and stem not in self.filled:
+                if stem in self.growing and self.filled.get(stem, 0) < self.ends.get(stem, 1):
                     # The index has it only as long as it is one.
                     if not wait:
                         raise BlockingIOError(f"segment {stem} is not at hand")
                     self.fetch(stem, descriptor.number, ())
-                    self.filled.add(stem)
         except BaseException:
             held.close()
             raise
@@ -96,13 +97,14 @@ class Copies:
     def _close_idle(self, name: str) -> bool:
         closed = self.open.close_idle(name)
         if closed:
-            self.filled.discard(name)
+            self.filled.pop(name, None)
         return closed
 
     def forget(self, stem: str) -> bool:
         """Remove what there is of a segment; returns whether somebody reads it still."""
         self._spent.pop(stem, None)
-        self.filled.discard(stem)
+        self.filled.pop(stem, None)
+        self.ends.pop(stem, None)
         self.cache.forget(stem)
         self.cache.forget(stem + _END)
         return self.open.remove(stem)
@@ -148,15 +150,17 @@ class Copies:
 
     def fetch(self, stem: str, descriptor: int, wanted: Sequence[Span]) -> list[tuple[int, Body]]:
         """What a copy lacks, from where it lies; returns pieces and where each begins, some beyond what is wanted.
+        Where nothing is wanted of an open segment, all that is new.
 
         Raises:
             SegmentGoneError: it does not exist any more.
             StorageError: it cannot be read.
         """
-        found = self._from_index(stem) if stem in self.growing else self._from_bucket(stem, wanted)
+        known = BODY_AT if wanted else self.filled.get(stem, BODY_AT)
+        found = self._from_index(stem, known) if stem in self.growing else self._from_bucket(stem, wanted)
         if found is None and stem not in self.growing:
             # Another process may have made it.
-            found = self._from_index(stem)
+            found = self._from_index(stem, BODY_AT)
         if found is None:
             if stem in self.sizes:
                 raise StorageError(f"segment {stem} is missing from {self._bucket.place}", segment=stem)
@@ -167,13 +171,15 @@ class Copies:
             try:
                 for at, data in found:
                     self.cache.fill(stem, descriptor, [data], at)
+                    if stem in self.growing:
+                        self.filled[stem] = at + len(data)
             except OSError as error:
                 logger.warning("what was read is not kept: %s", error.strerror)
         return found
 
-    def _from_index(self, stem: str) -> list[tuple[int, Body]] | None:
-        pieces = self._index.open_bodies(stem)
-        return None if pieces is None else [(BODY_AT, b"".join(pieces))]
+    def _from_index(self, stem: str, known: int) -> list[tuple[int, Body]] | None:
+        pieces = self._index.open_bodies(stem, known - BODY_AT)
+        return None if pieces is None else [(known, b"".join(pieces))]
 
     def _from_bucket(self, stem: str, wanted: Sequence[Span]) -> list[tuple[int, Body]] | None:
         spans = _together(wanted)

@@ -85,7 +85,7 @@ class ObjectSegments(Segments):
                 self._restore(after.stem, before)
                 raise
             if before is None:
-                self.copies.filled.add(after.stem)
+                self.copies.filled[after.stem] = after.end
             return after.end
         first, tail = seal_frame(after.headers(), after.learners, after.body_bytes, after.crc32, owner)
         try:
@@ -138,6 +138,8 @@ class ObjectSegments(Segments):
     def noted(self, parts: Iterable[Part]) -> None:
         for part in parts:
             self.copies.cache.kept.discard(part.after.stem)
+            if part.before is not None and self.copies.filled.get(part.after.stem) == part.before.end:
+                self.copies.filled[part.after.stem] = part.after.end
             if part.before is not None and part.before.stem != part.after.stem:
                 self.copies.growing.discard(part.before.stem)
                 self.copies.forget(part.before.stem)
@@ -215,8 +217,7 @@ class ObjectSegments(Segments):
             if segment.sealed:
                 copies.sizes[segment.stem] = segment.file_bytes
             else:
-                # What others have written to it is not in the copy.
-                copies.filled.discard(segment.stem)
+                copies.ends[segment.stem] = segment.file_bytes
                 copies.growing.add(segment.stem)
 
     def forget(self, stems: Iterable[str]) -> None:
