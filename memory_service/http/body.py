@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from memory_format import MEDIA_TYPE
-from memory_format.api.terms import EXPORT_MEDIA_TYPE
 from memory_service.http.errors import BodyTooLargeError, problem_response
 from memory_service.http.media import media_type
 from memory_service.settings import Settings
+
+_IMPORT: Final = re.compile(r"/v1/buffers/[^/]+/import")
+"""Where files arrive. The type alone does not tell: an Arrow stream is a batch to push as well."""
 
 
 class BodyLimit:
@@ -24,16 +28,21 @@ class BodyLimit:
         self._app = app
         self._seconds = settings.body_seconds
         self._least_rate = settings.least_rate
-        self._limits = {MEDIA_TYPE: settings.max_body_bytes, EXPORT_MEDIA_TYPE: settings.max_import_bytes}
+        self._file_bytes = settings.max_import_bytes
+        self._batch_bytes = settings.max_body_bytes
         self._other_bytes = settings.max_json_bytes
+
+    def _limit_of(self, path: str, content_type: str) -> int:
+        if _IMPORT.fullmatch(path):
+            return self._file_bytes
+        return self._batch_bytes if media_type(content_type) == MEDIA_TYPE else self._other_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        kind = media_type(headers.get(b"content-type", b"").decode("latin-1"))
-        limit = self._other_bytes if kind is None else self._limits.get(kind, self._other_bytes)
+        limit = self._limit_of(scope["path"], headers.get(b"content-type", b"").decode("latin-1"))
         announced = headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit:
             error = BodyTooLargeError(limit)

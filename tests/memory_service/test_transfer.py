@@ -24,6 +24,7 @@ import zarr
 from pyarrow import parquet
 
 from memory_format import ConflictError, FormatError, NotFoundError, encode_batch
+from memory_format.api.forms import FORMS
 from memory_service.store import Store
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.sampler import SampleRequest
@@ -569,8 +570,25 @@ def test_a_record_larger_than_any_is_refused_unread(client: httpx.Client) -> Non
 
 def test_an_import_that_is_too_large(data: Path) -> None:
     with running(data, max_import_bytes=1000) as client:
-        response = client.post("/v1/buffers/copy/import", content=bytes(2000), headers=ZIP)
-        assert_problem(response, "batch_too_large", limit=1000)
+        for form in FORMS.values():
+            response = client.post(
+                "/v1/buffers/copy/import", content=bytes(2000), headers={"Content-Type": form.media_type}
+            )
+            assert_problem(response, "batch_too_large", limit=1000)
+
+
+def test_a_table_may_be_longer_than_a_push_and_than_json(data: Path) -> None:
+    with running(data, max_body_bytes=6000, max_json_bytes=1000) as client:
+        put_buffer(client)
+        for rank in range(4):
+            push(client, [make_exemplar(rank, rank, pad=1500)])
+        for form in (FORMS["arrow-stream"], FORMS["arrow-file"]):
+            table = client.get("/v1/buffers/b/export", headers={"Accept": form.media_type}).content
+            assert len(table) > 6000
+            kind = {"Content-Type": form.media_type}
+            response = client.post(f"/v1/buffers/copy{form.suffix}/import", content=table, headers=kind)
+            assert response.status_code == 201, response.text
+            assert_problem(client.post("/v1/buffers/b/exemplars", content=table, headers=kind), "batch_too_large")
 
 
 def test_the_commands(data: Path, tmp_path: Path) -> None:
