@@ -81,4 +81,8 @@ def a_dictionary(image_size: int, patch_px: int) -> OwnModel:
     return Wrong(patch_px, type=dict)
 
 
+def of_any_depth(image_size: int, patch_px: int, depth: int) -> OwnModel:
+    return OwnModel(patch_px)
+
+
 SIDE = 4

@@ -265,6 +265,7 @@ def own(function: str, **changes: Any) -> BackboneConfig:
         ("no_attention", "gave no attention, though that of the last layer was asked for"),
         ("a_dictionary", r"must return a learner\.model\.backbones\.pictures\.Seen, and returned a dict"),
         ("nowhere", "cannot be imported .*PYTHONPATH has to hold the folder of tests"),
+        ("of_any_depth", "must take image_size and patch_px, and nothing else .missing a required argument: 'depth'"),
         ("SIDE", "is no function but a int"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def backbone_facts(config: BackboneConfig) -> BackboneFacts:
 
         try:
             return _of_pictures(timm_shape(config.name))
-        except (ValueError, RuntimeError) as error:  # timm's own of a name that it does not know
+        except (OSError, ValueError, RuntimeError) as error:  # timm's own of a name that it does not know
             raise DataError(f"backbone.name: {error}") from error
     return _pretrained_facts(config.name)
 
@@ -183,7 +184,7 @@ def _function(name: str) -> Callable[..., Any]:
     """What makes a model of the user's own.
 
     Raises:
-        DataError: there is no such function.
+        DataError: there is no such function, or it takes other arguments.
     """
     module, _, function = name.partition(":")
     if not module or not function:
@@ -196,6 +197,12 @@ def _function(name: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise DataError(f"backbone.name: {name!r} is no function but a {type(found).__name__}")
+    try:
+        inspect.signature(found).bind(image_size=0, patch_px=0)
+    except TypeError as error:
+        raise DataError(
+            f"backbone.name: {name!r} must take image_size and patch_px, and nothing else ({error})"
+        ) from error
     made: Callable[..., Any] = found
     return made
 
