@@ -35,8 +35,7 @@ class Score:
 @dataclass
 class Run:
     """Attributes:
-    own: the ways to store that are the library's own buffer; the others are the service.
-    reference: the way that the others are compared with.
+    own: the ways to store that are the library's own buffer.
     classes: first and one past the last of the data set's.
     """
 
@@ -49,6 +48,11 @@ class Run:
     strategies: dict[str, str]
     """By name, in words."""
     scores: list[Score] = field(default_factory=list)
+
+    @property
+    def service(self) -> list[str]:
+        """The ways to store that are the service."""
+        return [way for way in self.ways if way not in self.own]
 
     def of(self, strategy: str, way: str) -> list[Score]:
         """One a seed."""
