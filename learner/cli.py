@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from client import MemoryClient, ServiceError
+from learner import world
 from learner.commands.check_data import check_data
 from learner.commands.run import Order, run
 from learner.commands.settings import as_markdown, as_toml, methods
@@ -42,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     # docker stop and a supervising process send SIGTERM: leave the same way as after Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     # Of a log, which has no width of its own, that of tables; and of prose, which is wrapped.
-    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_COLUMNS)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_COLUMNS
+    # Of several ranks, the first one speaks.
+    console = Console(quiet=world.started_as()[0] > 0, soft_wrap=True, width=width)
     try:
         if arguments.command == "caption":
             return _caption(arguments, console)
@@ -68,14 +71,20 @@ def main(argv: list[str] | None = None) -> int:
             arguments.overwrite,
             arguments.upload,
         )
-        with client:
+        with client, world.joined():
             run(config, client, order, console)
         return 0
     except KeyboardInterrupt:
         console.print("\ninterrupted; what is finished is kept: the same command goes on from there")
         return INTERRUPTED
+    except world.RankError as error:
+        console.print(f"error: {error}; the same command goes on from what is finished", style="red", markup=False)
+        return 1
     except (ExemplarMemoryError, ServiceError, FetchError, RunError, DataError, PictureError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False)
+        if console.quiet:
+            # What one rank alone has met, nobody else can say.
+            sys.stderr.write(f"rank {world.started_as()[0]}: error: {error}\n")
         return 1
 
 
@@ -252,6 +261,10 @@ def _checked(arguments: argparse.Namespace) -> LearnerConfig:
         raise ValueError("one run with one method that stores joins a shared buffer: --methods masked, no --seeds")
     for method in arguments.methods:
         check_method(method, config)
+    ranks = world.started_as()[1]
+    for method in arguments.methods:
+        if (batch_size := method.configure(config).train.batch_size) % ranks:
+            raise ValueError(f"train.batch_size is {batch_size}, which {ranks} ranks cannot share out evenly")
     if arguments.seeds is not None:
         seed_config(config, arguments.seeds - 1)
     return config

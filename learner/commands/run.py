@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from client import MemoryClient, ServiceError, ServiceUnavailableError
 from client.files import write_atomically
+from learner import world
 from learner.run import machine
 from learner.run.config import LearnerConfig
 from learner.run.evaluate import PhaseMetrics
@@ -66,17 +68,11 @@ def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Cons
         RunError, DataError, FetchError, ServiceError: something stands in the way; the message says what.
     """
     # Asked first: better to hear of a wrong address now than after minutes of training.
-    try:
-        client.info()
-    except ServiceUnavailableError as error:
-        raise RunError(
-            f"no memory service answers there ({error}). Start one in another terminal, `memory-service serve --data "
-            "runs/memory`, and give the address that it prints as --url"
-        ) from error
-    refuse_other_kind(order.out, several=order.seeds is not None)
+    world.from_first(lambda: _expect_service(client))
+    world.from_first(lambda: refuse_other_kind(order.out, several=order.seeds is not None))
     data = config.data
     console.print(f"data: {data.title}, {data.num_classes or 'all'} classes at {data.image_size} px ...", markup=False)
-    config, problem = load_problem(config, order.directory)
+    config, problem = world.after_first(lambda: load_problem(config, order.directory))
     for note in problem.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
     phases = " + ".join(str(len(classes)) for classes in problem.phases)
@@ -87,15 +83,26 @@ def run(config: LearnerConfig, client: MemoryClient, order: Order, console: Cons
     )
     console.print(f"phases of {phases} classes; budget {budget_words(config.memory)}", markup=False)
     # Made no sooner: data that cannot be used leave no folder behind.
-    with locked(order.out):
+    with ExitStack() as stack:
+        world.from_first(lambda: stack.enter_context(locked(order.out)))
         # Looked at now: what has made the data ready were processes of this command's own.
-        threads = choose(order.threads, machine.recall(order.out), Neighbours())
+        threads = world.from_first(lambda: choose(order.threads, machine.recall(order.out), Neighbours()))
         console.print(str(threads), markup=False, highlight=False)
         torch.set_num_threads(threads.number)
         if order.seeds is None:
             _one(config, problem, client, order, console)
         else:
             _several(config, problem, client, order, console)
+
+
+def _expect_service(client: MemoryClient) -> None:
+    try:
+        client.info()
+    except ServiceUnavailableError as error:
+        raise RunError(
+            f"no memory service answers there ({error}). Start one in another terminal, `memory-service serve --data "
+            "runs/memory`, and give the address that it prints as --url"
+        ) from error
 
 
 def _one(config: LearnerConfig, problem: Problem, client: MemoryClient, order: Order, console: Console) -> None:
@@ -134,8 +141,9 @@ def _several(config: LearnerConfig, problem: Problem, client: MemoryClient, orde
     console.print(seeds_table(config, results))
     for line in [*difference_lines(results), seeds_verdict(results)]:
         _say(line, console)
-    write_atomically(order.out / "summary.json", (json.dumps(seeds_json(config, results), indent=2) + "\n").encode())
-    write_report(order.out, config, runs, problem.class_names, directory=order.directory)
+    content = (json.dumps(seeds_json(config, results), indent=2) + "\n").encode()
+    world.from_first(lambda: write_atomically(order.out / "summary.json", content))
+    world.from_first(lambda: write_report(order.out, config, runs, problem.class_names, directory=order.directory))
     console.print(f"each of the {seeds_words(results)} has files of its own in {order.out}/seed-*", highlight=False)
     _say_what_is_written(order.out, console)
     first = next(iter(begun.values()))
@@ -147,7 +155,8 @@ def _remember(out: Path, runs: Iterable[Run]) -> None:
     """Say in a folder what its runs are made with, if there is anything left for them to do."""
     waiting = [run for run in runs if not run.is_finished]
     if waiting:
-        machine.remember(out, waiting[0].setup.client.info(), torch.get_num_threads())
+        client = waiting[0].setup.client
+        world.from_first(lambda: machine.remember(out, client.info(), torch.get_num_threads()))
 
 
 def _begin(
@@ -172,6 +181,10 @@ def _buffers(run: Run, order: Order) -> dict[str, str]:
 def _finish(run: Run, order: Order) -> SeedRun:
     """Run all methods and write the run's own summary and report."""
     results = {method.name: run.run(method) for method in order.methods}
+    return world.from_first(lambda: _written(run, order, results))
+
+
+def _written(run: Run, order: Order, results: dict[str, list[PhaseMetrics]]) -> SeedRun:
     # Imported here: drawing is not needed to train.
     from learner.report.page import SeedRun, write_report
 
@@ -195,7 +208,7 @@ def _upload(
     console: Console,
 ) -> None:
     """Give the report to the service. A run is no worse for a service that does not take it."""
-    if not order.upload:
+    if not order.upload or world.rank():
         return
     from learner.report.upload import report_of
 

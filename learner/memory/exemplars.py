@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from client import ReplayBatch
 from client.tensors import TensorBatch, to_tensors
+from learner import world
 from learner.baselines import cim
 from learner.memory import scaled
 from learner.memory.selection import ranked
@@ -74,17 +76,23 @@ class Stored:
 
 
 def mask_split(model: Classifier, split: TokenisedSplit, config: MaskConfig, generator: torch.Generator) -> MaskedSplit:
-    """Masks of every sample of a split, by the model as it is."""
+    """Masks of every sample of a split, by the model as it is; ranks share the samples out."""
     keep_patches, keep_tokens = (torch.zeros_like(v) for v in (split.tokens.patch_valid, split.tokens.token_valid))
     patch_attention = torch.zeros(keep_patches.shape)
     all_features = torch.zeros((len(split), model.backbone.feature_dim))
-    for rows, tokens, features, read in model.read(split.tokens, config):
-        masks = compute_masks(read, tokens, config, generator)
-        most, longest = tokens.patch_valid.shape[1], tokens.token_valid.shape[1]
-        keep_patches[rows, :most] = masks.keep_patches.cpu()
-        keep_tokens[rows, :longest] = masks.keep_tokens.cpu()
-        patch_attention[rows, :most] = masks.patch_attention.float().cpu()
-        all_features[rows] = features.cpu()
+    # Whatever the ranks are, the generator draws for all samples, one batch after another.
+    with world.alone() if config.choice == "random" else contextlib.nullcontext():
+        own = []
+        for rows, tokens, features, read in model.read(split.tokens, config):
+            masks = compute_masks(read, tokens, config, generator)
+            found = (masks.keep_patches, masks.keep_tokens, masks.patch_attention.float(), features)
+            own.append((rows, *(value.cpu() for value in found)))
+        parts = [part for of_rank in world.gathered(own) for part in of_rank]
+    for rows, patches, words, attention, features in parts:
+        keep_patches[rows, : patches.shape[1]] = patches
+        keep_tokens[rows, : words.shape[1]] = words
+        patch_attention[rows, : attention.shape[1]] = attention
+        all_features[rows] = features
     return MaskedSplit(keep_patches, keep_tokens, patch_attention, all_features)
 
 
@@ -117,8 +125,9 @@ def make_exemplars(
     phase: int,
     learner_id: str,
     rng: np.random.Generator,
-) -> Iterator[tuple[int, Record]]:
-    """The phase's samples as records, each with its row: class by class, each class in its order of preference.
+) -> list[tuple[int, Record]]:
+    """The phase's samples as records, each with its row: class by class, each class in its order of preference. Ranks
+    share out what is computed and encoded.
 
     Selection orders and the memory truncates, so every sample is offered: how many stay is a matter of the budget.
     Each sample is selected by the feature of what is stored of it, against the class mean of full samples.
@@ -129,13 +138,18 @@ def make_exemplars(
     """
     features = model.features(stored.kept)
     codec = make_codec(memory.codec)
+    chosen: list[tuple[int, dict[str, object]]] = []
     for class_id in dict.fromkeys(class_ids.tolist()):
         members = np.flatnonzero(class_ids == class_id)
         of_class, full = features[members].numpy(), class_features[members].numpy()
         for rank, (place, score) in enumerate(ranked(of_class, full, memory.selection, rng)):
-            sample = int(members[place])
-            place_in_class = {"class_id": class_id, "score": score, "rank": rank}
-            yield sample, record_of(stored, sample, codec=codec, phase=phase, learner_id=learner_id, **place_in_class)
+            chosen.append((int(members[place]), {"class_id": class_id, "score": score, "rank": rank}))
+
+    def encoded(choice: tuple[int, dict[str, object]]) -> tuple[int, Record]:
+        sample, place_in_class = choice
+        return sample, record_of(stored, sample, codec=codec, phase=phase, learner_id=learner_id, **place_in_class)
+
+    return world.each(chosen, encoded)
 
 
 def record_of(stored: Stored, sample: int, **fields: object) -> Record:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from learner import world
 from learner.model import ssf
 from learner.model.attention_masks import AttentionRead, MaskConfig
 from learner.model.backbones.base import Backbone
@@ -131,19 +132,19 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def _of_all(self, compute: Callable[[Tokens], Tensor], tokens: Tokens) -> Tensor:
-        """What ``compute`` gives for each of any number of samples, float32 on the CPU."""
+        """What ``compute`` gives for each of any number of samples, float32 on the CPU; ranks share them out."""
         self.eval()
-        rows, values = zip(
-            *((rows, compute(part).float().cpu()) for rows, part in tokens.by_length(self.batch_size)), strict=True
-        )
+        parts = world.mine(tokens.by_length(self.batch_size))
+        own = [(rows, compute(part).float().cpu()) for rows, part in parts]
+        rows, values = zip(*(part for of_rank in world.gathered(own) for part in of_rank), strict=True)
         return torch.cat(values)[torch.cat(rows).argsort()]
 
     @torch.no_grad()
     def read(self, tokens: Tokens, mask: MaskConfig) -> Iterator[tuple[Tensor, Tokens, Tensor, AttentionRead]]:
-        """Batches in any order: which rows they are, their tokens, their features ``(B, F)`` and what attention
-        ``mask`` needs, without gradients."""
+        """This rank's batches, in any order: which rows they are, their tokens, their features ``(B, F)`` and what
+        attention ``mask`` needs, without gradients."""
         self.eval()
-        for rows, part in tokens.by_length(self.batch_size):
+        for rows, part in world.mine(tokens.by_length(self.batch_size)):
             batch = part.to(self.device)
             with self.autocast():
                 last_layers = mask.last_layers if mask.layers == "mean" else 1

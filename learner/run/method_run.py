@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client import Buffer
+from client import Buffer, BufferStats
 from client.dataset import ReplayDataset
 from client.files import DamagedFileError
+from learner import world
 from learner.memory import mrdc
 from learner.memory.contents import save_examples, save_held
 from learner.memory.exemplars import Stored, exemplar_features, make_exemplars, mask_split, to_replay, what_to_store
@@ -63,7 +64,7 @@ class MethodRun:
                 "data": setup.problem.fingerprint,
             }
         )
-        self._saved = self._load()
+        self._saved = world.from_first(self._load)
         self.done = [PhaseMetrics(**line) for line in self._saved["metrics"]] if self._saved else []
         self._held = self.done[-1].exemplars if self.done else 0
         """Exemplars that the buffer held after the last phase that is done."""
@@ -97,7 +98,8 @@ class MethodRun:
             RunError: see :meth:`MethodBuffer.look`.
         """
         if self.memory and not self.is_finished:
-            self.memory.look(self._held)
+            memory, held = self.memory, self._held
+            world.from_first(lambda: memory.look(held))
 
     def open_buffer(self) -> None:
         """Get the method's buffer, an empty one where the method has not run before.
@@ -106,7 +108,13 @@ class MethodRun:
             RunError: see :meth:`MethodBuffer.look`.
         """
         if self.memory:
-            self._buffer = self.memory.open(self._held, fresh=self._saved is None)
+            memory, held, fresh = self.memory, self._held, self._saved is None
+
+            def opened() -> None:
+                memory.open(held, fresh=fresh)
+
+            world.from_first(opened)
+            self._buffer = Buffer(self.setup.client, memory.name)
             if self.config.memory.join:
                 self._shared = SharedClasses(self.problem, self._buffer)
                 self._step = InStep(self._buffer, self.memory.learner_id, self.config.memory, len(self.problem.phases))
@@ -164,9 +172,7 @@ class MethodRun:
                 by_modality=self.method.shares_base,
                 others=[] if self._shared is None else self._shared.others(model, self.problem),
             )
-        stats = self._buffer.stats() if self._buffer else None
-        if self._buffer and stats and phase == len(self.problem.phases) - 1:
-            save_held(self.folder, self._buffer, stats, self._shared.to_own if self._shared else None)
+        stats = world.from_first(lambda: self._look_at_memory(phase))
         if stats and stats.bytes_used > stats.budget_bytes:
             raise RunError(f"the memory holds {stats.bytes_used} bytes, over its budget of {stats.budget_bytes}")
         return PhaseMetrics(
@@ -183,6 +189,13 @@ class MethodRun:
             evaluate_seconds=time.perf_counter() - started,
             **timings,
         )
+
+    def _look_at_memory(self, phase: int) -> BufferStats | None:
+        """What the buffer holds after a phase; after the last one it is written down."""
+        stats = self._buffer.stats() if self._buffer else None
+        if self._buffer and stats and phase == len(self.problem.phases) - 1:
+            save_held(self.folder, self._buffer, stats, self._shared.to_own if self._shared else None)
+        return stats
 
     def _train(self, model: Classifier, phase: int, new: TokenisedSplit) -> dict[str, Any]:
         model.add_classes(new)
@@ -227,7 +240,8 @@ class MethodRun:
         config, device = self.config.train, self.setup.device
         return ReplayDataset(
             buffer,
-            config.batch_size,
+            # Of the global draw, which ranks share out.
+            config.batch_size // world.size(),
             seed=self.config.seed,
             start_step=phase * 1_000_000,  # no step of one phase is a step of another
             # So that none is fetched, at the end, that nobody trains on.
@@ -265,14 +279,18 @@ class MethodRun:
         if self._tested:
             return keep_ratio, mask_seconds, self._tested.push_seconds
         started = time.perf_counter()
-        pushed = buffer.push(records, idempotency_key=f"{self.key}-{phase}", vocabulary=self.problem.vocabulary)
-        push_seconds = time.perf_counter() - started
-        if self.config.memory.snapshots and not self._shared:
-            buffer.take_snapshot(f"phase-{phase}")
-        if self.method.stores == "masked":
-            held = zip(samples, records, pushed.exemplar_ids, strict=True)
-            save_examples(self.folder / f"examples-{phase}.npz", model, new, masked, self.config.mask, held)
-        return keep_ratio, mask_seconds, push_seconds
+
+        def push() -> float:
+            pushed = buffer.push(records, idempotency_key=f"{self.key}-{phase}", vocabulary=self.problem.vocabulary)
+            push_seconds = time.perf_counter() - started
+            if self.config.memory.snapshots and not self._shared:
+                buffer.take_snapshot(f"phase-{phase}")
+            if self.method.stores == "masked":
+                held = zip(samples, records, pushed.exemplar_ids, strict=True)
+                save_examples(self.folder / f"examples-{phase}.npz", model, new, masked, self.config.mask, held)
+            return push_seconds
+
+        return keep_ratio, mask_seconds, world.from_first(push)
 
     def _at_quality(
         self,
@@ -287,7 +305,7 @@ class MethodRun:
         memory = self.config.memory
         if memory.quality_rule == "fixed":
             return memory
-        stats = buffer.stats()
+        stats = world.from_first(buffer.stats)
         classes = {of.class_id for of in stats.classes} | set(class_ids.tolist())
         grown = memory.full_samples_per_class * memory.full_sample_bytes
         codec = mrdc.at_chosen_quality(
@@ -313,8 +331,9 @@ class MethodRun:
             return None
         if self._shared:
             self._shared.meet(model)
-        held = self._buffer.records()
-        records = self._shared.known_of(model, held) if self._shared else list(held)
+        records = world.from_first(lambda: list(self._buffer.records() if self._buffer else ()))
+        if self._shared:
+            records = self._shared.known_of(model, records)
         features = exemplar_features(model, records, self.config.memory.scale)
         if self._translation is not None:
             features = self._translation(features)
@@ -330,4 +349,5 @@ class MethodRun:
             "timings": timings,
             "metrics": [asdict(metrics) for metrics in self.done],
         }
-        checkpoint.save(self.folder / "checkpoint.pt", state | checkpoint.head_state(model) | model.tuned_state())
+        state |= checkpoint.head_state(model) | model.tuned_state()
+        world.from_first(lambda: checkpoint.save(self.folder / "checkpoint.pt", state))

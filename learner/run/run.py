@@ -3,17 +3,20 @@ after phase, from where an earlier run stopped."""
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from client import MemoryClient
 from client.files import DamagedFileError, write_atomically
+from learner import world
 from learner.baselines.dual_prompt import DualPrompt
 from learner.baselines.ease import Ease
 from learner.baselines.frozen import FrozenClassifier
@@ -62,6 +65,9 @@ class Run:
         overwrite: bool = False,
     ) -> None:
         self.setup = Setup(config, problem, client, out, directory, best_device(), overwrite)
+        if world.size() > 1:
+            # Asked by all at once, before any of them is asked for a buffer's name.
+            log.debug("run %s", self.setup.mark.id)
         self.base_path = base or out / "base.pt"
         self._report = report
         self._prepared: dict[str, MethodRun] = {}
@@ -97,7 +103,8 @@ class Run:
         work.open_buffer()
         for metrics in work.phases(*first_model(self.setup, self.base_path, method)):
             lines = "".join(json.dumps(asdict(line)) + "\n" for line in work.done)
-            write_atomically(work.folder / "metrics.jsonl", lines.encode())
+            path, content = work.folder / "metrics.jsonl", lines.encode()
+            world.from_first(functools.partial(write_atomically, path, content))
             self._report(metrics)
         return work.done
 
@@ -129,11 +136,7 @@ def base_phase(setup: Setup, path: Path) -> tuple[Classifier, float]:
     # Nothing is stored before the base phase has ended: it does not depend on the memory.
     settings = {name: value for name, value in config.to_dict().items() if name != "memory"}
     key = checkpoint.config_key(settings | {"samples": setup.problem.fingerprint})
-    try:
-        saved = checkpoint.load(path, key)
-    except DamagedFileError as error:
-        log.warning("%s: the base phase is trained again", error)
-        saved = None
+    saved = world.from_first(lambda: _saved(path, key))
     started = time.perf_counter()
     if not tune_all:
         _inject(setup, model)
@@ -147,10 +150,19 @@ def base_phase(setup: Setup, path: Path) -> tuple[Classifier, float]:
         trained = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
         weights = {n: v for n, v in model.backbone.state_dict().items() if tune_all or n in trained}
         state = {"key": key, "backbone": weights, "seconds": seconds}
-        checkpoint.save(path, state | checkpoint.head_state(model))
+        state |= checkpoint.head_state(model)
+        world.from_first(lambda: checkpoint.save(path, state))
     if tune_all:
         _inject(setup, model)
     return model, seconds
+
+
+def _saved(path: Path, key: str) -> dict[str, Any] | None:
+    try:
+        return checkpoint.load(path, key)
+    except DamagedFileError as error:
+        log.warning("%s: the base phase is trained again", error)
+        return None
 
 
 def _pretrained(setup: Setup) -> Classifier:

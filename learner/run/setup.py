@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from client import Buffer, BufferInfo, MemoryClient
+from learner import world
 from learner.memory.settings import MemoryConfig
 from learner.run.config import LearnerConfig
 from learner.run.methods import Method
@@ -50,7 +51,7 @@ class Setup:
     @functools.cached_property
     def mark(self) -> RunMark:
         """What tells the run's buffers from those of others."""
-        return mark_of(self.out)
+        return world.from_first(lambda: mark_of(self.out))
 
     def buffer_name(self, method: Method) -> str:
         """What the method's buffer is called."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client import Buffer, PhaseTimeoutError
+from learner import world
 from learner.memory.exemplars import as_split
 from learner.memory.settings import MemoryConfig
 from learner.model.classifier import Classifier
@@ -43,7 +44,8 @@ class SharedClasses:
             )
         self._own = {name: class_id for class_id, name in enumerate(names)}
         mine = problem.seen(len(problem.phases) - 1)
-        self._ids = dict(zip(mine, buffer.name_classes([problem.name_of(c) for c in mine]), strict=True))
+        named = world.from_first(lambda: buffer.name_classes([problem.name_of(c) for c in mine]))
+        self._ids = dict(zip(mine, named, strict=True))
 
     def to_buffer(self, class_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The buffer's ids of classes that the learner has samples of."""
@@ -57,20 +59,27 @@ class SharedClasses:
 
     def meet(self, model: Classifier) -> None:
         """Let a model know the classes that others have brought since."""
-        names = self._buffer.class_names()
-        for entry in self._buffer.stats().classes:
-            self._ids.setdefault(
-                self._own.get(names.get(entry.class_id, ""), self._beyond + entry.class_id), entry.class_id
-            )
+        names, held = world.from_first(self._others)
+        for class_id in held:
+            self._ids.setdefault(self._own.get(names.get(class_id, ""), self._beyond + class_id), class_id)
         known = set(model.classes_seen)
         new = [theirs for mine, theirs in sorted(self._ids.items()) if mine not in known]
-        found: dict[int, list[Record]] = {theirs: [] for theirs in new}
-        for first in range(0, len(new), _ASKED_AT_ONCE):
-            for record in self._buffer.records(class_id=new[first : first + _ASKED_AT_ONCE]):
+        records = world.from_first(lambda: self._first_of(new))
+        if records:
+            model.add_classes(as_split(records, self.to_own(record.class_id for record in records)))
+
+    def _others(self) -> tuple[dict[int, str], list[int]]:
+        """Names of classes, and those that anything is held of."""
+        return self._buffer.class_names(), [entry.class_id for entry in self._buffer.stats().classes]
+
+    def _first_of(self, class_ids: list[int]) -> list[Record]:
+        """Some exemplars of each class."""
+        found: dict[int, list[Record]] = {class_id: [] for class_id in class_ids}
+        for first in range(0, len(class_ids), _ASKED_AT_ONCE):
+            for record in self._buffer.records(class_id=class_ids[first : first + _ASKED_AT_ONCE]):
                 if len(found[record.class_id]) < _LOOKED_AT:
                     found[record.class_id].append(record)
-        if records := [record for of_class in found.values() for record in of_class]:
-            model.add_classes(as_split(records, self.to_own(record.class_id for record in records)))
+        return [record for of_class in found.values() for record in of_class]
 
     def known(self, model: Classifier) -> list[int]:
         """The buffer's ids of the classes that a model knows."""
@@ -112,7 +121,7 @@ class InStep:
 
     def begin(self, phase: int) -> None:
         """It begins with this phase, or goes on with it."""
-        self._buffer.enter_phase(phase, learner_id=self._learner_id)
+        world.from_first(lambda: self._buffer.enter_phase(phase, learner_id=self._learner_id))
 
     def end(self, phase: int) -> None:
         """It has pushed all of a phase. Waits for those that it is in step with.
@@ -120,6 +129,9 @@ class InStep:
         Raises:
             RunError: they have not come so far in time.
         """
+        world.from_first(lambda: self._end(phase))
+
+    def _end(self, phase: int) -> None:
         following, others, minutes = phase + 1, self._memory.in_step, self._memory.wait_minutes
         self._buffer.enter_phase(following, learner_id=self._learner_id, ended=following == self._num_phases)
         if not others:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learner import world
 from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens, concatenate
@@ -50,41 +51,58 @@ def train_phase(
     Args:
         new: the phase's data.
         new_keep: ``(N, K)`` bool, the patches that the masked view of each new sample shows.
-        replay: replay batches of ``config.batch_size``, one for each of ``config.num_steps``; None = no replay.
+        replay: replay batches of ``config.batch_size``, or this rank's share of each, one for each of
+            ``config.num_steps``; None = no replay.
         phase: 0 is the base phase, with epochs of its own.
         generator: all randomness of the phase.
         progress: what to call it in the progress shown.
     """
 
-    def loss_of(index: Tensor) -> Tensor:
+    # Ranks go through the samples in one order, and show each its share in its own way.
+    drawing = generator if world.size() == 1 else _of_rank(generator)
+
+    def loss_of(step: Tensor) -> Tensor:
+        index = step[world.rank() :: world.size()]
         # Pixels go to the device as the bytes they are, and views of them are made there.
         samples = TokenisedSplit(new.tokens[index].to(model.device), new.class_ids[index.numpy()])
-        views = _new_views(samples, new_keep[index].to(model.device), phase, config, generator)
+        views = []
+        if len(index):
+            views += _new_views(samples, new_keep[index].to(model.device), phase, config, drawing)
         if replay is not None:
             exemplars = next(replay)
             exemplars = replace(exemplars, tokens=exemplars.tokens.to(model.device))
-            views += _replay_views(exemplars, samples.tokens, config, generator)
+            beside = samples.tokens if len(index) else new.tokens[step[:1]].to(model.device)
+            views += _replay_views(exemplars, beside, config, drawing)
         shown = [view for view in views if len(view)]
-        return _loss(model, [replace(v, tokens=augment.jitter(v.tokens, config.colour, generator)) for v in shown])
+        return _loss(model, [replace(v, tokens=augment.jitter(v.tokens, config.colour, drawing)) for v in shown])
 
     model.train()
     parameters = list(model.parameters())
     optimizer = AdamW(model.parameter_groups(config.rates), weight_decay=config.weight_decay, fused=True)
     num_steps = config.num_steps(phase, len(new))
     schedule = one_cycle(optimizer, num_steps)
-    with Progress(num_steps, progress) as shown_progress:
+    with Progress(num_steps, progress if world.rank() == 0 else "") as shown_progress:
         for _ in range(config.epochs(phase)):
             for index in torch.randperm(len(new), generator=generator).split(config.batch_size):
                 loss = loss_of(index)
                 optimizer.zero_grad()
-                loss.backward()
+                if loss.requires_grad:
+                    loss.backward()
+                world.add_gradients(parameters)
                 torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm, foreach=True)
                 optimizer.step()
                 schedule.step()
                 shown_progress.step(loss=loss.item())
+    world.be_as_first(parameter for parameter in parameters if parameter.requires_grad)
     # What is frozen next would keep its gradients, which are as large as it is.
     optimizer.zero_grad()
     model.finish_phase(new)
+
+
+def _of_rank(generator: torch.Generator) -> torch.Generator:
+    """Randomness of this rank alone, for the same phase."""
+    own = np.random.SeedSequence([generator.initial_seed(), world.rank()]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(own >> 1))
 
 
 def _new_views(
@@ -123,23 +141,23 @@ def _replay_views(replay: Replay, new: Tokens, config: TrainConfig, generator: t
 
 
 def _loss(model: Classifier, views: list[TokenisedSplit]) -> Tensor:
-    """Mean loss over all samples of the step.
+    """Mean loss over all samples of the step; of several ranks, this one's share of it.
 
     Where padding costs (:attr:`~learner.model.backbones.base.Backbone.dense`), samples of similar length share a
     forward pass: padding few kept tokens to a whole picture would cost what masking saves.
     """
-    longest = max(view.tokens.patches.shape[1] for view in views)
+    count = world.total(sum(map(len, views)))
+    longest = max((view.tokens.patches.shape[1] for view in views), default=0)
     similar = 0.0 if model.backbone.dense else 0.75 * longest
     groups = [
         [view for view in views if view.tokens.patches.shape[1] > similar],
         [view for view in views if view.tokens.patches.shape[1] <= similar],
     ]
-    total, count = torch.zeros((), device=model.device), 0
+    total = torch.zeros((), device=model.device)
     for group in groups:
         if not group:
             continue
         targets = model.targets(np.concatenate([view.class_ids for view in group]))
         logits, own_loss = model.answer(concatenate([view.tokens for view in group]))
         total = total + F.cross_entropy(logits, targets, reduction="sum") + own_loss
-        count += len(targets)
     return total / count

@@ -95,6 +95,7 @@ NOT_RUN: dict[Name, str] = {
 JUDGED: dict[str, str] = {
     "docs/learner.md": "its runs take hours, or need data that is not here",
     "docs/howto/one-machine.md": "its runs take minutes each",
+    "docs/howto/ranks.md": "the same; tests/learner/test_ranks.py has a small one",
 }
 """Pages whose commands are all the learner's: they are parsed, and the whole configuration is judged as it is before
 a run."""

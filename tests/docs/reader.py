@@ -201,6 +201,8 @@ def starts_a_service(line: str) -> bool:
 def _judge(text: str) -> None:
     for command in text.replace("\\\n", " ").splitlines():
         words = shlex.split(command)
+        if words[0] == "torchrun":
+            words = words[words.index("learner") :]
         assert words[0] == "learner", f"only the learner's commands are judged: {command}"
         arguments = _parser().parse_args(words[1:])
         if arguments.command in ("run", "check-data", "config"):
