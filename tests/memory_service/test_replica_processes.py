@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from client import MemoryClient
 from memory_format import decode_batch, encode_batch
 from memory_service.cli import main
 from memory_service.store.index import postgres as index_alone
@@ -113,6 +114,26 @@ def test_pushes_to_both_at_once_lose_and_double_nothing(replicas: Replicas) -> N
         one, two = sample(first.url, step), sample(second.url, step, version=32)
         assert (one.status_code, one.content) == (two.status_code, two.content)
         assert one.headers["Exemplar-Memory-Version"] == "32"
+
+
+def test_a_client_that_knows_both_goes_on_with_the_other(replicas: Replicas) -> None:
+    """Its pushes, draws and phases do, when the one that it has asked so far is killed."""
+    both = [replicas.start(name) for name in ("one", "two")]
+    with MemoryClient([replica.url for replica in both]) as memory:
+        buffer = memory.create_buffer("b", budget_bytes=BUDGET)
+        versions, asked = [], both[0]
+        for turn in range(6):
+            buffer.enter_phase(turn, learner_id="ann")
+            if turn == 3:
+                (asked,) = (each for each in both if each.url == memory.session.transport.addresses.in_turn()[0].url)
+                asked.kill()
+            versions.append(buffer.push([make_exemplar(i % 3, 10 * turn + i) for i in range(3)]).version)
+            assert buffer.sample(4, step=turn, pixels=False).version == versions[-1]
+        (left,) = (each for each in both if each is not asked)
+        assert memory.session.transport.addresses.in_turn()[0].url == left.url
+        assert buffer.wait_for_phase(5, ["ann"], timeout=0)["ann"].phase == 5
+        assert buffer.stats().num_records == 18
+    assert versions == list(range(1, 7))
 
 
 def test_one_that_wants_the_store_alone_is_refused_and_the_other_way_round(
