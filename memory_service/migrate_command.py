@@ -57,6 +57,9 @@ def run_migrate(
         while_served=while_served,
         stage=bar,
     )
+    if done.already:
+        print(f"{target}: all of it is there already")
+        return 0
     print(f"{target}: {done.segments} segments, {done.num_bytes} bytes, as of change {done.changes}")
     if done.complete:
         return 0

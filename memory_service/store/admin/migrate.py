@@ -23,7 +23,7 @@ from memory_service.store.admin.on_disk import Progress, Report, StoreOnDisk
 from memory_service.store.admin.verify import examine
 from memory_service.store.directory import Places, take_lock
 from memory_service.store.index import opening
-from memory_service.store.index.copying import as_one_file, settle_copy
+from memory_service.store.index.copying import Pieces, as_one_file, settle_copy
 from memory_service.store.index.filling import FileToFill, IndexToFill
 from memory_service.store.index.generation import Generation, Mark, Marker, read_marker
 from memory_service.store.index.sqlite import SqliteIndex
@@ -33,6 +33,7 @@ from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.receipts import RECEIPTS
 from memory_service.store.runs import RUNS, SUFFIX
 from memory_service.store.segments import files
+from memory_service.store.segments.appending import OpenSegment
 from memory_service.store.segments.base import SegmentGoneError
 from memory_service.store.segments.bucket import Bucket
 from memory_service.store.segments.filling import BucketToFill, DirectoryToFill, SegmentsToFill
@@ -62,6 +63,8 @@ class Migrated:
     segments: int
     num_bytes: int
     """Of segments."""
+    already: bool = False
+    """Whether all was there before."""
 
 
 def no_stage(_what: str, _unit: str) -> AbstractContextManager[Progress]:
@@ -108,7 +111,7 @@ def migrate(
         target = stack.enter_context(_open_target(data, to_data, to_places, mark.store_id))
         if target.filled:
             target.journal.remove()
-            return Migrated(True, mark.changes, 0, 0)
+            return Migrated(True, mark.changes, 0, 0, already=True)
         mark, rows = _put_all(source, target, stage)
         figures = (mark.changes, len(rows), sum(row.file_bytes for row in rows))
         if served and not while_served:
@@ -162,7 +165,7 @@ def _open_target(source: Path, data: Path, places: Places, store_id: str) -> Ite
 def _expect_empty(data: Path, bucket: Bucket | None) -> None:
     if data.exists() and (others := sorted({path.name for path in data.iterdir()} - {"lock", opening.MIGRATION})):
         raise StorageError(f"{data} is not empty, {others[0]} is in it: a store is moved to where there is nothing")
-    if bucket is not None and (others := sorted(bucket.listed(""))):
+    if bucket is not None and (others := list(bucket.listed("", most=1))):
         raise StorageError(
             f"{bucket.place} is not empty, {others[0]} is in it: a store is moved to where there is nothing"
         )
@@ -188,16 +191,24 @@ def _put_all(source: Outside, target: _Target, stage: Stage) -> tuple[Mark, list
         source.index.copy(journal.copy, checked=True)
         mark = opening.mark_of_copy(journal.copy)
         rows = opening.segments_of(journal.copy)
-        with stage("moving", "segments") as progress:
-            whole = _put(source, target, rows, progress)
-        if whole and (bodies := _open_bodies(source, target, rows)) is not None:
-            settle_copy(journal.copy, bodies if not target.segments.outside.keeps_open else None)
+        try:
+            with stage("moving", "segments") as progress:
+                _put(source, target, rows, progress)
+            if target.segments.outside.keeps_open:
+                settle_copy(journal.copy)
+            elif source.segments.keeps_open:
+                settle_copy(journal.copy, _bodies(source, journal.copy, _open_segments(journal.copy, rows)))
+            else:
+                settle_copy(journal.copy, keep_bodies=True)
             return mark, rows
+        except SegmentGoneError:
+            # There is a newer state.
+            continue
     raise StorageError(f"the store in {source.data} changes faster than it can be copied; try it while less is pushed")
 
 
-def _put(source: Outside, target: _Target, rows: Sequence[SegmentState], progress: Progress) -> bool:
-    """Put what is not there yet; whether all of it was there to be put."""
+def _put(source: Outside, target: _Target, rows: Sequence[SegmentState], progress: Progress) -> None:
+    """Put what is not there yet. Raises ``SegmentGoneError``: one of them is gone."""
     journal = target.journal
     put = [row for row in rows if row.sealed or target.segments.outside.keeps_open]
     wanted = [row for row in put if not row.sealed or journal.done.get(name_of(row)) != row.file_bytes]
@@ -209,33 +220,28 @@ def _put(source: Outside, target: _Target, rows: Sequence[SegmentState], progres
         tries = {pool.submit(_put_one, source, target, row): row for row in wanted}
         for done in futures.as_completed(tries):
             row = tries[done]
-            if not done.result():
-                return False
+            done.result()
             journal.has_put(name_of(row), row.file_bytes)
             number += 1
             progress(number, len(rows), row.stem)
     finally:
         pool.shutdown(cancel_futures=True)
-    return True
 
 
-def _put_one(source: Outside, target: _Target, row: SegmentState) -> bool:
-    content = _content(source, target.journal.copy, row)
-    if content is None:
-        if source.index.names_segment(row.stem):
-            raise StorageError(f"segment {row.stem} is missing: `memory-service verify` says more", segment=row.stem)
-        return False
-    target.segments.put(name_of(row), content)
-    return True
+def _put_one(source: Outside, target: _Target, row: SegmentState) -> None:
+    target.segments.put(name_of(row), _content(source, target.journal.copy, row))
 
 
-def _content(source: Outside, copy: Path, row: SegmentState) -> bytes | None:
-    """What the index counts of a segment; None where it does not exist any more."""
+def _content(source: Outside, copy: Path, row: SegmentState) -> bytes:
+    """What the index counts of a segment. Raises ``SegmentGoneError``: it does not exist any more."""
     try:
         with source.segments.open(row, partial(opening.bodies_of, copy)) as file:
             content = file.read()
-    except SegmentGoneError:
-        return None
+    except SegmentGoneError as error:
+        if not source.index.names_segment(row.stem):
+            raise
+        words = f"segment {row.stem} is missing: `memory-service verify` says more"
+        raise StorageError(words, segment=row.stem) from error
     except OSError as error:
         raise files.storage_error(f"read segment {row.stem}", error) from error
     if len(content) < row.file_bytes or (row.sealed and len(content) > row.file_bytes):
@@ -248,28 +254,21 @@ def _content(source: Outside, copy: Path, row: SegmentState) -> bytes | None:
     return content if row.sealed else bytes(BODY_AT) + content[BODY_AT : row.file_bytes]
 
 
-def _open_bodies(
-    source: Outside, target: _Target, rows: Sequence[SegmentState]
-) -> dict[int, list[tuple[int, bytes]]] | None:
-    """Bodies of open segments for an index that keeps them, as they were pushed; None where one is gone."""
-    if target.segments.outside.keeps_open:
-        return {}
-    found = {}
-    with closing(SqliteIndex(target.journal.copy, migrate=False)) as index:
-        for row in rows:
-            if row.sealed:
-                continue
-            content = _content(source, target.journal.copy, row)
-            if content is None:
-                return None
-            with index.reading() as reading:
-                chunks = reading.open_segment(row).chunks
-            starts = [BODY_AT + int(chunk["offset"][0]) for chunk in chunks]
-            firsts = np.cumsum([0, *map(len, chunks)]).tolist()
-            pieces = [content[start:end] for start, end in zip(starts, [*starts[1:], row.file_bytes], strict=True)]
-            found[row.id] = list(zip(firsts, pieces, strict=False))
-    as_one_file(target.journal.copy)
-    return found
+def _open_segments(copy: Path, rows: Sequence[SegmentState]) -> list[tuple[SegmentState, OpenSegment]]:
+    with closing(SqliteIndex(copy, migrate=False)) as index, index.reading() as reading:
+        return [(row, reading.open_segment(row)) for row in rows if not row.sealed]
+
+
+def _bodies(
+    source: Outside, copy: Path, segments: Sequence[tuple[SegmentState, OpenSegment]]
+) -> Iterator[tuple[int, Pieces]]:
+    """Bodies of open segments that are files, for an index that keeps them. Raises as :func:`_content`."""
+    for row, segment in segments:
+        content = _content(source, copy, row)
+        starts = [BODY_AT + int(chunk["offset"][0]) for chunk in segment.chunks]
+        firsts = np.cumsum([0, *map(len, segment.chunks)]).tolist()
+        pieces = [content[start:end] for start, end in zip(starts, [*starts[1:], row.file_bytes], strict=True)]
+        yield row.id, zip(firsts, pieces, strict=False)
 
 
 # The rest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -58,23 +58,29 @@ def reading_copy(path: Path) -> Iterator[sa.Connection]:
         yield reading.connection
 
 
-def settle_copy(path: Path, bodies: Mapping[int, Sequence[tuple[int, bytes]]] | None) -> None:
+Pieces = Iterable[tuple[int, bytes]]
+"""Bodies of an open segment as they were pushed, each with the number of its first record."""
+
+
+def settle_copy(path: Path, bodies: Iterable[tuple[int, Pieces]] | None = None, *, keep_bodies: bool = False) -> None:
     """Make a copy of an index that of another place: names that files were about to have, or to lose, are the old
     one's.
 
     Args:
         path: the copy, in one file, also afterwards.
-        bodies: of open segments, where the index is to keep them: by segment's id, each with the number of its first
-            record. Else none are kept.
+        bodies: of open segments, by segment's id, where the index is to keep them.
+        keep_bodies: those that it has; else it has none afterwards but ``bodies``.
 
     Raises:
         StorageError: it cannot be written.
+        whatever ``bodies`` raises: nothing has changed then.
     """
 
     def write(connection: sa.Connection) -> None:
         connection.execute(tables.intents.delete())
-        connection.execute(tables.open_bodies.delete())
-        for segment_id, pieces in (bodies or {}).items():
+        if not keep_bodies:
+            connection.execute(tables.open_bodies.delete())
+        for segment_id, pieces in bodies or ():
             rows = [{"segment_id": segment_id, "first": first, "bodies": piece} for first, piece in pieces]
             connection.execute(tables.open_bodies.insert(), rows)
 

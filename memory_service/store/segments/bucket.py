@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
@@ -119,14 +120,14 @@ class Bucket:
                 return None
         return [memoryview(data) for data in found]
 
-    def listed(self, prefix: str) -> dict[str, float]:
-        """Names of objects -> when each was put, seconds since 1970; for who looks, as nothing is told by it that
-        counts: it may lack what was put just now."""
+    def listed(self, prefix: str, *, most: int | None = None) -> dict[str, float]:
+        """Names of objects -> when each was put, seconds since 1970; of so many at most. For who looks, as nothing is
+        told by it that counts: it may lack what was put just now."""
         import obstore
 
         with self._errors("list"):
-            pages = list(obstore.list(self._to_read, prefix))
-        return {found["path"]: found["last_modified"].timestamp() for page in pages for found in page}
+            pages = islice(chain.from_iterable(obstore.list(self._to_read, prefix)), most)
+            return {found["path"]: found["last_modified"].timestamp() for found in pages}
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; those that are not there are none to remove."""
