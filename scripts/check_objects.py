@@ -3,9 +3,9 @@
     python scripts/check_objects.py
     python scripts/check_objects.py -k away
 
-SeaweedFS has to pass ``tests/memory_service/test_objects.py`` and the contract of stores. ``rclone serve s3`` ignores
-conditions, and has to be refused at the start. Both are started here, on loopback, and end with it; what they hold lies
-in a temporary folder. Arguments go to pytest. An object store that runs already is named to pytest itself:
+SeaweedFS has to pass all that there is for objects and replicas, and the contract of stores. ``rclone serve s3``
+ignores conditions, and has to be refused at the start. Both are started here, on loopback, and end with it; what they
+hold lies in a temporary folder. Arguments go to pytest. An object store that runs already is named to pytest itself:
 ``pytest --object-store s3://BUCKET/PREFIX``, with ``AWS_ENDPOINT_URL`` and keys in the environment.
 """
 
@@ -27,11 +27,12 @@ from memory_service.testing import NotStartedError, ServiceProcess
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-_CONTRACT = "tests/memory_service/test_store_contract.py"
 TESTS = (
-    "tests/memory_service/test_objects.py",
-    f"{_CONTRACT}::TestObjectsAndSqlite",
-    f"{_CONTRACT}::TestObjectsAndPostgres",
+    *(f"tests/memory_service/test_{name}.py" for name in ("objects", "outside", "replicas", "replica_processes")),
+    *(
+        f"tests/memory_service/test_store_contract.py::Test{name}"
+        for name in ("ObjectsAndSqlite", "ObjectsAndPostgres", "Replica", "ReplicasInTurn")
+    ),
 )
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "geheim", "AWS_REGION": "us-east-1"}
 START_SECONDS = 60
@@ -106,7 +107,12 @@ def _running(command: Sequence[str], folder: Path, port: int, bucket: str) -> It
                 sys.exit(f"{command[0]} did not start: {log.read()[-2000:]}")
             time.sleep(0.2)
         sys.stdout.flush()
-        yield
+        try:
+            yield
+        finally:
+            if process.poll() is not None:
+                log.seek(0)
+                print(f"{command[0]} ended meanwhile: {log.read()[-4000:]}", file=sys.stderr)
 
 
 def _answers(bucket: str) -> bool:

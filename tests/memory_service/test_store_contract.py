@@ -31,6 +31,26 @@ from tests.postgres import PostgresServer
 pytestmark = pytest.mark.timeout(300)
 
 
+@pytest.fixture
+def sealed_places(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
+    """Makes URLs for segments, in memory or where ``--object-store`` says. Full ones are sealed, and so put."""
+    monkeypatch.setattr(appending, "SMALLEST_SEALED", 1)
+    if request.config.getoption("--object-store"):
+        store: ObjectStore = request.getfixturevalue("object_store")
+        use(store, monkeypatch)
+        yield store.new_prefix
+        return
+    made: list[str] = []
+
+    def new() -> str:
+        made.append(f"memory://{uuid4().hex}")
+        return made[-1]
+
+    yield new
+    for url in made:
+        bucket.forget_memory(url)
+
+
 class TestFilesAndSqlite(StoreContract):
     def open(self, data: Path, options: Options) -> Store:
         return Store(data, options)
@@ -57,22 +77,14 @@ class TestFilesAndPostgres(StoreContract):
 
 
 class TestObjectsAndSqlite(StoreContract):
-    """Every segment that is full is sealed, and so put: in memory, or where ``--object-store`` says."""
+    """Every segment that is full is put."""
 
     room = 8
 
     @pytest.fixture(autouse=True)
-    def _bucket(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def _bucket(self, sealed_places: Callable[[], str]) -> None:
         self.urls: dict[Path, str] = {}
-        self.new_url: Callable[[], str] = lambda: f"memory://{uuid4().hex}"
-        if request.config.getoption("--object-store"):
-            store = request.getfixturevalue("object_store")
-            use(store, monkeypatch)
-            self.new_url = store.new_prefix
-        monkeypatch.setattr(appending, "SMALLEST_SEALED", 1)
-        yield
-        for url in self.urls.values():
-            bucket.forget_memory(url)
+        self.new_url = sealed_places
 
     def open(self, data: Path, options: Options) -> Store:
         url = self.urls.get(data) or self.urls.setdefault(data, self.new_url())
@@ -102,17 +114,13 @@ class TestReplica(StoreContract):
     room = 8
 
     @pytest.fixture(autouse=True)
-    def _servers(self, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        self.server = postgres
+    def _servers(self, postgres: PostgresServer, sealed_places: Callable[[], str]) -> None:
+        self.server, self.new_url = postgres, sealed_places
         self.places: dict[Path, Places] = {}
-        monkeypatch.setattr(appending, "SMALLEST_SEALED", 1)
-        yield
-        for places in self.places.values():
-            bucket.forget_memory(str(places.segments))
 
     def places_of(self, data: Path) -> Places:
         if data not in self.places:
-            self.places[data] = Places(self.server.new_schema(), f"memory://{uuid4().hex}", replicas=True)
+            self.places[data] = Places(self.server.new_schema(), self.new_url(), replicas=True)
         return self.places[data]
 
     def open(self, data: Path, options: Options) -> Store:
