@@ -104,7 +104,8 @@ def make_timm(name: str, *, image_size: int, weights: str) -> TimmPictures:
     if weights not in ("pretrained", "random"):
         state = timm.models.load_state_dict(weights)
         own = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
-        # As many classes as the model will have, none: else timm would take whatever fits and leave the rest random.
+        # As many classes as the model will have, none: else timm takes whatever fits, and leaves the rest random
+        # without a word (findings/timm_missing_weights.sh).
         options["pretrained_cfg_overlay"] = {"state_dict": own, "num_classes": 0}
     model = _created(name, img_size=image_size, **options)
     model.pretrained_cfg.pop("state_dict", None)
