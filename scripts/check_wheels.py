@@ -1,7 +1,7 @@
 """Build the wheel and the source archive, and install the wheel with extras, each in an environment of its own.
 
     python scripts/check_wheels.py                     base, service
-    python scripts/check_wheels.py learner lightning   these
+    python scripts/check_wheels.py learner lightning   these; learner,service is both in one environment
     python scripts/check_wheels.py --python python3.13 with another Python
     python scripts/check_wheels.py --wheel FILE        of a wheel that was built already
 
@@ -31,15 +31,40 @@ with tempfile.TemporaryDirectory() as folder, ServiceProcess(f"{folder}/memory")
         assert buffer.push([record_from_image(pixels, class_id=0)]).kept == 1
         assert buffer.sample(4).images()[0].shape == (32, 32, 3)
 """
+_RUN = """
+import numpy, pathlib
+from PIL import Image
+from learner.cli import main
+from memory_service.testing import ServiceProcess
+for name in ("ant", "bee", "cat", "dog"):
+    folder = pathlib.Path("pictures", name)
+    folder.mkdir(parents=True)
+    for n in range(6):
+        pixels = numpy.random.default_rng(n).integers(0, 256, (32, 32, 3), dtype=numpy.uint8)
+        Image.fromarray(pixels).save(folder / f"{n}.png")
+small = "data.image_size=32 data.base_classes=2 data.classes_per_phase=2 backbone.kind=small backbone.patch_px=8 "
+small += "backbone.hidden_size=64 backbone.num_layers=2 train.base_epochs=1 train.ssf_epochs=1 train.batch_size=8 "
+small += "train.bf16=off memory.budget_bytes=20000"
+settings = [part for setting in small.split() for part in ("--set", setting)]
+with ServiceProcess("memory") as process:
+    assert main(["run", "pictures", "--url", process.url, "--out", "run", "--methods", "masked", *settings]) == 0
+assert pathlib.Path("run/report.html").stat().st_size > 10_000
+"""
 CHECKS: dict[str, list[list[str]]] = {
     "base": [["-c", "import client, memory_format; print(memory_format.WebP().quality)"]],
     "service": [["-m", "memory_service", "--help"], ["-c", _LOOP]],
-    "learner": [["-m", "learner", "--help"], ["-c", "import client.mixed, learner.run.config, learner.model.vit"]],
+    "learner": [
+        ["-m", "learner", "run", "--help"],
+        ["-c", "import client.mixed, learner.run.config, learner.model.vit"],
+    ],
+    "learner,service": [["-c", _RUN]],
     "lightning": [["-c", "import learner.adapters.lightning"]],
     "huggingface": [["-c", "import learner.adapters.huggingface"]],
     "torchdata": [["-c", "import learner.adapters.torchdata"]],
+    "avalanche": [["-c", "import learner.adapters.avalanche"]],
+    "torchrl": [["-c", "import learner.adapters.torchrl"]],
 }
-"""What is run by the environment's Python, by extra. ``base`` is the wheel alone."""
+"""What is run by the environment's Python, by extras. ``base`` is the wheel alone."""
 
 
 def build(folder: Path) -> Path:
