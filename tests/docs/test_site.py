@@ -38,6 +38,8 @@ def test_the_site_builds_and_needs_nothing_from_elsewhere(tmp_path: Path) -> Non
     for name in (
         "client.MemoryClient",
         "client.Buffer.sample",
+        "client.Buffer.replace",
+        "client.Buffer.take_snapshot",
         "client.dataset.ReplayDataset",
         "memory_format.make_record",
     ):
