@@ -16,7 +16,15 @@ from tests.memory_service.helpers import Server, assert_problem, put_buffer, who
 from tests.memory_service.test_runs import put as put_run
 from tests.memory_service.test_words import WORDS, push_texts, tell
 
-VALUES = {"{name}": "b", "{snapshot}": "s", "{exemplar_id}": "1", "{field}": "f", "{run_id}": "r", "{key_id}": "k"}
+VALUES = {
+    "{name}": "b",
+    "{snapshot}": "s",
+    "{exemplar_id}": "1",
+    "{field}": "f",
+    "{run_id}": "r",
+    "{key_id}": "k",
+    "{learner_id}": "l",
+}
 QUERIES = {"/v1/buffers/b/diff": "?from=s"}
 
 
