@@ -69,5 +69,8 @@ def refused_for_what_no_schema_says(ctx: Any, response: Any, case: Any) -> None:
     beyond_floats = document["detail"].endswith(f"less than or equal to {2**63 - 1}")
     # Base64, of as many values as the shape says.
     of_arrays = document["detail"].startswith("arrays.")
-    if not BEYOND_A_SCHEMA & {document["code"], document["detail"]} and not (beyond_floats or of_arrays):
+    # Where it tries how short a text may be, it passes over a pattern that is one of two.
+    too_short = document["detail"] == "If-Match is one revision in quotes, as ETag said it, or *, got '0'"
+    known = BEYOND_A_SCHEMA & {document["code"], document["detail"]}
+    if not (known or beyond_floats or of_arrays or too_short):
         raise Failure(operation=case.operation.label, title="What fits the document is refused", message=response.text)
