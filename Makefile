@@ -13,7 +13,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 export EXEMPLAR_MEMORY_DATA ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check nightly check-pages check-wheels check-objects bench bench-storage bench-learner bench-cost bench-density bench-adapters results docs prose shape format clean
+.PHONY: help setup demo serve test check nightly check-pages check-wheels check-objects bench bench-storage bench-learner bench-cost bench-density bench-adapters bench-sharing results docs prose shape format clean
 
 help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
@@ -30,6 +30,7 @@ help:
 	@echo "make bench-cost  what a learner costs its machine: beside others, in memory, for masks and replay (9 minutes)"
 	@echo "make bench-density  exemplars in the bytes of one full sample, for every codec and quality (10 minutes)"
 	@echo "make bench-adapters  a batch through each adapter over the library's own buffer in memory (2 minutes)"
+	@echo "make bench-sharing  what 1 to 8 learners that push and sample at once get of one service, and of two replicas (4 minutes)"
 	@echo "make results tables and charts of the results that are kept, made again from their JSON"
 	@echo "make docs    the documentation as a site, links checked: site/index.html"
 	@echo "make prose   words of the README and the documentation, and how long their sentences are"
@@ -131,6 +132,9 @@ bench-density: setup
 	@$(BIN)/python -m benchmarks.density
 
 # The last line of its stdout is one JSON object. With Mammoth: ARGS="--mammoth PATH".
+bench-sharing: setup
+	@$(BIN)/python -m benchmarks.replicas $(ARGS)
+
 bench-adapters: setup
 	@$(BIN)/python -m benchmarks.adapters $(ARGS)
 

@@ -22,6 +22,8 @@ from benchmarks.gain.report import chart as gain_chart
 from benchmarks.gain.report import markdown as gain_markdown
 from benchmarks.learner.chart import chart as learner_chart
 from benchmarks.learner.report import markdown as learner_markdown
+from benchmarks.replicas.report import chart as replicas_chart
+from benchmarks.replicas.report import markdown as replicas_markdown
 from benchmarks.sharing.report import chart as sharing_chart
 from benchmarks.sharing.report import markdown as sharing_markdown
 from benchmarks.storage.chart import chart as storage_chart
@@ -33,6 +35,7 @@ REPORTS: dict[str, tuple[Markdown, Chart]] = {
     "density": (density_markdown, density_chart),
     "gain": (gain_markdown, gain_chart),
     "learner": (learner_markdown, learner_chart),
+    "replicas": (replicas_markdown, replicas_chart),
     "sharing": (sharing_markdown, sharing_chart),
     "storage": (storage_markdown, storage_chart),
 }

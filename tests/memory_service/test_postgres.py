@@ -40,7 +40,7 @@ from memory_service.testing import ServiceProcess, expect_loaded_state
 from tests.memory_service.helpers import command as run_command
 from tests.memory_service.helpers import make_exemplar
 from tests.postgres import PASSWORD, PostgresServer
-from tests.round_trips import CountingProxy
+from memory_service.testing.round_trips import CountingProxy
 
 
 @pytest.fixture

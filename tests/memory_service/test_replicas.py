@@ -30,7 +30,7 @@ from memory_service.testing import expect_loaded_state
 from tests.memory_service.helpers import make_exemplar
 from tests.objects import ObjectStore, use
 from tests.postgres import PostgresServer
-from tests.round_trips import CountingProxy
+from memory_service.testing.round_trips import CountingProxy
 
 OPTIONS = Options(segment_bytes=3000)
 
