@@ -29,6 +29,7 @@ from learner.model.classifier import Classifier
 from memory_format import Record, make_codec
 
 TOLERANCE: Final = 0.5
+"""Their code prints volumes and leaves the choice to its reader: this figure is not from there."""
 
 
 def at_chosen_quality(

@@ -37,10 +37,10 @@ from memory_service.store.pure.model import Budget, Options
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.testing import ServiceProcess, expect_loaded_state
+from memory_service.testing.round_trips import CountingProxy
 from tests.memory_service.helpers import command as run_command
 from tests.memory_service.helpers import make_exemplar
 from tests.postgres import PASSWORD, PostgresServer
-from memory_service.testing.round_trips import CountingProxy
 
 
 @pytest.fixture

@@ -27,10 +27,10 @@ from memory_service.store.segments import appending, bucket, objects
 from memory_service.store.segments.bucket import Bucket
 from memory_service.store.shared import SharedStore
 from memory_service.testing import expect_loaded_state
+from memory_service.testing.round_trips import CountingProxy
 from tests.memory_service.helpers import make_exemplar
 from tests.objects import ObjectStore, use
 from tests.postgres import PostgresServer
-from memory_service.testing.round_trips import CountingProxy
 
 OPTIONS = Options(segment_bytes=3000)
 
