@@ -167,7 +167,9 @@ class Buffer(Reads):
         wanted.check()
         with self._changing():
             expect_version(if_version, self.state.version)
-            places = self.state.columns.stored_places(np.array(exemplar_ids, dtype=np.uint64))
+            ids = np.array(exemplar_ids, dtype=np.uint64)
+            places = self.state.columns.stored_places(ids)
+            places[np.isin(ids, np.fromiter(self.contents.leaving, np.uint64))] = -1
             changes.expect_own(self.state.columns, self.contents.learners, places[places >= 0], only_learner)
             return updates.make(self.contents, self._commits, self._quota.learners, self.tally, wanted, places)
 

@@ -48,6 +48,8 @@ class Contents:
         self.fields = KnownFields(self.bodies, lambda: [columns.shown for columns in self.state.held])
         self.dropped = False
         """Whether the buffer was deleted."""
+        self.leaving: frozenset[int] = frozenset()
+        """Exemplars that are being erased: nothing of them is stored anew."""
         self.readers = Readers()
         self.leases: dict[str, PinningLease] = {}
         """Of :attr:`State.leased`, by name."""

@@ -94,7 +94,7 @@ class Erasures:
             BudgetError, BusyError, StorageError: they are not read any more, and not all of their bytes are gone yet.
                 Asked again, or at the next start, this goes on.
         """
-        with self._forking, self._no_backup():
+        with self._alone():
             with buffer.wiping() as wiping:
                 chosen = wiping.targets(exemplar_ids, where, only_learner)
             with self._index.reading() as reading:
@@ -126,20 +126,27 @@ class Erasures:
         if not pending:
             return
         try:
-            with self._forking, self._no_backup():
+            with self._alone():
                 receipt = self._finish()
             logger.warning("erased %d records, as was asked for before the last stop", len(receipt.exemplar_ids))
         except ExemplarMemoryError as error:
             logger.error("records that were to be erased are still in the store's files: %s", error.message)
 
     @contextmanager
-    def _no_backup(self) -> Iterator[None]:
-        if not self._archiving.acquire(timeout=WAIT_SECONDS):
-            raise BusyError("a backup under way holds what would be erased; ask again when it is done")
-        try:
-            yield
-        finally:
-            self._archiving.release()
+    def _alone(self) -> Iterator[None]:
+        """Around an erasure: afterwards only where something is still to be erased, exemplars are held back."""
+        with self._forking:
+            if not self._archiving.acquire(timeout=WAIT_SECONDS):
+                raise BusyError("a backup under way holds what would be erased; ask again when it is done")
+            try:
+                yield
+            finally:
+                self._archiving.release()
+                with self._index.reading() as reading:
+                    pending = reading.erasures()
+                for buffer in self._buffers():
+                    if buffer.config.id not in pending:
+                        buffer.contents.leaving = frozenset()
 
     def _finish(self, sees: Callable[[str], bool] = lambda _: True) -> ErasureReceipt:
         """Erase all that is noted; of buffers that ``sees`` says no to, the receipt says nothing."""
@@ -152,12 +159,12 @@ class Erasures:
                     pending[fork] = np.union1d(known, pending[id_])
         buffers = {buffer.config.id: buffer for buffer in self._buffers()}
         everywhere: Targets = np.unique(np.concatenate(list(pending.values())))
-        # While the bytes can still be read: they are searched for.
-        overwritten = self._segments.overwrite_aside(everywhere, lambda: self._bodies(buffers, pending))
         names = {tuple(target): target[0] for target in everywhere.tolist()}
         for _, wiping in _each(buffers[id_] for id_ in pending if id_ in buffers):
-            found, ids = wiping.named(everywhere)
+            found, ids = wiping.held_back(everywhere)
             names.update(zip(map(tuple, found.tolist()), ids, strict=True))
+        # While the bytes can still be read: they are searched for.
+        overwritten = self._segments.overwrite_aside(everywhere, lambda: self._bodies(buffers, pending))
         wiped = {buffer.name: Wiped() for buffer in buffers.values()}
         for buffer, wiping in _each(buffers[id_] for id_ in pending if id_ in buffers):
             wiped[buffer.name] = wiping.take_out(pending[buffer.config.id])

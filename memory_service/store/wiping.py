@@ -62,7 +62,8 @@ class Wiping:
 
     def targets(self, exemplar_ids: Sequence[int] | None, where: Filter, only_learner: str | None) -> Chosen:
         """The records of these ids, or else those that match: live ones, those that snapshots hold, and those that are
-        dead and still in a file. Of each, all that it was before and came to be by replaced arrays.
+        dead and still in a file. Of each, all that it was before and came to be by replaced arrays. From here on they
+        are held back, as :meth:`held_back` says.
 
         Raises:
             ForbiddenError: one is another learner's than ``only_learner``.
@@ -78,21 +79,26 @@ class Wiping:
             wanted = ids[matching(shown, where, learners, self._contents.fields.of(shown, where))]
         chosen = np.flatnonzero(np.isin(ids, wanted))
         expect_own(rows, learners, chosen, only_learner)
-        found = rows.take(chosen)
-        return Chosen(targets_of(found), set(ids[chosen].tolist()), set(_identities(revised, found)))
+        found, known_by = rows.take(chosen), set(ids[chosen].tolist())
+        self._contents.leaving |= known_by
+        return Chosen(targets_of(found), known_by, set(_identities(revised, found)))
 
     def same_exemplars(self, identities: set[tuple[int, int]]) -> Targets:
         """All records of those exemplars here, where this is a fork of what they are of: arrays may have been replaced
-        in one of the two since."""
+        in one of the two since. They are held back, too."""
         rows = self._rows()
-        same = [pair in identities for pair in _identities(self._revised(), rows)]
-        return targets_of(rows.take(np.flatnonzero(same)))
+        pairs = _identities(self._revised(), rows)
+        self._contents.leaving |= {exemplar_id for exemplar_id, _ in identities.intersection(pairs)}
+        return targets_of(rows.take(np.flatnonzero([pair in identities for pair in pairs])))
 
-    def named(self, targets: Targets) -> tuple[Targets, list[int]]:
-        """Those of the targets that are records of this buffer, and the ids by which they are known."""
+    def held_back(self, targets: Targets) -> tuple[Targets, list[int]]:
+        """Those of the targets that are records of this buffer, and the ids by which they are known: these exemplars
+        get no other arrays any more, which would be records that nobody has named."""
         rows = self._rows()
         found = targets_of(rows.take(places_of(targets, rows)))
-        return found, shown_ids(self._revised(), found["exemplar_id"]).tolist()
+        ids = shown_ids(self._revised(), found["exemplar_id"]).tolist()
+        self._contents.leaving |= set(ids)
+        return found, ids
 
     def _revised(self) -> Revised:
         with self._contents.index.reading() as reading:

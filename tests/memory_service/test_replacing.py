@@ -14,11 +14,13 @@ import httpx
 import numpy as np
 import pytest
 
-from memory_format import MEDIA_TYPE, Record, decode_batch, encode_batch
+from memory_format import MEDIA_TYPE, NotFoundError, Record, decode_batch, encode_batch
 from memory_format.record import as_pushed
+from memory_format.revise import NewArray
 from memory_service.store import Store
 from memory_service.store.admin.repair import repair
 from memory_service.store.admin.verify import verify
+from memory_service.store.erasures import Erasures
 from memory_service.store.keys import KeyFile
 from memory_service.store.segments import appending
 from memory_service.testing import expect_loaded_state
@@ -425,6 +427,33 @@ def test_erasing_reaches_all_that_an_exemplar_was(data: Path, sealed: bool) -> N
     assert verify(data).sound
 
 
+def test_what_is_being_erased_gets_no_other_arrays(data: Path) -> None:
+    finish = Erasures._finish
+
+    def late(self: Erasures, *more: Any) -> Any:
+        """As a learner does that replaces between the choice of what is erased and its end."""
+        given = {"logits": NewArray(np.full((2, 9), 7, np.float32), "float32")}
+        answers = [store.buffer(name).update([2, 3], arrays=given) for name in ("b", "f")]
+        assert [(answer.updated, answer.missing, answer.revisions) for answer in answers] == [(1, (2,), {3: 1})] * 2
+        return finish(self, *more)
+
+    with Store(data) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=50_000)
+        buffer.push(encode_batch(exemplars()))
+        store.fork("b", "f")
+        with mock.patch.object(Erasures, "_finish", late):
+            assert store.erasures.erase(buffer, [2]).deleted == (2,)
+        for name in ("b", "f"):
+            with pytest.raises(NotFoundError):
+                store.buffer(name).get(2)
+            assert store.buffer(name).update([3], scores=[0.5]).updated == 1
+        # What is refused holds nobody back.
+        with pytest.raises(NotFoundError):
+            store.erasures.erase(buffer, [4, 99])
+        assert buffer.update([4], arrays={"logits": NewArray(np.ones((1, 2), np.float32))}).revisions == {4: 1}
+    assert verify(data).sound
+
+
 def test_a_repair_without_an_index_keeps_the_newest(data: Path) -> None:
     with mock.patch.multiple(appending, SMALLEST_SEALED=1), running(data, segment_bytes=600) as client:
         put_buffer(client, 50_000)
@@ -441,6 +470,24 @@ def test_a_repair_without_an_index_keeps_the_newest(data: Path) -> None:
         assert shown(client) == now
         assert replaced(client, [2], [LOGITS + 50])["revisions"] == {"2": 4}
         assert_consistent(client, data)
+
+
+def test_a_repair_knows_records_that_a_segment_has_in_another_order(data: Path) -> None:
+    with mock.patch.multiple(appending, SMALLEST_SEALED=1), running(data) as client:
+        put_buffer(client, 50_000)
+        push(client, exemplars())
+        replaced(client, [1, 2, 3, 4], [LOGITS + value for value in (10, 20, 30, 40)])
+        client.put("/v1/buffers/b/snapshots/first")
+        replaced(client, [1], [LOGITS + 11])
+        # What is live is moved first, and what a snapshot holds behind it.
+        assert client.delete(f"{URL}/6", params={"erase": "true"}).status_code == 200
+        now = shown(client)
+    for path in data.glob("index.sqlite*"):
+        path.unlink()
+    repair(data)
+    assert verify(data).sound
+    with running(data) as client:
+        assert shown(client) == now
 
 
 def test_what_an_index_says_is_held_against_the_records(data: Path) -> None:

@@ -200,7 +200,7 @@ class StoreOnDisk:
             [(int(headers["offset"][place]), int(lengths[place])) for place in good],
             bad,
             damaged or bool(bad),
-            np.concatenate(revised),
+            np.sort(np.concatenate(revised), order="stored_id"),
         )
 
     def _headers(
