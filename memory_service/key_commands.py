@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from memory_format import FormatError
+from memory_format import FormatError, StorageError
 from memory_format.api.terms import ROLES, Role
 from memory_service.offline import add_data_option
+from memory_service.store.index import opening
 from memory_service.store.keys import DAY, EVERYTHING, PREFIX, Key, KeyFile
 
 
@@ -53,7 +54,10 @@ def add_key_commands(commands: argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def keys_command(action: str, data: Path, **options: Any) -> int:
-    """Run one of them; returns the exit status."""
+    """Run one of them; returns the exit status. Raises ``StorageError``: it is no store yet."""
+    if (data / opening.MIGRATION).exists():
+        # Its keys are still to come.
+        raise StorageError(opening.UNFINISHED.format(data))
     actions: dict[str, Callable[..., int]] = {"make": _make, "list": _list, "revoke": _revoke}
     return actions[action](KeyFile(data), **options)
 

@@ -121,7 +121,8 @@ def _export(
         raise FormatError(f"{file} exists already", code="invalid_request")
     settings = _settings(data, index, segments)
     # Opening would make one.
-    if settings.index is None and not any((data / name).exists() for name in (opening.INDEX, opening.ELSEWHERE)):
+    known = (opening.INDEX, opening.ELSEWHERE, opening.MIGRATION)
+    if settings.index is None and not any((data / name).exists() for name in known):
         raise FormatError(f"there is no store in {data}", code="invalid_request")
     with open_store(settings) as store:
         with (

@@ -420,6 +420,10 @@ def test_the_command_while_a_service_has_the_store(tmp_path: Path, new_places: N
     to = options_of(places, to="to-")
     status, said, _ = command("migrate", str(data), str(target), *to)
     assert (status, "cannot be served yet" in said) == (1, True)
+    at = ("--data", str(target))
+    for refused in (("export", "b", str(tmp_path / "b.zip"), *at), ("keys", "make", *at), ("keys", "list", *at)):
+        status, _, said = command(*refused)
+        assert (status, f"a migration into {target} did not end" in said) == (2, True)
     # From a database, too: who holds that holds the store.
     status, said, _ = command("migrate", str(data), str(target), *to, "--while-served")
     assert (status, "cannot be served yet" in said) == (0, False)
@@ -444,8 +448,17 @@ def test_places_where_something_is_are_refused(
 ) -> None:
     data, both = tmp_path / "store", new_places("both")
     filled(data).release()
-    with pytest.raises(FormatError, match="another directory than its own"):
-        migrate(data, open_local, data, both)
+    before = {path.name for path in (data / "segments").iterdir()}
+    inside = Places(segments=(data / "objects").as_uri())
+    places_within = ((data, both), (data / "segments" / "new", both), (tmp_path / "new", inside))
+    for to_data, to_places in places_within:
+        with pytest.raises(FormatError, match="another place than its own"):
+            migrate(data, open_local, to_data, to_places)
+    moved = Places(segments=str(both.segments))
+    with pytest.raises(FormatError, match=r"s3://bucket/\d+/below is in s3://bucket/\d+$"):
+        migrate(data, moved, tmp_path / "new", Places(segments=f"{both.segments}/below"))
+    assert not (tmp_path / "new").exists()
+    assert {path.name for path in (data / "segments").iterdir()} == before
     with pytest.raises(StorageError, match="there is no store in"):
         migrate(tmp_path / "nothing", open_local, tmp_path / "new", both)
     (tmp_path / "used").mkdir()

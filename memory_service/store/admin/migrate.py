@@ -13,8 +13,10 @@ from concurrent import futures
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -92,12 +94,15 @@ def migrate(
             store is left unfinished as long as the old one is served.
 
     Raises:
-        FormatError: ``invalid_request``: it is to go where it is.
+        FormatError: ``invalid_request``: it is to go where it is, or below.
         StorageError: there is no store, or it is not sound; something else is where it goes to; or a place cannot be
             used.
     """
-    if data.resolve() == to_data.resolve():
-        raise FormatError(f"a store is moved to another directory than its own, {data}", code="invalid_request")
+    for old, new in product(_locations(data, places), _locations(to_data, to_places)):
+        if f"{new}/".startswith(f"{old}/"):
+            # It would go with the old one.
+            words = f"a store is moved to another place than its own, and {new} is in {old}"
+            raise FormatError(words, code="invalid_request")
     with ExitStack() as stack:
         source = stack.enter_context(Outside(data, places))
         served = stack.enter_context(source.held_if_free())
@@ -118,6 +123,14 @@ def migrate(
             return Migrated(False, *figures)
         _complete(source, target, mark, rows, stage)
         return Migrated(True, *figures)
+
+
+def _locations(data: Path, places: Places) -> list[str]:
+    found = [data.resolve().as_uri()]
+    if places.segments is not None:
+        url = places.segments.rstrip("/")
+        found.append(Path(unquote(urlsplit(url).path)).resolve().as_uri() if url.startswith("file:") else url)
+    return found
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ SEGMENTS_ELSEWHERE = "segments.elsewhere"
 
 MIGRATION = "migration"
 """A directory in one that a store is being moved to: until its index is there, it is none."""
+UNFINISHED = "a migration into {} did not end: run `memory-service migrate` again, or remove what is there"
 
 Kind = Literal["new", "current", "unmarked", "missing", "damaged", "older", "foreign", "elsewhere", "unfinished"]
 
@@ -151,8 +152,7 @@ def judge(data: Path, seen: Seen | None, name: str, remedy: str) -> Standing:
     names = [name for name in os.listdir(directory) if OWN_NAME.fullmatch(name)] if directory.is_dir() else []
     num = f"{len(names)} segment files are there" if names else "it has held something"
     if seen is None and (data / MIGRATION).exists():
-        words = f"a migration into {data} did not end: run `memory-service migrate` again, or remove what is there"
-        return Standing("unfinished", words)
+        return Standing("unfinished", UNFINISHED.format(data))
     if seen is None:
         log = data / f"{INDEX}-wal"
         if not names and not (data / GENERATION).exists() and not (log.exists() and log.stat().st_size):
