@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, get_args
 from unittest.mock import patch
 
@@ -33,12 +33,6 @@ def candidates_of(rows: list[Row]) -> Candidates:
         order=np.arange(len(rows)),
         key=reservoir_keys("b", np.arange(1, len(rows) + 1, dtype=np.uint64)),
     )
-
-
-def taken(candidates: Candidates, places: np.ndarray | list[int]) -> Candidates:
-    """The candidates at some places."""
-    columns: dict[str, Any] = {field.name: getattr(candidates, field.name) for field in fields(candidates)}
-    return replace(candidates, **{name: column[places] for name, column in columns.items() if column is not None})
 
 
 def reference_class_balanced(candidates: Candidates, budget_bytes: int) -> np.ndarray:
@@ -146,7 +140,7 @@ def test_the_order_in_which_they_are_given_does_not_matter(
     random.shuffle(shuffled)
     for policy in EVICTING_POLICIES:
         keep = plan(policy, given_order, len(rows), budget)
-        np.testing.assert_array_equal(plan(policy, taken(given_order, shuffled), len(rows), budget), keep[shuffled])
+        np.testing.assert_array_equal(plan(policy, given_order.take(shuffled), len(rows), budget), keep[shuffled])
 
 
 wide_rows = st.lists(
@@ -221,7 +215,7 @@ def test_of_every_policy_what_stays_fits_and_evicting_again_changes_nothing(
     assert keep.shape == (len(rows),)
     assert candidates.charge[keep].sum() <= budget
     np.testing.assert_array_equal(plan(policy, candidates, len(rows), budget), keep)
-    kept = taken(candidates, np.flatnonzero(keep))
+    kept = candidates.take(np.flatnonzero(keep))
     assert plan(policy, kept, len(kept.charge), budget).all()
 
 
@@ -435,16 +429,106 @@ def test_of_every_policy_each_learner_keeps_its_floor(
     floor = floor_by_words(held, int(share * budget), budget)
     for of in learners:
         places = np.flatnonzero(candidates.learner == of)
-        alone = plan(policy, taken(candidates, places), len(places), floor) if floor else np.zeros(len(places), bool)
+        alone = plan(policy, candidates.take(places), len(places), floor) if floor else np.zeros(len(places), bool)
         lost = (alone & ~keep[places]).any()
         # Of classes, whose shares are others' too, it may be other records, as many bytes of them.
         enough = int(candidates.charge[places][keep[places]].sum()) >= floor
         assert not lost or (policy == "class_balanced" and enough)
     # Evicting again changes nothing, and nobody's number matters.
-    left = taken(candidates, keep)
+    left = candidates.take(keep)
     assert plan(policy, left, len(left.charge), budget, share).all()
     renamed = replace(candidates, learner=np.uint32(1000) - candidates.learner)
     assert (plan(policy, renamed, len(rows), budget, share) == keep).all()
+
+
+def sort_keys(policy: EvictionPolicy, candidates: Candidates) -> list[tuple[float, ...]]:
+    """What the records are ordered by, ascending, by the words of the documentation."""
+    assert candidates.key is not None
+    by: dict[str, list[Any]] = {
+        "class_balanced": [candidates.class_id, candidates.rank, -candidates.score, candidates.order],
+        "lowest_score": [-candidates.score, candidates.order],
+        "fifo": [-candidates.order],
+        "reservoir": [candidates.key, candidates.order],
+    }
+    return list(zip(*(column.tolist() for column in by[policy]), strict=True))
+
+
+def kept_behind(policy: EvictionPolicy, candidates: Candidates, first: list[bool], budget: int) -> list[bool]:
+    """What a policy keeps where the ``first`` stay, by sorting everything."""
+    keys, charge = sort_keys(policy, candidates), candidates.charge.tolist()
+    ranked = sorted((place for place, stays in enumerate(first) if not stays), key=keys.__getitem__)
+    keep = list(first)
+    if policy != "class_balanced":
+        left = budget - sum(charge[place] for place, stays in enumerate(first) if stays)
+        for place in ranked:
+            left -= charge[place]
+            if left < 0:
+                break
+            keep[place] = True
+        return keep
+    unused = []
+    for of, quota in class_quotas(candidates, first, budget).items():
+        left = quota - sum(
+            charge[place] for place, stays in enumerate(first) if stays and candidates.class_id[place] == of
+        )
+        behind = [place for place in ranked if candidates.class_id[place] == of]
+        while behind and charge[behind[0]] <= left:
+            left -= charge[behind[0]]
+            keep[behind.pop(0)] = True
+        unused.append((left, behind))
+    left_over = sum(left for left, _ in unused)
+    for _, behind in sorted(unused, key=lambda found: -found[0]):
+        if behind and charge[behind[0]] <= left_over:
+            keep[behind[0]] = True
+            left_over -= charge[behind[0]]
+    return keep
+
+
+def class_quotas(candidates: Candidates, first: list[bool], budget: int) -> dict[int, int]:
+    """Bytes of each class: one byte after another goes to the class that has fewest, but that of the ``first``."""
+    pairs = list(zip(candidates.class_id.tolist(), candidates.charge.tolist(), first, strict=True))
+    needs = {of: sum(charge for other, charge, _ in pairs if other == of) for of in sorted({of for of, _, _ in pairs})}
+    if not any(first):
+        shares = water_fill(np.array(list(needs.values()), dtype=np.int64), budget)
+        return dict(zip(needs, shares.tolist(), strict=True))
+    quotas = {of: sum(charge for other, charge, stays in pairs if stays and other == of) for of in needs}
+    for _ in range(min(budget, sum(needs.values())) - sum(quotas.values())):
+        quotas[min((of for of in needs if quotas[of] < needs[of]), key=quotas.__getitem__)] += 1
+    return quotas
+
+
+@pytest.mark.parametrize("policy", EVICTING_POLICIES)
+@given(
+    rows=few_rows,
+    owners=st.lists(st.integers(0, 5), min_size=1, max_size=7),
+    budget=st.integers(1, 300),
+    share=st.floats(0.01, 1),
+)
+def test_who_comes_short_of_its_floor_is_taken_in_until_none_does(
+    policy: EvictionPolicy, rows: list[Row], owners: list[int], budget: int, share: float
+) -> None:
+    """The plain definition: turns, each over everything, against what finds the same in fewer."""
+    candidates = owned(rows, owners)
+    assert candidates.learner is not None
+    budget = max(budget, int(candidates.charge.max()))
+    places_of = [np.flatnonzero(candidates.learner == of) for of in np.unique(candidates.learner)]
+    held = [int(candidates.charge[places].sum()) for places in places_of]
+    floor = floor_by_words(held, int(share * budget), budget)
+    first, is_short = [False] * len(rows), [False] * len(held)
+    while True:
+        keep = np.array(kept_behind(policy, candidates, first, budget))
+        kept = [int(candidates.charge[places][keep[places]].sum()) for places in places_of]
+        short = [at for at in range(len(held)) if not is_short[at] and kept[at] < min(held[at], floor)]
+        if not short:
+            break
+        for at in short:
+            is_short[at] = True
+            alone = candidates.take(places_of[at])
+            for place, stays in zip(
+                places_of[at], kept_behind(policy, alone, [False] * len(alone.charge), floor), strict=True
+            ):
+                first[place] |= stays
+    assert plan(policy, candidates, len(rows), budget, share).tolist() == keep.tolist()
 
 
 @pytest.mark.parametrize("policy", PREFIX_POLICIES)
@@ -478,6 +562,6 @@ def test_reject_leaves_free_what_others_need_to_come_up_to_their_floor() -> None
         plan("reject", both, 2, 100, 0.5)
     # 40 of the 80 that are free are learner 0's.
     assert refused.value.details["free_bytes"] == 40
-    assert plan("reject", taken(both, [0, 1, 2]), 2, 100, 0.3).all()
+    assert plan("reject", both, 2, 100, 0.3).all()
     # Whoever is within its own is not asked to.
     assert plan("reject", replace(both, charge=np.array([10, 45, 5])), 2, 100, 0.5).all()

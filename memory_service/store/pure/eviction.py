@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -47,6 +47,10 @@ class Candidates:
     """What :func:`reservoir_keys` gives; only ``reservoir`` needs it."""
     learner: NDArray[np.uint32] | None = None
     """Whose they are, as numbers from 0; only floors need it."""
+
+    def take(self, places: IntArray | BoolArray | Sequence[int]) -> Candidates:
+        """Those at some places."""
+        return replace(self, **{name: column[places] for name, column in vars(self).items() if column is not None})
 
 
 def reservoir_keys(draw_key: str, exemplar_ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -155,25 +159,72 @@ def with_floors(policy: EvictionPolicy, candidates: Candidates, budget_bytes: in
     if candidates.learner is None:
         raise ValueError("floors need learners")
     charge = candidates.charge
-    keep = _EVICTIONS[policy](candidates, budget_bytes)
-    if keep.all():
-        return keep
+    if int(charge.sum()) <= budget_bytes:
+        return np.ones(len(charge), dtype=bool)
     learner, num_learners = dense(candidates.learner)
     held = sums(learner, charge, num_learners)
     floor = np.minimum(held, floor_bytes)
     if int(floor.sum()) > budget_bytes:
         floor = np.minimum(held, level(held, np.zeros_like(held), budget_bytes))
-    first = np.zeros(len(charge), dtype=bool)
-    is_short = np.zeros(num_learners, dtype=bool)
+    if policy == "class_balanced":
+        return _balanced_behind(candidates, budget_bytes, learner, held, floor)
+    keep = _EVICTIONS[policy](candidates, budget_bytes)
+    lacks = floor - _kept(keep, charge, learner, held)
+    if (lacks <= 0).all():
+        return keep
+    # What some lack the others lose, and no more: who has so much over its floor keeps its best without.
+    first = _by_floor(policy, candidates, learner, held, floor, lacks > -int(lacks[lacks > 0].sum()))
+    places = np.flatnonzero(keep & ~first)
+    first[places] = _EVICTIONS[policy](candidates.take(places), budget_bytes - int(charge[first].sum()))
+    return first
+
+
+def _balanced_behind(
+    candidates: Candidates, budget_bytes: int, learner: IntArray, held: IntArray, floor: IntArray
+) -> BoolArray:
+    """What ``class_balanced`` keeps where learners, ``(N,)`` from 0, hold so many bytes and have these floors."""
+    charge, keys = candidates.charge, _by_rank(candidates)
+    group, num_classes = dense(candidates.class_id)
+    needs = sums(group, charge, num_classes)
+    keep = cut_to(charge, keys, group, needs, water_fill(needs, budget_bytes))
+    first, least = np.zeros(len(charge), dtype=bool), np.zeros_like(needs)
+    is_short = np.zeros(len(held), dtype=bool)
     # Each turn takes in more learners; those who have enough without are as well off with.
-    while (short := ~is_short & (sums(learner, np.where(keep, charge, 0), num_learners) < floor)).any():
+    while True:
+        short = ~is_short & (_kept(keep, charge, learner, held) < floor)
+        if not short.any():
+            return keep
         is_short |= short
-        first |= (short & (floor == held))[learner]
-        places = np.flatnonzero((short & (floor < held))[learner])
-        if len(places):
-            first[places] = _apart(policy, candidates, places, learner[places], int(floor.max()))
-        keep = _others_behind(policy, candidates, first, budget_bytes)
-    return keep
+        by_floor = _by_floor("class_balanced", candidates, learner, held, floor, short)
+        first |= by_floor
+        added = np.flatnonzero(by_floor)
+        least += sums(group[added], charge[added], num_classes)
+        water = level(needs, least, budget_bytes)
+        quotas = np.clip(water, least, needs)
+        quotas[np.flatnonzero((least <= water) & (water < needs))[: budget_bytes - int(quotas.sum())]] += 1
+        keep = cut_to(charge, keys, group, needs - least, quotas - least, beside=first)
+
+
+def _kept(keep: BoolArray, charge: IntArray, learner: IntArray, held: IntArray) -> IntArray:
+    """Bytes of each learner that stay, ``(L,)``."""
+    lost = np.flatnonzero(~keep)
+    return held - sums(learner[lost], charge[lost], len(held))
+
+
+def _by_floor(
+    policy: EvictionPolicy,
+    candidates: Candidates,
+    learner: IntArray,
+    held: IntArray,
+    floor: IntArray,
+    of: BoolArray,
+) -> BoolArray:
+    """What a policy keeps of each of some learners in the bytes of its floor, ``(N,)``; ``of`` says whose, ``(L,)``."""
+    first: BoolArray = (of & (floor == held))[learner]
+    places = np.flatnonzero((of & (floor < held))[learner])
+    if len(places):
+        first[places] = _apart(policy, candidates, places, learner[places], int(floor.max()))
+    return first
 
 
 def _apart(policy: EvictionPolicy, candidates: Candidates, places: IntArray, learner: IntArray, room: int) -> BoolArray:
@@ -190,19 +241,6 @@ def _apart(policy: EvictionPolicy, candidates: Candidates, places: IntArray, lea
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     quotas = np.concatenate([water_fill(of_it, room) for of_it in np.split(needs, starts[1:])])
     return cut_to(charge, keys, group, needs, quotas, dense(owner)[0])
-
-
-def _others_behind(policy: EvictionPolicy, candidates: Candidates, first: BoolArray, budget_bytes: int) -> BoolArray:
-    """What a policy keeps where all of the ``first``, ``(N,)``, stay; they fit the budget."""
-    keys, charge = [(~first).view(np.uint8), *_ORDERS[policy](candidates)], candidates.charge
-    if policy != "class_balanced":
-        return _longest_prefix(candidates, keys, budget_bytes)
-    group, num_classes = dense(candidates.class_id)
-    needs, least = sums(group, charge, num_classes), sums(group, np.where(first, charge, 0), num_classes)
-    water = level(needs, least, budget_bytes)
-    quotas = np.clip(water, least, needs)
-    quotas[np.flatnonzero((least <= water) & (water < needs))[: budget_bytes - int(quotas.sum())]] += 1
-    return cut_to(charge, keys, group, needs, quotas)
 
 
 def plan(

@@ -24,13 +24,15 @@ def water_fill(needs: IntArray, total: int) -> IntArray:
     needs reach it; shares that do not divide differ by one. No share shrinks when ``total`` grows.
     """
     ascending = np.argsort(needs, kind="stable")
-    shares = []
-    remaining, left = total, len(needs)
-    for need in needs[ascending].tolist():
-        share = min(need, remaining // left)
-        shares.append(share)
-        remaining -= share
-        left -= 1
+    shares = needs[ascending]
+    left = np.arange(len(needs), 0, -1)
+    remaining = total - (np.cumsum(shares) - shares)
+    wanting = np.flatnonzero(shares > remaining // left)
+    if len(wanting):
+        first = int(wanting[0])
+        share, over = divmod(int(remaining[first]), int(left[first]))
+        shares[first:] = share
+        shares[len(shares) - over :] += 1
     allotted = np.zeros(len(needs), dtype=np.int64)
     allotted[ascending] = shares
     return allotted
@@ -61,21 +63,23 @@ def cut_to(
     needs: IntArray,
     quotas: IntArray,
     owner: IntArray | None = None,
+    beside: BoolArray | None = None,
 ) -> BoolArray:
     """The longest prefix of each group that fits its quota, and of what those leave over one more record a group.
 
     Args:
         needs, quotas: ``(G,)`` bytes of all of a group, and those that it may keep, no more.
         owner: ``(G,)`` from 0: who gets what a group leaves over; None = all the same.
+        beside: ``(N,)`` which records stay anyway, and are in no group's bytes.
     """
     num_classes = len(needs)
     # Only classes over their quota lose records; the others are not looked at again.
     is_cut = needs > quotas
     cut = np.flatnonzero(is_cut)
-    if len(cut) == num_classes:
+    if len(cut) == num_classes and beside is None:
         keep, next_best, unused = longest_prefixes(charge, keys, group, quotas)
     else:
-        places = np.flatnonzero(is_cut[group])
+        places = np.flatnonzero(is_cut[group] if beside is None else is_cut[group] & ~beside)
         group = (np.cumsum(is_cut) - 1)[group[places]]
         narrowed = [key[places] for key in keys]
         kept, next_best, unused = longest_prefixes(charge[places], narrowed, group, quotas[cut])
