@@ -106,6 +106,10 @@ class Grant:
         """Whether it may know of what tells of several buffers; what tells of none is for who may know of all."""
         return all(map(self.sees, buffers)) and (bool(buffers) or self.key is None or self.key.reaches_all)
 
+    def sees_run(self, buffers: Collection[str], made_by: str) -> bool:
+        """Whether it may know of a run that tells of these: one that tells of none is also its maker's to see."""
+        return self.sees_all(buffers) or (not buffers and made_by == self.maker)
+
     @property
     def key_id(self) -> str | None:
         """Of the key; None without one."""

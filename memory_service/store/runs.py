@@ -77,12 +77,12 @@ class Runs:
         self._loaded: dict[str, _Known] | None = None
 
     def page(
-        self, limit: int, cursor: str | None = None, *, only: Callable[[Collection[str]], bool] = lambda _: True
+        self, limit: int, cursor: str | None = None, *, only: Callable[[Collection[str], str], bool] = lambda *_: True
     ) -> tuple[list[RunInfo], str | None]:
         """The newest runs, or those behind a cursor, and the cursor of the next page, None at the end.
 
         Args:
-            only: leave out those of whose buffers it says no.
+            only: leave out those of whose buffers and maker it says no.
 
         Raises:
             FormatError: ``invalid_cursor``.
@@ -91,7 +91,7 @@ class Runs:
         if cursor is not None and parts is None:
             raise FormatError("the cursor is not one that this service gave", code="invalid_cursor")
         with self._lock:
-            shown = [known for known in self._known().values() if only(known.buffers)]
+            shown = [known for known in self._known().values() if only(known.buffers, known.made_by)]
         if parts is not None:
             shown = [known for known in shown if known.place > (-int(parts[1]), parts[2])]
         shown.sort(key=lambda known: known.place)
@@ -110,11 +110,11 @@ class Runs:
             found, _ = self._read(run_id)
         return StoredRun(run_id, found.stored_at, found.report)
 
-    def buffers_of(self, run_id: str) -> Collection[str] | None:
-        """Names of the buffers that a run tells of; None where there is no such run."""
+    def told_by(self, run_id: str) -> tuple[Collection[str], str] | None:
+        """Names of the buffers that a run tells of, and whose it is; None where there is no such run."""
         with self._lock:
             known = self._known().get(run_id)
-        return None if known is None else known.buffers
+        return None if known is None else (known.buffers, known.made_by)
 
     def is_own(self, run_id: str, only_maker: str | None) -> bool:
         """Whether :meth:`put` and :meth:`delete` would let ``only_maker`` change a run that there is."""

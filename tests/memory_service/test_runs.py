@@ -217,12 +217,39 @@ def test_a_key_sees_the_runs_of_its_buffers_and_replaces_its_own(data: Path) -> 
         mine = report(methods=report()["methods"][:1], exemplars=[{"buffer": "c", "exemplar_id": 1}])
         assert_problem(client.put("/v1/runs/r1", json=mine, headers=narrow), "forbidden")
         assert_problem(client.delete("/v1/runs/r1", headers=narrow), "unknown_run")
-        # What tells of no buffer is for who may see all.
-        none = report(methods=report()["methods"][:1], exemplars=[])
-        assert [client.put("/v1/runs/r3", json=none, headers=left).status_code for _ in range(2)] == [201, 200]
-        assert len(client.get("/v1/runs", headers=left).json()["runs"]) == 1
-        assert len(client.get("/v1/runs", headers=admin).json()["runs"]) == 2
         assert client.delete("/v1/runs/r1", headers=admin).status_code == 204
+
+
+def test_a_run_that_tells_of_no_buffer_is_its_makers_and_who_may_see_all(data: Path) -> None:
+    keys = KeyFile(data)
+
+    def of(role: Any, buffer: str, learner_id: str | None = None) -> dict[str, str]:
+        made = keys.make(role, time.time(), buffers=[buffer], learner_id=learner_id)
+        return {"Authorization": f"Bearer {made[1]}"}
+
+    admin, left, other = of("admin", "*"), of("write", "b"), of("write", "b")
+    # The next key of a learner has what its last one made.
+    before, after = (of("write", buffer, learner_id="ann") for buffer in ("b", "c"))
+    given = report(methods=report()["methods"][:1], exemplars=[])
+    with running(data) as client:
+
+        def listed(headers: dict[str, str]) -> list[str]:
+            found = [run["run_id"] for run in client.get("/v1/runs", headers=headers).json()["runs"]]
+            assert [run["run_id"] for run in client.get("/runs.json", headers=headers).json()["runs"]] == found
+            assert [run["run_id"] for run in client.get("/.json", headers=headers).json()["runs"]] == found
+            return sorted(found)
+
+        for run_id, headers in (("r1", left), ("r2", before)):
+            for status in (201, 200):
+                assert client.put(f"/v1/runs/{run_id}", json=given, headers=headers).status_code == status
+        assert list(map(listed, (admin, left, other, before, after))) == [["r1", "r2"], ["r1"], [], ["r2"], ["r2"]]
+        for headers, status in ((other, 404), (after, 404), (left, 200), (admin, 200)):
+            for address in ("/v1/runs/r1", "/runs/r1.json"):
+                assert client.get(address, headers=headers).status_code == status
+        assert_problem(client.delete("/v1/runs/r1", headers=other), "unknown_run")
+        assert client.delete("/v1/runs/r1", headers=left).status_code == 204
+        assert client.delete("/v1/runs/r2", headers=after).status_code == 204
+        assert list((data / "runs").iterdir()) == []
 
 
 def test_pages_show_it_and_execute_nothing(client: httpx.Client) -> None:

@@ -84,7 +84,7 @@ def overview(request: Request, store: StoreDep, query: Annotated[OverviewQuery, 
         BufferLine(buffer_info(buffer), room_of(buffer), len(buffer.state.classes), len(buffer.state.snapshots))
         for buffer in buffers
     )
-    runs, _ = store.runs.page(RUNS_SHOWN, only=grant.sees_all)
+    runs, _ = store.runs.page(RUNS_SHOWN, only=grant.sees_run)
     return Overview(service_version(), lines, tuple(runs), next_cursor)
 
 

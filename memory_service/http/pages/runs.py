@@ -58,7 +58,7 @@ class RunsPage:
 
 @router.page("/runs", "runs")
 def runs(request: Request, store: StoreDep, grant: GrantDep, query: Annotated[RunsQuery, Query()]) -> RunsPage:
-    found, next_cursor = store.runs.page(RUNS_SHOWN, query.cursor, only=grant.sees_all)
+    found, next_cursor = store.runs.page(RUNS_SHOWN, query.cursor, only=grant.sees_run)
     labels = tuple(dict.fromkeys(method.label for run in found for method in run.methods))
     most = max((method.bytes_used for run in found for method in run.methods), default=0.0)
     dots = tuple(

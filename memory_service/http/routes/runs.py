@@ -24,8 +24,8 @@ RunName = Annotated[Name, Path(description="Of a run.")]
 def expect_seen(store: Store, grant: Grant, run_id: str) -> None:
     """Raises ``NotFoundError`` (``unknown_run``): there is no such run that the key is for. Whether there is another
     one is not told."""
-    buffers = store.runs.buffers_of(run_id)
-    if buffers is None or not grant.sees_all(buffers):
+    told = store.runs.told_by(run_id)
+    if told is None or not grant.sees_run(*told):
         raise NotFoundError(f"there is no run {run_id[:80]!r} that you may look at", code="unknown_run")
 
 
@@ -40,7 +40,8 @@ def put_run(run_id: RunName, report: RunReport, store: StoreDep, grant: GrantDep
     for every buffer that it names; what came with another key an admin's replaces."""
     for buffer in sorted(report.buffers):
         grant.check(buffer)
-    if not all(map(grant.sees, store.runs.buffers_of(run_id) or ())):
+    buffers, _ = store.runs.told_by(run_id) or ((), "")
+    if not all(map(grant.sees, buffers)):
         raise ForbiddenError(f"the report of run {run_id} speaks of buffers that the key is not for")
     info, created = store.runs.put(run_id, report, time.time(), made_by=grant.maker, only_maker=grant.only_maker)
     response.status_code = 201 if created else 200
@@ -49,8 +50,9 @@ def put_run(run_id: RunName, report: RunReport, store: StoreDep, grant: GrantDep
 
 @router.get("", openapi_extra=needs("read") | refusals("invalid_cursor"))
 def list_runs(store: StoreDep, grant: GrantDep, page: Annotated[RunQuery, Query()]) -> RunList:
-    """Runs, the newest first, whose buffers the key is for; ``next_cursor`` leads to the next page."""
-    runs, next_cursor = store.runs.page(page.limit, page.cursor, only=grant.sees_all)
+    """Runs, the newest first, whose buffers the key is for; those that name none are for keys for all buffers, and
+    their maker's. ``next_cursor`` leads to the next page."""
+    runs, next_cursor = store.runs.page(page.limit, page.cursor, only=grant.sees_run)
     return RunList(tuple(runs), next_cursor=next_cursor)
 
 
