@@ -267,6 +267,7 @@ def test_pages_show_it_and_execute_nothing(client: httpx.Client) -> None:
         assert "masked &lt;b&gt;exemplars&lt;/b&gt;" in page.text
     assert 'href="/runs/r1"' in listed.text
     assert "/buffers/b/exemplars/1/thumbnail.webp" in shown.text
+    assert '<a href="/buffers/b/gallery">b</a>' in shown.text
     assert "75.0 ± 1.0" in shown.text
     assert "Delete this report" in shown.text
     # Exemplars that are gone are not shown, and neither is a link to a buffer that is.
@@ -275,7 +276,10 @@ def test_pages_show_it_and_execute_nothing(client: httpx.Client) -> None:
     assert [card["exemplar_id"] for card in found["shown"]] == [2]
     assert found["accuracy"]["curves"][1]["points"] == [[0.0, 0.75], [1.0, 0.375]]
     client.delete("/v1/buffers/b")
-    assert "(gone)" in client.get("/runs/r1", headers=HTML).text
+    gone = client.get("/runs/r1", headers=HTML).text
+    assert "(gone)" in gone
+    assert "/buffers/b/" not in gone
+    assert "Nothing that the run showed is held any more." in gone
     assert client.post("/runs/r1/delete", data={"sure": "yes"}, headers=HTML, follow_redirects=False).headers[
         "location"
     ] == ("/runs")
