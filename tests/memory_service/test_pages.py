@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from memory_format import RawZstd, make_record
-from memory_service.http.pages import exemplars
+from memory_service.http.pages import buffers, exemplars
 from memory_service.http.pages.exemplars import GalleryQuery, Text, Word, text_of, thumbnail_of
 from memory_service.http.pages.routing import POLICY
 from memory_service.store.keys import KeyFile
@@ -58,6 +58,8 @@ def filled(data: Path) -> Iterator[httpx.Client]:
         push(client, [make_exemplar(0, rank, learner_id="right", phase=2, pad=500) for rank in range(1, 5)])
         client.put("/v1/buffers/b/snapshots/s2")
         client.delete("/v1/buffers/b/exemplars", params={"class_id": 22})
+        client.put("/v1/buffers/b/phases/left", json={"phase": 4, "ended": True})
+        client.put("/v1/buffers/b/phases/right", json={"phase": 2})
         put_buffer(client, buffer="empty")
         yield client
 
@@ -151,6 +153,26 @@ def test_a_buffer_by_class_phase_and_learner(filled: httpx.Client) -> None:
     assert "right" in page_at(filled, "/buffers/b/summary")
 
 
+def test_a_buffer_shows_who_is_in_which_phase(filled: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = filled.get("/v1/buffers/b/phases").json()["learners"]
+    assert filled.get("/buffers/b/summary.json").json()["in_phase"] == said
+    text = page_at(filled, "/buffers/b/summary")
+    assert re.findall(r'<th scope="row">(left|right)</th><td>([^<]+)</td>', text) == [
+        ("left", "4, ended"),
+        ("right", "2"),
+    ]
+    assert "Who is in which phase" not in page_at(filled, "/buffers/empty/summary")
+    monkeypatch.setattr(buffers, "IN_PHASE_SHOWN", 1)
+    url, found = "/buffers/b/summary", []
+    while True:
+        found += filled.get(url.replace("summary", "summary.json")).raise_for_status().json()["in_phase"]
+        following = re.findall(r'rel="next" href="([^"#]+)#in-phase"', page_at(filled, url))
+        if not following:
+            break
+        url = unescape(following[0])
+    assert found == said
+
+
 def test_what_differs(filled: httpx.Client) -> None:
     said = filled.get("/v1/buffers/b/diff", params={"from": "s1"}).json()
     for query in ("from=s1", "from=s1&to="):
@@ -169,6 +191,7 @@ def test_what_is_refused_is_a_page_for_a_browser_alone(filled: httpx.Client) -> 
         ("/buffers/b/diff?from=s9", "unknown_snapshot", 404),
         ("/buffers/b/diff", "invalid_request", 422),
         ("/buffers/b/summary?what=that", "invalid_request", 422),
+        ("/buffers/b/summary?cursor=%2f", "invalid_cursor", 422),
         ("/?cursor=%2f", "invalid_cursor", 422),
         ("/buffers/b/gallery?limit=61", "invalid_request", 422),
         ("/buffers/b/gallery?cursor=x", "invalid_cursor", 422),

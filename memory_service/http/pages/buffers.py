@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from memory_format import ForbiddenError
 from memory_format.api.answers import BufferInfo, ClassStats, SnapshotInfo
 from memory_format.api.fields import Name
+from memory_format.api.phases import LearnerPhase
 from memory_format.api.runs import RunInfo
 from memory_service.http.access import GRANT, Grant
 from memory_service.http.convert import buffer_info, snapshot_info
@@ -27,6 +28,7 @@ router = Pages()
 BUFFERS_SHOWN: Final = 50
 RUNS_SHOWN: Final = 5
 SNAPSHOTS_SHOWN: Final = 50
+IN_PHASE_SHOWN: Final = 50
 CLASSES_SHOWN: Final = 50
 """On each side of a difference."""
 IDS_SHOWN: Final = 60
@@ -88,9 +90,17 @@ def overview(request: Request, store: StoreDep, query: Annotated[OverviewQuery, 
     return Overview(service_version(), lines, tuple(runs), next_cursor)
 
 
+class SummaryQuery(BaseModel):
+    """A page of the learners that have said in which phase they are."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cursor: str | None = None
+
+
 @dataclass(frozen=True)
 class BufferSummary:
-    """A buffer: what it holds, by class, phase and learner, and its newest snapshots."""
+    """A buffer: what it holds, by class, phase and learner, who is in which phase, and its newest snapshots."""
 
     info: BufferInfo
     room: Room
@@ -98,6 +108,10 @@ class BufferSummary:
     classes: Breakdown
     phases: Breakdown
     learners: Breakdown
+    in_phase: tuple[LearnerPhase, ...]
+    """By id."""
+    next_cursor: str | None
+    """Leads to further ones of these."""
     num_snapshots: int
     snapshots: tuple[SnapshotInfo, ...]
     """Newest first."""
@@ -106,9 +120,12 @@ class BufferSummary:
 
 
 @router.page("/buffers/{name}/summary", "summary")
-def summary(request: Request, buffer: BufferDep, grant: GrantDep) -> BufferSummary:
+def summary(
+    request: Request, buffer: BufferDep, grant: GrantDep, query: Annotated[SummaryQuery, Query()]
+) -> BufferSummary:
     state, learner_ids = buffer.state, buffer.contents.learners.ids
     newest = islice(reversed(buffer.snapshots()), SNAPSHOTS_SHOWN)
+    in_phase, next_cursor = buffer.phases.page(IN_PHASE_SHOWN, query.cursor)
     return BufferSummary(
         info=buffer_info(buffer),
         room=room_of(buffer),
@@ -116,6 +133,8 @@ def summary(request: Request, buffer: BufferDep, grant: GrantDep) -> BufferSumma
         classes=breakdown(state.columns, "class_id", names=state.names),
         phases=breakdown(state.columns, "phase"),
         learners=breakdown(state.columns, "learner", learner_ids.__getitem__),
+        in_phase=tuple(in_phase),
+        next_cursor=next_cursor,
         num_snapshots=len(state.snapshots),
         snapshots=tuple(map(snapshot_info, newest)),
         may_change=grant.may("write") and _is_own(buffer, grant),
