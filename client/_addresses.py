@@ -11,6 +11,8 @@ import httpx
 
 from client._address import service_address
 from client._connections import Connections
+from client.errors import ProtocolError
+from memory_format.api.terms import STORE_HEADER
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ class Address:
         self.url = str(address).rstrip("/") if unix_socket is None else url
         self.connections = Connections(address, injected, unix_socket, key)
         self.away_until = 0.0
+        self.store_id = ""
+        """Of the store that it has answered for."""
 
 
 class Addresses:
@@ -70,6 +74,16 @@ class Addresses:
         """It is there, and is asked first from now on."""
         address.away_until = 0.0
         self._current = self.all.index(address)
+
+    def expect_same_store(self, address: Address, response: httpx.Response) -> None:
+        """Refuse what one says that has another store than the others. Raises ``ProtocolError``."""
+        address.store_id = response.headers.get(STORE_HEADER, "")
+        for other in self.all if address.store_id else ():
+            if other.store_id not in ("", address.store_id):
+                raise ProtocolError(
+                    f"{address.url} and {other.url} have different stores: several addresses are those of one "
+                    "service. What the first one answered was not taken"
+                )
 
     def lost(self, address: Address) -> None:
         """It did not answer."""

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from client._address import service_addresses
-from client._addresses import Addresses
+from client._addresses import Address, Addresses
 from client._limits import Retries, Timeout
 from client._network import Deadline, Within
 from client.errors import (
@@ -119,7 +119,8 @@ class Transport:
 
         Raises:
             ExemplarMemoryError: the service refused, in its own words.
-            ServiceUnavailableError, ServiceTimeoutError, ProtocolError: it could not be asked.
+            ServiceUnavailableError, ServiceTimeoutError: it could not be asked.
+            ProtocolError: no usable answer, or one of another store than that of the other addresses.
         """
         deadline = self.deadline()
         num_sent = 0
@@ -132,7 +133,7 @@ class Transport:
                 num_sent += 1
                 try:
                     response = self._exchange(
-                        address.connections.http(),
+                        address,
                         content,
                         receive,
                         deadline,
@@ -176,7 +177,7 @@ class Transport:
 
     def _exchange(
         self,
-        http: httpx.Client,
+        address: Address,
         content: bytes | Upload | None,
         receive: Receive | None,
         deadline: Deadline,
@@ -187,9 +188,11 @@ class Transport:
                 body: bytes | Iterable[bytes] | None = self._moved(stack.enter_context(closing(content())), deadline)
             else:
                 body = content
+            http = address.connections.http()
             request = http.build_request(content=body, **arguments)
             response = http.send(request, stream=True)
             stack.callback(response.close)
+            self.addresses.expect_same_store(address, response)
             if receive is not None and response.is_success:
                 receive(response, self._moved(response.iter_bytes(), deadline))
             else:

@@ -43,6 +43,8 @@ VOCABULARY_HEADER: Final = "Exemplar-Memory-Vocabulary"
 """Fingerprint of the vocabulary that the token ids of a push are of."""
 REQUEST_ID_HEADER: Final = "X-Request-ID"
 """Names a request in the service's log; an answer repeats it."""
+STORE_HEADER: Final = "Exemplar-Memory-Store"
+"""In answers: the id of the store, which all its replicas have."""
 
 Role = Literal["read", "write", "admin"]
 """What a key is for; each may do what those before it may."""

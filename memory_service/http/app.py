@@ -72,7 +72,12 @@ class _Application(DescribedApp):
     def build_middleware_stack(self) -> ASGIApp:
         # Outside of what makes an answer of an unexpected exception.
         inner = super().build_middleware_stack()
-        self._noting = Telemetry(inner, registry=self.state.registry, access_log=self._access_log)
+        self._noting = Telemetry(
+            inner,
+            registry=self.state.registry,
+            access_log=self._access_log,
+            store_id=lambda: "" if self.store is None else self.store.id,
+        )
         return self._noting
 
 

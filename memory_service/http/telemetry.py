@@ -13,7 +13,7 @@ from urllib.parse import quote
 from prometheus_client import CollectorRegistry, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from memory_format.api.terms import REQUEST_ID_HEADER
+from memory_format.api.terms import REQUEST_ID_HEADER, STORE_HEADER
 from memory_service.http.access import KEY_ID
 from memory_service.logs import REQUEST_ID
 
@@ -22,6 +22,7 @@ logger = logging.getLogger("memory_service.access")
 GONE: Final = "memory_service.gone"
 """ASGI extension: a function that says whether the client has gone (``memory_service.http.connections``)."""
 _NAME: Final = REQUEST_ID_HEADER.lower().encode("ascii")
+_STORE: Final = STORE_HEADER.lower().encode("ascii")
 _GIVEN: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -34,15 +35,20 @@ class Telemetry:
     """ASGI middleware around everything that answers, so that refusals and failures are seen too.
 
     A request's id is the one that it brings (``X-Request-ID``, if it may stand in a log), or a new one. Its answer
-    repeats it, and so does every line that is logged meanwhile.
+    repeats it, and so does every line that is logged meanwhile. ``Exemplar-Memory-Store`` says of which store an answer
+    is.
 
     Args:
         registry: where its metrics are kept.
         access_log: log a line for every request.
+        store_id: gives that of the store; empty while there is none.
     """
 
-    def __init__(self, app: ASGIApp, *, registry: CollectorRegistry, access_log: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, *, registry: CollectorRegistry, access_log: bool, store_id: Callable[[], str]
+    ) -> None:
         self._app = app
+        self._store_id = store_id
         self._access_log = access_log
         self._seconds = Histogram(
             "exemplar_request_duration_seconds",
@@ -68,7 +74,8 @@ class Telemetry:
             nonlocal status, num_bytes
             if message["type"] == "http.response.start":
                 status = _STATUS_OF_GONE if is_gone() else message["status"]
-                message["headers"] = [*message.get("headers", ()), (_NAME, name)]
+                said = ((_NAME, name), (_STORE, self._store_id().encode("ascii")))
+                message["headers"] = [*message.get("headers", ()), *said]
             elif not is_gone():
                 num_bytes += len(message.get("body", b""))
             await send(message)

@@ -14,6 +14,7 @@ import pytest
 from client import (
     Buffer,
     MemoryClient,
+    ProtocolError,
     Retries,
     ServiceTimeoutError,
     ServiceUnavailableError,
@@ -22,6 +23,7 @@ from client import (
 from client._addresses import AWAY_SECONDS
 from client._transport import Transport
 from memory_format import BusyError, StorageError
+from memory_format.api.terms import STORE_HEADER
 from tests.client.link import Link
 from tests.client.samples import make_many
 from tests.client.script import INFO, LOST, Answer, Clock, problem
@@ -132,6 +134,20 @@ def test_one_deadline_holds_for_all() -> None:
     with pytest.raises(ServiceTimeoutError, match="not done within 5 s"):
         transport_of(hosts, clock, timeout=Timeout(total=5)).request("GET", "/x", safe=True)
     assert hosts.asked == ["a"]
+
+
+def test_one_with_another_store_is_an_error_and_no_answer() -> None:
+    here, elsewhere = (
+        httpx.Response(200, headers={STORE_HEADER: name}, content=b"x") for name in ("here", "elsewhere")
+    )
+    hosts, clock = Hosts(a=[here, LOST[0], here], b=[here, elsewhere]), Clock()
+    transport = transport_of(hosts, clock)
+    for _ in range(2):
+        assert transport.request("POST", "/x", safe=True).headers[STORE_HEADER] == "here"
+    taken: list[bytes] = []
+    with pytest.raises(ProtocolError, match=r"b\.test and http://a\.test have different stores"):
+        transport.request("POST", "/x", safe=True, receive=lambda _, pieces: taken.extend(pieces))
+    assert (hosts.asked, clock.waits, taken) == (["a", "a", "b", "b"], [], [])
 
 
 def test_a_client_takes_them_in_a_list_or_with_commas() -> None:

@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from memory_format.api.terms import STORE_HEADER
 from memory_service.http.app import create_app, open_store
 from memory_service.http.metrics import StoreCollector
 from memory_service.settings import Settings
@@ -62,6 +63,16 @@ def test_an_answer_repeats_the_id_of_its_request(client: httpx.Client) -> None:
         assert re.fullmatch("[0-9a-f]{16}", given)
     ids = {client.get("/healthz").headers["x-request-id"] for _ in range(20)}
     assert len(ids) == 20
+
+
+def test_an_answer_says_of_which_store_it_is(data: Path) -> None:
+    said = []
+    for where in (data, data, data.parent / "another"):
+        with running(where) as client:
+            answers = [client.get(path) for path in ("/healthz", "/v1", "/v1/buffers/none", "/nothing")]
+            said.append({answer.headers[STORE_HEADER] for answer in answers})
+    assert said[0] == said[1] != said[2]
+    assert all(re.fullmatch("[0-9a-f]{32}", store) for (store,) in said)
 
 
 def test_refusals_and_failures_have_one_too(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar, TypeVar
 
 from memory_format import StorageError
+from memory_service.store.index.generation import Mark
 from memory_service.store.index.reading import BufferEntry, BufferRows, Reading
 from memory_service.store.index.writing import Writing
 
@@ -88,6 +89,10 @@ class Index(ABC):
             if found is None:
                 raise
             return found
+
+    @abstractmethod
+    def mark(self) -> Mark:
+        """Which store this is the index of, and how many changes it has seen."""
 
     @abstractmethod
     def made_here(self, since: int, to: int) -> bool:

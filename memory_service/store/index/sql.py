@@ -144,7 +144,6 @@ class SqlIndex(Index):
             self._gone.update(stems)
 
     def mark(self) -> Mark:
-        """Which store this is the index of, and how many changes it has seen."""
         with self.reading() as reading:
             found = sa.select(tables.store.c.store_id, tables.store.c.changes)
             return Mark(*reading.connection.execute(found).one())
