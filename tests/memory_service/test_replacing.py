@@ -333,6 +333,34 @@ def test_a_new_array_is_added_and_shapes_may_change(client: httpx.Client, data: 
     assert_consistent(client, data)
 
 
+def test_the_page_of_an_exemplar_says_who_shows_which_arrays(client: httpx.Client) -> None:
+    put_buffer(client)
+    push(client, exemplars(3))
+    for number in range(3):
+        client.put(f"/v1/buffers/b/snapshots/s{number}")
+        replaced(client, [1, 2], np.stack([LOGITS + number + 9] * 2))
+    client.delete(f"{URL}/2")
+
+    def shown(exemplar_id: int, snapshot: str = "") -> tuple[Any, ...]:
+        address, query = f"/buffers/b/exemplars/{exemplar_id}", {"snapshot": snapshot} if snapshot else {}
+        page = client.get(f"{address}.json", params=query).raise_for_status().json()
+        text = client.get(address, params=query, headers={"Accept": "text/html"}).text
+        assert ("arrays as they were pushed" in text) == (page["revision"] > 0)
+        names = [mark["name"] for mark in page["snapshots"]]
+        for name, revision in zip(names, page["revisions"], strict=True):
+            detail = client.get(f"{URL}/{exemplar_id}", params={"snapshot": name}).json()
+            assert detail["revision"] == revision
+        return page["detail"]["revision"], page["revision"], names
+
+    assert shown(1) == (3, 3, ["s2", "s1", "s0"])
+    assert shown(1, "s1") == (1, 3, ["s2", "s1", "s0"])
+    # What was deleted with its last arrays is shown with those of the snapshots.
+    assert shown(2, "s0") == (0, 2, ["s2", "s1", "s0"])
+    assert shown(3) == (0, 0, ["s2", "s1", "s0"])
+    client.delete("/v1/buffers/b/snapshots/s1")
+    assert shown(1) == (3, 3, ["s2", "s0"])
+
+
 def test_pages_of_a_list_go_on_past_a_replacement(client: httpx.Client) -> None:
     put_buffer(client)
     push(client, exemplars())

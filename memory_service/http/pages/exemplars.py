@@ -199,10 +199,14 @@ class ExemplarPage:
     """For people; cut where it is long."""
     died: int | None
     """The version at which the buffer ceased to hold it."""
+    revision: int
+    """How often its arrays were replaced in all."""
     num_snapshots: int
     """That show it."""
     snapshots: tuple[SnapshotInfo, ...]
     """The newest of them, newest first."""
+    revisions: tuple[int, ...]
+    """How often its arrays were replaced by each of those."""
 
 
 @router.page("/buffers/{name}/exemplars/{exemplar_id}", "exemplar")
@@ -211,7 +215,8 @@ def exemplar(
 ) -> ExemplarPage:
     record = buffer.get(exemplar_id, snapshot=snapshot)
     detail, known = exemplar_detail(record), buffer.state.words
-    died, shown_in = buffer.state.life_of(exemplar_id)
+    life = buffer.state.life_of(exemplar_id)
+    newest = life.shown_in[: -SNAPSHOTS_SHOWN - 1 : -1]
     (h, w), side = record.grid, max(record.grid) * record.patch_px
     scale = min(max(1, _PICTURE_SIDE // side), MAX_SCALE)
     wanted = {"dropped": "transparent", "scale": scale, "snapshot": snapshot}
@@ -231,9 +236,11 @@ def exemplar(
         ),
         grid=_grid(record.keep_mask.tolist()) if h * w <= MOST_CELLS else None,
         user_json=_shown(record.user_json()),
-        died=died,
-        num_snapshots=len(shown_in),
-        snapshots=tuple(map(snapshot_info, islice(reversed(shown_in), SNAPSHOTS_SHOWN))),
+        died=life.died,
+        revision=life.revision,
+        num_snapshots=len(life.shown_in),
+        snapshots=tuple(snapshot_info(mark) for mark, _ in newest),
+        revisions=tuple(revision for _, revision in newest),
     )
 
 

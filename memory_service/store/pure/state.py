@@ -6,6 +6,7 @@ state, which shares what is the same.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,6 +24,18 @@ from memory_service.store.pure.revised import joined, pruned
 from memory_service.store.pure.tallies import SegmentState, tallies_of
 from memory_service.store.pure.visibility import Pinned, records_shown, shown_by
 from memory_service.store.pure.words import Words
+
+
+@dataclass(frozen=True)
+class Life:
+    """What became of a record."""
+
+    died: int | None
+    """The version at which it ceased to be live; None where it is."""
+    revision: int
+    """How often its arrays were replaced in all, as far as somebody shows it."""
+    shown_in: list[tuple[Snapshot, int]]
+    """Snapshots that show it, oldest first, each with how often its arrays were replaced by then."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +94,23 @@ class State:
         counted = (self.columns.num_records, self.columns.bytes_used)
         return Snapshot(name, self.version, self.next_id, *counted, created_at, number)
 
-    def life_of(self, exemplar_id: int) -> tuple[int | None, list[Snapshot]]:
-        """The version at which a record ceased to be live, None where it is, and the snapshots that show it, oldest
-        first. Of an id that nobody shows: None and nothing."""
-        born_before = [mark for mark in self.snapshots.values() if exemplar_id < mark.next_exemplar_id]
-        if self.columns.shown.positions_of(np.array([exemplar_id], dtype=np.uint64))[0] >= 0:
-            return None, _by_age(born_before)
+    def life_of(self, exemplar_id: int) -> Life:
+        """What became of a record since it was pushed; nothing, of an id that nobody shows."""
+        asked, shown, pinned = np.array([exemplar_id], dtype=np.uint64), self.columns.shown, self.pinned.columns
         # Of one whose arrays were replaced, several are pinned.
-        deaths = self.pinned.died[self.pinned.columns.shown_ids == exemplar_id]
-        if not len(deaths):
-            return None, []
-        died = int(deaths.max())
-        return died, _by_age(mark for mark in born_before if mark.version < died)
+        places = np.flatnonzero(pinned.shown_ids == asked)
+        places = places[np.argsort(self.pinned.died[places])]
+        deaths = self.pinned.died[places].tolist()
+        revisions = [*pinned.revisions(pinned["exemplar_id"][places]).tolist(), *shown.revisions(asked).tolist()]
+        lives = shown.positions_of(asked)[0] >= 0
+        ended = deaths[-1] if deaths else 0
+        marks = _by_age(
+            mark
+            for mark in self.snapshots.values()
+            if exemplar_id < mark.next_exemplar_id and (lives or mark.version < ended)
+        )
+        shown_in = [(mark, revisions[bisect_right(deaths, mark.version)]) for mark in marks]
+        return Life(None if lives or not deaths else ended, max(revisions), shown_in)
 
     def shown_by(self, snapshot: Snapshot, changed: Arrays) -> Columns:
         """The records that a snapshot shows: see :func:`~memory_service.store.pure.visibility.records_shown`."""
