@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from memory_service.store.segments.base import KnownFiles
 MOST_VALUES: Final = 500
 """In a list in SQL."""
 
+_REVISED: Final = tuple(tables.revisions.c[name] for name in REVISED_DTYPE.names or ())
 _SCORES: Final = np.dtype(
     [("buffer_id", "i8"), ("exemplar_id", "u8"), ("version", "i8"), ("score", "f4"), ("rank", "u4")]
 )
@@ -127,9 +129,7 @@ class Reading:
         for owner, of_it in zip(owners.tolist(), np.split(scores, starts[1:]), strict=False):
             contents[owner].scores = _latest(of_it)
             counts[owner]["scores"] = len(of_it)
-        revised = self._revised(buffer_id)
         for id_, rows in contents.items():
-            rows.revised = np.array(revised.get(id_, []), REVISED_DTYPE)
             counts[id_]["revisions"] = len(rows.revised)
             numbers = {"snapshots": len(rows.snapshots), "classes": len(rows.classes)}
             numbers["name_bytes"] = ledger.all_name_bytes(rows.names.values())
@@ -145,6 +145,10 @@ class Reading:
         )
         answers = _only(counted, p.buffer_id, buffer_id).group_by(p.buffer_id).subquery()
         learners = sa.select(sa.func.count()).where(tables.phases.c.buffer_id == b.id)
+        # Numbers of all its rows, end to end: a statement of their own would be one more at each start.
+        columns: list[sa.ColumnElement[str]] = [column.cast(sa.Text) for column in _REVISED]
+        each = sa.func.aggregate_strings(functools.reduce(lambda one, next_: one + " " + next_, columns), " ")
+        revised = sa.select(each).where(tables.revisions.c.buffer_id == b.id)
         class_ids = sa.select(sa.func.aggregate_strings(c.class_id.cast(sa.Text), " ")).where(c.buffer_id == b.id)
         statement = sa.select(
             tables.buffers,
@@ -152,6 +156,7 @@ class Reading:
             tables.vocabularies.c.words,
             class_ids.correlate(tables.buffers).scalar_subquery().label("class_ids"),
             learners.correlate(tables.buffers).scalar_subquery().label("learners"),
+            revised.correlate(tables.buffers).scalar_subquery().label("revised"),
             answers.c.answers,
             answers.c.num_bytes,
         ).select_from(
@@ -163,6 +168,8 @@ class Reading:
             classes = set(map(int, (row.class_ids or "").split()))
             words = None if row.words is None else stored(row.words)
             contents[row.id] = BufferRows(entry_of(row), row.number, classes=classes, words=words)
+            if row.revised:
+                contents[row.id].revised = _revised(row.revised)
             description_bytes = len(row.description.encode())
             counts[row.id] = {"description_bytes": description_bytes, "answers": row.answers or 0}
             counts[row.id]["phases"] = row.learners
@@ -234,19 +241,12 @@ class Reading:
         changed_later = np.unique(found["exemplar_id"][found["version"] > version])
         return _latest(found[(found["version"] <= version) & np.isin(found["exemplar_id"], changed_later)])
 
-    def _revised(self, buffer_id: int | None, segment_id: int | None = None) -> dict[int, list[tuple[int, ...]]]:
-        """Buffer id -> rows of ``revisions``, ascending."""
-        r = tables.revisions.c
-        columns = [r[name] for name in REVISED_DTYPE.names or ()]
-        statement = _only(sa.select(r.buffer_id, *columns), r.buffer_id, buffer_id)
-        found: dict[int, list[tuple[int, ...]]] = {}
-        for owner, *values in self.connection.execute(_only(statement, r.segment_id, segment_id).order_by(r.stored_id)):
-            found.setdefault(owner, []).append(tuple(values))
-        return found
-
     def revised(self, buffer_id: int, segment_id: int | None = None) -> Revised:
         """:attr:`BufferRows.revised`, or what of it lies in one segment."""
-        return np.array(self._revised(buffer_id, segment_id).get(buffer_id, []), REVISED_DTYPE)
+        r = tables.revisions.c
+        statement = sa.select(*_REVISED).where(r.buffer_id == buffer_id)
+        rows = self.connection.execute(_only(statement, r.segment_id, segment_id).order_by(r.stored_id))
+        return np.array([tuple(row) for row in rows], REVISED_DTYPE)
 
     def num_revised(self, buffer_id: int) -> int:
         """How many records :meth:`revised` gives."""
@@ -367,6 +367,12 @@ UNANSWERED: Final = "exemplar_memory_unanswered"
 def unanswered(statement: _T) -> _T:
     """A statement whose answer nobody looks at; that it fails may show at a later one."""
     return statement.execution_options(**{UNANSWERED: True})
+
+
+def _revised(numbers: str) -> Revised:
+    """Rows as text, in any order."""
+    table = np.fromstring(numbers, np.uint64, sep=" ").reshape(-1, len(_REVISED))
+    return np.sort(np.array(list(map(tuple, table.tolist())), REVISED_DTYPE), order="stored_id")
 
 
 def entry_of(row: sa.Row[Any]) -> BufferEntry:
