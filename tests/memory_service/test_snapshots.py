@@ -340,6 +340,7 @@ def test_diff_of_two_snapshots_and_of_one_and_now(client: httpx.Client, data: Pa
     take(client, "b")
     push(client, [exemplar(5, 9), exemplar(6, 9)])
     before = whole_state(data)
+    empty = {"count": 0, "bytes": 0, "classes": [], "exemplar_ids": []}
     expected = {
         "from_version": 1,
         "to_version": 3,
@@ -358,6 +359,7 @@ def test_diff_of_two_snapshots_and_of_one_and_now(client: httpx.Client, data: Pa
             ],
             "exemplar_ids": [1, 2, 3],
         },
+        "revised": empty,
     }
     assert client.get(f"{URL}/diff", params={"from": "a", "to": "b"}).json() == expected
     # The other way round, it is the other way round.
@@ -368,7 +370,6 @@ def test_diff_of_two_snapshots_and_of_one_and_now(client: httpx.Client, data: Pa
     assert (now["from_version"], now["to_version"]) == (3, 4)
     assert (now["added"]["exemplar_ids"], now["evicted"]["exemplar_ids"]) == ([9, 10], [4])
     nothing = client.get(f"{URL}/diff", params={"from": "a", "to": "a"}).json()
-    empty = {"count": 0, "bytes": 0, "classes": [], "exemplar_ids": []}
     assert (nothing["added"], nothing["evicted"]) == (empty, empty)
     # New scores are no difference of what is held.
     client.patch(f"{URL}/exemplars", json={"exemplar_ids": [9], "scores": [5]})
