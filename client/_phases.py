@@ -58,7 +58,7 @@ class InStep(Named):
 
         Args:
             learners: the ids of those to wait for, or how many it takes, whichever they are.
-            timeout: seconds to wait at most.
+            timeout: seconds to wait at most. Each time the service is asked has its own bounds (:class:`Timeout`).
 
         Returns:
             as :meth:`phases`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -361,6 +362,8 @@ def test_garbage_is_refused_and_leaves_nothing(client: httpx.Client, data: Path)
         document = response.json()
         assert document["code"] in (code, "mask_mismatch", "invalid_payload", "payload_mismatch"), (code, document)
         assert "Traceback" not in response.text
+        # The name that the service gives what comes in says nothing to who sent it.
+        assert not re.search("[0-9a-f]{32}", document["detail"]), document
     segment = next(path for path in (data / "segments").iterdir())
     assert_problem(client.post("/v1/buffers/copy/import", content=segment.read_bytes(), headers=ZIP), "invalid_export")
     assert sorted(path.name for path in (data / "segments").iterdir()) == before

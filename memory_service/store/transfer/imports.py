@@ -105,7 +105,7 @@ class Import:
             self.description = _description(self._contents)
         except (FormatError, ValueError, OSError, MemoryError) as error:
             self._file.close()
-            raise FormatError(f"{path.name} is not an exported buffer: {error}", code="invalid_export") from error
+            raise FormatError(f"the file is not an exported buffer: {error}", code="invalid_export") from error
         except BaseException:
             self._file.close()
             raise
