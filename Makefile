@@ -23,7 +23,7 @@ help:
 	@echo "make check-pages  the demo's report, the pages of the service over its memory, and the site where it is built, in Chromium, narrow and wide, light and dark, judged by axe-core (1 minute)"
 	@echo "make check-wheels  the wheel, built and installed in clean environments, and tried there (some minutes; others: ARGS=\"learner --python python3.13\")"
 	@echo "make check-objects  the tests of object stores and replicas over SeaweedFS, and that rclone's server is refused (some minutes; others: docs/howto/object-store.md)"
-	@echo "make nightly the store's long tests: 500 runs of the state machine, rounds of kill -9 of the server and of trainers, a soak of 10 minutes, 300 made-up requests a route (about an hour)"
+	@echo "make nightly the store's long tests: 500 runs of the state machine, rounds of kill -9 of the server and of trainers, 300 rounds of faults under two replicas, a soak of 10 minutes, 300 made-up requests a route (about an hour and a half)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
 	@echo "make bench-learner  methods at equal bytes: the table of accuracies (some 36 minutes on two cores; goes on after Ctrl-C)"
@@ -98,6 +98,8 @@ nightly: setup
 	@KILL_ROUNDS=300 $(BIN)/python -m pytest -q tests/memory_service/test_power_loss.py
 	@echo "kill -9 of trainers, of the service, of both: 200 rounds, and 100 of ranks"
 	@KILL_ROUNDS=200 $(BIN)/python -m pytest -s tests/client/test_kills.py
+	@echo "Two replicas under faults of the network, the database, the object store and their own: 300 rounds"
+	@FAULT_ROUNDS=300 $(BIN)/python -m pytest -s tests/memory_service/test_replica_faults.py
 	@echo "Everything at once for ten minutes, every figure within its limit"
 	@SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/memory_service/test_soak.py
 	@echo "Requests made up from the OpenAPI document: 300 a route"

@@ -78,10 +78,17 @@ class PostgresServer:
             f"{k}={quote(v)}" for k, v in given.items()
         )
 
-    def execute(self, statement: str) -> None:
-        """In the database ``postgres``."""
+    def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        """In the database ``postgres``; the rows that it gives, of several statements the last."""
         with psycopg.connect(f"host={self._directory} user=postgres dbname=postgres", autocommit=True) as connection:
-            connection.execute(statement.encode())
+            cursor = connection.execute(statement.encode())
+            while cursor.nextset():
+                pass
+            return cursor.fetchall() if cursor.description else []
+
+    def waits(self) -> bool:
+        """Whether anybody waits for a lock."""
+        return bool(self.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
 
     def _run(self, program: str, *arguments: str) -> None:
         # It refuses to run as root.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -122,6 +123,35 @@ def test_buffers_are_made_forked_and_deleted_for_all(pair: tuple[SharedStore, Sh
     push(first.buffer("b"), 3)
     expect_same(first, second)
     expect_same(first, second, "f")
+
+
+def test_who_lets_go_of_a_shared_segment_last_removes_it(
+    pair: tuple[SharedStore, SharedStore], postgres: PostgresServer
+) -> None:
+    """Also where both do at once: neither takes it for the other's."""
+    first, second = pair
+    source, _ = first.create_buffer("b", budget_bytes=20_000, disk_limit_bytes=400_000)
+    push(source, 0, 20)
+    fork = second.fork("b", "f")
+    shared_by = [first.buffer("b").state.segments, fork.state.segments]
+    stems = set.intersection(*({segment.stem for segment in segments.values()} for segments in shared_by))
+    assert stems
+    ended: list[str] = []
+
+    def let_go() -> None:
+        with second._index.changing(fork.config.id), second._index.writing() as transaction:
+            ended.extend(transaction.delete_buffer(fork.config.id))
+
+    other = threading.Thread(target=let_go)
+    with first._index.changing(source.config.id), first._index.writing() as transaction:
+        ended.extend(transaction.delete_buffer(source.config.id))
+        other.start()
+        while other.is_alive() and not postgres.waits():
+            other.join(0.01)
+    other.join()
+    assert stems <= {*ended}
+    with first._index.reading() as reading:
+        assert not reading.known_stems(sorted(stems))
 
 
 def test_of_an_open_segment_only_what_is_new_is_fetched(

@@ -133,6 +133,9 @@ class Writing(Revising):
     def drop_segments(self, buffer_id: int, states: Iterable[SegmentState]) -> list[str]:
         """Take segments out of a buffer; returns the stems of those that no buffer consists of any more."""
         gone = list(states)
+        if self._shared and gone:
+            # Who lets go of one that another buffer has let go of just now is to see that.
+            self.connection.execute(_HOLD_SEGMENTS, {"ids": [state.id for state in gone]})
         for state in gone:
             for table in (tables.deaths, tables.revisions, tables.buffer_segments):
                 this = table.delete().where(table.c.buffer_id == buffer_id, table.c.segment_id == state.id)
@@ -349,6 +352,10 @@ class Writing(Revising):
 
 # Made once: they are part of every change, and cost more to make than to run.
 _UPDATE_SEGMENT = unanswered(tables.segments.update().where(tables.segments.c.id == sa.bindparam("of")))
+_HOLD_SEGMENTS = unanswered(
+    # In one order; and those who only refer to one do not wait.
+    sa.text("SELECT FROM segments WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE")
+)
 _INSERT_OPEN_ROW = unanswered(tables.open_rows.insert())
 _INSERT_OPEN_BODIES = unanswered(tables.open_bodies.insert())
 _INSERT_BUFFER_SEGMENT = unanswered(tables.buffer_segments.insert())

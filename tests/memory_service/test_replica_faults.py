@@ -1,0 +1,376 @@
+"""Rounds of faults under two replicas: learners go on meanwhile, and then the store is what the model says.
+
+A replica is killed, PostgreSQL ends as in a crash and comes back, the object store is away, nothing passes between a
+replica and the database in one way or in both. Deletes, compaction, snapshots that expire, forks and sweeps go on.
+
+``FAULT_ROUNDS`` says how many; each is of buffers of its own, and follows from its number. So
+``FAULT_SEED=17 FAULT_ROUNDS=1`` does round 17 again. ``make nightly`` asks for many.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from memory_format import Record, StorageError
+from memory_service.http.app import open_store
+from memory_service.settings import Settings
+from memory_service.store.admin.verify import verify
+from memory_service.store.directory import Places
+from memory_service.store.shared import SharedStore
+from memory_service.testing import ServiceProcess
+from tests.links import Link
+from tests.memory_service.helpers import all_records
+from tests.memory_service.replica_model import SECONDS, Learner, Model, Push, Removal, insist
+from tests.objects import ObjectStore, use
+from tests.postgres import PostgresServer
+
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "1"))
+SEED = int(os.environ.get("FAULT_SEED", "0"))
+LEARNERS = 4
+MIB = 2**20
+# So that segments are large enough to be put, and the disk limit makes pushes compact.
+SEGMENT_BYTES = 256 * 1024
+ROOMY = {"budget_bytes": 64 * MIB, "disk_limit_bytes": 160 * MIB}
+TIGHT = {"budget_bytes": 2 * MIB, "disk_limit_bytes": 2 * MIB + 17 * SEGMENT_BYTES}
+POLICIES = ("reservoir", "class_balanced", "lowest_score", "fifo", "class_balanced")
+NEVER = ("lost", "doubled", "resurrected", "strange", "torn", "older", "budget_violations", "orphans_left")
+
+pytestmark = pytest.mark.timeout(180 + 60 * ROUNDS)
+
+
+class Site:
+    """Two replicas, each with its link to the database, and one in this process that sweeps."""
+
+    def __init__(self, directory: Path, postgres: PostgresServer, store: ObjectStore, stack: ExitStack) -> None:
+        self.directory, self.postgres, self.store, self.stack = directory, postgres, store, stack
+        self.index, self.segments = postgres.new_schema(), store.new_prefix()
+        self.links = [Link(Path(postgres.socket)) for _ in range(2)]
+        for link in self.links:
+            stack.callback(link.remove)
+        self.replicas = [self._start(number) for number in range(2)]
+        keeper = Settings(data=directory / "keeper", index=self.index, segments=self.segments, replicas=True)
+        opened = stack.enter_context(open_store(keeper))
+        assert isinstance(opened, SharedStore)
+        self.keeper = opened
+        self.urls = [replica.url for replica in self.replicas]
+
+    def _start(self, number: int) -> ServiceProcess:
+        link = self.links[number].directory
+        environment = {
+            "MEMORY_SERVICE_INDEX": self.index.replace(self.postgres.socket, str(link)),
+            "MEMORY_SERVICE_SEGMENTS": self.segments,
+            "MEMORY_SERVICE_SEGMENT_BYTES": str(SEGMENT_BYTES),
+        }
+        made = ServiceProcess(
+            self.directory / f"replica-{number}", "--replicas", environment=environment, log=self.log(number)
+        )
+        return self.stack.enter_context(made)
+
+    def log(self, number: int) -> Path:
+        return self.directory / f"replica-{number}.log"
+
+    def start_again(self, number: int) -> None:
+        self.replicas[number] = self._start(number)
+        self.urls[number] = self.replicas[number].url
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        schema = self.index.rpartition("%3D")[2]
+        return self.postgres.execute(f"SET search_path = {schema}; {statement}")
+
+    def stems(self, condition: str) -> set[str]:
+        return {str(stem) for (stem,) in self.rows(f"SELECT stem FROM {condition}")}
+
+    def objects(self) -> set[str]:
+        """Stems of all segments in the bucket, whether or not anybody knows them."""
+        keys = self.store.keys(self.segments) - {"store.json"}
+        return {key.removeprefix("segments/").removesuffix(".zarr.zip") for key in keys}
+
+    def sweep(self, *, also_read: bool) -> None:
+        """As when the deadlines of uploads, and of reading on, have passed."""
+        self.rows(f"UPDATE intents SET upload_until = 0 WHERE {also_read} OR NOT leaving")
+        self.keeper.sweep()
+
+    def sweep_all(self) -> None:
+        """Until nothing is left that has a deadline: the second look forgets the names of what the first removed."""
+
+        def is_done() -> bool:
+            self.sweep(also_read=True)
+            self.keeper._segments._sweeper.wait(10)  # type: ignore[attr-defined]
+            return not self.stems("intents")
+
+        insist(is_done)
+
+
+@pytest.fixture
+def site(
+    tmp_path: Path, postgres: PostgresServer, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Site]:
+    use(object_store, monkeypatch)
+    with ExitStack() as stack:
+        yield Site(tmp_path, postgres, object_store, stack)
+
+
+# Faults: each begins with the block, and is over behind it
+
+
+@contextmanager
+def killed(site: Site, rng: random.Random) -> Iterator[str]:
+    number = rng.randrange(2)
+    site.replicas[number].kill()
+    yield "killed"
+    site.start_again(number)
+
+
+@contextmanager
+def database_ended(site: Site, rng: random.Random) -> Iterator[str]:
+    site.postgres.stop()
+    try:
+        yield "database ended"
+    finally:
+        site.postgres.start()
+
+
+@contextmanager
+def objects_away(site: Site, rng: random.Random) -> Iterator[str]:
+    with site.store.away():
+        yield "objects away"
+
+
+@contextmanager
+def cut_off(site: Site, rng: random.Random) -> Iterator[str]:
+    """Of a replica: what it says does not arrive, or what it is answered, or neither; in the end it does, or never."""
+    link = rng.choice(site.links)
+    way = rng.choice([{"back": False}, {"there": False}, {}])
+    link.hold(**way)
+    yield f"cut off{' one way' if way else ''}"
+    if rng.random() < 0.5:
+        link.cut()
+    link.pass_all()
+
+
+@contextmanager
+def killed_while_cut_off(site: Site, rng: random.Random) -> Iterator[str]:
+    """What it has sent last arrives after its death, while its clients ask the other one."""
+    number = rng.randrange(2)
+    site.links[number].hold(there=rng.random() < 0.7)
+    time.sleep(0.3)
+    site.replicas[number].kill()
+    yield "killed while cut off"
+    site.links[number].pass_all()
+    site.start_again(number)
+
+
+@contextmanager
+def overdue(site: Site, rng: random.Random) -> Iterator[str]:
+    """Uploads under way are too late, and swept."""
+    yield "uploads overdue"
+    for _ in range(5):
+        # Unless it is the database that is amiss.
+        with suppress(psycopg.OperationalError, StorageError):
+            site.sweep(also_read=False)
+        time.sleep(0.05)
+
+
+FAULTS = (killed_while_cut_off, database_ended, objects_away, killed, cut_off, overdue)
+
+
+@contextmanager
+def faults(site: Site, rng: random.Random, number: int) -> Iterator[list[str]]:
+    """One of each kind in turn, and perhaps a second one within it, which is over first. Neither kills what is to be
+    started while the other is amiss."""
+    with ExitStack() as stack:
+        said = [stack.enter_context(FAULTS[number % len(FAULTS)](site, rng))]
+        if rng.random() < 0.3:
+            time.sleep(rng.random() / 2)
+            said.append(stack.enter_context(rng.choice([cut_off, objects_away, overdue])(site, rng)))
+        yield said
+
+
+def duration(rng: random.Random) -> float:
+    """Seconds that a fault lasts: now and then ten, where there is time for it."""
+    return 10.0 if ROUNDS > 20 and rng.random() < 0.03 else rng.choice([0.1, 0.4, 1.0])
+
+
+# What must be so, once all is calm
+
+
+class Checks:
+    """Of one round, when nothing is amiss any more and no request is under way."""
+
+    def __init__(self, site: Site, model: Model, stack: ExitStack) -> None:
+        self.site, self.model, self.found = site, model, model.found
+        self.clients = [stack.enter_context(httpx.Client(base_url=url, timeout=SECONDS)) for url in site.urls]
+
+    def read(self, name: str, **params: str) -> dict[int, Record]:
+        """Of a buffer, through both: the same."""
+        one, two = (all_records(client, buffer=name, **params) for client in self.clients)
+        held = {record.exemplar_id: record for record in one}
+        self.found["doubled"] += len(one) - len(held)
+        assert [(r.exemplar_id, r.body) for r in one] == [(r.exemplar_id, r.body) for r in two]
+        return held
+
+    def whole(self, learners: list[Learner]) -> None:
+        """Of a push without an answer all is there, or nothing; where nothing is evicted."""
+        for name in self.model.buffers:
+            if not name.startswith("roomy"):
+                continue
+            bodies = {record.body for record in self.read(name).values()}
+            for unsure in (each for learner in learners for each in learner.unsure):
+                if isinstance(unsure, Push) and unsure.buffer == name:
+                    there = sum(record.body in bodies for record in unsure.records)
+                    self.found["torn"] += there not in (0, len(unsure.records))
+                elif isinstance(unsure, Removal) and unsure.buffer == name:
+                    held = self.read(name, phase=str(unsure.phase))
+                    self.found["torn"] += len(held) not in (0, len(unsure.ids))
+
+    def agree(self) -> None:
+        """What is held is what the model says, through both."""
+        for name, known in self.model.buffers.items():
+            held, expected = self.read(name), known.records.keys() - known.gone
+            self.found["lost"] += len(expected - held.keys())
+            self.found["lost"] += sum(held[id_].body != known.records[id_].body for id_ in held.keys() & expected)
+            self.found["resurrected"] += len(held.keys() & known.gone)
+            self.found["strange"] += len(held.keys() - known.records.keys())
+            bodies = Counter(record.body for record in held.values())
+            self.found["doubled"] += bodies.total() - len(bodies)
+            self.found["strange"] += sum(record.body in bodies for record in known.refused)
+            stats = [client.get(f"/v1/buffers/{name}/stats").json() for client in self.clients]
+            for each in stats:
+                self.model.note_stats(each)
+                assert (each["version"], each["num_records"]) == (stats[0]["version"], len(held))
+            for step in range(3 if held else 0):
+                wanted = {"batch_size": 8, "seed": 5, "step": step}
+                one, two = (client.post(f"/v1/buffers/{name}/sample", json=wanted) for client in self.clients)
+                assert (one.status_code, one.content) == (200, two.content), one.text
+            self.snapshots_and_forks(name)
+
+    def snapshots_and_forks(self, name: str) -> None:
+        known = self.model.buffers[name]
+        one, two = (client.get(f"/v1/buffers/{name}/snapshots").json()["snapshots"] for client in self.clients)
+        assert one == two
+        assert len(one) <= 2
+        for snapshot in one:
+            held = self.read(name, snapshot=snapshot["name"])
+            self.found["lost"] += abs(snapshot["num_records"] - len(held))
+            self.found["strange"] += len(held.keys() - known.records.keys())
+            self.found["lost"] += sum(held[id_].body != known.records[id_].body for id_ in held.keys() & known.records)
+            if snapshot["name"] in known.snapshots:
+                assert known.snapshots[snapshot["name"]] == (snapshot["version"], snapshot["num_records"])
+        for fork, version in known.forks.items():
+            if version >= 0:
+                held = self.read(fork)
+                self.found["strange"] += len(held.keys() - known.records.keys())
+                assert self.clients[0].get(f"/v1/buffers/{fork}").json()["version"] == version
+
+    def objects_are_named(self) -> None:
+        """Before any deadline the index names all that is in the bucket; after it, nothing but segments is left."""
+        objects = self.site.objects()
+        self.note_orphans(objects - self.site.stems("segments") - self.site.stems("intents"))
+        self.site.sweep_all()
+        assert self.site.objects() ^ self.site.stems("segments WHERE sealed") == set()
+
+    def note_orphans(self, stems: set[str]) -> None:
+        self.found["orphans_left"] += len(stems)
+        for stem in stems:
+            rows = self.site.rows(f"SELECT id, sealed FROM segments WHERE stem = '{stem}'")
+            print(f"orphan {stem}: object {stem in self.site.objects()}, segment {rows}")
+
+    def verified(self) -> None:
+        report = verify(self.site.directory / "keeper", Places(self.site.index, self.site.segments))
+        assert report.sound, report.problems
+
+    def nothing_is_left(self) -> None:
+        """Of buffers that are deleted: their forks are whole until they are, too."""
+        forks = [fork for known in self.model.buffers.values() for fork, version in known.forks.items() if version >= 0]
+        before = {fork: self.read(fork) for fork in forks}
+        for name in self.model.buffers:
+            assert self.clients[0].delete(f"/v1/buffers/{name}").status_code == 204
+        for fork, held in before.items():
+            after = self.read(fork)
+            self.found["lost"] += len(held.keys() - after.keys())
+        for known in self.model.buffers.values():
+            for fork, version in known.forks.items():
+                status = self.clients[1].delete(f"/v1/buffers/{fork}").status_code
+                assert status == 204 or (status == 404 and version < 0)
+        for client in self.clients:
+            assert client.get("/v1/buffers").json()["buffers"] == []
+        self.site.sweep_all()
+        self.note_orphans(self.site.objects() | self.site.stems("segments"))
+
+
+def run_round(site: Site, number: int) -> Counter[str]:
+    rng = random.Random(number)
+    model = Model(site.urls, (f"roomy-{number}", f"tight-{number}"))
+    for name, settings in zip(model.buffers, (ROOMY, TIGHT), strict=True):
+        made = {"retain_snapshots": 2, "eviction": POLICIES[number % len(POLICIES)], **settings}
+        if name.startswith("roomy"):
+            made["eviction"] = "fifo"
+        answered = httpx.put(f"{rng.choice(site.urls)}/v1/buffers/{name}", json=made, timeout=SECONDS)
+        assert answered.status_code == 201, answered.text
+    learners = [Learner(n, number, model, rng.randrange(8, 16)) for n in range(LEARNERS)]
+    with httpx.Client(timeout=SECONDS) as client:
+        learners[0].fill(client, f"tight-{number}")
+    with at_work(learners):
+        time.sleep(rng.random() / 2)
+        with faults(site, rng, number) as said:
+            time.sleep(duration(rng))
+    insist(lambda: all(is_ready(url) for url in site.urls))
+    model.counts["unsure"] = sum(len(learner.unsure) for learner in learners)
+    with ExitStack() as stack:
+        checks = Checks(site, model, stack)
+        checks.whole(learners)
+        for learner in learners:
+            learner.settle()
+        verified = [checks.verified] if number % 5 == 0 else []
+        for step in [checks.agree, checks.objects_are_named, checks.agree, *verified, checks.nothing_is_left]:
+            step()
+    print(f"round {number}: {', '.join(said)}: {dict(model.counts)}")
+    assert not +model.found, f"{dict(+model.found)} in round {number}"
+    return model.counts
+
+
+@contextmanager
+def at_work(learners: list[Learner]) -> Iterator[None]:
+    """What they have begun is answered, or known not to be, behind the block."""
+    for learner in learners:
+        learner.start()
+    try:
+        yield
+    finally:
+        for learner in learners:
+            learner.done.set()
+        for learner in learners:
+            learner.join()
+    for learner in learners:
+        if learner.error is not None:
+            raise learner.error
+
+
+def is_ready(url: str) -> bool:
+    return httpx.get(f"{url}/readyz", timeout=SECONDS).status_code == 200
+
+
+def test_after_each_fault_the_store_is_what_its_learners_were_told(site: Site) -> None:
+    began, counts = time.monotonic(), Counter[str]()
+    for number in itertools.islice(itertools.count(SEED), ROUNDS):
+        try:
+            counts += run_round(site, number)
+        except BaseException:
+            print(f"again: FAULT_SEED={number} FAULT_ROUNDS=1")
+            raise
+    assert counts["pushed"] > 12 * ROUNDS
+    seconds = round(time.monotonic() - began)
+    print(json.dumps({"rounds": ROUNDS, **dict.fromkeys(NEVER, 0), **counts, "seconds": seconds}))
