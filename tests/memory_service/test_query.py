@@ -108,6 +108,7 @@ def test_a_row_says_the_same_as_the_record(client: httpx.Client, records: list[R
         "charge": record.charge,
         "crc32": record.crc32,
         "num_pictures": 1,
+        "revision": 0,
     }
     detail = client.get(f"{URL}/{record.exemplar_id}").json()
     assert detail == {
