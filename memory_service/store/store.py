@@ -85,7 +85,7 @@ class Store:
             raise
 
     def _open(self, ports: Ports) -> None:
-        self._index, self._segments, self.id = ports.index, ports.segments, ports.index.mark().store_id
+        self._index, self._segments, self.id = ports.index, ports.segments, ports.store_id
         total, of_a_learner = self._options.total_budget_bytes, self._options.learner_bytes
         self._quota = Quota(total, self._index.leave_room, learner_limit=of_a_learner)
         try:

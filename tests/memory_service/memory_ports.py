@@ -222,7 +222,8 @@ class MemoryStores:
         if data not in self._pairs:
             index = MemoryIndex()
             self._pairs[data] = index, MemorySegments(index)
-        return Ports(*self._pairs[data])
+        index, segments = self._pairs[data]
+        return Ports(index, segments, index.mark().store_id)
 
     def segments(self, data: Path) -> MemorySegments:
         """Of a directory."""
