@@ -34,7 +34,7 @@ class Replicas:
             **environment,
             "MEMORY_SERVICE_INDEX": index,
             "MEMORY_SERVICE_SEGMENTS": segments,
-            # Every few pushes fill one, which is put then.
+            # Every few pushes fill one; small as it is, it stays in the index. Put are those of test_replica_faults.py.
             "MEMORY_SERVICE_SEGMENT_BYTES": "70000",
         }
         self.stack = ExitStack()
