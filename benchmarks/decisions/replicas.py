@@ -4,7 +4,7 @@
 
 Two empty databases, or schemas, of PostgreSQL (postgresql+psycopg://...), which are not emptied afterwards. Segments
 are objects in a directory. Pushes and draws go to all in turns; medians. *Behind*: another replica has pushed in
-between. The last line of stdout is one JSON object.
+between; *reading all*: and what it has told of that is not looked at. The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 from benchmarks.common.machine import directory_on_disk, machine
 from benchmarks.common.records import Noise
@@ -26,8 +27,8 @@ from memory_service.store import Store
 from memory_service.store.directory import Places
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.shared import SharedStore
+from memory_service.store.writer import Writer
 
-_HELD = 2000
 _TURNS = 40
 _PUSHED = 8
 _DRAWN = 64
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--alone", required=True, metavar="URL")
     parser.add_argument("--replicas", required=True, metavar="URL")
+    parser.add_argument("--held", type=int, default=2000, help="records of the buffer, a multiple of 1000")
     options = parser.parse_args(arguments)
     noise = Noise()
     seconds: dict[str, list[float]] = defaultdict(list)
@@ -49,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         one, two = (stack.enter_context(SharedStore(place / name, open_ports=shared)) for name in ("one", "two"))
         for store in (only, one):
             store.create_buffer("b", budget_bytes=_ROOMY)
-            for turn in range(_HELD // 1000):
+            for turn in range(options.held // 1000):
                 store.buffer("b").push(noise.batch(turn * 1000, 1000).arrow)
         for turn in range(_TURNS):
-            batch = noise.batch(_HELD + turn * _PUSHED, _PUSHED).arrow
+            batch = noise.batch(options.held + turn * _PUSHED, _PUSHED).arrow
             steps: list[tuple[str, Callable[[], object]]] = [
                 ("push, alone", partial(_push, only, batch)),
                 ("push", partial(_push, one, batch)),
@@ -63,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 ("draw, behind", partial(_draw, two, turn)),
                 ("", partial(_push, two, batch)),
                 ("push, behind", partial(_push, one, batch)),
+                ("draw, behind, reading all", partial(_reading_all, partial(_draw, two, turn))),
+                ("", partial(_push, two, batch)),
+                ("push, behind, reading all", partial(_reading_all, partial(_push, one, batch))),
             ]
             for name, step in steps:
                 began = time.perf_counter()
@@ -71,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures = {name: round(statistics.median(of_it) * 1e3, 2) for name, of_it in sorted(seconds.items()) if name}
     for name, milliseconds in figures.items():
         print(f"{name}: {milliseconds} ms", flush=True)
-    print(json.dumps({"machine": machine(), "held": _HELD, "milliseconds": figures}))
+    print(json.dumps({"machine": machine(), "held": options.held, "milliseconds": figures}))
     return 0
 
 
@@ -81,6 +86,11 @@ def _push(store: Store, batch: bytes) -> None:
 
 def _draw(store: Store, step: int) -> None:
     store.buffer("b").sample(SampleRequest(_DRAWN, seed=1, step=step))
+
+
+def _reading_all(step: Callable[[], object]) -> None:
+    with mock.patch.object(Writer, "_follow", return_value=False):
+        step()
 
 
 if __name__ == "__main__":

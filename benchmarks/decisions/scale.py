@@ -285,7 +285,7 @@ STEPS: Final[dict[str, dict[str, object]]] = {
     "one buffer for all, in one store": {"stores": 1, "by_learner": False, "buffers": 1},
     "new rows alone are read": {"only_new": True},
 }
-"""Each is what the one before is, and this. The last one is not built."""
+"""Each is what the one before is, and this. Since then, replicas read as in the last one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,6 +22,7 @@ from memory_service.store.loading import Growing, Purpose
 from memory_service.store.pure.change import Change, Leaving, Written
 from memory_service.store.pure.ledger import IndexRows, all_name_bytes, store_share, words_bytes
 from memory_service.store.pure.model import BufferConfig
+from memory_service.store.pure.news import NOTHING_WRITTEN, Wrote
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.pure.visibility import shown_by
@@ -120,6 +121,8 @@ class Commits:
             transaction.update_figures(before.version, BufferEntry(change.config, *figures))
         if not grows and change.config != before.config:
             transaction.update_settings(change.config)
+        wrote = Wrote(flight.new, [segment.id for segment in segments], flight.full)
+        self.writer.tell(transaction, before, change, after, wrote)
         return after, orphaned
 
     def _note_small(self, transaction: Writing, before: State, change: Change, leaving: Leaving) -> IndexRows:
@@ -207,8 +210,9 @@ class Commits:
             return False
         with self._index.writing() as transaction:
             counts = self.answers.forget(transaction, state.counts, but_newest=LEAST_KEPT)
-            number = self.writer.number_after(transaction)
-        self._contents.become(replace(state, counts=counts, number=number))
+            after = replace(state, counts=counts, number=self.writer.number_after(transaction))
+            self.writer.tell(transaction, state, state.change(), after, NOTHING_WRITTEN)
+        self._contents.become(after)
         return True
 
     def _end_lease(self, change: Change | None = None) -> bool:
@@ -341,10 +345,13 @@ class Commits:
                 with self._index.writing() as transaction:
                     transaction.write_part(state.config.id, segment.id, part)
                     number = self.writer.number_after(transaction)
+                    after = state.after_sealing(grown(segment, segment.id, part), number)
+                    wrote = Wrote(NOTHING_WRITTEN.rows, [segment.id], [segment.id])
+                    self.writer.tell(transaction, state, state.change(), after, wrote)
             except BaseException:
                 self.writer.recover([part])
                 raise
-            self._contents.become(state.after_sealing(grown(segment, segment.id, part), number))
+            self._contents.become(after)
             self.writer.close(segment.id)
             segments.noted([part])
 

@@ -17,6 +17,7 @@ from memory_service.store.loading import Purpose
 from memory_service.store.pure.change import Change, Move
 from memory_service.store.pure.columns import concatenated
 from memory_service.store.pure.ledger import store_share
+from memory_service.store.pure.news import Wrote
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState, Tally, worth_rewriting
 from memory_service.store.room import NEW_FILE, frame_overhead, segment_bytes
@@ -136,20 +137,30 @@ class Compactor:
                     state = self._writer.with_revisions(transaction, state, flight, state.columns.revised)
                 figures = (state.version, state.next_id, state.columns.bytes_used, state.columns.num_records)
                 transaction.update_figures(state.version, BufferEntry(state.config, *figures))
+                for purpose, flight in in_flight.items():
+                    for name in ("segment", "offset"):
+                        moved[name][places[purpose]] = flight.new[name]
+                move = Move(
+                    gone=segment.id,
+                    live=moved[~is_pinned],
+                    pinned=moved[is_pinned],
+                    segments=written,
+                    number=self._writer.number_after(transaction),
+                )
+                after = state.after_move(move)
+                self._writer.tell(transaction, state, state.change(), after, _wrote(in_flight.values()), segment.id)
             for flight in in_flight.values():
                 flight.committed()
-        for purpose, flight in in_flight.items():
-            for name in ("segment", "offset"):
-                moved[name][places[purpose]] = flight.new[name]
-        move = Move(
-            gone=segment.id,
-            live=moved[~is_pinned],
-            pinned=moved[is_pinned],
-            segments=written,
-            number=self._writer.number_after(transaction),
-        )
-        self._contents.become(state.after_move(move), move)
+        self._contents.become(after, move)
         for flight in in_flight.values():
             flight.noted()
         self._writer.forget([segment], orphaned)
         return max(sum(map(len, bodies)), 1)
+
+
+def _wrote(in_flight: Iterable[InFlight]) -> Wrote:
+    flights = list(in_flight)
+    ids = [id_ for flight in flights for id_ in flight.ids]
+    return Wrote(
+        concatenated([flight.new for flight in flights]), ids, [id_ for flight in flights for id_ in flight.full]
+    )

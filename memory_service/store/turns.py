@@ -78,6 +78,6 @@ class Turns:
         try:
             self._contents.check_alive()
             if self._contents.state.number < number:
-                self._writer.reload()
+                self._writer.see(number)
         finally:
             self.lock.release()

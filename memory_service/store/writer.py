@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,14 +14,17 @@ import numpy as np
 from memory_format import StorageError
 from memory_format.wire import Batch
 from memory_service.store.contents import Contents
+from memory_service.store.index import news
 from memory_service.store.index.base import Writing
 from memory_service.store.loading import Growing, Purpose, SealedSegments, growing_of, load
+from memory_service.store.pure.change import Change
 from memory_service.store.pure.columns import Rows, headers_of_rows
+from memory_service.store.pure.news import News, Wrote, packed
 from memory_service.store.pure.revised import Revised
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.room import segment_bytes
-from memory_service.store.segments.appending import Part
+from memory_service.store.segments.appending import Part, empty
 from memory_service.store.segments.base import SegmentGoneError
 
 logger = logging.getLogger(__name__)
@@ -110,6 +114,12 @@ class Writer:
         ``NotFoundError``: they have deleted it."""
         self.settle()
         if number != self._contents.state.number and self._index.is_shared:
+            self.see(number)
+
+    def see(self, number: int | None) -> None:
+        """See what others have committed up to a change of the buffer: what is new alone where they have left it, else
+        the whole buffer. Raises as :meth:`catch_up`."""
+        if number is None or not self._follow(number):
             self.reload()
 
     def reload(self) -> None:
@@ -124,6 +134,15 @@ class Writer:
                 return False
         self.reload()
         return True
+
+    def tell(
+        self, transaction: Writing, before: State, change: Change, after: State, wrote: Wrote, gone: int | None = None
+    ) -> None:
+        """Leave to other replicas, if there are any, what a transaction does: see :func:`news.packed`."""
+        # What leases hold is known here alone; what is erased, nobody is to be told.
+        if self._index.is_shared and not (before.leased or after.leased or change.less or len(change.freed)):
+            told = packed(before, change, after, wrote, self._contents.learners, gone)
+            news.insert(transaction, before.config.id, told)
 
     def recover(self, parts: Sequence[Part]) -> None:
         """A transaction has failed that was to note these: go on from what the index says."""
@@ -170,6 +189,56 @@ class Writer:
             # Of a change that was committed and did not come to that.
             self._segments.delete(gone)
 
+    def _follow(self, number: int) -> bool:
+        """Make the changes that others have told of, up to that one; whether they are all known. Each state on the way
+        is one that was."""
+        contents, before = self._contents, self._contents.state
+        if before.leased or self._unsettled is not None or number <= before.number:
+            return False
+        with self._index.reading(alone=True) as reading:
+            told = news.following(reading, before.config.id, before.number)
+        if before.number + len(told) < number:
+            return False
+        try:
+            stems = {segment.stem for segment in before.segments.values()}
+            for number, data in enumerate(told, before.number + 1):
+                change = News(data)
+                after, move = change.after(contents.state, contents.learners, number)
+                segments = [segment for segment, _ in change.segments]
+                stems |= {segment.stem for segment in segments}
+                self._segments.changed_elsewhere(segments)
+                self._go_on(change, contents.state)
+                contents.become(after, move)
+        except (ValueError, LookupError, zlib.error) as error:
+            logger.warning("buffer %s is read as a whole: %s", before.config.name, error)
+            return False
+        for growing in list(self.growing.values()):
+            if growing.id not in contents.state.segments:
+                self.close(growing.id)
+        self.on_reload()
+        gone = stems - {segment.stem for segment in contents.state.segments.values()}
+        if gone:
+            with self._index.reading(alone=True) as reading:
+                gone -= reading.known_stems(gone)
+            # Whoever let go of them removes them.
+            self._segments.forget(gone)
+        return True
+
+    def _go_on(self, change: News, before: State) -> None:
+        """Go on with open segments behind what others have put there."""
+        for segment, full in change.segments:
+            if full:
+                self.close(segment.id)
+                continue
+            if segment.id not in before.segments and not change.is_move:
+                self.growing["pushed"] = Growing(segment.id, empty(segment.stem))
+            rows = change.rows[change.rows["segment"] == segment.id]
+            learner_ids = [change.learners[place] for place in rows["learner"].tolist()]
+            for purpose, (id_, known) in list(self.growing.items()):
+                if id_ == segment.id:
+                    grown, _ = known.with_more(headers_of_rows(rows), learner_ids, rows["length"].tolist())
+                    self.growing[purpose] = Growing(id_, grown)
+
 
 class InFlight:
     """Records that are on the disk, and not committed yet."""
@@ -181,8 +250,11 @@ class InFlight:
         self._purpose = purpose
         self._growing = growing
         self._parts = parts
-        self._ids: list[int] = []
+        self.ids: list[int] = []
+        """Of the segments written to, once they are noted."""
         self.is_committed = False
+        self.full: set[int] = set()
+        """Ids of the segments that are full then."""
         self.new = new
         """:meth:`note` fills in where they are."""
 
@@ -194,13 +266,15 @@ class InFlight:
             id_ = transaction.write_part(buffer_id, before and before.id, part)
             self.new["segment"][part.first : part.last] = id_
             self.new["offset"][part.first : part.last] = part.offsets
-            self._ids.append(id_)
+            self.ids.append(id_)
+            if part.full:
+                self.full.add(id_)
             segments.append(grown(known.get(id_), id_, part))
         return segments
 
     def committed(self) -> None:
         """The transaction that was told of them is durable: go on with what is open."""
-        for id_, part in zip(self._ids, self._parts, strict=True):
+        for id_, part in zip(self.ids, self._parts, strict=True):
             self._writer.growing[self._purpose] = Growing(id_, part.after)
             if part.full:
                 self._writer.close(id_)

@@ -27,7 +27,7 @@ from memory_service.store.admin import migrate as module
 from memory_service.store.admin.migrate import migrate
 from memory_service.store.admin.verify import verify
 from memory_service.store.directory import Places, open_local
-from memory_service.store.index import tables
+from memory_service.store.index import news, tables
 from memory_service.store.index.copying import digests, last_ids, reading_copy
 from memory_service.store.index.database_filling import DatabaseToFill
 from memory_service.store.index.filling import FileToFill
@@ -43,7 +43,7 @@ from memory_service.store.segments.filling import BucketToFill, DirectoryToFill
 from memory_service.store.transfer.journal import Journal
 from memory_service.testing import expect_loaded_state
 from tests.memory_service.conftest import crashing, running
-from tests.memory_service.helpers import address_of, command, push, put_buffer, wait_until
+from tests.memory_service.helpers import address_of, command, make_exemplar, push, put_buffer, wait_until
 from tests.memory_service.places import NewPlaces, Pair, big_records, options_of
 from tests.memory_service.test_runs import report
 from tests.objects import ObjectStore
@@ -84,6 +84,7 @@ TABLES = {
     "open_rows": "of what was pushed last",
     "open_bodies": "the same, where the index keeps them",
     "deaths": "of what was deleted",
+    "revisions": "of arrays that were replaced",
     "scores": "of what was scored anew",
     "snapshots": "s",
     "origins": "of the fork",
@@ -93,6 +94,7 @@ TABLES = {
     "vocabularies": "some words",
     "phases": "of a learner",
     "pushes": "the answer to the one with a key",
+    "news": "stay behind: they are for replicas of the old place",
     "store": "which one it is",
     "intents": "stay behind: they are of files of the old place",
 }
@@ -127,6 +129,10 @@ def make_everything(data: Path) -> str:
         assert client.delete("/v1/buffers/b/exemplars/9?erase=true").status_code == 200
         for at in range(3):
             push(client, big_records(2, first=500 + 10 * at))
+        (id_,) = push(client, [make_exemplar(arrays={"logits": np.zeros(2)})])["exemplar_ids"]
+        logits = {"logits": {"shape": [2], "data": "AACAPwAAAEA="}}
+        answer = client.patch("/v1/buffers/b/exemplars", json={"exemplar_ids": [id_], "arrays": logits})
+        assert answer.json()["revisions"] == {str(id_): 1}, answer.text
     return str(key)
 
 
@@ -199,6 +205,7 @@ def test_a_store_that_moved_through_all_places_answers_the_same(tmp_path: Path, 
     with closing(SqliteIndex(first / "index.sqlite")) as index, index.writing() as transaction:
         # Under way when a process was killed. All else of the store is as it was.
         transaction.insert_erasures([2], np.array([(13, 1, 2)], TARGET_DTYPE))
+        news.insert(transaction, 3, b"of one")
     before, data, places = rows_of(first, open_local, tmp_path), first, open_local
     assert before.keys() - {"ids"} == TABLES.keys() == tables.metadata.tables.keys()
     assert {name for name, (number, _) in before.items() if not number} == {"open_bodies", "ids"}
@@ -210,8 +217,8 @@ def test_a_store_that_moved_through_all_places_answers_the_same(tmp_path: Path, 
         assert (done.complete, done.segments) == (True, before["segments"][0])
         rows = rows_of(target, to_places, tmp_path)
         assert (rows["open_bodies"][0] > 0) == (to_places.segments is not None)
-        assert rows["intents"][0] == 0
-        for name in before.keys() - {"open_bodies", "intents"}:
+        assert rows["intents"][0] == rows["news"][0] == 0
+        for name in before.keys() - {"open_bodies", "intents", "news"}:
             assert rows[name] == before[name], (pair, name)
         assert documents_of(target) == documents_of(first)
         assert not (target / "migration").exists()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,17 +18,22 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from memory_format import ConflictError, NotFoundError, StorageError, decode_batch, encode_batch
-from memory_service.store import Buffer, Store, changes, shared
+from memory_format import ConflictError, NotFoundError, StorageError, decode_batch, encode_batch, vocabulary_fingerprint
+from memory_format.revise import NewArray
+from memory_service.store import Buffer, Store, changes, shared, writer
 from memory_service.store.directory import Places
-from memory_service.store.index import connecting
+from memory_service.store.index import connecting, news, tables
+from memory_service.store.index.base import Reading
 from memory_service.store.index.shared import SharedIndex
-from memory_service.store.pure.model import Options
+from memory_service.store.pure.model import Budget, Options
+from memory_service.store.pure.news import News
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
+from memory_service.store.pure.selection import Filter
 from memory_service.store.segments import appending, bucket, objects
 from memory_service.store.segments.bucket import Bucket
 from memory_service.store.shared import SharedStore
+from memory_service.store.writer import Writer
 from memory_service.testing import expect_loaded_state
 from memory_service.testing.round_trips import CountingProxy
 from tests.memory_service.helpers import make_exemplar
@@ -197,6 +204,198 @@ def test_a_fork_is_read_on_where_another_replica_has_deleted_its_source(
     assert [buffer.name for buffer in second.buffers()] == ["f"]
     assert held(second.buffer("f")) == before[0]
     expect_same(first, second, "f")
+
+
+# Who is behind reads what is new
+
+
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each change that was made of what another replica has told: whether it has moved records. No buffer is read as
+    a whole meanwhile."""
+    made: list[bool] = []
+
+    def note(data: bytes) -> News:
+        told = News(data)
+        made.append(told.is_move)
+        return told
+
+    def refuse(of: Writer) -> None:
+        raise AssertionError("the whole buffer is read")
+
+    monkeypatch.setattr(writer, "News", note)
+    monkeypatch.setattr(Writer, "reload", refuse)
+    return made
+
+
+def take_in(buffer: Buffer, count: int, first: int, key: str | None = None) -> object:
+    records = [
+        make_exemplar(i % 3, first + i, learner_id=f"learner-{(first + i) % 4}", arrays={"logits": np.zeros(3)})
+        for i in range(count)
+    ]
+    return buffer.push(encode_batch(records), vocabulary=buffer.config.vocabulary, idempotency_key=key)
+
+
+def ids_of(buffer: Buffer, *places: int) -> list[int]:
+    ids = buffer.state.columns.shown["exemplar_id"].tolist()
+    return [ids[place] for place in places]
+
+
+WORDS = ["a", "b", "c"]
+KINDS: dict[str, Callable[[Buffer], object]] = {
+    "a push": lambda b: take_in(b, 5, 0),
+    "one with a key": lambda b: take_in(b, 3, 10, "k"),
+    "a snapshot": lambda b: b.take_snapshot("s"),
+    "scores": lambda b: b.update(ids_of(b, 0, 2), scores=[0.5, 0.25], ranks=[7, 8]),
+    "arrays": lambda b: b.update(ids_of(b, 1, 3), arrays={"logits": NewArray(np.ones((2, 3), np.float32))}),
+    "arrays of those": lambda b: b.update(ids_of(b, 1), arrays={"logits": NewArray(np.zeros((1, 3), np.float32))}),
+    "a deletion": lambda b: b.delete(ids_of(b, 0, 1)),
+    "another snapshot": lambda b: b.take_snapshot("t"),
+    "names": lambda b: b.name_classes(["one", "two"]),
+    "a vocabulary": lambda b: b.configure(lambda config: replace(config, vocabulary=vocabulary_fingerprint(WORDS))),
+    "words": lambda b: b.say_words(WORDS),
+    "a description": lambda b: b.configure(lambda config: replace(config, description="of toads")),
+    "many": lambda b: take_in(b, 30, 20),
+    "the retention": lambda b: b.configure(lambda config: replace(config, retain_snapshots=1)),
+    "a smaller budget": lambda b: b.configure(lambda config: replace(config, budget=Budget(10_000))),
+    "evictions": lambda b: take_in(b, 12, 60),
+    "a seal": lambda b: b.seal(),
+    "behind a seal": lambda b: take_in(b, 2, 80),
+    "nothing kept": lambda b: take_in(b, 0, 90, "none"),
+    "no snapshot": lambda b: b.drop_snapshot("t"),
+    "all": lambda b: b.delete(where=Filter()),
+    "anew": lambda b: take_in(b, 9, 100),
+}
+
+
+def test_each_kind_of_change_is_followed(
+    pair: tuple[SharedStore, SharedStore], followed: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair[0].create_buffer("b", budget_bytes=30_000, disk_limit_bytes=400_000, eviction="fifo")
+    pair[1].buffer("b")
+    for turn, (kind, change) in enumerate(KINDS.items()):
+        here, there = pair if turn % 3 else pair[::-1]
+        before = len(followed)
+        change(here.buffer("b"))
+        seen = there.buffer("b")
+        expect_same(here, there)
+        assert len(followed) > before, kind
+        assert seen.state.number == here.buffer("b").state.number
+    # In segments that are full and not sealed, and rewritten by either of the two.
+    monkeypatch.setattr(appending, "SMALLEST_SEALED", 10**9)
+    for turn in range(14):
+        here, there = pair if turn % 2 else pair[::-1]
+        take_in(here.buffer("b"), 4, 200 + 4 * turn, f"k{turn}")
+        buffer = there.buffer("b")
+        buffer.delete(ids_of(buffer, *range(turn % 3, buffer.state.columns.num_records, 4)))
+        if turn % 4 == 0:
+            buffer.take_snapshot(f"s{turn}")
+        if turn % 4 == 2:
+            with buffer._changing():
+                assert buffer._commits.compactor.compact_one(10**6)
+        expect_same(here, there)
+    assert any(followed)
+    # Several at once.
+    for turn in range(3):
+        take_in(pair[0].buffer("b"), 4, 300 + 4 * turn)
+    expect_same(*pair)
+
+
+def test_who_is_behind_by_a_push_reads_one_row(
+    pair: tuple[SharedStore, SharedStore], followed: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    first._options = second._options = Options()
+    buffer, _ = first.create_buffer("b", budget_bytes=90_000_000)
+    buffer.push(encode_batch([make_exemplar(i % 7, i) for i in range(3000)]))
+    expect_same(first, second)
+    said: list[tuple[str, int]] = []
+
+    def note(_connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        said.append((statement, cursor.rowcount))
+
+    for behind in (second, first):
+        other = first if behind is second else second
+        push(other.buffer("b"), 40_000, 1)
+        event.listen(sa.Engine, "after_cursor_execute", note)
+        try:
+            behind.buffer("b")
+        finally:
+            event.remove(sa.Engine, "after_cursor_execute", note)
+        assert [rows for _, rows in said] == [1, 1], said
+        said.clear()
+    assert followed[-2:] == [False, False]
+    assert all(len(row.what) < 2000 for row in news_of(first)[-2:])
+    expect_same(first, second)
+
+
+def news_of(store: Store) -> Sequence[Any]:
+    with store._index.reading() as reading:
+        assert isinstance(reading, Reading)
+        return reading.connection.execute(sa.select(tables.news).order_by(tables.news.c.number)).all()
+
+
+@pytest.mark.parametrize("how", ["gone", "of a later version", "of another state", "too large", "leased"])
+def test_where_what_is_new_is_not_told_the_buffer_is_read(
+    pair: tuple[SharedStore, SharedStore], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    first, second = pair
+    buffer, _ = first.create_buffer("b", budget_bytes=9_000, disk_limit_bytes=400_000, eviction="fifo")
+    push(buffer, 0, 8)
+    other = second.buffer("b")
+    reloads: list[Writer] = []
+    reload = Writer.reload
+
+    def note(of: Writer) -> None:
+        reloads.append(of)
+        reload(of)
+
+    monkeypatch.setattr(Writer, "reload", note)
+    # What it pins is nobody else's to know.
+    lease = other._exports._lease(None) if how == "leased" else None
+    if how == "too large":
+        monkeypatch.setattr(news, "MOST_BYTES", 10)
+    push(buffer, 1, 8)
+    told = news_of(first)[-1]
+    with first._index.writing() as transaction:
+        if how == "gone":
+            transaction.connection.execute(tables.news.delete())
+        if how == "of a later version":
+            later = zlib.compress(json.dumps({"format": 99}).encode() + b"\0")
+            transaction.connection.execute(tables.news.update().values(what=later))
+        if how == "of another state":
+            wrong = [row for row in news_of(first) if row.number != told.number][-1].what
+            transaction.connection.execute(tables.news.update().values(what=wrong))
+    push(first.buffer("b"), 2)
+    expect_same(first, second)
+    assert other._commits.writer in reloads
+    if lease is not None:
+        other._exports._end(lease)
+        push(first.buffer("b"), 3)
+        expect_same(first, second)
+
+
+def test_what_is_told_is_bounded_and_goes_with_the_buffer(pair: tuple[SharedStore, SharedStore]) -> None:
+    first, second = pair
+    buffer, _ = first.create_buffer("b", budget_bytes=90_000)
+    second.buffer("b")
+    for turn in range(news.KEPT + 4):
+        push(buffer, turn, 1)
+    assert len(news_of(first)) == news.KEPT
+    expect_same(first, second)
+    second.delete_buffer("b")
+    assert not news_of(first)
+
+
+def test_what_is_told_goes_with_what_is_erased(tmp_path: Path) -> None:
+    """By one that has the store alone, which had replicas."""
+    with Store(tmp_path) as store:
+        buffer, _ = store.create_buffer("b", budget_bytes=90_000)
+        push(buffer, 0)
+        with store._index.writing() as transaction:
+            news.insert(transaction, buffer.config.id, b"headers of all")
+        store.erasures.erase(buffer, [2])
+        assert not news_of(store)
 
 
 # What a lost connection, or a replica that has ended, leaves

@@ -221,6 +221,16 @@ pushes = sa.Table(
     sqlite_with_rowid=False,
 )
 
+news = sa.Table(
+    "news",
+    metadata,
+    sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
+    # As in buffers.changes.
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("what", sa.LargeBinary, nullable=False),
+)
+"""What the last changes of a buffer did (``memory_service.store.pure.news``): by replicas, for replicas."""
+
 store = sa.Table(
     "store",
     metadata,
@@ -256,5 +266,6 @@ BUFFER_TABLES = (
     vocabularies,
     phases,
     pushes,
+    news,
 )
 """Tables with a ``buffer_id``, in an order in which their rows can be deleted."""

@@ -209,6 +209,8 @@ class Writing(Revising):
             new = targets[~np.isin(targets, known[id_])] if id_ in known else targets
             rows = [dict(zip(TARGET_DTYPE.names or (), row, strict=True)) for row in new.tolist()]
             self.insert(tables.erasures, [{"buffer_id": id_, **row} for row in rows])
+            # Headers of those records are in it.
+            self.connection.execute(tables.news.delete().where(tables.news.c.buffer_id == id_))
 
     def delete_erasures(self, buffer_ids: Iterable[int]) -> None:
         """No file holds any more what was to be erased from these buffers."""

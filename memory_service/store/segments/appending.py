@@ -69,6 +69,11 @@ class OpenSegment:
         return starts, np.diff(np.append(starts, self.end))
 
 
+def empty(stem: str) -> OpenSegment:
+    """One without records."""
+    return OpenSegment(stem, BODY_AT, 0, (), (), 0)
+
+
 @dataclass(frozen=True)
 class Part:
     """What one write added to one segment: records ``first`` to ``last`` (exclusive) of those handed over."""

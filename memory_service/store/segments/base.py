@@ -19,9 +19,9 @@ from memory_service.store.pure.change import Body
 from memory_service.store.pure.erasing import Targets
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments import appending
-from memory_service.store.segments.appending import MAX_SEGMENT_RECORDS, OpenSegment, Part, fitting
+from memory_service.store.segments.appending import MAX_SEGMENT_RECORDS, OpenSegment, Part, empty, fitting
 from memory_service.store.segments.files import storage_error
-from memory_service.store.segments.layout import BODY_AT, SegmentContents
+from memory_service.store.segments.layout import SegmentContents
 
 Place = tuple[int, int, int, int, int]
 """Where a body is and goes: which of the segments held, its offset there, length and CRC-32, offset in the target."""
@@ -144,7 +144,7 @@ class Segments(ABC):
         try:
             first = 0
             while first < len(lengths):
-                before = segment or OpenSegment(self._names.take_stem(), BODY_AT, 0, (), (), 0)
+                before = segment or empty(self._names.take_stem())
                 room, free = segment_bytes - before.body_bytes, MAX_SEGMENT_RECORDS - before.num_records
                 last, full = fitting(lengths, first, room, free)
                 of = slice(first, last)
