@@ -30,7 +30,7 @@ def learn(url: str, learner_id: str, classes: list[int], pictures: int) -> None:
         for phase, class_id in enumerate(classes, 1):
             buffer.push([exemplar(image, class_id, learner_id) for image in pieces(class_id, pictures)])
             buffer.enter_phase(phase, learner_id=learner_id, ended=phase == len(classes))
-            buffer.wait_for_phase(phase, 2, timeout=60)
+            buffer.wait_for_phase(phase, 2, timeout=240)
         batch = buffer.sample(32, seed=0, step=0, strategy="class_balanced")
         whose = Counter(record.learner_id for record in batch.records)
         print(f"{learner_id} drew 32 exemplars: {dict(sorted(whose.items()))}", flush=True)
@@ -46,6 +46,8 @@ def main(pictures: int) -> None:
             learner.start()
         for learner in learners:
             learner.join()
+        if any(learner.exitcode for learner in learners):
+            sys.exit("a learner did not come to its end: see above")
         stats = buffer.stats()
     print(f"held: {stats.bytes_used:,} of {stats.budget_bytes:,} bytes, exemplars by learner: {stats.learners}")
     for share in stats.classes:
