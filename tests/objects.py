@@ -92,10 +92,14 @@ class MotoStore(ObjectStore):
     @contextmanager
     def away(self) -> Iterator[None]:
         self._server.stop()
-        try:
-            yield
-        finally:
-            self._start(self._port)
+        # Without listening: or somebody's connection is given the port meanwhile.
+        with socket.socket() as kept:
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            kept.bind(("127.0.0.1", self._port))
+            try:
+                yield
+            finally:
+                self._start(self._port)
 
     def remove(self) -> None:
         self._server.stop()
