@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memory_format import BudgetError
@@ -504,6 +504,8 @@ def class_quotas(candidates: Candidates, first: list[bool], budget: int) -> dict
     budget=st.integers(1, 300),
     share=st.floats(0.01, 1),
 )
+# A floor with room for none of its learner's records.
+@example(rows=[(0, 0, 0.0, 8), (2, 2, 0.0, 8)], owners=[0, 1], budget=9, share=1.0)
 def test_who_comes_short_of_its_floor_is_taken_in_until_none_does(
     policy: EvictionPolicy, rows: list[Row], owners: list[int], budget: int, share: float
 ) -> None:

@@ -196,8 +196,9 @@ def _balanced_behind(
             return keep
         is_short |= short
         by_floor = _by_floor("class_balanced", candidates, learner, held, floor, short)
+        if not len(added := np.flatnonzero(by_floor)):
+            continue  # Their floors have room for nothing: the others' quotas stay as they are.
         first |= by_floor
-        added = np.flatnonzero(by_floor)
         least += sums(group[added], charge[added], num_classes)
         water = level(needs, least, budget_bytes)
         quotas = np.clip(water, least, needs)
