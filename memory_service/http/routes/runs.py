@@ -50,7 +50,7 @@ def put_run(run_id: RunName, report: RunReport, store: StoreDep, grant: GrantDep
 
 @router.get("", openapi_extra=needs("read") | refusals("invalid_cursor"))
 def list_runs(store: StoreDep, grant: GrantDep, page: Annotated[RunQuery, Query()]) -> RunList:
-    """Runs, the newest first, whose buffers the key is for; those that name none are for keys for all buffers, and
+    """Runs, the newest first, whose buffers the key is for; those that name none are for keys without patterns, and
     their maker's. ``next_cursor`` leads to the next page."""
     runs, next_cursor = store.runs.page(page.limit, page.cursor, only=grant.sees_run)
     return RunList(tuple(runs), next_cursor=next_cursor)
