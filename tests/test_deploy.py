@@ -161,5 +161,6 @@ def test_a_client_stays_with_a_replica_and_does_not_notice_that_it_ends(
         ending.process.send_signal(signal.SIGTERM)
         budgets(20)
         # Not told again: at its very end a second signal ends it as any process.
-        assert ending.process.wait(timeout=15) == 0
+        ending.process.communicate(timeout=15)
+        assert ending.process.returncode == 0
         assert set(budgets(8)) == {2001 - budget}
