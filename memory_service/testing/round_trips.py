@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 _NAME = ".s.PGSQL.5432"
@@ -31,6 +32,11 @@ class CountingProxy:
             threading.Thread(target=self._forward, args=(client,), daemon=True).start()
 
     def _forward(self, client: socket.socket) -> None:
+        # Either may be killed.
+        with suppress(ConnectionError):
+            self._forward_all(client)
+
+    def _forward_all(self, client: socket.socket) -> None:
         with client, socket.socket(socket.AF_UNIX) as server, selectors.DefaultSelector() as either:
             server.connect(str(self._server))
             either.register(client, selectors.EVENT_READ, server)
