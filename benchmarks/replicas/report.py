@@ -61,7 +61,7 @@ def markdown(kept: Document) -> str:
         )
     ]
     told = f"Each load lasts {run.seconds:g} s. `replicas` are two processes, on the machine of all others."
-    alone = "One client, and one replica: medians in ms, and how often it waits for the database (of a push, one of a record)."
+    alone = "One client, and one replica: medians in ms, and how often it asks the database (a push, of one record)."
     return (
         "\n\n".join(
             [

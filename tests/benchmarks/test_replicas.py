@@ -52,4 +52,6 @@ def test_the_quick_benchmark_runs_all_of_it(tmp_path: Path, capsys: pytest.Captu
     run = RUN.validate_python(told["found"])
     assert all(tuple(loads) == LEARNERS for loads in run.loads.values())
     assert all(found.pushed and found.sampled for loads in run.loads.values() for found in loads.values())
-    assert run.round_trips["push"] in (2, 3)
+    # Of a full buffer, over HTTP and with a key; the last of them lets go of the buffer, behind the answer.
+    assert run.round_trips["draw"] == 1
+    assert 3 <= run.round_trips["push"] <= 5
