@@ -19,6 +19,7 @@ class Sequences:
 
     Attributes:
         pictures: ``(M, 3, H, W)`` uint8 RGB, all pictures of the batch; dropped patches are filled.
+        num_places: ``h * w``.
         patch: ``(B, N)`` int64, which of the ``M * h * w`` places of all pictures stands there; -1 = none.
         token_ids: ``(B, N)`` int64; 0 where no word stands.
         token_role: ``(B, N)`` int64, who says the word (:data:`client.parts.ROLES`); 0 where no word stands.
@@ -26,6 +27,7 @@ class Sequences:
     """
 
     pictures: Tensor
+    num_places: int
     patch: Tensor
     token_ids: Tensor
     token_role: Tensor
@@ -44,16 +46,15 @@ class Sequences:
             patches: ``(M, h * w, D)``, features of :attr:`pictures`, in row-major order.
 
         Raises:
-            ValueError: there are not as many features as places.
+            ValueError: there are not as many features as places, or more: those of class tokens, say.
         """
-        flat = patches.flatten(0, 1)
-        places = self.pictures.shape[0], int(self.patch.max()) + 1
-        if len(patches) != places[0] or len(flat) < places[1]:
+        pictures = len(self.pictures)
+        if patches.shape[:2] != (pictures, self.num_places):
             raise ValueError(
-                f"features of {places[0]} pictures are wanted, one a place, got {tuple(patches.shape)}: without a "
-                "class token, and as many as the picture has patches"
+                f"features of {pictures} pictures are wanted, one for each of their {self.num_places} places, got "
+                f"{tuple(patches.shape)}: without a class token, and as many as the picture has patches"
             )
-        return torch.where((self.patch >= 0)[:, :, None], flat[self.patch.clamp(min=0)], words)
+        return torch.where((self.patch >= 0)[:, :, None], patches.flatten(0, 1)[self.patch.clamp(min=0)], words)
 
 
 def sequences_of(batch: Mapping[str, Tensor], fill: Sequence[int] = FILL) -> Sequences:
@@ -90,6 +91,7 @@ def sequences_of(batch: Mapping[str, Tensor], fill: Sequence[int] = FILL) -> Seq
 
     return Sequences(
         pictures=_pictures(batch, place[rows, kept], int(there.sum()), h, w, colour_of(fill)),
+        num_places=h * w,
         patch=in_order(place, no_patch),
         token_ids=in_order(no_word, batch["token_ids"]),
         token_role=in_order(no_word, role),

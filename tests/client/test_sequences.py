@@ -75,8 +75,9 @@ def test_features_stand_where_their_patches_do() -> None:
     embedded = read.embedded(-read.token_ids[:, :, None].float(), patches)[:, :, 0]
     expected = torch.where(read.patch >= 0, read.patch, -read.token_ids).float()
     assert torch.equal(embedded, expected)
-    for wrong in (patches[:3], patches[:, :5]):
-        with pytest.raises(ValueError, match="features of 4 pictures are wanted, one a place, got"):
+    with_class_token = torch.cat([patches[:, :1], patches], dim=1)
+    for wrong in (patches[:3], patches[:, :5], with_class_token):
+        with pytest.raises(ValueError, match="features of 4 pictures are wanted, one for each of their 12 places, got"):
             read.embedded(torch.zeros(2, read.valid.shape[1], 1), wrong)
 
 
