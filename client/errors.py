@@ -81,6 +81,10 @@ class PhaseTimeoutError(TimeoutError):
         self.missing = tuple(missing)
         self.phases = dict(phases)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Also out of a pool's process: exceptions are made again of ``args``, which are the message alone.
+        return type(self), (str(self), self.missing, self.phases)
+
 
 def error_from_response(response: httpx.Response) -> ExemplarMemoryError | ServiceError:
     """The exception for an answer with an error status: by its ``code`` where it is a problem document."""

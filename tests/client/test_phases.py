@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import threading
 
 import pytest
@@ -46,6 +47,8 @@ def test_who_is_late_is_named(buffer: Buffer) -> None:
         buffer.wait_for_phase(2, ["ann", "ben", "cid"], timeout=0)
     assert isinstance(late.value, TimeoutError)
     assert (late.value.missing, late.value.phases["ben"].phase) == (("ben", "cid"), 1)
+    again = pickle.loads(pickle.dumps(late.value))
+    assert (type(again), str(again), vars(again)) == (PhaseTimeoutError, str(late.value), vars(late.value))
     with pytest.raises(PhaseTimeoutError, match=r"1 of 2 learners are in it .* behind: ben"):
         buffer.wait_for_phase(2, 2, timeout=0.2)
 
