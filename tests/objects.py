@@ -20,6 +20,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 from obstore.store import S3Store
 
+from tests.ports import keep
+
 _NAMES = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION")
 
 
@@ -92,10 +94,7 @@ class MotoStore(ObjectStore):
     @contextmanager
     def away(self) -> Iterator[None]:
         self._server.stop()
-        # Without listening: or somebody's connection is given the port meanwhile.
-        with socket.socket() as kept:
-            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            kept.bind(("127.0.0.1", self._port))
+        with keep(self._port):
             try:
                 yield
             finally:
@@ -126,10 +125,11 @@ class NamedStore(ObjectStore):
         if self._port is None:
             pytest.skip("an object store whose endpoint has TLS cannot be away")
         self._port.close()
-        try:
-            yield
-        finally:
-            self._port.open()
+        with keep(self._port.number):
+            try:
+                yield
+            finally:
+                self._port.open()
 
     def remove(self) -> None:
         for page in obstore.list(self._everything):

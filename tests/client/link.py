@@ -6,6 +6,8 @@ import socket
 import threading
 from contextlib import suppress
 
+from tests.ports import keep
+
 
 class Link:
     """Listens on a port of its own and forwards to a service's. What is forwarded can be cut, or stand still."""
@@ -54,6 +56,7 @@ class Link:
             # Or who accepts would go on with the one that comes next.
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._listener = keep(self.port)
         with self._lock:
             sockets, self._sockets = self._sockets, set()
         for end in sockets:
@@ -63,7 +66,8 @@ class Link:
 
     def mend(self) -> None:
         """Listen again, on the same port."""
-        self._listener = socket.create_server(("127.0.0.1", self.port))
+        with self._listener:
+            self._listener = socket.create_server(("127.0.0.1", self.port))
         self._start()
 
     def stand_still(self) -> None:
@@ -76,3 +80,4 @@ class Link:
     def close(self) -> None:
         self.go_on()
         self.cut()
+        self._listener.close()
