@@ -79,6 +79,14 @@ def shown(client: httpx.Client, snapshot: str | None = None) -> dict[int, tuple[
     return held(decode_batch(response.content))
 
 
+def assert_sound(data: Path, now: dict[int, tuple[int, list[float]]]) -> None:
+    """Nothing is wrong with what is on disk, and a service that is started over it shows this."""
+    assert verify(data).sound
+    with running(data) as client:
+        assert shown(client) == now
+        assert_consistent(client, data)
+
+
 def test_an_array_is_replaced_and_nothing_else(data: Path) -> None:
     with running(data) as client:
         put_buffer(client)
@@ -493,9 +501,8 @@ def test_a_repair_without_an_index_keeps_the_newest(data: Path) -> None:
     for path in data.glob("index.sqlite*"):
         path.unlink()
     assert repair(data).recovered["b"] >= 6
-    assert verify(data).sound
+    assert_sound(data, now)
     with running(data) as client:
-        assert shown(client) == now
         assert replaced(client, [2], [LOGITS + 50])["revisions"] == {"2": 4}
         assert_consistent(client, data)
 
@@ -513,9 +520,7 @@ def test_a_repair_knows_records_that_a_segment_has_in_another_order(data: Path) 
     for path in data.glob("index.sqlite*"):
         path.unlink()
     repair(data)
-    assert verify(data).sound
-    with running(data) as client:
-        assert shown(client) == now
+    assert_sound(data, now)
 
 
 def test_what_an_index_says_is_held_against_the_records(data: Path) -> None:
@@ -530,9 +535,7 @@ def test_what_an_index_says_is_held_against_the_records(data: Path) -> None:
             transaction.connection.exec_driver_sql("UPDATE revisions SET exemplar_id = 3")
     assert {problem.kind for problem in verify(data).problems} == {"wrong_revision", "wrong_rows"}
     repair(data)
-    assert verify(data).sound
-    with running(data) as client:
-        assert shown(client) == now
+    assert_sound(data, now)
 
 
 def test_a_crash_leaves_all_of_it_or_nothing(data: Path) -> None:
