@@ -29,8 +29,6 @@ from memory_service.store.segments.bucket import Bucket
 
 BATCH: Final = 256
 SIMULATED_SECONDS: Final = 60.0
-_INDEX_BYTES: Final = 112_000
-"""What the index holds of a thousand records (``index_bytes_per_record`` of the storage benchmark)."""
 _SIDE_BY_SIDE: Final = 10
 """Ranges of one draw that are asked for at once."""
 
@@ -133,10 +131,8 @@ def simulate(world: World, constants: Constants, seed: int = 0) -> Outcome:
     """One minute."""
     rng = np.random.default_rng(seed)
     replicas = [Station(1) for _ in range(world.replicas)]
-    databases, objects = (
-        [Station(world.database_cores) for _ in range(world.stores)],
-        Station(max(1, world.object_cores // _SIDE_BY_SIDE)),
-    )
+    databases = [Station(world.database_cores) for _ in range(world.stores)]
+    objects = Station(max(1, world.object_cores // _SIDE_BY_SIDE))
     locks = [Station(1) for _ in range(world.buffers)]
     version = [0] * world.buffers
     seen = np.zeros((world.replicas, world.buffers), np.int64)
@@ -223,9 +219,9 @@ def _run(
 
 def measure(index: str, segments: str) -> Constants:
     """What this machine takes."""
-    kept = json.loads((RESULTS / "storage" / "latest.json").read_text())["found"]
-    scale = kept["scale"]
-    statement, notes = _database(index)
+    storage = json.loads((RESULTS / "storage" / "latest.json").read_text())
+    kept, scale = storage["found"], storage["found"]["scale"]
+    statement, notes = _database(index, round(1000 * storage["summary"]["index_bytes_per_record"]))
     return Constants(
         draw=statistics.median(kept["stages"][0]["warm"]["ours, HTTP"]["seconds"]),
         row=statistics.median(scale["open_seconds"]) / scale["records"],
@@ -237,13 +233,13 @@ def measure(index: str, segments: str) -> Constants:
     )
 
 
-def _database(url: str) -> tuple[float, float]:
-    """Seconds of a statement that finds a row, and of a transaction that adds what a thousand records need."""
+def _database(url: str, num_bytes: int) -> tuple[float, float]:
+    """Seconds of a statement that finds a row, and of a transaction that adds one of so many bytes."""
     with create_engine(url).connect() as connection:
         connection.execute(text("CREATE TABLE scale_of_many (id integer PRIMARY KEY, headers bytea)"))
         connection.commit()
         try:
-            headers = np.random.default_rng(0).bytes(_INDEX_BYTES)
+            headers = np.random.default_rng(0).bytes(num_bytes)
             put = text("INSERT INTO scale_of_many VALUES (:id, :headers)")
             notes = [_seconds(partial(_commit, connection, put, id=at, headers=headers)) for at in range(50)]
             find = text("SELECT id FROM scale_of_many WHERE id = :id")
