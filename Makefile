@@ -133,10 +133,10 @@ bench-density: setup
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@$(BIN)/python -m benchmarks.density
 
-# The last line of its stdout is one JSON object. With Mammoth: ARGS="--mammoth PATH".
 bench-sharing: setup
 	@$(BIN)/python -m benchmarks.replicas $(ARGS)
 
+# The last line of its stdout is one JSON object. With Mammoth: ARGS="--mammoth PATH".
 bench-adapters: setup
 	@$(BIN)/python -m benchmarks.adapters $(ARGS)
 
