@@ -430,6 +430,17 @@ def test_a_commit_without_an_answer_is_found_out(
     expect_same(first, second)
 
 
+def test_who_holds_the_last_connection_uploads_with_it(pair: tuple[SharedStore, SharedStore]) -> None:
+    first, second = pair
+    buffer, _ = first.create_buffer("b", budget_bytes=90_000)
+    with ExitStack() as others:
+        for number in range(1, connecting.CONNECTIONS):
+            others.enter_context(first._index.changing(1000 + number))
+        push(buffer, 0, 20)
+    assert any(segment.sealed for segment in buffer.state.segments.values())
+    expect_same(first, second)
+
+
 def test_who_builds_on_an_older_state_changes_nothing(pair: tuple[SharedStore, SharedStore]) -> None:
     """The database sees to that, whatever a replica believes."""
     first, second = pair

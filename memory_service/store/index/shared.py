@@ -198,6 +198,18 @@ class SharedIndex(Database):
             else:
                 self._ending.submit(self._let_go, session)
 
+    @contextmanager
+    def _at_hand(self) -> Iterator[_Session]:
+        """This thread's session, or else one for a moment: who holds one waits for no other, as all of them might."""
+        session = self._session
+        if session is None:
+            with self._own(None) as session:
+                yield session
+            return
+        if session.lost:
+            raise StorageError("the index cannot be used: the connection that held the buffer was lost")
+        yield session
+
     def _new_session(self, buffer_id: int | None) -> _Session:
         session: _Session | None = None
         with suppress(IndexError):
@@ -292,14 +304,7 @@ class SharedIndex(Database):
 
     @contextmanager
     def writing(self, *, counted: bool = True) -> Iterator[Writing]:
-        session = self._session
-        if session is None:
-            with self._own(None), self.writing(counted=counted) as writing:
-                yield writing
-            return
-        if session.lost:
-            raise StorageError("the index cannot be used: the connection that held the buffer was lost")
-        with as_storage_error(), self._transaction_of(session):
+        with self._at_hand() as session, as_storage_error(), self._transaction_of(session):
             writing = self._begun(session)
             yield writing
             with self._names_lock:
@@ -355,7 +360,7 @@ class SharedIndex(Database):
         return uuid.uuid4().hex
 
     def begin_uploads(self, stems: Sequence[str], seconds: float) -> int:
-        with self._own(None) as session, as_storage_error(), self._transaction_of(session):
+        with self._at_hand() as session, as_storage_error(), self._transaction_of(session):
             Writing(session.connection, grace_seconds=GRACE_SECONDS).begin_uploads(stems, seconds)
             mark = Mark(*session.connection.execute(_COUNT_IN_STORE, {"by": 1}).one())
         return mark.changes
