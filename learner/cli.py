@@ -28,11 +28,9 @@ from learner.run.run_mark import RunError
 from learner.run.seeds import seed_config
 from learner.run.settings_check import check_fit, check_method, with_backbones_patch
 from memory_format import ExemplarMemoryError
+from memory_format.command import INTERRUPTED
 
 LOG_COLUMNS = 100
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, the shells' convention for SIGINT."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from memory_format.command import INTERRUPTED, run_command
+
 SCRIPTS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
 OF_EXTRA = {
     "memory-service": ("service", ["uvicorn", "fastapi", "sqlalchemy", "alembic", "pydantic_settings"]),
@@ -49,6 +51,17 @@ def test_a_library_that_is_missed_later_is_named_too() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("late: no_such_library is not installed")
+
+
+@pytest.mark.parametrize("when", ["raise KeyboardInterrupt", "def main(): raise KeyboardInterrupt"])
+def test_a_command_that_is_interrupted_ends_in_one_line(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also while it is still being imported, which takes the longest of its start."""
+    (tmp_path / f"cut_{len(when)}.py").write_text(when)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert run_command("cut", f"cut_{len(when)}", "learner") == INTERRUPTED
+    assert capsys.readouterr() == ("", "cut: interrupted\n")
 
 
 @pytest.mark.parametrize("command", SCRIPTS)

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from learner.cli import INTERRUPTED, main
+from learner.cli import main
 from learner.data.base import DataError
 from learner.data.caption_table import CaptionsWriter, read_captions
 from learner.data.load import load_data
 from learner.data.settings import DataConfig
 from learner.model.captioner import Captioner, caption_folder
+from memory_format.command import INTERRUPTED
 from tests.learner import tiny_captioners, trees
 
 MODELS = {"instructblip": tiny_captioners.instructblip, "blip": tiny_captioners.blip, "llava": tiny_captioners.llava}
