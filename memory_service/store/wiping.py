@@ -86,8 +86,10 @@ class Wiping:
     def same_exemplars(self, identities: set[tuple[int, int]]) -> Targets:
         """All records of those exemplars here, where this is a fork of what they are of: arrays may have been replaced
         in one of the two since. They are held back, too."""
-        rows = self._rows()
-        pairs = _identities(self._revised(), rows)
+        revised, rows = self._revised(), self._rows()
+        ids = np.fromiter((exemplar_id for exemplar_id, _ in identities), np.uint64)
+        rows = rows.take(np.flatnonzero(np.isin(shown_ids(revised, rows["exemplar_id"]), ids)))
+        pairs = _identities(revised, rows)
         self._contents.leaving |= {exemplar_id for exemplar_id, _ in identities.intersection(pairs)}
         return targets_of(rows.take(np.flatnonzero([pair in identities for pair in pairs])))
 
