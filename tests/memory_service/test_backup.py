@@ -86,6 +86,11 @@ def test_a_store_that_nobody_serves_and_one_that_is_not_there(tmp_path: Path) ->
         (tmp_path / "left.partial").mkdir(exist_ok=True)
         with pytest.raises(FormatError, match="exists already"):
             backup(data, tmp_path / name)
+    # Where it would go with the store; what lies in incoming/ goes with the next start.
+    for place in (data / "copy", data / "incoming" / "copy"):
+        with pytest.raises(FormatError, match=r"/copy is in file://.*/store$"):
+            backup(data, place)
+        assert not place.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "left.partial", "store"]
 
 

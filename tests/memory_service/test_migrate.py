@@ -468,6 +468,10 @@ def test_places_where_something_is_are_refused(
     assert {path.name for path in (data / "segments").iterdir()} == before
     with pytest.raises(StorageError, match="there is no store in"):
         migrate(tmp_path / "nothing", open_local, tmp_path / "new", both)
+    (tmp_path / "file").touch()
+    for below, why in (("", "File exists"), ("below", "Not a directory")):
+        with pytest.raises(StorageError, match=rf"cannot make .*/file(/below)?: {why}"):
+            migrate(data, open_local, tmp_path / "file" / below, open_local)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "readme").touch()
     with pytest.raises(StorageError, match="used is not empty, readme is in it"):

@@ -13,14 +13,12 @@ from concurrent import futures
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from memory_format import FormatError, StorageError
+from memory_format import StorageError
 from memory_service.store.admin.on_disk import Progress, Report, StoreOnDisk
 from memory_service.store.admin.verify import examine
 from memory_service.store.directory import Places, take_lock
@@ -42,7 +40,7 @@ from memory_service.store.segments.filling import BucketToFill, DirectoryToFill,
 from memory_service.store.segments.layout import BODY_AT
 from memory_service.store.segments.outside import name_of
 from memory_service.store.transfer.journal import Journal
-from memory_service.store.transfer.outside import Outside
+from memory_service.store.transfer.outside import Outside, expect_apart
 
 Stage = Callable[[str, str], AbstractContextManager[Progress]]
 """Given a word for what is done and the unit that it is counted in: whom to tell of it, for as long as it takes."""
@@ -98,11 +96,7 @@ def migrate(
         StorageError: there is no store, or it is not sound; something else is where it goes to; or a place cannot be
             used.
     """
-    for old, new in product(_locations(data, places), _locations(to_data, to_places)):
-        if f"{new}/".startswith(f"{old}/"):
-            # It would go with the old one.
-            words = f"a store is moved to another place than its own, and {new} is in {old}"
-            raise FormatError(words, code="invalid_request")
+    expect_apart("a store is moved", data, places, to_data, to_places)
     with ExitStack() as stack:
         source = stack.enter_context(Outside(data, places))
         served = stack.enter_context(source.held_if_free())
@@ -123,14 +117,6 @@ def migrate(
             return Migrated(False, *figures)
         _complete(source, target, mark, rows, stage)
         return Migrated(True, *figures)
-
-
-def _locations(data: Path, places: Places) -> list[str]:
-    found = [data.resolve().as_uri()]
-    if places.segments is not None:
-        url = places.segments.rstrip("/")
-        found.append(Path(unquote(urlsplit(url).path)).resolve().as_uri() if url.startswith("file:") else url)
-    return found
 
 
 @dataclass(frozen=True)
@@ -162,7 +148,10 @@ def _open_target(source: Path, data: Path, places: Places, store_id: str) -> Ite
         journal = Journal(data / opening.MIGRATION, what)
         if not journal.resumed:
             _expect_empty(data, bucket)
-        data.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
+        try:
+            data.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
+        except OSError as error:
+            raise files.storage_error(f"make {data}", error) from error
         lock = take_lock(data / "lock")
         stack.callback(os.close, lock)
         stack.enter_context(index.held())
@@ -176,7 +165,7 @@ def _open_target(source: Path, data: Path, places: Places, store_id: str) -> Ite
 
 
 def _expect_empty(data: Path, bucket: Bucket | None) -> None:
-    if data.exists() and (others := sorted({path.name for path in data.iterdir()} - {"lock", opening.MIGRATION})):
+    if data.is_dir() and (others := sorted({path.name for path in data.iterdir()} - {"lock", opening.MIGRATION})):
         raise StorageError(f"{data} is not empty, {others[0]} is in it: a store is moved to where there is nothing")
     if bucket is not None and (others := list(bucket.listed("", most=1))):
         raise StorageError(

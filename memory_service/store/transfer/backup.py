@@ -28,7 +28,7 @@ from memory_service.store.segments.base import SegmentGoneError
 from memory_service.store.segments.files import storage_error
 from memory_service.store.segments.layout import BODY_AT
 from memory_service.store.segments.outside import FilesOutside, name_of
-from memory_service.store.transfer.outside import Outside
+from memory_service.store.transfer.outside import Outside, expect_apart
 
 SEGMENTS: Final = "segments"
 PIECE_BYTES: Final = 1024 * 1024
@@ -56,13 +56,15 @@ def backup(
             :func:`~memory_service.store.admin.repair.repair`.
 
     Raises:
-        FormatError: ``invalid_request``: the directory exists, or something of a backup that did not end.
+        FormatError: ``invalid_request``: the directory exists, or something of a backup that did not end; or it is
+            within the store.
         StorageError: there is no store, its index or a segment cannot be read, or the disk is full.
     """
     partial = target.with_name(f"{target.name}.partial")
     for path in (target, partial):
         if path.exists() or path.is_symlink():
             raise FormatError(f"{path} exists already; a backup makes a new directory", code="invalid_request")
+    expect_apart("a store is backed up", data, places, target)
     with Outside(data, places) as outside:
         standing = outside.look()
         if standing.kind == "new":

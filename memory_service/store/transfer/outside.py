@@ -6,10 +6,12 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Self
+from urllib.parse import unquote, urlsplit
 
-from memory_format import StorageError
+from memory_format import FormatError, StorageError
 from memory_service.store.directory import Places, open_local, take_lock
 from memory_service.store.index import opening
 from memory_service.store.index.generation import read_marker
@@ -87,6 +89,30 @@ class Outside:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def expect_apart(what: str, data: Path, places: Places, to_data: Path, to_places: Places = open_local) -> None:
+    """Refuse a place for another store that is one of this store's, or below, and would go with it.
+
+    Args:
+        what: is done, in words.
+        data, places: where the store is.
+        to_data, to_places: where the other is to be.
+
+    Raises:
+        FormatError: ``invalid_request``.
+    """
+    for old, new in product(_locations(data, places), _locations(to_data, to_places)):
+        if f"{new}/".startswith(f"{old}/"):
+            raise FormatError(f"{what} to another place than its own, and {new} is in {old}", code="invalid_request")
+
+
+def _locations(data: Path, places: Places) -> list[str]:
+    found = [data.resolve().as_uri()]
+    if places.segments is not None:
+        url = places.segments.rstrip("/")
+        found.append(Path(unquote(urlsplit(url).path)).resolve().as_uri() if url.startswith("file:") else url)
+    return found
 
 
 @contextmanager
