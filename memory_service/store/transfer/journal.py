@@ -89,13 +89,12 @@ class Journal:
         descriptor = os.open(
             self._directory / _PUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, files.FILE_MODE
         )
-        try:
+        with os.fdopen(descriptor, "ab") as file:
             # With an end in front, too: what was cut short is a line of its own.
-            os.write(descriptor, "".join(f"\n{line}\n" for line in lines).encode())
+            file.write("".join(f"\n{line}\n" for line in lines).encode())
+            file.flush()
             if durable:
                 files.sync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _read(self) -> None:
         found = (self._directory / _PUT).read_text(errors="replace") if (self._directory / _PUT).exists() else ""
