@@ -28,10 +28,8 @@ from memory_service.store.index.filling import FileToFill, IndexToFill
 from memory_service.store.index.generation import Generation, Mark, Marker, read_marker
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.keys import KEYS
-from memory_service.store.names import NAMES
 from memory_service.store.pure.tallies import SegmentState
-from memory_service.store.receipts import RECEIPTS
-from memory_service.store.runs import RUNS, SUFFIX
+from memory_service.store.runs import SUFFIX
 from memory_service.store.segments import files
 from memory_service.store.segments.appending import OpenSegment
 from memory_service.store.segments.base import SegmentGoneError
@@ -39,6 +37,7 @@ from memory_service.store.segments.bucket import Bucket
 from memory_service.store.segments.filling import BucketToFill, DirectoryToFill, SegmentsToFill
 from memory_service.store.segments.layout import BODY_AT
 from memory_service.store.segments.outside import name_of
+from memory_service.store.transfer.backup import DOCUMENTS
 from memory_service.store.transfer.journal import Journal
 from memory_service.store.transfer.outside import Outside, expect_apart
 
@@ -48,8 +47,6 @@ Stage = Callable[[str, str], AbstractContextManager[Progress]]
 _MOST_TURNS: Final = 100
 _AT_A_TIME: Final = 4
 """Segments that are put at once; each is in memory meanwhile."""
-_DOCUMENTS: Final = (RUNS, RECEIPTS, NAMES)
-"""Directories of files that no index speaks of; the names of those end in :data:`SUFFIX`."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +279,7 @@ def _complete(source: Outside, target: _Target, mark: Mark, rows: Sequence[Segme
     put = {name_of(row) for row in rows if row.sealed or target.segments.outside.keeps_open}
     target.segments.remove(sorted(journal.about - put))
     _check(target, stage)
-    for name in _DOCUMENTS:
+    for name in DOCUMENTS:
         _copy_documents(source.data / name, target.data / name)
     if (content := _read(source.data / KEYS)) is not None:
         _replace(target.data / KEYS, content)

@@ -34,8 +34,8 @@ SEGMENTS: Final = "segments"
 PIECE_BYTES: Final = 1024 * 1024
 
 _MOST_TURNS = 100
-_DOCUMENTS: Final = (RUNS, RECEIPTS, NAMES)
-"""Directories of files that no index speaks of."""
+DOCUMENTS: Final = (RUNS, RECEIPTS, NAMES)
+"""Directories of files that no index speaks of; the names of those end in :data:`SUFFIX`."""
 
 
 def backup(
@@ -89,7 +89,7 @@ def _backup(
                 files.sync(descriptor)
             finally:
                 os.close(descriptor)
-            for directory in (partial / SEGMENTS, *(partial / name for name in _DOCUMENTS), partial):
+            for directory in (partial / SEGMENTS, *(partial / name for name in DOCUMENTS), partial):
                 if directory.exists():
                     files.sync_directory(directory)
             partial.rename(target)
@@ -123,7 +123,7 @@ def copy_store(
         OSError: the copy cannot be written.
     """
     (target / SEGMENTS).mkdir(files.DIRECTORY_MODE)
-    document_bytes = sum(_copy_documents(outside.data / name, target / name, link) for name in _DOCUMENTS)
+    document_bytes = sum(_copy_documents(outside.data / name, target / name, link) for name in DOCUMENTS)
     there: dict[str, SegmentState] = {}
     for _ in range(_MOST_TURNS):
         outside.index.copy(target / INDEX)
