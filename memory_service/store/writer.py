@@ -209,7 +209,7 @@ class Writer:
                 self._segments.changed_elsewhere(segments)
                 self._go_on(change, contents.state)
                 contents.become(after, move)
-        except (ValueError, LookupError, zlib.error) as error:
+        except (ValueError, TypeError, LookupError, zlib.error) as error:
             logger.warning("buffer %s is read as a whole: %s", before.config.name, error)
             return False
         for growing in list(self.growing.values()):

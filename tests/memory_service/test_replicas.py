@@ -335,7 +335,9 @@ def news_of(store: Store) -> Sequence[Any]:
         return reading.connection.execute(sa.select(tables.news).order_by(tables.news.c.number)).all()
 
 
-@pytest.mark.parametrize("how", ["gone", "of a later version", "of another state", "too large", "leased"])
+@pytest.mark.parametrize(
+    "how", ["gone", "of a later version", "with more in it", "of another state", "too large", "leased"]
+)
 def test_where_what_is_new_is_not_told_the_buffer_is_read(
     pair: tuple[SharedStore, SharedStore], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -363,6 +365,12 @@ def test_where_what_is_new_is_not_told_the_buffer_is_read(
         if how == "of a later version":
             later = zlib.compress(json.dumps({"format": 99}).encode() + b"\0")
             transaction.connection.execute(tables.news.update().values(what=later))
+        if how == "with more in it":
+            text, _, arrays = zlib.decompress(told.what).partition(b"\0")
+            said = json.loads(text)
+            said["counts"]["more"] = 1
+            more = zlib.compress(b"\0".join([json.dumps(said).encode(), arrays]))
+            transaction.connection.execute(tables.news.update().values(what=more))
         if how == "of another state":
             wrong = [row for row in news_of(first) if row.number != told.number][-1].what
             transaction.connection.execute(tables.news.update().values(what=wrong))
