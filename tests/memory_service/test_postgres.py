@@ -36,6 +36,7 @@ from memory_service.store.pure.change import Answer, PushKey
 from memory_service.store.pure.model import Budget, Options
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
+from memory_service.store.shared import SharedStore
 from memory_service.testing import ServiceProcess, expect_loaded_state
 from memory_service.testing.round_trips import CountingProxy
 from tests.memory_service.helpers import command as run_command
@@ -253,15 +254,17 @@ def test_who_has_changed_the_index_by_hand_is_found_out(postgres: PostgresServer
     expect_loaded_state(buffer)
 
 
-@pytest.mark.parametrize("in_postgres", [True, False])
-def test_a_start_asks_ten_times_whatever_the_number_of_buffers(tmp_path: Path, url: str, in_postgres: bool) -> None:
+@pytest.mark.parametrize("where", ["file", "postgres", "replica"])
+def test_a_start_asks_ten_times_whatever_the_number_of_buffers(tmp_path: Path, url: str, where: str) -> None:
     """Statements that begin a transaction ask nothing."""
     said: list[str] = []
-    places = Places(url if in_postgres else None)
+    kind, places = Store, Places(None if where == "file" else url)
+    if where == "replica":
+        kind, places = SharedStore, Places(url, (tmp_path / "objects").as_uri(), replicas=True)
 
     def count() -> int:
         said.clear()
-        with Store(tmp_path / "store", open_ports=places) as store:
+        with kind(tmp_path / "store", open_ports=places) as store:
             asked = sum(not statement.startswith("BEGIN") for statement in said)
             for _ in range(3):
                 buffer, _ = store.create_buffer(f"b{len(store.buffers())}", budget_bytes=20_000)

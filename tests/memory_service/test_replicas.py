@@ -545,31 +545,3 @@ def wait_until_let_go(index: SharedIndex) -> None:
     for step in (index._free.acquire, index._free.release):
         for _ in range(connecting.CONNECTIONS):
             step()
-
-
-def test_a_start_asks_ten_times_whatever_the_number_of_buffers(tmp_path: Path, postgres: PostgresServer) -> None:
-    said: list[str] = []
-    segments = f"memory://{uuid4().hex}"
-    places = Places(postgres.new_schema(), segments, replicas=True)
-
-    def count() -> int:
-        said.clear()
-        with SharedStore(tmp_path / "store", open_ports=places) as store:
-            asked = sum(not statement.startswith("BEGIN") for statement in said)
-            for _ in range(3):
-                buffer, _ = store.create_buffer(f"b{len(store.buffers())}", budget_bytes=20_000)
-                push(buffer, 0)
-                buffer.delete([1])
-                buffer.take_snapshot("s")
-        return asked
-
-    def note(*given: Any) -> None:
-        said.append(given[2])
-
-    count()
-    event.listen(sa.Engine, "before_cursor_execute", note)
-    try:
-        assert count() == count() <= 10
-    finally:
-        event.remove(sa.Engine, "before_cursor_execute", note)
-        bucket.forget_memory(segments)
