@@ -270,8 +270,9 @@ class SharedIndex(Database):
             if not session.lost:
                 session.buffer_id = session.began = session.number = None
                 self._idle.append(session)
-        except Exception:
-            # The lock goes with it.
+        except Exception as error:
+            # The lock goes with it. Whatever it is: nobody hears it from here, and what was committed stays.
+            logger.warning("a connection to %s is given up: %s", self.place, error)
             session.end()
         finally:
             self._free.release()

@@ -271,15 +271,15 @@ class Segments(ABC):
             ValueError: it is damaged.
         """
 
-    # What others have changed
+    # What others have changed: asked for where the index is shared, and files of one machine never are.
 
     def changed_elsewhere(self, segments: Iterable[SegmentState]) -> None:
         """Other processes have made these of a buffer's segments, which the index names."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} are of one process")
 
     def forget(self, stems: Iterable[str]) -> None:
         """Other processes have let go of these, and remove them."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} are of one process")
 
     # Removing
 
