@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final, TypeVar
 
 import torch
@@ -116,6 +116,11 @@ def gathered(own: T) -> list[T]:
     with _told():
         dist.all_gather_object(found, own)
     return found
+
+
+def of_all(own: Iterable[T]) -> Iterable[T]:
+    """What all ranks have, one rank's behind the other's. Of a rank alone, one after another as it comes."""
+    return own if size() == 1 else chain.from_iterable(gathered(list(own)))
 
 
 def each(items: Sequence[S], do: Callable[[S], T]) -> list[T]:

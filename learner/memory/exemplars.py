@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -80,19 +80,20 @@ def mask_split(model: Classifier, split: TokenisedSplit, config: MaskConfig, gen
     keep_patches, keep_tokens = (torch.zeros_like(v) for v in (split.tokens.patch_valid, split.tokens.token_valid))
     patch_attention = torch.zeros(keep_patches.shape)
     all_features = torch.zeros((len(split), model.backbone.feature_dim))
-    # Whatever the ranks are, the generator draws for all samples, one batch after another.
-    with world.alone() if config.choice == "random" else contextlib.nullcontext():
-        own = []
+
+    def own() -> Iterator[tuple[Tensor, ...]]:
         for rows, tokens, features, read in model.read(split.tokens, config):
             masks = compute_masks(read, tokens, config, generator)
             found = (masks.keep_patches, masks.keep_tokens, masks.patch_attention.float(), features)
-            own.append((rows, *(value.cpu() for value in found)))
-        parts = [part for of_rank in world.gathered(own) for part in of_rank]
-    for rows, patches, words, attention, features in parts:
-        keep_patches[rows, : patches.shape[1]] = patches
-        keep_tokens[rows, : words.shape[1]] = words
-        patch_attention[rows, : attention.shape[1]] = attention
-        all_features[rows] = features
+            yield rows, *(value.cpu() for value in found)
+
+    # Whatever the ranks are, the generator draws for all samples, one batch after another.
+    with world.alone() if config.choice == "random" else contextlib.nullcontext():
+        for rows, patches, words, attention, features in world.of_all(own()):
+            keep_patches[rows, : patches.shape[1]] = patches
+            keep_tokens[rows, : words.shape[1]] = words
+            patch_attention[rows, : attention.shape[1]] = attention
+            all_features[rows] = features
     return MaskedSplit(keep_patches, keep_tokens, patch_attention, all_features)
 
 

@@ -135,8 +135,8 @@ class Classifier(nn.Module):
         """What ``compute`` gives for each of any number of samples, float32 on the CPU; ranks share them out."""
         self.eval()
         parts = world.mine(tokens.by_length(self.batch_size))
-        own = [(rows, compute(part).float().cpu()) for rows, part in parts]
-        rows, values = zip(*(part for of_rank in world.gathered(own) for part in of_rank), strict=True)
+        own = ((rows, compute(part).float().cpu()) for rows, part in parts)
+        rows, values = zip(*world.of_all(own), strict=True)
         return torch.cat(values)[torch.cat(rows).argsort()]
 
     @torch.no_grad()
