@@ -78,7 +78,11 @@ def ratio(plain: Sequence[Tensor], coded: Sequence[Tensor]) -> float:
 
 def _log_volume(features: Tensor) -> float:
     unit = F.normalize(features.double(), dim=1)
-    return float(torch.linalg.slogdet(unit @ unit.T).logabsdet) / 2
+    values = torch.linalg.eigvalsh(unit @ unit.T)
+    # Zero but for rounding, as torch.linalg.matrix_rank tells it: more samples than dimensions, say.
+    if values[0] <= len(values) * torch.finfo(values.dtype).eps * values[-1]:
+        return float("-inf")
+    return float(values.log().sum()) / 2
 
 
 def _fitting(stored: Stored, order: Sequence[int], codec: dict[str, Any], share_bytes: float) -> Iterator[Record]:

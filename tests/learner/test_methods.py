@@ -304,6 +304,10 @@ def test_volumes_tell_how_much_a_codec_changed_features() -> None:
     # The same sample twice spans nothing.
     assert mrdc.ratio([right, right[:1].repeat(2, 1)], [narrow, right]) == pytest.approx(0.25)
     assert mrdc.ratio([right[:1].repeat(2, 1)], [right]) == float("inf")
+    # Nor do more samples than dimensions, of which rounding leaves a determinant that is not zero.
+    many = torch.randn((2, 40, 16), generator=torch.Generator().manual_seed(0))
+    assert mrdc.ratio([many[0]], [many[1]]) == float("inf")
+    assert mrdc.ratio([many[0], right], [many[1], narrow]) == pytest.approx(0.25)
 
 
 def test_the_lowest_quality_that_changes_features_little_enough_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
