@@ -10,7 +10,7 @@ import pytest
 from benchmarks.replicas.command import main
 from benchmarks.replicas.report import RUN, summary
 from benchmarks.replicas.run import LEARNERS, Load, Run
-from tests.postgres import PostgresServer
+from tests.postgres import need_postgres
 
 
 def load(moved: float) -> Load:
@@ -45,7 +45,7 @@ def test_ratios_are_of_what_was_found() -> None:
 
 @pytest.mark.slow
 def test_the_quick_benchmark_runs_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    PostgresServer().remove()
+    need_postgres()
     assert main(["--quick", "--results", str(tmp_path)]) == 0
     told = json.loads((tmp_path / "replicas" / "latest.json").read_text())
     assert told["summary"].keys() == json.loads(capsys.readouterr().out.splitlines()[-1]).keys()
