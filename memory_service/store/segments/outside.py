@@ -6,6 +6,7 @@ import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, ClassVar
@@ -75,11 +76,12 @@ class FilesOutside(SegmentsOutside):
     def listed(self) -> dict[str, float]:
         if not self.directory.is_dir():
             return {}
-        return {
-            entry.name: entry.stat(follow_symlinks=False).st_mtime
-            for entry in sorted(os.scandir(self.directory), key=lambda entry: entry.name)
-            if entry.is_symlink() or os.path.exists(entry.path)
-        }
+        found: dict[str, float] = {}
+        for entry in sorted(os.scandir(self.directory), key=lambda entry: entry.name):
+            # A service may have removed it just now.
+            with suppress(FileNotFoundError):
+                found[entry.name] = entry.stat(follow_symlinks=False).st_mtime
+        return found
 
     def holds(self, name: str) -> bool:
         return (self.directory / name).exists()
