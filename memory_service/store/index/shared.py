@@ -306,6 +306,7 @@ class SharedIndex(Database):
     @contextmanager
     def writing(self, *, counted: bool = True) -> Iterator[Writing]:
         with self._at_hand() as session, as_storage_error(), self._transaction_of(session):
+            # Where a buffer is held, always counted: the other replicas keep its ledger too, which has answers in it.
             writing = self._begun(session)
             yield writing
             with self._names_lock:
