@@ -222,4 +222,6 @@ class SharedStore(Store):
     def release(self) -> None:
         """As :meth:`Store.release`."""
         self._closed.set()
+        # It would open the index again.
+        self._sweeping.join()
         super().release()

@@ -510,6 +510,28 @@ def test_what_an_ended_replica_has_left_is_removed(
             expect_same(first, second)
 
 
+def test_a_replica_that_ends_holds_nothing_by_a_sweep_under_way(
+    tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, segments = postgres.new_schema(), (tmp_path / "objects").as_uri()
+    began, sweep = threading.Event(), SharedStore.sweep
+
+    def late(of: SharedStore) -> None:
+        began.set()
+        of._closed.wait()
+        # Behind all that ending does, if that does not wait.
+        threading.Event().wait(0.1)
+        sweep(of)
+
+    monkeypatch.setattr(shared, "_SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr(SharedStore, "sweep", late)
+    with SharedStore(tmp_path / "one", OPTIONS, open_ports=Places(url, segments, replicas=True)) as replica:
+        assert began.wait(10)
+    assert not replica._sweeping.is_alive()
+    with Store(tmp_path / "alone", OPTIONS, open_ports=Places(url, segments)) as alone:
+        assert alone.buffers() == []
+
+
 # What it costs
 
 
