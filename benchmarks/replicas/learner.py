@@ -42,10 +42,12 @@ def main(url: str, number: int, kind: str, pushed: Path) -> None:
         for line in sys.stdin:
             seconds: dict[str, list[float]] = {"push": [], "sample": []}
             end = time.perf_counter() + float(line)
-            while (began := time.perf_counter()) < end:
-                step = next(steps)
-                pushes = kind == "push" or (kind == "both" and step % (DRAWS + 1) == 0)
-                (push if pushes else sample)(step)
+            # At least one of each kind, however little time there is.
+            for turn in itertools.count():
+                if (began := time.perf_counter()) >= end and turn >= 2:
+                    break
+                pushes = kind == "push" or (kind == "both" and turn % (DRAWS + 1) == 0)
+                (push if pushes else sample)(next(steps))
                 seconds["push" if pushes else "sample"].append(time.perf_counter() - began)
             print(json.dumps(seconds), flush=True)
 
