@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from client import Buffer, PushResult, ReplayBatch
+from client import Buffer, PushResult, ReplayBatch, ServiceError
 from client.cache import default_bytes
-from memory_format import ConflictError, Record
+from memory_format import ConflictError, ExemplarMemoryError, Record
 
 T = TypeVar("T")
 
@@ -59,11 +60,34 @@ class Exemplars(Generic[T]):
         self._largest = 1
         """Bytes of the largest one so far."""
         self._held: dict[int, T] = {}
+        self._unfinished: tuple[Sequence[Record], str] | None = None
+        """Of a push that failed: what it may have stored, and under which key."""
+        self._lost: frozenset[int] = frozenset()
+        """What it evicted."""
 
     def push(self, records: Sequence[Record]) -> Pushed:
-        """Store records, in this order."""
-        result = self.buffer.push(records)
-        evicted = frozenset(result.evicted)
+        """Store records, in this order: all of them, in several requests where one would be too large, or none.
+
+        What a push that fails has stored already is deleted again: at once, or before the next one where the service
+        does not answer, unless that is of the same records and goes on with it. What it has evicted is gone, and named
+        by the next one.
+        """
+        if self._unfinished is not None and [*records] == [*self._unfinished[0]]:
+            key = self._unfinished[1]
+        else:
+            self._undo()
+            key = uuid.uuid4().hex
+        try:
+            result = self.buffer.push(records, idempotency_key=key)
+        except ExemplarMemoryError as error:
+            self._unfinished = records[: error.details.get("records_acknowledged", 0)], key
+            self._undo()
+            raise
+        except ServiceError:
+            self._unfinished = records, key
+            raise
+        self._unfinished = None
+        evicted, self._lost = self._lost.union(result.evicted), frozenset()
         ids = [-1 if id_ is None or id_ in evicted else id_ for id_ in result.exemplar_ids]
         self._forget(evicted)
         kept = ((id_, record) for id_, record in zip(ids, records, strict=True) if id_ >= 0)
@@ -71,6 +95,31 @@ class Exemplars(Generic[T]):
             # As the service would give them, without asking it.
             self._keep((id_ for id_, _ in part), ReplayBatch.from_records(record for _, record in part))
         return Pushed(np.array(ids, dtype=np.int64), evicted, result)
+
+    def _undo(self) -> None:
+        """Delete what a push that failed has stored. The same key gives the same answers, and their ids."""
+        if self._unfinished is None:
+            return
+        records, key = self._unfinished
+        try:
+            stored = self.buffer.push(records, idempotency_key=key) if records else None
+        except ExemplarMemoryError as error:
+            # The batch that got no answer was not stored.
+            stored = self.buffer.push(records[: error.details.get("records_acknowledged", 0)], idempotency_key=key)
+        if stored is not None:
+            ids = {id_ for id_ in stored.exemplar_ids if id_ is not None}
+            self.remove(ids.difference(stored.evicted))
+            self._lost = self._lost.union(stored.evicted) - ids
+            self._forget(self._lost)
+        self._unfinished = None
+
+    def replace(self, exemplar_ids: Sequence[int], arrays: Mapping[str, ArrayLike]) -> frozenset[int]:
+        """Give exemplars other arrays, ``(N, ...)`` by name. Returns the ids of those that are gone: that had to make
+        room, or were not held."""
+        result = self.buffer.replace(exemplar_ids, arrays)
+        gone = frozenset((*result.evicted, *result.missing))
+        self._forget(gone)
+        return gone
 
     def remove(self, exemplar_ids: Iterable[int]) -> None:
         """Delete exemplars; snapshots keep theirs."""
@@ -121,6 +170,7 @@ class Exemplars(Generic[T]):
 
     def state_dict(self) -> dict[str, Any]:
         """The name of a snapshot that is taken now: what a checkpoint needs in place of the data."""
+        self._undo()
         version = self.buffer.info().version
         name = f"state-{version}"
         taken = self.buffer.take_snapshot(name)

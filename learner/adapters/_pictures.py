@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from client import ReplayBatch, record_from_image
 from memory_format import FormatError, PatchCodec, Record
+from memory_format.extras import ArrayDtype, decode_extras, make_extras
 
 Pixels: TypeAlias = NDArray[np.uint8]
 """``(H, W, 3)`` RGB."""
@@ -150,6 +152,18 @@ class Recorder:
                 code="mask_mismatch",
             )
         return mask
+
+
+def again(record: Record, *, class_id: int, phase: int, arrays: dict[str, NDArray[Any]] | None) -> Record:
+    """A record as it was stored, with these in place of what it had: its picture is not coded or masked once more."""
+    dtypes: dict[str, ArrayDtype] = dict.fromkeys(arrays or {}, "float32")
+    extras = replace(decode_extras(record.extras), arrays=make_extras(None, arrays, dtypes).arrays, revision=None)
+    return replace(record, class_id=class_id, phase=phase, extras=extras.encode(), feature_flags=extras.feature_flags)
+
+
+def name_of(pixels: Pixels) -> str:
+    """Names a picture by its pixels."""
+    return f"{pixels.shape}{hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()}"
 
 
 def _map_of(scores: NDArray[Any], pixels: Pixels, size: tuple[int, int]) -> NDArray[Any]:

@@ -24,11 +24,14 @@ from torch import Tensor
 from client import Buffer as Memory
 from client.phase_report import PhaseReport, phase_report
 from learner.adapters._exemplars import Exemplars
-from learner.adapters._pictures import Kind, Recorder, pixels_of
+from learner.adapters._pictures import Kind, Recorder, again, name_of, pixels_of
+from memory_format import Record
 
 __all__ = ["Recorder", "StoredExamples"]
 
 _CLASSES: Final = 2**32
+_CHUNK: Final = 128
+"""Examples that are fetched together."""
 _KEPT: Final = ("logits", "true_labels")
 """Attributes that go into a record as arrays; ``labels`` and ``task_labels`` are its class and phase."""
 
@@ -55,8 +58,9 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
 
     Which example goes to which place, and which are drawn, is Mammoth's own code with its own random numbers, for each
     of its strategies but ``unlimited``. Labels, logits and the like stay its tensors, which models read and write; they
-    are in the records as well, as they were when the example came. ``examples`` can be indexed as the tensor that it
-    stands for.
+    are in the records as well. Logits that a model has written since, as X-DER does, take the place of a record's at
+    the next call that draws, adds, reports or saves, or at :meth:`commit`. ``examples`` can be indexed as the tensor
+    that it stands for.
 
     ``buffer_size`` counts items. Where the budget in bytes holds fewer, ``buffer_size`` becomes what it holds, and
     reservoir sampling goes on with that.
@@ -88,6 +92,9 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
         self._memory = memory
         self._cache_bytes = cache_bytes
         self._examples: _Examples | None = None
+        self._told: dict[str, _Told] = {}
+        self._emptied: dict[str, Record] = {}
+        """By their pictures, the records of a buffer that was emptied."""
 
     @property
     def examples(self) -> _Examples:
@@ -103,6 +110,7 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
             return
         if self._examples is not None:
             self._examples.clear()
+        self._told = {}
         self._examples = _Examples(self._memory, value.shape, self.device, self._cache_bytes, self._commit)
         if isinstance(value, SavedExamples):
             self._examples.load(value)
@@ -114,28 +122,74 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
 
     @examples.deleter
     def examples(self) -> None:
+        # X-DER and iCaRL read all, empty the buffer, and add what they want to keep.
+        self._emptied = self.examples.records()
         self.examples.clear()
         self._examples = None
 
     def add_data(self, *arguments: Any, **options: Any) -> None:
         """As Mammoth's. What it has put into places is in the service when this returns."""
+        self.commit()
         super().add_data(*arguments, **options)
+        self.commit()
+
+    def get_data(self, *arguments: Any, **options: Any) -> Any:
+        """As Mammoth's."""
+        self.commit()
+        return super().get_data(*arguments, **options)
+
+    def get_balanced_data(self, *arguments: Any, **options: Any) -> Any:
+        """As Mammoth's."""
+        self.commit()
+        return super().get_balanced_data(*arguments, **options)
+
+    def commit(self) -> None:
+        """Bring to the service what was written to ``examples``, ``logits`` and ``true_labels``.
+
+        Raises:
+            BudgetError: there is no room for it, and the buffer's policy is ``reject``.
+        """
+        if self._examples is None:
+            return
         self._commit()
+        gone: set[int] = set()
+        for name in _KEPT:
+            values = getattr(self, name, None)
+            if values is None or (name in self._told and self._told[name].is_of(values)):
+                continue
+            now = _Told.of(values)
+            if name in self._told:
+                places = np.flatnonzero(self._told[name].differs(now) & (self._examples.ids >= 0))
+                gone |= self._examples.replace(places, {name: now.values[places]})
+            self._told[name] = now
+        if gone:
+            self._fit()
 
     def _commit(self) -> None:
         examples = self.examples
         if not examples.written:
             return
+        arrays = {name: _Told.of(getattr(self, name)) for name in _KEPT if hasattr(self, name)}
         records = []
         for place, pixels in examples.written.items():
             label, task = (int(self._of(name, place) or 0) for name in ("labels", "task_labels"))
-            arrays = {name: np.asarray(self._of(name, place).cpu()) for name in _KEPT if hasattr(self, name)}
-            records.append(
-                self.recorder.record(pixels, class_id=label % _CLASSES, phase=max(0, task), arrays=arrays or None)
-            )
+            said: dict[str, Any] = {
+                "class_id": label % _CLASSES,
+                "phase": max(0, task),
+                "arrays": {name: told.values[place] for name, told in arrays.items()} or None,
+            }
+            before = self._emptied.get(name_of(pixels))
+            records.append(self.recorder.record(pixels, **said) if before is None else again(before, **said))
+        places = list(examples.written)
         examples.put(records)
+        for name, told in arrays.items():
+            self._told.setdefault(name, told).values[places] = told.values[places]
+        self._fit()
+
+    def _fit(self) -> None:
+        """Go on with what the service has room for."""
         filled = min(self.num_seen_examples, self._buffer_size)
-        held = np.flatnonzero(examples.ids[:filled] >= 0)
+        held = np.flatnonzero(self.examples.ids[:filled] >= 0)
         if len(held) < filled:
             self._shrink(held)
 
@@ -150,23 +204,28 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
             for name, value in list(vars(owner).items()):
                 if isinstance(value, Tensor) and value.ndim and len(value) == size:
                     setattr(owner, name, value[torch.from_numpy(held)])
+        for told in self._told.values():
+            told.values = told.values[held]
         self.attention_maps = [self.attention_maps[place] for place in held.tolist()]
         self._buffer_size = self.sample_selection_fn.buffer_size = len(held)
 
     def report(self, phase: int, report: Callable[[str], object] | None = None) -> PhaseReport:
         """Items and bytes after a task; see :func:`client.phase_report.phase_report`."""
+        self.commit()
         return phase_report(self._memory, phase, report=report)
 
     def serialize(self, out_device: Any = "cpu") -> dict[str, Any]:
         """As Mammoth's, with a :class:`SavedExamples` for the pictures. Like Mammoth's it does not have
         ``num_seen_examples``: :meth:`state_dict` has."""
+        self.commit()
         return {
             name: self.examples.saved() if name == "examples" else getattr(self, name).to(out_device)
             for name in self.used_attributes
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What goes on from here with the same places: the name of a snapshot in place of pictures.
+        """What goes on from here with the same places: the name of a snapshot in place of pictures, and copies of all
+        else.
 
         Of a strategy with scores of its own they are not in it.
         """
@@ -176,7 +235,7 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
             "examples": None
             if saved is None
             else {"state": saved.state, "ids": saved.ids, "shape": tuple(saved.shape)},
-            "attributes": attributes,
+            "attributes": {name: values.clone() for name, values in attributes.items()},
             "num_seen_examples": self.num_seen_examples,
             "buffer_size": self._buffer_size,
         }
@@ -197,6 +256,33 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
         self._examples = None
         if saved is not None:
             self.examples = SavedExamples(saved["state"], tuple(saved["ids"]), torch.Size(saved["shape"]))
+
+
+@dataclass
+class _Told:
+    """What the records have of an attribute of the buffer's."""
+
+    tensor: Tensor
+    version: int
+    """Of the tensor at that time; each write to it makes another one."""
+    values: NDArray[np.float32]
+    """``(buffer_size, ...)``."""
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Told:
+        values = np.array(tensor.detach().cpu().numpy(), dtype=np.float32)
+        return cls(tensor, tensor._version, values)
+
+    def is_of(self, tensor: Tensor) -> bool:
+        """Whether nothing was written since."""
+        return tensor is self.tensor and tensor._version == self.version
+
+    def differs(self, other: _Told) -> NDArray[np.bool_]:
+        """Places, ``(buffer_size,)``; to the bit, as NaN is no other than NaN."""
+        if self.values.shape != other.values.shape:
+            return np.ones(len(other.values), dtype=np.bool_)
+        bits = (told.values.reshape(len(told.values), -1).view(np.uint32) for told in (self, other))
+        return np.asarray(np.not_equal(*bits).any(axis=1))
 
 
 class _Examples:
@@ -248,7 +334,18 @@ class _Examples:
     def cpu(self) -> _Examples:
         return self.to("cpu")
 
-    def put(self, records: list[Any]) -> None:
+    def records(self) -> dict[str, Record]:
+        """What the service holds, by the names of the pictures as they are read."""
+        found: dict[str, Record] = {}
+        ids = self.ids[self.ids >= 0].tolist()
+        for first in range(0, len(ids), _CHUNK):
+            part = ids[first : first + _CHUNK]
+            records = self.exemplars.buffer.fetch(part, pixels=False).records
+            pictures = (self._kind.pixels(one.float().div_(255)) for one in self.exemplars.get(part))
+            found |= zip(map(name_of, pictures), records, strict=True)
+        return found
+
+    def put(self, records: list[Record]) -> None:
         """Store what was written, as these records, in place of what is there. Others may have to go: their ids are -1
         then."""
         places = list(self.written)
@@ -259,6 +356,14 @@ class _Examples:
         self.written = {}
         self.ids[places] = pushed.exemplar_ids
         self.ids[np.isin(self.ids, list(pushed.evicted))] = -1
+
+    def replace(self, places: NDArray[np.int64], arrays: dict[str, NDArray[np.float32]]) -> frozenset[int]:
+        """Give the examples at these places other arrays. Returns the ids of those that are gone for it."""
+        if not len(places):
+            return frozenset()
+        gone = self.exemplars.replace(self.ids[places].tolist(), arrays)
+        self.ids[np.isin(self.ids, list(gone))] = -1
+        return gone
 
     def take(self, places: NDArray[np.int64]) -> None:
         """Keep these places alone."""

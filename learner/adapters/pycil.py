@@ -12,7 +12,6 @@ Neither is in a registry: a learner's own class is given, and it selects as ever
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from client.files import replacing
 from client.from_image import read_rgb
 from client.phase_report import phase_report
 from learner.adapters._exemplars import Exemplars
-from learner.adapters._pictures import Kind, Pixels, Recorder, pixels_of
+from learner.adapters._pictures import Kind, Pixels, Recorder, name_of, pixels_of
 
 __all__ = ["Recorder", "StoredMemory"]
 
@@ -196,10 +195,7 @@ class StoredMemory(_Learner):  # type: ignore[misc]
 
 def _name(row: Any) -> str:
     """Names a row of the memory: a path itself, a picture by its pixels."""
-    if isinstance(row, str):
-        return row
-    digest = hashlib.blake2b(row.tobytes(), digest_size=16)
-    return f"{row.shape}{digest.hexdigest()}"
+    return row if isinstance(row, str) else name_of(row)
 
 
 def _ranks(targets: Sequence[int] | NDArray[Any]) -> list[int]:

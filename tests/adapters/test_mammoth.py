@@ -20,7 +20,7 @@ import torch
 
 from client import MemoryClient
 from learner.adapters.mammoth import Recorder, SavedExamples, StoredExamples
-from memory_format import BudgetError, WebPLossless
+from memory_format import BudgetError, WebP, WebPLossless
 from tests.conftest import Service
 
 sys.path += filter(None, [os.environ.get("EXEMPLAR_MEMORY_MAMMOTH")])
@@ -104,6 +104,115 @@ def test_models_may_index_examples_and_rewrite_what_belongs_to_them(memory: Memo
     assert not hasattr(ours, "examples")
     ours.add_data(**batch(1))
     assert ours.report(3, list[str]().append).exemplars == 6
+
+
+def dark(buffer: Any, tasks: range) -> list[torch.Tensor]:
+    """The calls of X-DER: it writes logits of what it has drawn, and makes the buffer anew after each task."""
+    drawn = []
+    for task in tasks:
+        for step in range(3 if task else 0):
+            for share in (0.5, -2.0):
+                index, *found = buffer.get_data(4, return_index=True)
+                drawn += [index, *found]
+                chosen = found[1] % 2 == step % 2
+                buffer.logits[index[chosen], :] = share * found[2][chosen] + task
+                buffer.task_labels[index[chosen]] = task
+        if task:
+            pictures, labels, logits, tasks_of = buffer.get_all_data()
+            buffer.empty()
+            for label in labels.unique():
+                rows = (labels == label).nonzero()[:1, 0]
+                buffer.add_data(
+                    examples=pictures[rows], labels=labels[rows], logits=logits[rows], task_labels=tasks_of[rows]
+                )
+        buffer.add_data(**batch(task))
+        index, *found = buffer.get_data(buffer.buffer_size, return_index=True)
+        buffer.logits[index[found[1] < 3], :] = 1.5 * found[2][found[1] < 3]
+        drawn += [index, *found]
+    return drawn
+
+
+def assert_told(ours: Any) -> None:
+    """The service has the logits that the buffer has."""
+    held = {record.exemplar_id: record for record in ours.examples.exemplars.buffer.records()}
+    assert {*held} == {*ours.examples.ids[: len(ours)].tolist()}
+    for place, id_ in enumerate(ours.examples.ids[: len(ours)].tolist()):
+        assert held[id_].class_id == int(ours.labels[place])
+        assert np.array_equal(held[id_].arrays()["logits"], ours.logits[place].numpy())
+
+
+def test_logits_that_x_der_makes_anew_are_those_of_the_records(memory: MemoryClient) -> None:
+    own, ours = Buffer(SIZE), stored(memory)
+    np.random.seed(0)  # noqa: NPY002
+    expected = dark(own, range(4))
+    np.random.seed(0)  # noqa: NPY002
+    assert_same(expected, dark(ours, range(3)) + dark(ours, range(3, 4)))
+    assert_same(own.get_all_data(), ours.get_all_data())
+    ours.commit()
+    assert_told(ours)
+    revisions = {record.revision for record in ours.examples.exemplars.buffer.records()}
+    assert max(revisions) > 0
+    version = ours.examples.exemplars.buffer.info().version
+    ours.logits[0] = ours.logits[0].clone()
+    ours.get_data(4)
+    assert ours.examples.exemplars.buffer.info().version == version
+
+
+def test_a_checkpoint_has_the_logits_of_its_time(memory: MemoryClient) -> None:
+    ours = stored(memory)
+    np.random.seed(0)  # noqa: NPY002
+    dark(ours, range(2))
+    state, random = ours.state_dict(), np.random.get_state()  # noqa: NPY002
+    made = ours.examples.exemplars.buffer
+    then = {record.exemplar_id: record.arrays()["logits"] for record in made.records()}
+    assert_told(ours)
+    expected = dark(ours, range(2, 4))
+    snapshot = state["examples"]["state"]["snapshot"]
+    now = {record.exemplar_id: record.arrays()["logits"] for record in made.records(snapshot=snapshot)}
+    assert now.keys() == then.keys()
+    assert all(np.array_equal(now[id_], then[id_]) for id_ in then)
+
+    again = ServiceBuffer(SIZE, memory=made, recorder=Recorder(WebPLossless()))
+    again.load_state_dict(state)
+    np.random.set_state(random)  # noqa: NPY002
+    assert_same(expected, dark(again, range(2, 4)))
+    again.commit()
+    assert_told(again)
+
+
+def test_what_is_read_and_added_again_is_stored_as_it_was(memory: MemoryClient) -> None:
+    """No loss upon loss, and no mask of what a mask has left."""
+    brightest = Recorder(WebP(quality=5), patch_px=4, masked=lambda pixels: pixels.sum(2, dtype=np.int64), keep=0.5)
+    ours = stored(memory, recorder=brightest)
+    ours.add_data(**batch(0))
+    made = ours.examples.exemplars.buffer
+    before = {record.payload: record.keep_mask_bytes for record in made.records()}
+    pictures, labels, logits, tasks = ours.get_all_data()
+    assert not torch.equal(pictures, batch(0)["examples"])
+    for _ in range(2):
+        ours.empty()
+        assert made.info().num_records == 0
+        ours.add_data(examples=pictures[:5], labels=labels[:5], logits=2 * logits[:5], task_labels=tasks[:5] + 1)
+        assert torch.equal(ours.get_all_data()[0], pictures[:5])
+    after = list(made.records())
+    assert len(after) == 5
+    assert all(before[record.payload] == record.keep_mask_bytes for record in after)
+    assert {record.phase for record in after} == {1}
+    assert {record.revision for record in after} == {0}
+    for place, record in enumerate(after):
+        assert np.array_equal(record.arrays()["logits"], 2 * logits[place].numpy())
+
+
+def test_new_logits_that_find_no_room_make_the_buffer_smaller(memory: MemoryClient) -> None:
+    ours = stored(memory)
+    np.random.seed(0)  # noqa: NPY002
+    played(ours, range(5))
+    made = ours.examples.exemplars.buffer
+    made.configure(budget_bytes=made.info().bytes_used)
+    ours.logits[:] = -ours.logits
+    drawn = ours.get_data(SIZE)
+    assert len(drawn[0]) == len(ours) == ours.buffer_size == made.info().num_records == SIZE - 1
+    assert_told(ours)
 
 
 def test_a_run_that_goes_on_draws_what_it_would_have_drawn(memory: MemoryClient) -> None:

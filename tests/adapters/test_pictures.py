@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from client import Buffer, MemoryClient, ReplayBatch
+from client import Buffer, MemoryClient, PushResult, ReplayBatch, Retries, ServiceError
 from learner.adapters._exemplars import Exemplars
 from learner.adapters._pictures import Kind, Recorder, pixels_of
-from memory_format import FormatError, NotFoundError, WebPLossless
+from memory_format import BudgetError, FormatError, NotFoundError, Record, WebPLossless
+from tests.client.link import Link
 from tests.conftest import Service
 
 _numbers = itertools.count()
@@ -134,6 +137,62 @@ def test_no_more_come_along_than_there_is_room_for(buffer: Buffer) -> None:
     assert decoded == [8, 1, 1, 1, 1, 1]
     held.push([recorder.record(picture(9), class_id=0)])
     assert len(decoded) == 6
+
+
+@dataclass(frozen=True)
+class Piecewise(Buffer):
+    """Sends two records a request. ``at_fifth`` is called when the second request is next."""
+
+    at_fifth: Callable[[], object] = bool
+
+    def push(self, records: Any, **options: Any) -> PushResult:
+        def told() -> Iterator[Record]:
+            for number, record in enumerate(records):
+                if number == 4:
+                    self.at_fifth()
+                yield record
+
+        return super().push(told(), **options, max_batch_records=2)
+
+
+def records(numbers: range) -> list[Record]:
+    return [Recorder(WebPLossless()).record(picture(n), class_id=0) for n in numbers]
+
+
+def test_a_push_of_several_requests_is_stored_whole_or_not_at_all(buffer: Buffer) -> None:
+    few = records(range(2))
+    buffer.configure(eviction="reject", budget_bytes=sum(record.charge for record in few) * 2 + 100)
+    held = exemplars_of(Piecewise(buffer.client, buffer.name), None)
+    (first,) = held.push(few[:1]).exemplar_ids.tolist()
+    with pytest.raises(BudgetError):
+        held.push(records(range(2, 7)))
+    assert [info.exemplar_id for info in buffer.query()] == [first]
+    assert np.array_equal(held.get([first])[0], picture(0))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_push_that_broke_off_leaves_nothing_behind(buffer: Buffer, service: Service, same: bool) -> None:
+    link = Link(int(service.url.rsplit(":", 1)[1]))
+    with MemoryClient(link.url, retries=Retries(tries=1)) as memory:
+        held = exemplars_of(Piecewise(memory, buffer.name, link.cut), None)
+        old = held.push(records(range(1))).exemplar_ids.tolist()
+        # As much as fits: what is pushed evicts what is there.
+        buffer.configure(eviction="fifo", budget_bytes=5 * buffer.info().bytes_used)
+        given = records(range(1, 6))
+        with pytest.raises(ServiceError):
+            held.push(given)
+        assert buffer.info().num_records == 3
+        link.mend()
+        object.__setattr__(held.buffer, "at_fifth", bool)
+        pushed = held.push(given if same else records(range(6, 8)))
+        link.close()
+    assert pushed.evicted == {*old}
+    kept = [info.exemplar_id for info in buffer.query()]
+    assert kept == pushed.exemplar_ids.tolist()
+    found = held.get(kept)
+    assert all(
+        np.array_equal(one, picture(n)) for one, n in zip(found, range(1, 6) if same else range(6, 8), strict=True)
+    )
 
 
 def test_a_state_is_a_name_and_what_was_held_then(buffer: Buffer) -> None:
