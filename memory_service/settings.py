@@ -181,7 +181,7 @@ class Settings(BaseSettings):
             return self
         if self.index is None or self.segments is None:
             raise ValueError("replicas share a database and an object store: name them as index and segments")
-        for name in ("total_budget_bytes", "learner_bytes", "uds"):
+        for name in ("learner_bytes", "uds"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} is for a service that is alone: replicas do not keep to it together")
         return self

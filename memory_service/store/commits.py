@@ -16,7 +16,7 @@ from memory_format import BudgetError, StorageError
 from memory_service.store.compactor import Compactor
 from memory_service.store.contents import Contents
 from memory_service.store.idempotency import LEAST_KEPT, KeptAnswers
-from memory_service.store.index import phases
+from memory_service.store.index import phases, quotas
 from memory_service.store.index.base import BufferEntry, Index, Reading, Writing
 from memory_service.store.loading import Growing, Purpose
 from memory_service.store.pure.change import Change, Leaving, Written
@@ -112,6 +112,8 @@ class Commits:
             orphaned = transaction.drop_segments(buffer_id, gone)
         if len(change.revised) or (change.removes and after.counts.revisions):
             after = self.writer.with_revisions(transaction, after, flight, change.revised)
+        if change.config.most_bytes > before.config.most_bytes:
+            quotas.claim_budget(transaction, self._options, change.config)
         # Whichever way a budget goes, what is used must not be over it in between.
         grows = change.config.budget_bytes > before.config.budget_bytes
         if grows:

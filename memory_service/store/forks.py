@@ -13,6 +13,7 @@ from memory_format import BudgetError, StorageError
 from memory_format.wire import Batch
 from memory_service.store.commits import discard
 from memory_service.store.contents import Contents
+from memory_service.store.index import quotas
 from memory_service.store.index.base import BufferEntry, Writing
 from memory_service.store.loading import SealedSegments
 from memory_service.store.pure.columns import Columns, Rows, headers_of_rows
@@ -103,7 +104,9 @@ class Fork:
         return entry
 
     def _note(self, transaction: Writing) -> BufferEntry:
-        entry = transaction.insert_buffer(
+        entry = quotas.insert_buffer(
+            transaction,
+            self._contents.options,
             self._config,
             version=self._view.version,
             bytes_used=self._view.bytes_used,

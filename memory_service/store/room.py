@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from memory_format import BudgetError
 from memory_format.header import HEADER_DTYPE
+from memory_service.store.index import quotas
+from memory_service.store.index.base import Index
 from memory_service.store.learner_quota import LearnerQuota
 from memory_service.store.pure import ledger
 from memory_service.store.pure.change import Change
@@ -85,59 +86,43 @@ def needed(
 
 
 class Quota:
-    """The sum of all budgets, each counted at the most that it may grow to.
+    """What all buffers of a store may have together: see :mod:`memory_service.store.index.quotas`."""
 
-    Args:
-        limit: None: as much as anybody likes.
-        learner_limit: see :class:`LearnerQuota`.
-        left: called with the bytes that all disk limits together leave to the store itself, whenever they change.
-    """
-
-    def __init__(self, limit: int | None, left: Callable[[int], object], *, learner_limit: int | None = None) -> None:
-        self.learners = LearnerQuota(learner_limit)
-        self._limit = limit
-        self._left = left
+    def __init__(self, index: Index, options: Options) -> None:
+        self.learners = LearnerQuota(options.learner_bytes)
+        self._index = index
+        self._options = options
         self._lock = threading.Lock()
-        self._most: dict[str, int] = {}
         self._shares: dict[str, int] = {}
+        """What each disk limit leaves to the index."""
 
     def note(self, config: BufferConfig) -> None:
-        """A buffer that is there, whatever the limit says by now."""
-        self._set(config.name, config.most_bytes, ledger.store_share(config))
+        """A buffer that is there."""
+        self._set(config.name, ledger.store_share(config))
 
     def drop(self, name: str) -> None:
-        self._set(name, None, None)
+        self._set(name, None)
 
-    def _set(self, name: str, most: int | None, share: int | None) -> None:
+    def _set(self, name: str, share: int | None) -> None:
         with self._lock:
-            for values, value in ((self._most, most), (self._shares, share)):
-                values.pop(name, None)
-                if value is not None:
-                    values[name] = value
-            self._left(sum(self._shares.values()))
+            self._shares.pop(name, None)
+            if share is not None:
+                self._shares[name] = share
+            self._index.leave_room(sum(self._shares.values()))
 
     @contextmanager
     def claim(self, config: BufferConfig) -> Iterator[None]:
-        """Around a change that gives a buffer these settings: what is more than it had counts from here on, and where
-        the change fails, what it had. Raises ``BudgetError`` (``quota_exceeded``)."""
-        name, most, share = config.name, config.most_bytes, ledger.store_share(config)
-        with self._lock:
-            before, share_before = self._most.get(name), self._shares.get(name)
-            others = sum(self._most.values()) - (before or 0)
-            if self._limit is not None and most > (before or 0) and others + most > self._limit:
-                free = max(0, self._limit - others)
-                raise BudgetError(
-                    f"a budget of up to {most} bytes is asked for, {free} of the {self._limit} that all buffers may "
-                    "have together are free: ask for less, give one that grows a max_budget_bytes, or delete buffers",
-                    code="quota_exceeded",
-                    requested_bytes=most,
-                    free_bytes=free,
-                    limit=self._limit,
-                )
-        self._set(name, max(most, before or 0), min(share, share_before or 0))
+        """Around a change that gives a buffer these settings: refused before anything is done for it, where there is no
+        room; its transaction looks again (:func:`quotas.claim_budget`). Raises ``BudgetError`` (``quota_exceeded``);
+        ``StorageError``."""
+        if self._options.total_budget_bytes is not None:
+            with self._index.reading() as reading:
+                quotas.expect_budget(reading, self._options, config)
+        before = self._shares.get(config.name)
+        self._set(config.name, min(ledger.store_share(config), before or 0))
         try:
             yield
         except BaseException:
-            self._set(name, before, share_before)
+            self._set(config.name, before)
             raise
         self.note(config)

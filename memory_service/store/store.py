@@ -30,6 +30,7 @@ from memory_service.store.buffer import Buffer
 from memory_service.store.commits import discard
 from memory_service.store.directory import OpenPorts, Places, Ports, open_local
 from memory_service.store.erasures import Erasures
+from memory_service.store.index import quotas
 from memory_service.store.index.base import BufferEntry, BufferRows, Writing
 from memory_service.store.loading import SealedSegments, expect_counted, expect_known
 from memory_service.store.names import NameFiles
@@ -86,8 +87,7 @@ class Store:
 
     def _open(self, ports: Ports) -> None:
         self._index, self._segments, self.id = ports.index, ports.segments, ports.store_id
-        total, of_a_learner = self._options.total_budget_bytes, self._options.learner_bytes
-        self._quota = Quota(total, self._index.leave_room, learner_limit=of_a_learner)
+        self._quota = Quota(self._index, self._options)
         try:
             with self._index.reading() as reading:
                 known, contents, erasing = reading.known_files(), reading.contents(), reading.erasures()
@@ -178,7 +178,7 @@ class Store:
                 expect_equal(existing.config, config)
                 return existing, False
             with self._quota.claim(config):
-                entry = self._make(name, lambda transaction: transaction.insert_buffer(config))
+                entry = self._make(name, lambda writing: quotas.insert_buffer(writing, self._options, config))
             buffer = self._buffers[name] = self._open_new(entry)
             return buffer, True
 
@@ -249,7 +249,7 @@ class Store:
                         requested_bytes=needed,
                         disk_limit_bytes=config.disk_limit_bytes,
                     )
-                entry = self._make(name, lambda transaction: incoming.note(transaction, config, parts))
+                entry = self._make(name, lambda writing: incoming.note(writing, self._options, config, parts))
             except BaseException:
                 discard(self._index, self._segments, parts)
                 raise

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from memory_format import BudgetError, FormatError, vocabulary_fingerprint
 from memory_format.body import MAX_BODY_BYTES
 from memory_format.wire import Batch, check_batch
+from memory_service.store.index import quotas
 from memory_service.store.index.base import BufferEntry, Writing
 from memory_service.store.pure.columns import charge_of
 from memory_service.store.pure.ledger import IndexRows, all_name_bytes, words_bytes
@@ -162,9 +163,11 @@ class Import:
             for first, last in pieces(lengths[begin:end]):
                 yield begin + first, begin + last
 
-    def note(self, transaction: Writing, config: BufferConfig, parts: list[Part]) -> BufferEntry:
-        """Make the buffer in the index."""
-        entry = transaction.insert_buffer(
+    def note(self, transaction: Writing, options: Options, config: BufferConfig, parts: list[Part]) -> BufferEntry:
+        """Make the buffer in the index. Raises as :func:`quotas.insert_buffer`."""
+        entry = quotas.insert_buffer(
+            transaction,
+            options,
             config,
             version=self.description.version,
             bytes_used=self._bytes_used(),
