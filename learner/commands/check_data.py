@@ -18,8 +18,12 @@ from rich.text import Text
 
 from learner.data.base import DataError, Split, some
 from learner.data.pictures import LazyPictures, NoPicture, Picture
+from learner.memory.settings import MemoryConfig
+from learner.model.backbones.choose import backbone_facts
 from learner.run.config import LearnerConfig
-from learner.run.loading import Loaded, cut_into_phases, load_samples, suggest_budget, suited_phases
+from learner.run.cost import estimate, load_of
+from learner.run.loading import Budget, Loaded, cut_into_phases, load_samples, suggest_budget, suited_phases
+from learner.run.problem import Problem
 from learner.run.summary import budget_words
 
 _MOST_CLASSES = 40
@@ -52,6 +56,7 @@ def check_data(config: LearnerConfig, directory: Path | None, console: Console) 
         say(line)
     stops = bool(data.bad) and config.data.bad_pictures == "error"
     whole = replace(config, data=suited_phases(config.data, data.num_classes))
+    suggested = suggest_budget(loaded.splits["train"], config.memory)
     try:
         problem = cut_into_phases(whole, loaded)
     except DataError as error:
@@ -59,7 +64,8 @@ def check_data(config: LearnerConfig, directory: Path | None, console: Console) 
         say(f"wrong: {error}")
     else:
         say(f"phases: {' + '.join(str(len(classes)) for classes in problem.phases)} classes")
-    say(_budget(config, loaded))
+        say(_cost(whole, problem, loaded, suggested))
+    say(_budget(config.memory, suggested))
     say("learner run would end before it trains" if stops else "learner run takes this as it is")
     return 1 if stops else 0
 
@@ -152,10 +158,18 @@ def _bad(bad: Sequence[str], setting: str) -> list[str]:
     return [*lines, "  they are left out (data.bad_pictures=skip)"]
 
 
-def _budget(config: LearnerConfig, loaded: Loaded) -> str:
-    memory, train = config.memory, loaded.splits["train"]
-    suggested = suggest_budget(train, memory)
+def _budget(memory: MemoryConfig, suggested: Budget) -> str:
     held = f"{suggested} (--set memory.budget_bytes={suggested.budget_bytes})"
     if not memory.budget_bytes:
         return f"budget: {held}"
     return f"budget: {budget_words(memory)} as it is set; suggested: {held}"
+
+
+def _cost(config: LearnerConfig, problem: Problem, loaded: Loaded, suggested: Budget) -> str:
+    memory = config.memory
+    budget = memory.full_samples_per_class * memory.full_sample_bytes * suggested.num_classes or memory.budget_bytes
+    exemplars = (budget or suggested.budget_bytes) // suggested.full_sample_bytes
+    words = float(np.mean([len(ids) for ids in loaded.splits["train"].token_ids]))
+    load = load_of(problem, config, words=words, exemplars=exemplars)
+    cost = estimate(config, load, backbone_facts(config.backbone).encoder)
+    return f"cost of a method that stores whole pictures, counted and not measured: {cost}"

@@ -173,8 +173,12 @@ def _about_texts(samples: Sequence[Sample], name: str) -> list[str]:
     """
     with_text = {sample.split for sample in samples if sample.text}
     without = sorted({sample.split for sample in samples} - with_text)
-    if not with_text or not without:
+    if not with_text:
         return []
+    if not without:
+        lacking = [sample for sample in samples if not sample.text]
+        said = f"{len(lacking)} of {len(samples)} samples have no text, and are known by their pictures alone"
+        return [f"{said} (such as {lacking[0].where})"] if lacking else []
     if "train" in without:
         raise DataError(
             f"{name}: no sample to train on has a text, but samples of {', '.join(sorted(with_text))} have: is the "

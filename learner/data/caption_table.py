@@ -1,4 +1,5 @@
-"""The captions file: a text for each picture of a folder, CSV or JSON lines with ``image`` and ``text``.
+"""The captions file: a text for each picture of a folder, CSV or JSON lines with ``image`` and ``text``. JSON with an
+object of texts by picture, as others write it, is read too.
 
 Captions of thirty thousand pictures take hours to write, so the file grows row by row, and a run that was cut off goes
 on where it stopped.
@@ -11,11 +12,12 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from learner.data.base import DataError
-from learner.data.table import Row, parse_table, read_table
+from learner.data.settings import MissingTexts
+from learner.data.table import Row, parse_table, read_object, read_table
 
 COLUMNS = ("image", "text")
 
@@ -29,7 +31,31 @@ def read_captions(path: Path, pictures: Container[str]) -> dict[str, str]:
     Raises:
         DataError: the file is of another shape, or gives two texts to one picture.
     """
-    return _captions(path, read_table(path, columns=COLUMNS), pictures)
+    if path.suffix == ".json":
+        named = read_object(path).items()
+        rows = [Row(dict(zip(COLUMNS, pair, strict=True)), f"{path.name}: {pair[0]!r}") for pair in named]
+    else:
+        rows = read_table(path, columns=COLUMNS)
+    return _captions(path, rows, pictures)
+
+
+def about_missing(missing: Sequence[str], total: int, file: str, choice: MissingTexts, mend: str) -> tuple[str, ...]:
+    """What is said of pictures that a file of texts does not name; nothing, where it names all.
+
+    Args:
+        missing: those, and ``total``: how many pictures there are.
+        mend: what would mend it, if anything.
+
+    Raises:
+        DataError: they are neither to be left out nor to be taken without a text.
+    """
+    if not missing:
+        return ()
+    said = f"{len(missing)} of {total} pictures have no text in {file} (such as {missing[0]})"
+    if choice == "error":
+        instead = "data.missing_texts=skip leaves them out, and data.missing_texts=empty takes them without a text"
+        raise DataError(f"{said}: {mend}; or {instead}" if mend else f"{said}: {instead}")
+    return (f"{said}: they are {'left out' if choice == 'skip' else 'taken without one'} (data.missing_texts)",)
 
 
 def _captions(path: Path, rows: Iterable[Row], pictures: Container[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from learner.data.assemble import Listing, Sample
 from learner.data.base import DataError
-from learner.data.caption_table import read_captions
+from learner.data.caption_table import about_missing, read_captions
 from learner.data.pictures import Picture, PictureError, picture_in, pictures_below, read_picture
 from learner.data.settings import DataConfig
 
@@ -47,9 +47,11 @@ def list_imagenet_r(config: DataConfig) -> Listing:
     pictures = {name: picture_in(root, name) for name in names}
     missing = [name for name in names if name not in captions]
     # Pictures that cannot be read have none: what becomes of them is for data.bad_pictures to say.
-    first = next((name for name in missing if _readable(pictures[name])), None)
-    if first is not None:
-        raise DataError(f"{len(missing)} of {len(names)} pictures have no caption in {file} (such as {first}): {write}")
+    lacking = [name for name in missing if _readable(pictures[name])]
+    notes = about_missing(lacking, len(names), str(file), config.missing_texts, write)
+    if unknown := [key for key in captions if key not in pictures]:
+        notes += (f"{len(unknown)} rows of {file.name} name no picture that is there (such as {unknown[0]})",)
+    left_out = set(lacking if config.missing_texts == "skip" else ())
     samples = [
         Sample(
             picture=picture,
@@ -59,8 +61,9 @@ def list_imagenet_r(config: DataConfig) -> Listing:
             where=picture.name,
         )
         for name, picture in pictures.items()
+        if name not in left_out
     ]
-    return Listing("MM-ImageNet-R", samples, _names(root / "README.txt"))
+    return Listing("MM-ImageNet-R", samples, _names(root / "README.txt"), notes)
 
 
 def _readable(picture: Picture) -> bool:

@@ -251,9 +251,11 @@ def as_there(name: str, there: Callable[[str], bool]) -> str:
     """The spelling of a name under which there is a file, or else the name without the space around it.
 
     As it stands comes first: space at an end and ``\\\\`` may belong to a name. Then as Windows (``\\\\``) and as a Mac
-    (accents beside their letters) write it.
+    (accents beside their letters) write it, and with its ending in the other case (``.JPG``), as cameras do.
     """
     plain = name.strip()
     slashes = plain.replace("\\", "/")
     composed = [unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")]
-    return next((spelling for spelling in (name, plain, slashes, *composed) if there(spelling)), plain)
+    stem, dot, ending = slashes.rpartition(".")
+    cased = [f"{stem}{dot}{other}" for other in (ending.lower(), ending.upper()) if dot]
+    return next((spelling for spelling in (name, plain, slashes, *composed, *cased) if there(spelling)), plain)

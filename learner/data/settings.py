@@ -10,6 +10,7 @@ from memory_format.canvas import MAX_SIDE_PX
 
 DataName = Literal["emoji", "imagenet-r", "food101", "folder", "hub"]
 SceneChoice = Literal["any", "misleading"]
+MissingTexts = Literal["error", "skip", "empty"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ class DataConfig:
             class folders, or a table of pictures, texts and classes; ``hub``: a data set of Hugging Face's
             ``datasets``. See docs/learner.md.
         path: the data set's folder, ``folder``'s table, or ``hub``'s name or folder.
-        captions: the captions file of ``imagenet-r`` and of class folders; empty = ``captions.csv`` in their folder.
+        captions: the captions file of ``imagenet-r`` and of class folders: CSV, JSON lines, or a JSON object of texts
+            by picture; empty = ``captions.csv`` in their folder.
+        missing_texts: pictures that are not in the captions of ``imagenet-r`` or the ``text.json`` of ``food101`` end
+            the run before it starts (``error``), are left out (``skip``), or are taken without a text (``empty``).
         columns: names of columns, where they are others.
         hub: which part of a data set of ``hub``.
         num_classes: so many classes, those with the most samples; 0 = all.
@@ -81,6 +85,7 @@ class DataConfig:
     name: DataName = "emoji"
     path: str = ""
     captions: str = ""
+    missing_texts: MissingTexts = "error"
     columns: Columns = field(default_factory=Columns)
     hub: HubConfig = field(default_factory=HubConfig)
     num_classes: int = 18

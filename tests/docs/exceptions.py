@@ -94,6 +94,7 @@ NOT_RUN: dict[Name, str] = {
 
 JUDGED: dict[str, str] = {
     "docs/learner.md": "its runs take hours, or need data that is not here",
+    "docs/howto/paper-data.md": "the same",
     "docs/howto/one-machine.md": "its runs take minutes each",
     "docs/howto/ranks.md": "the same; tests/learner/test_ranks.py has a small one",
 }

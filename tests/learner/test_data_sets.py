@@ -387,9 +387,7 @@ class TestImageNetR:
         base = trees.imagenet_r(tmp_path)
         lines = (base / "captions.csv").read_text().splitlines()
         (base / "captions.csv").write_text("\n".join(lines[:-2]) + "\n")
-        with pytest.raises(
-            DataError, match=r"2 of 15 pictures have no caption .*art_3\.jpg.*`learner caption --images"
-        ):
+        with pytest.raises(DataError, match=r"2 of 15 pictures have no text .*art_3\.jpg.*`learner caption --images"):
             load("imagenet-r", tmp_path)
         (base / "captions.csv").write_text("\n".join([*lines, lines[1] + " and more"]) + "\n")
         with pytest.raises(
@@ -419,7 +417,7 @@ class TestImageNetR:
         assert len(data.train) + len(data.test["test"]) == 14
         # One that can be read is still missed.
         (base / "captions.csv").write_text("\n".join(lines[:-2]) + "\n")
-        with pytest.raises(DataError, match=r"2 of 15 pictures have no caption .*\(such as n01440002/art_3\.jpg\)"):
+        with pytest.raises(DataError, match=r"1 of 15 pictures have no text .*\(such as n01440002/art_3\.jpg\)"):
             load("imagenet-r", tmp_path, bad_pictures="skip")
 
     def test_what_macs_and_storage_put_beside_pictures_is_passed_by(
@@ -484,9 +482,7 @@ class TestFood101:
             load("food101", root)
         assert len(load("food101", root, bad_pictures="skip").train) == 7
 
-    def test_the_json_files_that_go_around_are_read(
-        self, load: Callable[..., MultimodalData], tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_the_json_files_that_go_around_are_read(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
         root = trees.food101_json(tmp_path)
         data = load("food101", root)
         assert data.class_names == ["apple pie", "ramen"]
@@ -497,8 +493,12 @@ class TestFood101:
         titles = json.loads((root / "text.json").read_text())
         del titles["ramen_1.jpg"]
         (root / "text.json").write_text(json.dumps(titles))
-        assert len(load("food101", root).train) == 5
-        assert "1 pictures without a title in text.json are left out, as by others (such as ramen_1.jpg)" in caplog.text
+        with pytest.raises(DataError, match=r"1 of 10 pictures have no text in text\.json \(such as ramen_1\.jpg\)"):
+            load("food101", root)
+        skipped = load("food101", root, missing_texts="skip")
+        assert len(skipped.train) == 5
+        assert any("have no text in text.json (such as ramen_1.jpg): they are left out" in n for n in skipped.notes)
+        assert load("food101", root, missing_texts="empty").train.texts.count("") == 1
 
     @pytest.mark.parametrize(
         ("file", "content", "words"),

@@ -19,6 +19,7 @@ from learner.model.backbones.parts import vilt_from_parts
 from learner.model.backbones.pictures import PictureBackbone, PictureModel, check_model
 from learner.model.backbones.vilt import pretrained_vilt, small_vilt
 from learner.model.backbones.weights import load_minilm
+from learner.model.operations import Encoder
 from learner.model.settings import BackboneConfig
 
 # timm and transformers are imported where a kind needs them: together they take 230 MiB.
@@ -29,6 +30,8 @@ VOCABULARY = 30_522
 """Words of the tokenizer: BERT's."""
 WORD_POSITIONS = 512
 """Of MiniLM."""
+_DINO_WIDTH = 384
+"""Of DINOv2-S, whose blocks ``parts`` takes."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class BackboneFacts:
         patch_px: of its patches; 0 = as one likes.
         mask_layers: of how many of the last layers masks can read the attention. None: not known.
         is_vilt: words are in the sequence, beside the patches, and its layers take what references add to them.
+        encoder: the shape of its blocks. None: not known before it is made.
     """
 
     num_layers: int | None
@@ -50,6 +54,7 @@ class BackboneFacts:
     patch_px: int = 0
     mask_layers: int | None = None
     is_vilt: bool = True
+    encoder: Encoder | None = None
 
 
 def backbone_facts(config: BackboneConfig) -> BackboneFacts:
@@ -59,9 +64,9 @@ def backbone_facts(config: BackboneConfig) -> BackboneFacts:
         DataError: there is no such backbone.
     """
     if config.kind == "parts":
-        return _of_vilt(len(config.blocks), WORD_POSITIONS)
+        return _of_vilt(Encoder(len(config.blocks), _DINO_WIDTH, 4 * _DINO_WIDTH), WORD_POSITIONS)
     if config.kind == "small":
-        return _of_vilt(config.num_layers, 128)
+        return _of_vilt(Encoder(config.num_layers, config.hidden_size, 4 * config.hidden_size), 128)
     if config.kind == "callable":
         _function(config.name)
         return BackboneFacts(None, WORD_POSITIONS, is_vilt=False)
@@ -75,8 +80,11 @@ def backbone_facts(config: BackboneConfig) -> BackboneFacts:
     return _pretrained_facts(config.name)
 
 
-def _of_vilt(num_layers: int, text_positions: int, *, vocabulary: int = VOCABULARY, patch_px: int = 0) -> BackboneFacts:
-    return BackboneFacts(num_layers, text_positions, vocabulary, patch_px, mask_layers=num_layers)
+def _of_vilt(
+    encoder: Encoder, text_positions: int, *, vocabulary: int = VOCABULARY, patch_px: int = 0
+) -> BackboneFacts:
+    layers = encoder.layers
+    return BackboneFacts(layers, text_positions, vocabulary, patch_px, mask_layers=layers, encoder=encoder)
 
 
 def _of_pictures(shape: tuple[int, int, int]) -> BackboneFacts:
@@ -96,7 +104,7 @@ def _pretrained_facts(name: str) -> BackboneFacts:
     if not isinstance(vilt.patch_size, int):
         raise DataError(f"backbone.name: {name!r} has patches of {vilt.patch_size} px, a single number is wanted")
     return _of_vilt(
-        vilt.num_hidden_layers,
+        Encoder(vilt.num_hidden_layers, vilt.hidden_size, vilt.intermediate_size),
         vilt.max_position_embeddings,
         vocabulary=vilt.vocab_size,
         patch_px=vilt.patch_size,
