@@ -13,7 +13,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 export EXEMPLAR_MEMORY_DATA ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check nightly check-pages check-wheels check-objects bench bench-storage bench-learner bench-cost bench-density bench-adapters bench-sharing results docs prose shape format clean
+.PHONY: help setup demo serve test check nightly faults check-pages check-wheels check-objects bench bench-storage bench-learner bench-cost bench-density bench-adapters bench-sharing results docs prose shape format clean
 
 help:
 	@echo "make demo    the whole loop on real data: service, learner, the table and the report (runs/demo/)"
@@ -24,6 +24,7 @@ help:
 	@echo "make check-wheels  the wheel, built and installed in clean environments, and tried there (some minutes; others: ARGS=\"learner --python python3.13\")"
 	@echo "make check-objects  the tests of object stores and replicas over SeaweedFS, and that rclone's server is refused (some minutes; others: docs/howto/object-store.md)"
 	@echo "make nightly the store's long tests: 500 runs of the state machine, rounds of kill -9 of the server and of trainers, 300 rounds of faults under two replicas, a soak of 10 minutes, 300 made-up requests a route (about an hour and a half)"
+	@echo "make faults  rounds of faults under two replicas, checked against what their learners were told (ROUNDS=300; from another one on: SEED=120)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
 	@echo "make bench-learner  methods at equal bytes: the table of accuracies (some 36 minutes on two cores; goes on after Ctrl-C)"
@@ -99,11 +100,17 @@ nightly: setup
 	@echo "kill -9 of trainers, of the service, of both: 200 rounds, and 100 of ranks"
 	@KILL_ROUNDS=200 $(BIN)/python -m pytest -s tests/client/test_kills.py
 	@echo "Two replicas under faults of the network, the database, the object store and their own: 300 rounds"
-	@FAULT_ROUNDS=300 $(BIN)/python -m pytest -s tests/memory_service/test_replica_faults.py
+	@$(MAKE) --no-print-directory faults
 	@echo "Everything at once for ten minutes, every figure within its limit"
 	@SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/memory_service/test_soak.py
 	@echo "Requests made up from the OpenAPI document: 300 a route"
 	@SCHEMATHESIS_EXAMPLES=300 $(BIN)/python -m pytest tests/memory_service/test_schemathesis.py
+
+# A round is printed with its number, its faults and its seconds; the last line of stdout is one JSON object.
+faults: ROUNDS ?= 300
+faults: SEED ?= 0
+faults: setup
+	@FAULT_ROUNDS=$(ROUNDS) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/memory_service/test_replica_faults.py
 
 bench: setup
 	@$(BIN)/python -c 'import sklearn' 2>/dev/null || \

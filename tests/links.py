@@ -13,7 +13,7 @@ _NAME = ".s.PGSQL.5432"
 
 
 class Link:
-    """A socket that forwards to a server's; :attr:`directory` is what ``host`` is to be.
+    """A socket that forwards to a server's; :attr:`host` is its directory.
 
     Who is behind a link that passes nothing sees no connection end, as where packets are lost.
 
@@ -21,14 +21,17 @@ class Link:
         server: directory of the server's socket.
     """
 
+    lost = "cut off"
+
     def __init__(self, server: Path) -> None:
         # Short, as a socket's path must be.
-        self.directory = Path(tempfile.mkdtemp(prefix="link-", dir="/tmp"))
+        self._directory = Path(tempfile.mkdtemp(prefix="link-", dir="/tmp"))
+        self.host = str(self._directory)
         self._server = server / _NAME
         self._there, self._back = threading.Event(), threading.Event()
         self._sockets: set[socket.socket] = set()
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self.directory / _NAME))
+        self._listener.bind(str(self._directory / _NAME))
         self._listener.listen(64)
         self.pass_all()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -57,7 +60,7 @@ class Link:
         self._listener.close()
         self.cut()
         self.pass_all()
-        shutil.rmtree(self.directory)
+        shutil.rmtree(self._directory)
 
     def _accept(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,6 @@ def need_postgres() -> None:
 class PostgresServer(postgres.PostgresServer):
     """Tests that need one are skipped where there is none, and fail in CI."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Path | None = None) -> None:
         need_postgres()
-        super().__init__()
+        super().__init__(network=network)

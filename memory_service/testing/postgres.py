@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
@@ -22,17 +23,20 @@ class NoPostgresError(RuntimeError):
 
 
 class PostgresServer:
-    """Listens on a Unix socket alone; what it holds is gone with it.
+    """Listens on a Unix socket; what it holds is gone with it.
 
     Args:
         durable: a commit waits for the disk, as it does where data matter.
+        network: file of a Linux network namespace, as ``/run/netns/NAME``: it runs there, and listens on the link-local
+            addresses that there are, too. For root alone.
 
     Raises:
         NoPostgresError: none is installed.
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, network: Path | None = None) -> None:
         self._bin = _programs()
+        self._network = network
         self._fsync = "on" if durable else "off"
         # Short, as a socket's path must be; and where another user can get to.
         self._directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
@@ -42,10 +46,16 @@ class PostgresServer:
         self._run(
             "initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8"
         )
+        if network is not None:
+            with (self._directory / "data" / "pg_hba.conf").open("a") as allowed:
+                allowed.write("host all all fe80::/10 trust\n")
         self.start()
 
     def start(self) -> None:
-        options = f"-k {self._directory} -c listen_addresses='' -c fsync={self._fsync} -c max_connections=100"
+        addresses = "" if self._network is None else "*"
+        options = (
+            f"-k {self._directory} -c listen_addresses='{addresses}' -c fsync={self._fsync} -c max_connections=100"
+        )
         self._run("pg_ctl", "-D", "data", "-w", "-l", "log", "-o", options, "start")
 
     def stop(self) -> None:
@@ -93,8 +103,14 @@ class PostgresServer:
     def _run(self, program: str, *arguments: str) -> None:
         # It refuses to run as root.
         who: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
+        there: list[str] = []
+        if self._network is not None:
+            # Who goes there has to be root still.
+            nobody = pwd.getpwnam("nobody")
+            there = ["nsenter", f"--net={self._network}", f"--setuid={nobody.pw_uid}", f"--setgid={nobody.pw_gid}"]
+            who = {}
         done = subprocess.run(
-            [self._bin / program, *arguments],
+            [*there, self._bin / program, *arguments],
             cwd=self._directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

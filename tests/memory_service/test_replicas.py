@@ -496,18 +496,30 @@ def test_what_an_ended_replica_has_left_is_removed(
             monkeypatch.setattr(objects, "_ALL_TRIES_SECONDS", -9.0)
             upload = Bucket.create
 
-            def slow(of: Bucket, key: str, pieces: Iterable[bytes | bytearray | memoryview]) -> bool:
-                done = upload(of, key, pieces)
-                second.sweep()
-                assert second._segments._sweeper.wait(10)  # type: ignore[attr-defined]
-                return done
+            def swept() -> set[str]:
+                # Names are forgotten by the change that follows.
+                for _ in range(2):
+                    second.sweep()
+                    assert second._segments._sweeper.wait(10)  # type: ignore[attr-defined]
+                return object_store.keys(segments)
 
+            def slow(of: Bucket, key: str, pieces: Iterable[bytes | bytearray | memoryview]) -> bool:
+                swept()
+                return upload(of, key, pieces)
+
+            before = swept()
             monkeypatch.setattr(Bucket, "create", slow)
             with pytest.raises(StorageError, match="put too late"):
                 push(second.buffer("b"), 1, 12)
             monkeypatch.undo()
             assert second.buffer("b").state.columns.num_records == 12
             expect_same(first, second)
+            # What has arrived nevertheless goes with the name, once as much time has passed again.
+            late = swept() - before
+            assert len(late) == 1
+            with second._index.writing() as transaction:
+                transaction.connection.execute(sa.update(tables.intents).values(upload_until=0))
+            assert late & swept() == set()
 
 
 def test_a_replica_that_ends_holds_nothing_by_a_sweep_under_way(

@@ -6,7 +6,7 @@ Implementations of :class:`Index` decide where it lies. Nothing above this packa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar, TypeVar
 
@@ -44,10 +44,10 @@ class Index(ABC):
         """
         yield None
 
-    def dead(self, stems: Sequence[str]) -> Sequence[str]:
+    def dead(self, stems: Sequence[str]) -> Mapping[str, bool]:
         """Which of some segments that were to go nobody holds, uploads or reads, for good: durable when this returns.
-        Raises ``StorageError``."""
-        return stems
+        And whether their names are needed no more once they are removed. Raises ``StorageError``."""
+        return dict.fromkeys(stems, True)
 
     @abstractmethod
     def reading(self, *, alone: bool = False) -> AbstractContextManager[Reading]:

@@ -47,14 +47,17 @@ class Intents(Reading):
             these = i.stem.in_(stems[first : first + MOST_VALUES])
             self.connection.execute(unanswered(tables.intents.update().where(these).values(upload_until=until)))
 
-    def claim_dead(self, stems: Sequence[str]) -> list[str]:
+    def claim_dead(self, stems: Sequence[str]) -> dict[str, bool]:
         """Of some segments, those whose time to be put, or to be read, has passed: nobody can make them part of a
-        buffer from here on."""
-        claimed: list[str] = []
+        buffer from here on. And whether their names can be forgotten once they are removed: what was to be put may
+        arrive later still, from a process that stood still, so it is claimed again once that time has passed anew."""
+        i, claimed = tables.intents.c, dict[str, bool]()
         for first in range(0, len(stems), MOST_VALUES):
-            these = tables.intents.c.stem.in_(stems[first : first + MOST_VALUES]) & is_over()
-            claim = tables.intents.update().where(these).values(leaving=True).returning(tables.intents.c.stem)
-            claimed += self.connection.execute(claim).scalars()
+            these = i.stem.in_(stems[first : first + MOST_VALUES]) & is_over()
+            claimed |= dict.fromkeys(self.connection.execute(sa.select(i.stem).where(these & i.leaving)).scalars(), True)
+            until = in_seconds(self._grace_seconds or 0.0)
+            claim = tables.intents.update().where(these & ~i.leaving).values(leaving=True, upload_until=until)
+            claimed |= dict.fromkeys(self.connection.execute(claim.returning(i.stem)).scalars(), False)
         return claimed
 
     def _forget_intent(self, stem: str, *, sealed: bool) -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -367,7 +367,7 @@ class SharedIndex(Database):
             mark = Mark(*session.connection.execute(_COUNT_IN_STORE, {"by": 1}).one())
         return mark.changes
 
-    def dead(self, stems: Sequence[str]) -> Sequence[str]:
+    def dead(self, stems: Sequence[str]) -> Mapping[str, bool]:
         with self.writing() as transaction:
             return transaction.claim_dead(stems)
 

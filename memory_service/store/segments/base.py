@@ -62,8 +62,8 @@ class Bodies(Names, Protocol):
     @property
     def grace_seconds(self) -> float: ...
 
-    def dead(self, stems: Sequence[str]) -> Sequence[str]:
-        """Which of some segments that were to go may go."""
+    def dead(self, stems: Sequence[str]) -> Mapping[str, bool]:
+        """Which of some segments that were to go may go, and whether their names with them."""
 
     def open_bodies(self, stem: str, known: int = 0) -> Sequence[bytes] | None:
         """Those of an open segment, in the pieces that were written, but those of its first ``known`` bytes; None where

@@ -202,7 +202,7 @@ class ObjectSegments(Segments):
     def _remove(self, stems: Sequence[str]) -> Sequence[str]:
         dead = self._index.dead(stems)
         self._bucket.delete(map(key_of, dead))
-        return dead
+        return [stem for stem, for_good in dead.items() if for_good]
 
     def _was_read(self, stem: str) -> None:
         if stem in self._read_on:

@@ -20,8 +20,8 @@ class Sweeper:
     """What is to go, and a thread while there is anything.
 
     Args:
-        remove: removes some, and gives those that nobody holds; or raises ``StorageError``: then none of them counts as
-            removed.
+        remove: removes those that nobody holds, and gives those that are gone for good; or raises ``StorageError``:
+            then none of them counts as removed.
         gone: told which are.
     """
 
