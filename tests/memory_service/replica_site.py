@@ -54,7 +54,12 @@ class Site:
             "MEMORY_SERVICE_SEGMENT_BYTES": str(SEGMENT_BYTES),
         }
         made = ServiceProcess(
-            self.directory / f"replica-{number}", "--replicas", environment=environment, log=self.log(number)
+            self.directory / f"replica-{number}",
+            "--replicas",
+            environment=environment,
+            log=self.log(number),
+            # Of a machine that does much else.
+            start_seconds=240,
         )
         return self.stack.enter_context(made)
 

@@ -54,7 +54,8 @@ class Intents(Reading):
         i, claimed = tables.intents.c, dict[str, bool]()
         for first in range(0, len(stems), MOST_VALUES):
             these = i.stem.in_(stems[first : first + MOST_VALUES]) & is_over()
-            claimed |= dict.fromkeys(self.connection.execute(sa.select(i.stem).where(these & i.leaving)).scalars(), True)
+            again = sa.select(i.stem).where(these & i.leaving)
+            claimed |= dict.fromkeys(self.connection.execute(again).scalars(), True)
             until = in_seconds(self._grace_seconds or 0.0)
             claim = tables.intents.update().where(these & ~i.leaving).values(leaving=True, upload_until=until)
             claimed |= dict.fromkeys(self.connection.execute(claim.returning(i.stem)).scalars(), False)
