@@ -261,8 +261,10 @@ def _checked(arguments: argparse.Namespace) -> LearnerConfig:
         check_method(method, config)
     ranks = world.started_as()[1]
     for method in arguments.methods:
-        if (batch_size := method.configure(config).train.batch_size) % ranks:
-            raise ValueError(f"train.batch_size is {batch_size}, which {ranks} ranks cannot share out evenly")
+        train = method.configure(config).train
+        for name, number in (("train.batch_size", train.batch_size), ("train.replay of it", train.replayed)):
+            if number % ranks:
+                raise ValueError(f"{name} is {number}, which {ranks} ranks cannot share out evenly")
     if arguments.seeds is not None:
         seed_config(config, arguments.seeds - 1)
     return config

@@ -60,6 +60,11 @@ ABLATIONS: tuple[str, ...] = (
     "masked+herding-mean",
     "masked+typical",
     "masked+mean-heads+sinks",
+    "masked+uniform",
+    "masked+forgotten",
+    "masked+replay50",
+    "masked+uniform+replay50",
+    "masked+forgotten+replay50",
 )
 """Rows that ``--ablations`` adds to it."""
 

@@ -47,6 +47,9 @@ class LearnerConfig:
         if self.train.decode_on_device and self.memory.codec["id"] != "em_jpeg":
             raise ValueError('train.decode_on_device needs JPEG exemplars: memory.codec = {id = "em_jpeg"}')
 
+        if self.memory.join and self.train.draw == "forgotten":
+            raise ValueError("train.draw=forgotten gives exemplars scores: those of a shared buffer are others' too")
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

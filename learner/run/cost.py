@@ -69,7 +69,7 @@ def estimate(config: LearnerConfig, load: Load, encoder: Encoder | None) -> Cost
     """What the phases of some data cost with a configuration that leaves nothing to the data."""
     train = config.train
     base, *later = load.new
-    trained_later = sum(2 * train.ssf_epochs * number for number in later)
+    trained_later = sum(round((1 + train.replay) * train.ssf_epochs * number) for number in later)
     # Masks of new samples before training and after it, features to select by, and those of what is stored.
     of_new = 2 + 1 + train.translate
     fitted = load.exemplars * len(load.new) if train.refit else 0

@@ -21,6 +21,7 @@ from learner import world
 from learner.memory import mrdc
 from learner.memory.contents import save_examples, save_held
 from learner.memory.exemplars import Stored, exemplar_features, make_exemplars, mask_split, to_replay, what_to_store
+from learner.memory.schedule import give_scores, hardness
 from learner.memory.settings import MemoryConfig
 from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
@@ -32,6 +33,7 @@ from learner.run.setup import MethodBuffer, Setup
 from learner.run.shared import InStep, SharedClasses
 from learner.training.refit import Known, Translation, fit_translation, fitted_head
 from learner.training.train import train_phase
+from memory_format import Record
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +164,14 @@ class MethodRun:
             self._step.end(phase)
         machine.give_back()
         started = time.perf_counter()
-        with fitted_head(model, self._known(model, phase)):
+        held = self._look_back(model)
+        if held and self.config.train.draw == "forgotten":
+            self._give_scores(model, *held)
+        if self._buffer is not None and self.config.memory.snapshots and not self._shared:
+            buffer, name = self._buffer, f"phase-{phase}"
+            # With the scores: they make another version.
+            world.from_first(lambda: buffer.take_snapshot(name))
+        with fitted_head(model, self._known(model, phase, held)):
             scores = evaluate_phase(
                 model,
                 self.problem,
@@ -241,12 +250,12 @@ class MethodRun:
         return ReplayDataset(
             buffer,
             # Of the global draw, which ranks share out.
-            config.batch_size // world.size(),
+            config.replayed // world.size(),
             seed=self.config.seed,
             start_step=phase * 1_000_000,  # no step of one phase is a step of another
             # So that none is fetched, at the end, that nobody trains on.
             num_steps=num_steps,
-            strategy="class_balanced",
+            strategy="score_weighted" if config.draw == "forgotten" else config.draw,
             class_id=class_ids,
             repair_text=config.repair_text,
             pin_memory=device.type == "cuda",
@@ -283,8 +292,6 @@ class MethodRun:
         def push() -> float:
             pushed = buffer.push(records, idempotency_key=f"{self.key}-{phase}", vocabulary=self.problem.vocabulary)
             push_seconds = time.perf_counter() - started
-            if self.config.memory.snapshots and not self._shared:
-                buffer.take_snapshot(f"phase-{phase}")
             if self.method.stores == "masked":
                 held = zip(samples, records, pushed.exemplar_ids, strict=True)
                 save_examples(self.folder / f"examples-{phase}.npz", model, new, masked, self.config.mask, held)
@@ -320,21 +327,31 @@ class MethodRun:
         log.info("%s phase %d: quality %d", self.method.name, phase, codec["quality"])
         return replace(memory, codec=codec)
 
-    def _known(self, model: Classifier, phase: int) -> Known | None:
-        """What a classifier for the test can be fitted to; None: training's own head is tested."""
-        if not self.config.train.refit:
-            return None
-        if self.method.all_data:
-            split = self.problem.train.of_classes(self.problem.seen(phase)).load()
-            return model.features(split.tokens), split.class_ids
-        if self._buffer is None:
+    def _look_back(self, model: Classifier) -> tuple[list[Record], Tensor] | None:
+        """What the buffer holds and its features as replay shows it; None: there is none, or nobody asks."""
+        if self._buffer is None or not (self.config.train.refit or self.config.train.draw == "forgotten"):
             return None
         if self._shared:
             self._shared.meet(model)
         records = world.from_first(lambda: list(self._buffer.records() if self._buffer else ()))
         if self._shared:
             records = self._shared.known_of(model, records)
-        features = exemplar_features(model, records, self.config.memory.scale)
+        return records, exemplar_features(model, records, self.config.memory.scale)
+
+    def _give_scores(self, model: Classifier, records: list[Record], features: Tensor) -> None:
+        scores = hardness(model, features, np.array([record.class_id for record in records]))
+        world.from_first(lambda: give_scores(self._buffer, records, scores) if self._buffer else None)
+
+    def _known(self, model: Classifier, phase: int, held: tuple[list[Record], Tensor] | None) -> Known | None:
+        """What a classifier for the test can be fitted to; None: training's own head is tested."""
+        if not self.config.train.refit:
+            return None
+        if self.method.all_data:
+            split = self.problem.train.of_classes(self.problem.seen(phase)).load()
+            return model.features(split.tokens), split.class_ids
+        if held is None:
+            return None
+        records, features = held
         if self._translation is not None:
             features = self._translation(features)
         if self._shared:

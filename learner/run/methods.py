@@ -167,6 +167,12 @@ PARTS: dict[str, Part] = {
     ),
     "no-repair": Part("no re-pairing", "exemplars keep their own texts", {"train": {"repair_text": 0.0}}),
     "colour": Part("colour", "brightness, contrast and saturation move", {"train": {"colour": 0.3}}),
+    "uniform": Part("uniform draws", "replay draws any exemplar alike", {"train": {"draw": "uniform"}}),
+    "forgotten": Part(
+        "forgotten more often",
+        "replay draws an exemplar the more often, the worse the model knows it",
+        {"train": {"draw": "forgotten"}},
+    ),
     # What is tested.
     "no-refit": Part(
         "trained head",
@@ -194,6 +200,11 @@ NUMBERED: dict[str, Callable[[int], Part]] = {
         f"at {number / 100:.0%} of their sides",
         "whole pictures are stored at NN percent of their sides, and enlarged for replay",
         {"memory": {"scale": number / 100}},
+    ),
+    "replayNN": lambda number: Part(
+        f"{number / 100:.0%} replay",
+        "so many exemplars a step as NN percent of the new samples",
+        {"train": {"replay": number / 100}},
     ),
     "headNN": lambda number: Part(
         f"head at {number / 1000:g}",

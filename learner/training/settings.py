@@ -8,6 +8,8 @@ from typing import Literal
 from learner.model.settings import HeadKind, Precision, Rates
 from learner.ranges import FINITE, within
 
+Draw = Literal["class_balanced", "uniform", "forgotten"]
+
 MAX_BATCH = 4096
 """Records a draw that the service gives at most."""
 
@@ -28,7 +30,10 @@ class TrainConfig:
         added_lr: highest learning rate of what L2P, DualPrompt and EASE add to their frozen backbone.
         head: the classifier: ``linear``, or ``cosine``, which does not look at lengths.
         clip_norm: largest norm of a step's gradient.
-        batch_size: new samples a step; replay adds as many.
+        batch_size: new samples a step.
+        replay: replayed exemplars a step, for each new sample.
+        draw: which exemplars replay draws: ``class_balanced``: a class with equal chances, then one of its exemplars;
+            ``uniform``: any; ``forgotten``: the more often, the worse the model of the last phase's end knows it.
         weight_decay: AdamW's, but for SSF, which has none.
         masked_views: share of the new (and of full replayed) samples shown as their masked view, so that few tokens
             do not come to mean an old class.
@@ -60,6 +65,8 @@ class TrainConfig:
     head_lr: float = 3e-3
     added_lr: float = 3e-3
     batch_size: int = 24
+    replay: float = 1.0
+    draw: Draw = "class_balanced"
     weight_decay: float = 0.05
     masked_views: float = 0.5
     patch_drop: float = 0.15
@@ -79,6 +86,11 @@ class TrainConfig:
         """The learning rates, for a model's parts."""
         return Rates(self.base_lr, self.ssf_lr, self.head_lr, self.added_lr)
 
+    @property
+    def replayed(self) -> int:
+        """Exemplars a step, one at least."""
+        return max(1, round(self.replay * self.batch_size))
+
     def epochs(self, phase: int) -> int:
         """Passes over the new data of a phase."""
         return self.ssf_epochs if phase else self.base_epochs
@@ -92,6 +104,11 @@ class TrainConfig:
         within(self, 0, 0.5, "modality_drop")  # counts for each of two modalities
         within(self, 0, 10**9, "base_epochs", "ssf_epochs", "ssf_layers")
         within(self, 1, MAX_BATCH, "batch_size")
+        within(self, 0.01, 16, "replay")
+        if self.replayed > MAX_BATCH:
+            raise ValueError(
+                f"replay times batch_size are {self.replayed} exemplars a step; a draw gives {MAX_BATCH} at most"
+            )
         within(self, 0, FINITE, "base_lr", "ssf_lr", "head_lr", "added_lr", "weight_decay")
         within(self, 1e-9, FINITE, "clip_norm")
         if self.translate and not self.refit:

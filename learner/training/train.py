@@ -46,12 +46,12 @@ def train_phase(
     generator: torch.Generator,
     progress: str = "",
 ) -> None:
-    """Train on the new classes, with as many replayed exemplars a step as there are new samples.
+    """Train on the new classes, with replayed exemplars in each step.
 
     Args:
         new: the phase's data.
         new_keep: ``(N, K)`` bool, the patches that the masked view of each new sample shows.
-        replay: replay batches of ``config.batch_size``, or this rank's share of each, one for each of
+        replay: replay batches of ``config.replayed``, or this rank's share of each, one for each of
             ``config.num_steps``; None = no replay.
         phase: 0 is the base phase, with epochs of its own.
         generator: all randomness of the phase.
