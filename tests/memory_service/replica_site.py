@@ -16,8 +16,8 @@ from memory_format import StorageError
 from memory_service.http.app import open_store
 from memory_service.settings import Settings
 from memory_service.store.shared import SharedStore
-from memory_service.testing import ServiceProcess
 from tests.links import Link
+from tests.memory_service.forked import ForkedService
 from tests.memory_service.replica_model import insist
 from tests.network import Wire
 from tests.objects import ObjectStore
@@ -47,13 +47,13 @@ class Site:
         self.keeper = opened
         self.urls = [replica.url for replica in self.replicas]
 
-    def _start(self, number: int) -> ServiceProcess:
+    def _start(self, number: int) -> ForkedService:
         environment = {
             "MEMORY_SERVICE_INDEX": self.index.replace(self.postgres.socket, quote(self.links[number].host)),
             "MEMORY_SERVICE_SEGMENTS": self.segments,
             "MEMORY_SERVICE_SEGMENT_BYTES": str(SEGMENT_BYTES),
         }
-        made = ServiceProcess(
+        made = ForkedService(
             self.directory / f"replica-{number}",
             "--replicas",
             environment=environment,
