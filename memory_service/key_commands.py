@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from memory_format import FormatError, StorageError
 from memory_format.api.terms import ROLES, Role
 from memory_service.offline import add_data_option
 from memory_service.store.index import opening
-from memory_service.store.keys import DAY, EVERYTHING, PREFIX, Key, KeyFile
+from memory_service.store.keys import DAY, EVERYTHING, KEYS, PREFIX, Key, KeyFile
 
 
 def add_key_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,12 +53,20 @@ def add_key_commands(commands: argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def keys_command(action: str, data: Path, **options: Any) -> int:
-    """Run one of them; returns the exit status. Raises ``StorageError``: it is no store yet."""
+    """Run one of them; returns the exit status. Raises ``StorageError``: it is no store, or none yet."""
     if (data / opening.MIGRATION).exists():
         # Its keys are still to come.
         raise StorageError(opening.UNFINISHED.format(data))
-    actions: dict[str, Callable[..., int]] = {"make": _make, "list": _list, "revoke": _revoke}
-    return actions[action](KeyFile(data), **options)
+    keys, is_store = KeyFile(data), opening.is_store(data)
+    if action == "make":
+        made = _make(keys, **options)
+        if not is_store:
+            # They may come first, or have a directory of their own.
+            print(f"There is no store in {data} yet: serve one from there, or with these keys.", file=sys.stderr)
+        return made
+    if not is_store and keys.current() is None:
+        raise StorageError(f"there is no store in {data}, and no {KEYS}")
+    return _list(keys, **options) if action == "list" else _revoke(keys, **options)
 
 
 def _make(keys: KeyFile, role: Role, learner: str | None, days: float | None, **options: Any) -> int:
@@ -76,7 +83,10 @@ def _make(keys: KeyFile, role: Role, learner: str | None, days: float | None, **
 
 def _list(keys: KeyFile, json: bool) -> int:
     now = time.time()
-    for key in (keys.current() or {}).values():
+    known = keys.current()
+    if known is None:
+        print("There are no keys yet: nobody is asked for one.", file=sys.stderr)
+    for key in (known or {}).values():
         print(_as_json(key) if json else _described(key, now))
     return 0
 

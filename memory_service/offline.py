@@ -29,6 +29,7 @@ from memory_service.store.admin.verify import verify
 from memory_service.store.index import opening
 from memory_service.store.segments import files
 from memory_service.store.transfer.backup import backup
+from memory_service.store.transfer.imports import Import
 
 EXIT_UNSOUND: Final = 1
 """Exit status where a check found something."""
@@ -121,8 +122,7 @@ def _export(
         raise FormatError(f"{file} exists already", code="invalid_request")
     settings = _settings(data, index, segments)
     # Opening would make one.
-    known = (opening.INDEX, opening.ELSEWHERE, opening.MIGRATION)
-    if settings.index is None and not any((data / name).exists() for name in known):
+    if settings.index is None and not opening.is_store(data):
         raise FormatError(f"there is no store in {data}", code="invalid_request")
     with open_store(settings) as store:
         with (
@@ -142,8 +142,12 @@ def _export(
 
 def _import(buffer: str, file: Path, data: Path, index: str | None, segments: str | None) -> int:
     settings = _settings(data, index, segments)
-    with as_imported(file) as (path, _), open_store(settings) as store, bar("importing", "B") as progress:
-        made = store.import_buffer(buffer, path, progress=progress).stats()
+    with as_imported(file) as (path, _):
+        if not opening.is_store(data):
+            # For what is no export none is made.
+            Import(path).close()
+        with open_store(settings) as store, bar("importing", "B") as progress:
+            made = store.import_buffer(buffer, path, progress=progress).stats()
     print(f"buffer {buffer}: {made.num_records} records, {made.bytes_used} of {made.budget_bytes} bytes")
     return 0
 

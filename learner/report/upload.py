@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from client import RunReport
 from learner.report.page import SeedRun, data_name, held_in, setting_words, settings_words
@@ -17,6 +18,7 @@ from learner.run.evaluate import PhaseMetrics
 from learner.run.methods import parse_method
 from learner.run.seeds import SeedResults, Spread, seeds_verdict, summarise_seeds
 from learner.run.summary import label, verdict
+from memory_format import FormatError
 from memory_format.api.runs import (
     MAX_SHOWN,
     CountOverSeeds,
@@ -29,7 +31,20 @@ from memory_format.api.terms import MAX_CLASS_NAME, MAX_DESCRIPTION
 
 
 def report_of(out: Path, config: LearnerConfig, runs: Mapping[int, SeedRun], class_names: Sequence[str]) -> RunReport:
-    """What the service is told of a finished run. Arguments as for :func:`learner.report.page.write_report`."""
+    """What the service is told of a finished run. Arguments as for :func:`learner.report.page.write_report`.
+
+    Raises:
+        FormatError: ``invalid_request``: there is more of it than a report has room for.
+    """
+    try:
+        return _report(out, config, runs, class_names)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise FormatError(f"its report will not do, {where}: {first['msg']}", code="invalid_request") from error
+
+
+def _report(out: Path, config: LearnerConfig, runs: Mapping[int, SeedRun], class_names: Sequence[str]) -> RunReport:
     results: SeedResults = {seed: run.results for seed, run in runs.items()}
     first = next(iter(runs.values()))
     lines = [lines for of_seed in results.values() for lines in of_seed.values()]

@@ -203,6 +203,8 @@ class Places:
                 bucket.probe()
                 marker = Marker(bucket, mark.store_id)
                 trusted = marker.expect_of(index.mark if self.replicas else lambda: before, place)
+                if not trusted:
+                    _expect_segments(index, bucket)
                 directory = (self.cache or data / "cache") / mark.store_id
                 segments = ObjectSegments(
                     bucket,
@@ -214,11 +216,11 @@ class Places:
                 )
 
             def ready() -> None:
-                if place:
-                    _say(data / opening.ELSEWHERE, place)
                 if bucket is not None and marker is not None:
                     marker.note(mark.changes)
                     _say(data / opening.SEGMENTS_ELSEWHERE, bucket.place)
+                if place:
+                    _say(data / opening.ELSEWHERE, place)
                 if not self.replicas:
                     index.generation = Generation(data / opening.GENERATION, mark)
 
@@ -252,6 +254,17 @@ class Places:
 
 open_local: Final = Places()
 """SQLite and files, in one directory."""
+
+
+def _expect_segments(index: SqlIndex, bucket: Bucket) -> None:
+    """Where copies of all segments are at hand, nobody else would notice that it is the wrong place."""
+    with index.reading() as reading:
+        num_sealed = sum(state.sealed for state in reading.segments())
+    if num_sealed and not bucket.listed("segments/", most=1):
+        raise StorageError(
+            f"all {num_sealed} segments are missing from {bucket.place}: name the place where they are. Nothing was "
+            "changed"
+        )
 
 
 def _say(path: Path, words: str) -> None:

@@ -206,7 +206,7 @@ class KeyFile:
     def _changing(self) -> Iterator[dict[str, Key]]:
         """Keys to be changed: one process at a time, all of it or nothing."""
         try:
-            self._path.parent.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
+            files.make_directory(self._path.parent)
             directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 fcntl.flock(directory, fcntl.LOCK_EX)

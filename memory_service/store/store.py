@@ -73,7 +73,7 @@ class Store:
         self._names_lock, self._archiving = threading.Lock(), threading.Lock()
         self._coming: set[str] = set()  # names of buffers that are being forked or imported
         try:
-            data.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
+            files.make_directory(data)
             self._lock_file = directory.take_lock(data / "lock")
         except OSError as error:
             raise StorageError(f"the store in {data} cannot be used: {error.strerror}") from error

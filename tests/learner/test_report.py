@@ -34,6 +34,7 @@ from learner.run.problem import Problem
 from learner.run.run import Run
 from learner.run.seeds import summarise_seeds
 from learner.training.settings import TrainConfig
+from memory_format import FormatError
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, Words, make_problem
 
@@ -287,6 +288,12 @@ def test_axe_core_finds_nothing_serious_in_chromium(reported: Reported, tmp_path
     assert done.returncode == 1
     assert "alternative text" in done.stdout
     assert "contrast" in done.stdout
+
+
+def test_a_report_that_is_too_large_is_said_in_words(reported: Reported) -> None:
+    run = reported.runs[0]
+    with pytest.raises(FormatError, match=r"^its report will not do, phases: .*at most 1000 items"):
+        report_of(reported.pages["one"].parent, CONFIG, {0: replace(run, classes=[*run.classes] * 400)}, NAMES)
 
 
 def test_the_service_keeps_what_the_page_says(reported: Reported, service: Service) -> None:

@@ -469,8 +469,8 @@ def test_places_where_something_is_are_refused(
     with pytest.raises(StorageError, match="there is no store in"):
         migrate(tmp_path / "nothing", open_local, tmp_path / "new", both)
     (tmp_path / "file").touch()
-    for below, why in (("", "File exists"), ("below", "Not a directory")):
-        with pytest.raises(StorageError, match=rf"cannot make .*/file(/below)?: {why}"):
+    for below in ("", "below"):
+        with pytest.raises(StorageError, match=r"cannot make .*/file(/below)?: Not a directory"):
             migrate(data, open_local, tmp_path / "file" / below, open_local)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "readme").touch()

@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,25 @@ def test_objects_and_an_index_that_do_not_belong_together(
     assert "foreign_index" in {problem.kind for problem in verify(data, places).problems}
     with pytest.raises(StorageError, match="of another store"):
         inspect(data, places)
+
+
+@pytest.mark.parametrize("pair", ["objects", "both"])
+def test_a_wrong_place_of_segments_is_left_as_it_was(
+    served: Store, places: Places, data: Path, tmp_path: Path, object_store: ObjectStore
+) -> None:
+    served.close()
+    # Whoever knows where the segments are is told; here it is another machine's directory.
+    if places.index is None:
+        (data / "segments.elsewhere").unlink()
+    else:
+        data = tmp_path / "elsewhere"
+    wrong = object_store.new_prefix()
+    for _ in range(2):
+        with pytest.raises(StorageError, match=f"missing from {wrong}"):
+            Store(data, OPTIONS, open_ports=replace(places, segments=wrong))
+        assert object_store.keys(wrong) == set()
+    with Store(data, OPTIONS, open_ports=places) as store:
+        assert {buffer.name for buffer in store.buffers()} == {"b", "f"}
 
 
 def test_what_is_not_there_is_said_and_nothing_is_made(tmp_path: Path) -> None:

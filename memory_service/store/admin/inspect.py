@@ -112,8 +112,6 @@ def inspect(data: Path, places: Places = open_local, *, progress: Progress | Non
         TemporaryDirectory(prefix="memory-service-") as directory,
     ):
         standing = outside.look()
-        if standing.kind == "new":
-            raise StorageError(f"there is no store in {data}")
         # Of a served one the file that says so is written a moment later.
         if not served:
             standing.expect_usable()

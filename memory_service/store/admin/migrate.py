@@ -25,7 +25,7 @@ from memory_service.store.directory import Places, take_lock
 from memory_service.store.index import opening
 from memory_service.store.index.copying import Pieces, as_one_file, settle_copy
 from memory_service.store.index.filling import FileToFill, IndexToFill
-from memory_service.store.index.generation import Generation, Mark, Marker, read_marker
+from memory_service.store.index.generation import Generation, Mark, Marker
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.keys import KEYS
 from memory_service.store.pure.tallies import SegmentState
@@ -97,10 +97,7 @@ def migrate(
     with ExitStack() as stack:
         source = stack.enter_context(Outside(data, places))
         served = stack.enter_context(source.held_if_free())
-        standing = source.look()
-        if standing.kind == "new":
-            raise StorageError(f"there is no store in {data}")
-        standing.expect_usable()
+        source.look().expect_usable()
         mark = source.index.mark()
         if mark is None:
             raise StorageError(f"an earlier version made the store in {data}: start the service on it once")
@@ -146,7 +143,7 @@ def _open_target(source: Path, data: Path, places: Places, store_id: str) -> Ite
         if not journal.resumed:
             _expect_empty(data, bucket)
         try:
-            data.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
+            files.make_directory(data)
         except OSError as error:
             raise files.storage_error(f"make {data}", error) from error
         lock = take_lock(data / "lock")
@@ -172,11 +169,7 @@ def _expect_empty(data: Path, bucket: Bucket | None) -> None:
 
 def _claim_bucket(bucket: Bucket, store_id: str) -> None:
     bucket.probe()
-    if read_marker(bucket) is None:
-        # Refuses where another one was faster.
-        Marker(bucket, store_id).expect_of(lambda: None, "")
-    if (found := read_marker(bucket)) is None or found.store_id != store_id:
-        raise StorageError(f"{bucket.place} is of another store: name another prefix")
+    Marker(bucket, store_id).claim()
 
 
 # Segments

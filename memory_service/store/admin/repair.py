@@ -56,8 +56,6 @@ def repair(data: Path, *, progress: Progress | None = None) -> Report:
     """
     with _locked(data):
         standing = opening.look(data)
-        if standing.kind == "new":
-            raise StorageError(f"there is no store in {data}")
         if standing.kind in ("elsewhere", "unfinished"):
             raise StorageError(standing.words)
         report = Report()
@@ -148,7 +146,8 @@ def _holes(store: _StoreInDirectory, read: list[SegmentOnDisk]) -> dict[int, NDA
 
 @contextmanager
 def _locked(data: Path) -> Iterator[None]:
-    if not data.is_dir():
+    # First, so that nothing is made where there is none, no lock either.
+    if not data.is_dir() or opening.look(data).kind == "new":
         raise StorageError(f"there is no store in {data}")
     lock = take_lock(data / "lock")
     try:

@@ -42,8 +42,6 @@ def verify(
         TemporaryDirectory(prefix="memory-service-") as directory,
     ):
         standing = outside.look()
-        if standing.kind == "new":
-            raise StorageError(f"there is no store in {data}")
         if standing.kind in ("missing", "damaged", "elsewhere", "unfinished"):
             raise StorageError(standing.words)
         report = Report()

@@ -78,9 +78,11 @@ class Marker:
     def __init__(self, bucket: Bucket, store_id: str) -> None:
         self._bucket = bucket
         self._store_id = store_id
+        self._is_there = True
 
     def expect_of(self, look: Callable[[], Mark | None], place: str) -> bool:
-        """Whether the objects are known to be of an index.
+        """Whether the objects are known to be of an index. Changes nothing: a place without a marker may be the wrong
+        one, which shows where segments are missing there.
 
         Args:
             look: gives what the index said before it was opened, or where others change it, says now; None = it is a
@@ -90,13 +92,11 @@ class Marker:
         Raises:
             StorageError: they are another store's, or of a later state than the index's.
         """
-        found = self._bucket.read(_MARKER)
+        mark = read_marker(self._bucket)
         seen = look()
-        if found is None:
-            if not self._bucket.create(_MARKER, [self._content(0)]):
-                raise StorageError(f"another store is being made in {self._bucket.place}: name a prefix of its own")
+        self._is_there = mark is not None
+        if mark is None:
             return seen is None or not seen.changes
-        mark = _marked(found, self._bucket)
         if mark.store_id != self._store_id:
             raise StorageError(f"the segments in {self._bucket.place} are of another store: name another prefix")
         if seen is None or seen.changes < mark.changes:
@@ -108,8 +108,19 @@ class Marker:
         return True
 
     def note(self, changes: int) -> None:
-        """What is put from here on is of this change or a later one. Raises ``StorageError``."""
+        """What is put from here on is of this change or a later one. Raises as :meth:`claim`."""
+        if not self._is_there:
+            self.claim()
         self._bucket.replace(_MARKER, self._content(changes))
+
+    def claim(self) -> None:
+        """Take the place, unless it is this store's already. Raises ``StorageError``: another store was first, or it
+        cannot be used."""
+        if not self._bucket.create(_MARKER, [self._content(0)]):
+            mark = read_marker(self._bucket)
+            if mark is None or mark.store_id != self._store_id:
+                raise StorageError(f"{self._bucket.place} is of another store: name a prefix of its own")
+        self._is_there = True
 
     def _content(self, changes: int) -> bytes:
         return json.dumps({"store_id": self._store_id, "changes": changes}).encode()

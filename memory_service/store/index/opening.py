@@ -63,6 +63,11 @@ class Standing:
             raise StorageError(self.words, standing=self.kind)
 
 
+def is_store(data: Path) -> bool:
+    """Whether a directory has an index, says where that is, or is to have one."""
+    return any((data / name).exists() for name in (INDEX, ELSEWHERE, MIGRATION))
+
+
 def look(data: Path, *, all_here: bool = True) -> Standing:
     """Look at a store that nobody serves, its index a file; changes nothing.
 

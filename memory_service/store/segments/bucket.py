@@ -61,7 +61,7 @@ class Bucket:
         self.place = url.rstrip("/")
         self._directory = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
         if self._directory is not None and make:
-            self._directory.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
+            files.make_directory(self._directory)
         with self._errors("be used"):
             self._to_read = _connect(self.place, READ_SECONDS)
             self._to_write = _connect(self.place, WRITE_SECONDS)

@@ -30,7 +30,7 @@ class Cache:
     """
 
     def __init__(self, directory: Path, most_bytes: int, close_idle: Callable[[str], bool]) -> None:
-        directory.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
+        files.make_directory(directory)
         self._directory = directory
         self.most_bytes = most_bytes
         self._close_idle = close_idle

@@ -37,6 +37,14 @@ _SLOW_SECONDS: Final = 0.0002
 """Between one read and the next. What is copied and checked meanwhile is done in a tenth of it, up to a megabyte."""
 
 
+def make_directory(path: Path) -> None:
+    """A directory, unless it is there, and those above it. Raises ``NotADirectoryError``: it is something else."""
+    try:
+        path.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
+
+
 def create(path: Path, mode: int = FILE_MODE) -> int:
     """A new file, open for reading and writing."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

@@ -66,10 +66,7 @@ def backup(
             raise FormatError(f"{path} exists already; a backup makes a new directory", code="invalid_request")
     expect_apart("a store is backed up", data, places, target)
     with Outside(data, places) as outside:
-        standing = outside.look()
-        if standing.kind == "new":
-            raise StorageError(f"there is no store in {data}")
-        standing.expect_usable()
+        outside.look().expect_usable()
         return _backup(outside, partial, target, damaged, progress)
 
 

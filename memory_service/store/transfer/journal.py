@@ -58,7 +58,7 @@ class Journal:
         """Note durably what this is about. Raises ``OSError``."""
         if self.resumed:
             return
-        self._directory.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
+        files.make_directory(self._directory)
         files.sync_directory(self._directory.parent)
         with files.replacing(self._directory / _WHAT) as descriptor:
             files.write_at(descriptor, [json.dumps(self._what).encode()], 0)

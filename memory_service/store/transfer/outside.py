@@ -51,11 +51,14 @@ class Outside:
         return self._bucket is None and isinstance(self.index, IndexFile)
 
     def look(self) -> Standing:
-        """What there is. Raises as :func:`opening.look` and :func:`opening.look_elsewhere`."""
+        """What there is. Raises as :func:`opening.look` and :func:`opening.look_elsewhere`, and where there is no
+        store."""
         # Before the index, which is never the older one then.
         marker = None if self._bucket is None else read_marker(self._bucket)
         standing = self.index.look(all_here=self._bucket is None)
-        if self._bucket is None or standing.kind not in ("new", "current", "unmarked"):
+        if standing.kind == "new":
+            raise StorageError(f"there is no store in {self.data}")
+        if self._bucket is None or standing.kind not in ("current", "unmarked"):
             return standing
         mark = self.index.mark()
         if mark is None:
@@ -73,7 +76,8 @@ class Outside:
     @contextmanager
     def held_if_free(self) -> Iterator[bool]:
         """Keep services away, where none holds it already; whether one does. Raises ``StorageError``: that cannot be
-        told."""
+        told, or there is no store, where nothing is made then, no lock either."""
+        self.look()
         with _directory_held_if_free(self.data) as is_held:
             if is_held:
                 yield True
