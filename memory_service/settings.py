@@ -181,9 +181,8 @@ class Settings(BaseSettings):
             return self
         if self.index is None or self.segments is None:
             raise ValueError("replicas share a database and an object store: name them as index and segments")
-        for name in ("learner_bytes", "uds"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name} is for a service that is alone: replicas do not keep to it together")
+        if self.uds is not None:
+            raise ValueError("uds is for a service that is alone: it lends files of one machine")
         return self
 
     @field_validator("allowed_hosts", "allowed_origins", mode="before")

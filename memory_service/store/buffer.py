@@ -66,9 +66,8 @@ class Buffer(Reads):
         self._changing = self.turns.changing
         super().__init__(contents, self._changing)
         self._quota = quota
-        quota.learners.watch(contents)
         self._segments = segments
-        self._queue = PushQueue(self.turns, contents, self._commits, quota.learners)
+        self._queue = PushQueue(self.turns, contents, self._commits)
         self.phases = Phases(contents, self._commits, self._changing)
         self._exports = Exports(self, self._commits, self.turns)
         self.on_named: Callable[[BufferConfig, Mapping[int, str]], object] = lambda config, names: None
@@ -171,7 +170,7 @@ class Buffer(Reads):
             places = self.state.columns.stored_places(ids)
             places[np.isin(ids, np.fromiter(self.contents.leaving, np.uint64))] = -1
             changes.expect_own(self.state.columns, self.contents.learners, places[places >= 0], only_learner)
-            return updates.make(self.contents, self._commits, self._quota.learners, self.tally, wanted, places)
+            return updates.make(self.contents, self._commits, self.tally, wanted, places)
 
     def delete(
         self,
@@ -370,12 +369,16 @@ class Buffer(Reads):
             # Only sealed segments never change again, and can be shared.
             self._commits.seal()
             view = self.view(snapshot)
-            self._quota.learners.expect_room(view, self.contents.learners)
-            fork = Fork(self.contents, view, config)
+            self._commits.learner_quota.expect_room(view)
+            fork = Fork(self.contents, view, config, self._commits.learner_quota)
             with self._quota.claim(config):
                 return fork.make()
 
     # As a whole
+
+    def bytes_by_learner(self) -> Mapping[str, int]:
+        """What its records are charged, by learner."""
+        return self._commits.learner_quota.held()
 
     def stats(self) -> BufferStats:
         """Figures of now."""

@@ -18,6 +18,7 @@ from memory_service.store.contents import Contents
 from memory_service.store.idempotency import LEAST_KEPT, KeptAnswers
 from memory_service.store.index import phases, quotas
 from memory_service.store.index.base import BufferEntry, Index, Reading, Writing
+from memory_service.store.learner_quota import NO_ROWS, LearnerQuota
 from memory_service.store.loading import Growing, Purpose
 from memory_service.store.pure.change import Change, Leaving, Written
 from memory_service.store.pure.ledger import IndexRows, all_name_bytes, store_share, words_bytes
@@ -66,6 +67,7 @@ class Commits:
         self._options = contents.options
         self.writer = Writer(contents, growing)
         self.compactor = Compactor(contents, self.writer)
+        self.learner_quota = LearnerQuota(contents)
         self.answers = KeptAnswers(contents.index, self._config.id, contents.options.idempotency_seconds)
         self.writer.on_reload = self.answers.changed_elsewhere
 
@@ -125,6 +127,7 @@ class Commits:
             transaction.update_settings(change.config)
         wrote = Wrote(flight.new, [segment.id for segment in segments], flight.full)
         self.writer.tell(transaction, before, change, after, wrote)
+        self.learner_quota.note(transaction, change.new, before.columns.take(change.dead))
         return after, orphaned
 
     def _note_small(self, transaction: Writing, before: State, change: Change, leaving: Leaving) -> IndexRows:
@@ -365,7 +368,12 @@ class Commits:
         def gone(reading: Reading) -> list[str] | None:
             return None if reading.find_buffer(buffer_id) else sorted(stems - reading.known_stems(stems))
 
-        self._contents.segments.delete(self._index.make(lambda transaction: transaction.delete_buffer(buffer_id), gone))
+        def delete(transaction: Writing) -> list[str]:
+            orphaned = transaction.delete_buffer(buffer_id)
+            self.learner_quota.note(transaction, NO_ROWS, self._contents.state.columns)
+            return orphaned
+
+        self._contents.segments.delete(self._index.make(delete, gone))
         self._index.shrink()
 
 

@@ -190,7 +190,7 @@ class Places:
         opening.expect_segments_at(data, None if bucket is None else bucket.place)
         with ExitStack() as stack:
             index, standing, before, mark, place = (
-                self._index_in_file(data) if self.index is None else self._database(data)
+                self._index_in_file(data) if self.index is None else self._database(data, options)
             )
             stack.callback(index.close)
             if bucket is None:
@@ -234,13 +234,14 @@ class Places:
         mark = index.mark()
         return _Opened(index, standing, mark, mark, "")
 
-    def _database(self, data: Path) -> _Opened:
+    def _database(self, data: Path, options: Options) -> _Opened:
         # The one place that needs it: who has the index in a file needs no driver.
         from memory_service.store.index.postgres import PostgresIndex
         from memory_service.store.index.shared import SharedIndex
 
         assert self.index is not None
-        index = SharedIndex(self.index) if self.replicas else PostgresIndex(self.index)
+        keeps = options.learner_bytes is not None
+        index = SharedIndex(self.index, keeps_learners=keeps) if self.replicas else PostgresIndex(self.index)
         try:
             seen = index.seen()
             standing = opening.look_elsewhere(data, seen, index.place)

@@ -15,6 +15,7 @@ from memory_service.store.commits import discard
 from memory_service.store.contents import Contents
 from memory_service.store.index import quotas
 from memory_service.store.index.base import BufferEntry, Writing
+from memory_service.store.learner_quota import LearnerQuota
 from memory_service.store.loading import SealedSegments
 from memory_service.store.pure.columns import Columns, Rows, headers_of_rows
 from memory_service.store.pure.ledger import IndexRows, store_share
@@ -54,12 +55,13 @@ class Fork:
         contents: of the source.
         view: of them, what the fork is to hold.
         config: of the fork.
+        learner_quota: of the source.
 
     Raises:
         BudgetError: ``budget_exceeded``: ``view`` is of a time when the budget was larger.
     """
 
-    def __init__(self, contents: Contents, view: Columns, config: BufferConfig) -> None:
+    def __init__(self, contents: Contents, view: Columns, config: BufferConfig, learner_quota: LearnerQuota) -> None:
         if view.bytes_used > config.budget_bytes:
             raise BudgetError(
                 f"what the fork would hold takes {view.bytes_used} bytes, the budget is {config.budget_bytes} by now: "
@@ -70,6 +72,7 @@ class Fork:
         self._index = contents.index
         self._contents = contents
         self._view = view
+        self._learner_quota = learner_quota
         self._config = config
         self._full = segment_bytes(config, contents.options)
         self._parts: list[Part] = []
@@ -116,6 +119,7 @@ class Fork:
         transaction.insert_origins(entry.config.id, self._state.config.id)
         transaction.write_parts(entry.config.id, self._parts, self._view.revised)
         self._share(transaction, entry.config.id)
+        self._learner_quota.note(transaction, self._view)
         return entry
 
     def _copy_what_does_not_fit(self) -> None:

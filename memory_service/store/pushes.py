@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,8 @@ from memory_format import BudgetError, ExemplarMemoryError
 from memory_format.api.answers import PushResponse
 from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
-from memory_service.store.learner_quota import LearnerQuota, bytes_by_learner
+from memory_service.store.index.quotas import RacedError
+from memory_service.store.learner_quota import Expect
 from memory_service.store.pure import eviction
 from memory_service.store.pure.change import Answer, Change, PushKey
 from memory_service.store.pure.columns import Columns, Rows, charge_of, concatenated
@@ -31,9 +33,6 @@ from memory_service.store.turns import Turns
 
 MAX_GROUP_BYTES = 64 * 1024 * 1024
 """Bodies that are written in one go: bounds the memory of a group, and the pause of its last push."""
-
-
-Expect = Callable[[NDArray[np.uint32], NDArray[np.int64]], None]
 
 
 @dataclass
@@ -70,9 +69,8 @@ def digest_of(new: Rows, learner_ids: Sequence[str]) -> bytes:
 class PushQueue:
     """Pushes on their way into one buffer, whose lock is held while a group is judged and written."""
 
-    def __init__(self, turns: Turns, contents: Contents, commits: Commits, learner_quota: LearnerQuota) -> None:
+    def __init__(self, turns: Turns, contents: Contents, commits: Commits) -> None:
         self._turns = turns
-        self._learner_quota = learner_quota
         self._contents = contents
         self._commits = commits
         self._waiting: deque[Pending] = deque()
@@ -86,20 +84,11 @@ class PushQueue:
 
     def try_out(self, push: Pending) -> PushAnswer:
         """What a push would be answered, for the holder of the buffer's lock. Raises as :meth:`GroupPlan.take_in`."""
-        try:
-            return self._plan().take_in(push)
-        finally:
-            self._learner_quota.release(self._contents)
+        return self._plan([push]).take_in(push)
 
-    def _plan(self) -> GroupPlan:
-        contents, quota = self._contents, self._learner_quota
-        if not quota.is_set:
-            return GroupPlan(contents.state)
-
-        def expect(codes: NDArray[np.uint32], charge: NDArray[np.int64]) -> None:
-            quota.claim(contents, bytes_by_learner(codes, charge, contents.learners.ids))
-
-        return GroupPlan(contents.state, expect)
+    def _plan(self, group: Sequence[Pending]) -> GroupPlan:
+        pushers = (learner_id for push in group for learner_id in self._contents.learner_ids(push.new))
+        return GroupPlan(self._contents.state, self._commits.learner_quota.expecting(pushers))
 
     def _take(self) -> list[Pending]:
         """The pushes that go together; of one idempotency key, the first only."""
@@ -117,7 +106,12 @@ class PushQueue:
 
     def _run(self, group: list[Pending]) -> None:
         try:
-            self._write(group)
+            while True:
+                with suppress(RacedError):
+                    return self._write(group)
+                # Others have taken what there was. What is left now is looked up again.
+                for push in group:
+                    push.answer = push.error = None
         except BudgetError as error:
             if len(group) == 1:
                 group[0].error = error
@@ -137,10 +131,7 @@ class PushQueue:
 
     def _write(self, group: list[Pending]) -> None:
         with self._turns.alone():
-            try:
-                self._write_within(self._plan(), group)
-            finally:
-                self._learner_quota.release(self._contents)
+            self._write_within(self._plan(group), group)
 
     def _write_within(self, plan: GroupPlan, group: list[Pending]) -> None:
         for push in group:
@@ -159,8 +150,7 @@ class GroupPlan:
     """What a buffer becomes push by push; nothing of it happens before :meth:`change` is committed.
 
     Args:
-        expect: given the learners and charges of what will be held after a push, ``(N,)``; raises ``BudgetError`` where
-            that is too much of one.
+        expect: see :data:`Expect`.
     """
 
     def __init__(self, state: State, expect: Expect | None = None) -> None:

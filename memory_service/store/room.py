@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from memory_format.header import HEADER_DTYPE
 from memory_service.store.index import quotas
 from memory_service.store.index.base import Index
-from memory_service.store.learner_quota import LearnerQuota
 from memory_service.store.pure import ledger
 from memory_service.store.pure.change import Change
 from memory_service.store.pure.model import BufferConfig, Options
@@ -89,7 +89,6 @@ class Quota:
     """What all buffers of a store may have together: see :mod:`memory_service.store.index.quotas`."""
 
     def __init__(self, index: Index, options: Options) -> None:
-        self.learners = LearnerQuota(options.learner_bytes)
         self._index = index
         self._options = options
         self._lock = threading.Lock()
@@ -109,6 +108,16 @@ class Quota:
             if share is not None:
                 self._shares[name] = share
             self._index.leave_room(sum(self._shares.values()))
+
+    def count(self, held: Callable[[], Iterable[Mapping[str, int]]]) -> None:
+        """Have the index know what learners hold in all buffers: where others have it open as well, unless it does.
+        Raises ``StorageError``."""
+        if self._options.learner_bytes is not None:
+            totals: Counter[str] = Counter()
+            for of_a_buffer in held():
+                totals.update(of_a_buffer)
+            with self._index.writing() as transaction:
+                quotas.count_learners(transaction, totals, again=not self._index.is_shared)
 
     @contextmanager
     def claim(self, config: BufferConfig) -> Iterator[None]:

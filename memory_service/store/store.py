@@ -99,6 +99,7 @@ class Store:
                 contents[id_].entry.config.name: self._open_buffer(contents.pop(id_), sealed) for id_ in list(contents)
             }
             ports.ready()
+            self._quota.count(lambda: [buffer.bytes_by_learner() for buffer in self.buffers()])
             for buffer in self._buffers.values():
                 self._name_files.keep(buffer.config, buffer.state.names)
             of_all = (self._index, self._segments, self.buffers, self._archiving)
@@ -272,8 +273,7 @@ class Store:
 
     @contextmanager
     def _reserved(self, name: str) -> Iterator[None]:
-        """A name that is about to be a buffer's: others can use the store meanwhile. Raises ``ConflictError``:
-        ``buffer_exists``."""
+        """A name that is about to be a buffer's. Raises ``ConflictError`` (``buffer_exists``)."""
         with self._names_lock:
             if name in self._buffers or name in self._coming:
                 raise ConflictError(f"there is a buffer {name!r} already", code="buffer_exists")

@@ -18,7 +18,6 @@ from memory_format.errors import at_index
 from memory_format.revise import NewArray, revised
 from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
-from memory_service.store.learner_quota import LearnerQuota
 from memory_service.store.pure import eviction
 from memory_service.store.pure.change import Change
 from memory_service.store.pure.columns import Columns, Rows, charge_of, headers_of_rows
@@ -79,7 +78,6 @@ class Planned:
 def make(
     contents: Contents,
     commits: Commits,
-    quota: LearnerQuota,
     tally: Tally,
     wanted: Update,
     places: NDArray[np.int64],
@@ -89,8 +87,9 @@ def make(
     planned = plan(contents, wanted, places)
     change = planned.change
     if change.version > contents.state.version:
-        with quota.claimed(contents, lambda: planned.held(contents.state.columns)):
-            commits.commit(change)
+        if expect := commits.learner_quota.expecting(contents.learner_ids(change.new)):
+            expect(*planned.held(contents.state.columns))
+        commits.commit(change)
         if change.removes:
             commits.tidy(int(change.new["length"].sum()))
     tally.add(evicted=len(planned.evicted))

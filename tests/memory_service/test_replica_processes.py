@@ -15,7 +15,7 @@ from client import MemoryClient
 from memory_format import decode_batch, encode_batch
 from memory_service.cli import main
 from memory_service.store.index import postgres as index_alone
-from memory_service.store.index import shared
+from memory_service.store.index import taking_part
 from memory_service.testing import ServiceProcess
 from tests.memory_service.helpers import make_exemplar
 from tests.objects import ObjectStore
@@ -141,7 +141,7 @@ def test_one_that_wants_the_store_alone_is_refused_and_the_other_way_round(
 ) -> None:
     for name, value in replicas.environment.items():
         monkeypatch.setenv(name, value)
-    for module in (shared, index_alone):
+    for module in (taking_part, index_alone):
         monkeypatch.setattr(module, "_LOCK_SECONDS", 0.0)
     with replicas.start("one"):
         assert main(["serve", "--data", str(replicas.directory / "alone")]) == 2

@@ -13,7 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from memory_format import StorageError
-from memory_service.store.index import migrations, tables
+from memory_service.store.index import migrations, quotas, tables
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.segments import files
 
@@ -79,6 +79,7 @@ def settle_copy(path: Path, bodies: Iterable[tuple[int, Pieces]] | None = None, 
     def write(connection: sa.Connection) -> None:
         connection.execute(tables.intents.delete())
         connection.execute(tables.news.delete())
+        quotas.forget_learners(connection)
         if not keep_bodies:
             connection.execute(tables.open_bodies.delete())
         for segment_id, pieces in bodies or ():

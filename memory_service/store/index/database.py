@@ -28,11 +28,12 @@ _NUM_BYTES: Final = sa.text(
     "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'r' AND "
     "relnamespace = current_schema()::regnamespace"
 )
-HOLDER: Final = sa.text(
+HOLDER_OF: Final = (
     "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND "
-    "l.granted AND l.classid::bigint = 1701668205 AND l.objid = hashtext(current_schema())::bit(32)::bigint::oid AND "
+    "l.granted AND l.classid::bigint = {} AND l.objid = hashtext(current_schema())::bit(32)::bigint::oid AND "
     "l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
+HOLDER: Final = sa.text(HOLDER_OF.format(1701668205))
 _SEEN: Final = sa.select(
     tables.store.c.store_id,
     tables.store.c.changes,

@@ -42,7 +42,7 @@ _BEGIN: Final = sa.text("BEGIN ISOLATION LEVEL READ COMMITTED").execution_option
 _COMMIT: Final = sa.text("COMMIT")
 _OPENED: Final = sa.text(
     "WITH others AS (UPDATE buffers SET changes = changes + 1) "
-    "UPDATE store SET changes = changes + 2 RETURNING store_id, changes"
+    "UPDATE store SET changes = changes + 2, learners_counted = false RETURNING store_id, changes"
 )
 """A start leaves a number out. So who has lost the store, and does not know whether its last change was committed,
 finds one change more if it was, and two or more if somebody else has opened the store. Replicas that come back look at

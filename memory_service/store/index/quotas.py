@@ -1,16 +1,19 @@
 """What all buffers of a store may have together, in SQL: so it holds for whichever process changes the index.
 
-Who takes of it looks in the transaction that takes, behind a lock that it holds to its end. That is the last lock but
-for those that are a buffer's own: buffer, segments, store.
+Who takes of it does so in the transaction that makes the change, and holds a row to its end: the store's for budgets, a
+learner's for its bytes. All take what they hold in one order: their buffer's row, segments', the store's, learners'.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 import sqlalchemy as sa
 
 from memory_format import BudgetError
 from memory_service.store.index import tables
-from memory_service.store.index.reading import BufferEntry, Reading
+from memory_service.store.index.reading import BufferEntry, Reading, unanswered
 from memory_service.store.index.writing import Writing
 from memory_service.store.pure.model import BufferConfig, Options
 
@@ -49,4 +52,58 @@ def insert_buffer(transaction: Writing, options: Options, config: BufferConfig, 
     return transaction.insert_buffer(config, **figures)
 
 
+class RacedError(BudgetError):
+    """There was room for a learner's records when it was looked for, and others were faster."""
+
+    default_code = "learner_quota_exceeded"
+
+
+def learner_bytes(reading: Reading, learner_ids: Iterable[str]) -> dict[str, int]:
+    """What records of these learners are charged in all buffers together, where they have any."""
+    found = reading.rows_among(sa.select(_L.learner_id, _L.num_bytes), _L.learner_id, sorted(learner_ids))
+    return {row.learner_id: row.num_bytes for row in found}
+
+
+def charge_learners(transaction: Writing, more: Mapping[str, int], limit: int | None) -> None:
+    """Add to what learners have, or take away, with the last statements of a transaction that changes their records.
+
+    Where one comes to have more than the limit by this, the transaction fails with :class:`RacedError`, at its end at
+    the latest. None = there is none.
+    """
+    for learner_id, num_bytes in sorted(more.items()):
+        # The database checks a row that is to be inserted even where there is one already: none has less than nothing.
+        statement = _GROW if num_bytes > 0 else _LESSEN
+        values = {"of": learner_id, "more": num_bytes}
+        transaction.connection.execute(statement, values | ({"most": limit} if num_bytes > 0 else {}))
+
+
+def count_learners(transaction: Writing, totals: Mapping[str, int], *, again: bool) -> None:
+    """Note what all records of each learner come to, unless that is known; ``again``: also if it is."""
+    if not transaction.connection.execute(_COUNTED).rowcount and not again:
+        return
+    transaction.connection.execute(tables.learner_bytes.delete())
+    transaction.insert(tables.learner_bytes, [{"learner_id": id_, "num_bytes": n} for id_, n in sorted(totals.items())])
+
+
+def forget_learners(connection: sa.Connection) -> None:
+    """Nobody keeps count from here on."""
+    connection.execute(tables.learner_bytes.delete())
+    connection.execute(tables.store.update().values(learners_counted=False))
+
+
+WITHIN: Final = "within_learner_quota"
+"""The constraint that :class:`RacedError` comes of."""
+
+_L = tables.learner_bytes.c
+_GROW = unanswered(
+    sa.text(
+        "INSERT INTO learner_bytes (learner_id, num_bytes, most_bytes) VALUES (:of, :more, :most) "
+        "ON CONFLICT (learner_id) DO UPDATE "
+        "SET num_bytes = learner_bytes.num_bytes + excluded.num_bytes, most_bytes = excluded.most_bytes"
+    )
+)
+_LESSEN = unanswered(
+    sa.text("UPDATE learner_bytes SET num_bytes = num_bytes + :more, most_bytes = NULL WHERE learner_id = :of")
+)
+_COUNTED = tables.store.update().where(~tables.store.c.learners_counted).values(learners_counted=True)
 _HOLD_STORE = sa.select(tables.store.c.id).with_for_update()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,18 +21,18 @@ from typing import Any, ClassVar, Final
 
 import sqlalchemy as sa
 from psycopg import errors
-from psycopg.rows import namedtuple_row
 from sqlalchemy import event
 
 from memory_format import StorageError
 from memory_service.store.index import migrations
 from memory_service.store.index.base import Reading, Writing
 from memory_service.store.index.connecting import CONNECTIONS, PIPELINE, POOL_SECONDS, end, is_alive, make_engine, parse
-from memory_service.store.index.database import FIT, HOLDER, LOCK, Database
+from memory_service.store.index.database import Database
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.postgres import PostgresIndex
 from memory_service.store.index.reading import unanswered
 from memory_service.store.index.sql import as_storage_error
+from memory_service.store.index.taking_part import LOCK_TIMEOUT_SECONDS, take_part
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +40,9 @@ GRACE_SECONDS: Final = 120.0
 """For how long a segment that was removed can be read on by other replicas."""
 _ROUNDED: Final = 1.0
 """Times in the index are whole seconds."""
-_CHANGING_SECONDS: Final = 10
-"""How long a change waits for one of the same buffer through another replica."""
-_LOCK_SECONDS: Final = 3.0
-"""As with one that has the store alone: its session may live a little longer."""
 _TRIES: Final = 5
 _PREPARED_AFTER: Final = 5
 
-_TAKE_PART: Final = f"SELECT pg_try_advisory_lock_shared({LOCK}) AS taken, {FIT}"
 _OF_BUFFER: Final = "hashtextextended(current_schema() || ' ' || %s::bigint, 1701668205)"
 _TAKE_BUFFER: Final = f"SELECT pg_advisory_lock({_OF_BUFFER})"
 _LEAVE_BUFFER: Final = f"SELECT pg_advisory_unlock({_OF_BUFFER})"
@@ -63,7 +57,10 @@ _COUNT: Final = unanswered(
     # Where somebody else has counted, this divides by zero.
     sa.text("UPDATE buffers SET changes = changes + 1 / CAST(changes = :seen AS int) WHERE id = :of")
 )
-_COUNT_IN_STORE: Final = sa.text("UPDATE store SET changes = changes + :by RETURNING store_id, changes")
+_COUNT_IN_STORE: Final = sa.text(
+    "UPDATE store SET changes = changes + :by, learners_counted = learners_counted AND :keeps "
+    "RETURNING store_id, changes"
+)
 
 
 @dataclass
@@ -99,16 +96,18 @@ class SharedIndex(Database):
 
     Args:
         url: as :class:`PostgresIndex` takes it.
+        keeps_learners: whether bytes of learners are counted.
 
     Raises:
-        StorageError: ``store_locked`` where a service has it alone; the database cannot be used.
+        StorageError: as :func:`take_part`; the database cannot be used.
     """
 
     is_shared: ClassVar[bool] = True
     grace_seconds: ClassVar[float] = GRACE_SECONDS + _ROUNDED
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, keeps_learners: bool) -> None:
         parsed = parse(url)
+        self._keeps_learners = keeps_learners
         readers, self._writers = make_engine(parsed), make_engine(parsed)
         for engine in (readers, self._writers):
             event.listen(engine, "connect", self._take_part)
@@ -121,23 +120,8 @@ class SharedIndex(Database):
         super().__init__(parsed, readers)
 
     def _take_part(self, driver: Any, _record: Any) -> None:
-        until = time.monotonic() + _LOCK_SECONDS
         try:
-            with driver.cursor(row_factory=namedtuple_row) as cursor:
-                while not (found := cursor.execute(_TAKE_PART).fetchone()).taken:
-                    self.expect_fit(found)
-                    if time.monotonic() > until:
-                        (holder,) = cursor.execute(str(HOLDER)).fetchone() or ("which does not say its name",)
-                        raise StorageError(
-                            f"a service has the store in {self.place} alone ({holder}): start all of them with "
-                            "--replicas",
-                            code="store_locked",
-                        )
-                    driver.commit()
-                    time.sleep(0.02)
-                self.expect_fit(found)
-                cursor.execute(f"SET lock_timeout = '{_CHANGING_SECONDS}s'")
-            driver.commit()
+            take_part(driver, self, keeps_learners=self._keeps_learners)
         except BaseException:
             driver.close()
             raise
@@ -163,7 +147,10 @@ class SharedIndex(Database):
                     raise
             self.seen()
         with as_storage_error(), self._at_once.connect() as connection:
-            return Mark(*connection.execute(_COUNT_IN_STORE, {"by": 2}).one())
+            return Mark(*connection.execute(_COUNT_IN_STORE, self._counting(2)).one())
+
+    def _counting(self, by: int) -> dict[str, object]:
+        return {"by": by, "keeps": self._keeps_learners}
 
     # Sessions
 
@@ -228,7 +215,7 @@ class SharedIndex(Database):
         session = _Session(connection, ExitStack())
         try:
             # Who has had the store alone before, and comes back, finds that it was not.
-            connection.execute(_COUNT_IN_STORE, {"by": 2})
+            connection.execute(_COUNT_IN_STORE, self._counting(2))
             connection.commit()
             session.driver.prepare_threshold = _PREPARED_AFTER
             connection.info[PIPELINE] = session.pipeline.enter_context(session.driver.pipeline())
@@ -252,7 +239,7 @@ class SharedIndex(Database):
             session.end()
             if isinstance(getattr(error.__cause__, "orig", None), errors.LockNotAvailable):
                 raise StorageError(
-                    f"the buffer is being changed through another replica for more than {_CHANGING_SECONDS} seconds"
+                    f"the buffer is being changed through another replica for more than {LOCK_TIMEOUT_SECONDS} seconds"
                 ) from error
             raise
         except BaseException:
@@ -364,7 +351,7 @@ class SharedIndex(Database):
     def begin_uploads(self, stems: Sequence[str], seconds: float) -> int:
         with self._at_hand() as session, as_storage_error(), self._transaction_of(session):
             Writing(session.connection, grace_seconds=GRACE_SECONDS).begin_uploads(stems, seconds)
-            mark = Mark(*session.connection.execute(_COUNT_IN_STORE, {"by": 1}).one())
+            mark = Mark(*session.connection.execute(_COUNT_IN_STORE, self._counting(1)).one())
         return mark.changes
 
     def dead(self, stems: Sequence[str]) -> Mapping[str, bool]:

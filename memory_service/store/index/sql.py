@@ -19,7 +19,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from memory_format import StorageError
-from memory_service.store.index import tables
+from memory_service.store.index import quotas, tables
 from memory_service.store.index.base import Index, Reading, Writing
 from memory_service.store.index.generation import Generation, Mark
 from memory_service.store.index.reading import unanswered
@@ -177,9 +177,14 @@ class SqlIndex(Index):
 
 @contextmanager
 def as_storage_error() -> Iterator[None]:
-    """``StorageError`` for whatever SQLAlchemy raises inside."""
+    """``StorageError`` for whatever SQLAlchemy raises inside; but :class:`~quotas.RacedError` as it says."""
     try:
         yield
     except sa.exc.SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0][:300]
+        if isinstance(error, sa.exc.IntegrityError) and quotas.WITHIN in reason:
+            raise quotas.RacedError(
+                "the records of a learner would come to more bytes than one may have in all buffers together: others "
+                "were faster; ask again"
+            ) from error
         raise StorageError(f"the index cannot be used: {reason}") from error

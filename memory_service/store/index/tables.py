@@ -238,8 +238,23 @@ store = sa.Table(
     sa.Column("id", _Id, primary_key=True),
     sa.Column("store_id", sa.String(32), nullable=False),
     sa.Column("changes", sa.BigInteger, nullable=False),
+    # Whether learner_bytes is what the records come to.
+    sa.Column("learners_counted", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 """Which store this is the index of, and how many transactions have changed it."""
+
+learner_bytes = sa.Table(
+    "learner_bytes",
+    metadata,
+    sa.Column("learner_id", sa.String(64), primary_key=True),
+    sa.Column("num_bytes", sa.BigInteger, nullable=False),
+    # What they had to stay within when they last grew; NULL: they were counted, or have become less.
+    sa.Column("most_bytes", sa.BigInteger),
+    sa.CheckConstraint("num_bytes >= 0", name="learner_bytes_counted"),
+    sa.CheckConstraint("num_bytes <= most_bytes", name="within_learner_quota"),
+    sqlite_with_rowid=False,
+)
+"""What the live records of each learner are charged in all buffers together, while a service keeps them to a quota."""
 
 intents = sa.Table(
     "intents",

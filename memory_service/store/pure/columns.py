@@ -250,6 +250,21 @@ def charge_of(length: NDArray[Any]) -> NDArray[np.int64]:
     return length.astype(np.int64) + HEADER_BYTES
 
 
+def bytes_by_learner(codes: NDArray[np.uint32], charge: NDArray[np.integer], learner_ids: list[str]) -> dict[str, int]:
+    """Sums of charges, ``(N,)``, by learner, but for those that are 0.
+
+    Args:
+        codes: places of the learners' ids in ``learner_ids``, ``(N,)``.
+    """
+    # Exact: they are integers far below 2^53.
+    sums = np.bincount(codes, weights=charge)
+    found: dict[str, int] = {}
+    for code in np.flatnonzero(sums).tolist():
+        # A file that is imported may name one twice.
+        found[learner_ids[code]] = found.get(learner_ids[code], 0) + int(sums[code])
+    return found
+
+
 def rows_of_headers(headers: NDArray[np.void], learner: ArrayLike, length: ArrayLike) -> Rows:
     """Headers -> rows, ``segment`` 0.
 

@@ -18,7 +18,7 @@ from memory_format.body import MAX_BODY_BYTES
 from memory_format.wire import Batch, check_batch
 from memory_service.store.index import quotas
 from memory_service.store.index.base import BufferEntry, Writing
-from memory_service.store.pure.columns import charge_of
+from memory_service.store.pure.columns import bytes_by_learner, charge_of
 from memory_service.store.pure.ledger import IndexRows, all_name_bytes, words_bytes
 from memory_service.store.pure.model import BufferConfig, Options
 from memory_service.store.pure.revised import NOTHING_REVISED, joined, revisions_of
@@ -179,6 +179,9 @@ class Import:
         transaction.insert_names(entry.config.id, self.description.names)
         if self._words is not None:
             transaction.insert_words(entry.config.id, self._words)
+        if options.learner_bytes is not None:
+            # Not refused: what was exported can come back.
+            quotas.charge_learners(transaction, self._bytes_by_learner(), None)
         return entry
 
     def disk_bytes(self, parts: list[Part]) -> int:
@@ -207,6 +210,10 @@ class Import:
 
     def close(self) -> None:
         self._file.close()
+
+    def _bytes_by_learner(self) -> dict[str, int]:
+        codes = self._contents.headers["learner"]
+        return bytes_by_learner(codes, charge_of(self._contents.lengths), self._contents.learners)
 
     def _bytes_used(self) -> int:
         return int(charge_of(self._contents.lengths).sum())
