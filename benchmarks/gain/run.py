@@ -25,8 +25,11 @@ with warnings.catch_warnings():
     from avalanche.training import ER_ACE, GDumb, Naive
     from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
     from avalanche.training.storage_policy import ExemplarsBuffer
+    from avalanche.training.supervised import ICaRL
 
 BATCH: Final = 16
+EMBEDDING: Final = 64
+"""Numbers that iCaRL's extractor makes of a frozen ViT's features: what it learns."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,16 @@ class Training:
     rate: float = 0.03
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A strategy, and what says how much it keeps."""
+
+    strategy: Any
+    items: Callable[[], int]
+    held: Callable[[], int]
+    """Bytes."""
+
+
 Make = Callable[[ExemplarsBuffer, Training, Mapping[str, Any]], Any]
 
 
@@ -71,14 +84,6 @@ def _gdumb(policy: ExemplarsBuffer, training: Training, options: Mapping[str, An
     return strategy
 
 
-STRATEGIES: Final[Mapping[str, tuple[str, Make]]] = {
-    "er": ("ER (`Naive` with `ReplayPlugin`)", _replay),
-    "er-ace": ("ER-ACE (`ER_ACE`)", _ace),
-    "gdumb": ("GDumb (`GDumb`)", _gdumb),
-}
-"""Those of Avalanche's that ask a storage policy: in words, and what makes one."""
-
-
 @dataclass(frozen=True)
 class Problem:
     """What is learnt.
@@ -93,6 +98,61 @@ class Problem:
     frozen: Frozen
     classes: tuple[int, int]
     training: Training = Training()
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.train.classes.max()) + 1
+
+
+def _by_policy(make: Make) -> Callable[[Problem, Stores, Way, str, int], Trained]:
+    """Of a strategy that asks a storage policy."""
+
+    def trained(problem: Problem, stores: Stores, way: Way, name: str, seed: int) -> Trained:
+        model = Probe(problem.frozen, problem.num_classes, attends=way.attends)
+        policy, held = stores.policy(way, name, seed)
+        options = {
+            "model": model,
+            "optimizer": torch.optim.Adam(model.parameters(), problem.training.rate),
+            "criterion": nn.CrossEntropyLoss(),
+            **_common(),
+        }
+        # Of order of classes and first weights alone, so that ways differ by nothing else.
+        torch.manual_seed(seed)
+        return Trained(make(policy, problem.training, options), lambda: len(policy.buffer), held)
+
+    return trained
+
+
+def _icarl(problem: Problem, stores: Stores, way: Way, name: str, seed: int) -> Trained:
+    extractor = Probe(problem.frozen, EMBEDDING, attends=way.attends)
+    classifier = nn.Linear(EMBEDDING, problem.num_classes)
+    strategy = ICaRL(
+        feature_extractor=extractor,
+        classifier=classifier,
+        optimizer=torch.optim.Adam([*extractor.parameters(), *classifier.parameters()], problem.training.rate),
+        memory_size=stores.items(way),
+        buffer_transform=None,
+        fixed_memory=True,
+        train_epochs=problem.training.epochs,
+        eval_mb_size=BATCH,
+        **_common(),
+    )
+    items, held = stores.into(strategy, way, name)
+    torch.manual_seed(seed)
+    return Trained(strategy, items, held)
+
+
+def _common() -> dict[str, Any]:
+    return {"train_mb_size": BATCH, "evaluator": EvaluationPlugin(loggers=[BaseLogger()])}
+
+
+STRATEGIES: Final[Mapping[str, tuple[str, Callable[[Problem, Stores, Way, str, int], Trained]]]] = {
+    "er": ("ER (`Naive` with `ReplayPlugin`)", _by_policy(_replay)),
+    "er-ace": ("ER-ACE (`ER_ACE`)", _by_policy(_ace)),
+    "gdumb": ("GDumb (`GDumb`)", _by_policy(_gdumb)),
+    "icarl": ("iCaRL (`ICaRL`)", _icarl),
+}
+"""In words, and what makes one."""
 
 
 def measure(
@@ -137,25 +197,14 @@ def measure(
 
 def _train(problem: Problem, stores: Stores, way: Way, strategy: str, name: str, seed: int) -> Score:
     torch.manual_seed(seed)
-    model = Probe(problem.frozen, int(problem.train.classes.max()) + 1, attends=way.attends)
-    policy, held = stores.policy(way, f"{strategy}-{name}-{seed}", seed)
-    options = {
-        "model": model,
-        "optimizer": torch.optim.Adam(model.parameters(), problem.training.rate),
-        "criterion": nn.CrossEntropyLoss(),
-        "train_mb_size": BATCH,
-        "evaluator": EvaluationPlugin(loggers=[BaseLogger()]),
-    }
-    # Of order of classes and first weights alone, so that ways differ by nothing else.
-    torch.manual_seed(seed)
-    trained = STRATEGIES[strategy][1](policy, problem.training, options)
+    trained = STRATEGIES[strategy][1](problem, stores, way, f"{strategy}-{name}-{seed}", seed)
     accuracy = []
     seen: set[int] = set()
     for experience in class_incremental(problem.train.pictures, problem.train.classes, seed).train_stream:
-        trained.train(experience)
+        trained.strategy.train(experience)
         seen |= set(experience.classes_in_this_experience)
-        accuracy.append(_accuracy(trained.model, problem.tests, torch.tensor(sorted(seen))))
-    return Score(strategy, name, seed, accuracy, len(policy.buffer), held())
+        accuracy.append(_accuracy(trained.strategy.model, problem.tests, torch.tensor(sorted(seen))))
+    return Score(strategy, name, seed, accuracy, trained.items(), trained.held())
 
 
 @torch.no_grad()

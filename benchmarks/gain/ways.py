@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
@@ -19,12 +19,14 @@ from torch.utils.data import TensorDataset
 from benchmarks.gain.model import Frozen
 from client import Buffer
 from learner.adapters.avalanche import Recorder, StoredExemplars
+from learner.adapters.avalanche_icarl import store_icarl
 from memory_format import AVIF, PatchCodec, Record, WebP
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from avalanche.benchmarks import nc_benchmark
     from avalanche.training.storage_policy import ClassBalancedBuffer, ExemplarsBuffer
+    from avalanche.training.supervised.icarl import _ICaRLPlugin
 
 PHASES: Final = 5
 _OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -65,6 +67,7 @@ WAYS: Final[Mapping[str, Way]] = {
     "avif-files": Way("own buffer, AVIF files, quality 10", file=("AVIF", 10)),
     "jpeg-attending": Way("own buffer, JPEG files, quality 10, attending", file=("JPEG", 10), attends=True),
     "whole": Way("service, whole pictures, AVIF", codec=AVIF(quality=10)),
+    "whole-attending": Way("service, whole pictures, AVIF, attending", codec=AVIF(quality=10), attends=True),
     "masked-webp": Way("service, masked, WebP", codec=WebP(quality=5), masked=True, attends=True),
     "masked": Way("service, masked, AVIF", codec=AVIF(quality=10), masked=True, attends=True),
 }
@@ -111,6 +114,15 @@ class Files:
         sizes = np.array([one.getbuffer().nbytes for one in files])
         return cls(torch.from_numpy(decoded).permute(0, 3, 1, 2).contiguous(), sizes)
 
+    def held(self, pictures: Iterable[Tensor]) -> int:
+        """Bytes of the files of some of these."""
+        of = {_key(picture): int(size) for picture, size in zip(self.pictures, self.sizes, strict=True)}
+        return sum(of[_key(picture)] for picture in pictures)
+
+
+def _key(picture: Tensor) -> bytes:
+    return picture.numpy().tobytes()
+
 
 class FilesBuffer(ClassBalancedBuffer):  # type: ignore[misc]  # Avalanche's classes are of no type that mypy knows
     """The library's own buffer, of files: its pictures are those of other experiences, which show what files give."""
@@ -125,6 +137,20 @@ class FilesBuffer(ClassBalancedBuffer):  # type: ignore[misc]  # Avalanche's cla
     def update(self, strategy: Any, **_: Any) -> None:
         """What Avalanche's plugins call, though its own policies warn of it."""
         self.post_adapt(strategy, strategy.experience)
+
+
+class FilesICaRL(_ICaRLPlugin):  # type: ignore[misc]  # the same
+    """The library's own plugin, of files: what it has chosen is kept as files give it."""
+
+    def __init__(self, plugin: _ICaRLPlugin, shown: Mapping[bytes, Tensor]) -> None:
+        super().__init__(plugin.memory_size, plugin.buffer_transform, plugin.fixed_memory)
+        self._shown = shown
+
+    def construct_exemplar_set(self, strategy: Any) -> None:
+        known = len(self.x_memory)
+        super().construct_exemplar_set(strategy)
+        for place in range(known, len(self.x_memory)):
+            self.x_memory[place] = torch.stack([self._shown[_key(one)] for one in self.x_memory[place]])
 
 
 class Remembering(Recorder):
@@ -172,19 +198,37 @@ class Stores:
             name: of the service's buffer, where one is needed.
         """
         if way.codec is not None:
-            if way not in self._recorders:
-                masked = self._frozen.mask if way.masked else None
-                self._recorders[way] = Remembering(codec=way.codec, patch_px=self._frozen.patch_px, masked=masked)
             buffer = self._buffer(name)
             like = class_incremental(self._pictures, self._classes, seed).train_stream[0].dataset
-            policy = ClassBalancedBuffer(_NO_LIMIT)
-            stored = StoredExemplars(policy, buffer, like=like, recorder=self._recorders[way])
+            policy = ClassBalancedBuffer(self.items(way))
+            stored = StoredExemplars(policy, buffer, like=like, recorder=self._recorder(way))
             return stored, lambda: buffer.stats().bytes_used
         files = self._files_of(way)
         experiences = class_incremental(files.pictures, self._classes, seed).train_stream
-        kept = FilesBuffer(int(self._budget_bytes / files.sizes.mean()), experiences)
-        of = {picture.numpy().tobytes(): int(size) for picture, size in zip(files.pictures, files.sizes, strict=True)}
-        return kept, lambda: sum(of[picture.numpy().tobytes()] for picture, *_ in kept.buffer)
+        kept = FilesBuffer(self.items(way), experiences)
+        return kept, lambda: files.held(picture for picture, *_ in kept.buffer)
+
+    def into(self, strategy: Any, way: Way, name: str) -> tuple[Callable[[], int], Callable[[], int]]:
+        """Let an ``ICaRL`` keep its exemplars so. Returns what says how many items, and how many bytes, it holds."""
+        if way.codec is not None:
+            buffer = self._buffer(name)
+            store_icarl(strategy, buffer, recorder=self._recorder(way))
+            return lambda: buffer.info().num_records, lambda: buffer.stats().bytes_used
+        files = self._files_of(way)
+        shown = {_key(picture): one for picture, one in zip(self._pictures, files.pictures, strict=True)}
+        (place,) = (at for at, plugin in enumerate(strategy.plugins) if type(plugin) is _ICaRLPlugin)
+        kept = strategy.plugins[place] = FilesICaRL(strategy.plugins[place], shown)
+        return lambda: sum(map(len, kept.x_memory)), lambda: files.held(one for of in kept.x_memory for one in of)
+
+    def items(self, way: Way) -> int:
+        """The most that a way may hold."""
+        return _NO_LIMIT if way.codec is not None else int(self._budget_bytes / self._files_of(way).sizes.mean())
+
+    def _recorder(self, way: Way) -> Recorder:
+        if way not in self._recorders:
+            masked = self._frozen.mask if way.masked else None
+            self._recorders[way] = Remembering(codec=way.codec, patch_px=self._frozen.patch_px, masked=masked)
+        return self._recorders[way]
 
     def _files_of(self, way: Way) -> Files:
         if way.file not in self._files:
