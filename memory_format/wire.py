@@ -222,9 +222,13 @@ class _Writer(threading.local):
     def __init__(self) -> None:
         self._pieces: list[bytes | pa.Buffer] = []
         self._stream = pa.ipc.new_stream(pa.PythonFile(self, mode="w"), SCHEMA)
-        # The first batch brings the schema with it. Of Python's values Arrow imports pandas, where it is installed.
-        nothing = pa.Array.from_buffers(pa.null(), 0, [None])
-        self.pieces_of(pa.RecordBatch.from_arrays([nothing.cast(kind) for kind in _TYPES.values()], schema=SCHEMA))
+        # The first batch brings the schema with it. Of Python's values Arrow imports pandas, where it is installed, and
+        # for a cast its functions, 14 MiB.
+        empty = pa.py_buffer(b"")
+        columns = [
+            pa.Array.from_buffers(kind, 0, [None] + [empty] * (kind.num_buffers - 1)) for kind in _TYPES.values()
+        ]
+        self.pieces_of(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
 
     def pieces_of(self, batch: pa.RecordBatch) -> list[bytes | pa.Buffer]:
         """A batch, as it is given to the file: buffers are not copied."""

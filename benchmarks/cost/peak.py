@@ -1,7 +1,7 @@
-"""The memory of a demo's learner and service, this build against an earlier one, side by side.
+"""The memory of a demo's learner and service, this build against an earlier one, one after the other.
 
-Both demos run at once, on one thread each: what either needs of memory is not a matter of time, and what else the
-machine does slows both alike.
+Each takes the threads that it would take for a user: what is prepared for products of matrices, and kept, depends on
+their number.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Demo:
 
     def __init__(self, build: Path, place: Path, words: list[str], environment: Mapping[str, str]) -> None:
         place.mkdir()
-        own = {**environment, "PYTHONPATH": str(build), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+        own = {**environment, "PYTHONPATH": str(build), "PYTHONSAFEPATH": "1"}
         self._log = place / "learner.log"
         self._service = ServiceProcess(
             place / "memory", environment=own, log=place / "service.log", start_seconds=START_SECONDS
@@ -57,14 +57,12 @@ class _Demo:
         with self._log.open("wb") as log:
             self._learner = psutil.Popen([*command, *words], env={**os.environ, **own}, stdout=log, stderr=log)
         running.append(self)
-        self._peak, self._seconds = 0, 0.0
+        self._peak, self._began = 0, time.monotonic()
 
     def look(self) -> bool:
         """Whether the learner still runs; takes down what it has needed so far."""
         with contextlib.suppress(OSError, psutil.Error):
             self._peak = max(self._peak, peak_resident_bytes(self._learner.pid))
-            times = self._learner.cpu_times()
-            self._seconds = max(self._seconds, times.user + times.system)
         return self._learner.poll() is None
 
     def found(self) -> Peak:
@@ -77,7 +75,7 @@ class _Demo:
             said = self._log.read_text(errors="replace").strip().splitlines()[-3:]
             raise RuntimeError(f"a demo ended with status {self._learner.poll()}: {' / '.join(said)}")
         service = peak_resident_bytes(self._service.process.pid)
-        return Peak(self._peak / 2**20, service / 2**20, self._seconds)
+        return Peak(self._peak / 2**20, service / 2**20, time.monotonic() - self._began)
 
     def close(self) -> None:
         """End both."""
@@ -101,12 +99,11 @@ def measure(
         words: arguments of ``learner run``.
     """
     environment = {"HF_HUB_OFFLINE": "1"} | ({"EXEMPLAR_MEMORY_DATA": str(directory)} if directory else {})
-    with contextlib.ExitStack() as stack:
-        demos = {}
-        for name, build in {"before": before, "after": ROOT}.items():
-            demos[name] = _Demo(build, place / name, words, environment)
-            stack.callback(demos[name].close)
-        tick("two demos, this build and the one before")
-        while sum(demo.look() for demo in demos.values()):
-            time.sleep(_EVERY_SECONDS)
-        return {name: demo.found() for name, demo in demos.items()}
+    found = {}
+    for name, build in {"before": before, "after": ROOT}.items():
+        tick(f"a demo's memory, {name}")
+        with contextlib.closing(_Demo(build, place / name, words, environment)) as demo:
+            while demo.look():
+                time.sleep(_EVERY_SECONDS)
+            found[name] = demo.found()
+    return found

@@ -39,12 +39,12 @@ class Peak:
 
     Attributes:
         learner_mib, service_mib: the most that either had in memory at once.
-        cpu_seconds: of the learner.
+        seconds: the learner took.
     """
 
     learner_mib: float
     service_mib: float
-    cpu_seconds: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def summary(run: Run) -> dict[str, float | None]:
         "step_beside_busy_vs_alone": max(ratio(figure, beside.alone) for figure in (beside.first, beside.second)),
         "two_learners_vs_one": statistics.median(beside.together),
         "peak_rss_vs_before": after.learner_mib / before.learner_mib if before and after else None,
-        "cpu_seconds_vs_before": after.cpu_seconds / before.cpu_seconds if before and after else None,
+        "demo_seconds_vs_before": after.seconds / before.seconds if before and after else None,
         "service_peak_rss_vs_before": after.service_mib / before.service_mib if before and after else None,
         "replay_step_vs_tensors": max(ratio(each.service, each.tensors) for each in run.replay.values()),
         "replay_wait_share": max(each.waited for each in run.replay.values()),

@@ -37,7 +37,7 @@ def test_figures_are_taken_within_rounds_and_the_worse_counts() -> None:
         "step_beside_busy_vs_alone": 1.7,
         "two_learners_vs_one": 1.0,
         "peak_rss_vs_before": 0.4,
-        "cpu_seconds_vs_before": 0.9,
+        "demo_seconds_vs_before": 0.9,
         "service_peak_rss_vs_before": 0.95,
         "replay_step_vs_tensors": 1.01,
         "replay_wait_share": 0.004,

@@ -116,8 +116,19 @@ def test_settings_come_from_the_environment_too(data: Path, monkeypatch: pytest.
         assert response.json()["limit"] == 17
 
 
-def test_neither_torch_nor_zarr_nor_the_client_is_imported() -> None:
-    code = "import sys, memory_service.cli; print({'torch', 'zarr', 'client', 'learner'} & set(sys.modules))"
+def test_nothing_is_imported_that_a_service_does_not_need() -> None:
+    unneeded = {
+        "torch",
+        "zarr",
+        "client",
+        "learner",
+        "pandas",
+        "psycopg",
+        "obstore",
+        "pyarrow.compute",
+        "pyarrow.parquet",
+    }
+    code = f"import sys, memory_service.cli; print({unneeded} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
