@@ -7,8 +7,8 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.common.processes import ChildProcess, python_module
 from benchmarks.common.records import Pictures
+from benchmarks.common.replicas import on_cores, start_replicas
 from benchmarks.replicas.learner import BATCH, BUFFER
 from client import MemoryClient
 from memory_format import decode_batch, encode_batch
@@ -85,10 +86,7 @@ class Machines:
     """
 
     def __init__(self, place: Path, stack: ExitStack, segments: str | None) -> None:
-        self._place, self._stack = place, stack
-        self._segments = segments or f"file://{place / 'objects'}"
-        if segments is None:
-            (place / "objects").mkdir()
+        self._place, self._stack, self._segments = place, stack, segments
         self._numbers = itertools.count()
         self._held = Pictures(RECORD_BYTES).batch(0, HELD)
         self.pushed = place / "pushed.arrow"
@@ -98,43 +96,21 @@ class Machines:
 
     def embedded(self) -> str:
         """URL of a service that needs nothing else."""
-        return self._serve(f"embedded-{next(self._numbers)}", {})
+        name = f"embedded-{next(self._numbers)}"
+        return self._stack.enter_context(ServiceProcess(self._place / name, log=self._place / f"{name}.log")).url
 
     def replicas(self, cores: Sequence[Sequence[int]], index: str | None = None) -> list[str]:
         """URLs of replicas over one index and one object store, a replica for each of the groups of cores."""
         number = next(self._numbers)
-        environment = {
-            "MEMORY_SERVICE_INDEX": index or self.database.new_schema(),
-            "MEMORY_SERVICE_SEGMENTS": f"{self._segments}/{number}",
-        }
-        urls = []
-        for which, chosen in enumerate(cores):
-            with on_cores(chosen):
-                urls.append(self._serve(f"replica-{number}-{which}", environment, "--replicas"))
-        return urls
+        segments = self._segments and f"{self._segments}/{number}"
+        index = index or self.database.new_schema()
+        place = self._place / f"replicas-{number}"
+        return start_replicas(place, self._stack, index=index, segments=segments, cores=cores)
 
     def fill(self, url: str) -> None:
         """Make the buffer of a service and fill it."""
         with MemoryClient(url) as memory:
             memory.create_buffer(BUFFER, budget_bytes=self._held.charge, eviction="fifo").push(self._held.records)
-
-    def _serve(self, name: str, environment: Mapping[str, str], *options: str) -> str:
-        service = ServiceProcess(self._place / name, *options, environment=environment, log=self._place / f"{name}.log")
-        return self._stack.enter_context(service).url
-
-
-@contextmanager
-def on_cores(chosen: Sequence[int]) -> Iterator[None]:
-    """Processes that are started in here stay on these cores. None chosen = anywhere."""
-    if not chosen:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, chosen)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def load(

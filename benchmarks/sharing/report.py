@@ -49,6 +49,8 @@ def markdown(kept: Document) -> str:
         f"{run.budget_bytes:,} bytes a buffer. Shared, a learner is asked for one of all {number} classes (chance is "
         f"{100 / number:.1f}), alone for one of its own; it cannot name the others then."
     )
+    if run.addresses > 1:
+        told += f" Of {run.addresses} replicas, each learner asks one of its own."
     names = "\n".join(f"- {name}: {', '.join(learner.classes)}" for name, learner in run.learners.items())
     return "\n\n".join([kept.heading("Sharing benchmark"), told, table(head, rows), names]) + "\n"
 

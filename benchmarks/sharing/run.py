@@ -1,11 +1,13 @@
-"""Two learners, each by ``learner run`` in a process of its own: at once on one buffer, and each alone."""
+"""Two learners, each by ``learner run`` in a process of its own: in step on one buffer, and each alone."""
 
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -53,11 +55,13 @@ class Run:
 
     Attributes:
         method: what both store.
+        addresses: of the service; of two, each learner asks one of its own first.
         budget_bytes: of the buffer that they share, and of each one's own.
     """
 
     method: str
     seeds: list[int]
+    addresses: int = 1
     budget_bytes: int = 0
     learners: dict[str, Learner] = field(default_factory=dict)
 
@@ -75,12 +79,17 @@ class LearnerError(RuntimeError):
 
 
 def measure(
-    url: str, place: Path, run: Run, options: Iterable[str], environment: Mapping[str, str], tick: Callable[[str], None]
+    urls: Sequence[str],
+    place: Path,
+    run: Run,
+    options: Iterable[str],
+    environment: Mapping[str, str],
+    tick: Callable[[str], None],
 ) -> None:
     """Run both learners with each seed, together and alone.
 
     Args:
-        url: of a service.
+        urls: of one service, or of its replicas: the first learner asks the first one first, the second the last.
         place: for their folders.
         run: what is known of it; what is found is added.
         options: for ``learner run``.
@@ -89,50 +98,62 @@ def measure(
         LearnerError: one ended with an error.
     """
     run.learners = {name: Learner(classes) for name, classes in CLASSES.items()}
+    asked = dict(zip(CLASSES, (",".join(urls), ",".join(reversed(urls))), strict=True))
     for seed in run.seeds:
-        given = [*options, f"--set=seed={seed}", f"--set=data.class_order_seed={seed}", "--set=data.base_classes=3"]
-        alone = {name: [*given, "--out", str(place / f"alone-{seed}-{name}")] for name in CLASSES}
-        together = {
-            name: [*given, "--buffer", f"shared-{seed}", "--out", str(place / f"{seed}-{name}")] for name in CLASSES
-        }
+        # Replicas keep no reports of runs.
+        given = [*options, "--no-upload", "--methods", run.method]
+        given += [f"--set=seed={seed}", f"--set=data.class_order_seed={seed}", "--set=data.base_classes=3"]
+        given_to = {name: [*given, "--url", asked[name], "--classes", ",".join(CLASSES[name])] for name in CLASSES}
+        # In step, so that both are tested with all that both have brought.
+        shared = ["--buffer", f"shared-{seed}-{secrets.token_hex(4)}", f"--set=memory.in_step={json.dumps([*CLASSES])}"]
         tick(f"seed {seed}: each alone")
-        last = _learn(url, run.method, alone, environment)
+        alone = _learn({name: (words, place / f"alone-{seed}-{name}") for name, words in given_to.items()}, environment)
         tick(f"seed {seed}: together")
-        _learn(url, run.method, together, environment)
-        # Whoever came to its end first has not seen all that the other brought.
-        tick(f"seed {seed}: told again")
-        shared = _learn(url, run.method, together, environment)
+        together = _learn(
+            {
+                name: ([*words, *shared, f"--set=memory.learner={name}"], place / f"{seed}-{name}")
+                for name, words in given_to.items()
+            },
+            environment,
+        )
         for name, learner in run.learners.items():
-            learner.own_alone.append(last[name]["accuracy"])
-            learner.own.append(shared[name]["accuracy"])
-            learner.others.append(shared[name]["others"])
-            run.budget_bytes = shared[name]["budget_bytes"]
+            learner.own_alone.append(alone[name]["accuracy"])
+            learner.own.append(together[name]["accuracy"])
+            learner.others.append(together[name]["others"])
+            run.budget_bytes = together[name]["budget_bytes"]
 
 
 def _learn(
-    url: str, method: str, given: Mapping[str, list[str]], environment: Mapping[str, str]
+    given: Mapping[str, tuple[Sequence[str], Path]], environment: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """Run learners at once; by name, the last line of ``metrics.jsonl``."""
-    begun: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
-    last = {}
+    """Run learners at once, each with its options and its folder; by name, the last line of ``metrics.jsonl``."""
+    begun: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        for name, words in given.items():
-            command = [sys.executable, "-m", "learner", "run", "--url", url, "--methods", method, *words]
-            command += ["--classes", ",".join(CLASSES[name])]
-            out = Path(words[words.index("--out") + 1])
+        for name, (words, out) in given.items():
+            command = [sys.executable, "-m", "learner", "run", "--out", str(out), *words]
             # Of two pipes, one would fill while the other is read, and its learner would wait.
             with out.with_suffix(".log").open("wb") as log:
-                process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-            begun[name] = process, out
-        for name, (process, out) in begun.items():
-            if process.wait():
-                said = out.with_suffix(".log").read_text(errors="replace")
-                raise LearnerError(f"{name} ended with status {process.returncode}: {said[-2000:]}")
-            (metrics,) = out.glob("*/metrics.jsonl")
-            last[name] = json.loads(metrics.read_text().splitlines()[-1])
+                begun[name] = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        # Of one that has ended with an error, the other would wait for long.
+        waiting = dict(begun)
+        while waiting:
+            for name, process in begun.items():
+                status = process.poll()
+                if status:
+                    said = given[name][1].with_suffix(".log").read_text(errors="replace")
+                    raise LearnerError(f"{name} ended with status {status}: {said[-2000:]}")
+                if status == 0:
+                    waiting.pop(name, None)
+            time.sleep(0.2)
     finally:
-        for process, _ in begun.values():
+        for process in begun.values():
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-    return last
+    return {name: _last_line(out) for name, (_, out) in given.items()}
+
+
+def _last_line(out: Path) -> dict[str, Any]:
+    (metrics,) = out.glob("*/metrics.jsonl")
+    found: dict[str, Any] = json.loads(metrics.read_text().splitlines()[-1])
+    return found

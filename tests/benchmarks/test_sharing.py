@@ -22,7 +22,7 @@ def test_a_gain_is_over_what_a_learner_knows_alone_of_all_classes() -> None:
         "left": Learner(("a", "b"), own_alone=[0.8, 0.6], own=[0.7, 0.5], others=[0.5, 0.3]),
         "right": Learner(("c", "d"), own_alone=[0.9, 0.9], own=[0.5, 0.4], others=[0.2, 0.4]),
     }
-    found = summary(Run("masked", [0, 1], 1000, learners))
+    found = summary(Run("masked", [0, 1], 2, 1000, learners))
     assert found["others"] == pytest.approx({"left": 0.4, "right": 0.3})
     assert (found["least_others"], found["chance"]) == (0.2, 0.25)
     assert found["gain"] == pytest.approx({"left": (0.2 + 0.1) / 2, "right": (-0.1 - 0.05) / 2})
