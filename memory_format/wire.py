@@ -156,17 +156,30 @@ def check_batch(batch: Batch, *, new: bool = False, crcs: bool = True, decode: b
             raise at_index(error, index) from None
 
 
-def frame_batch(headers: NDArray[np.void], learner_ids: Sequence[str], lengths: ArrayLike) -> tuple[memoryview, int]:
-    """An Arrow IPC stream of one batch, with room for the bodies, which the caller writes into it.
+@dataclass(frozen=True)
+class Frame:
+    """An Arrow IPC stream of one batch, without the bodies that lie end to end in its middle."""
+
+    before: bytes
+    behind: bytes
+    body_bytes: int
+
+    def stream(self) -> tuple[memoryview, int]:
+        """The whole stream, as a flat view of bytes, and the offset in it where the bodies begin. Until they are
+        written there, what lies there is arbitrary."""
+        start, end = len(self.before), len(self.before) + self.body_bytes
+        stream = memoryview(pa.allocate_buffer(end + len(self.behind))).cast("B")
+        stream[:start], stream[end:] = self.before, self.behind
+        return stream, start
+
+
+def frame_batch(headers: NDArray[np.void], learner_ids: Sequence[str], lengths: ArrayLike) -> Frame:
+    """The frame of a batch.
 
     Args:
         headers: ``(N,)`` of ``HEADER_DTYPE``; ``offset`` and ``learner`` do not matter.
         learner_ids: N learner ids.
         lengths: ``(N,)`` integers, bytes of each body.
-
-    Returns:
-        the stream, as a flat view of bytes, and the offset in it where the bodies begin, end to end. Until they are
-        written, what lies there is arbitrary.
 
     Raises:
         FormatError: ``batch_too_large``: 2 GiB of bodies do not fit one Arrow batch.
@@ -184,11 +197,7 @@ def frame_batch(headers: NDArray[np.void], learner_ids: Sequence[str], lengths: 
     pieces = _writer.pieces_of(rows_of(headers, learner_ids, sizes, unwritten))
     # Empty bodies are not written at all.
     bodies = next((at for at, piece in enumerate(pieces) if _is(piece, unwritten)), len(pieces))
-    before, behind = b"".join([_BEGIN, *pieces[:bodies]]), b"".join([*pieces[bodies + 1 :], _END])
-    stream = memoryview(pa.allocate_buffer(len(before) + total + len(behind))).cast("B")
-    stream[: len(before)] = before
-    stream[len(before) + total :] = behind
-    return stream, len(before)
+    return Frame(b"".join([_BEGIN, *pieces[:bodies]]), b"".join([*pieces[bodies + 1 :], _END]), total)
 
 
 def rows_of(
@@ -280,7 +289,8 @@ def encode_batch(records: Iterable[Record]) -> bytes:
     rows = record_list(records)
     bodies = [record.body for record in rows]
     headers = headers_of(rows, map(checksum.crc32, bodies))
-    stream, place = frame_batch(headers, [record.learner_id for record in rows], [len(body) for body in bodies])
+    lengths = [len(body) for body in bodies]
+    stream, place = frame_batch(headers, [record.learner_id for record in rows], lengths).stream()
     for body in bodies:
         stream[place : place + len(body)] = body
         place += len(body)

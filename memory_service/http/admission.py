@@ -20,6 +20,9 @@ import anyio
 
 from memory_format import BusyError
 from memory_service.settings import Settings
+from memory_service.store import Buffer
+from memory_service.store.chosen import Expected
+from memory_service.store.pure.sampler import SampleRequest
 
 T = TypeVar("T")
 
@@ -125,6 +128,8 @@ class Admission:
         self._bytes = 0
         self._arriving = 0
         self._turn = asyncio.Lock()
+        self.expected = Expected()
+        """Draws that are likely to come."""
 
     @contextmanager
     def push(self) -> Iterator[Callable[[AsyncIterator[bytes]], Awaitable[bytes]]]:
@@ -159,6 +164,16 @@ class Admission:
     def is_idle(self) -> bool:
         """Whether nobody else draws, and no push is under way: then a :meth:`turn` is to be had at once."""
         return not self._arriving and not self._turn.locked()
+
+    def lay_ahead(self, buffer: Buffer, after: SampleRequest) -> None:
+        """Once nothing else is to be done in the event loop, get the draw ready that is likely to follow on one whose
+        answer is on its way."""
+
+        def lay_out() -> None:
+            if self.is_idle:
+                buffer.lay_ahead(after, self.expected)
+
+        asyncio.get_running_loop().call_soon(lay_out)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

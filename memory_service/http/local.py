@@ -18,7 +18,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.concurrency import run_in_threadpool
@@ -30,8 +30,9 @@ from memory_service.http.admission import Admission
 from memory_service.http.convert import draw_of
 from memory_service.http.telemetry import log_access
 from memory_service.settings import Settings
-from memory_service.store import Store
+from memory_service.store import Buffer, Store
 from memory_service.store.lent import LentBatch, NotLentError
+from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.segments.readers import Lease
 
 logger = logging.getLogger(__name__)
@@ -39,10 +40,12 @@ logger = logging.getLogger(__name__)
 _KEY_BYTES = 256
 
 
-class Draw(Protocol):
-    """Draws one batch: :meth:`Buffer.lend` of a request."""
+@dataclass(frozen=True)
+class Draw:
+    """A batch that was asked for."""
 
-    def __call__(self, *, wait: bool = True) -> LentBatch: ...
+    buffer: Buffer
+    wanted: SampleRequest
 
 
 def may_read_everything(user: int | None) -> bool:
@@ -69,7 +72,7 @@ class LocalDraws:
         self._access_log = settings.access_log
 
     def asked(self, content: bytes, key: str | None, connection: Connection) -> Draw:
-        """What draws the batch that a request's JSON asks for.
+        """What a request's JSON asks for.
 
         Args:
             key: that the client has sent.
@@ -83,27 +86,31 @@ class LocalDraws:
         if not isinstance(name, str):
             raise FormatError("a draw is an object that names its buffer", code="invalid_request")
         self._access.check(key, "read", name, connection)
-        return partial(self._store.buffer(name).lend, draw_of(SampleBody.model_validate(wanted)))
+        return Draw(self._store.buffer(name), draw_of(SampleBody.model_validate(wanted)))
 
     def draw_now(self, draw: Draw) -> LentBatch | None:
         """Draw at once; None where that has to wait: for others, for the disk, or for a long draw."""
         if self._admission.is_idle:
             with suppress(BlockingIOError):
-                return draw(wait=False)
+                return self._lend_now(draw)
         return None
+
+    def _lend_now(self, draw: Draw) -> LentBatch:
+        return draw.buffer.lend(draw.wanted, wait=False, expected=self._admission.expected)
 
     async def draw(self, draw: Draw) -> LentBatch:
         """Draw when it is this one's turn."""
         try:
             async with self._admission.turn():
-                return draw(wait=False)
+                return self._lend_now(draw)
         except BlockingIOError:
-            return await run_in_threadpool(draw)
+            return await run_in_threadpool(draw.buffer.lend, draw.wanted)
 
-    def note(self, lent: LentBatch, seconds: float, num_bytes: int) -> None:
-        """Write a line to the log of accesses."""
+    def answered(self, draw: Draw, lent: LentBatch, seconds: float, num_bytes: int) -> None:
+        """Write a line to the log of accesses, and get ready what is likely to be asked for next."""
         if self._access_log:
             log_access("local", "DRAW", f"/v1/buffers/{lent.buffer}/sample", 200, seconds, num_bytes)
+        self._admission.lay_ahead(draw.buffer, draw.wanted)
 
 
 class Cut(Connection, Protocol):
@@ -211,12 +218,12 @@ class LocalConnection:
             if lent is None:
                 self._task = self._loop.create_task(self._draw(draw))
             else:
-                self._lend(lent)
+                self._lend(draw, lent)
 
     async def _draw(self, draw: Draw) -> None:
         try:
             with self._refusing():
-                self._lend(await self._draws.draw(draw))
+                self._lend(draw, await self._draws.draw(draw))
         finally:
             self._task = None
         self._next()
@@ -232,13 +239,13 @@ class LocalConnection:
             logger.exception("a local draw failed")
             self._send(lending.encode_message(lending.HTTP, b"the service failed unexpectedly; its log says why"))
 
-    def _lend(self, lent: LentBatch) -> None:
+    def _lend(self, draw: Draw, lent: LentBatch) -> None:
         self._lease = lent.lease
         self._lease.on_end = self._end
         answer = lending.encode_rows(lent.rows)
         if lent.lease.ended or not self._send(answer, lent.descriptors):
             self._give_back()
-        self._draws.note(lent, self._loop.time() - self._asked, len(answer))
+        self._draws.answered(draw, lent, self._loop.time() - self._asked, len(answer))
 
     def _give_back(self) -> None:
         lease, self._lease = self._lease, None

@@ -39,19 +39,24 @@ _LOOKS: Final = 4
 class DrawnResponse(Response):
     """A batch, each piece of which is read when the one before is on its way. Get it from :meth:`begin`."""
 
-    def __init__(self, first: memoryview, drawn: Drawn, lease_seconds: float) -> None:
+    def __init__(self, first: memoryview, drawn: Drawn, lease_seconds: float, sent: Callable[[], object]) -> None:
         headers = {VERSION_HEADER: str(drawn.version), "content-length": str(len(drawn.stream))}
         super().__init__(None, headers=headers, media_type=MEDIA_TYPE)
         self._first = first
         self._drawn = drawn
         self._lease_seconds = lease_seconds
+        self._sent = sent
 
     @classmethod
-    async def begin(cls, drawn: Drawn, lease_seconds: float) -> Self:
+    async def begin(cls, drawn: Drawn, lease_seconds: float, sent: Callable[[], object] = lambda: None) -> Self:
         """Read the first piece, so that what is wrong with it can still be answered. Raises as
-        :meth:`Drawn.next_piece`; the batch is closed then."""
+        :meth:`Drawn.next_piece`; the batch is closed then.
+
+        Args:
+            sent: called when all of it is on its way.
+        """
         try:
-            return cls(await _next_piece(drawn), drawn, lease_seconds)
+            return cls(await _next_piece(drawn), drawn, lease_seconds, sent)
         except BaseException:
             drawn.close()
             raise
@@ -68,6 +73,7 @@ class DrawnResponse(Response):
                 last = await body.send_but_last(scope, send, self._lease_seconds)
                 drawn.close()
                 await _send_last(last, send)
+            self._sent()
         finally:
             drawn.close()
 

@@ -2,7 +2,7 @@
 
 Changes happen one at a time, under the buffer's lock: each is worked out from the present state
 (:mod:`~memory_service.store.changes`, :mod:`~memory_service.store.pushes`) and then made
-(:mod:`~memory_service.store.commits`). Reads take no lock (:mod:`~memory_service.store.reads`).
+(:mod:`~memory_service.store.commits`). Reads take no lock (:mod:`~memory_service.store.steady`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from memory_format.wire import check_batch, read_batch
 from memory_service.store import changes, updates
 from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
+from memory_service.store.draws import expect_version
 from memory_service.store.exports import Exports
 from memory_service.store.forks import Fork, settings_of_fork
 from memory_service.store.index.base import BufferEntry, BufferRows, Index
@@ -36,7 +37,7 @@ from memory_service.store.pure.state import State
 from memory_service.store.pure.stats import diff, stats
 from memory_service.store.pure.words import packed
 from memory_service.store.pushes import Pending, PushQueue, digest_of
-from memory_service.store.reads import Reads, expect_version, no_exemplar
+from memory_service.store.reads import Reads, no_exemplar
 from memory_service.store.room import Quota
 from memory_service.store.segments.base import Segments
 from memory_service.store.transfer.export import Export

@@ -113,7 +113,7 @@ class Contents:
             SegmentGoneError: a segment was rewritten or removed since the rows were current.
             StorageError: a record is damaged.
         """
-        ids, places, starts = _places(taken)
+        ids, places, starts = places_of(taken)
         target = memoryview(bytearray(int(taken["length"].sum(dtype=np.int64)))) if into is None else into
         places.sort()
         stems = self.readers.begin(lambda: self._stems(ids))
@@ -144,24 +144,18 @@ class Contents:
         """The ids by which records are known, ``(N,)``, of rows as they are stored."""
         return shown_ids(self.state.columns.revised, taken["exemplar_id"])
 
-    def hold_bodies(self, taken: Rows, *, wait: bool = True) -> tuple[HeldLease, list[Place]] | None:
-        """A lease of the segments of rows, where in them the bodies are, and where each goes, end to end; None where
-        they are more than can be held at once.
+    def hold(self, ids: Sequence[int], *, wait: bool = True, places: Iterable[Place] = ()) -> HeldLease | None:
+        """A lease of segments; None where they are more than can be held at once.
 
         Args:
             wait: for files to be opened.
+            places: what will be read.
 
         Raises:
             BlockingIOError: without ``wait``, not all of them are open.
             SegmentGoneError: a segment was rewritten or removed since the rows were current.
             StorageError: a record is known to be damaged.
         """
-        ids, places, _ = _places(taken)
-        lease = self.hold(ids, wait=wait, places=places)
-        return None if lease is None else (lease, places)
-
-    def hold(self, ids: Sequence[int], *, wait: bool = True, places: Iterable[Place] = ()) -> HeldLease | None:
-        """A lease of segments; raises as :meth:`hold_bodies`."""
         return self._leased(ids, HeldLease, wait=wait, places=places)
 
     def lend(self, ids: Sequence[int], *, wait: bool, places: Iterable[Place]) -> LentLease | None:
@@ -254,7 +248,7 @@ class Contents:
         return found.is_ready(request.strategy)
 
 
-def _places(taken: Rows) -> tuple[list[int], list[Place], NDArray[np.int64]]:
+def places_of(taken: Rows) -> tuple[list[int], list[Place], NDArray[np.int64]]:
     """The segments of rows, and for each row which of them, its place there, and where it goes, end to end."""
     lengths = taken["length"].astype(np.int64)
     starts = np.cumsum(lengths) - lengths

@@ -12,6 +12,8 @@ from memory_service.store.segments.readers import HeldLease
 PIECE_BYTES: Final = 1024 * 1024
 """Bodies of a piece. Damage in the first one is answered as an error; in a later one, when part of the answer is on its
 way, the answer ends early, and from then on drawing that record is an error from the start."""
+FIRST_BYTES: Final = 128 * 1024
+"""The same of the first piece where there are several, so that their reader need not wait for a megabyte."""
 
 
 class Drawn:
@@ -58,7 +60,8 @@ class Drawn:
             self._sent = len(self.stream)
             return self.stream[start:]
         # One record at least, however long it is.
-        last = max(self._first + 1, bisect_right(self._ends, self._places[self._first][4] + PIECE_BYTES))
+        most = FIRST_BYTES if not self._first and self._ends[-1] > PIECE_BYTES else PIECE_BYTES
+        last = max(self._first + 1, bisect_right(self._ends, self._places[self._first][4] + most))
         self.lease.read(self._places[self._first : last], self.stream[self._start :], wait=wait)
         self._first = last
         if last == len(self._places):

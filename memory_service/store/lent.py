@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from memory_format.lending import LentRows, rows_of
+from memory_format.lending import LentRows
+from memory_service.store.chosen import Chosen
 from memory_service.store.contents import Contents
-from memory_service.store.pure.columns import Rows, concatenated, numbered
 from memory_service.store.segments.readers import LentLease
 
 
@@ -29,20 +26,10 @@ class LentBatch:
     lease: LentLease
 
 
-def lend(
-    contents: Contents,
-    taken: Rows,
-    swapped: NDArray[np.int64],
-    donors: Rows | None,
-    version: int,
-    *,
-    wait: bool,
-) -> LentBatch:
-    """Rows that were drawn, as the places of their records.
+def lend(contents: Contents, chosen: Chosen, *, wait: bool) -> LentBatch:
+    """Records that were drawn, as their places.
 
     Args:
-        swapped: which of them carry the text of another.
-        donors: the rows of those others; None where there are none.
         wait: for files to be opened.
 
     Raises:
@@ -51,27 +38,12 @@ def lend(
         SegmentGoneError: a segment was rewritten or removed since the rows were current.
         StorageError: a record is known to be damaged.
     """
-    rows = taken if donors is None else concatenated([taken, donors])
-    ids, segment = numbered(rows["segment"])
-    places = ((which, offset, 0, 0, 0) for which, offset in zip(segment.tolist(), rows["offset"].tolist(), strict=True))
-    lease = contents.lend(ids.tolist(), wait=wait, places=places)
+    ids, places, rows = chosen.lent
+    lease = contents.lend(ids, wait=wait, places=places)
     if lease is None:
         raise NotLentError(f"it lies in {len(ids)} files, which are more than can be held")
-    try:
-        descriptors = lease.file_descriptors()
-        if descriptors is None:
-            raise NotLentError("it lies in no files")
-        codes, learner = numbered(rows["learner"])
-        learner_ids = [contents.learners.ids[code] for code in codes.tolist()]
-        found = LentRows(
-            version,
-            contents.state.config.created_at,
-            rows_of(rows, learner, segment),
-            swapped.astype(np.uint32),
-            learner_ids,
-            len(descriptors),
-        )
-    except BaseException:
+    descriptors = lease.file_descriptors()
+    if descriptors is None:
         lease.close()
-        raise
-    return LentBatch(contents.state.config.name, found, descriptors, lease)
+        raise NotLentError("it lies in no files")
+    return LentBatch(contents.state.config.name, rows, descriptors, lease)

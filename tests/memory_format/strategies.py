@@ -36,7 +36,7 @@ def header_of(record: Record) -> np.void:
 
 def write_batch(headers: np.ndarray, learner_ids: Sequence[str], body: bytes, lengths: Sequence[int]) -> memoryview:
     """Records -> one Arrow IPC stream: :func:`frame_batch`, filled with all bodies end to end."""
-    stream, start = frame_batch(headers, learner_ids, lengths)
+    stream, start = frame_batch(headers, learner_ids, lengths).stream()
     stream[start : start + sum(lengths)] = body
     return stream
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from memory_format.api.answers import UpdateResponse
 from memory_format.api.terms import EVICTION_POLICIES, STRATEGIES
 from memory_format.revise import NewArray
 from memory_service.store import Buffer, Store
+from memory_service.store.chosen import Expected
 from memory_service.store.pure.model import Budget, Options
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.sampler import SampleRequest
@@ -64,6 +65,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.samples: dict[tuple[str, str], bytes] = {}
         self.patches: list[Any] = []
         self.forks = 0
+        self.expected = Expected()
+        self.step = 0
 
     @initialize(
         budget=BUDGETS,
@@ -486,6 +489,8 @@ class StoreMachine(RuleBasedStateMachine):
                 assert self._read(buffer, snapshot) == list(taken.records.values())
                 if taken.records and (name, snapshot) in self.samples:
                     assert self._sample(buffer, snapshot) == self.samples[name, snapshot]
+            if model.records:
+                self._train(buffer)
             for gone in set(range(1, model.next_id + 1)) - set(model.records):
                 with pytest.raises(NotFoundError):
                     buffer.get(gone)
@@ -494,6 +499,16 @@ class StoreMachine(RuleBasedStateMachine):
         body, cursor, _ = buffer.query_encoded(Query(limit=1000), snapshot=snapshot)
         assert cursor is None
         return decode_batch(bytes(body))
+
+    def _train(self, buffer: Buffer) -> None:
+        """A step, drawn as it was laid out before the last rule, or as that has changed it."""
+        self.step += 1
+        request = SampleRequest(5, step=self.step)
+        with suppress(BlockingIOError), buffer.draw(request, wait=False, expected=self.expected) as drawn:
+            while drawn.next_piece():
+                pass
+            assert (drawn.stream, drawn.version) == buffer.sample(request)
+        buffer.lay_ahead(request, self.expected)
 
     def _sample(self, buffer: Buffer, snapshot: str | None) -> bytes:
         drawn = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from fastapi import Request, Response
@@ -51,17 +52,19 @@ async def sample(request: Request) -> Response:
     if body.want == "ids":
         try:
             async with admission.turn():
-                ids = buffer.draw_ids(wanted, wait=False)
+                ids = buffer.draw_ids(wanted, wait=False, expected=admission.expected)
         except BlockingIOError:
             ids = await run_in_threadpool(buffer.draw_ids, wanted)
+        admission.lay_ahead(buffer, wanted)
         headers = {VERSION_HEADER: str(ids.version)}
         return Response(_IDS.dump_json(ids), media_type=JSON_MEDIA_TYPE, headers=headers)
     try:
         async with admission.turn():
-            drawn = buffer.draw(wanted, wait=False)
+            drawn = buffer.draw(wanted, wait=False, expected=admission.expected)
     except BlockingIOError:
         drawn = await run_in_threadpool(buffer.draw, wanted)
-    return await DrawnResponse.begin(drawn, request.app.state.lease_seconds)
+    sent = partial(admission.lay_ahead, buffer, wanted)
+    return await DrawnResponse.begin(drawn, request.app.state.lease_seconds, sent)
 
 
 @router.post(
