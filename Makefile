@@ -23,7 +23,7 @@ help:
 	@echo "make check-pages  the demo's report, the pages of the service over its memory, and the site where it is built, in Chromium, narrow and wide, light and dark, judged by axe-core (1 minute)"
 	@echo "make check-wheels  the wheel, built and installed in clean environments, and tried there (some minutes; others: ARGS=\"learner --python python3.13\")"
 	@echo "make check-objects  the tests of object stores and replicas over SeaweedFS, and that rclone's server is refused (some minutes; others: docs/howto/object-store.md)"
-	@echo "make nightly the store's long tests: 500 runs of the state machine, rounds of kill -9 of the server and of trainers, 300 rounds of faults under two replicas, a soak of 10 minutes, 300 made-up requests a route (about an hour and a half)"
+	@echo "make nightly the store's long tests: 500 runs of the state machine, rounds of kill -9 of the server and of trainers, 300 rounds of faults under two replicas, a soak of 10 minutes, 300 made-up requests a route and 10 minutes of chains of them (about an hour and a half)"
 	@echo "make faults  rounds of faults under two replicas, checked against what their learners were told (ROUNDS=300; from another one on: SEED=120)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
@@ -103,8 +103,8 @@ nightly: setup
 	@$(MAKE) --no-print-directory faults
 	@echo "Everything at once for ten minutes, every figure within its limit"
 	@SOAK_SECONDS=600 $(BIN)/python -m pytest -s tests/memory_service/test_soak.py
-	@echo "Requests made up from the OpenAPI document: 300 a route"
-	@SCHEMATHESIS_EXAMPLES=300 $(BIN)/python -m pytest tests/memory_service/test_schemathesis.py
+	@echo "Requests made up from the OpenAPI document: 300 a route, and ten minutes of chains of them"
+	@SCHEMATHESIS_EXAMPLES=300 SCHEMATHESIS_FUZZ_SECONDS=600 $(BIN)/python -m pytest tests/memory_service/test_schemathesis.py
 
 # A round is printed with its number, its faults and its seconds; the last line of stdout is one JSON object.
 faults: ROUNDS ?= 300

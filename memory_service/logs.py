@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
+from memory_format.api.terms import API_KEY_PATTERN
+
 LogFormat = Literal["text", "json"]
 
 REQUEST_ID: Final[contextvars.ContextVar[str]] = contextvars.ContextVar("request_id")
@@ -28,6 +30,11 @@ MOST_WAITING: Final = 10_000
 """Lines: some 2 MB."""
 _LAST_SECONDS: Final = 2.0
 """How long the last lines may take, at the end."""
+
+
+def hide_keys(text: str) -> str:
+    """With the id alone of each key in it: some clients send theirs in an address, which is repeated to them."""
+    return API_KEY_PATTERN.sub(r"em_\1_...", text)
 
 
 class _TextFormatter(logging.Formatter):
@@ -86,7 +93,7 @@ class BackgroundHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._waiting.put_nowait(self.format(record))
+            self._waiting.put_nowait(hide_keys(self.format(record)))
         except queue.Full:
             # Called with the handler's lock.
             self._dropped += 1

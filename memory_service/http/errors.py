@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from memory_format import BudgetError, ErrorCode, ExemplarMemoryError
 from memory_format.api.terms import PROBLEM_MEDIA_TYPE
+from memory_service.logs import hide_keys
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,13 @@ def problem_document(
     }
 
 
+class _ProblemResponse(JSONResponse):
+    media_type = PROBLEM_MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        return hide_keys(super().render(content).decode()).encode()
+
+
 def problem_response(
     code: ErrorCode,
     detail: str,
@@ -106,7 +114,7 @@ def problem_response(
 ) -> JSONResponse:
     document = problem_document(code, detail, status=status, details=details)
     headers = _HEADERS.get(code, headers)
-    return JSONResponse(document, status_code=document["status"], headers=headers, media_type=PROBLEM_MEDIA_TYPE)
+    return _ProblemResponse(document, document["status"], headers)
 
 
 class BodyTooLargeError(HTTPException):

@@ -39,10 +39,16 @@ NO_ROOM: Final[tuple[ErrorCode, ...]] = (
 )
 """Of what takes room that there is not."""
 
-KEY_CODES: Final[tuple[ErrorCode, ...]] = ("unauthenticated", "forbidden", "rate_exceeded", "connections_exceeded")
-"""Of what takes a key."""
+KEY_CODES: Final[tuple[ErrorCode, ...]] = (
+    "unauthenticated",
+    "forbidden",
+    "rate_exceeded",
+    "connections_exceeded",
+    "storage_failed",
+)
+"""Of what takes a key, whose file may be one that cannot be read."""
 
-_STORE: Final[tuple[ErrorCode, ...]] = ("storage_failed", "corrupt_record")
+_STORE: Final[tuple[ErrorCode, ...]] = ("storage_failed", "corrupt_record", "replica_behind", "store_locked")
 _ANY: Final[tuple[tuple[ErrorCode, int], ...]] = (
     ("invalid_request", 400),
     ("untrusted_host", 403),

@@ -19,9 +19,27 @@ EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "5")
 """Requests of each phase and route, beside those at the ends of every range, which are always the same."""
 
 
+FUZZ_SECONDS = os.environ.get("SCHEMATHESIS_FUZZ_SECONDS", "")
+"""For how long requests are chained that each take something of earlier answers; without it they are not."""
+
+ALL = ("--checks", "all", "--continue-on-failure", "--exclude-checks")
+RUN = ("run", *ALL, "positive_data_acceptance", "--seed", "0", "--max-examples", EXAMPLES)
+# What is taken of an answer need not fit. Version 4.32 adds to its record of requests in `ignored_auth` while it goes
+# through it, and ends.
+NOT_IN_CHAINS = "positive_data_acceptance,refused_for_what_no_schema_says,ignored_auth"
+FUZZ = ("fuzz", *ALL, NOT_IN_CHAINS, "--max-time", FUZZ_SECONDS)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_the_service_does_what_its_document_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(RUN, id="run"),
+        pytest.param(FUZZ, id="fuzz", marks=pytest.mark.skipif(not FUZZ_SECONDS, reason="make nightly does it")),
+    ],
+)
+def test_the_service_does_what_its_document_says(how: tuple[str, ...], tmp_path: Path) -> None:
     config = tmp_path / "schemathesis.toml"
     config.write_text("[phases.coverage]\ngenerate-duplicate-query-parameters = true\n")
     _, key = KeyFile(tmp_path / "store").make("admin", 0.0)
@@ -34,8 +52,7 @@ def test_the_service_does_what_its_document_says(tmp_path: Path) -> None:
         run = subprocess.run(
             [
                 *(str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config)),
-                *("run", f"{server.url}/openapi.json", "--header", shown, "--seed", "0", "--max-examples", EXAMPLES),
-                *("--checks", "all", "--exclude-checks", "positive_data_acceptance", "--continue-on-failure"),
+                *(*how, f"{server.url}/openapi.json", "--header", shown),
                 # Whether an id exists is chance: most requests are for none.
                 *("--warnings", "off"),
             ],
