@@ -42,7 +42,10 @@ class ErasureReceipt(Answer):
     erased_at: float
     """Seconds since 1970."""
     checksum: str
-    """SHA-256 of all other members as JSON, keys sorted, without spaces; in hexadecimal."""
+    """SHA-256 of all other members that are not null as JSON, keys sorted, without spaces; in hexadecimal."""
+    unconfirmed: tuple[str, ...] | None = field(default=None, kw_only=True)
+    """Replicas that have not said yet that their copies are gone, as they are away: they remove them before they answer
+    anything again. None in receipts of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class KeptReceipt(Answer):
     buffers: tuple[str, ...]
     """From which records were to be erased: the buffer that was asked for, and its forks."""
     receipt: ErasureReceipt
+    unconfirmed: tuple[str, ...] = field(default=(), kw_only=True)
+    """Of those that the receipt names, the replicas that have not said so by now."""
 
 
 @dataclass(frozen=True)

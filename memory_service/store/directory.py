@@ -21,6 +21,7 @@ from memory_service.store.index.base import Index
 from memory_service.store.index.generation import Generation, Mark, Marker
 from memory_service.store.index.sql import SqlIndex
 from memory_service.store.index.sqlite import SqliteIndex
+from memory_service.store.index.watching import REPLICA
 from memory_service.store.keys import KEYS
 from memory_service.store.names import NAMES
 from memory_service.store.pure.model import Options
@@ -39,7 +40,7 @@ _INCOMING: Final = re.compile(r"(ready-)?[0-9a-f]{32}")
 _TRIAL_BYTES: Final = 4096
 _DOCUMENT: Final = re.compile(NAME_PATTERN.pattern + r"\.json")
 _REPLACED: Final = {
-    "": re.compile("|".join(map(re.escape, (KEYS, opening.ELSEWHERE, opening.SEGMENTS_ELSEWHERE)))),
+    "": re.compile("|".join(map(re.escape, (KEYS, opening.ELSEWHERE, opening.SEGMENTS_ELSEWHERE, REPLICA)))),
     NAMES: _DOCUMENT,
     RECEIPTS: _DOCUMENT,
     RUNS: _DOCUMENT,

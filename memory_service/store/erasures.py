@@ -4,6 +4,9 @@ What is to go is noted first, so that a start after a crash goes on with it. The
 snapshots and its forks, what they lay in is rewritten without them, and nothing is answered before nobody reads the
 old files any more. Bytes that nobody holds go from all buffers. Other records with the same bytes stay: the receipt
 names them.
+
+Where other replicas have the store open, their copies go as well: each is told, looks at what has become of its
+buffers, and confirms. The receipt names those that are away.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from memory_format import BusyError, ExemplarMemoryError, ForbiddenError, NotFou
 from memory_format.api.answers import DeleteResponse
 from memory_format.api.receipts import ErasedFrom, ErasureReceipt, HeldElsewhere
 from memory_service.store.buffer import Buffer
-from memory_service.store.index.base import Index
+from memory_service.store.index.base import ERASING, Index
 from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
 from memory_service.store.pure.selection import EVERYTHING, Filter
 from memory_service.store.reads import no_exemplar
@@ -36,7 +39,8 @@ from memory_service.store.wiping import Wiped, Wiping
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS: Final = 10.0
-"""For those who read what is erased, and for a backup under way."""
+"""For those who read what is erased, for a backup under way, and for replicas."""
+_LOOK_SECONDS: Final = 0.02
 _MOST_NAMED: Final = 1000
 
 
@@ -63,12 +67,15 @@ class Erasures:
         self._archiving = archiving
         self.receipts = receipts
         """Of what was erased."""
+        self.drop_copies: Callable[[], object] = lambda: None
+        """Called once no row names a segment any more with what is erased in it: there are no copies here when it
+        returns. In one process there never are."""
         self._forking = threading.Lock()
 
     @contextmanager
     def forking(self) -> Iterator[None]:
         """Around the making of a fork: none is made of what is being erased."""
-        with self._forking:
+        with self._forking, self._index.changing(ERASING):
             yield
 
     def erase(
@@ -107,7 +114,7 @@ class Erasures:
                     raise no_exemplar(buffer.name, exemplar_id)
             targets = np.union1d(chosen.targets, pending)
             for _, wiping in _each(other for other in self._buffers() if other.config.id in forks):
-                targets = np.union1d(targets, wiping.same_exemplars(chosen.identities))
+                targets = np.union1d(targets, wiping.targets_of_exemplars(chosen.identities))
             receipt = None
             if len(targets):
                 with self._index.writing() as transaction:
@@ -135,7 +142,7 @@ class Erasures:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Around an erasure: afterwards only where something is still to be erased, exemplars are held back."""
-        with self._forking:
+        with self.forking():
             if not self._archiving.acquire(timeout=WAIT_SECONDS):
                 raise BusyError("a backup under way holds what would be erased; ask again when it is done")
             try:
@@ -160,29 +167,47 @@ class Erasures:
         buffers = {buffer.config.id: buffer for buffer in self._buffers()}
         everywhere: Targets = np.unique(np.concatenate(list(pending.values())))
         names = {tuple(target): target[0] for target in everywhere.tolist()}
-        for _, wiping in _each(buffers[id_] for id_ in pending if id_ in buffers):
-            found, ids = wiping.held_back(everywhere)
-            names.update(zip(map(tuple, found.tolist()), ids, strict=True))
         # While the bytes can still be read: they are searched for.
         overwritten = self._segments.overwrite_aside(everywhere, lambda: self._bodies(buffers, pending))
         wiped = {buffer.name: Wiped() for buffer in buffers.values()}
         for buffer, wiping in _each(buffers[id_] for id_ in pending if id_ in buffers):
-            wiped[buffer.name] = wiping.take_out(pending[buffer.config.id])
+            id_ = buffer.config.id
+            found, ids = wiping.held_back(pending[id_])
+            names.update(zip(map(tuple, found.tolist()), ids, strict=True))
+            if not np.isin(found, pending[id_]).all():
+                # Arrays were replaced through another replica since it was noted: no more from here on.
+                pending[id_] = np.union1d(pending[id_], found)
+                with self._index.writing() as transaction:
+                    transaction.insert_erasures([id_], pending[id_])
+            wiped[buffer.name] = wiping.take_out(pending[id_])
+        everywhere = np.unique(np.concatenate(list(pending.values())))
         for buffer, wiping in _each(buffers.values()):
             wiping.rewrite(everywhere, wiped[buffer.name])
         self._segments.expect_gone(WAIT_SECONDS)
         self._index.scrub()
+        number = self._index.count_erasure()
+        unconfirmed = self._unconfirmed(number)
         rewritten = {state.stem: state for of_it in wiped.values() for state in of_it.rewritten}
         with self._index.reading() as reading:
             gone = rewritten.keys() - reading.known_stems(rewritten)
         files = [f"segments/{stem}{SEALED if rewritten[stem].sealed else OPEN}" for stem in gone]
         shown = [buffer for buffer in buffers.values() if sees(buffer.name)]
-        receipt = self._receipt(everywhere, names.values(), wiped, sorted([*files, *overwritten]), shown)
-        # Kept before it is forgotten what was to be erased: who has not got the answer finds it there.
-        self.receipts.keep([buffers[id_].name for id_ in pending if id_ in buffers], receipt)
+        receipt = self._receipt(everywhere, names.values(), wiped, sorted([*files, *overwritten]), shown, unconfirmed)
         with self._index.writing() as transaction:
+            # Kept before it is forgotten what was to be erased: who has not got the answer finds it there.
+            self.receipts.keep(transaction, [buffers[id_].name for id_ in pending if id_ in buffers], receipt, number)
             transaction.delete_erasures(pending)
+            self._index.confirm(transaction, number)
         return receipt
+
+    def _unconfirmed(self, number: int) -> Sequence[str]:
+        """Places of replicas that have not said that they have no copies: a while is waited for those that are
+        connected."""
+        self.drop_copies()
+        until = time.monotonic() + WAIT_SECONDS
+        while any(replica.is_there for replica in self._index.behind(number)) and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
+        return [replica.place for replica in self._index.behind(number)]
 
     def _bodies(self, buffers: dict[int, Buffer], pending: dict[int, Targets]) -> Iterator[memoryview]:
         for buffer, wiping in _each(buffers[id_] for id_ in pending if id_ in buffers):
@@ -195,6 +220,7 @@ class Erasures:
         wiped: dict[str, Wiped],
         files: Sequence[str],
         shown: Sequence[Buffer],
+        unconfirmed: Sequence[str],
     ) -> ErasureReceipt:
         elsewhere = []
         for buffer, wiping in _each(shown):
@@ -212,6 +238,7 @@ class Erasures:
             unreturned=sum(of_it.unreturned for of_it in wiped.values()),
             erased_at=time.time(),
             checksum="",
+            unconfirmed=tuple(unconfirmed),
         )
         document = {name: value for name, value in asdict(receipt).items() if name != "checksum"}
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))

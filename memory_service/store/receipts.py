@@ -1,8 +1,10 @@
-"""Receipts of erasures, kept so that one whose answer was lost can be had again: a file each in ``receipts/``. It names
-buffers, files and ids of exemplars, and holds nothing of what was erased."""
+"""Receipts of erasures, kept so that one whose answer was lost can be had again: a file each in ``receipts/``, or a row
+of an index that several services reach. It names buffers, files and ids of exemplars, and holds nothing of what was
+erased."""
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 import re
@@ -18,6 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from memory_format import FormatError, StorageError
 from memory_format.api.receipts import ErasureReceipt, KeptReceipt
 from memory_format.api.terms import RECEIPT_PATTERN
+from memory_service.store.index import erased
+from memory_service.store.index.base import Index, Writing
 from memory_service.store.segments import files
 
 logger = logging.getLogger(__name__)
@@ -42,24 +46,38 @@ class Receipts:
 
     Args:
         data: the store's directory.
+        index: where new ones are kept, if it keeps any (:attr:`Index.keeps_receipts`).
     """
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, index: Index) -> None:
         self._directory = data / RECEIPTS
+        self._index = index
         self._lock = threading.Lock()
 
-    def keep(self, buffers: Iterable[str], receipt: ErasureReceipt) -> None:
-        """Keep a receipt: it is on disk when this returns.
+    def adopt(self) -> None:
+        """Where the index keeps receipts, those that are files are kept there from here on. Raises ``StorageError``."""
+        for id_ in self._ids() if self._index.keeps_receipts else ():
+            with self._index.writing(counted=False) as transaction:
+                erased.insert_receipt(transaction, id_, self._path(id_).read_text(), most=MOST_KEPT)
+            self._path(id_).unlink()
+
+    def keep(self, transaction: Writing, buffers: Iterable[str], receipt: ErasureReceipt, number: int) -> None:
+        """Keep a receipt: in a file, which is on disk when this returns, or as a part of a transaction.
 
         Args:
             buffers: names of those that records were to be erased from.
+            number: by which replicas confirm it.
 
         Raises:
             StorageError: it cannot be written.
         """
         content = _FILE.dump_json(_File(1, tuple(sorted(buffers)), receipt))
         # Names sort by time.
-        path = self._directory / f"{int(receipt.erased_at * 1e6):017}-{secrets.token_hex(4)}.json"
+        id_ = f"{int(receipt.erased_at * 1e6):017}-{secrets.token_hex(4)}"
+        if self._index.keeps_receipts:
+            erased.insert_receipt(transaction, id_, content.decode(), number=number, most=MOST_KEPT)
+            return
+        path = self._path(id_)
         try:
             with self._lock:
                 self._directory.mkdir(files.DIRECTORY_MODE, exist_ok=True)
@@ -101,21 +119,23 @@ class Receipts:
         return found, None
 
     def _all(self, cursor: str | None) -> Iterator[KeptReceipt]:
+        """Newest first. Of an index that keeps none there are those of a store that it was made of."""
+        with self._index.reading() as reading:
+            rows = (_kept(id_, content, behind) for id_, content, behind in erased.receipts(reading, cursor))
+            yield from heapq.merge(rows, self._files(cursor), key=lambda kept: kept.receipt_id, reverse=True)
+
+    def _files(self, cursor: str | None) -> Iterator[KeptReceipt]:
         for id_ in self._ids():
             if cursor is not None and id_ >= cursor:
                 continue
             try:
-                file = _FILE.validate_json(self._path(id_).read_bytes())
+                content = self._path(id_).read_bytes()
             except FileNotFoundError:
                 # Older than those that are kept, by now.
                 continue
             except OSError as error:
                 raise files.storage_error(f"read {self._path(id_)}", error) from error
-            except ValidationError:
-                raise StorageError(
-                    f"{self._path(id_)} is damaged, or a newer version made it", code="corrupt_record"
-                ) from None
-            yield KeptReceipt(id_, file.buffers, file.receipt)
+            yield _kept(id_, content, ())
 
     def _ids(self) -> list[str]:
         """Newest first."""
@@ -127,6 +147,16 @@ class Receipts:
 
     def _path(self, id_: str) -> Path:
         return self._directory / f"{id_}.json"
+
+
+def _kept(id_: str, content: bytes | str, behind: Collection[str]) -> KeptReceipt:
+    """Raises ``StorageError`` (``corrupt_record``)."""
+    try:
+        file = _FILE.validate_json(content)
+    except ValidationError:
+        raise StorageError(f"the receipt {id_} is damaged, or a newer version made it", code="corrupt_record") from None
+    still = tuple(place for place in file.receipt.unconfirmed or () if place in behind)
+    return KeptReceipt(id_, file.buffers, file.receipt, unconfirmed=still)
 
 
 def _named(receipt: ErasureReceipt) -> Iterator[str]:

@@ -9,19 +9,17 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from memory_format import ConflictError, FormatError, NotFoundError, StorageError
-from memory_format.api.answers import DeleteResponse
+from memory_format import BusyError, ConflictError, FormatError, NotFoundError, StorageError
 from memory_format.api.runs import RunInfo
 from memory_service.store.buffer import Buffer
-from memory_service.store.erasures import Erasures
-from memory_service.store.index.base import BufferEntry, BufferRows, Writing
+from memory_service.store.erasures import WAIT_SECONDS
+from memory_service.store.index.base import NAMES, BufferEntry, BufferRows, Writing
 from memory_service.store.loading import SealedSegments
-from memory_service.store.pure.erasing import Targets
 from memory_service.store.runs import Runs
 from memory_service.store.segments.objects import ObjectSegments
 from memory_service.store.store import Store
@@ -30,20 +28,10 @@ logger = logging.getLogger(__name__)
 
 _SWEEP_SECONDS: Final = 60.0
 """Between looks for what a replica has left that has ended, half of it more or less."""
-
-
-class _NoErasures(Erasures):
-    """Copies of what is erased lie in the caches of all replicas."""
-
-    def erase(self, *_: Any, **__: Any) -> DeleteResponse:
-        raise FormatError(
-            "replicas have copies that others cannot erase: stop them, and erase by one service without --replicas",
-            code="invalid_request",
-        )
-
-    def resume(self, pending: Mapping[int, Targets]) -> None:
-        if pending:
-            logger.error("records that were to be erased are still in the store: one service alone goes on with that")
+_WATCH_SECONDS: Final = 60.0
+"""Between looks for what was erased, where nobody tells."""
+_AGAIN_SECONDS: Final = 0.5
+"""And where that could not be confirmed."""
 
 
 class _NoRuns(Runs):
@@ -62,15 +50,24 @@ class SharedStore(Store):
 
     is_shared: ClassVar[bool] = True
     _runs: ClassVar[type[Runs]] = _NoRuns
-    _erasures: ClassVar[type[Erasures]] = _NoErasures
 
     def __init__(self, data: Path, *given: Any, **more: Any) -> None:
         self._adopting = threading.Lock()
         self._naming, self._names = threading.Lock(), threading.local()
         self._closed = threading.Event()
         super().__init__(data, *given, **more)
-        self._sweeping = threading.Thread(target=self._sweep, name="replica-sweeper", daemon=True)
-        self._sweeping.start()
+        from memory_service.store.index.shared import SharedIndex  # who has the index in a file needs no driver
+
+        assert isinstance(self._index, SharedIndex)
+        assert self._index.watch is not None
+        self._watch, self._without = self._index.watch, self._index.erasures_before
+        self._threads = [
+            threading.Thread(target=run, name=f"replica-{name}", daemon=True)
+            for name, run in (("sweeper", self._sweep), ("watcher", self._watch_erasures))
+        ]
+        self.erasures.drop_copies = self.drop_copies
+        for thread in self._threads:
+            thread.start()
 
     # Which buffers there are
 
@@ -196,7 +193,7 @@ class SharedStore(Store):
         if getattr(self._names, "held", False):
             yield
             return
-        with self._naming, self._index.changing(0):
+        with self._naming, self._index.changing(NAMES):
             self._names.held = True
             try:
                 yield
@@ -209,6 +206,7 @@ class SharedStore(Store):
         while not self._closed.wait(_SWEEP_SECONDS * random.uniform(0.5, 1.5)):
             try:
                 self.sweep()
+                self.go_on_erasing()
             except StorageError as error:
                 logger.warning("what an ended replica has left stays for now: %s", error.message)
 
@@ -219,9 +217,55 @@ class SharedStore(Store):
         assert isinstance(self._segments, ObjectSegments)
         self._segments.sweep_dead(dead)
 
+    # Erasing
+
+    def go_on_erasing(self) -> None:
+        """Erase what a replica was at that has ended since. Raises ``StorageError``."""
+        with self._index.reading() as reading:
+            pending = reading.erasures()
+        self.erasures.resume(pending)
+
+    def drop_copies(self) -> None:
+        """See what has become of all buffers. There is no copy here of a segment that the index does not name, and
+        nobody reads one. Raises ``StorageError``; ``BusyError``."""
+        numbers = self._look()
+        for name, found in numbers.items():
+            with suppress(NotFoundError):
+                self._seen(name, found)
+        with self._index.reading() as reading:
+            stems = {segment.stem for segment in reading.segments()}
+        for buffer in list(self._buffers.values()):
+            for lease in buffer.contents.readers.in_the_way():
+                lease.end()
+        self._segments.keep_only(stems, WAIT_SECONDS)
+
+    def _watch_erasures(self) -> None:
+        while not self._closed.is_set():
+            seconds = _WATCH_SECONDS
+            try:
+                self._confirm(self._watch.look())
+            except (StorageError, BusyError) as error:
+                logger.info("copies of what was erased are not confirmed to be gone: %s", error.message)
+                seconds = _AGAIN_SECONDS
+            self._watch.wait(seconds)
+
+    def _confirm(self, number: int) -> None:
+        if number > self._without:
+            # A backup under way has copies.
+            if not self._archiving.acquire(timeout=_AGAIN_SECONDS):
+                raise BusyError("a backup or an erasure is under way here")
+            try:
+                self.drop_copies()
+            finally:
+                self._archiving.release()
+            self._without = number
+        self._watch.confirm(number)
+
     def release(self) -> None:
         """As :meth:`Store.release`."""
         self._closed.set()
-        # It would open the index again.
-        self._sweeping.join()
+        self._watch.wake()
+        # They would open the index again.
+        for thread in self._threads:
+            thread.join()
         super().release()

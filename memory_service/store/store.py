@@ -63,7 +63,6 @@ class Store:
 
     is_shared: ClassVar[bool] = False  # by other processes
     _runs: ClassVar[type[Runs]] = Runs
-    _erasures: ClassVar[type[Erasures]] = Erasures
 
     def __init__(self, data: Path, options: Options | None = None, *, open_ports: OpenPorts = open_local) -> None:
         self.data, self._options = data, options or Options()
@@ -90,7 +89,8 @@ class Store:
         self._quota = Quota(self._index, self._options)
         try:
             with self._index.reading() as reading:
-                known, contents, erasing = reading.known_files(), reading.contents(), reading.erasures()
+                known, contents = reading.known_files(), reading.contents()
+                erasing = {} if self.is_shared else reading.erasures()  # else another process may be at it
             self._index.stems_gone(self._segments.sweep(known, trusted=ports.trusted))
             directory.empty_incoming(self.incoming)
             directory.clear_unfinished(self.data)
@@ -103,8 +103,8 @@ class Store:
             for buffer in self._buffers.values():
                 self._name_files.keep(buffer.config, buffer.state.names)
             of_all = (self._index, self._segments, self.buffers, self._archiving)
-            self.erasures = self._erasures(*of_all, Receipts(self.data))
-            """Erase records by it."""
+            self.erasures = Erasures(*of_all, Receipts(self.data, self._index))  # of records
+            self.erasures.receipts.adopt()
             self.erasures.resume(erasing)
         except BaseException:
             self._segments.close()

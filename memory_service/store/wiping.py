@@ -15,7 +15,7 @@ from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
 from memory_service.store.loading import SealedSegments, records_of
 from memory_service.store.pure.columns import Rows, concatenated
-from memory_service.store.pure.erasing import Targets, erasing, places_of, same_bodies, targets_of
+from memory_service.store.pure.erasing import TARGET_DTYPE, Targets, erasing, places_of, same_bodies, targets_of
 from memory_service.store.pure.revised import Revised, among, shown_ids
 from memory_service.store.pure.selection import Filter, matching
 from memory_service.store.pure.tallies import SegmentState
@@ -81,26 +81,31 @@ class Wiping:
         expect_own(rows, learners, chosen, only_learner)
         found, known_by = rows.take(chosen), set(ids[chosen].tolist())
         self._contents.leaving |= known_by
-        return Chosen(targets_of(found), known_by, set(_identities(revised, found)))
+        identities = set(_identities(revised, found))
+        # The exemplars, too: where their arrays are replaced meanwhile, what is named here may be gone from all files.
+        return Chosen(np.union1d(targets_of(found), _of_identities(identities)), known_by, identities)
 
-    def same_exemplars(self, identities: set[tuple[int, int]]) -> Targets:
+    def targets_of_exemplars(self, identities: set[tuple[int, int]]) -> Targets:
         """All records of those exemplars here, where this is a fork of what they are of: arrays may have been replaced
         in one of the two since. They are held back, too."""
+        return targets_of(self._records_of(identities, self._revised(), self._rows()))
+
+    def held_back(self, targets: Targets) -> tuple[Targets, list[int]]:
+        """Those of the targets that are records of this buffer and whatever else is of the same exemplars, and the ids
+        by which they are known: these exemplars get no other arrays any more, which would be records that nobody has
+        named."""
         revised, rows = self._revised(), self._rows()
+        identities = set(_identities(revised, rows.take(places_of(targets, rows))))
+        identities.update(zip(targets["exemplar_id"].tolist(), targets["crc32"].tolist(), strict=True))
+        found = targets_of(self._records_of(identities, revised, rows))
+        return found, shown_ids(revised, found["exemplar_id"]).tolist()
+
+    def _records_of(self, identities: set[tuple[int, int]], revised: Revised, rows: Rows) -> Rows:
         ids = np.fromiter((exemplar_id for exemplar_id, _ in identities), np.uint64)
         rows = rows.take(np.flatnonzero(np.isin(shown_ids(revised, rows["exemplar_id"]), ids)))
         pairs = _identities(revised, rows)
         self._contents.leaving |= {exemplar_id for exemplar_id, _ in identities.intersection(pairs)}
-        return targets_of(rows.take(np.flatnonzero([pair in identities for pair in pairs])))
-
-    def held_back(self, targets: Targets) -> tuple[Targets, list[int]]:
-        """Those of the targets that are records of this buffer, and the ids by which they are known: these exemplars
-        get no other arrays any more, which would be records that nobody has named."""
-        rows = self._rows()
-        found = targets_of(rows.take(places_of(targets, rows)))
-        ids = shown_ids(self._revised(), found["exemplar_id"]).tolist()
-        self._contents.leaving |= set(ids)
-        return found, ids
+        return rows.take(np.flatnonzero([pair in identities for pair in pairs]))
 
     def _revised(self) -> Revised:
         with self._contents.index.reading() as reading:
@@ -193,6 +198,11 @@ class Wiping:
                 known = np.flatnonzero(places >= 0)
                 held[known] |= columns["segment"][places[known]] == segment.id
             yield segment, rows[~held]
+
+
+def _of_identities(identities: set[tuple[int, int]]) -> Targets:
+    """Exemplars as what is to be erased: no record has that length."""
+    return np.array([(*identity, 0) for identity in identities], TARGET_DTYPE)
 
 
 def _identities(revised: Revised, rows: Rows) -> list[tuple[int, int]]:

@@ -167,7 +167,14 @@ class Writer:
             if shared:
                 self._segments.changed_elsewhere(rows.segments)
             sealed = self._sealed if shared else SealedSegments(self._segments)
-            state = load(rows.entry, rows, sealed, contents.learners, before.leased)
+            state, leased = None, before.leased
+            while state is None or leased != state.leased:
+                state = load(rows.entry, rows, sealed, contents.learners, leased)
+                # Others know of no lease: what they have removed or erased since, it cannot show.
+                lost = [name for name, mark in leased.items() if state.num_shown(mark) != mark.num_records]
+                for name in lost:
+                    contents.leases[name].end()
+                leased = {name: mark for name, mark in leased.items() if name not in lost}
             stems = {segment.stem for segment in before.segments.values()}
             gone = stems - {segment.stem for segment in state.segments.values()}
             gone -= reading.known_stems(gone)

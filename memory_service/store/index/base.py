@@ -8,9 +8,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 from memory_format import StorageError
+from memory_service.store.index.erased import Behind
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.reading import BufferEntry, BufferRows, Reading
 from memory_service.store.index.writing import Writing
@@ -18,6 +19,11 @@ from memory_service.store.index.writing import Writing
 __all__ = ["BufferEntry", "BufferRows", "Index", "Reading", "Writing"]
 
 T = TypeVar("T")
+
+NAMES: Final = 0
+"""Stands for which buffers there are, in :meth:`Index.changing`."""
+ERASING: Final = -1
+"""And for what is being erased, and forked."""
 
 
 class Index(ABC):
@@ -30,6 +36,8 @@ class Index(ABC):
     """Whether other processes change it, too. Then numbers of changes are of one buffer each."""
     grace_seconds: ClassVar[float] = 0.0
     """For how long a segment that nobody holds any more may be read by other processes."""
+    keeps_receipts: ClassVar[bool] = False
+    """Whether it is where all who have the store open find the receipts of erasures; else they are files."""
 
     @contextmanager
     def changing(self, buffer_id: int) -> Iterator[int | None]:
@@ -37,12 +45,24 @@ class Index(ABC):
         changes it meanwhile. Gives the number of its last change; None where there are no other processes.
 
         Args:
-            buffer_id: 0 stands for which buffers there are.
+            buffer_id: or :data:`NAMES`, or :data:`ERASING`.
 
         Raises:
             StorageError: others are at it for too long, or the index cannot be used.
         """
         yield None
+
+    def count_erasure(self) -> int:
+        """Something was erased, and no row names a segment with it any more: whoever else has copies of segments is
+        told. Returns the number by which they confirm that theirs are gone. Raises ``StorageError``."""
+        return 0
+
+    def behind(self, number: int) -> Sequence[Behind]:
+        """Others who may still have copies of what was erased up to that number. Raises ``StorageError``."""
+        return ()
+
+    def confirm(self, writing: Writing, number: int) -> None:  # noqa: B027 - nobody else is told of it
+        """This process has none."""
 
     def dead(self, stems: Sequence[str]) -> Mapping[str, bool]:
         """Which of some segments that were to go nobody holds, uploads or reads, for good: durable when this returns.
@@ -120,6 +140,11 @@ class Index(ABC):
     @abstractmethod
     def stems_gone(self, stems: Iterable[str]) -> None:
         """Segments that were removed, or never made: their names are not needed any more."""
+
+    @abstractmethod
+    def leaving(self) -> Sequence[str]:
+        """Names of segments that nobody holds any more, and that may be there still: for a while others may read them.
+        Raises ``StorageError``."""
 
     @abstractmethod
     def leave_room(self, num_bytes: int) -> None:

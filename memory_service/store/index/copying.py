@@ -64,7 +64,7 @@ Pieces = Iterable[tuple[int, bytes]]
 
 def settle_copy(path: Path, bodies: Iterable[tuple[int, Pieces]] | None = None, *, keep_bodies: bool = False) -> None:
     """Make a copy of an index that of another place: names that files were about to have, or to lose, are the old
-    one's, and so are the replicas that were told of changes.
+    one's, and so are the replicas.
 
     Args:
         path: the copy, in one file, also afterwards.
@@ -80,6 +80,7 @@ def settle_copy(path: Path, bodies: Iterable[tuple[int, Pieces]] | None = None, 
         connection.execute(tables.intents.delete())
         connection.execute(tables.news.delete())
         quotas.forget_learners(connection)
+        connection.execute(tables.replicas.delete())
         if not keep_bodies:
             connection.execute(tables.open_bodies.delete())
         for segment_id, pieces in bodies or ():

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import sqlalchemy as sa
 
 from memory_format import StorageError
-from memory_service.store.index import migrations, tables
+from memory_service.store.index import erased, migrations, tables
+from memory_service.store.index.base import Writing
 from memory_service.store.index.connecting import end
 from memory_service.store.index.copying import UNFINISHED, copy_database
 from memory_service.store.index.generation import Mark
@@ -49,6 +50,8 @@ class Database(SqlIndex):
         url: of the database, as :func:`parse` gives it.
     """
 
+    keeps_receipts: ClassVar[bool] = True
+
     def __init__(self, url: sa.URL, engine: sa.Engine) -> None:
         # Never with a password: errors and logs show it.
         self.place = f"database {url.database or url.username} at {url.host or 'a local socket'}"
@@ -56,6 +59,8 @@ class Database(SqlIndex):
             self.place += f":{url.port}"
         self.schema: str | None = None
         """What :meth:`seen` has found."""
+        self.replica_id = ""
+        """By which others know the directory of the store's copies, if any has one."""
         self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
         super().__init__(engine, engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True))
 
@@ -100,6 +105,17 @@ class Database(SqlIndex):
         """What its tables take in the database."""
         with self.reading(alone=True) as reading:
             return int(reading.connection.execute(_NUM_BYTES).scalar_one())
+
+    def count_erasure(self) -> int:
+        with self.writing() as transaction:
+            return erased.count(transaction)
+
+    def behind(self, number: int) -> Sequence[erased.Behind]:
+        with self.reading(alone=True) as reading:
+            return erased.behind(reading, number, self.replica_id)
+
+    def confirm(self, writing: Writing, number: int) -> None:
+        erased.confirm(writing, number, self.replica_id)
 
     @contextmanager
     def held_if_free(self) -> Iterator[bool]:

@@ -33,6 +33,7 @@ from memory_service.store.index.postgres import PostgresIndex
 from memory_service.store.index.reading import unanswered
 from memory_service.store.index.sql import as_storage_error
 from memory_service.store.index.taking_part import LOCK_TIMEOUT_SECONDS, take_part
+from memory_service.store.index.watching import Watch, replica_id
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +109,8 @@ class SharedIndex(Database):
     def __init__(self, url: str, *, keeps_learners: bool) -> None:
         parsed = parse(url)
         self._keeps_learners = keeps_learners
-        readers, self._writers = make_engine(parsed), make_engine(parsed)
-        for engine in (readers, self._writers):
+        readers, self._writers, self._watching = (make_engine(parsed) for _ in range(3))
+        for engine in (readers, self._writers, self._watching):
             event.listen(engine, "connect", self._take_part)
         self._url = url
         self._mine = threading.local()
@@ -117,6 +118,7 @@ class SharedIndex(Database):
         self._idle: deque[_Session] = deque()
         # Nobody waits for the end of what is committed already.
         self._ending = ThreadPoolExecutor(2, "letting-go")
+        self.watch: Watch | None = None
         super().__init__(parsed, readers)
 
     def _take_part(self, driver: Any, _record: Any) -> None:
@@ -146,6 +148,10 @@ class SharedIndex(Database):
                 if error.code != "store_locked" or tries == _TRIES:
                     raise
             self.seen()
+        self.replica_id = replica_id(data, make=True)
+        self.watch = Watch(self._watching, self.replica_id)
+        # Before anything is read: of what is erased from here on it is told.
+        self.erasures_before = self.watch.join()
         with as_storage_error(), self._at_once.connect() as connection:
             return Mark(*connection.execute(_COUNT_IN_STORE, self._counting(2)).one())
 
@@ -364,6 +370,8 @@ class SharedIndex(Database):
 
     def close(self) -> None:
         self._ending.shutdown()
+        if self.watch is not None:
+            self.watch.close()
         while self._idle:
             self._idle.pop().end()
         self._writers.dispose()

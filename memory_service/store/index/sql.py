@@ -19,7 +19,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from memory_format import StorageError
-from memory_service.store.index import quotas, tables
+from memory_service.store.index import erased, quotas, tables
 from memory_service.store.index.base import Index, Reading, Writing
 from memory_service.store.index.generation import Generation, Mark
 from memory_service.store.index.reading import unanswered
@@ -142,6 +142,10 @@ class SqlIndex(Index):
     def stems_gone(self, stems: Iterable[str]) -> None:
         with self._names_lock:
             self._gone.update(stems)
+
+    def leaving(self) -> Sequence[str]:
+        with self.reading(alone=True) as reading:
+            return erased.leaving(reading)
 
     def mark(self) -> Mark:
         with self.reading() as reading:

@@ -240,6 +240,8 @@ store = sa.Table(
     sa.Column("changes", sa.BigInteger, nullable=False),
     # Whether learner_bytes is what the records come to.
     sa.Column("learners_counted", sa.Boolean, nullable=False, server_default=sa.false()),
+    # How many there were of which other processes may have copies: see replicas.
+    sa.Column("erasures", sa.BigInteger, nullable=False, server_default=sa.text("0")),
 )
 """Which store this is the index of, and how many transactions have changed it."""
 
@@ -255,6 +257,31 @@ learner_bytes = sa.Table(
     sqlite_with_rowid=False,
 )
 """What the live records of each learner are charged in all buffers together, while a service keeps them to a quota."""
+
+replicas = sa.Table(
+    "replicas",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    # For people.
+    sa.Column("place", sa.String(100), nullable=False),
+    # As in store.erasures: of what was erased up to that one it has no copies.
+    sa.Column("confirmed", sa.BigInteger, nullable=False),
+    # Seconds since 1970 by the database's clock: when it has started, or confirmed, the last time.
+    sa.Column("seen_at", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Who has had the store open beside others, and keeps copies of segments in a directory of its own."""
+
+receipts = sa.Table(
+    "receipts",
+    metadata,
+    sa.Column("id", sa.String(26), primary_key=True),
+    # As in store.erasures.
+    sa.Column("number", sa.BigInteger, nullable=False),
+    # As in the files of memory_service.store.receipts.
+    sa.Column("document", sa.Text, nullable=False),
+)
+"""Receipts of erasures, where the index is a database that others reach, too."""
 
 intents = sa.Table(
     "intents",

@@ -209,13 +209,13 @@ class Writing(Revising):
             new = targets[~np.isin(targets, known[id_])] if id_ in known else targets
             rows = [dict(zip(TARGET_DTYPE.names or (), row, strict=True)) for row in new.tolist()]
             self.insert(tables.erasures, [{"buffer_id": id_, **row} for row in rows])
-            # Headers of those records are in it.
-            self.connection.execute(tables.news.delete().where(tables.news.c.buffer_id == id_))
 
     def delete_erasures(self, buffer_ids: Iterable[int]) -> None:
         """No file holds any more what was to be erased from these buffers."""
         for id_ in buffer_ids:
-            self.connection.execute(tables.erasures.delete().where(tables.erasures.c.buffer_id == id_))
+            # Headers of those records are in what others were told.
+            for table in (tables.erasures, tables.news):
+                self.connection.execute(table.delete().where(table.c.buffer_id == id_))
 
     # Classes, snapshots, scores, answers
 

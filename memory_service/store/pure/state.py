@@ -112,6 +112,11 @@ class State:
         shown_in = [(mark, revisions[bisect_right(deaths, mark.version)]) for mark in marks]
         return Life(None if lives or not deaths else ended, max(revisions), shown_in)
 
+    def num_shown(self, snapshot: Snapshot) -> int:
+        """How many records a snapshot shows."""
+        live = self.columns["exemplar_id"] < snapshot.next_exemplar_id
+        return int(live.sum() + self.pinned.shown_by([snapshot]).sum())
+
     def shown_by(self, snapshot: Snapshot, changed: Arrays) -> Columns:
         """The records that a snapshot shows: see :func:`~memory_service.store.pure.visibility.records_shown`."""
         return records_shown(self.columns, self.pinned, snapshot, changed)

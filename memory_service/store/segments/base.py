@@ -65,6 +65,9 @@ class Bodies(Names, Protocol):
     def dead(self, stems: Sequence[str]) -> Mapping[str, bool]:
         """Which of some segments that were to go may go, and whether their names with them."""
 
+    def leaving(self) -> Sequence[str]:
+        """Segments that are to go, also those whose time has not come."""
+
     def open_bodies(self, stem: str, known: int = 0) -> Sequence[bytes] | None:
         """Those of an open segment, in the pieces that were written, but those of its first ``known`` bytes; None where
         it has none of that name."""
@@ -279,6 +282,17 @@ class Segments(ABC):
 
     def forget(self, stems: Iterable[str]) -> None:
         """Other processes have let go of these, and remove them."""
+        raise NotImplementedError(f"{type(self).__name__} are of one process")
+
+    def keep_only(self, stems: Iterable[str], seconds: float) -> None:
+        """There is no copy of any other segment, and nobody reads one.
+
+        Args:
+            seconds: how long to wait for those who read them.
+
+        Raises:
+            BusyError: somebody still reads one.
+        """
         raise NotImplementedError(f"{type(self).__name__} are of one process")
 
     # Removing

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -96,12 +96,10 @@ class Cache:
         with suppress(FileNotFoundError):
             files.unlink(self._directory / name)
 
-    def keep_only(self, names: Container[str]) -> None:
-        """Remove all others."""
+    def names(self) -> list[str]:
+        """Of all copies."""
         with self._lock:
-            others = [name for name in self._sizes if name not in names]
-        for name in others:
-            self.forget(name)
+            return list(self._sizes)
 
     def __contains__(self, name: str) -> bool:
         return name in self._sizes

@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import suppress
 from pathlib import Path
@@ -75,6 +75,8 @@ class Copies:
         self.damaged: set[tuple[str, int]] = set()
         """Segment and offset of records found damaged since the store was opened."""
         self._lock = threading.Lock()
+        self._ending = threading.Lock()
+        """Held around the writing of a copy of an end: of what is forgotten none is made any more."""
         self._spent: dict[str, int] = {}
         """Stem -> what its ranges have cost, in bytes."""
 
@@ -105,6 +107,8 @@ class Copies:
         self._spent.pop(stem, None)
         self.filled.pop(stem, None)
         self.ends.pop(stem, None)
+        with self._ending:
+            self.sizes.pop(stem, None)
         self.cache.forget(stem)
         self.cache.forget(stem + _END)
         return self.open.remove(stem)
@@ -119,9 +123,15 @@ class Copies:
     def sweep(self) -> list[str]:
         """Remove copies of what is gone; returns those segments of which nothing says yet that they are whole, as far
         as the ends of all of them can be kept."""
-        self.cache.keep_only({*self.growing, *self.sizes, *(stem + _END for stem in self.sizes)})
+        self.keep_only({*self.growing, *self.sizes})
         unseen = [stem for stem in self.sizes if stem + _END not in self.cache]
         return unseen if len(unseen) * _FIRST_END <= self.cache.most_bytes // 2 else []
+
+    def keep_only(self, stems: Container[str]) -> None:
+        """Remove copies of all other segments."""
+        for stem in {name.removesuffix(_END) for name in self.cache.names()}:
+            if stem not in stems:
+                self.forget(stem)
 
     def close(self) -> None:
         """Leave copies to the next start."""
@@ -135,11 +145,11 @@ class Copies:
             with suppress(ValueError):
                 return contents_of_end(size, end)
         for end, size in ends(self._bucket, stem):
-            with suppress(OSError):
-                self.cache.forget(stem + _END)
-                self.cache.write(stem + _END, [end])
-            self.sizes.setdefault(stem, size)
-            if size != self.sizes[stem]:
+            with self._ending, suppress(OSError):
+                if stem in self.sizes:
+                    self.cache.forget(stem + _END)
+                    self.cache.write(stem + _END, [end])
+            if size != self.sizes.get(stem, size):
                 raise ValueError(f"{size} bytes, the index says {self.sizes[stem]}")
             try:
                 return contents_of_end(size, end)
@@ -162,7 +172,7 @@ class Copies:
             # Another process may have made it.
             found = self._from_index(stem, BODY_AT)
         if found is None:
-            if stem in self.sizes:
+            if stem in self.sizes and not self._index.grace_seconds:
                 raise StorageError(f"segment {stem} is missing from {self._bucket.place}", segment=stem)
             raise SegmentGoneError(stem)
         # Of one that was deleted since, which may be there still, nobody would remove a copy. Who deletes one looks for

@@ -186,7 +186,6 @@ class ObjectSegments(Segments):
     def _delete(self, stem: str, seconds: float = 0.0) -> None:
         was_open = stem in self.copies.growing
         self.copies.growing.discard(stem)
-        self.copies.sizes.pop(stem, None)
         with self._lock:
             self._staged.pop(stem, None)
         if was_open:
@@ -223,16 +222,27 @@ class ObjectSegments(Segments):
     def forget(self, stems: Iterable[str]) -> None:
         for stem in stems:
             self.copies.growing.discard(stem)
-            self.copies.sizes.pop(stem, None)
             self.copies.forget(stem)
 
     def sweep_dead(self, stems: Iterable[str]) -> None:
         """Remove what others have not."""
         self._sweeper.add(stems)
 
-    def expect_gone(self, seconds: float) -> None:
+    def keep_only(self, stems: Iterable[str], seconds: float) -> None:
+        with self._lock:
+            # Made here, and not named by the index yet.
+            mine = set(self._staged)
+        self.copies.keep_only({*stems, *mine, *self.copies.cache.kept})
+        self._expect_read(seconds)
+
+    def _expect_read(self, seconds: float) -> None:
         if stem := self.copies.open.wait_until_read(seconds):
             raise BusyError(f"segment {stem} was removed, and somebody still reads it; ask again")
+
+    def expect_gone(self, seconds: float) -> None:
+        self._expect_read(seconds)
+        # Others could read these on. Their names stay as long as that was to be: one may arrive late.
+        self._bucket.delete(map(key_of, self._index.leaving()))
         if not self._sweeper.wait(seconds):
             raise StorageError(f"{len(self.orphans)} objects cannot be removed from {self._bucket.place} now")
 
