@@ -66,7 +66,7 @@ class Changing(Named):
             exemplar_ids: ``(N,)`` integers, each once. Those that the buffer does not hold (any more) are passed over
                 and named in the result.
             arrays: by name, ``(N, ...)`` numbers. Arrays that are not named stay.
-            array_dtypes: what each is stored as, by name: ``float16`` or ``float32``; default as the array that it
+            array_dtypes: what each is stored as: ``float16``, ``float32`` or ``uint8``; default as the array that it
                 replaces, and ``float16`` where there is none.
             if_revisions: ``(N,)`` integers, :attr:`ReplayBatch.revision`: replace them only if no arrays of these
                 exemplars were replaced since, and all are held. Who asks again for what is done is told that it is.

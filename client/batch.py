@@ -19,7 +19,7 @@ from client.unpack import UnpackedBatch, unpack_batch
 from memory_format import Batch, Dropped, FormatError, Layout, Record
 from memory_format.body import extras_of
 from memory_format.codecs import codec_by_number
-from memory_format.extras import Extras, FloatArray, decode_extras
+from memory_format.extras import Extras, StoredArray, decode_extras
 from memory_format.header import FLAG_EXTRAS, FLAG_PARTS, layout_of
 from memory_format.in_place import to_image
 from memory_format.parts import Picture, Text, further_of, in_order
@@ -99,7 +99,7 @@ class ReplayBatch:
             raise ValueError("a batch from a cache has pixels and no records: draw it without cache=")
         return tuple(split_batch(self.held))
 
-    def arrays(self) -> list[dict[str, FloatArray]]:
+    def arrays(self) -> list[dict[str, StoredArray]]:
         """The user's own arrays of each record, by name."""
         return [dict(extras.arrays) for extras in self._extras]
 

@@ -13,7 +13,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from client.batch import ReplayBatch
 from client.parts import TENSORS as PARTS
 from memory_format import FormatError
-from memory_format.extras import FloatArray
+from memory_format.extras import StoredArray
 
 TensorBatch: TypeAlias = dict[str, torch.Tensor]
 
@@ -61,7 +61,7 @@ def to_tensors(batch: ReplayBatch) -> TensorBatch:
     return tensors
 
 
-def _padded(name: str, rows: list[FloatArray | None]) -> NDArray[np.float32]:
+def _padded(name: str, rows: list[StoredArray | None]) -> NDArray[np.float32]:
     shapes = [row.shape for row in rows if row is not None]
     if len({len(shape) for shape in shapes}) > 1:
         raise FormatError(f"array {name!r} has {sorted(map(len, shapes))} axes in records of one batch")

@@ -193,7 +193,7 @@ def _checked_extras(body: bytes | memoryview, extras_at: int, payload_at: int, f
     extras = decode_extras(bytes(body[extras_at + 4 : payload_at]))
     if extras.feature_flags != flags & _EXTRAS_FLAGS:
         raise FormatError(
-            f"flags {flags:#x} and extras differ: {FLAG_TYPED} goes with fields, float32 arrays and parts, "
+            f"flags {flags:#x} and extras differ: {FLAG_TYPED} goes with fields, float32 and uint8 arrays and parts, "
             f"{FLAG_PARTS} with parts, {FLAG_REVISED} with a revision, and none with anything else"
         )
     return extras

@@ -2,7 +2,8 @@
 
 One line of JSON, ``{"user": {...}, "arrays": {name: shape}}`` with ``"fields"`` where there are some, a newline, then
 the arrays' little-endian values one after another, in the JSON's order, row-major. The shape of a float32 array begins
-with ``"f4"``; others are float16. Where arrays were replaced, ``"revision"`` says of which exemplar, and how often.
+with ``"f4"``, that of a uint8 array with ``"u1"``; others are float16. Where arrays were replaced, ``"revision"`` says
+of which exemplar, and how often.
 """
 
 from __future__ import annotations
@@ -25,11 +26,16 @@ from memory_format.user_fields import FieldValue, check_fields
 
 MAX_JSON_DEPTH = 8
 
-ArrayDtype = Literal["float16", "float32"]
-FloatArray: TypeAlias = NDArray[np.float16] | NDArray[np.float32]
+ArrayDtype = Literal["float16", "float32", "uint8"]
+StoredArray: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.uint8]
 
-_HALF: Final = np.dtype("<f2")
-_SINGLE: Final = np.dtype("<f4")
+_DTYPES: Final[dict[ArrayDtype, np.dtype[Any]]] = {
+    "float16": np.dtype("<f2"),
+    "float32": np.dtype("<f4"),
+    "uint8": np.dtype("u1"),
+}
+_WORDS: Final = {"f4": _DTYPES["float32"], "u1": _DTYPES["uint8"]}
+"""What the shapes of arrays begin with; float16 has no such word."""
 
 
 class Revision(NamedTuple):
@@ -45,7 +51,7 @@ class Extras:
     """What a record's extras say."""
 
     user: dict[str, Any] = field(default_factory=dict)
-    arrays: dict[str, FloatArray] = field(default_factory=dict)
+    arrays: dict[str, StoredArray] = field(default_factory=dict)
     fields: dict[str, FieldValue] = field(default_factory=dict)
     parts: tuple[PartHead, ...] = ()
     revision: Revision | None = None
@@ -56,7 +62,7 @@ class Extras:
         flags = FLAG_REVISED if self.revision else 0
         if self.parts:
             return flags | FLAG_TYPED | FLAG_PARTS
-        return flags | (FLAG_TYPED if self.fields or any(map(_is_single, self.arrays.values())) else 0)
+        return flags | (FLAG_TYPED if self.fields or any(map(_word, self.arrays.values())) else 0)
 
     def encode(self) -> bytes:
         """The extras as bytes, empty where there is nothing to say.
@@ -66,9 +72,7 @@ class Extras:
         """
         if not (self.user or self.arrays or self.fields or self.parts or self.revision):
             return b""
-        shapes = {
-            name: [*(["f4"] if _is_single(values) else []), *values.shape] for name, values in self.arrays.items()
-        }
+        shapes = {name: [*_word(values), *values.shape] for name, values in self.arrays.items()}
         said: dict[str, Any] = {"user": self.user, "arrays": shapes, **({"fields": self.fields} if self.fields else {})}
         if self.parts:
             said["parts"] = parts_json(self.parts)
@@ -114,11 +118,11 @@ def make_extras(
     return Extras(dict(user_json or {}), stored, check_fields(fields or {}))
 
 
-def stored_array(name: str, given: Any, dtype: ArrayDtype) -> FloatArray:
+def stored_array(name: str, given: Any, dtype: ArrayDtype) -> StoredArray:
     """An array as it is stored.
 
     Raises:
-        FormatError: it holds no numbers, or overflows its type.
+        FormatError: it holds no numbers, or such as its type has none of.
     """
     try:
         values = np.asarray(given)
@@ -126,12 +130,19 @@ def stored_array(name: str, given: Any, dtype: ArrayDtype) -> FloatArray:
             raise TypeError(values.dtype)
     except (TypeError, ValueError):
         raise FormatError(f"array {name!r} must hold numbers, got {given!r:.100}") from None
-    stored: FloatArray
-    with np.errstate(over="ignore"):
-        stored = values.astype("<f4") if dtype == "float32" else values.astype("<f2")
-    if np.isfinite(values).all() and not np.isfinite(stored).all():
-        raise FormatError(f"array {name!r} has values beyond {dtype}'s range ({np.finfo(stored.dtype).max:.5g})")
+    with np.errstate(over="ignore", invalid="ignore"):
+        stored: StoredArray = values.astype(_DTYPES[dtype])
+    if dtype == "uint8":
+        if not (stored == values).all():
+            raise FormatError(f"array {name!r} has values that are no whole numbers from 0 to 255, as uint8 has them")
+    elif np.isfinite(values).all() and not np.isfinite(stored).all():
+        raise FormatError(f"array {name!r} has values beyond {dtype}'s range ({np.finfo(_DTYPES[dtype]).max:.5g})")
     return stored
+
+
+def dtype_of(values: StoredArray) -> ArrayDtype:
+    """What an array is stored as."""
+    return next(name for name, dtype in _DTYPES.items() if values.dtype == dtype)
 
 
 def decode_extras(extras: bytes) -> Extras:
@@ -163,9 +174,9 @@ def decode_extras(extras: bytes) -> Extras:
     if _depth(user) > MAX_JSON_DEPTH:
         raise FormatError(f"user_json is nested deeper than {MAX_JSON_DEPTH} levels")
     parts, start = ((), 0) if listed is None else read_parts(listed, data)
-    arrays: dict[str, FloatArray] = {}
+    arrays: dict[str, StoredArray] = {}
     for name, said in shapes.items():
-        dtype, shape = (_SINGLE, said[1:]) if said[:1] == ["f4"] else (_HALF, said)
+        dtype, shape = (_WORDS[said[0]], said[1:]) if _has_word(said) else (_DTYPES["float16"], said)
         end = start + dtype.itemsize * math.prod(shape)
         if end > len(data):
             raise FormatError(f"extras end inside array {name!r}")
@@ -182,13 +193,17 @@ def _read_revision(said: Any) -> Revision:
     return Revision(*said)
 
 
-def _is_single(values: FloatArray) -> bool:
-    return values.dtype == _SINGLE
+def _word(values: StoredArray) -> list[str]:
+    return [word for word, dtype in _WORDS.items() if values.dtype == dtype]
+
+
+def _has_word(shape: list[Any]) -> bool:
+    return bool(shape) and isinstance(shape[0], str) and shape[0] in _WORDS
 
 
 def _is_shape(shape: Any) -> bool:
     """Whether every numpy takes it: at most 32 axes, and no overflow even where one of them is 0."""
-    if isinstance(shape, list) and shape[:1] == ["f4"]:
+    if isinstance(shape, list) and _has_word(shape):
         shape = shape[1:]
     return (
         isinstance(shape, list)

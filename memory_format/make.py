@@ -69,7 +69,7 @@ def make_record(
         layout: default :func:`~memory_format.canvas.default_layout`.
         user_json: small JSON object of the user's.
         arrays: named arrays (logits, features).
-        array_dtypes: what each is stored as, by name: ``float16``, the default, or ``float32``.
+        array_dtypes: what each is stored as, by name: ``float16``, the default, ``float32`` or ``uint8``.
         fields: at most 16 values by name, to filter and group by: text of at most 128 characters, numbers, bools. A
             name is of A-Z a-z 0-9 _, at most 32 of them, and begins with no digit.
 

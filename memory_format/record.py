@@ -21,7 +21,7 @@ from memory_format.canvas import ByteArray, Layout, canvas_grid, take_out
 from memory_format.codecs import codec_by_number, codec_class
 from memory_format.codecs.base import PatchCodec
 from memory_format.errors import FormatError, at_index
-from memory_format.extras import FloatArray, decode_extras
+from memory_format.extras import StoredArray, decode_extras
 from memory_format.header import (
     FLAG_EXTRAS,
     FLAG_PARTS,
@@ -214,7 +214,7 @@ class Record:
         """The user's fields, by which a service filters and groups."""
         return decode_extras(self.extras).fields
 
-    def arrays(self) -> dict[str, FloatArray]:
+    def arrays(self) -> dict[str, StoredArray]:
         """The user's arrays by name."""
         return decode_extras(self.extras).arrays
 

@@ -16,7 +16,7 @@ from memory_format.body import (
     too_large,
     too_large_extras,
 )
-from memory_format.extras import ArrayDtype, Revision, decode_extras, stored_array
+from memory_format.extras import ArrayDtype, Revision, decode_extras, dtype_of, stored_array
 from memory_format.header import FLAG_EXTRAS
 
 
@@ -55,7 +55,7 @@ def revised(
     changed = {}
     for name, new in arrays.items():
         old = extras.arrays.get(name)
-        dtype: ArrayDtype = new.dtype or ("float32" if old is not None and old.dtype == np.float32 else "float16")
+        dtype = new.dtype or ("float16" if old is None else dtype_of(old))
         stored = stored_array(name, new.values[place], dtype)
         same = old is not None and (old.dtype, old.shape) == (stored.dtype, stored.shape)
         if old is None or not same or old.tobytes() != stored.tobytes():

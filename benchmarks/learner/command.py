@@ -1,6 +1,6 @@
 """Methods at equal bytes: who remembers most?
 
-    python -m benchmarks.learner                 the table on a CPU: 14 methods, 3 seeds, 5 full samples a class
+    python -m benchmarks.learner                 the table on a CPU: 15 methods, 3 seeds, 5 full samples a class
     python -m benchmarks.learner --ablations     17 rows more: each part of the recipe left out or changed
     python -m benchmarks.learner --full          the grid for a GPU: 5 memory sizes, 5 seeds, 5, 10 and 20 phases
     python -m benchmarks.learner --tune          trials on the validation classes, as many for each kind of exemplar

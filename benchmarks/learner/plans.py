@@ -34,6 +34,7 @@ METHODS: tuple[str, ...] = (
     "cim",
     "grid",
     "random",
+    "latent+keep4",
     "masked",
     "l2p",
     "dualprompt",
@@ -60,11 +61,6 @@ ABLATIONS: tuple[str, ...] = (
     "masked+herding-mean",
     "masked+typical",
     "masked+mean-heads+sinks",
-    "masked+uniform",
-    "masked+forgotten",
-    "masked+replay50",
-    "masked+uniform+replay50",
-    "masked+forgotten+replay50",
 )
 """Rows that ``--ablations`` adds to it."""
 
@@ -77,6 +73,7 @@ TRIALS: dict[str, tuple[str, ...]] = {
     "cim": ("cim+q10", "cim", "cim+q30", "cim+q60"),
     "grid": ("grid", "grid+keep10", "grid+keep40", "grid+q30"),
     "random": ("random", "random+keep10", "random+keep40", "random+q30"),
+    "latent": ("latent", "latent+keep10", "latent+keep4", "latent+keep4+last3"),
     "masked": ("masked", "masked+keep10", "masked+keep40", "masked+q30"),
     "l2p": ("l2p", "l2p+added10", "l2p+added30", "l2p+head1"),
     "dualprompt": ("dualprompt", "dualprompt+added10", "dualprompt+added30", "dualprompt+head1"),

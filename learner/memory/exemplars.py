@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client import ReplayBatch
-from client.tensors import TensorBatch, to_tensors
+from client.tensors import ARRAYS_PREFIX, TensorBatch, to_tensors
 from learner import world
 from learner.baselines import cim
-from learner.memory import scaled
+from learner.memory import latent, scaled
 from learner.memory.selection import ranked
 from learner.memory.settings import MemoryConfig
 from learner.model.attention_masks import MaskConfig, compute_masks
@@ -26,9 +26,10 @@ from learner.model.tokens import Tokens
 from learner.training.train import Replay
 from memory_format import Record, make_codec, make_record
 
-Stores = Literal["nothing", "full", "masked", "cim"]
+Stores = Literal["nothing", "full", "masked", "cim", "latent"]
 """``full``: whole pictures. ``masked``: the patches and words that the mask keeps. ``cim``: whole pictures, downsampled
-outside their class-activation box (:mod:`learner.baselines.cim`). Texts are whole but for a text mask."""
+outside their class-activation box (:mod:`learner.baselines.cim`). ``latent``: hidden states of a frozen block
+(:mod:`learner.memory.latent`). Texts are whole but for a text mask."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,14 @@ class Stored:
         keep_patches: ``(N, K)`` bool.
         keep_tokens: ``(N, T)`` bool.
         scale: the share of their sides that pictures have in ``tokens``.
+        states: what is stored in the place of the patches that are kept.
     """
 
     tokens: Tokens
     keep_patches: Tensor
     keep_tokens: Tensor
     scale: float = 1.0
+    states: Tokens | None = None
 
     @staticmethod
     def whole(tokens: Tokens, scale: float = 1.0) -> Stored:
@@ -72,6 +75,8 @@ class Stored:
     @property
     def kept(self) -> Tokens:
         """The samples as replay will show them, but for the codec's loss."""
+        if self.states is not None:
+            return self.states.keep_tokens(self.keep_tokens)
         return at_full_size(self.tokens.keep_patches(self.keep_patches).keep_tokens(self.keep_tokens), self.scale)
 
 
@@ -107,6 +112,9 @@ def what_to_store(
     """
     if stores == "masked":
         return Stored(new.tokens, masked.keep_patches, masked.keep_tokens)
+    if stores == "latent":
+        states = latent.states_of(model, new.tokens, masked.keep_patches)
+        return Stored(new.tokens, masked.keep_patches, masked.keep_tokens, states=states)
     if stores == "full" and memory.scale < 1:
         return Stored.whole(scaled.shrink(new.tokens, memory.scale, memory.resample), memory.scale)
     if stores == "full":
@@ -157,14 +165,17 @@ def record_of(stored: Stored, sample: int, **fields: object) -> Record:
     """One of the samples as a record; ``fields`` as :func:`~memory_format.make_record` has them."""
     tokens, keep_patches, keep_tokens = stored.tokens, stored.keep_patches[sample], stored.keep_tokens[sample]
     h, w = tokens.grid[sample].tolist()
-    return make_record(
-        patches=tokens.patches[sample][keep_patches].numpy(),
-        keep_mask=keep_patches[: h * w].numpy().reshape(h, w),  # behind it is padding up to the largest grid
-        token_ids=tokens.token_ids[sample][keep_tokens].numpy(),
-        token_positions=np.flatnonzero(keep_tokens.numpy()),
-        text_length=int(tokens.token_valid[sample].sum()),
-        **fields,  # type: ignore[arg-type]
-    )
+    keep_mask = keep_patches[: h * w].numpy().reshape(h, w)  # behind it is padding up to the largest grid
+    fields |= {
+        "token_ids": tokens.token_ids[sample][keep_tokens].numpy(),
+        "token_positions": np.flatnonzero(keep_tokens.numpy()),
+        "text_length": int(tokens.token_valid[sample].sum()),
+    }
+    if stored.states is not None:
+        states = stored.states.patches[sample, : 1 + int(keep_mask.sum()), 0, 0].numpy()
+        return latent.state_record(states, keep_mask, tokens.patch_px, **fields)
+    patches = tokens.patches[sample][keep_patches].numpy()
+    return make_record(patches=patches, keep_mask=keep_mask, **fields)  # type: ignore[arg-type]
 
 
 def exemplar_features(
@@ -194,5 +205,8 @@ def to_replay(batch: TensorBatch, scale: float = 1.0) -> Replay:
         scale: the share of their sides at which pictures were stored.
     """
     tokens = at_full_size(Tokens(**{field.name: batch[field.name] for field in fields(Tokens)}), scale)
+    if ARRAYS_PREFIX + latent.STATES in batch:
+        arrays = {name: batch[ARRAYS_PREFIX + name] for name in (latent.STATES, latent.RANGES)}
+        return Replay(latent.from_arrays(tokens, arrays), batch["class_id"].numpy(), complete=False)
     complete = bool((tokens.patch_valid.sum(1) == tokens.grid.prod(1)).all())
     return Replay(tokens, batch["class_id"].numpy(), complete)

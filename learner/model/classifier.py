@@ -98,6 +98,14 @@ class Classifier(nn.Module):
                 if isinstance(module, nn.Linear) and not module.weight.requires_grad:
                     module.to(torch.bfloat16)
 
+    def tune_later(self, last_layers: int) -> None:
+        """Tune no more than the ``last_layers`` from now on, and what comes behind them; 0 = all that are tuned."""
+        if last_layers:
+            frozen = self.backbone.layers[: len(self.backbone.layers) - last_layers]
+            for layer in frozen:
+                layer.requires_grad_(False)
+            self.backbone.entry = len(frozen)  # type: ignore[assignment]
+
     def targets(self, class_ids: NDArray[np.int64]) -> Tensor:
         """Head indices of class ids."""
         place = {class_id: index for index, class_id in enumerate(self.classes_seen)}
@@ -123,6 +131,16 @@ class Classifier(nn.Module):
         def compute(part: Tokens) -> Tensor:
             with self.autocast():
                 return self.encode(part.to(self.device))
+
+        return self._of_all(compute, tokens)
+
+    def states(self, tokens: Tokens) -> Tensor:
+        """States ``(N, 1 + K, D)`` that enter the first tuned block of a ViLT: the class token's, and the patches'."""
+
+        def compute(part: Tokens) -> Tensor:
+            with self.autocast():
+                states: Tensor = self.backbone.states(part.to(self.device))  # type: ignore[operator]
+            return F.pad(states, (0, 0, 0, 1 + tokens.patches.shape[1] - states.shape[1]))
 
         return self._of_all(compute, tokens)
 

@@ -18,7 +18,8 @@ class Tokens:
     """``B`` samples with at most ``K`` patches and ``T`` text tokens each; padding is where ``*_valid`` is False.
 
     Attributes:
-        patches: ``(B, K, P, P, 3)`` uint8.
+        patches: ``(B, K, P, P, 3)`` uint8; or, of exemplars that are states of a frozen block
+            (:mod:`learner.memory.latent`), ``(B, 1 + n, 1, 1, D)`` float32, the class token's first.
         patch_positions: ``(B, K)`` int64, row-major place in the sample's own grid.
         patch_valid: ``(B, K)`` bool.
         grid: ``(B, 2)`` int64, rows and columns.
@@ -37,6 +38,11 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.patches)
+
+    @property
+    def are_states(self) -> bool:
+        """Hidden states, and no pixels."""
+        return self.patches.is_floating_point()
 
     @property
     def patch_px(self) -> int:

@@ -83,7 +83,7 @@ def estimate(config: LearnerConfig, load: Load, encoder: Encoder | None) -> Cost
         operations = (
             (train.base_epochs * base + trained_later + passed) * forward
             + train.base_epochs * base * base_backward
-            + trained_later * backward
+            + trained_later * encoder.backward(load.tokens, train.later_layers or tuned, weights=False)
         )
     return Cost(
         steps=sum(train.num_steps(phase, number) for phase, number in enumerate(load.new)),

@@ -134,6 +134,7 @@ class MethodRun:
         if saved:
             checkpoint.restore_head(model, saved)
             model.restore_tuned(saved)
+        model.tune_later(self.config.train.later_layers)
         for phase in range(len(self.done), len(self.problem.phases)):
             timings = saved["timings"] if saved and saved["trained_phase"] == phase else None
             if self._tested:

@@ -79,6 +79,12 @@ BASES: dict[str, Base] = {
     "cim": Base(
         "class-activation box", "cim", "stores whole pictures, downsampled outside of their class-activation box"
     ),
+    "latent": Base(
+        "latent replay",
+        "latent",
+        "stores states of the last block that later phases leave alone, of the patches that attention keeps, as uint8",
+        settings={"train": {"later_layers": 6}},
+    ),
     "joint": Base(
         "all data (ceiling)",
         "nothing",
@@ -206,6 +212,11 @@ NUMBERED: dict[str, Callable[[int], Part]] = {
         "so many exemplars a step as NN percent of the new samples",
         {"train": {"replay": number / 100}},
     ),
+    "lastNN": lambda number: Part(
+        f"last {number} layers",
+        "phases after the first tune the last NN layers alone",
+        {"train": {"later_layers": number}},
+    ),
     "headNN": lambda number: Part(
         f"head at {number / 1000:g}",
         "learning rate of the head, in thousandths",
@@ -267,7 +278,9 @@ class Method:
         """
         for settings in self.settings:
             config = with_settings(config, settings)
-        if config.memory.scale < 1 and self.stores in ("masked", "cim"):
+        if self.stores == "latent" and (config.memory.join or not config.train.later_layers):
+            raise ValueError(f"{self.name} needs train.later_layers, whose states it stores, and a buffer of its own")
+        if config.memory.scale < 1 and self.stores in ("masked", "cim", "latent"):
             raise ValueError(f"memory.scale is for whole pictures, as full stores them; {self.name} stores others")
         return config
 

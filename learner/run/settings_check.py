@@ -32,7 +32,7 @@ def check_method(method: Method, config: LearnerConfig) -> None:
     Raises:
         DataError, ValueError: as :func:`check_fit`, or the method asks for another backbone.
     """
-    if (method.model != "ssf" or method.stores == "cim") and not backbone_facts(config.backbone).is_vilt:
+    if (method.model != "ssf" or method.stores in ("cim", "latent")) and not backbone_facts(config.backbone).is_vilt:
         raise ValueError(f"{method.name} looks into the layers of a ViLT: {NEEDS_VILT}")
     check_fit(method.configure(config))
 
@@ -59,6 +59,9 @@ def check_fit(config: LearnerConfig) -> None:
         raise ValueError(
             f"train.ssf_layers is {config.train.ssf_layers}, but the backbone has {facts.num_layers} layers (0 = all)"
         )
+    tuned = config.train.ssf_layers or facts.num_layers
+    if tuned is not None and config.train.later_layers > tuned:
+        raise ValueError(f"train.later_layers is {config.train.later_layers}, but the first phase tunes {tuned} layers")
     most = facts.mask_layers
     if config.mask.layers == "mean" and most is not None and config.mask.last_layers > most:
         raise ValueError(

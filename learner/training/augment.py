@@ -63,7 +63,7 @@ def without_words(tokens: Tokens) -> Tokens:
 def jitter(tokens: Tokens, strength: float, generator: torch.Generator) -> Tokens:
     """Multiply brightness, contrast and saturation of each sample by factors from ``1 - strength`` to
     ``1 + strength``. Contrast is about the mean grey of the patches that the sample has."""
-    if strength == 0 or not tokens.patches.shape[1]:
+    if strength == 0 or not tokens.patches.shape[1] or tokens.are_states:
         return tokens
     factors = 1 + strength * (2 * torch.rand((len(tokens), 3), generator=generator) - 1)
     brightness, contrast, saturation = factors.to(tokens.patches.device)[:, :, None, None, None, None].unbind(1)

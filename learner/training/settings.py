@@ -22,6 +22,7 @@ class TrainConfig:
         base_tunes: what phase 0 trains beside the head: ``ssf`` alone, as all later phases, or the whole ``backbone``.
         ssf_layers: how many of the last layers SSF tunes; 0 = all. The others stay as they are and need no backward
             pass.
+        later_layers: how many of the last layers phases after the first tune; 0 = those that the first tunes.
         base_epochs: passes over the data of phase 0.
         base_lr: highest learning rate of the whole backbone.
         ssf_epochs: passes over the new data of each later phase.
@@ -56,6 +57,7 @@ class TrainConfig:
 
     base_tunes: Literal["ssf", "backbone"] = "ssf"
     ssf_layers: int = 0
+    later_layers: int = 0
     base_epochs: int = 12
     base_lr: float = 1e-4
     ssf_epochs: int = 3
@@ -102,7 +104,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         within(self, 0, 1, "masked_views", "patch_drop", "word_drop", "fill", "repair_text", "colour")
         within(self, 0, 0.5, "modality_drop")  # counts for each of two modalities
-        within(self, 0, 10**9, "base_epochs", "ssf_epochs", "ssf_layers")
+        within(self, 0, 10**9, "base_epochs", "ssf_epochs", "ssf_layers", "later_layers")
         within(self, 1, MAX_BATCH, "batch_size")
         within(self, 0.01, 16, "replay")
         if self.replayed > MAX_BATCH:

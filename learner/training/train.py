@@ -125,6 +125,10 @@ def _replay_views(replay: Replay, new: Tokens, config: TrainConfig, generator: t
     """The step's exemplars. Masked ones: kept tokens only, or filled. Whole ones: as they are, or a random part of
     their patches, so that both methods train on views of the same kinds."""
     tokens = augment.drop_words(replay.tokens, config.word_drop, generator)
+    if tokens.are_states:
+        kept = augment.random_keep(tokens.patch_valid, config.patch_drop, generator)
+        kept[:, 0] = True  # the class token's
+        return [TokenisedSplit(tokens.keep_patches(kept), replay.class_ids)]
     chosen = torch.rand(len(tokens), generator=generator)
     if replay.complete:
         whole, part = chosen >= config.masked_views, chosen < config.masked_views
@@ -149,9 +153,11 @@ def _loss(model: Classifier, views: list[TokenisedSplit]) -> Tensor:
     count = world.total(sum(map(len, views)))
     longest = max((view.tokens.patches.shape[1] for view in views), default=0)
     similar = 0.0 if model.backbone.dense else 0.75 * longest
+    pixels = [view for view in views if not view.tokens.are_states]
     groups = [
-        [view for view in views if view.tokens.patches.shape[1] > similar],
-        [view for view in views if view.tokens.patches.shape[1] <= similar],
+        [view for view in pixels if view.tokens.patches.shape[1] > similar],
+        [view for view in pixels if view.tokens.patches.shape[1] <= similar],
+        [view for view in views if view.tokens.are_states],
     ]
     total = torch.zeros((), device=model.device)
     for group in groups:

@@ -81,9 +81,11 @@ def smooth(shape: tuple[int, int], seed: int) -> np.ndarray:
     return image.round().astype(np.uint8)
 
 
-named_arrays = st.lists(st.floats(width=16), max_size=5).map(lambda values: np.array(values, np.float16)) | st.lists(
-    st.floats(width=32), max_size=5
-).map(lambda values: np.array(values, np.float32))
+named_arrays = (
+    st.lists(st.floats(width=16), max_size=5).map(lambda values: np.array(values, np.float16))
+    | st.lists(st.floats(width=32), max_size=5).map(lambda values: np.array(values, np.float32))
+    | st.binary(max_size=5).map(lambda data: np.frombuffer(data, np.uint8))
+)
 
 
 values = (

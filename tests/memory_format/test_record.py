@@ -176,6 +176,10 @@ def test_a_record_that_is_not_smooth_on_float32_still_equals_itself() -> None:
         ({"arrays": {"logits": np.array([1e6])}}, "invalid_record"),
         ({"arrays": {"logits": [1e39]}, "array_dtypes": {"logits": "float32"}}, "invalid_record"),
         ({"arrays": {"logits": [1]}, "array_dtypes": {"logits": "float64"}}, "invalid_record"),
+        ({"arrays": {"state": [256]}, "array_dtypes": {"state": "uint8"}}, "invalid_record"),
+        ({"arrays": {"state": [-1]}, "array_dtypes": {"state": "uint8"}}, "invalid_record"),
+        ({"arrays": {"state": [0.5]}, "array_dtypes": {"state": "uint8"}}, "invalid_record"),
+        ({"arrays": {"state": [math.nan]}, "array_dtypes": {"state": "uint8"}}, "invalid_record"),
         ({"arrays": {"logits": [1]}, "array_dtypes": {"features": "float32"}}, "invalid_record"),
         ({"array_dtypes": {"features": "float32"}}, "invalid_record"),
         ({"fields": [1]}, "invalid_record"),
@@ -300,6 +304,8 @@ def test_flags_of_a_newer_version_are_refused() -> None:
         b'{"user":{},"arrays":{"a":{}}}\n\x00\x00',
         b'{"user":{},"arrays":{"a":7}}\n',
         b'{"user":{},"arrays":{"a":["f4"]}}\n\0\0',
+        b'{"user":{},"arrays":{"a":["u1",2]}}\n\0',
+        b'{"user":{},"arrays":{"a":[["u1"],1]}}\n\0',
         b'{"user":{},"arrays":{},"fields":{"a":null}}\n',
         b'{"user":{},"arrays":{},"fields":[]}\n',
         b'{"user":{},"arrays":{"a":["f8",1]}}\n\0\0\0\0\0\0\0\0',
@@ -334,11 +340,14 @@ def test_arrays_keep_their_shapes() -> None:
     assert make_extras(None, None).encode() == make_extras({}, {}).encode() == b""
 
 
-def test_float32_arrays_come_back_bit_for_bit_and_cost_their_bytes() -> None:
+def test_float32_and_uint8_arrays_come_back_bit_for_bit_and_cost_their_bytes() -> None:
     values = np.array([math.pi, -0.0, math.inf, math.nan, 3e38, 1e-45], dtype=np.float32)
     record = simple(arrays={"logits": values}, array_dtypes={"logits": "float32"})
     assert record.arrays()["logits"].tobytes() == values.tobytes()
     assert record.charge - simple().charge == 4 + len(b'{"user":{},"arrays":{"logits":["f4",6]}}\n') + 6 * 4
+    bytes_ = simple(arrays={"state": np.arange(256)}, array_dtypes={"state": "uint8"})
+    assert bytes_.charge - simple().charge == 4 + len(b'{"user":{},"arrays":{"state":["u1",256]}}\n') + 256
+    assert (bytes_.flags & FLAG_TYPED, bytes_.arrays()["state"].tolist()) == (FLAG_TYPED, list(range(256)))
     halves = simple(arrays={"logits": values[:4]})
     assert (halves.flags & FLAG_TYPED, halves.arrays()["logits"].dtype.name) == (0, "float16")
 

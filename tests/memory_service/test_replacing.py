@@ -338,6 +338,14 @@ def test_a_new_array_is_added_and_shapes_may_change(client: httpx.Client, data: 
     scalars = {"features": {**arrays(np.zeros(2))["logits"], "dtype": "float32"}}
     client.patch(URL, json={"exemplar_ids": [1, 2], "arrays": scalars})
     assert all_records(client)[0].arrays()["features"].shape == ()
+    levels = {"features": {**arrays(np.array([7.0, 255.0]))["logits"], "dtype": "uint8"}}
+    client.patch(URL, json={"exemplar_ids": [1, 2], "arrays": levels})
+    # As the array that it replaces, where nothing else is said.
+    client.patch(URL, json={"exemplar_ids": [1], "arrays": {"features": arrays(np.array([9.0]))["logits"]}})
+    found = [record.arrays()["features"] for record in all_records(client)]
+    assert [(str(values.dtype), int(values)) for values in found] == [("uint8", 9), ("uint8", 255)]
+    half = {"exemplar_ids": [1], "arrays": {"features": arrays(np.array([0.5]))["logits"]}}
+    assert_problem(client.patch(URL, json=half), "invalid_record")
     assert_consistent(client, data)
 
 

@@ -32,6 +32,8 @@ VILT_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 NEEDS_VILT = "backbone.kind must be parts, small, or pretrained with a ViLT"
 """What is said where a part of the learner looks into a backbone's layers."""
 
+ALL = slice(None)
+
 MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
@@ -74,6 +76,8 @@ class ViltBackbone(Backbone):
         self.class_token = class_token
         self.keep_words = keep_words
         self._compiled = False
+        self.entry = 0
+        """The block that states of exemplars enter (:meth:`states`)."""
         self.text_projection: nn.Linear | None = None
         if project_text:
             self.text_projection = nn.Linear(self.dim, self.dim)
@@ -101,9 +105,27 @@ class ViltBackbone(Backbone):
 
     def forward(self, tokens: Tokens, additions: Additions = NOTHING) -> Tensor:
         """Features ``(B, F)``."""
+        if tokens.are_states:
+            return self._of_states(tokens)
         place = additions.num_prompts + self.class_index(tokens)
         embedded, hidden = self._through(tokens, additions, slice(place, place + 1))
         return self._feature(self.layernorm(hidden[:, 0]), embedded, tokens)
+
+    def states(self, tokens: Tokens) -> Tensor:
+        """What enters block :attr:`entry` of the class token and of the patches, ``(B, 1 + K, D)`` float32."""
+        embedded, valid = self._embed(tokens)
+        packed = self._packing(valid)
+        hidden = packed.unpack(self._encode(packed.pack(embedded), packed, blocks=slice(self.entry)))
+        place, first_patch = self.class_index(tokens), tokens.token_ids.shape[1] + 1
+        return torch.cat([hidden[:, place : place + 1], hidden[:, first_patch:]], dim=1).float()
+
+    def _of_states(self, tokens: Tokens) -> Tensor:
+        """Features ``(B, F)`` of states."""
+        packed = self._packing(tokens.patch_valid)
+        hidden = packed.pack(tokens.patches.flatten(2))
+        wanted = packed.rows_at(slice(0, 1))
+        last = packed.in_batch(self._encode(hidden, packed, wanted=wanted, blocks=slice(self.entry, None)))
+        return self._feature(self.layernorm(last[:, 0]), self._embed_words(tokens), tokens)
 
     def hidden(self, tokens: Tokens, additions: Additions = NOTHING) -> Tensor:
         """Last hidden states ``(B, P + T + 1 + K, D)``: prompts, text, the image's class token, patches."""
@@ -189,11 +211,12 @@ class ViltBackbone(Backbone):
         additions: Additions = NOTHING,
         wanted: Tensor | None = None,
         entered: deque[Tensor] | None = None,
+        blocks: slice = ALL,
     ) -> Tensor:
-        """The rows ``(S, D)`` behind the last block, or the ``wanted`` of them; what goes into each block is put into
-        ``entered``."""
+        """The rows ``(S, D)`` behind the last of the ``blocks``, or the ``wanted`` of them; what goes into each block
+        is put into ``entered``."""
         last = len(self.encoder.layer) - 1
-        for place, block in enumerate(self.encoder.layer):
+        for place, block in list(enumerate(self.encoder.layer))[blocks]:
             if entered is not None:
                 entered.append(hidden)
             hidden = block(
@@ -209,12 +232,7 @@ class ViltBackbone(Backbone):
         """Embedded sequence ``(B, T + 1 + K, D)``, and which of its places are there."""
         embeddings = self.embeddings
         kinds = embeddings.token_type_embeddings.weight
-        text = embeddings.text_embeddings(tokens.token_ids, tokens.token_positions)
-        if self.text_projection is not None:
-            # In float32 as all that enters the first block: the residual stream begins here.
-            with torch.autocast(text.device.type, enabled=False):
-                text = self.text_projection(text.float())
-        text = text + kinds[0]
+        text = self._embed_words(tokens)
         positions = self._patch_positions(tokens)
         image = self._project(tokens.patches) + positions + kinds[1]
         class_token = embeddings.cls_token + embeddings.position_embeddings[:, :1] + kinds[1]
@@ -222,6 +240,15 @@ class ViltBackbone(Backbone):
         hidden = embeddings.dropout(torch.cat([text, class_token.to(text.dtype), image.to(text.dtype)], dim=1))
         class_valid = tokens.patch_valid.new_ones((len(tokens), 1))
         return hidden, torch.cat([tokens.token_valid, class_valid, tokens.patch_valid], dim=1)
+
+    def _embed_words(self, tokens: Tokens) -> Tensor:
+        """``(B, T, D)``."""
+        text: Tensor = self.embeddings.text_embeddings(tokens.token_ids, tokens.token_positions)
+        if self.text_projection is not None:
+            # In float32 as all that enters the first block: the residual stream begins here.
+            with torch.autocast(text.device.type, enabled=False):
+                text = self.text_projection(text.float())
+        return text + self.embeddings.token_type_embeddings.weight[0]
 
     def _project(self, patches: Tensor) -> Tensor:
         """Patch embedding ``(B, K, D)``: a convolution with stride = kernel is a linear map of each patch."""
