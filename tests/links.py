@@ -21,7 +21,7 @@ class Link:
         server: directory of the server's socket.
     """
 
-    lost = "cut off"
+    lost = "socket held"
 
     def __init__(self, server: Path) -> None:
         # Short, as a socket's path must be.

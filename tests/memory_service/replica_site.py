@@ -130,7 +130,7 @@ def cut_off(site: Site, rng: random.Random) -> Iterator[str]:
     link = rng.choice(site.links)
     way = rng.choice([{"back": False}, {"there": False}, {}])
     link.hold(**way)
-    yield f"cut off{' one way' if way else ''}"
+    yield f"{link.lost}{' one way' if way else ''}"
     if rng.random() < 0.5:
         link.cut()
     link.pass_all()
@@ -143,7 +143,7 @@ def killed_while_cut_off(site: Site, rng: random.Random) -> Iterator[str]:
     site.links[number].hold(there=rng.random() < 0.7)
     time.sleep(0.3)
     site.replicas[number].kill()
-    yield "killed while cut off"
+    yield f"killed while {site.links[number].lost}"
     site.links[number].pass_all()
     site.start_again(number)
 
