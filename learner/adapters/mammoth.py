@@ -63,7 +63,7 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
     that it stands for.
 
     ``buffer_size`` counts items. Where the budget in bytes holds fewer, ``buffer_size`` becomes what it holds, and
-    reservoir sampling goes on with that.
+    reservoir sampling goes on with that; who sets it to more, as Mammoth's ``fill_buffer`` does, does not get more.
 
     Args:
         memory: of the service. Nobody else may change it meanwhile.
@@ -85,6 +85,8 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
         cache_bytes: int | None = None,
         **options: Any,
     ) -> None:
+        self._fitting: int | None = None
+        """Examples that fit, once more were there."""
         super().__init__(*arguments, **options)
         if self.sample_selection_strategy == "unlimited":
             raise ValueError("a budget in bytes has an end: take another strategy than 'unlimited'")
@@ -95,6 +97,15 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
         self._told: dict[str, _Told] = {}
         self._emptied: dict[str, Record] = {}
         """By their pictures, the records of a buffer that was emptied."""
+
+    @property
+    def buffer_size(self) -> int:
+        """The most items."""
+        return self._buffer_size
+
+    @buffer_size.setter
+    def buffer_size(self, value: int) -> None:
+        self._buffer_size = value if self._fitting is None else min(value, self._fitting)
 
     @property
     def examples(self) -> _Examples:
@@ -207,7 +218,10 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
         for told in self._told.values():
             told.values = told.values[held]
         self.attention_maps = [self.attention_maps[place] for place in held.tolist()]
-        self._buffer_size = self.sample_selection_fn.buffer_size = len(held)
+        if self.num_seen_examples <= size:
+            # While a buffer is filled: who does so asks how many more there is room for.
+            self.num_seen_examples = len(held)
+        self._fitting = self._buffer_size = self.sample_selection_fn.buffer_size = len(held)
 
     def report(self, phase: int, report: Callable[[str], object] | None = None) -> PhaseReport:
         """Items and bytes after a task; see :func:`client.phase_report.phase_report`."""
@@ -248,6 +262,7 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
         """
         if not {"examples", "attributes", "num_seen_examples", "buffer_size"} <= {*state}:
             raise ValueError(f"this is no state of StoredExamples: {state!r:.100}")
+        self._fitting = None if state["buffer_size"] == self._buffer_size else state["buffer_size"]
         self._buffer_size = self.sample_selection_fn.buffer_size = state["buffer_size"]
         self.num_seen_examples = state["num_seen_examples"]
         for name, value in state["attributes"].items():

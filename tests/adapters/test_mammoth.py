@@ -292,6 +292,12 @@ def test_a_budget_in_bytes_makes_the_buffer_as_small_as_it_has_to_be(memory: Mem
     assert all(torch.isfinite(values.float()).all() for values in drawn)
     labels = {info.exemplar_id: info.class_id for info in ours.examples.exemplars.buffer.query()}
     assert [labels[id_] for id_ in ours.examples.ids.tolist()] == ours.labels.tolist()
+    ours.buffer_size = SIZE  # as Mammoth's ``fill_buffer`` does, before it empties and fills
+    assert ours.buffer_size == held.num_records
+    fresh = stored(memory, budget_bytes=1200)
+    fresh.add_data(**batch(1))
+    # Who fills it counts how many more there is room for.
+    assert fresh.buffer_size == fresh.num_seen_examples == len(fresh.get_all_data()[0]) < 6
     with pytest.raises(BudgetError, match="the whole budget is 100"):
         stored(memory, budget_bytes=100).add_data(**batch(0))
     with pytest.raises(ValueError, match="take another strategy"):
