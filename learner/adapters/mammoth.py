@@ -75,6 +75,7 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
     """
 
     _buffer_size: int
+    num_seen_examples: int
     attention_maps: list[Any]
 
     def __init__(
