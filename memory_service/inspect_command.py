@@ -57,6 +57,7 @@ def _store(found: StoreFigures, data: Path, buffers: Sequence[BufferFigures]) ->
         _count(len(buffers), "buffer"),
         f"{_count(found.segments, 'segment')} ({found.open_segments} open) of {_bytes(found.file_bytes)}",
         f"index {_bytes(found.index_bytes)}",
+        *([f"{_count(found.reports, 'report')} of runs"] if found.reports else []),
         *([f"{_count(found.quarantined, 'file')} in quarantine/"] if found.quarantined else []),
         "served" if found.served else "not served",
     ]

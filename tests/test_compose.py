@@ -90,6 +90,12 @@ def test_compose_takes_it(profile: str | None) -> None:
     assert expected <= services.keys()
 
 
+def test_learners_send_their_reports() -> None:
+    learners = [service for name, service in SERVICES.items() if name in ("learner", "learner-gpu", "left", "right")]
+    assert len(learners) == 4
+    assert not any("--no-upload" in service["command"] for service in learners)
+
+
 def test_what_scale_needs_is_reached_by_replicas_alone() -> None:
     inside = {name for name, service in SERVICES.items() if service.get("networks") == ["store"]}
     assert inside == {"database", "object-store"}

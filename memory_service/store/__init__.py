@@ -12,7 +12,7 @@ writer.py       records on their way to segments, and taken back
 idempotency.py  answers to pushes, kept for who asks again
 erasures.py     records erased from every file; wiping.py does it to one buffer, receipts.py keeps what was answered
 names.py        names of classes beside the index, for a repair
-runs.py         reports of runs, a file each
+runs.py         reports of runs; report_places.py keeps them in files, or in an index that is a database
 room.py         how much of the disk things may take, and what all buffers may promise
 contents.py     the present state, and what is kept beside it for readers
 loading.py      a state of what index and segments say

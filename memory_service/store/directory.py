@@ -26,7 +26,7 @@ from memory_service.store.keys import KEYS
 from memory_service.store.names import NAMES
 from memory_service.store.pure.model import Options
 from memory_service.store.receipts import RECEIPTS
-from memory_service.store.runs import RUNS
+from memory_service.store.report_places import RUNS
 from memory_service.store.segments import files
 from memory_service.store.segments.base import Segments
 from memory_service.store.segments.bucket import Bucket

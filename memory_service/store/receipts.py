@@ -46,7 +46,7 @@ class Receipts:
 
     Args:
         data: the store's directory.
-        index: where new ones are kept, if it keeps any (:attr:`Index.keeps_receipts`).
+        index: where new ones are kept, if it keeps any (:attr:`Index.keeps_documents`).
     """
 
     def __init__(self, data: Path, index: Index) -> None:
@@ -56,7 +56,7 @@ class Receipts:
 
     def adopt(self) -> None:
         """Where the index keeps receipts, those that are files are kept there from here on. Raises ``StorageError``."""
-        for id_ in self._ids() if self._index.keeps_receipts else ():
+        for id_ in self._ids() if self._index.keeps_documents else ():
             with self._index.writing(counted=False) as transaction:
                 erased.insert_receipt(transaction, id_, self._path(id_).read_text(), most=MOST_KEPT)
             self._path(id_).unlink()
@@ -74,7 +74,7 @@ class Receipts:
         content = _FILE.dump_json(_File(1, tuple(sorted(buffers)), receipt))
         # Names sort by time.
         id_ = f"{int(receipt.erased_at * 1e6):017}-{secrets.token_hex(4)}"
-        if self._index.keeps_receipts:
+        if self._index.keeps_documents:
             erased.insert_receipt(transaction, id_, content.decode(), number=number, most=MOST_KEPT)
             return
         path = self._path(id_)

@@ -14,13 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from memory_format import BusyError, ConflictError, FormatError, NotFoundError, StorageError
-from memory_format.api.runs import RunInfo
+from memory_format import BusyError, ConflictError, NotFoundError, StorageError
 from memory_service.store.buffer import Buffer
 from memory_service.store.erasures import WAIT_SECONDS
 from memory_service.store.index.base import NAMES, BufferEntry, BufferRows, Writing
 from memory_service.store.loading import SealedSegments
-from memory_service.store.runs import Runs
 from memory_service.store.segments.objects import ObjectSegments
 from memory_service.store.store import Store
 
@@ -34,22 +32,10 @@ _AGAIN_SECONDS: Final = 0.5
 """And where that could not be confirmed."""
 
 
-class _NoRuns(Runs):
-    """Reports of runs are files of one directory."""
-
-    def put(self, *_: Any, **__: Any) -> tuple[RunInfo, bool]:
-        raise FormatError(
-            "replicas keep no reports of runs: keep them with the run (--no-upload), or give them to a service without "
-            "--replicas",
-            code="invalid_request",
-        )
-
-
 class SharedStore(Store):
     """One replica's. Its directory is its own."""
 
     is_shared: ClassVar[bool] = True
-    _runs: ClassVar[type[Runs]] = _NoRuns
 
     def __init__(self, data: Path, *given: Any, **more: Any) -> None:
         self._adopting = threading.Lock()

@@ -62,12 +62,10 @@ class Store:
     """
 
     is_shared: ClassVar[bool] = False  # by other processes
-    _runs: ClassVar[type[Runs]] = Runs
 
     def __init__(self, data: Path, options: Options | None = None, *, open_ports: OpenPorts = open_local) -> None:
         self.data, self._options = data, options or Options()
         self._places = open_ports if isinstance(open_ports, Places) else open_local
-        self.runs = self._runs(data, self._options.run_bytes)  # reports of them
         self._name_files = NameFiles(data)
         self._names_lock, self._archiving = threading.Lock(), threading.Lock()
         self._coming: set[str] = set()  # names of buffers that are being forked or imported
@@ -99,6 +97,7 @@ class Store:
                 contents[id_].entry.config.name: self._open_buffer(contents.pop(id_), sealed) for id_ in list(contents)
             }
             ports.ready()
+            self.runs = Runs(self.data, self._index, self._options.run_bytes)  # reports of them
             self._quota.count(lambda: [buffer.bytes_by_learner() for buffer in self.buffers()])
             for buffer in self._buffers.values():
                 self._name_files.keep(buffer.config, buffer.state.names)

@@ -27,7 +27,7 @@ from memory_service.store.admin import migrate as module
 from memory_service.store.admin.migrate import migrate
 from memory_service.store.admin.verify import verify
 from memory_service.store.directory import Places, open_local
-from memory_service.store.index import news, tables
+from memory_service.store.index import news, quotas, tables
 from memory_service.store.index.copying import digests, last_ids, reading_copy
 from memory_service.store.index.database_filling import DatabaseToFill
 from memory_service.store.index.filling import FileToFill
@@ -95,10 +95,17 @@ TABLES = {
     "phases": "of a learner",
     "pushes": "the answer to the one with a key",
     "news": "stay behind: they are for replicas of the old place",
+    "runs": "a report, where the index is a database; else a file",
+    "receipts": "of erasures, where the index is a database and a service has opened it; else files",
+    "replicas": "none: one service has had it",
     "store": "which one it is",
+    "learner_bytes": "stay behind: who keeps to a quota counts anew",
     "intents": "stay behind: they are of files of the old place",
 }
 """All of them, and what a store has in each that moves here."""
+
+ELSEWHERE = {"runs", "receipts", "replicas"}
+"""What a directory has no rows of."""
 
 WORDS = [f"word{number}" for number in range(300)]
 
@@ -157,7 +164,7 @@ def rows_of(data: Path, places: Places, directory: Path) -> dict[str, tuple[int,
 
 def documents_of(data: Path) -> dict[str, bytes]:
     """Files that no index speaks of."""
-    paths = [data / "keys.json", *(path for name in ("runs", "receipts", "names") for path in (data / name).iterdir())]
+    paths = [data / "keys.json", *(path for name in ("runs", "receipts", "names") for path in (data / name).glob("*"))]
     return {str(path.relative_to(data)): path.read_bytes() for path in paths}
 
 
@@ -206,9 +213,10 @@ def test_a_store_that_moved_through_all_places_answers_the_same(tmp_path: Path, 
         # Under way when a process was killed. All else of the store is as it was.
         transaction.insert_erasures([2], np.array([(13, 1, 2)], TARGET_DTYPE))
         news.insert(transaction, 3, b"of one")
+        quotas.charge_learners(transaction, {"left": 7}, None)
     before, data, places = rows_of(first, open_local, tmp_path), first, open_local
     assert before.keys() - {"ids"} == TABLES.keys() == tables.metadata.tables.keys()
-    assert {name for name, (number, _) in before.items() if not number} == {"open_bodies", "ids"}
+    assert {name for name, (number, _) in before.items() if not number} == {"open_bodies", *ELSEWHERE, "ids"}
     pairs: tuple[Pair, ...] = ("both", "database", "objects", "directory")
     moved: dict[Pair, tuple[Path, Places]] = {}
     for pair in pairs:
@@ -217,10 +225,13 @@ def test_a_store_that_moved_through_all_places_answers_the_same(tmp_path: Path, 
         assert (done.complete, done.segments) == (True, before["segments"][0])
         rows = rows_of(target, to_places, tmp_path)
         assert (rows["open_bodies"][0] > 0) == (to_places.segments is not None)
-        assert rows["intents"][0] == rows["news"][0] == 0
-        for name in before.keys() - {"open_bodies", "intents", "news"}:
+        assert rows["intents"][0] == rows["news"][0] == rows["learner_bytes"][0] == 0
+        for name in before.keys() - {"open_bodies", "intents", "news", "learner_bytes", "runs"}:
             assert rows[name] == before[name], (pair, name)
-        assert documents_of(target) == documents_of(first)
+        in_rows = {"runs/r1.json"} if to_places.index is not None else set()
+        assert rows["runs"][0] == len(in_rows)
+        kept = documents_of(first)
+        assert documents_of(target) == {path: kept[path] for path in kept.keys() - in_rows}
         assert not (target / "migration").exists()
         assert verify(target, to_places).sound
         moved[pair] = data, places = target, to_places

@@ -84,6 +84,8 @@ class StoreFigures:
     file_bytes: int
     """Of segments."""
     index_bytes: int
+    reports: int
+    """Of runs."""
     quarantined: int
     """Files in quarantine/."""
     buffers: list[BufferFigures]
@@ -146,6 +148,7 @@ def _figures(
         open_segments=sum(not state.sealed for state in segments),
         file_bytes=sum(state.file_bytes for state in segments),
         index_bytes=index_bytes,
+        reports=len(store.reports()),
         quarantined=sum(path.is_file() for path in quarantine.rglob("*")) if quarantine.is_dir() else 0,
         buffers=[
             _of_buffer(store, entry, contents[entry.config.id], read, written)

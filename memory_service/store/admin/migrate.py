@@ -8,9 +8,9 @@ on where it was, by its :class:`Journal`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,13 @@ from memory_service.store.admin.on_disk import Progress, Report, StoreOnDisk
 from memory_service.store.admin.verify import examine
 from memory_service.store.directory import Places, take_lock
 from memory_service.store.index import opening
-from memory_service.store.index.copying import Pieces, as_one_file, settle_copy
+from memory_service.store.index.copying import Pieces, as_one_file, put_in_reports, settle_copy, take_out_reports
 from memory_service.store.index.filling import FileToFill, IndexToFill
 from memory_service.store.index.generation import Generation, Mark, Marker
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.keys import KEYS
 from memory_service.store.pure.tallies import SegmentState
-from memory_service.store.runs import SUFFIX
+from memory_service.store.report_places import RUNS, SUFFIX, Known, row_of, unpacked
 from memory_service.store.segments import files
 from memory_service.store.segments.appending import OpenSegment
 from memory_service.store.segments.base import SegmentGoneError
@@ -273,7 +273,10 @@ def _complete(source: Outside, target: _Target, mark: Mark, rows: Sequence[Segme
     target.segments.remove(sorted(journal.about - put))
     _check(target, stage)
     for name in DOCUMENTS:
-        _copy_documents(source.data / name, target.data / name)
+        contents = _documents(source.data / name)
+        if name == RUNS:
+            contents = _with_reports(contents, target)
+        _replace_documents(target.data / name, contents)
     if (content := _read(source.data / KEYS)) is not None:
         _replace(target.data / KEYS, content)
     if target.index.place:
@@ -307,10 +310,29 @@ def _check(target: _Target, stage: Stage) -> None:
         )
 
 
-def _copy_documents(source: Path, target: Path) -> None:
-    """Such a file is replaced as a whole: whenever it is copied, it is one that was stored."""
+def _with_reports(contents: dict[str, bytes], target: _Target) -> dict[str, bytes]:
+    """Reports of runs lie in an index that is a database, else beside it: wherever they were. Given those that were
+    files; returns those that are to be."""
+    copy = target.journal.copy
+    contents |= {f"{run_id}{SUFFIX}": content for run_id, content in take_out_reports(copy).items()}
+    rows = []
+    for name, content in list(contents.items()) if target.index.place else ():
+        # What is none stays a file, as it is.
+        with suppress(StorageError):
+            kept = unpacked(content, name)
+            rows.append(row_of(Known.of(name.removesuffix(SUFFIX), kept, len(content)), content))
+            del contents[name]
+    put_in_reports(copy, rows)
+    return contents
+
+
+def _documents(source: Path) -> dict[str, bytes]:
+    """Such a file is replaced as a whole: whenever it is read, it is one that was stored."""
     names = {path.name for path in source.glob(f"[a-z0-9]*{SUFFIX}")}
-    contents = {name: content for name in sorted(names) if (content := _read(source / name)) is not None}
+    return {name: content for name in sorted(names) if (content := _read(source / name)) is not None}
+
+
+def _replace_documents(target: Path, contents: Mapping[str, bytes]) -> None:
     if contents:
         target.mkdir(files.DIRECTORY_MODE, exist_ok=True)
     # Of an earlier try.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from memory_format import FormatError, checksum
 from memory_format.body import check_row
 from memory_format.header import FLAG_REVISED, HEADER_DTYPE, HeaderRow
-from memory_service.store.index import opening
+from memory_service.store.index import opening, reports
 from memory_service.store.index.base import BufferEntry, BufferRows
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.loading import SealedSegments, load
@@ -22,6 +23,7 @@ from memory_service.store.pure.columns import Learners
 from memory_service.store.pure.revised import NOTHING_REVISED, Revised, revisions_of
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
+from memory_service.store.report_places import RUNS, SUFFIX
 from memory_service.store.segments.base import SegmentGoneError
 from memory_service.store.segments.files import OWN_NAME
 from memory_service.store.segments.layout import READ_DTYPE, plain_headers, read_contents
@@ -134,6 +136,16 @@ class StoreOnDisk:
         """What the index says of them, in the order in which they were made."""
         with self.index.reading() as reading:
             return reading.segments()
+
+    def reports(self) -> dict[str, bytes]:
+        """Reports of runs by run, wherever they lie."""
+        found: dict[str, bytes] = {}
+        for path in (self.data / RUNS).glob(f"[a-z0-9]*{SUFFIX}"):
+            # Deleted since.
+            with suppress(FileNotFoundError):
+                found[path.name.removesuffix(SUFFIX)] = path.read_bytes()
+        with self.index.reading() as reading:
+            return found | reports.contents(reading)
 
     def load(self, entry: BufferEntry, rows: BufferRows) -> State:
         """What a buffer holds. Raises ``StorageError``: a segment is damaged."""

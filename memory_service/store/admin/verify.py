@@ -17,6 +17,7 @@ from memory_service.store.index.base import BufferEntry, BufferRows, Reading
 from memory_service.store.pure.revised import shown_ids
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
+from memory_service.store.report_places import RUNS, unpacked
 from memory_service.store.transfer.outside import Outside
 
 
@@ -50,6 +51,11 @@ def verify(
         newer = Newer(outside, Path(directory))
         with closing(newer()) as store:
             examine(store, progress, report, newer if served else None, pace)
+            for run_id, content in sorted(store.reports().items()):
+                try:
+                    unpacked(content, "it")
+                except StorageError as error:
+                    report.note("damaged_report", f"{RUNS}/{run_id}", f"{error.message}: send it again, or delete it")
         return report
 
 

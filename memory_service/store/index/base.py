@@ -36,8 +36,9 @@ class Index(ABC):
     """Whether other processes change it, too. Then numbers of changes are of one buffer each."""
     grace_seconds: ClassVar[float] = 0.0
     """For how long a segment that nobody holds any more may be read by other processes."""
-    keeps_receipts: ClassVar[bool] = False
-    """Whether it is where all who have the store open find the receipts of erasures; else they are files."""
+    keeps_documents: ClassVar[bool] = False
+    """Whether it is where all who have the store open find receipts of erasures and reports of runs; else they are
+    files."""
 
     @contextmanager
     def changing(self, buffer_id: int) -> Iterator[int | None]:

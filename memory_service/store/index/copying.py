@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
 from memory_format import StorageError
-from memory_service.store.index import migrations, quotas, tables
+from memory_service.store.index import migrations, quotas, reports, tables
+from memory_service.store.index.reports import StoredReport
 from memory_service.store.index.sqlite import SqliteIndex
 from memory_service.store.segments import files
 
@@ -89,6 +91,27 @@ def settle_copy(path: Path, bodies: Iterable[tuple[int, Pieces]] | None = None, 
 
     with closing(SqliteIndex(path, migrate=False)) as index:
         index.refill(write)
+    as_one_file(path)
+
+
+def take_out_reports(path: Path) -> dict[str, bytes]:
+    """Reports of runs, by run, of a copy of an index in one file, which has none of them afterwards. Raises
+    ``StorageError``."""
+    with closing(SqliteIndex(path, migrate=False)) as index:
+        with index.reading() as reading:
+            found = reports.contents(reading)
+        if found:
+            index.refill(lambda connection: connection.execute(tables.runs.delete()))
+    as_one_file(path)
+    return found
+
+
+def put_in_reports(path: Path, rows: Sequence[StoredReport]) -> None:
+    """Put reports of runs into such a copy. Raises ``StorageError``."""
+    if not rows:
+        return
+    with closing(SqliteIndex(path, migrate=False)) as index:
+        index.refill(lambda connection: connection.execute(tables.runs.insert(), [asdict(row) for row in rows]))
     as_one_file(path)
 
 

@@ -50,7 +50,7 @@ class Database(SqlIndex):
         url: of the database, as :func:`parse` gives it.
     """
 
-    keeps_receipts: ClassVar[bool] = True
+    keeps_documents: ClassVar[bool] = True
 
     def __init__(self, url: sa.URL, engine: sa.Engine) -> None:
         # Never with a password: errors and logs show it.

@@ -42,8 +42,13 @@ def expect_budget(reading: Reading, options: Options, config: BufferConfig) -> N
 def claim_budget(transaction: Writing, options: Options, config: BufferConfig) -> None:
     """The same in the transaction that is about to write those settings: nobody else's comes in between."""
     if options.total_budget_bytes is not None:
-        transaction.connection.execute(_HOLD_STORE).all()
+        hold_store(transaction)
         expect_budget(transaction, options, config)
+
+
+def hold_store(transaction: Writing) -> None:
+    """Nobody else does so before this transaction has ended."""
+    transaction.connection.execute(_HOLD_STORE).all()
 
 
 def insert_buffer(transaction: Writing, options: Options, config: BufferConfig, **figures: int) -> BufferEntry:

@@ -231,6 +231,17 @@ news = sa.Table(
 )
 """What the last changes of a buffer did (``memory_service.store.pure.news``): by replicas, for replicas."""
 
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("run_id", sa.String(63), primary_key=True),
+    # Microseconds since 1970.
+    sa.Column("stored_at", sa.BigInteger, nullable=False),
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+"""Reports of runs, where the index is a database; else they are files (``memory_service.store.report_places``)."""
+
 store = sa.Table(
     "store",
     metadata,

@@ -11,18 +11,20 @@ import os
 import shutil
 import tarfile
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from memory_format import FormatError, StorageError
 from memory_service.store.directory import Places, open_local
+from memory_service.store.index.copying import take_out_reports
 from memory_service.store.index.generation import Generation
 from memory_service.store.index.opening import GENERATION, INDEX, bodies_of, forget_bodies, mark_of, segments_of
+from memory_service.store.index.outside import IndexInDatabase
 from memory_service.store.names import NAMES
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.receipts import RECEIPTS
-from memory_service.store.runs import RUNS, SUFFIX
+from memory_service.store.report_places import RUNS, SUFFIX
 from memory_service.store.segments import files
 from memory_service.store.segments.base import SegmentGoneError
 from memory_service.store.segments.files import storage_error
@@ -35,7 +37,8 @@ PIECE_BYTES: Final = 1024 * 1024
 
 _MOST_TURNS = 100
 DOCUMENTS: Final = (RUNS, RECEIPTS, NAMES)
-"""Directories of files that no index speaks of; the names of those end in :data:`SUFFIX`."""
+"""Directories of files that no index speaks of; the names of those end in :data:`SUFFIX`. Reports of runs are files
+where the index is one."""
 
 
 def backup(
@@ -133,6 +136,8 @@ def copy_store(
                 progress(len(rows), len(rows), "")
             if not outside.segments.keeps_open:
                 forget_bodies(target / INDEX)
+            if isinstance(outside.index, IndexInDatabase):
+                document_bytes += _write_reports(take_out_reports(target / INDEX), target / RUNS, link)
             # The segment files are those of the index: it is the newest that there is of them.
             if (mark := mark_of(target)) is not None:
                 Generation(target / GENERATION, mark).close()
@@ -178,15 +183,31 @@ def _copy_documents(source: Path, target: Path, link: bool) -> int:
         except FileNotFoundError:
             # Deleted since.
             continue
-        descriptor = files.create(target / path.name)
-        try:
-            files.write_at(descriptor, [content], 0)
-            if not link:
-                files.sync(descriptor)
-        finally:
-            os.close(descriptor)
+        _write_document(target / path.name, content, link)
         num_bytes += len(content)
     return num_bytes
+
+
+def _write_reports(reports: Mapping[str, bytes], target: Path, link: bool) -> int:
+    """Make files of reports that lie in a database, of which the copy has none then; returns their bytes."""
+    if reports:
+        target.mkdir(files.DIRECTORY_MODE, exist_ok=True)
+    for run_id, content in reports.items():
+        path = target / f"{run_id}{SUFFIX}"
+        # One of the same run that the service could not take in.
+        path.unlink(missing_ok=True)
+        _write_document(path, content, link)
+    return sum(map(len, reports.values()))
+
+
+def _write_document(path: Path, content: bytes, link: bool) -> None:
+    descriptor = files.create(path)
+    try:
+        files.write_at(descriptor, [content], 0)
+        if not link:
+            files.sync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _path(store: Path, row: SegmentState) -> Path:
