@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import mmap
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -49,7 +49,11 @@ def read_records(source: Any) -> Iterator[Record]:
         yield from decode_batch(out.getvalue())
 
 
-def write_stream(path: Path, out: BinaryIO) -> None:
+Progress = Callable[[int, int | None, str], object]
+"""Called with the bytes that were written, those there will be, as far as that is known, and the name of the file."""
+
+
+def write_stream(path: Path, out: BinaryIO, progress: Progress | None = None) -> None:
     """An exported table, whatever has written it again, as the Arrow stream that a service imports.
 
     Raises:
@@ -63,6 +67,8 @@ def write_stream(path: Path, out: BinaryIO) -> None:
     with pa.ipc.new_stream(out, SCHEMA.with_metadata(kept)) as writer:
         for batch in _batches(schema, batches):
             writer.write_batch(batch)
+            if progress is not None:
+                progress(out.tell(), None, path.name)
 
 
 def is_zip(path: Path) -> bool:
@@ -135,7 +141,7 @@ def _not_a_table(why: str) -> FormatError:
 
 
 @contextmanager
-def as_imported(path: Path) -> Iterator[tuple[Path, str]]:
+def as_imported(path: Path, progress: Progress | None = None) -> Iterator[tuple[Path, str]]:
     """A file as a service imports it, and its media type: a Zarr store as it is, a table as an Arrow stream in a
     temporary file. Raises as :func:`write_stream`."""
     if is_zip(path):
@@ -144,5 +150,5 @@ def as_imported(path: Path) -> Iterator[tuple[Path, str]]:
     with tempfile.TemporaryDirectory(prefix="exemplar-memory-") as folder:
         stream = Path(folder) / path.name
         with stream.open("wb") as out:
-            write_stream(path, out)
+            write_stream(path, out, progress)
         yield stream, FORMS["arrow-stream"].media_type

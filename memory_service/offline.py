@@ -142,11 +142,11 @@ def _export(
 
 def _import(buffer: str, file: Path, data: Path, index: str | None, segments: str | None) -> int:
     settings = _settings(data, index, segments)
-    with as_imported(file) as (path, _):
+    with bar("importing", "B") as progress, as_imported(file, progress) as (path, _):
         if not opening.is_store(data):
             # For what is no export none is made.
             Import(path).close()
-        with open_store(settings) as store, bar("importing", "B") as progress:
+        with open_store(settings) as store:
             made = store.import_buffer(buffer, path, progress=progress).stats()
     print(f"buffer {buffer}: {made.num_records} records, {made.bytes_used} of {made.budget_bytes} bytes")
     return 0

@@ -145,6 +145,9 @@ def test_bars_are_for_terminals_and_for_what_takes_time(
         ("backup", str(data), str(tmp_path / "copy")): "copying",
         ("export", "b", file, "--data", str(data)): "exporting",
         ("import", "c", file, "--data", str(data)): "importing",
+        ("export", "b", f"{file}.parquet", "--data", str(data)): "exporting",
+        # Twice as long: it is made a stream first.
+        ("import", "d", f"{file}.parquet", "--data", str(data)): "importing",
     }
     for command, word in words.items():
         stderr.seek(0)

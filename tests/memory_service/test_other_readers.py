@@ -203,7 +203,9 @@ def what_comes_back(path: Path, data: Path, export: Path) -> str:
         with pytest.raises(FormatError, match="read_records"), as_imported(path):
             pass
         return "records"
-    with as_imported(path) as (stream, _), Store(data) as store:
+    told: list[tuple[int, int | None, str]] = []
+    with as_imported(path, lambda *said: told.append(said)) as (stream, _), Store(data) as store:
+        assert 0 < told[-1][0] <= stream.stat().st_size
         assert b"".join(store.import_buffer("b", stream).export()) == export.read_bytes()
     return "a buffer"
 
