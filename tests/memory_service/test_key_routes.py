@@ -6,6 +6,7 @@ import html
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,22 @@ def test_who_may_not_do_everything_keeps_no_keys(keeping: httpx.Client, data: Pa
             assert send(keeping, url, {"role": "admin"}, **key).status_code == 403
         assert (data / "keys.json").read_bytes() == before
         assert 'href="/keys"' not in keeping.get("/", headers=HTML | key).text
+
+
+def test_a_key_makes_none_that_may_do_more_than_it(keeping: httpx.Client, data: Path) -> None:
+    of_left, now = made(data, "admin", learner_id="left"), time.time()
+    _, of_today = KeyFile(data).make("admin", now, expires_at=now + 86_400)
+    for key, refused, taken in (
+        (of_left, [{}, {"learner_id": "right"}], {"learner_id": "left"}),
+        (of_today, [{}, {"days": 2}], {"days": 0.5}),
+    ):
+        before = (data / "keys.json").read_bytes()
+        for wanted in refused:
+            assert_problem(keeping.post("/v1/keys", json=wanted, headers=bearer(key)), "forbidden")
+            form = {"role": "read", "buffers": "*"} | {name: str(value) for name, value in wanted.items()}
+            assert send(keeping, "/keys", form, **bearer(key)).status_code == 403
+        assert (data / "keys.json").read_bytes() == before
+        assert keeping.post("/v1/keys", json=taken, headers=bearer(key)).status_code == 201
 
 
 def test_the_first_key_is_made_where_the_store_is(client: httpx.Client, data: Path) -> None:

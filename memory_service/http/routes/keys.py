@@ -40,10 +40,11 @@ def list_keys(access: AccessDep) -> KeyList:
 @router.post("", status_code=201, dependencies=[JSON_BODY], openapi_extra=_ADMIN | refusals())
 def make_key(wanted: KeyRequest, access: AccessDep, grant: GrantDep) -> NewKey:
     """Make a key; the answer alone ever has it. Once the store has one, every request needs one: so the first is made
-    by who can reach the store's directory, with `memory-service keys make`."""
-    _expect_key(grant)
+    by who can reach the store's directory, with `memory-service keys make`. A key that is for one learner, or that ends
+    some day, makes none that is for others, or that is good for longer."""
     now = time.time()
     expires_at = None if wanted.days is None else now + wanted.days * DAY
+    _expect_within(_expect_key(grant), wanted.learner_id, expires_at)
     key, shown = access.keys.make(
         wanted.role,
         now,
@@ -60,18 +61,32 @@ def make_key(wanted: KeyRequest, access: AccessDep, grant: GrantDep) -> NewKey:
 def revoke_key(key_id: KeyId, access: AccessDep, grant: GrantDep) -> KeyInfo:
     """Let a key in no more, from the next request on. It stays in the list. The key that asks stays good: another one
     revokes it, or the command line."""
-    _expect_key(grant)
+    own = _expect_key(grant)
     id_ = key_id.removeprefix(PREFIX)
-    if grant.key is not None and grant.key.id == id_:
+    if own.id == id_:
         raise ForbiddenError(f"{key_id} is the key that asks: make another one, and revoke it with that")
     return _info(access.keys.revoke(id_, time.time()), access)
 
 
-def _expect_key(grant: Grant) -> None:
+def _expect_key(grant: Grant) -> Key:
     if grant.key is None:
         raise ForbiddenError(
             "the store has no key yet: whoever runs the service makes the first one, with `memory-service keys make "
             "--role admin`"
+        )
+    return grant.key
+
+
+def _expect_within(own: Key, learner_id: str | None, expires_at: float | None) -> None:
+    """Raises ``ForbiddenError``: the new key would do what the one that makes it may not."""
+    if own.learner_id not in (None, learner_id):
+        raise ForbiddenError(
+            f"the key em_{own.id} is for the learner {own.learner_id!r}, and makes keys for that one alone"
+        )
+    if own.expires_at is not None and (expires_at is None or expires_at > own.expires_at):
+        left = max(0.0, own.expires_at - time.time()) / DAY
+        raise ForbiddenError(
+            f"the key em_{own.id} is good for {left:.1f} more days, and makes none that is good for longer"
         )
 
 
