@@ -48,7 +48,8 @@ def list_imagenet_r(config: DataConfig) -> Listing:
     missing = [name for name in names if name not in captions]
     # Pictures that cannot be read have none: what becomes of them is for data.bad_pictures to say.
     lacking = [name for name in missing if _readable(pictures[name])]
-    notes = about_missing(lacking, len(names), str(file), config.missing_texts, write)
+    mend = "" if file.suffix == ".json" else write  # which is not written, but read
+    notes = about_missing(lacking, len(names), str(file), config.missing_texts, mend)
     if unknown := [key for key in captions if key not in pictures]:
         notes += (f"{len(unknown)} rows of {file.name} name no picture that is there (such as {unknown[0]})",)
     left_out = set(lacking if config.missing_texts == "skip" else ())

@@ -99,7 +99,13 @@ class Classifier(nn.Module):
                     module.to(torch.bfloat16)
 
     def tune_later(self, last_layers: int) -> None:
-        """Tune no more than the ``last_layers`` from now on, and what comes behind them; 0 = all that are tuned."""
+        """Tune no more than the ``last_layers`` from now on, and what comes behind them; 0 = all that are tuned.
+
+        Raises:
+            ValueError: it has not so many.
+        """
+        if last_layers > len(self.backbone.layers):
+            raise ValueError(f"phases cannot tune the last {last_layers} of {len(self.backbone.layers)} layers")
         if last_layers:
             frozen = self.backbone.layers[: len(self.backbone.layers) - last_layers]
             for layer in frozen:

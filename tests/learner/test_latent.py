@@ -100,7 +100,9 @@ def test_a_run_stores_states_and_leaves_the_blocks_before_them_alone(service: Se
     assert metrics[-1].accuracy_old > 0.3
 
 
-def test_what_cannot_store_states_is_refused() -> None:
+def test_what_cannot_store_states_is_refused(model: Classifier) -> None:
+    with pytest.raises(ValueError, match="cannot tune the last 4 of 3 layers"):
+        model.tune_later(4)
     pictures = replace(CONFIG, backbone=BackboneConfig(kind="callable", name="tests.learner.own_model:make"))
     with pytest.raises(ValueError, match=r"latent looks into the layers of a ViLT"):
         check_method(parse_method("latent"), pictures)

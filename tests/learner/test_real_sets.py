@@ -64,6 +64,7 @@ def test_imagenet_r_with_the_quirks_of_the_real_one(
     assert "2 of 36 pictures have no text in" in said
     assert "such as n01443537/art_0.jpg" in said
     assert "data.missing_texts=skip leaves them out" in said
+    assert "learner caption" not in said  # which appends to no JSON object
     assert not (tmp_path / "out").exists()
     status, said = learner("check-data", tmp_path, "imagenet-r.toml", data__missing_texts="skip", **captions)
     assert status == 0
