@@ -61,7 +61,10 @@ def markdown(kept: Document) -> str:
         )
     ]
     told = f"Each load lasts {run.seconds:g} s. `replicas` are two processes, on the machine of all others."
-    alone = "One client, and one replica: medians in ms, and how often it asks the database (a push, of one record)."
+    alone = (
+        "One client, and one replica: medians in ms, and how often it asks the database. A push does so once for all "
+        "that it uploads, and once behind its answer."
+    )
     return (
         "\n\n".join(
             [

@@ -96,7 +96,9 @@ class Commits:
         if change.removes:
             self.writer.forget(_gone(before, after), orphaned)
 
-    def _note(self, transaction: Writing, before: State, change: Change, flight: InFlight) -> tuple[State, list[str]]:
+    def _note(
+        self, transaction: Writing, before: State, change: Change, flight: InFlight
+    ) -> tuple[State, Iterable[str]]:
         """Tell the index of a change; returns the state after it, and the stems of segments that nobody has then."""
         buffer_id = before.config.id
         leaving = before.leaving(change)
@@ -106,7 +108,7 @@ class Commits:
         after = before.after(change, written, leaving)
         # The database's CHECK refuses it too; this one says so in words.
         assert after.columns.bytes_used <= change.config.budget_bytes, "the plan is over the budget"
-        orphaned: list[str] = []
+        orphaned: Iterable[str] = ()
         if change.removes:
             gone = _gone(before, after)
             staying = ~np.isin(leaving.live["segment"], [segment.id for segment in gone])
@@ -365,10 +367,10 @@ class Commits:
         buffer_id = self._config.id
         stems = {segment.stem for segment in self._contents.state.segments.values()}
 
-        def gone(reading: Reading) -> list[str] | None:
+        def gone(reading: Reading) -> Iterable[str] | None:
             return None if reading.find_buffer(buffer_id) else sorted(stems - reading.known_stems(stems))
 
-        def delete(transaction: Writing) -> list[str]:
+        def delete(transaction: Writing) -> Iterable[str]:
             orphaned = transaction.delete_buffer(buffer_id)
             self.learner_quota.note(transaction, NO_ROWS, self._contents.state.columns)
             return orphaned

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple, TypedDict
 
 from memory_format import ConflictError
-from memory_service.store.index.base import Index, Writing
+from memory_service.store.index.base import Found, Index, Wanted, Writing
 from memory_service.store.pure.change import Answer, PushKey, read_answer
 from memory_service.store.pure.ledger import IndexRows
 from memory_service.store.pure.model import PushAnswer
@@ -50,34 +50,35 @@ class KeptAnswers:
         """Others may have kept and forgotten some: what was counted does not count."""
         self._old = self._but_newest = None
 
-    def find(self, key: PushKey, digest: bytes) -> PushAnswer | None:
-        """The answer to an earlier push with this key. Raises ``ConflictError`` (``idempotency_key_reused``), it held
-        other records."""
-        which = self._looked_for()
-        with self._index.reading(alone=True) as reading:
-            found, number, num_bytes = reading.find_answer(self._buffer_id, key, **which)
+    def wanted(self, keys: Sequence[PushKey]) -> Wanted | None:
+        """What to ask for those to pushes with these keys; None: nothing. All answers are looked at for old ones, so
+        not with every push; and then beside those that are asked for."""
+        if not keys:
+            return None
+        now, older_than, but_newest = time.time(), None, None
+        if self._old is None:
+            but_newest = self._but_newest
+            if but_newest is None and now - self._looked_at > min(60.0, self._seconds):
+                older_than = now - self._seconds
+        return Wanted(tuple(keys), older_than, but_newest)
+
+    def find(self, wanted: Wanted | None, found: Found | None) -> Mapping[PushKey, Answer]:
+        """The answers to earlier pushes with the keys that are wanted; ``found`` where they were asked for already. For
+        the holder of the buffer."""
+        if wanted is None:
+            return {}
+        if found is None:
+            with self._index.reading(alone=True) as reading:
+                found = reading.find_answers(self._buffer_id, wanted)
+        which: _Which = {}
+        if wanted.older_than is not None:
+            which = {"older_than": wanted.older_than}
+        elif wanted.but_newest is not None:
+            which = {"but_newest": wanted.but_newest}
         if which:
             self._looked_at = time.time()
-            self._old = _Old(which, number, num_bytes)
-        if found is None or (found.learner_id != key.learner_id and found.digest != digest):
-            # Whose keys from before they belonged to learners were is told by the records.
-            return None
-        if found.digest != digest:
-            raise ConflictError(
-                f"learner {key.learner_id!r} has used the idempotency key {key.idempotency_key!r} for another body: "
-                "new records take a new key",
-                code="idempotency_key_reused",
-            )
-        return _replayed(found)
-
-    def _looked_for(self) -> _Which:
-        """All answers are looked at for old ones, so not with every push; and then beside the one that is asked for."""
-        if self._old is not None:
-            return {}
-        if self._but_newest is not None:
-            return {"but_newest": self._but_newest}
-        now = time.time()
-        return {"older_than": now - self._seconds} if now - self._looked_at > min(60.0, self._seconds) else {}
+            self._old = _Old(which, found.number, found.num_bytes)
+        return found.answers
 
     def keep(self, transaction: Writing, answers: Sequence[Answer], counts: IndexRows, headroom: int) -> IndexRows:
         """Note answers that were looked for, and forget the old ones that were found meanwhile; returns what the ledger
@@ -111,5 +112,16 @@ def _less(counts: IndexRows, number: int, num_bytes: int) -> IndexRows:
     return replace(counts, answers=counts.answers - number, answer_bytes=counts.answer_bytes - num_bytes)
 
 
-def _replayed(found: Answer) -> PushAnswer:
+def replayed(found: Answer | None, key: PushKey, digest: bytes) -> PushAnswer | None:
+    """What answers a push, where there is an answer to an earlier one with its key. Raises ``ConflictError``
+    (``idempotency_key_reused``), it held other records."""
+    if found is None or (found.learner_id != key.learner_id and found.digest != digest):
+        # Whose keys from before they belonged to learners were is told by the records.
+        return None
+    if found.digest != digest:
+        raise ConflictError(
+            f"learner {key.learner_id!r} has used the idempotency key {key.idempotency_key!r} for another body: "
+            "new records take a new key",
+            code="idempotency_key_reused",
+        )
     return PushAnswer(read_answer(found.answer), replayed=True)

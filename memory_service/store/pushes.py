@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from memory_format import BudgetError, ExemplarMemoryError
 from memory_format.api.answers import PushResponse
 from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
+from memory_service.store.idempotency import replayed
 from memory_service.store.index.quotas import RacedError
 from memory_service.store.learner_quota import Expect
 from memory_service.store.pure import eviction
@@ -83,8 +84,18 @@ class PushQueue:
                 self._run(self._take())
 
     def try_out(self, push: Pending) -> PushAnswer:
-        """What a push would be answered, for the holder of the buffer's lock. Raises as :meth:`GroupPlan.take_in`."""
-        return self._plan([push]).take_in(push)
+        """What a push would be answered. Raises as :meth:`GroupPlan.take_in`, and as :meth:`Turns.changing`;
+        ``ConflictError`` (``idempotency_key_reused``)."""
+        with self._turns.lock, self._planning([push]) as (plan, answers):
+            return _judged(push, plan, answers)
+
+    @contextmanager
+    def _planning(self, group: Sequence[Pending]) -> Iterator[tuple[GroupPlan, Mapping[PushKey, Answer]]]:
+        """The buffer, for the holder of its lock, and the answers to earlier pushes with the keys of a group."""
+        answers = self._commits.answers
+        wanted = answers.wanted([push.key for push in group if push.key is not None])
+        with self._turns.alone(wanted) as found:
+            yield self._plan(group), answers.find(wanted, found)
 
     def _plan(self, group: Sequence[Pending]) -> GroupPlan:
         pushers = (learner_id for push in group for learner_id in self._contents.learner_ids(push.new))
@@ -130,20 +141,21 @@ class PushQueue:
             raise
 
     def _write(self, group: list[Pending]) -> None:
-        with self._turns.alone():
-            self._write_within(self._plan(group), group)
+        with self._planning(group) as (plan, answers):
+            for push in group:
+                try:
+                    push.answer = _judged(push, plan, answers)
+                except ExemplarMemoryError as error:
+                    push.error = error
+            if plan.needs_commit:
+                self._commits.commit(plan.change())
+                if plan.pushed_bytes:
+                    self._commits.tidy(plan.pushed_bytes)
 
-    def _write_within(self, plan: GroupPlan, group: list[Pending]) -> None:
-        for push in group:
-            try:
-                known = None if push.key is None else self._commits.answers.find(push.key, push.digest)
-                push.answer = known or plan.take_in(push)
-            except ExemplarMemoryError as error:
-                push.error = error
-        if plan.needs_commit:
-            self._commits.commit(plan.change())
-            if plan.pushed_bytes:
-                self._commits.tidy(plan.pushed_bytes)
+
+def _judged(push: Pending, plan: GroupPlan, answers: Mapping[PushKey, Answer]) -> PushAnswer:
+    known = None if push.key is None else replayed(answers.get(push.key), push.key, push.digest)
+    return known or plan.take_in(push)
 
 
 class GroupPlan:

@@ -64,6 +64,10 @@ class SharedStore(Store):
             found = reading.numbers(name).get(name)
         return self._seen(name, found)
 
+    def known(self, name: str) -> Buffer | None:
+        """As it was when it was last looked at: who changes it sees what it is by then, or ``unknown_buffer``."""
+        return self._buffers.get(name)
+
     def buffers(self) -> list[Buffer]:
         """All buffers by name, as they are now."""
         found = []

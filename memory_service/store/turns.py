@@ -9,6 +9,7 @@ from typing import Final
 
 from memory_format import StorageError
 from memory_service.store.contents import Contents
+from memory_service.store.index.base import Found, Wanted
 from memory_service.store.writer import Writer
 
 _BEHIND_SECONDS: Final = 5.0
@@ -44,13 +45,14 @@ class Turns:
                 yield
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, wanted: Wanted | None = None) -> Iterator[Found | None]:
         """For the holder of the lock: no other process changes the buffer, what others have changed is seen, and
-        nothing of an earlier failure is left. Raises as :meth:`changing`."""
-        with self._index.changing(self._contents.state.config.id) as number:
+        nothing of an earlier failure is left. Gives the answers that are wanted, where they were asked for on the way.
+        Raises as :meth:`changing`."""
+        with self._index.changing(self._contents.state.config.id, wanted) as taken:
             self._contents.check_alive()
-            self._writer.catch_up(number)
-            yield
+            self._writer.catch_up(taken.number)
+            yield taken.found
 
     @contextmanager
     def ending(self) -> Iterator[None]:

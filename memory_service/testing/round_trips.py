@@ -9,6 +9,30 @@ from contextlib import suppress
 from pathlib import Path
 
 _NAME = ".s.PGSQL.5432"
+_ASKING = b"QSHp"
+"""A statement by itself, the end of some, a wish for what there is of answers, a password."""
+
+
+class _Said:
+    """What a client has said, in messages of PostgreSQL's protocol."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._typed = 0
+        """Bytes of a message's kind: the first has none."""
+
+    def asks(self, data: bytes) -> bool:
+        """Whether it waits for an answer once it has said this, too: statements in a pipeline do not."""
+        self._rest += data
+        asked = False
+        while len(self._rest) >= self._typed + 4:
+            length = self._typed + int.from_bytes(self._rest[self._typed : self._typed + 4])
+            if len(self._rest) < length:
+                break
+            asked |= not self._typed or self._rest[0] in _ASKING
+            del self._rest[:length]
+            self._typed = 1
+        return asked
 
 
 class CountingProxy:
@@ -16,7 +40,7 @@ class CountingProxy:
 
     def __init__(self, directory: Path, server: Path) -> None:
         self.round_trips = 0
-        """How often the server has answered what a client had sent."""
+        """How often a client has asked for answers, and got some."""
         self._server = server / _NAME
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(directory / _NAME))
@@ -41,7 +65,7 @@ class CountingProxy:
             server.connect(str(self._server))
             either.register(client, selectors.EVENT_READ, server)
             either.register(server, selectors.EVENT_READ, client)
-            asked = False
+            said, asked = _Said(), False
             while True:
                 for key, _ in either.select():
                     source = key.fileobj
@@ -49,8 +73,11 @@ class CountingProxy:
                     data = source.recv(1 << 20)
                     if not data:
                         return
-                    self.round_trips += source is server and asked
-                    asked = source is client
+                    if source is client:
+                        asked |= said.asks(data)
+                    else:
+                        self.round_trips += asked
+                        asked = False
                     key.data.sendall(data)
 
     def close(self) -> None:

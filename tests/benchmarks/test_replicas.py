@@ -54,4 +54,4 @@ def test_the_quick_benchmark_runs_all_of_it(tmp_path: Path, capsys: pytest.Captu
     assert all(found.pushed and found.sampled for loads in run.loads.values() for found in loads.values())
     # Of a full buffer, over HTTP and with a key; the last of them lets go of the buffer, behind the answer.
     assert run.round_trips["draw"] == 1
-    assert 3 <= run.round_trips["push"] <= 5
+    assert 3 <= run.round_trips["push"] <= 4

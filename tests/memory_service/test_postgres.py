@@ -31,6 +31,7 @@ from memory_service.store import Buffer, Store
 from memory_service.store.directory import Places
 from memory_service.store.index import connecting, migrations, tables
 from memory_service.store.index import postgres as module
+from memory_service.store.index.base import Found, Wanted
 from memory_service.store.index.postgres import PostgresIndex
 from memory_service.store.pure.change import Answer, PushKey
 from memory_service.store.pure.model import Budget, Options
@@ -290,7 +291,8 @@ def test_a_change_whose_statements_nobody_waits_for_is_committed(store: Store) -
     with store._index.writing(counted=False) as transaction:
         transaction.insert_answers(buffer.config.id, [answer], 1.0)
     with store._index.reading() as reading:
-        assert reading.find_answer(buffer.config.id, PushKey("l", "k"), older_than=2.0) == (answer, 1, answer.num_bytes)
+        found = reading.find_answers(buffer.config.id, Wanted((PushKey("l", "k"),), older_than=2.0))
+    assert found == Found({PushKey("l", "k"): answer}, 1, answer.num_bytes)
 
 
 # What belongs together

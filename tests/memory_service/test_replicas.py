@@ -16,10 +16,21 @@ from uuid import uuid4
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from fastapi.testclient import TestClient
 from sqlalchemy import event
 
-from memory_format import ConflictError, NotFoundError, StorageError, decode_batch, encode_batch, vocabulary_fingerprint
+from memory_format import (
+    MEDIA_TYPE,
+    ConflictError,
+    NotFoundError,
+    StorageError,
+    decode_batch,
+    encode_batch,
+    vocabulary_fingerprint,
+)
 from memory_format.revise import NewArray
+from memory_service.http.app import create_app
+from memory_service.settings import Settings
 from memory_service.store import Buffer, Store, changes, shared, writer
 from memory_service.store.directory import Places
 from memory_service.store.index import connecting, news, tables
@@ -36,6 +47,7 @@ from memory_service.store.shared import SharedStore
 from memory_service.store.writer import Writer
 from memory_service.testing import expect_loaded_state
 from memory_service.testing.round_trips import CountingProxy
+from tests.memory_service.conftest import URL as LOOPBACK
 from tests.memory_service.helpers import make_exemplar
 from tests.objects import ObjectStore, use
 from tests.postgres import PostgresServer
@@ -130,6 +142,27 @@ def test_buffers_are_made_forked_and_deleted_for_all(pair: tuple[SharedStore, Sh
     push(first.buffer("b"), 3)
     expect_same(first, second)
     expect_same(first, second, "f")
+
+
+def test_a_push_finds_out_by_itself_that_the_buffer_is_another_one_now(pair: tuple[SharedStore, SharedStore]) -> None:
+    first, second = pair
+    old, _ = first.create_buffer("b", budget_bytes=20_000)
+    with TestClient(create_app(Settings(data=Path("none")), first), LOOPBACK) as client:
+
+        def pushed() -> dict[str, object]:
+            body = encode_batch([make_exemplar(0, 1)])
+            answer = client.post("/v1/buffers/b/exemplars", content=body, headers={"Content-Type": MEDIA_TYPE})
+            said: dict[str, object] = answer.json()
+            return said
+
+        second.delete_buffer("b")
+        second.create_buffer("b", budget_bytes=30_000)
+        assert first.known("b") is old
+        assert pushed()["budget_bytes"] == 30_000
+        expect_same(first, second)
+        second.delete_buffer("b")
+        assert pushed()["code"] == "unknown_buffer"
+        assert first.known("b") is None
 
 
 def test_who_lets_go_of_a_shared_segment_last_removes_it(
@@ -547,31 +580,60 @@ def test_a_replica_that_ends_holds_nothing_by_a_sweep_under_way(
 # What it costs
 
 
-@pytest.mark.parametrize(("options", "more"), [(Options(), 0), (Options(learner_bytes=10**9), 1)])
-def test_a_push_waits_twice_for_the_database_and_with_a_key_three_times(
-    options: Options, more: int, tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "count", "key", "most"),
+    [
+        (Options(), 1, False, 2),
+        (Options(), 1, True, 2),
+        (Options(), 1_000, True, 2 + 1),
+        (Options(learner_bytes=10**9), 1, True, 2 + 1),
+    ],
+    ids=["without a key", "with a key", "that uploads", "where what a learner may have is bounded"],
+)
+def test_a_push_over_http_waits_twice_for_the_database_and_once_for_all_uploads(
+    options: Options,
+    count: int,
+    key: bool,
+    most: int,
+    tmp_path: Path,
+    postgres: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And once more where what a learner may have is bounded."""
+    """Also one that evicts whole segments, and makes several. And once more for a bound on learners."""
     monkeypatch.setattr(shared, "_SWEEP_SECONDS", 3600.0)
     url, segments = postgres.new_schema(), f"memory://{uuid4().hex}"
+    body = encode_batch([make_exemplar(i % 3, i, pad=1_000) for i in range(count)])
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as place:
         proxy = CountingProxy(Path(place), Path(postgres.socket))
         places = Places(url.replace(postgres.socket, place), segments, replicas=True)
-        with SharedStore(tmp_path / "store", options, open_ports=places) as store:
-            buffer, _ = store.create_buffer("b", budget_bytes=900_000)
+        with (
+            SharedStore(tmp_path / "store", options, open_ports=places) as store,
+            TestClient(create_app(Settings(data=tmp_path), store), LOOPBACK) as client,
+        ):
+            # Full: each push evicts as much.
+            charge = sum(record.charge for record in decode_batch(body))
+            buffer, _ = store.create_buffer("b", budget_bytes=charge, eviction="fifo", disk_limit_bytes=8_000_000)
             index = store._index
             assert isinstance(index, SharedIndex)
+
+            def push_once(named: str) -> None:
+                headers = {"Content-Type": MEDIA_TYPE} | ({"Idempotency-Key": named} if key else {})
+                answer = client.post("/v1/buffers/b/exemplars", content=body, headers=headers)
+                assert answer.json()["kept"] == count
+
             # Connections are made when they are needed.
             for turn in range(3):
-                push(buffer, turn, 1, f"first-{turn}")
+                push_once(f"first-{turn}")
+            counted = []
             for turn in range(6):
-                for key, most in ((None, 2), (f"k{turn}", 3)):
-                    wait_until_let_go(index)
-                    proxy.round_trips = 0
-                    push(buffer, turn, 1, key)
-                    # One more, for which nobody waits, lets go of the buffer.
-                    wait_until_let_go(index)
-                    assert proxy.round_trips <= most + more + 1, (turn, key)
+                wait_until_let_go(index)
+                proxy.round_trips = 0
+                push_once(f"k{turn}")
+                # One more, for which nobody waits, lets go of the buffer.
+                wait_until_let_go(index)
+                counted.append(proxy.round_trips)
+            assert max(counted) <= most + 1, counted
+            assert sum(segment.sealed for segment in buffer.state.segments.values()) >= (2 if count > 1 else 0)
             expect_loaded_state(buffer)
         proxy.close()
     bucket.forget_memory(segments)

@@ -15,13 +15,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Mount, Route
 
-from memory_format import MEDIA_TYPE, text
+from memory_format import MEDIA_TYPE, NotFoundError, text
 from memory_format.api.answers import DrawnIds
 from memory_format.api.fields import Name
 from memory_format.api.terms import CURSOR_HEADER, JSON_MEDIA_TYPE, VERSION_HEADER
 from memory_service.http.access import GRANT, Access, Grant, need_of
 from memory_service.http.media import media_type
 from memory_service.store import Buffer, Store
+from memory_service.store.shared import SharedStore
 
 _VERSIONED: Final[dict[str, Any]] = {
     VERSION_HEADER: {"description": "Of the buffer.", "required": True, "schema": {"type": "integer", "minimum": 0}}
@@ -69,6 +70,23 @@ async def get_buffer(name: BufferName, store: StoreDep) -> Buffer:
 BufferDep = Annotated[Buffer, Depends(get_buffer)]
 
 
+async def get_known_buffer(name: BufferName, store: StoreDep) -> Buffer:
+    """The same, for :func:`in_known`: a replica does not ask whether it is there still where it knew of it before."""
+    known = store.known(name) if isinstance(store, SharedStore) else None
+    return known or await get_buffer(name, store)
+
+
+def in_known(store: Store, buffer: Buffer, change: Callable[[Buffer], Answer]) -> Answer:
+    """What a change gives, which looks at a buffer of :func:`get_known_buffer` anew once it holds it."""
+    try:
+        return change(buffer)
+    except NotFoundError:
+        if not store.is_shared:
+            raise
+        # Others have deleted it, and may have made another one of its name.
+        return change(store.buffer(buffer.name))
+
+
 async def get_grant(request: Request) -> Grant:
     """What the request may do: see :class:`StrictRoute`."""
     grant = request.scope[GRANT]
@@ -79,6 +97,7 @@ async def get_grant(request: Request) -> Grant:
 GrantDep = Annotated[Grant, Depends(get_grant)]
 
 
+Answer = TypeVar("Answer")
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 

@@ -51,10 +51,13 @@ from memory_service.http.routes.common import (
     StoreDep,
     arrow_response,
     expect_media_type,
+    get_known_buffer,
     headers_only,
+    in_known,
 )
 from memory_service.store import Buffer
 from memory_service.store.png import to_png
+from memory_service.store.pure.model import PushAnswer
 from memory_service.store.reads import no_exemplar
 
 router = Router(prefix="/v1/buffers/{name}/exemplars", tags=["exemplars"])
@@ -126,7 +129,8 @@ async def read_idempotency_key(
 )
 async def push(
     request: Request,
-    buffer: BufferDep,
+    buffer: Annotated[Buffer, Depends(get_known_buffer)],
+    store: StoreDep,
     grant: GrantDep,
     key: Annotated[str | None, Depends(read_idempotency_key)],
     vocabulary: VocabularyHeader = None,
@@ -142,16 +146,18 @@ async def push(
     with admission.push() as read:
         body = await read(request.stream())
         admission.pushes.expect_place()
-        pushed = partial(
-            buffer.push,
-            body,
-            idempotency_key=key,
-            vocabulary=vocabulary,
-            dry_run=dry_run,
-            only_learner=grant.learner_id,
-            trusted=grant.is_trusted,
-        )
-        answer = await admission.pushes.run(pushed)
+
+        def push_into(buffer: Buffer) -> PushAnswer:
+            return buffer.push(
+                body,
+                idempotency_key=key,
+                vocabulary=vocabulary,
+                dry_run=dry_run,
+                only_learner=grant.learner_id,
+                trusted=grant.is_trusted,
+            )
+
+        answer = await admission.pushes.run(partial(in_known, store, buffer, push_into))
     headers = {REPLAYED_HEADER: "true"} if answer.replayed else {}
     return Response(answer.document, media_type=JSON_MEDIA_TYPE, headers=headers)
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import ClassVar, Final, TypeVar
 
 from memory_format import StorageError
+from memory_service.store.index.answers import Found, Wanted
 from memory_service.store.index.erased import Behind
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.reading import BufferEntry, BufferRows, Reading
 from memory_service.store.index.writing import Writing
 
-__all__ = ["BufferEntry", "BufferRows", "Index", "Reading", "Writing"]
+__all__ = ["BufferEntry", "BufferRows", "Found", "Index", "Reading", "Taken", "Wanted", "Writing"]
 
 T = TypeVar("T")
 
@@ -24,6 +26,19 @@ NAMES: Final = 0
 """Stands for which buffers there are, in :meth:`Index.changing`."""
 ERASING: Final = -1
 """And for what is being erased, and forked."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What is known of a buffer by who has taken it to change it.
+
+    Attributes:
+        number: of its last change; None where there are no other processes, or no such buffer any more.
+        found: the answers that were wanted; None where they were not asked for yet.
+    """
+
+    number: int | None = None
+    found: Found | None = None
 
 
 class Index(ABC):
@@ -41,17 +56,18 @@ class Index(ABC):
     files."""
 
     @contextmanager
-    def changing(self, buffer_id: int) -> Iterator[int | None]:
+    def changing(self, buffer_id: int, wanted: Wanted | None = None) -> Iterator[Taken]:
         """Around all that this thread changes of a buffer, in as many transactions as it takes: no other process
-        changes it meanwhile. Gives the number of its last change; None where there are no other processes.
+        changes it meanwhile.
 
         Args:
             buffer_id: or :data:`NAMES`, or :data:`ERASING`.
+            wanted: answers to pushes, which are told where who takes the buffer has to ask anyway.
 
         Raises:
             StorageError: others are at it for too long, or the index cannot be used.
         """
-        yield None
+        yield Taken()
 
     def count_erasure(self) -> int:
         """Something was erased, and no row names a segment with it any more: whoever else has copies of segments is

@@ -27,7 +27,7 @@ def _in_postgresql(_element: seconds_now, _compiler: Any, **_: Any) -> str:
     return "CAST(extract(epoch FROM now()) AS double precision)"
 
 
-def in_seconds(seconds: float) -> sa.ColumnElement[int]:
+def in_seconds(seconds: float | sa.BindParameter[float]) -> sa.ColumnElement[int]:
     """That time from now, by the database's clock, in whole seconds."""
     return sa.cast(seconds_now() + seconds, sa.BigInteger)
 

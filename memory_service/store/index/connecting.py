@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import select
 import socket
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -27,6 +28,39 @@ SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalive
 SET tcp_user_timeout = '25s';
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
+
+
+@contextmanager
+def driver_errors(connection: sa.Connection) -> Iterator[None]:
+    """Around what goes past SQLAlchemy."""
+    driver: Any = connection.dialect.dbapi
+    try:
+        yield
+    except driver.Error as error:
+        raise sa.exc.DBAPIError(None, None, error) from error
+
+
+class Told:
+    """The first column of what a statement gives, which is sent at once and waited for when somebody looks. Then is
+    soon enough behind the transaction: it is there by that time.
+
+    Args:
+        statement: for the driver.
+    """
+
+    def __init__(self, connection: sa.Connection, statement: str, parameters: Mapping[str, Any]) -> None:
+        self._connection = connection
+        with driver_errors(connection):
+            self._cursor: Any = _driver(connection).execute(statement, parameters)
+
+    def __iter__(self) -> Iterator[Any]:
+        with driver_errors(self._connection):
+            rows = self._cursor.fetchall()
+        return (row[0] for row in rows)
+
+
+def _driver(connection: sa.Connection) -> Any:
+    return connection.connection.driver_connection
 
 
 def parse(url: str) -> sa.URL:

@@ -143,12 +143,3 @@ class Database(SqlIndex):
         with as_storage_error(), self._engine.connect() as connection:
             bare = connection.execution_options(isolation_level="AUTOCOMMIT")
             bare.execute(sa.text(f"VACUUM FULL {tables.open_bodies.name}"))
-
-    @contextmanager
-    def _driver_errors(self) -> Iterator[None]:
-        """Around what goes past SQLAlchemy."""
-        driver: Any = self._engine.dialect.dbapi
-        try:
-            yield
-        except driver.Error as error:
-            raise sa.exc.DBAPIError(None, None, error) from error

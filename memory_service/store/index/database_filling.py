@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from memory_format import StorageError
 from memory_service.store.index import migrations, tables
-from memory_service.store.index.connecting import make_engine, parse
+from memory_service.store.index.connecting import driver_errors, make_engine, parse
 from memory_service.store.index.copying import UNFINISHED, digests, last_ids, reading_copy, rows_of, unfinished
 from memory_service.store.index.database import Database
 from memory_service.store.index.filling import IndexToFill
@@ -88,7 +88,7 @@ class DatabaseToFill(Database, IndexToFill):
         driver: Any = connection.connection.driver_connection
         names = ", ".join(f'"{column.name}"' for column in table.columns)
         with (
-            self._driver_errors(),
+            driver_errors(connection),
             driver.cursor() as cursor,
             cursor.copy(f'COPY "{table.name}" ({names}) FROM STDIN') as copying,
         ):

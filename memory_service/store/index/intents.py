@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from memory_format import StorageError
 from memory_service.store.index import tables
 from memory_service.store.index.clock import in_seconds, is_over
 from memory_service.store.index.reading import MOST_VALUES, Reading, unanswered
@@ -36,13 +35,8 @@ class Intents(Reading):
         self._grace_seconds = grace_seconds
 
     def begin_uploads(self, stems: Sequence[str], seconds: float) -> None:
-        """Note that segments of these names, which were taken and are none yet, are uploaded for so long."""
+        """Note that segments of these names, which were reserved and are none yet, are uploaded for so long."""
         i, until = tables.intents.c, in_seconds(seconds)
-        if self._shared:
-            # Names are not reserved: others would take them for what a crash has left.
-            named = unanswered(tables.intents.insert().values(upload_until=until))
-            self.connection.execute(named, [{"stem": stem, "leaving": False} for stem in stems])
-            return
         for first in range(0, len(stems), MOST_VALUES):
             these = i.stem.in_(stems[first : first + MOST_VALUES])
             self.connection.execute(unanswered(tables.intents.update().where(these).values(upload_until=until)))
@@ -62,22 +56,26 @@ class Intents(Reading):
         return claimed
 
     def _forget_intent(self, stem: str, *, sealed: bool) -> None:
-        """A segment is there. Raises ``StorageError``: the time to put it has passed, and somebody removes it."""
+        """A segment is there. Where the time to put it has passed, and somebody removes it, the transaction fails."""
         if not self._shared:
             self.connection.execute(_FORGET_INTENT, {"of": stem})
-        elif sealed and self.connection.execute(_END_UPLOAD, {"of": stem}).rowcount != 1:
-            raise StorageError(f"segment {stem} was put too late: it may be removed by now")
+        elif sealed:
+            # Nobody waits for the answer.
+            self.connection.execute(_END_UPLOAD, {"of": stem})
 
     def _insert_leaving(self, stems: Sequence[str]) -> None:
         """Nobody holds these segments any more."""
-        if not stems:
-            return
-        leaving = unanswered(tables.intents.insert())
-        if self._grace_seconds is not None:
-            leaving = leaving.values(upload_until=in_seconds(self._grace_seconds))
-        self.connection.execute(leaving, [{"stem": stem, "leaving": True} for stem in stems])
+        if stems:
+            rows = [{"stem": stem, "leaving": True} for stem in stems]
+            self.connection.execute(unanswered(tables.intents.insert()), rows)
 
 
 # Made once: they are part of every change, and cost more to make than to run.
 _FORGET_INTENT = unanswered(tables.intents.delete().where(tables.intents.c.stem == sa.bindparam("of")))
-_END_UPLOAD = tables.intents.delete().where(tables.intents.c.stem == sa.bindparam("of"), ~tables.intents.c.leaving)
+_END_UPLOAD = unanswered(
+    # Where nothing is left to end, these words are no number.
+    sa.text(
+        "WITH ended AS (DELETE FROM intents WHERE stem = :of AND NOT leaving RETURNING stem) "
+        "SELECT CAST(CASE count(*) WHEN 1 THEN '1' ELSE 'put too late' END AS int) FROM ended"
+    )
+)

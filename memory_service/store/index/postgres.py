@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from memory_format import StorageError
 from memory_service.store.index import migrations, tables
 from memory_service.store.index.base import Reading, Writing
-from memory_service.store.index.connecting import PIPELINE, end, is_alive, make_engine, parse
+from memory_service.store.index.connecting import PIPELINE, driver_errors, end, is_alive, make_engine, parse
 from memory_service.store.index.database import HOLDER, TAKE_LOCK, Database
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.reading import UNANSWERED
@@ -184,7 +184,7 @@ class PostgresIndex(Database):
         try:
             connection.execute(_BEGIN)
             yield connection
-            self._expect_counted()
+            self._expect_counted(connection)
         except BaseException:
             try:
                 connection.rollback()
@@ -209,15 +209,15 @@ class PostgresIndex(Database):
         few = len(self._segment_ids) < AHEAD // 2
         driver: Any = connection.connection.driver_connection
         # Who holds the lock knows the number: whether it is that is looked at before the end.
-        with self._driver_errors():
+        with driver_errors(connection):
             self._counted = driver.execute(_COUNT, [AHEAD if few else 0])
         return Writing(connection, self._number + 1, self._segment_ids)
 
-    def _expect_counted(self) -> None:
+    def _expect_counted(self, connection: sa.Connection) -> None:
         """Raises ``StorageError``: somebody else has changed the number. Waits where nobody has for any answer yet."""
         if self._counted is None:
             return
-        with self._driver_errors():
+        with driver_errors(connection):
             number, ids = self._counted.fetchone()
         if number != (self._number or 0) + 1:
             raise StorageError(f"the index in {self.place} changed behind the service's back")

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from memory_format.header import HEADER_DTYPE
 from memory_service.store.index import tables
-from memory_service.store.index.answers import answer_bytes, counted_answers, old_answers
+from memory_service.store.index.answers import Found, Wanted, answer_bytes, counted_answers, old_answers
 from memory_service.store.index.clock import is_over, seconds_now
 from memory_service.store.pure import ledger
-from memory_service.store.pure.change import Answer, PushKey
 from memory_service.store.pure.columns import Arrays
 from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
 from memory_service.store.pure.model import BufferConfig, Snapshot
@@ -260,26 +259,9 @@ class Reading:
         statement = sa.select(s.exemplar_id).where(s.buffer_id == buffer_id)
         return {row[0] for row in self.rows_among(statement, s.exemplar_id, exemplar_ids)}
 
-    def find_answer(
-        self, buffer_id: int, key: PushKey, *, older_than: float | None = None, but_newest: int | None = None
-    ) -> tuple[Answer | None, int, int]:
-        """To the push with an idempotency key of a learner, or else of nobody: from before they belonged to any.
-
-        In the same statement, where one of the two is given: how many answers :meth:`Writing.delete_answers` would
-        delete, and their bytes; else 0.
-        """
-        p = tables.pushes.c
-        found = (p.buffer_id == buffer_id, p.learner_id.in_([key.learner_id, ""]))
-        statement = sa.select(p.learner_id, p.idempotency_key, p.digest, p.answer).where(*found)
-        statement = statement.where(p.idempotency_key == key.idempotency_key).order_by(p.learner_id.desc())
-        if older_than is None and but_newest is None:
-            row = self.connection.execute(statement).first()
-            return None if row is None else Answer(*row), 0, 0
-        old = counted_answers(old_answers(buffer_id, older_than, but_newest)).subquery()
-        answer = statement.limit(1).subquery()
-        both = sa.select(old, answer).select_from(old.outerjoin(answer, sa.true()))
-        counted = self.connection.execute(both).one()
-        return None if counted[2] is None else Answer(*counted[2:]), counted[0], counted[1]
+    def find_answers(self, buffer_id: int, wanted: Wanted) -> Found:
+        """To pushes with idempotency keys."""
+        return wanted.found(self.connection.execute(wanted.statement(), wanted.parameters(buffer_id)).all())
 
     def answers_beyond(self, buffer_id: int, but_newest: int) -> tuple[int, int]:
         """How many answers :meth:`Writing.forget_answers` would delete, and their bytes."""

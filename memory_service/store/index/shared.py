@@ -24,9 +24,18 @@ from psycopg import errors
 from sqlalchemy import event
 
 from memory_format import StorageError
-from memory_service.store.index import migrations
-from memory_service.store.index.base import Reading, Writing
-from memory_service.store.index.connecting import CONNECTIONS, PIPELINE, POOL_SECONDS, end, is_alive, make_engine, parse
+from memory_service.store.index import holding, migrations
+from memory_service.store.index.base import Found, Reading, Taken, Wanted, Writing
+from memory_service.store.index.connecting import (
+    CONNECTIONS,
+    PIPELINE,
+    POOL_SECONDS,
+    driver_errors,
+    end,
+    is_alive,
+    make_engine,
+    parse,
+)
 from memory_service.store.index.database import Database
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.postgres import PostgresIndex
@@ -44,24 +53,9 @@ _ROUNDED: Final = 1.0
 _TRIES: Final = 5
 _PREPARED_AFTER: Final = 5
 
-_OF_BUFFER: Final = "hashtextextended(current_schema() || ' ' || %s::bigint, 1701668205)"
-_TAKE_BUFFER: Final = f"SELECT pg_advisory_lock({_OF_BUFFER})"
-_LEAVE_BUFFER: Final = f"SELECT pg_advisory_unlock({_OF_BUFFER})"
-_BUFFER: Final = sa.text(
-    "SELECT (SELECT changes FROM buffers WHERE id = :of) AS number, "
-    "ARRAY(SELECT nextval(pg_get_serial_sequence('segments', 'id')) FROM generate_series(1, CAST(:ids AS int))) AS ids"
-)
 _BEGIN: Final = unanswered(sa.text("BEGIN ISOLATION LEVEL READ COMMITTED"))
 _COMMIT: Final = sa.text("COMMIT")
 _ROLLBACK: Final = sa.text("ROLLBACK")
-_COUNT: Final = unanswered(
-    # Where somebody else has counted, this divides by zero.
-    sa.text("UPDATE buffers SET changes = changes + 1 / CAST(changes = :seen AS int) WHERE id = :of")
-)
-_COUNT_IN_STORE: Final = sa.text(
-    "UPDATE store SET changes = changes + :by, learners_counted = learners_counted AND :keeps "
-    "RETURNING store_id, changes"
-)
 
 
 @dataclass
@@ -78,6 +72,8 @@ class _Session:
     """Number of the buffer's last change when it was got; None where there is no such buffer."""
     number: int | None = None
     """And now."""
+    found: Found | None = None
+    """Answers that were looked for when it was got."""
     lost: bool = False
     """Whether it has ended: its last transaction may have been committed."""
 
@@ -153,7 +149,7 @@ class SharedIndex(Database):
         # Before anything is read: of what is erased from here on it is told.
         self.erasures_before = self.watch.join()
         with as_storage_error(), self._at_once.connect() as connection:
-            return Mark(*connection.execute(_COUNT_IN_STORE, self._counting(2)).one())
+            return Mark(*connection.execute(holding.COUNT_IN_STORE, self._counting(2)).one())
 
     def _counting(self, by: int) -> dict[str, object]:
         return {"by": by, "keeps": self._keeps_learners}
@@ -167,17 +163,17 @@ class SharedIndex(Database):
         return found
 
     @contextmanager
-    def changing(self, buffer_id: int) -> Iterator[int | None]:
-        with self._own(buffer_id) as session:
-            yield session.number
+    def changing(self, buffer_id: int, wanted: Wanted | None = None) -> Iterator[Taken]:
+        with self._own(buffer_id, wanted) as session:
+            yield Taken(session.number, session.found)
 
     @contextmanager
-    def _own(self, buffer_id: int | None) -> Iterator[_Session]:
+    def _own(self, buffer_id: int | None, wanted: Wanted | None = None) -> Iterator[_Session]:
         """A session for this thread."""
         if not self._free.acquire(timeout=POOL_SECONDS):
             raise StorageError(f"all {CONNECTIONS} connections that change the index in {self.place} are in use")
         try:
-            session = self._new_session(buffer_id)
+            session = self._new_session(buffer_id, wanted)
         except BaseException:
             self._free.release()
             raise
@@ -203,7 +199,7 @@ class SharedIndex(Database):
             raise StorageError("the index cannot be used: the connection that held the buffer was lost")
         yield session
 
-    def _new_session(self, buffer_id: int | None) -> _Session:
+    def _new_session(self, buffer_id: int | None, wanted: Wanted | None) -> _Session:
         session: _Session | None = None
         with suppress(IndexError):
             while session is None:
@@ -213,7 +209,7 @@ class SharedIndex(Database):
                     session = None
         with as_storage_error():
             session = session or self._connect()
-        self._take(session, buffer_id)
+        self._take(session, buffer_id, wanted)
         return session
 
     def _connect(self) -> _Session:
@@ -221,7 +217,7 @@ class SharedIndex(Database):
         session = _Session(connection, ExitStack())
         try:
             # Who has had the store alone before, and comes back, finds that it was not.
-            connection.execute(_COUNT_IN_STORE, self._counting(2))
+            connection.execute(holding.COUNT_IN_STORE, self._counting(2))
             connection.commit()
             session.driver.prepare_threshold = _PREPARED_AFTER
             connection.info[PIPELINE] = session.pipeline.enter_context(session.driver.pipeline())
@@ -230,17 +226,21 @@ class SharedIndex(Database):
             raise
         return session
 
-    def _take(self, session: _Session, buffer_id: int | None) -> None:
+    def _take(self, session: _Session, buffer_id: int | None, wanted: Wanted | None = None) -> None:
         """Hold a buffer from here on."""
         session.buffer_id = buffer_id
         if buffer_id is None:
             return
         try:
-            with as_storage_error(), self._driver_errors():
-                session.driver.execute(_TAKE_BUFFER, [buffer_id])
-                wanted = {"of": buffer_id, "ids": 0 if session.segment_ids else 2}
+            with as_storage_error(), driver_errors(session.connection):
+                session.driver.execute(holding.TAKE_BUFFER, [buffer_id])
+                given = {"of": buffer_id, "ids": 0 if session.segment_ids else 2}
                 # In a statement of its own: this one sees what was committed before the lock was got.
-                found = session.connection.execute(_BUFFER, wanted).one()
+                if wanted is None:
+                    rows = session.connection.execute(holding.BUFFER, given).all()
+                else:
+                    given |= wanted.parameters(buffer_id)
+                    rows = session.connection.execute(wanted.statement(holding.AND_ANSWERS), given).all()
         except StorageError as error:
             session.end()
             if isinstance(getattr(error.__cause__, "orig", None), errors.LockNotAvailable):
@@ -251,17 +251,18 @@ class SharedIndex(Database):
         except BaseException:
             session.end()
             raise
-        session.segment_ids.extend(found.ids)
-        session.began = session.number = found.number
+        session.segment_ids.extend(rows[0].ids)
+        session.began = session.number = rows[0].number
+        session.found = None if wanted is None else wanted.found(rows)
 
     def _let_go(self, session: _Session) -> None:
         try:
             if not session.lost and session.buffer_id is not None:
-                with self._driver_errors():
-                    session.driver.execute(_LEAVE_BUFFER, [session.buffer_id])
+                with driver_errors(session.connection):
+                    session.driver.execute(holding.LEAVE_BUFFER, [session.buffer_id])
                     session.connection.info[PIPELINE].sync()
             if not session.lost:
-                session.buffer_id = session.began = session.number = None
+                session.buffer_id = session.began = session.number = session.found = None
                 self._idle.append(session)
         except Exception as error:
             # The lock goes with it. Whatever it is: nobody hears it from here, and what was committed stays.
@@ -312,7 +313,7 @@ class SharedIndex(Database):
     def _begun(self, session: _Session) -> Writing:
         to = None
         if session.buffer_id and session.number is not None:
-            session.connection.execute(_COUNT, {"of": session.buffer_id, "seen": session.number})
+            session.connection.execute(holding.COUNT, {"of": session.buffer_id, "seen": session.number})
             to = session.number + 1
         return Writing(session.connection, to, session.segment_ids, grace_seconds=GRACE_SECONDS)
 
@@ -336,6 +337,8 @@ class SharedIndex(Database):
         except sa.exc.DBAPIError as error:
             if isinstance(error.orig, errors.DivisionByZero):
                 raise StorageError(f"the index in {self.place} changed behind the service's back") from error
+            if isinstance(error.orig, errors.InvalidTextRepresentation):
+                raise StorageError("a segment was put too late: it may be removed by now") from error
             raise
 
     def _commit(self, session: _Session) -> None:
@@ -355,10 +358,14 @@ class SharedIndex(Database):
         return uuid.uuid4().hex
 
     def begin_uploads(self, stems: Sequence[str], seconds: float) -> int:
-        with self._at_hand() as session, as_storage_error(), self._transaction_of(session):
-            Writing(session.connection, grace_seconds=GRACE_SECONDS).begin_uploads(stems, seconds)
-            mark = Mark(*session.connection.execute(_COUNT_IN_STORE, self._counting(1)).one())
-        return mark.changes
+        # What is uploaded becomes new segments, and one more may be begun.
+        ids = len(stems) + 1
+        with self._at_hand() as session, as_storage_error():
+            given = {"stems": list(stems), "seconds": seconds, "ids": max(0, ids - len(session.segment_ids))}
+            given |= self._counting(1)
+            row = session.connection.execute(holding.BEGIN_UPLOADS, given).one()
+            session.segment_ids.extend(row.ids)
+        return int(row.changes)
 
     def dead(self, stems: Sequence[str]) -> Mapping[str, bool]:
         with self.writing() as transaction:

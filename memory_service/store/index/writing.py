@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from memory_format import StorageError
 from memory_service.store.index import tables
 from memory_service.store.index.answers import old_answers
+from memory_service.store.index.connecting import Told
 from memory_service.store.index.reading import (
     MOST_VALUES,
     BufferEntry,
@@ -21,6 +22,7 @@ from memory_service.store.index.reading import (
     unanswered,
 )
 from memory_service.store.index.revising import Revising
+from memory_service.store.index.unheld import DELETE_UNHELD, FORGET_UNHELD, HOLD_SEGMENTS
 from memory_service.store.pure.change import Answer
 from memory_service.store.pure.columns import Arrays, Rows
 from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
@@ -67,8 +69,8 @@ class Writing(Revising):
         this = unanswered(tables.buffers.update().where(tables.buffers.c.id == config.id))
         self.connection.execute(this.values(config.settings()))
 
-    def delete_buffer(self, buffer_id: int) -> list[str]:
-        """Delete all that is said of a buffer; returns the stems of segments that no buffer consists of any more."""
+    def delete_buffer(self, buffer_id: int) -> Iterable[str]:
+        """Delete all that is said of a buffer; gives the stems of segments that no buffer consists of any more."""
         orphaned = self.drop_segments(buffer_id, self.contents(buffer_id)[buffer_id].segments)
         for table in tables.BUFFER_TABLES:
             self.connection.execute(table.delete().where(table.c.buffer_id == buffer_id))
@@ -130,16 +132,24 @@ class Writing(Revising):
         known = self.revised(source_id, segment_id)
         self.insert_revisions(buffer_id, segment_id, known["stored_id"], known)
 
-    def drop_segments(self, buffer_id: int, states: Iterable[SegmentState]) -> list[str]:
-        """Take segments out of a buffer; returns the stems of those that no buffer consists of any more."""
+    def drop_segments(self, buffer_id: int, states: Iterable[SegmentState]) -> Iterable[str]:
+        """Take segments out of a buffer; gives the stems of those that no buffer consists of any more, for which nobody
+        waits who looks at them behind the transaction."""
         gone = list(states)
-        if self._shared and gone:
+        if not gone:
+            return []
+        ids = {"ids": [state.id for state in gone]}
+        if self._shared:
             # Who lets go of one that another buffer has let go of just now is to see that.
-            self.connection.execute(_HOLD_SEGMENTS, {"ids": [state.id for state in gone]})
+            self.connection.execute(HOLD_SEGMENTS, ids)
         for state in gone:
             for table in (tables.deaths, tables.revisions, tables.buffer_segments):
                 this = table.delete().where(table.c.buffer_id == buffer_id, table.c.segment_id == state.id)
                 self.connection.execute(unanswered(this))
+        if self._grace_seconds is not None:
+            for statement in FORGET_UNHELD:
+                self.connection.execute(statement, {**ids, "seconds": self._grace_seconds})
+            return Told(self.connection, DELETE_UNHELD, ids)
         b = tables.buffer_segments.c
         shared = {id_ for (id_,) in self.rows_among(sa.select(b.segment_id), b.segment_id, [s.id for s in gone])}
         orphaned = [state for state in gone if state.id not in shared]
@@ -346,7 +356,7 @@ class Writing(Revising):
         return number, num_bytes
 
     def delete_answers(self, buffer_id: int, *, older_than: float | None = None, but_newest: int | None = None) -> None:
-        """The same of answers that were counted before: see :meth:`find_answer`."""
+        """The same of answers that were counted before: see :meth:`find_answers`."""
         self.connection.execute(
             unanswered(tables.pushes.delete().where(old_answers(buffer_id, older_than, but_newest)))
         )
@@ -354,10 +364,6 @@ class Writing(Revising):
 
 # Made once: they are part of every change, and cost more to make than to run.
 _UPDATE_SEGMENT = unanswered(tables.segments.update().where(tables.segments.c.id == sa.bindparam("of")))
-_HOLD_SEGMENTS = unanswered(
-    # In one order; and those who only refer to one do not wait.
-    sa.text("SELECT FROM segments WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE")
-)
 _INSERT_OPEN_ROW = unanswered(tables.open_rows.insert())
 _INSERT_OPEN_BODIES = unanswered(tables.open_bodies.insert())
 _INSERT_BUFFER_SEGMENT = unanswered(tables.buffer_segments.insert())

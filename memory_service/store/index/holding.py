@@ -1,0 +1,33 @@
+"""What replicas say of an index that they share, in SQL: who holds what, and what they have changed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from memory_service.store.index.reading import unanswered
+
+_OF_BUFFER: Final = "hashtextextended(current_schema() || ' ' || %s::bigint, 1701668205)"
+TAKE_BUFFER: Final = f"SELECT pg_advisory_lock({_OF_BUFFER})"
+LEAVE_BUFFER: Final = f"SELECT pg_advisory_unlock({_OF_BUFFER})"
+_COUNT_IN_STORE: Final = "UPDATE store SET changes = changes + :by, learners_counted = learners_counted AND :keeps"
+_IDS: Final = (
+    "ARRAY(SELECT nextval(pg_get_serial_sequence('segments', 'id')) FROM generate_series(1, CAST(:ids AS int))) AS ids"
+)
+BUFFER: Final = sa.text(f"SELECT (SELECT changes FROM buffers WHERE id = :of) AS number, {_IDS}").columns(
+    number=sa.BigInteger, ids=sa.ARRAY(sa.BigInteger)
+)
+AND_ANSWERS: Final = BUFFER.subquery("taken")
+COUNT: Final = unanswered(
+    # Where somebody else has counted, this divides by zero.
+    sa.text("UPDATE buffers SET changes = changes + 1 / CAST(changes = :seen AS int) WHERE id = :of")
+)
+BEGIN_UPLOADS: Final = sa.text(
+    # One statement is a transaction by itself. The time is in whole seconds, by the database's clock.
+    "WITH named AS (INSERT INTO intents (stem, leaving, upload_until) SELECT stem, false, "
+    "CAST(extract(epoch FROM now()) + CAST(:seconds AS double precision) AS bigint) "
+    "FROM unnest(CAST(:stems AS text[])) AS stem) "
+    f"{_COUNT_IN_STORE} RETURNING changes, {_IDS}"
+)
+COUNT_IN_STORE: Final = sa.text(f"{_COUNT_IN_STORE} RETURNING store_id, changes")
