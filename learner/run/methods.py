@@ -213,7 +213,7 @@ NUMBERED: dict[str, Callable[[int], Part]] = {
         {"train": {"replay": number / 100}},
     ),
     "lastNN": lambda number: Part(
-        f"last {number} layers",
+        f"{number} layers tuned",
         "phases after the first tune the last NN layers alone",
         {"train": {"later_layers": number}},
     ),
