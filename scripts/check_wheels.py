@@ -61,7 +61,7 @@ CHECKS: dict[str, list[list[str]]] = {
     "lightning": [["-c", "import learner.adapters.lightning"]],
     "huggingface": [["-c", "import learner.adapters.huggingface"]],
     "torchdata": [["-c", "import learner.adapters.torchdata"]],
-    "avalanche": [["-c", "import learner.adapters.avalanche"]],
+    "avalanche": [["-c", "import learner.adapters.avalanche, learner.adapters.avalanche_icarl"]],
     "torchrl": [["-c", "import learner.adapters.torchrl"]],
 }
 """What is run by the environment's Python, by extras. ``base`` is the wheel alone."""

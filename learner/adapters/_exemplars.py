@@ -186,8 +186,7 @@ class Exemplars(Generic[T]):
             ValueError: it is no such state, or of a newer format.
             NotFoundError: the buffer or the snapshot is gone.
         """
-        if not isinstance(state, Mapping) or not {"format", "buffer", "snapshot", "version"} <= state.keys():
-            raise ValueError(f"this is no state of exemplars: {state!r:.100}")
+        expect_state("exemplars", state, "format", "buffer", "snapshot", "version")
         if state["format"] > _FORMAT:
             raise ValueError(f"the state is of format {state['format']}, this version reads up to {_FORMAT}")
         buffer = Buffer(self.buffer.client, state["buffer"])
@@ -197,6 +196,12 @@ class Exemplars(Generic[T]):
             # Ids that were given after the snapshot are others there.
             self._forget(list(self._held))
         self.buffer = buffer
+
+
+def expect_state(what: str, state: Any, *parts: str) -> None:
+    """Raises ``ValueError``: a state lacks parts, so it is of something else."""
+    if not isinstance(state, Mapping) or not {*parts} <= state.keys():
+        raise ValueError(f"this is no state of {what}: {state!r:.100}")
 
 
 def _forked(buffer: Buffer, snapshot: str, stem: str) -> Buffer:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from client import Buffer
 from client.phase_report import phase_report
-from learner.adapters._exemplars import Exemplars
+from learner.adapters._exemplars import Exemplars, expect_state
 from learner.adapters._pictures import Kind, Recorder, pixels_of
 
 with warnings.catch_warnings():
@@ -213,8 +213,7 @@ class StoredExemplars(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche's cla
         Raises:
             ValueError: it is no such state, or of a policy of another class.
         """
-        if not isinstance(state, Mapping) or not {"exemplars", "policy", "rows", "phase"} <= state.keys():
-            raise ValueError(f"this is no state of StoredExemplars: {state!r:.100}")
+        expect_state("StoredExemplars", state, "exemplars", "policy", "rows", "phase")
         if state["policy"]["type"] != type(self.policy).__name__:
             raise ValueError(f"the state is of a {state['policy']['type']}, this is a {type(self.policy).__name__}")
         self.exemplars.load_state_dict(state["exemplars"])

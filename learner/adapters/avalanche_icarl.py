@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from client import Buffer
 from client.phase_report import phase_report
-from learner.adapters._exemplars import Exemplars
+from learner.adapters._exemplars import Exemplars, expect_state
 from learner.adapters._pictures import Kind, Recorder, pixels_of
 from memory_format import BudgetError
 
@@ -28,7 +28,6 @@ with warnings.catch_warnings():
 
 __all__ = ["Recorder", "StoredICaRL", "store_icarl"]
 
-_STATE = ("exemplars", "rows", "observed_classes", "class_means", "sizes", "kind")
 _SIZES = ("input_size", "output_size", "embedding_size")
 
 
@@ -160,8 +159,7 @@ class StoredICaRL(_ICaRLPlugin):  # type: ignore[misc]  # Avalanche's classes ar
         Raises:
             ValueError: it is no such state.
         """
-        if not isinstance(state, Mapping) or not {*_STATE} <= state.keys():
-            raise ValueError(f"this is no state of StoredICaRL: {state!r:.100}")
+        expect_state("StoredICaRL", state, "exemplars", "rows", "observed_classes", "class_means", "sizes", "kind")
         self.exemplars.load_state_dict(state["exemplars"])
         self._kind = None if state["kind"] is None else Kind(*state["kind"])
         self._ids = [dict(ids) for _, ids in state["rows"]]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from client import Buffer as Memory
 from client.phase_report import PhaseReport, phase_report
-from learner.adapters._exemplars import Exemplars
+from learner.adapters._exemplars import Exemplars, expect_state
 from learner.adapters._pictures import Kind, Recorder, again, name_of, pixels_of
 from memory_format import Record
 
@@ -261,8 +261,7 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
         Raises:
             ValueError: it is no such state.
         """
-        if not {"examples", "attributes", "num_seen_examples", "buffer_size"} <= {*state}:
-            raise ValueError(f"this is no state of StoredExamples: {state!r:.100}")
+        expect_state("StoredExamples", state, "examples", "attributes", "num_seen_examples", "buffer_size")
         self._fitting = None if state["buffer_size"] == self._buffer_size else state["buffer_size"]
         self._buffer_size = self.sample_selection_fn.buffer_size = state["buffer_size"]
         self.num_seen_examples = state["num_seen_examples"]

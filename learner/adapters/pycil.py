@@ -26,7 +26,7 @@ from client import Buffer
 from client.files import replacing
 from client.from_image import read_rgb
 from client.phase_report import phase_report
-from learner.adapters._exemplars import Exemplars
+from learner.adapters._exemplars import Exemplars, expect_state
 from learner.adapters._pictures import Kind, Pixels, Recorder, name_of, pixels_of
 
 __all__ = ["Recorder", "StoredMemory"]
@@ -183,8 +183,7 @@ class StoredMemory(_Learner):  # type: ignore[misc]
         Raises:
             ValueError: it is no such state.
         """
-        if not {"exemplars", "ids", "ranks", "targets", "are_paths", "channels"} <= {*state}:
-            raise ValueError(f"this is no state of StoredMemory: {state!r:.100}")
+        expect_state("StoredMemory", state, "exemplars", "ids", "ranks", "targets", "are_paths", "channels")
         self.exemplars.load_state_dict(state["exemplars"])
         self._ids = list(state["ids"])
         self._ranks = dict(zip(self._ids, state["ranks"], strict=True))

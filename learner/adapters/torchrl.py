@@ -22,7 +22,7 @@ from torchrl.data.replay_buffers.checkpointers import StorageCheckpointerBase
 
 from client import Buffer, ReplayBatch
 from client.files import write_atomically
-from learner.adapters._exemplars import Exemplars
+from learner.adapters._exemplars import Exemplars, expect_state
 from memory_format import BudgetError, FormatError, PatchCodec, Record, WebPLossless, image_to_patches, make_record
 
 __all__ = ["StoredReplayBuffer", "StoredStorage", "StoredWriter"]
@@ -188,8 +188,10 @@ class StoredStorage(Storage):  # type: ignore[misc]
         Raises:
             ValueError: it is no such state, or of more slots.
         """
-        if not {"exemplars", "ids", "fields"} <= {*state} or len(state["ids"]) > self.max_size:
-            raise ValueError(f"this is no state of a StoredStorage of {self.max_size} slots: {state!r:.100}")
+        what = f"a StoredStorage of {self.max_size} slots"
+        expect_state(what, state, "exemplars", "ids", "fields")
+        if len(state["ids"]) > self.max_size:
+            raise ValueError(f"this is no state of {what}, but of {len(state['ids'])}")
         self.exemplars.load_state_dict(state["exemplars"])
         self._len = len(state["ids"])
         self.ids[:] = -1
