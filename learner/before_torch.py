@@ -11,8 +11,8 @@ _SAID = {
     # oneDNN and torch each keep the last 1,024 products of matrices that they have prepared, by the shape of what is
     # multiplied, a third of a megabyte each (findings/torch_products_kept_by_shape.sh). A layer has a dozen shapes, the
     # next one has the same, and the next batch, which is padded to another length, mostly others.
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
-    "LRU_CACHE_CAPACITY": "16",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8",
+    "LRU_CACHE_CAPACITY": "8",
 }
 
 

@@ -216,6 +216,7 @@ class MethodRun:
         started = time.perf_counter()
         keep = mask_split(model, new, self.config.mask, self.setup.generator(phase, 2)).keep_patches
         mask_seconds = time.perf_counter() - started
+        machine.give_back()
         started = time.perf_counter()
         with contextlib.ExitStack() as stack:
             replay, dataset = None, None

@@ -179,10 +179,12 @@ def _pretrained(setup: Setup) -> Classifier:
 def _train(setup: Setup, model: Classifier) -> None:
     new = setup.problem.train.of_classes(setup.problem.phases[0]).load()
     model.add_classes(new)
+    keep = mask_split(model, new, setup.config.mask, setup.generator(0, 2)).keep_patches
+    machine.give_back()
     train_phase(
         model,
         new,
-        mask_split(model, new, setup.config.mask, setup.generator(0, 2)).keep_patches,
+        keep,
         None,
         phase=0,
         config=setup.config.train,
