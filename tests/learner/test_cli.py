@@ -102,7 +102,7 @@ import torch
 """
     names = ("OMP_WAIT_POLICY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
     env = {name: value for name, value in os.environ.items() if name not in names}
-    for given, wanted in ((env, "PASSIVE 16 16"), (env | dict.fromkeys(names, "7"), "7 7 7")):
+    for given, wanted in ((env, "PASSIVE 8 8"), (env | dict.fromkeys(names, "7"), "7 7 7")):
         done = subprocess.run(
             [sys.executable, "-c", code, *names], capture_output=True, text=True, env=given, check=True
         )
