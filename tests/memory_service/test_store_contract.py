@@ -175,7 +175,7 @@ def second_look(data: Path, options: Options) -> Iterator[Buffer]:
         entry = reading.find_buffer("b")
         assert entry is not None
         rows = reading.contents(entry.config.id)[entry.config.id]
-    sealed, quota = SealedSegments(segments), Quota(None, index.leave_room)
+    sealed, quota = SealedSegments(segments), Quota(index, options)
     yield Buffer(entry, rows, index, segments, options, sealed, quota)
     segments.close()
     index.close()
