@@ -42,6 +42,7 @@ def sample(
     buffer: str,
     batch_size: int,
     wanted: Mapping[str, Any],
+    next_step: int | None,
     cache: PixelCache[Any],
     decode_threads: int | None,
 ) -> ReplayBatch:
@@ -65,14 +66,14 @@ def sample(
         return batch, [read_rows(lent, descriptors, rows)] if len(rows) else []
 
     try:
-        local = session.draw_locally(buffer, body, read)
+        local = session.draw_locally(buffer, body, read, next_step)
         if local is not None and all(map(_sampling.is_sound, local[1])):
             return local[0].made(local[1])
         answer = session.value(DrawnIds, "POST", buffer_path(buffer, "sample"), json={**body, "want": "ids"})
         batch = batch_of(answer)
         return batch.made(batch.fetched(batch.lacking))
     except _GoneError:
-        return cache.uncached(partial(_sampling.sample, session, buffer, batch_size, wanted, decode_threads))
+        return cache.uncached(partial(_sampling.sample, session, buffer, batch_size, wanted, None, decode_threads))
 
 
 def _check(drawn: DrawnIds, count: int) -> None:

@@ -40,6 +40,8 @@ _MOST_IDLE: Final = 8
 """Connections that are kept for the next draws."""
 _AGAIN_SECONDS: Final = 60.0
 """After an offer that never was of use, the next is asked for."""
+_MOST_ASKED: Final = 4
+"""Draws that were asked for before their turn, each with a connection: as many threads may do so."""
 _AT_ONCE: Final = 64 * 1024
 
 _told: set[str] = set()
@@ -81,6 +83,8 @@ class LocalWay:
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
+        self._asked: dict[bytes, _Connection] = {}
+        """Those on which a draw was asked for before its turn."""
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
     def start_anew(self) -> None:
@@ -99,12 +103,14 @@ class LocalWay:
         """Whether to ask the service, over HTTP, for another offer."""
         return self._ask_at is not None and self._clock() >= self._ask_at
 
-    def draw(self, content: bytes, deadline: Deadline, read: Read[T]) -> T | None:
+    def draw(self, content: bytes, deadline: Deadline, read: Read[T], following: bytes | None = None) -> T | None:
         """Draw a batch.
 
         Args:
             content: the sample's JSON, with the buffer's name as ``buffer`` in it.
             read: takes what the batch needs from the files.
+            following: the ``content`` of the next draw, which is asked for before this one is read. The service keeps
+                the files of both until then.
 
         Returns:
             what ``read`` gave; None where it is to be asked over HTTP.
@@ -116,7 +122,7 @@ class LocalWay:
         if offer is None:
             return None
         try:
-            found = self._draw(offer, content, min(self._timeout.read, deadline.left()), read)
+            found = self._draw(offer, content, min(self._timeout.read, deadline.left()), read, following)
         except _RefusedError as refused:
             log.debug("a draw goes over HTTP: %s", refused)
             return None
@@ -132,15 +138,26 @@ class LocalWay:
     def close(self) -> None:
         """Close the connections that nobody uses, and keep none from now on."""
         with self._lock:
-            idle, self._idle, self._is_closed = self._idle, [], True
+            idle, self._idle, self._is_closed = [*self._idle, *self._asked.values()], [], True
+            self._asked.clear()
         for connection in idle:
             connection.close()
 
-    def _draw(self, offer: LocalSocket, content: bytes, seconds: float, read: Read[T]) -> T:
+    def _draw(self, offer: LocalSocket, content: bytes, seconds: float, read: Read[T], following: bytes | None) -> T:
+        def read_and_ask(lent: lending.LentRows, descriptors: Sequence[int]) -> T:
+            if following is not None:
+                self._ask(offer, following, seconds)
+            return read(lent, descriptors)
+
+        with self._lock:
+            asked = self._asked.pop(content, None)
         while True:
-            connection, is_new = self._connection(offer)
+            connection, is_new = self._connection(offer) if asked is None else (asked, False)
             try:
-                found = connection.draw(content, seconds, read)
+                if asked is None:
+                    connection.ask(content, seconds)
+                asked = None
+                found = connection.draw(seconds, read_and_ask)
             except _RefusedError:
                 self._keep(connection)
                 raise
@@ -155,6 +172,25 @@ class LocalWay:
             else:
                 self._keep(connection)
                 return found
+
+    def _ask(self, offer: LocalSocket, content: bytes, seconds: float) -> None:
+        """Ask for a draw whose turn comes next. Where that fails, it is asked for when it is its turn."""
+        try:
+            connection, _ = self._connection(offer)
+        except (NotReadError, OSError, EOFError):
+            return
+        try:
+            connection.ask(content, seconds)
+        except OSError:
+            connection.close()
+            return
+        with self._lock:
+            before = self._asked.pop(content, None)
+            self._asked[content] = connection
+            if before is None and (self._is_closed or len(self._asked) > _MOST_ASKED):
+                before = self._asked.pop(next(iter(self._asked)))
+        if before is not None:
+            before.close()
 
     def _connection(self, offer: LocalSocket) -> tuple[_Connection, bool]:
         while True:
@@ -225,8 +261,13 @@ class _Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def draw(self, content: bytes, seconds: float, read: Read[T]) -> T:
-        """One draw; after an error the connection is to be closed.
+    def ask(self, content: bytes, seconds: float) -> None:
+        """Ask for a draw. Raises ``OSError``: the connection broke."""
+        self._socket.settimeout(seconds)
+        self._socket.sendall(lending.REQUEST.pack(lending.DRAW, len(content)) + content)
+
+    def draw(self, seconds: float, read: Read[T]) -> T:
+        """The draw that was asked for; after an error the connection is to be closed.
 
         Raises:
             _RefusedError: the service wants it over HTTP.
@@ -234,8 +275,6 @@ class _Connection:
             TimeoutError: there was no answer in time.
             OSError, EOFError: the connection broke.
         """
-        self._socket.settimeout(seconds)
-        self._socket.sendall(lending.REQUEST.pack(lending.DRAW, len(content)) + content)
         with closing_descriptors() as descriptors:
             kind, answer = self._receive(seconds, descriptors)
             if kind == lending.HTTP:

@@ -16,11 +16,17 @@ from memory_format.api.terms import part_of
 
 
 def sample(
-    session: Session, buffer: str, batch_size: int, wanted: Mapping[str, Any], decode_threads: int | None, pixels: bool
+    session: Session,
+    buffer: str,
+    batch_size: int,
+    wanted: Mapping[str, Any],
+    next_step: int | None,
+    decode_threads: int | None,
+    pixels: bool,
 ) -> ReplayBatch:
     """See :meth:`Buffer.sample`."""
     body = {"batch_size": batch_size, **wanted}
-    found, version = _drawn_locally(session, buffer, body) or _drawn(session, buffer, body)
+    found, version = _drawn_locally(session, buffer, body, next_step) or _drawn(session, buffer, body)
     if len(found) != (count := num_wanted(batch_size, wanted)):
         raise ProtocolError(f"{count} records were asked for, {len(found)} came")
     return ReplayBatch.from_batch(found, decode_threads=decode_threads, pixels=pixels, version=version)
@@ -32,9 +38,11 @@ def _drawn(session: Session, buffer: str, wanted: Mapping[str, Any]) -> tuple[Ba
     return read_batch(response), read_version(response)
 
 
-def _drawn_locally(session: Session, buffer: str, wanted: Mapping[str, Any]) -> tuple[Batch, int] | None:
+def _drawn_locally(
+    session: Session, buffer: str, wanted: Mapping[str, Any], next_step: int | None
+) -> tuple[Batch, int] | None:
     """The same by the local way; None where it has to be asked over HTTP, for the batch or for what is wrong."""
-    drawn = session.draw_locally(buffer, wanted, read_whole)
+    drawn = session.draw_locally(buffer, wanted, read_whole, next_step)
     return drawn if drawn is not None and is_sound(drawn[0]) else None
 
 

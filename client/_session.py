@@ -62,16 +62,21 @@ class Session:
             self._check_version()
         return self.transport.request(method, path, safe=safe, headers=headers, **arguments)
 
-    def draw_locally(self, buffer: str, wanted: Mapping[str, Any], read: Read[T]) -> T | None:
+    def draw_locally(
+        self, buffer: str, wanted: Mapping[str, Any], read: Read[T], next_step: int | None = None
+    ) -> T | None:
         """A batch by the local way, see :meth:`LocalWay.draw`; None where it is to be asked over HTTP.
 
         Args:
             wanted: the sample's members.
+            next_step: of the draw that follows, which has the same other members.
         """
         if self.local.offer is None:
             return None
         self.transport.addresses.refuse_if_stopped()
-        return self.local.draw(json_body({"buffer": buffer, **wanted}), self.transport.deadline(), read)
+        body = {"buffer": buffer, **wanted}
+        following = None if next_step is None else json_body({**body, "step": next_step})
+        return self.local.draw(json_body(body), self.transport.deadline(), read, following)
 
     def close(self) -> None:
         """Close the connections; calls in other threads end with an error."""

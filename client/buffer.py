@@ -245,6 +245,7 @@ class Buffer(Changing, InStep):
         stream: str = "",
         part: int = 0,
         parts: int = 1,
+        next_step: int | None = None,
         decode_threads: int | None = None,
         pixels: bool = True,
         cache: PixelCache[Any] | None = None,
@@ -266,6 +267,8 @@ class Buffer(Changing, InStep):
             fields: draw only from records with these fields, as in :meth:`query`.
             repair_text: probability that a record carries the text of another one of its class.
             version: draw only if the buffer, or the snapshot, is at this version.
+            next_step: the step that is sampled next, at once, and with all else the same. On the service's machine it
+                is drawn before this batch is read: what is changed in between, it does not show.
             decode_threads, pixels: as in :meth:`ReplayBatch.from_records`.
             cache: an :class:`ExemplarCache`. Exemplars that it has are not decoded again, and it keeps the others. Such
                 a batch has no ``records``. It is not asked without ``pixels``.
@@ -290,5 +293,5 @@ class Buffer(Changing, InStep):
         if (part, parts) != (0, 1):
             wanted |= {"part": part, "parts": parts}
         if cache is not None and pixels:
-            return _cached.sample(self.client.session, self.name, batch_size, wanted, cache, decode_threads)
-        return _sampling.sample(self.client.session, self.name, batch_size, wanted, decode_threads, pixels)
+            return _cached.sample(self.client.session, self.name, batch_size, wanted, next_step, cache, decode_threads)
+        return _sampling.sample(self.client.session, self.name, batch_size, wanted, next_step, decode_threads, pixels)

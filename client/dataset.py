@@ -5,7 +5,10 @@ This and what it is made of are the modules here that import torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, field
 from functools import partial
 from typing import Any
@@ -30,6 +33,9 @@ from memory_format.api.terms import Strategy
 
 _MOST_AHEAD = 1024
 _MOST_STEPS = 2**32
+_SECONDS_ASKED_AHEAD = 0.01
+"""Where a batch takes longer, as pixels are decoded, it takes no longer by a question before. And the service keeps the
+files of the next one for so long."""
 
 
 @dataclass(eq=False, repr=False)
@@ -162,9 +168,18 @@ class ReplayDataset(IterableDataset[TensorBatch]):
         return PrefetchIterator(self._begin, self._position, self._waited)
 
     def _begin(self, steps: range) -> tuple[Connected, Prefetched[int, TensorBatch]]:
-        fetch = self._fetcher(Buffer(client := self.buffer.client.clone(), self.buffer.name))
+        waiting = deque[int]()
+        # Several threads overlap by themselves, and one would ask for what another begins.
+        following = waiting if self.threads == 1 else ()
+        fetch = self._fetcher(Buffer(client := self.buffer.client.clone(), self.buffer.name), following)
         return client, Prefetched(
-            fetch, steps, ahead=self.prefetch, threads=self.threads, is_stale=self._is_old, name="replay-prefetch"
+            fetch,
+            steps,
+            ahead=self.prefetch,
+            threads=self.threads,
+            is_stale=self._is_old,
+            waiting=waiting,
+            name="replay-prefetch",
         )
 
     def _waited(self, seconds: float) -> None:
@@ -270,8 +285,12 @@ class ReplayDataset(IterableDataset[TensorBatch]):
     def _is_old(self, batch: TensorBatch) -> bool:
         return int(batch["version"]) < self._position.min_version
 
-    def _fetcher(self, buffer: Buffer) -> Callable[[int], TensorBatch]:
-        """What a thread runs. It holds no reference to the iterator, which could then never be collected."""
+    def _fetcher(self, buffer: Buffer, waiting: Sequence[int] = ()) -> Callable[[int], TensorBatch]:
+        """What a thread runs. It holds no reference to the iterator, which could then never be collected.
+
+        Args:
+            waiting: the steps that are fetched next, in this thread; none while the consumer has batches enough.
+        """
         rank, world_size = world_of(self.rank, self.world_size)
         sample = partial(
             buffer.sample,
@@ -295,10 +314,18 @@ class ReplayDataset(IterableDataset[TensorBatch]):
             cache=self.cache,
         )
         is_fixed = self.snapshot is not None or self.version is not None
+        seconds = math.inf
 
         def fetch(step: int) -> TensorBatch:
+            nonlocal seconds
             min_version, saved_version = self._position.min_version, self._position.saved_version
-            batch = sample(step=step)
+            began = time.perf_counter()
+            following = waiting[0] if waiting and seconds < _SECONDS_ASKED_AHEAD else None
+            batch = sample(step=step, next_step=following)
+            seconds = time.perf_counter() - began
+            if batch.version < min_version:
+                # It was asked for before that was.
+                batch = sample(step=step)
             if batch.version < min_version:
                 raise ConflictError(
                     f"the buffer is at version {batch.version}, batches of {min_version} or later are asked for",

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import Generic, Self, TypeVar
 
@@ -27,6 +28,8 @@ class Prefetched(Iterator[Result], Generic[Item, Result]):
         threads: how many items are worked on at the same time.
         is_stale: says of a result whether it has become useless. Its work is done again, and that of all others
             at hand that are.
+        waiting: holds the items whose work is sure to be done and has not begun, in their order: for work that gets
+            ready what comes next.
         name: of the threads.
     """
 
@@ -38,11 +41,13 @@ class Prefetched(Iterator[Result], Generic[Item, Result]):
         ahead: int,
         threads: int = 1,
         is_stale: Callable[[Result], bool] | None = None,
+        waiting: deque[Item] | None = None,
         name: str = "prefetch",
     ) -> None:
         self._pool: ThreadPoolExecutor | None = None
         self._process = os.getpid()
-        self._work = work
+        self._waiting = deque() if waiting is None else waiting
+        self._work = partial(_begun, work, self._waiting)
         self._items = iter(items)
         self._is_stale = is_stale
         self._pending: deque[tuple[Item, Future[Result]]] = deque()
@@ -91,6 +96,7 @@ class Prefetched(Iterator[Result], Generic[Item, Result]):
 
     def _submit(self, item: Item) -> Future[Result]:
         assert self._pool is not None
+        self._waiting.append(item)
         return self._pool.submit(self._work, item)
 
     def _begin_again(self, is_stale: Callable[[Result], bool]) -> None:
@@ -102,3 +108,9 @@ class Prefetched(Iterator[Result], Generic[Item, Result]):
         self._pending = deque(
             (item, self._submit(item) if is_useless(future) else future) for item, future in self._pending
         )
+
+
+def _begun(work: Callable[[Item], Result], waiting: deque[Item], item: Item) -> Result:
+    # Threads take items in order. Where two of them come at once, it does not matter which takes which out.
+    waiting.popleft()
+    return work(item)

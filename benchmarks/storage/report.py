@@ -26,6 +26,7 @@ _WANTED = {
     "decoded_warm_vs_torchrl_pixels": ">= 1",
     "decoded_cold_vs_decoder": "<= 1.2",
     "local_vs_pread": ">= 0.6",
+    "local_ahead_vs_pread": "-",
     "local_vs_torchrl_same_bytes": ">= 3",
     "sample_latency_1e6_vs_1e3": "<= 1.3",
     "open_1e6_seconds": "< 5",

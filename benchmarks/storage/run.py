@@ -10,7 +10,7 @@ from benchmarks.common.rounds import Figure, ratio
 from benchmarks.storage.churn import ChurnResult
 from benchmarks.storage.contestants import decoded
 from benchmarks.storage.contestants.files import RawFile
-from benchmarks.storage.contestants.ours import AHEAD, DECODED, LOCAL, BareServer, InProcess, OverHttp
+from benchmarks.storage.contestants.ours import AHEAD, DECODED, LOCAL, LOCAL_AHEAD, BareServer, InProcess, OverHttp
 from benchmarks.storage.scale import Scale, open_median
 from benchmarks.storage.stages import SampleStage
 
@@ -28,6 +28,7 @@ _TORCHRL_SAME_BYTES = (
 )
 _TORCHRL_LOCAL = tuple((theirs, LOCAL) for theirs, _ in _TORCHRL_SAME_BYTES)
 _PREAD = (("raw file + pread", LOCAL),)
+_PREAD_AHEAD = (("raw file + pread", LOCAL_AHEAD),)
 _REVERB_SAME_BYTES = (("dm-reverb, Client.sample", OverHttp.name), ("dm-reverb, TrajectoryDataset", AHEAD))
 # Pixels in the trainer's hands from both.
 _TORCHRL_DECODED = tuple((theirs, DECODED) for theirs, _ in _TORCHRL)
@@ -85,6 +86,7 @@ def summary(run: Run) -> dict[str, float | None]:
         "decoded_warm_vs_torchrl_pixels": _least_ahead(full, _TORCHRL_AGAIN),
         "decoded_cold_vs_decoder": max(map(_cold_vs_decoder, cold), default=None),
         "local_vs_pread": _least_ahead(full, _PREAD),
+        "local_ahead_vs_pread": _least_ahead(full, _PREAD_AHEAD),
         "local_vs_torchrl_same_bytes": _least_ahead(full, _TORCHRL_LOCAL),
         "sample_latency_1e6_vs_1e3": max(http, default=None),
         "open_1e6_seconds": open_median(run.scale) if run.scale else None,

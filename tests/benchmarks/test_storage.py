@@ -36,6 +36,7 @@ SUMMARY = [
     "decoded_warm_vs_torchrl_pixels",
     "decoded_cold_vs_decoder",
     "local_vs_pread",
+    "local_ahead_vs_pread",
     "local_vs_torchrl_same_bytes",
     "sample_latency_1e6_vs_1e3",
     "open_1e6_seconds",

@@ -31,6 +31,7 @@ from memory_format import Batch, FormatError, StorageError, checksum, lending, r
 from memory_format.api.answers import LocalSocket
 from tests.client.samples import make_many
 from tests.conftest import Service
+from tests.memory_service.helpers import wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "CMSG_SPACE"), reason="descriptors cannot be handed over here")
 
@@ -82,8 +83,8 @@ class Counted:
         self.local = self.http = 0
         draw = LocalWay.draw
 
-        def counted(way: LocalWay, content: bytes, deadline: Deadline, read: _local.Read[Any]) -> Any:
-            found = draw(way, content, deadline, read)
+        def counted(way: LocalWay, content: bytes, deadline: Deadline, read: _local.Read[Any], following: Any) -> Any:
+            found = draw(way, content, deadline, read, following)
             self.local += found is not None
             self.http += found is None
             return found
@@ -106,6 +107,58 @@ def test_a_batch_is_the_one_that_comes_over_http(local: tuple[Service, MemoryCli
         assert drawn.version == (memory.buffer("b").info().version if "snapshot" not in wanted else 1)
     assert (counted.local, counted.http) == (len(WANTED), 0)
     assert buffer.stats().samples == 2 * len(WANTED)
+
+
+def test_the_next_step_is_drawn_before_this_one_is_read(
+    local: tuple[Service, MemoryClient, Buffer], counted: Counted
+) -> None:
+    _, _, buffer = local
+    before = buffer.stats().samples
+    for step, wanted in enumerate(WANTED):
+        for number in (step, step + 100):
+            drawn = buffer.sample(16, seed=7, step=number, next_step=number + 100, **wanted)
+            assert isinstance(drawn.held, Batch)
+            body = {**wanted, "class_id": np.atleast_1d(wanted.get("class_id", range(10))).tolist()}
+            assert_same(drawn.held, over_http(buffer, 16, seed=7, step=number, **body))
+    assert counted.http == 0
+    # Beside those over HTTP, each is drawn once, and with the last ones those that nobody came for.
+    wait_until(lambda: buffer.stats().samples == before + 5 * len(WANTED))
+    # As many are kept as threads may ask, of which each has a connection.
+    assert len(buffer.client.session.local._asked) == 4
+
+
+def test_what_nobody_comes_for_holds_no_file_once_its_client_is_closed(
+    local: tuple[Service, MemoryClient, Buffer],
+) -> None:
+    service, _, buffer = local
+    with MemoryClient(service.url) as other:
+        asking = other.buffer("b")
+        asking.info()
+        asking.sample(16, next_step=1)
+        buffer.delete_snapshot("then")
+        buffer.delete(class_id=range(10))
+        assert buffer.stats().held_bytes > 0
+    wait_until(lambda: buffer.stats().held_bytes == 0)
+
+
+def test_a_data_set_draws_each_step_once_and_none_before_a_change(
+    local: tuple[Service, MemoryClient, Buffer], counted: Counted
+) -> None:
+    _, _, buffer = local
+    before = buffer.stats().samples
+    data = ReplayDataset(buffer, 16, num_steps=40)
+    batches = list(data)
+    assert [int(batch["step"]) for batch in batches] == list(range(40))
+    assert buffer.stats().samples == before + 40
+    assert (counted.local, counted.http) == (40, 0)
+    for batch in batches:
+        assert batch["exemplar_id"].tolist() == buffer.sample(16, step=int(batch["step"])).exemplar_id.tolist()
+    changing, version = ReplayDataset(buffer, 16, num_steps=100), buffer.info().version
+    for batch in changing:
+        assert int(batch["version"]) == version
+        if int(batch["step"]) % 20 == 0:
+            version = buffer.delete([10 + int(batch["step"]) // 20]).version
+            changing.set_min_version(version)
 
 
 def test_a_client_finds_the_socket_by_itself_and_by_its_path(
@@ -249,8 +302,8 @@ def test_a_service_that_starts_again_is_found_again(
     with MemoryClient(service.url) as memory:
         buffer = memory.create_buffer("b", budget_bytes=10**7)
         buffer.push(make_many(40))
-        buffer.sample(8)
-        # It leaves its socket behind.
+        buffer.sample(8, next_step=0)
+        # It leaves its socket behind, and what was asked for goes with it.
         service.kill()
         service = start_service(service.data, "--uds", path, "--port", port)
         drawn = [buffer.sample(8, step=step).exemplar_id.tolist() for step in range(4)]

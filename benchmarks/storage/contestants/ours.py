@@ -32,6 +32,7 @@ STRATEGIES: tuple[Strategy, ...] = ("uniform", "class_balanced")
 AHEAD = "ours, HTTP, fetched ahead"
 DECODED = "ours, HTTP, decoded"
 LOCAL = "ours, on one machine"
+LOCAL_AHEAD = "ours, on one machine, asked ahead"
 
 _ROOMY = 2**40
 _IN_FLIGHT = 2
@@ -131,17 +132,27 @@ class OverHttp(Peer):
             "ours, HTTP, records": lambda count: timed(lambda: decode_batch(self.sample(count))),
             AHEAD: self._fetched_ahead,
             DECODED: lambda count: timed(lambda: _decoded(self.sample(count))),
-            LOCAL: lambda count: timed(lambda: self._drawn_locally(count)),
+            LOCAL: lambda count: timed(lambda: self._drawn_locally(count, next(steps))),
+            LOCAL_AHEAD: self._asked_ahead,
         }
 
-    def _drawn_locally(self, count: int) -> object:
+    def _drawn_locally(self, count: int, step: int, next_step: int | None = None) -> None:
         """The same records, which this process reads from the service's files by itself."""
-        session = self._client.session
-        wanted = {"batch_size": count, "seed": 0, "step": next(steps)}
-        found = session.draw_locally(BUFFER, wanted, read_whole)
-        if found is None:
+        wanted = {"batch_size": count, "seed": 0, "step": step}
+        if self._client.session.draw_locally(BUFFER, wanted, read_whole, next_step) is None:
             raise AssertionError("the service handed over no files")
-        return found
+
+    def _asked_ahead(self, count: int) -> float:
+        """Seconds a batch where the next is asked for before this one is read, as the client's data set does in its one
+        thread while it is waited for."""
+        numbers = [next(steps) for _ in range(_AHEAD_BATCHES + 1)]
+        self._drawn_locally(count, *numbers[:2])
+
+        def draw() -> None:
+            for step, following in zip(numbers[1:], [*numbers[2:], None], strict=True):
+                self._drawn_locally(count, step, following)
+
+        return timed(draw) / _AHEAD_BATCHES
 
     def _fetched_ahead(self, count: int) -> float:
         """Seconds a batch while the next is on its way, as the client's data set fetches."""
