@@ -183,6 +183,7 @@ class Erasures:
         everywhere = np.unique(np.concatenate(list(pending.values())))
         for buffer, wiping in _each(buffers.values()):
             wiping.rewrite(everywhere, wiped[buffer.name])
+        self._segments.remove_failed(everywhere, {buffers[id_].name for id_ in pending if id_ in buffers})
         self._segments.expect_gone(WAIT_SECONDS)
         self._index.scrub()
         number = self._index.count_erasure()

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from memory_format import Record, encode_batch
+from memory_format import Record, StorageError, encode_batch
 from memory_format.revise import NewArray
 from memory_service.store import Buffer, erasures, shared
 from memory_service.store.admin.verify import verify
@@ -29,34 +29,17 @@ from memory_service.store.segments.objects import ObjectSegments
 from memory_service.store.segments.readers import LeaseEndedError
 from memory_service.store.shared import SharedStore
 from memory_service.store.wiping import Wiping
+from memory_service.store.writer import InFlight
 from memory_service.testing import ServiceProcess, expect_loaded_state
 from tests.memory_service.helpers import ARROW, all_records
 from tests.memory_service.places import big_records
+from tests.memory_service.searching import files_with, has, objects_with, tables_with
 from tests.objects import ObjectStore, use
 from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.timeout(240)
 LIMITS = {"budget_bytes": 20_000_000, "disk_limit_bytes": 80_000_000}
 URL = "/v1/buffers/b/exemplars"
-
-
-def pieces_of(record: Record) -> list[bytes]:
-    """Such that a row of the database that has the record has one of them, wherever it is cut."""
-    return [record.body[at : at + 40] for at in range(0, len(record.body) - 40, 700)]
-
-
-def has(content: bytes, records: Sequence[Record]) -> bool:
-    return any(piece in content for record in records for piece in pieces_of(record))
-
-
-def files_with(directory: Path, records: Sequence[Record]) -> set[str]:
-    found = set()
-    for path in directory.rglob("*"):
-        # Others may remove one meanwhile.
-        with suppress(FileNotFoundError):
-            if path.is_file() and has(path.read_bytes(), records):
-                found.add(str(path.relative_to(directory)))
-    return found
 
 
 # In one process
@@ -176,6 +159,26 @@ def test_arrays_that_are_replaced_meanwhile_through_another_go_too(
     expect_gone(pair, tmp_path, postgres, [3, 19])
 
 
+def test_what_was_put_for_a_change_that_came_to_nothing_goes_too(
+    pair: tuple[SharedStore, SharedStore], tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its time is over."""
+    first, second = pair
+    before = files_with(tmp_path / "objects", GONE)
+
+    def end(*_: Any) -> None:
+        raise StorageError("no answer")
+
+    with monkeypatch.context() as patched, second.buffer("b")._changing():
+        patched.setattr(InFlight, "note", end)
+        (segment, *_) = second.buffer("b").state.segments.values()
+        with pytest.raises(StorageError):
+            second.buffer("b")._commits.compactor.rewrite(segment)
+    assert len(files_with(tmp_path / "objects", GONE) - before) == 1
+    first.erasures.erase(first.buffer("b"), [3, 19])
+    expect_gone(pair, tmp_path, postgres, [3, 19])
+
+
 def test_who_does_not_answer_is_named_until_it_does(
     pair: tuple[SharedStore, SharedStore], tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,14 +206,14 @@ def test_answers_of_others_that_have_it_are_cut_short(
     pair: tuple[SharedStore, SharedStore], tmp_path: Path, postgres: PostgresServer
 ) -> None:
     first, second = pair
-    whole, other = second.buffer("b").export(), second.buffer("f").export()
-    for export in (whole, other):
-        next(export)
-    first.erasures.erase(first.buffer("f"), [3, 19])
-    with pytest.raises(LeaseEndedError):
-        list(other)
-    # It is of the buffer that has it still.
-    assert len(list(whole)) > 1
+    with closing(second.buffer("b").export()) as whole, closing(second.buffer("f").export()) as other:
+        for export in (whole, other):
+            next(export)
+        first.erasures.erase(first.buffer("f"), [3, 19])
+        with pytest.raises(LeaseEndedError):
+            list(other)
+        # It is of the buffer that has it still.
+        assert len(list(whole)) > 1
     first.erasures.erase(first.buffer("b"), [3, 19])
     expect_gone(pair, tmp_path, postgres, [3, 19])
 
@@ -276,18 +279,10 @@ class Site:
         return said
 
     def in_database(self, records: Sequence[Record]) -> set[str]:
-        """Files of tables that have anything of them."""
-        self.postgres.execute("CHECKPOINT")
-        return files_with(Path(self.postgres.socket) / "data" / "base", records)
+        return tables_with(self.postgres, records)
 
     def in_objects(self, records: Sequence[Record]) -> set[str]:
-        keys = self.store.keys(self.segments)
-        found = set()
-        for key in keys:
-            with suppress(FileNotFoundError):
-                if has(self.store.get(self.segments, key), records):
-                    found.add(key)
-        return found
+        return objects_with(self.store, self.segments, records)
 
     def copied(self, number: int, records: Sequence[Record]) -> set[str]:
         return files_with(self.directory / f"replica-{number}", records)

@@ -164,6 +164,10 @@ class Index(ABC):
         Raises ``StorageError``."""
 
     @abstractmethod
+    def uploading(self) -> Sequence[str]:
+        """Names of what is being put, or was to be put by a change that came to nothing. Raises ``StorageError``."""
+
+    @abstractmethod
     def leave_room(self, num_bytes: int) -> None:
         """What all disk limits together leave to the index beside what they count: keep to it as far as possible."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 import sqlalchemy as sa
 
-from memory_format import StorageError
+from memory_format import BusyError, StorageError
 from memory_service.store.index import erased, migrations, tables
 from memory_service.store.index.base import Writing
 from memory_service.store.index.connecting import end
@@ -35,6 +37,9 @@ HOLDER_OF: Final = (
     "l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
 HOLDER: Final = sa.text(HOLDER_OF.format(1701668205))
+_SCRUB_PAUSES: Final = (0.1, 0.4, 1.5, 4.0)
+"""Seconds between tries to leave no deleted rows behind."""
+_NUMBER: Final = re.compile(r"\d+")
 _SEEN: Final = sa.select(
     tables.store.c.store_id,
     tables.store.c.changes,
@@ -139,7 +144,35 @@ class Database(SqlIndex):
             raise StorageError(f"{self.place} is a standby, which cannot be written: name the primary")
 
     def scrub(self) -> None:
-        """PostgreSQL leaves what was deleted in its pages. Bodies are in one table alone, which is made anew."""
+        """PostgreSQL leaves what was deleted in its pages. Bodies are in one table alone, which is made anew, but for
+        rows that somebody's older snapshot shows: those are copied along."""
         with as_storage_error(), self._engine.connect() as connection:
             bare = connection.execution_options(isolation_level="AUTOCOMMIT")
-            bare.execute(sa.text(f"VACUUM FULL {tables.open_bodies.name}"))
+            for pause in (*_SCRUB_PAUSES, None):
+                left = _make_anew(bare, tables.open_bodies.name)
+                if not left:
+                    return
+                if pause is None:
+                    raise BusyError(
+                        f"a transaction in {self.place} that began before keeps {left} deleted rows there (a dump, a "
+                        "standby, or another session: see pg_stat_activity); ask again when it has ended"
+                    )
+                time.sleep(pause)
+
+
+def _make_anew(connection: sa.Connection, table: str) -> int:
+    """Write a table anew; returns how many deleted rows are in it still. Raises ``StorageError``: that is not said."""
+    said: list[str] = []
+
+    def note(notice: Any) -> None:
+        said.extend(_NUMBER.findall((notice.message_detail or "").partition("\n")[0])[:1])
+
+    driver: Any = connection.connection.driver_connection
+    driver.add_notice_handler(note)
+    try:
+        connection.execute(sa.text(f"VACUUM (FULL, VERBOSE) {table}"))
+    finally:
+        driver.remove_notice_handler(note)
+    if not said:
+        raise StorageError("the database does not say whether deleted rows are gone from its files")
+    return max(map(int, said))

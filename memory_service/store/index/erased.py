@@ -73,6 +73,13 @@ def leaving(reading: Reading) -> list[str]:
     return list(reading.connection.execute(sa.select(i.stem).where(i.leaving)).scalars())
 
 
+def uploading(reading: Reading) -> list[str]:
+    """Names of segments that were announced to be put, and are none yet."""
+    i = tables.intents.c
+    statement = sa.select(i.stem).where(~i.leaving, i.upload_until.is_not(None))
+    return list(reading.connection.execute(statement).scalars())
+
+
 def confirm(writing: Writing, number: int, replica_id: str) -> None:
     """One has no copies of what was erased up to that number."""
     writing.connection.exec_driver_sql(CONFIRM, {"number": number, "id": replica_id})

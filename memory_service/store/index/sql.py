@@ -147,6 +147,10 @@ class SqlIndex(Index):
         with self.reading(alone=True) as reading:
             return erased.leaving(reading)
 
+    def uploading(self) -> Sequence[str]:
+        with self.reading(alone=True) as reading:
+            return erased.uploading(reading)
+
     def mark(self) -> Mark:
         with self.reading() as reading:
             found = sa.select(tables.store.c.store_id, tables.store.c.changes)

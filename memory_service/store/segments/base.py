@@ -7,7 +7,7 @@ the headers of its records, are in the index. *Sealed* it says everything itself
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
 
@@ -67,6 +67,9 @@ class Bodies(Names, Protocol):
 
     def leaving(self) -> Sequence[str]:
         """Segments that are to go, also those whose time has not come."""
+
+    def uploading(self) -> Sequence[str]:
+        """Segments that are put, or were to be put by changes that came to nothing."""
 
     def open_bodies(self, stem: str, known: int = 0) -> Sequence[bytes] | None:
         """Those of an open segment, in the pieces that were written, but those of its first ``known`` bytes; None where
@@ -300,6 +303,14 @@ class Segments(ABC):
     @abstractmethod
     def delete(self, stems: Iterable[str]) -> None:
         """Remove segments. One that cannot be removed is logged and left to the next start's sweep."""
+
+    def remove_failed(self, targets: Targets, buffers: Collection[str]) -> None:  # noqa: B027 - files are not put
+        """Remove what was put for changes of these buffers that came to nothing, where it has any of these records: no
+        change that has them is under way any more.
+
+        Raises:
+            StorageError: that cannot be told now.
+        """
 
     @abstractmethod
     def expect_gone(self, seconds: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent import futures
 from contextlib import suppress
 from dataclasses import replace
@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from memory_format import BusyError, StorageError, checksum
+from memory_format.header import HEADER_DTYPE
 from memory_service.store.pure.change import Body
-from memory_service.store.pure.erasing import Targets
+from memory_service.store.pure.columns import rows_of_headers
+from memory_service.store.pure.erasing import Targets, places_of
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.appending import OpenSegment, Part
 from memory_service.store.segments.base import Bodies, KnownFiles, Prefix, SegmentGoneError, Segments
 from memory_service.store.segments.bucket import WRITE_SECONDS, Bucket
 from memory_service.store.segments.copies import Copies, HeldCopies, key_of
 from memory_service.store.segments.layout import BODY_AT, SegmentContents, seal_frame
+from memory_service.store.segments.outside import ObjectsOutside
 from memory_service.store.segments.sweeping import Sweeper
 
 _ALL_TRIES_SECONDS: Final = 2.0 * WRITE_SECONDS
@@ -238,6 +241,20 @@ class ObjectSegments(Segments):
     def _expect_read(self, seconds: float) -> None:
         if stem := self.copies.open.wait_until_read(seconds):
             raise BusyError(f"segment {stem} was removed, and somebody still reads it; ask again")
+
+    def remove_failed(self, targets: Targets, buffers: Collection[str]) -> None:
+        # Its name stays until its time is over: it may arrive once more.
+        self._bucket.delete([key_of(stem) for stem in self._index.uploading() if self._has(stem, targets, buffers)])
+
+    def _has(self, stem: str, targets: Targets, buffers: Collection[str]) -> bool:
+        """Whether an object is one of these buffers', and has any of these records."""
+        try:
+            found = ObjectsOutside(self._bucket).contents(stem)
+        except (FileNotFoundError, ValueError):
+            return False
+        of: Any = found.attributes.get("exemplar_memory_segment", {})
+        rows = rows_of_headers(found.headers.astype(HEADER_DTYPE), 0, found.lengths)
+        return of.get("name") in buffers and len(places_of(targets, rows)) > 0
 
     def expect_gone(self, seconds: float) -> None:
         self._expect_read(seconds)
