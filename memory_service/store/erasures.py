@@ -134,6 +134,10 @@ class Erasures:
             return
         try:
             with self._alone():
+                with self._index.reading() as reading:
+                    if not reading.erasures():
+                        # Another process has done it by now.
+                        return
                 receipt = self._finish()
             logger.warning("erased %d records, as was asked for before the last stop", len(receipt.exemplar_ids))
         except ExemplarMemoryError as error:

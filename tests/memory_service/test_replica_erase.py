@@ -123,7 +123,11 @@ def test_what_one_was_at_that_ends_another_one_ends(
         with pytest.raises(KeyboardInterrupt):
             first.erasures.erase(first.buffer("b"), [3, 19])
     assert second.erasures.receipts.page(5) == ([], None)
+    with first._index.reading() as reading:
+        pending = reading.erasures()
     second.go_on_erasing()
+    # Who has seen that it is to be done, and comes too late.
+    first.erasures.resume(pending)
     ((kept,), _) = first.erasures.receipts.page(5)
     assert (kept.receipt.exemplar_ids, kept.receipt.unconfirmed, kept.buffers) == ((3, 19), (), ("b", "f"))
     expect_gone(pair, tmp_path, postgres, [3, 19])

@@ -31,7 +31,7 @@ SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('sync
 
 
 @contextmanager
-def driver_errors(connection: sa.Connection) -> Iterator[None]:
+def driver_errors(connection: sa.Connection | sa.Engine) -> Iterator[None]:
     """Around what goes past SQLAlchemy."""
     driver: Any = connection.dialect.dbapi
     try:

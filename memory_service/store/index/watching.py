@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from memory_service.store.index import erased
-from memory_service.store.index.connecting import end, is_alive
+from memory_service.store.index.connecting import driver_errors, end, is_alive
 from memory_service.store.index.sql import as_storage_error
 from memory_service.store.segments import files
 
@@ -110,13 +110,9 @@ class Watch:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        driver: Any = self._engine.dialect.dbapi
         try:
-            with as_storage_error():
-                try:
-                    yield
-                except driver.Error as error:
-                    raise sa.exc.DBAPIError(None, None, error) from error
+            with as_storage_error(), driver_errors(self._engine):
+                yield
         except BaseException:
             self._let_go()
             raise
