@@ -44,7 +44,7 @@ TIGHT = {"budget_bytes": 2 * MIB, "disk_limit_bytes": 2 * MIB + 17 * SEGMENT_BYT
 POLICIES = ("reservoir", "class_balanced", "lowest_score", "fifo", "class_balanced")
 NEVER = ("lost", "doubled", "resurrected", "strange", "torn", "older", "budget_violations", "orphans_left")
 
-pytestmark = pytest.mark.timeout(180 + 60 * ROUNDS)
+pytestmark = pytest.mark.timeout(600 + 120 * ROUNDS)
 
 
 @pytest.fixture
@@ -213,8 +213,9 @@ def run_round(site: Site, number: int) -> tuple[list[str], Counter[str]]:
     with at_work(learners):
         time.sleep(rng.random() / 2)
         with faults(site, rng, number) as said:
-            print(f"round {number}: {', '.join(said)}", end="", flush=True)
-            time.sleep(duration(rng))
+            seconds = duration(rng)
+            print(f"round {number}: {', '.join(said)} for {seconds:g} s", end="", flush=True)
+            time.sleep(seconds)
     insist(lambda: all(is_ready(url) for url in site.urls))
     model.counts["unsure"] = sum(len(learner.unsure) for learner in learners)
     with ExitStack() as stack:
@@ -225,7 +226,7 @@ def run_round(site: Site, number: int) -> tuple[list[str], Counter[str]]:
         verified = [checks.verified] if number % 5 == 0 else []
         for step in [checks.agree, checks.objects_are_named, checks.agree, *verified, checks.nothing_is_left]:
             step()
-    print(f", {time.monotonic() - began:.1f} s: {dict(model.counts)}", flush=True)
+    print(f", {time.monotonic() - began:.1f} s in all: {dict(model.counts)}", flush=True)
     assert not +model.found, f"{dict(+model.found)} in round {number}"
     return said, model.counts
 
