@@ -3,7 +3,7 @@
     python -m benchmarks.replicas.learner URL NUMBER push|sample|both RECORDS.arrow
 
 It says a line when it is ready. To each line it gets, a number of seconds, it answers with one of JSON, what each
-request took in that time.
+request took in that time, and how much of a processor all of it.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def main(url: str, number: int, kind: str, pushed: Path) -> None:
         for line in sys.stdin:
             seconds: dict[str, list[float]] = {"push": [], "sample": []}
             end = time.perf_counter() + float(line)
+            used = time.process_time()
             # At least one of each kind, however little time there is.
             for turn in itertools.count():
                 if (began := time.perf_counter()) >= end and turn >= 2:
@@ -49,7 +50,7 @@ def main(url: str, number: int, kind: str, pushed: Path) -> None:
                 pushes = kind == "push" or (kind == "both" and turn % (DRAWS + 1) == 0)
                 (push if pushes else sample)(next(steps))
                 seconds["push" if pushes else "sample"].append(time.perf_counter() - began)
-            print(json.dumps(seconds), flush=True)
+            print(json.dumps({**seconds, "processor": [time.process_time() - used]}), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ def summary(run: Run) -> dict[str, Any]:
         "aggregate_8_vs_1": {kind: run.loads[kind][most[kind]].moved / run.loads[kind][1].moved for kind in KINDS},
         "replica_scaling": None if run.one is None or run.two is None else run.two.moved / run.one.moved,
         "push_beside_vs_alone": {kind: run.beside[kind].pushed / run.alone[kind].pushed for kind in KINDS},
+        "sample_beside_vs_alone": {
+            kind: run.samplers_beside[kind].sampled / found.sampled for kind, found in run.samplers.items()
+        },
         "draw_vs_embedded": run.draw_ms["replicas"] / run.draw_ms["embedded"],
         "push_1000_vs_embedded": run.push_ms["replicas"] / run.push_ms["embedded"],
         "round_trips": run.round_trips,
@@ -42,12 +45,17 @@ def markdown(kept: Document) -> str:
     for kind in KINDS:
         loads.append(_row(f"{kind}, one that pushes alone", run.alone[kind]))
         loads.append(_row(f"{kind}, the same beside four that sample", run.beside[kind]))
+        # Results from before they were measured have none.
+        if kind in run.samplers:
+            loads.append(_row(f"{kind}, those four alone", run.samplers[kind]))
+            loads.append(_row(f"{kind}, the same beside the one that pushes", run.samplers_beside[kind]))
     loads += [
         _row(f"replicas, {what}", found)
         for what, found in (("a core, four learners", run.one), ("two cores, eight learners", run.two))
         if found is not None
     ]
     head = ["", "pushed, records/s", "sampled, records/s", "push, ms: median, p99", "sample, ms: median, p99"]
+    head.append("cores of the learners")
     single = [
         [
             what,
@@ -81,7 +89,8 @@ def markdown(kept: Document) -> str:
 
 def _row(name: str, found: Load) -> list[str]:
     shown = [f"{half:.1f}, {most:.1f}" if half else "" for half, most in (found.push_ms, found.sample_ms)]
-    return [name, *(f"{rate:,.0f}" if rate else "" for rate in (found.pushed, found.sampled)), *shown]
+    rates = (f"{rate:,.0f}" if rate else "" for rate in (found.pushed, found.sampled))
+    return [name, *rates, *shown, f"{found.cores:.2f}" if found.cores else ""]
 
 
 def chart(kept: Document, path: Path) -> None:

@@ -27,6 +27,7 @@ from memory_service.testing.round_trips import CountingProxy
 
 LEARNERS: Final = (1, 2, 4, 8)
 KINDS: Final = ("embedded", "replicas")
+SAMPLERS: Final = ("sample",) * 4
 HELD: Final = 4_000
 """Records in the buffer: pushes of more evict."""
 RECORD_BYTES: Final = 4_000
@@ -41,12 +42,14 @@ class Load:
     Attributes:
         pushed, sampled: records a second, of all learners together.
         push_ms, sample_ms: a request's median and the 99th of 100.
+        cores: of the machine that the learners themselves took.
     """
 
     pushed: float
     sampled: float
     push_ms: tuple[float, float]
     sample_ms: tuple[float, float]
+    cores: float = 0.0
 
     @property
     def moved(self) -> float:
@@ -62,6 +65,7 @@ class Run:
         seconds: of each load.
         loads: by kind of service and number of learners: each pushes and samples.
         alone, beside: by kind of service: a learner that only pushes, without others and beside four that sample.
+        samplers, samplers_beside: those four, without it and beside it.
         one, two: of replicas on one core and on two, with four learners a core; None where cores cannot be chosen.
         draw_ms, push_ms: by kind of service: one client's draw of 256 and push of 1,000 records, medians of turns.
         round_trips: to the database, of a draw and of a push of 1,000; of the push's, one is for all that is uploaded,
@@ -72,6 +76,8 @@ class Run:
     loads: dict[str, dict[int, Load]] = field(default_factory=dict)
     alone: dict[str, Load] = field(default_factory=dict)
     beside: dict[str, Load] = field(default_factory=dict)
+    samplers: dict[str, Load] = field(default_factory=dict)
+    samplers_beside: dict[str, Load] = field(default_factory=dict)
     one: Load | None = None
     two: Load | None = None
     draw_ms: dict[str, float] = field(default_factory=dict)
@@ -143,7 +149,9 @@ def load(
 
 def _load(told: Sequence[Mapping[str, Sequence[float]]], seconds: float) -> Load:
     pushes, samples = ([second for one in told for second in one[kind]] for kind in ("push", "sample"))
-    return Load(len(pushes) * BATCH / seconds, len(samples) * BATCH / seconds, _shown(pushes), _shown(samples))
+    pushed, sampled = (len(found) * BATCH / seconds for found in (pushes, samples))
+    cores = sum(one["processor"][0] for one in told) / seconds
+    return Load(pushed, sampled, _shown(pushes), _shown(samples), cores)
 
 
 def _shown(seconds: Sequence[float]) -> tuple[float, float]:
@@ -176,7 +184,8 @@ def _at_once(machines: Machines, run: Run, tick: Callable[[str], None]) -> None:
             (run.loads[kind][number],) = load(urls, ["both"] * number, run.seconds, machines.pushed)
         tick(f"{kind}: pushes beside samplers")
         (run.alone[kind],) = load(urls, ["push"], run.seconds, machines.pushed)
-        run.beside[kind], _ = load(urls, ["push", *["sample"] * 4], run.seconds, machines.pushed)
+        (run.samplers[kind],) = load(urls, SAMPLERS, run.seconds, machines.pushed)
+        run.beside[kind], run.samplers_beside[kind] = load(urls, ["push", *SAMPLERS], run.seconds, machines.pushed)
 
 
 def _on_cores(machines: Machines, run: Run, tick: Callable[[str], None]) -> None:

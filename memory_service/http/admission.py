@@ -1,8 +1,8 @@
 """How much is taken in at once, and the threads that do it.
 
 Beyond it, a push or import is told to come again, instead of waiting in a growing queue. Samples are drawn in the event
-loop. It shares the processor with these threads, and Python's global lock: so they get the processor after it, and give
-the lock away often (docs/decisions/0016).
+loop. It shares the processor with these threads, and Python's global lock: so they give the lock away often, and all
+but one for pushes get the processor after it. Draws wait where that does not get one (docs/decisions/0016).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 import anyio
 
 from memory_format import BusyError
+from memory_service.http.pace import Pace
 from memory_service.settings import Settings
 from memory_service.store import Buffer
 from memory_service.store.chosen import Expected
@@ -37,10 +38,14 @@ _LISTING_THREADS: Final = 1
 
 
 class Background:
-    """A few threads of low priority: so many pieces of work run at a time. For use in one event loop."""
+    """A few threads of low priority: so many pieces of work run at a time. For use in one event loop.
 
-    def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, initializer=_give_way)
+    Args:
+        begin: what each of them does first, in the place of taking a low priority.
+    """
+
+    def __init__(self, threads: int, begin: Callable[[], object] | None = None) -> None:
+        self._pool = ThreadPoolExecutor(threads, initializer=begin or _give_way)
 
     def begin(self, work: Callable[[], object]) -> None:
         """Run ``work`` in a thread, and wait for nothing."""
@@ -79,8 +84,8 @@ class Shared(Background):
 class Bounded(Background):
     """Threads for work of one kind, of which there may be only so much at once, waiting or running."""
 
-    def __init__(self, what: str, most: int, threads: int) -> None:
-        super().__init__(threads)
+    def __init__(self, what: str, most: int, threads: int, begin: Callable[[], object] | None = None) -> None:
+        super().__init__(threads, begin)
         self._what = what
         self._most = most
         self.taken = 0
@@ -113,7 +118,8 @@ class Admission:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.pushes = Bounded("pushes", settings.max_pushes, _PUSH_THREADS)
+        self._pace = Pace()
+        self.pushes = Bounded("pushes", settings.max_pushes, _PUSH_THREADS, self._begin_pushing)
         self.imports = Bounded("imports", settings.max_imports, settings.max_imports)
         self.pictures = Bounded("pictures", settings.max_pictures, settings.picture_threads)
         self.receiving = Background(_RECEIVING_THREADS)
@@ -130,6 +136,14 @@ class Admission:
         self._turn = asyncio.Lock()
         self.expected = Expected()
         """Draws that are likely to come."""
+
+    def _begin_pushing(self) -> None:
+        # The first has the priority of all others, and is looked at. It does all where one push comes after another.
+        # Many at once would be in the event loop's way, and in each other's.
+        if self._pace.files:
+            _give_way()
+        else:
+            self._pace.join()
 
     @contextmanager
     def push(self) -> Iterator[Callable[[AsyncIterator[bytes]], Awaitable[bytes]]]:
@@ -180,7 +194,8 @@ class Admission:
         """Around drawing a batch in the event loop, for one request at a time.
 
         While pushes are under way, the next turn begins after a pause as long as this one: pushes get half of the
-        loop's time however many samplers there are (docs/decisions/0016).
+        loop's time however many samplers there are. Where one push waits for a processor, as who samples has them all,
+        it is as long as that needs to make up for it (docs/decisions/0016).
         """
         await self._turn.acquire()
         loop = asyncio.get_running_loop()
@@ -189,6 +204,9 @@ class Admission:
             yield
         finally:
             if self._arriving:
-                loop.call_later(loop.time() - began, self._turn.release)
+                behind = self._pace.seconds_behind()
+                # Of several pushes, one waits for the others too.
+                pause = max(loop.time() - began, behind if self.pushes.taken <= 1 else 0.0)
+                loop.call_later(pause, self._turn.release)
             else:
                 self._turn.release()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +23,7 @@ from fastapi.testclient import TestClient
 from memory_format import MEDIA_TYPE, encode_batch
 from memory_service.http.admission import Admission
 from memory_service.http.app import create_app, open_store
+from memory_service.http.pace import Pace
 from memory_service.settings import Settings
 from tests.memory_service.conftest import URL as LOOPBACK
 from tests.memory_service.conftest import running
@@ -390,6 +393,64 @@ def test_samplers_leave_half_of_the_time_to_who_pushes() -> None:
     found = asyncio.run(beside_a_push())
     for (began, ended), (next_began, _) in pairwise(found):
         assert next_began - ended >= 0.9 * (ended - began)
+
+
+def test_samplers_leave_pushes_the_time_that_these_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "seconds_behind", lambda _self: 0.03)
+
+    async def beside_a_push() -> list[tuple[float, float]]:
+        admission = new_admission()
+        with admission.push():
+            return await drawn_in_turn(admission, 0.0)
+
+    found = asyncio.run(beside_a_push())
+    for (_, ended), (next_began, _) in pairwise(found):
+        assert next_began - ended >= 0.029
+
+
+def test_threads_are_behind_by_what_they_waited_for_a_processor(tmp_path: Path) -> None:
+    pace, told = Pace(), tmp_path / "schedstat"
+
+    def behind(ran_ms: float, waited_ms: float) -> float:
+        told.write_text(f"{ran_ms * 1e6:.0f} {waited_ms * 1e6:.0f} 7\n")
+        return 1e3 * pace.seconds_behind()
+
+    assert pace.seconds_behind() == 0.0
+    told.touch()
+    with told.open("rb") as file:
+        pace.watch(os.dup(file.fileno()))
+        assert behind(100, 0) == 0.0
+        # A third of its time each way is no more than it is to wait.
+        assert behind(120, 10) == 0.0
+        # 2 ms run, and 4 waited: it should have run for 4, and if it runs alone from here on, does so in 6 ms.
+        assert behind(122, 14) == pytest.approx(6.0)
+        assert behind(128, 14) == pytest.approx(0.0, abs=1e-6)
+        # What it had more before is not kept for it; nor is a long wait made up for at once.
+        assert behind(200, 14) == 0.0
+        assert behind(200, 914) == pytest.approx(15.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts it")
+def test_what_a_thread_has_run_is_told_for_as_long_as_it_is_asked() -> None:
+    pace, done, asked = Pace(), threading.Event(), threading.Event()
+
+    def work(pace: Pace) -> None:
+        pace.join()
+        sum(range(10**5))
+        done.set()
+        asked.wait()
+
+    thread = threading.Thread(target=work, args=(pace,))
+    thread.start()
+    done.wait()
+    (file,) = pace.files
+    assert 0.0 <= pace.seconds_behind() <= 0.015
+    assert int(os.pread(file, 64, 0).split()[0]) > 0
+    asked.set()
+    thread.join()
+    del pace
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)
 
 
 def test_one_draw_a_turn_of_the_loop_and_no_pause_where_nobody_pushes() -> None:
