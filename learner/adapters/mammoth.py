@@ -25,6 +25,7 @@ from client import Buffer as Memory
 from client.phase_report import PhaseReport, phase_report
 from learner.adapters._exemplars import Exemplars, expect_state
 from learner.adapters._pictures import Kind, Recorder, again, name_of, pixels_of
+from learner.adapters._told import Told
 from memory_format import Record
 
 __all__ = ["Recorder", "StoredExamples"]
@@ -95,7 +96,7 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
         self._memory = memory
         self._cache_bytes = cache_bytes
         self._examples: _Examples | None = None
-        self._told: dict[str, _Told] = {}
+        self._told: dict[str, Told] = {}
         self._emptied: dict[str, Record] = {}
         """By their pictures, the records of a buffer that was emptied."""
 
@@ -169,7 +170,7 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
             values = getattr(self, name, None)
             if values is None or (name in self._told and self._told[name].is_of(values)):
                 continue
-            now = _Told.of(values)
+            now = Told.of(values)
             if name in self._told:
                 places = np.flatnonzero(self._told[name].differs(now) & (self._examples.ids >= 0))
                 gone |= self._examples.replace(places, {name: now.values[places]})
@@ -181,7 +182,7 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
         examples = self.examples
         if not examples.written:
             return
-        arrays = {name: _Told.of(getattr(self, name)) for name in _KEPT if hasattr(self, name)}
+        arrays = {name: Told.of(getattr(self, name)) for name in _KEPT if hasattr(self, name)}
         records = []
         for place, pixels in examples.written.items():
             label, task = (int(self._of(name, place) or 0) for name in ("labels", "task_labels"))
@@ -271,33 +272,6 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
         self._examples = None
         if saved is not None:
             self.examples = SavedExamples(saved["state"], tuple(saved["ids"]), torch.Size(saved["shape"]))
-
-
-@dataclass
-class _Told:
-    """What the records have of an attribute of the buffer's."""
-
-    tensor: Tensor
-    version: int
-    """Of the tensor at that time; each write to it makes another one."""
-    values: NDArray[np.float32]
-    """``(buffer_size, ...)``."""
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> _Told:
-        values = np.array(tensor.detach().cpu().numpy(), dtype=np.float32)
-        return cls(tensor, tensor._version, values)
-
-    def is_of(self, tensor: Tensor) -> bool:
-        """Whether nothing was written since."""
-        return tensor is self.tensor and tensor._version == self.version
-
-    def differs(self, other: _Told) -> NDArray[np.bool_]:
-        """Places, ``(buffer_size,)``; to the bit, as NaN is no other than NaN."""
-        if self.values.shape != other.values.shape:
-            return np.ones(len(other.values), dtype=np.bool_)
-        bits = (told.values.reshape(len(told.values), -1).view(np.uint32) for told in (self, other))
-        return np.asarray(np.not_equal(*bits).any(axis=1))
 
 
 class _Examples:
