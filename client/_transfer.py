@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +17,7 @@ from client._session import Session
 from client.errors import ProtocolError
 from client.files import replacing
 from memory_format.api.forms import FORMS, FileForm, form_named
-from memory_format.tables import as_imported
+from memory_format.tables import Progress, as_imported
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -47,12 +47,12 @@ def receive(
 
 def send(session: Session, buffer: str, source: Path, *, progress: bool) -> None:
     """See :meth:`MemoryClient.import_buffer`."""
-    with as_imported(source) as (path, media_type):
+    with _bar(progress) as tell, as_imported(source, tell) as (path, media_type):
         session.request(
             "POST",
             buffer_path(buffer, "import"),
             safe=False,
-            content=lambda: _pieces(path, progress=progress),
+            content=lambda: _pieces(path, tell),
             headers={"Content-Type": media_type, "Content-Length": str(path.stat().st_size)},
         )
 
@@ -67,11 +67,11 @@ def _save(
     received = 0
     file.seek(0)
     file.truncate()
-    with _bar(progress, total) as advance:
+    with _bar(progress) as tell:
         for chunk in chunks:
             file.write(chunk)
             received += len(chunk)
-            advance(len(chunk))
+            tell(received, total, "")
     if total is not None and received != total:
         raise ProtocolError(
             f"{response.request.url} announced {total} bytes and sent {received}",
@@ -99,20 +99,26 @@ def _is_whole(file: BinaryIO, form: FileForm) -> bool:
     return ends == form.ends and file.read(len(form.begins)) == form.begins
 
 
-def _pieces(path: Path, *, progress: bool) -> Generator[bytes, None, None]:
+def _pieces(path: Path, tell: Progress) -> Generator[bytes, None, None]:
     """A file from its beginning."""
-    with path.open("rb") as file, _bar(progress, path.stat().st_size) as advance:
+    size = path.stat().st_size
+    with path.open("rb") as file:
         while piece := file.read(_CHUNK_BYTES):
             yield piece
-            advance(len(piece))
+            tell(file.tell(), size, "")
 
 
 @contextmanager
-def _bar(progress: bool, total: int | None) -> Iterator[Callable[[int], object]]:
+def _bar(progress: bool) -> Iterator[Progress]:
     if not progress:
-        yield lambda count: None
+        yield lambda done, total, name: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="B", unit_scale=True) as bar:
-        yield bar.update
+    with tqdm(unit="B", unit_scale=True) as bar:
+
+        def tell(done: int, total: int | None, _name: str) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield tell

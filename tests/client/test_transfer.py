@@ -184,7 +184,11 @@ def test_neither_way_is_the_file_in_memory(memory: MemoryClient, tmp_path: Path)
 
 
 def test_progress_is_shown_where_asked_for(
-    memory: MemoryClient, buffer: Buffer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    memory: MemoryClient,
+    buffer: Buffer,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("tqdm")
     buffer.push(make_many(3))
@@ -194,6 +198,14 @@ def test_progress_is_shown_where_asked_for(
     assert "B" in capfd.readouterr().err
     memory.import_buffer("shown", path, progress=True)
     assert "100%" in capfd.readouterr().err
+    # A table is made a stream before any of it is sent.
+    table, told = buffer.export(tmp_path / "shown.parquet"), list[tuple[int | None, float]]()
+    monkeypatch.setattr("tqdm.tqdm.update", lambda bar, count: told.append((bar.total, count)))
+    memory.import_buffer("table", table, progress=True)
+    (total, made), sent = told
+    assert total is None
+    assert made > 0
+    assert sent == (sent[0], sent[0])
 
 
 class Breaks(httpx.SyncByteStream):
