@@ -82,12 +82,17 @@ class Shared(Background):
 
 
 class Bounded(Background):
-    """Threads for work of one kind, of which there may be only so much at once, waiting or running."""
+    """Threads for work of one kind, of which there may be only so much at once, waiting or running.
 
-    def __init__(self, what: str, most: int, threads: int, begin: Callable[[], object] | None = None) -> None:
-        super().__init__(threads, begin)
+    Args:
+        first: does what comes while it has nothing to do: all, where one piece comes after another.
+    """
+
+    def __init__(self, what: str, most: int, threads: int, first: Background | None = None) -> None:
+        super().__init__(threads)
         self._what = what
         self._most = most
+        self._first = first
         self.taken = 0
 
     def expect_place(self) -> None:
@@ -96,11 +101,15 @@ class Bounded(Background):
             raise BusyError(f"{self._most} {self._what} are under way; send it again a little later", limit=self._most)
 
     async def run(self, work: Callable[[], T]) -> T:
+        first, self._first = self._first, None
+        run = super().run if first is None else first.run
         self.taken += 1
         try:
-            return await super().run(work)
+            return await run(work)
         finally:
             self.taken -= 1
+            if first is not None:
+                self._first = first
 
 
 def _give_way() -> None:
@@ -119,7 +128,9 @@ class Admission:
 
     def __init__(self, settings: Settings) -> None:
         self._pace = Pace()
-        self.pushes = Bounded("pushes", settings.max_pushes, _PUSH_THREADS, self._begin_pushing)
+        # One thread has the priority of all others, and is looked at. Many would be in the event loop's way, and in
+        # each other's.
+        self.pushes = Bounded("pushes", settings.max_pushes, _PUSH_THREADS - 1, Background(1, self._pace.join))
         self.imports = Bounded("imports", settings.max_imports, settings.max_imports)
         self.pictures = Bounded("pictures", settings.max_pictures, settings.picture_threads)
         self.receiving = Background(_RECEIVING_THREADS)
@@ -136,14 +147,6 @@ class Admission:
         self._turn = asyncio.Lock()
         self.expected = Expected()
         """Draws that are likely to come."""
-
-    def _begin_pushing(self) -> None:
-        # The first has the priority of all others, and is looked at. It does all where one push comes after another.
-        # Many at once would be in the event loop's way, and in each other's.
-        if self._pace.files:
-            _give_way()
-        else:
-            self._pace.join()
 
     @contextmanager
     def push(self) -> Iterator[Callable[[AsyncIterator[bytes]], Awaitable[bytes]]]:
@@ -194,8 +197,8 @@ class Admission:
         """Around drawing a batch in the event loop, for one request at a time.
 
         While pushes are under way, the next turn begins after a pause as long as this one: pushes get half of the
-        loop's time however many samplers there are. Where one push waits for a processor, as who samples has them all,
-        it is as long as that needs to make up for it (docs/decisions/0016).
+        loop's time however many samplers there are. Where one push that is there waits for a processor, as who samples
+        has them all, it is as long as that needs to make up for it (docs/decisions/0016).
         """
         await self._turn.acquire()
         loop = asyncio.get_running_loop()
@@ -205,8 +208,8 @@ class Admission:
         finally:
             if self._arriving:
                 behind = self._pace.seconds_behind()
-                # Of several pushes, one waits for the others too.
-                pause = max(loop.time() - began, behind if self.pushes.taken <= 1 else 0.0)
+                # Of several pushes, one waits for the others too; and one that still arrives, for its client alone.
+                pause = max(loop.time() - began, behind if self.pushes.taken == 1 else 0.0)
                 loop.call_later(pause, self._turn.release)
             else:
                 self._turn.release()
