@@ -81,7 +81,8 @@ def push_batches(batches: Iterable[list[Record]], key: str, send: Send) -> list[
     its pieces as soon as there is room.
 
     Raises:
-        ExemplarMemoryError, ServiceError: with ``records_acknowledged`` and ``idempotency_key`` in ``details``.
+        ExemplarMemoryError, ServiceError: with ``records_acknowledged``, ``idempotency_key``, ``exemplar_ids`` and
+            ``evicted`` in ``details``.
     """
     answers: list[PushResponse] = []
     acknowledged = 0
@@ -100,7 +101,12 @@ def push_batches(batches: Iterable[list[Record]], key: str, send: Send) -> list[
                 else:
                     acknowledged += last - first
     except (ExemplarMemoryError, ServiceError) as error:
-        error.details.update(records_acknowledged=acknowledged, idempotency_key=key)
+        error.details.update(
+            records_acknowledged=acknowledged,
+            idempotency_key=key,
+            exemplar_ids=_ids(answers),
+            evicted=_evicted(answers),
+        )
         raise
     return answers
 
@@ -113,15 +119,23 @@ def _push_result(answers: Sequence[PushResponse]) -> PushResult:
     """All answers of a push, at least one, as one."""
     last = answers[-1]
     return PushResult(
-        exemplar_ids=tuple(item for answer in answers for item in answer.exemplar_ids),
+        exemplar_ids=_ids(answers),
         kept=sum(answer.kept for answer in answers),
         rejected=sum(answer.rejected for answer in answers),
-        evicted=tuple(item for answer in answers for item in answer.evicted),
+        evicted=_evicted(answers),
         bytes_used=last.bytes_used,
         budget_bytes=last.budget_bytes,
         version=last.version,
         batches=len(answers),
     )
+
+
+def _ids(answers: Sequence[PushResponse]) -> tuple[int | None, ...]:
+    return tuple(item for answer in answers for item in answer.exemplar_ids)
+
+
+def _evicted(answers: Sequence[PushResponse]) -> tuple[int, ...]:
+    return tuple(item for answer in answers for item in answer.evicted)
 
 
 def cut(records: Any, max_bytes: int, max_records: int) -> Iterator[list[Record]]:

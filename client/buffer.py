@@ -95,7 +95,8 @@ class Buffer(Changing, InStep):
             FormatError: a record is malformed; its ``details["index"]`` counts within the batch.
             BusyError: the service takes no more pushes now, also after the last try.
             ServiceError: no usable answer. Like the errors above it carries, in ``details``,
-                ``records_acknowledged`` (of batches that had been stored before) and ``idempotency_key``.
+                ``records_acknowledged`` (of batches that had been stored before), their ``exemplar_ids``, whom they
+                ``evicted``, and ``idempotency_key``.
         """
         batches = _push.cut(records, max_batch_bytes, max_batch_records)
         return _push.push(self.client.session, self.name, batches, idempotency_key, vocabulary, dry_run=dry_run)

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from client import Buffer, PushResult, ReplayBatch, ServiceError
+from client import Buffer, PushResult, ReplayBatch
 from client.cache import default_bytes
 from memory_format import ConflictError, ExemplarMemoryError, Record
 
@@ -77,14 +77,11 @@ class Exemplars(Generic[T]):
         else:
             self._undo()
             key = uuid.uuid4().hex
+        self._unfinished = records, key
         try:
             result = self.buffer.push(records, idempotency_key=key)
         except ExemplarMemoryError as error:
-            self._unfinished = records[: error.details.get("records_acknowledged", 0)], key
-            self._undo()
-            raise
-        except ServiceError:
-            self._unfinished = records, key
+            self._take_back(error.details)
             raise
         self._unfinished = None
         evicted, self._lost = self._lost.union(result.evicted), frozenset()
@@ -102,15 +99,19 @@ class Exemplars(Generic[T]):
             return
         records, key = self._unfinished
         try:
-            stored = self.buffer.push(records, idempotency_key=key) if records else None
+            stored = self.buffer.push(records, idempotency_key=key)
         except ExemplarMemoryError as error:
-            # The batch that got no answer was not stored.
-            stored = self.buffer.push(records[: error.details.get("records_acknowledged", 0)], idempotency_key=key)
-        if stored is not None:
-            ids = {id_ for id_ in stored.exemplar_ids if id_ is not None}
-            self.remove(ids.difference(stored.evicted))
-            self._lost = self._lost.union(stored.evicted) - ids
-            self._forget(self._lost)
+            self._take_back(error.details)
+        else:
+            self._take_back({"exemplar_ids": stored.exemplar_ids, "evicted": stored.evicted})
+
+    def _take_back(self, stored: Mapping[str, Any]) -> None:
+        """Delete what is stored of an unfinished push; what got no answer before a refusal is not."""
+        evicted = frozenset(stored.get("evicted", ()))
+        ids = {id_ for id_ in stored.get("exemplar_ids", ()) if id_ is not None}
+        self.remove(ids - evicted)
+        self._lost = (self._lost | evicted) - ids
+        self._forget(self._lost)
         self._unfinished = None
 
     def replace(self, exemplar_ids: Sequence[int], arrays: Mapping[str, ArrayLike]) -> frozenset[int]:

@@ -170,6 +170,31 @@ def test_a_push_of_several_requests_is_stored_whole_or_not_at_all(buffer: Buffer
     assert np.array_equal(held.get([first])[0], picture(0))
 
 
+def test_of_a_request_that_was_cut_where_the_disk_is_full_nothing_is_left(service: Service) -> None:
+    """How it was cut depends on the room that there was, and need not come out so again."""
+    given = records(range(14))
+    budget = 10 * max(record.charge for record in given)
+    with MemoryClient(service.url) as memory:
+        buffer = memory.create_buffer(
+            f"adapter-pictures-{next(_numbers)}",
+            budget_bytes=budget,
+            disk_limit_bytes=budget * 3 // 2,
+            eviction="reject",
+        )
+        held = exemplars_of(buffer, None)
+        old = held.push(given[:5]).exemplar_ids.tolist()
+        buffer.take_snapshot("keeps-them-on-disk")
+        held.remove(old)
+        with pytest.raises(BudgetError) as caught:
+            held.push(given[5:])
+        assert caught.value.code == "disk_limit_exceeded"
+        assert 0 < caught.value.details["records_acknowledged"] < 9, "otherwise this tests nothing"
+        assert buffer.info().num_records == 0
+        buffer.configure(disk_limit_bytes=10 * budget)
+        assert (held.push(given[5:]).exemplar_ids >= 0).all()
+        assert buffer.info().num_records == 9
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_a_push_that_broke_off_leaves_nothing_behind(buffer: Buffer, service: Service, same: bool) -> None:
     link = Link(int(service.url.rsplit(":", 1)[1]))

@@ -152,7 +152,12 @@ def test_however_it_is_cut_and_repeated_it_is_stored_once(
         answers = push_batches(batches, "key", shelf.send)
     except ServiceTimeoutError as error:
         broken_off = error.details
-        assert broken_off == {"records_acknowledged": len(shelf.stored), "idempotency_key": "key"}
+        assert broken_off == {
+            "records_acknowledged": len(shelf.stored),
+            "idempotency_key": "key",
+            "exemplar_ids": tuple(shelf.stored),
+            "evicted": (),
+        }
     shelf.fails_after = None
     for room in rooms[1:]:
         shelf.room = room
