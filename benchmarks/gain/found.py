@@ -48,6 +48,8 @@ class Run:
     strategies: dict[str, str]
     """By name, in words."""
     scores: list[Score] = field(default_factory=list)
+    earlier: list[tuple[str, str, int]] = field(default_factory=list)
+    """Strategy, way and seed of those that an earlier call has trained, which this one found done."""
 
     @property
     def service(self) -> list[str]:

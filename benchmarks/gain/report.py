@@ -38,6 +38,10 @@ def markdown(kept: Document) -> str:
         f"{len(run.seeds)} seeds, mean ± deviation, %. Differences are paired by seed, with their 95 % interval. "
         f"Chance is {100 / (end - first):.1f}."
     )
+    if run.earlier:
+        told += (
+            " *Earlier*: seeds that an earlier call has trained; the commit and the seconds above may not be theirs."
+        )
     parts = [kept.heading("Gain inside Avalanche"), told]
     for strategy, words in run.strategies.items():
         parts += [f"## {words}", _remembered(run, strategy), _gains(run, strategy), _verdicts(run, strategy)]
@@ -48,16 +52,18 @@ def _remembered(run: Run, strategy: str) -> str:
     rows = []
     for way, words in run.ways.items():
         scores = run.of(strategy, way)
-        rows.append(
-            [
-                words,
-                f"{sum(score.exemplars for score in scores) / len(scores):.0f}",
-                f"{sum(score.bytes_held for score in scores) / len(scores):,.0f}",
-                points(spread([score.last for score in scores])),
-                points(spread([score.average for score in scores])),
-            ]
-        )
-    return table(["stored", "items", "bytes", "last", "average"], rows)
+        row = [
+            words,
+            f"{sum(score.exemplars for score in scores) / len(scores):.0f}",
+            f"{sum(score.bytes_held for score in scores) / len(scores):,.0f}",
+            points(spread([score.last for score in scores])),
+            points(spread([score.average for score in scores])),
+        ]
+        if run.earlier:
+            row.append(", ".join(str(seed) for seed in run.seeds if (strategy, way, seed) in run.earlier))
+        rows.append(row)
+    heads = ["stored", "items", "bytes", "last", "average"]
+    return table([*heads, "earlier"] if run.earlier else heads, rows)
 
 
 def _gains(run: Run, strategy: str) -> str:

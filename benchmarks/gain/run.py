@@ -186,7 +186,9 @@ def measure(
                 path = out / f"{strategy}-{name}-{seed}.json"
                 key = repr((budget_bytes, problem.classes, problem.training, WAYS[name]))
                 said = json.loads(path.read_text()) if path.exists() else {}
-                if said.get("key") != key:
+                if said.get("key") == key:
+                    run.earlier.append((strategy, name, seed))
+                else:
                     score = _train(problem, stores, WAYS[name], strategy, name, seed)
                     said = {"key": key, "score": asdict(score)}
                     write_atomically(path, json.dumps(said).encode())

@@ -120,7 +120,9 @@ def test_every_way_fills_its_bytes_and_what_is_done_is_not_done_again(frozen: Fr
         assert all(len(score.accuracy) == 5 for score in first.scores)
         made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
         assert len(made) == 12
-        assert run() == first
+        again = run()
+        assert (first.earlier, replace(again, earlier=[])) == ([], first)
+        assert again.earlier == [(score.strategy, score.way, 3) for score in first.scores]
         assert {path: path.stat().st_mtime_ns for path in made} == made
     assert trained == 2 * first.scores
 
@@ -144,7 +146,7 @@ def _run() -> Run:
 
 
 def test_the_gain_is_over_the_best_of_the_librarys_own(tmp_path: Path) -> None:
-    run = _run()
+    run = replace(_run(), earlier=[("er", "pixels", 0), ("er", "pixels", 1)])
     assert run.best_own("er") == "jpeg-10"
     gain = run.gain("er", "masked", "jpeg-10")
     assert gain.mean == pytest.approx(0.105)
@@ -154,6 +156,8 @@ def test_the_gain_is_over_the_best_of_the_librarys_own(tmp_path: Path) -> None:
     _BENCHMARK.publish(run, summary(run), options, [], 0.0, None)
     page = (tmp_path / "gain" / "latest.md").read_text()
     assert "service, masked, AVIF: **yes**, +10.5" in page
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("| own")]
+    assert [row[-2] for row in rows[:2]] == ["0, 1", ""]
     assert read(tmp_path / "gain" / "latest.json").summary["er"]["masked"]["pixels"]["mean"] == pytest.approx(0.195)
     lost = replace(run, scores=[replace(score, accuracy=[0.5, 0.2]) for score in run.scores])
     assert lost.gain("er", "masked", "jpeg-10").mean == 0
