@@ -169,6 +169,8 @@ def decode_extras(extras: bytes) -> Extras:
         and isinstance(shapes, dict)
         and all(_is_shape(shape) for shape in shapes.values())
     ):
+        if isinstance(shapes, dict) and any(map(_is_of_newer_type, shapes.values())):
+            raise FormatError(f"extras have arrays of types other than {', '.join(_DTYPES)}: of a newer version?")
         raise FormatError('extras must be a line of JSON {"user": {...}, "arrays": {name: shape}} and the arrays')
     fields = {} if given is None else check_fields(given)
     if _depth(user) > MAX_JSON_DEPTH:
@@ -199,6 +201,10 @@ def _word(values: StoredArray) -> list[str]:
 
 def _has_word(shape: list[Any]) -> bool:
     return bool(shape) and isinstance(shape[0], str) and shape[0] in _WORDS
+
+
+def _is_of_newer_type(shape: Any) -> bool:
+    return isinstance(shape, list) and bool(shape) and isinstance(shape[0], str) and not _has_word(shape)
 
 
 def _is_shape(shape: Any) -> bool:

@@ -352,6 +352,15 @@ def test_float32_and_uint8_arrays_come_back_bit_for_bit_and_cost_their_bytes() -
     assert (halves.flags & FLAG_TYPED, halves.arrays()["logits"].dtype.name) == (0, "float16")
 
 
+def test_a_uint8_array_is_written_so_for_ever_and_an_unknown_type_is_a_newer_versions() -> None:
+    written = b'{"user":{},"arrays":{"state":["u1",2,2],"half":[1]}}\n\x00\x01\xfe\xff\x00>'
+    arrays = {"state": [[0, 1], [254, 255]], "half": [1.5]}
+    assert make_extras(None, arrays, {"state": "uint8"}).encode() == written
+    assert {name: values.tolist() for name, values in decode_extras(written).arrays.items()} == arrays
+    with pytest.raises(FormatError, match=r"types other than float16, float32, uint8: of a newer version\?"):
+        decode_extras(written.replace(b'"u1"', b'"u2"'))
+
+
 def test_fields_are_pythons_values_and_cost_their_bytes() -> None:
     record = simple(fields={"split": "train", "epoch": np.int64(3), "hard": np.bool_(True), "loss": np.float32(0.5)})
     assert record.fields() == {"split": "train", "epoch": 3, "hard": True, "loss": 0.5}
