@@ -91,9 +91,12 @@ def check(extra: str, wheel: Path, python: str, folder: Path) -> None:
     # A path to the checkout would hide what the wheel lacks, also from pip.
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     wanted = str(wheel) if extra == "base" else f"{wheel}[{extra}]"
-    pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
-    for arguments in ([*pip, "install", wanted], [*pip, "check"], *CHECKS[extra]):
-        subprocess.run([program, *arguments], check=True, cwd=empty, env=clean, stdout=subprocess.DEVNULL)
+    pip = ["-m", "pip", "--disable-pip-version-check"]
+    # `pip check` says what is wrong on stdout, and with --quiet nowhere.
+    for arguments in ([*pip, "install", "--quiet", wanted], [*pip, "check"], *CHECKS[extra]):
+        done = subprocess.run([program, *arguments], cwd=empty, env=clean, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise SystemExit(f"{done.stdout}{extra}: failed with {done.returncode}: {' '.join(arguments)}")
     found = subprocess.run([program, "-V"], check=True, capture_output=True, text=True).stdout.strip()
     print(f"{extra}: {len(CHECKS[extra])} checks with {found}", flush=True)
 
