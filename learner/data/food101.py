@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def _of_titles(root: Path) -> list[Sample]:
 
 
 def _there(folder: Path) -> Callable[[str], bool]:
-    return lambda name: (folder / name).exists()
+    return lambda name: os.path.exists(folder / name)  # False for a name that no file can have, too
 
 
 def _of_json(root: Path, config: DataConfig) -> tuple[list[Sample], tuple[str, ...]]:

@@ -481,6 +481,10 @@ class TestFood101:
         ):
             load("food101", root)
         assert len(load("food101", root, bad_pictures="skip").train) == 7
+        # A title in the place of a name is longer than a file's may be.
+        titles = root / "texts/train_titles.csv"
+        titles.write_text(titles.read_text() + f"{'A very long title ' * 20},x,ramen\n")
+        assert len(load("food101", root, bad_pictures="skip").train) == 7
 
     def test_the_json_files_that_go_around_are_read(self, load: Callable[..., MultimodalData], tmp_path: Path) -> None:
         root = trees.food101_json(tmp_path)
