@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
+import resource
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +23,9 @@ from memory_service.store import Buffer, erasures, shared
 from memory_service.store.admin.verify import verify
 from memory_service.store.directory import Places
 from memory_service.store.erasures import Erasures
+from memory_service.store.index import connecting, erased
 from memory_service.store.index.shared import SharedIndex
+from memory_service.store.index.watching import Watch
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
 from memory_service.store.receipts import Receipts
@@ -242,6 +247,41 @@ def test_replicas_that_do_not_come_back_are_not_named_for_ever(
     receipt = first.erasures.erase(first.buffer("b"), [3]).receipt
     assert receipt is not None
     assert receipt.unconfirmed == ("away 0",)
+
+
+def test_a_replica_that_is_there_is_not_forgotten(pair: tuple[SharedStore, SharedStore]) -> None:
+    """However long ago it has started, and the last erasure was."""
+    index = pair[0]._index
+    assert isinstance(index, SharedIndex)
+    with index.writing() as transaction:
+        transaction.connection.exec_driver_sql("UPDATE replicas SET seen_at = 0")
+        transaction.connection.execute(erased._TELL)
+
+    def unseen() -> int:
+        with index.reading() as reading:
+            found = reading.connection.exec_driver_sql("SELECT count(*) FROM replicas WHERE seen_at = 0")
+            return int(found.scalar_one())
+
+    while unseen():
+        time.sleep(0.01)
+
+
+def test_a_replica_with_many_open_files_waits_all_the_same(postgres: PostgresServer) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 2048), hard))
+    watch = Watch(connecting.make_engine(connecting.parse(postgres.url())), "a" * 32)
+    try:
+        high = fcntl.fcntl(watch._woken, fcntl.F_DUPFD_CLOEXEC, 1500)
+        watch._woken.close()
+        watch._woken = socket.socket(fileno=high)
+        began = time.monotonic()
+        watch.wait(0.05)
+        assert time.monotonic() - began > 0.04
+        watch.wake()
+        watch.wait(60)
+    finally:
+        watch.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # Processes over an object store

@@ -36,7 +36,11 @@ JOIN: Final = (
 CONFIRM: Final = (
     f"UPDATE replicas SET confirmed = %(number)s, seen_at = {_NOW} WHERE id = %(id)s AND confirmed < %(number)s"
 )
-LOOK: Final = "SELECT erasures FROM store"
+LOOK: Final = (
+    # Who looks is there, however long ago it has started.
+    f"WITH seen AS (UPDATE replicas SET seen_at = {_NOW} WHERE id = %(id)s AND seen_at < {_NOW} - 86400) "
+    "SELECT erasures FROM store"
+)
 
 _COUNT: Final = tables.store.update().values(erasures=tables.store.c.erasures + 1).returning(tables.store.c.erasures)
 _TELL: Final = sa.text(f"SELECT pg_notify('{CHANNEL}', '')")

@@ -277,7 +277,7 @@ replicas = sa.Table(
     sa.Column("place", sa.String(100), nullable=False),
     # As in store.erasures: of what was erased up to that one it has no copies.
     sa.Column("confirmed", sa.BigInteger, nullable=False),
-    # Seconds since 1970 by the database's clock: when it has started, or confirmed, the last time.
+    # Seconds since 1970 by the database's clock, to a day: when it was there the last time.
     sa.Column("seen_at", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -66,7 +66,7 @@ class Watch:
                 driver.execute(f"LISTEN {erased.CHANNEL}")
                 self._listens = True
             self._told = False
-            return int(driver.execute(erased.LOOK).fetchone()[0])
+            return int(driver.execute(erased.LOOK, {"id": self._id}).fetchone()[0])
 
     def confirm(self, number: int) -> None:
         """There is no copy of what was erased up to that. Raises ``StorageError``."""
@@ -80,9 +80,11 @@ class Watch:
         if self._told:
             # While something else was asked.
             return
-        told = [self._driver] if self._connection is not None else []
-        with suppress(OSError, ValueError):
-            select.select([self._woken, *told], [], [], seconds)
+        # Not select(), which takes no descriptor beyond the 1,023rd.
+        poll = select.poll()
+        for told in (self._woken, *([self._driver] if self._connection is not None else ())):
+            poll.register(told, select.POLLIN)
+        poll.poll(1000 * seconds)
 
     def wake(self) -> None:
         """End :meth:`wait`, now and from here on."""
