@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from memory_format import BudgetError, StorageError, encode_batch
 from memory_service.store import Buffer, Store
+from memory_service.store.admin.verify import verify
 from memory_service.store.directory import Places
 from memory_service.store.index import quotas, tables, taking_part
 from memory_service.store.index.base import Reading
@@ -166,6 +167,14 @@ def test_bytes_of_a_learner_are_those_in_all_replicas(open_pair: Callable[[Optio
     for store, name in zip(pair, "de", strict=True):
         store.delete_buffer(name)
     assert expect_counted(first) == {"left": 7 * CHARGE, "right": 10 * CHARGE}
+    assert first._places.index is not None
+    places = Places(first._places.index, first._places.segments)
+    assert verify(tmp_path / "one", places).sound
+    with first._index.writing() as transaction:
+        transaction.connection.execute(sa.update(tables.learner_bytes).values(num_bytes=8 * CHARGE))
+    said = [(problem.kind, problem.where, problem.words) for problem in verify(tmp_path / "one", places).problems]
+    assert [(kind, where) for kind, where, _ in said] == [("wrong_counter", "learner_bytes")] * 2
+    assert f"{8 * CHARGE} bytes of learner 'left' are counted, its records make {7 * CHARGE}" in said[0][2]
 
 
 def test_who_was_slower_is_told_what_is_left(
@@ -221,9 +230,13 @@ def test_all_replicas_count_or_none(tmp_path: Path, postgres: PostgresServer, mo
     with opened(limited) as store, opened(limited, "two") as other:
         store.buffer("b").push(of("left", 4, 5))
         assert expect_counted(other) == {"left": 20 * CHARGE}
+        with other._index.writing() as transaction:
+            transaction.connection.execute(sa.update(tables.learner_bytes).values(num_bytes=1))
+    assert not verify(tmp_path / "one", alone).sound
     with Store(tmp_path / "three", limited, open_ports=alone) as service:
         refused(service.buffer("b"), of("left", 5, 5), requested_bytes=5 * CHARGE, free_bytes=4 * CHARGE)
         assert expect_counted(service) == {"left": 20 * CHARGE}
+    assert verify(tmp_path / "one", alone).sound
     bucket.forget_memory(segments)
 
 

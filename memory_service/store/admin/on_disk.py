@@ -147,9 +147,9 @@ class StoreOnDisk:
         with self.index.reading() as reading:
             return found | reports.contents(reading)
 
-    def load(self, entry: BufferEntry, rows: BufferRows) -> State:
+    def load(self, entry: BufferEntry, rows: BufferRows, learners: Learners | None = None) -> State:
         """What a buffer holds. Raises ``StorageError``: a segment is damaged."""
-        return load(entry, rows, SealedSegments(self.source), Learners())
+        return load(entry, rows, SealedSegments(self.source), learners or Learners())
 
     def read(self, state: SegmentState, report: Report) -> SegmentOnDisk:
         """Check every record of a segment."""

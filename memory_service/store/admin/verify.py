@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,8 +14,10 @@ from memory_format import StorageError
 from memory_service.store.admin.on_disk import Progress, Report, SegmentOnDisk, StoreOnDisk, stem_of
 from memory_service.store.admin.online import Newer, Pace
 from memory_service.store.directory import Places, open_local
-from memory_service.store.index import opening
+from memory_service.store.index import opening, quotas
 from memory_service.store.index.base import BufferEntry, BufferRows, Reading
+from memory_service.store.index.outside import IndexInDatabase
+from memory_service.store.pure.columns import Learners, bytes_by_learner
 from memory_service.store.pure.revised import shown_ids
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
@@ -50,7 +54,8 @@ def verify(
             report.note(f"{standing.kind}_index", opening.INDEX, standing.words)
         newer = Newer(outside, Path(directory))
         with closing(newer()) as store:
-            examine(store, progress, report, newer if served else None, pace)
+            counts = isinstance(outside.index, IndexInDatabase)
+            examine(store, progress, report, newer if served else None, pace, counts_learners=counts)
             for run_id, content in sorted(store.reports().items()):
                 try:
                     unpacked(content, "it")
@@ -70,8 +75,11 @@ def examine(
     report: Report,
     newer: Newer | None = None,
     pace: Pace | None = None,
+    *,
+    counts_learners: bool = False,
 ) -> tuple[Report, list[SegmentOnDisk]]:
-    """Look at everything; ``newer`` is for a store that is served."""
+    """Look at everything; ``newer`` is for a store that is served. ``counts_learners``: what the index says of learners
+    is what they have, where it says that it is; else a start counts them anew."""
     for words in store.index.faults():
         report.note("damaged_index", opening.INDEX, words)
     states = store.segments()
@@ -81,10 +89,11 @@ def examine(
     _check_revisions(store, read, report)
     if newer is None:
         with store.index.reading() as reading:
-            for entry in reading.buffers():
-                _examine_buffer(store, reading, entry, damaged, report)
+            held = [_examine_buffer(store, reading, entry, damaged, report) for entry in reading.buffers()]
+            if counts_learners:
+                _check_learners(reading, held, report)
     else:
-        _examine_served_buffers(newer, damaged, report)
+        _examine_served_buffers(newer, damaged, report, counts_learners=counts_learners)
     return report, read
 
 
@@ -184,17 +193,24 @@ def _find_orphans(store: StoreOnDisk, known: set[str], report: Report, newer: Ne
             report.note("orphan", entry, "no row of the index speaks of this file")
 
 
-def _examine_served_buffers(newer: Newer, damaged: dict[int, SegmentOnDisk], report: Report) -> None:
-    """Each as of one moment, whose files are there while they are read."""
+_Held = Mapping[str, int] | None
+"""What records of a buffer are charged, by learner; None: it cannot be loaded."""
+
+
+def _examine_served_buffers(
+    newer: Newer, damaged: dict[int, SegmentOnDisk], report: Report, *, counts_learners: bool
+) -> None:
+    """Each as of one moment, whose files are there while they are read; learners where all are as of the same one."""
     done: set[int] = set()
     for _ in range(_MOST_TURNS):
+        held, counts = list[_Held](), counts_learners and not done
         with closing(newer()) as now, now.index.reading() as reading:
             for entry in reading.buffers():
                 if entry.config.id in done:
                     continue
                 seen = Report()
                 try:
-                    _examine_buffer(now, reading, entry, damaged, seen)
+                    held.append(_examine_buffer(now, reading, entry, damaged, seen))
                 except StorageError as error:
                     # It was rewritten, or came damaged since the others were read: look at a newer state.
                     stem = error.details.get("segment")
@@ -205,19 +221,22 @@ def _examine_served_buffers(newer: Newer, damaged: dict[int, SegmentOnDisk], rep
                 done.add(entry.config.id)
                 report.add(seen)
             else:
+                if counts:
+                    _check_learners(reading, held, report)
                 return
     raise StorageError("the store changes faster than it can be looked at; try it while less is pushed")
 
 
 def _examine_buffer(
     store: StoreOnDisk, reading: Reading, entry: BufferEntry, damaged: dict[int, SegmentOnDisk], report: Report
-) -> None:
+) -> _Held:
     name, found = entry.config.name, reading.contents(entry.config.id)[entry.config.id]
     if _find_lost(name, found, damaged, report):
         # Its contents cannot be loaded: which of its records are live is not known.
         report.buffers[name] = entry.num_records
-        return
-    loaded = store.load(entry, found)
+        return None
+    learners = Learners()
+    loaded = store.load(entry, found, learners)
     report.buffers[name] = loaded.columns.num_records
     _check_counters(entry, loaded, report)
     for snapshot in loaded.snapshots.values():
@@ -229,6 +248,23 @@ def _examine_buffer(
                 f"it shows {view.num_records} records of {view.bytes_used} bytes, and says {snapshot.num_records} of "
                 f"{snapshot.bytes_used}",
             )
+    return bytes_by_learner(loaded.columns["learner"], loaded.columns.charge, learners.ids)
+
+
+def _check_learners(reading: Reading, held: Iterable[_Held], report: Report) -> None:
+    """Of all buffers."""
+    counted, real = quotas.counted_learners(reading), Counter[str]()
+    if counted is None:
+        return
+    for of_it in held:
+        if of_it is None:
+            return
+        real.update(of_it)
+    for learner_id in sorted(counted.keys() | real.keys()):
+        stated = counted.get(learner_id, 0)
+        if stated != real[learner_id]:
+            words = f"{stated} bytes of learner {learner_id!r} are counted, its records make {real[learner_id]}"
+            report.note("wrong_counter", "learner_bytes", f"{words}: a start without --replicas counts anew")
 
 
 def _find_lost(name: str, found: BufferRows, damaged: dict[int, SegmentOnDisk], report: Report) -> bool:

@@ -69,6 +69,13 @@ def learner_bytes(reading: Reading, learner_ids: Iterable[str]) -> dict[str, int
     return {row.learner_id: row.num_bytes for row in found}
 
 
+def counted_learners(reading: Reading) -> dict[str, int] | None:
+    """The same of all learners; None: nobody has kept count."""
+    if not reading.connection.execute(sa.select(tables.store.c.learners_counted)).scalar_one():
+        return None
+    return {row.learner_id: row.num_bytes for row in reading.connection.execute(sa.select(_L.learner_id, _L.num_bytes))}
+
+
 def charge_learners(transaction: Writing, more: Mapping[str, int], limit: int | None) -> None:
     """Add to what learners have, or take away, with the last statements of a transaction that changes their records.
 
