@@ -41,6 +41,10 @@ class _File:
 _FILE: Final = TypeAdapter(_File)
 
 
+_Stored = tuple[str, bytes, Collection[str]]
+"""Id, content, and places of replicas that have not confirmed it."""
+
+
 class Receipts:
     """The receipts of a store, the newest :data:`MOST_KEPT` of them. Threads may share it.
 
@@ -55,11 +59,27 @@ class Receipts:
         self._lock = threading.Lock()
 
     def adopt(self) -> None:
-        """Where the index keeps receipts, those that are files are kept there from here on. Raises ``StorageError``."""
-        for id_ in self._ids() if self._index.keeps_documents else ():
+        """Where the index keeps receipts, those that are files are kept there from here on, but for damaged ones.
+        Raises ``StorageError``."""
+        for id_, content, _ in self._files(None) if self._index.keeps_documents else ():
+            try:
+                _kept(id_, content, ())
+            except StorageError as error:
+                logger.error("%s: it stays a file", error.message)
+                continue
             with self._index.writing(counted=False) as transaction:
-                erased.insert_receipt(transaction, id_, self._path(id_).read_text(), most=MOST_KEPT)
+                erased.insert_receipt(transaction, id_, content.decode(), most=MOST_KEPT)
             self._path(id_).unlink()
+
+    def damaged(self) -> list[str]:
+        """Ids of those that cannot be read, newest first. Raises ``StorageError``."""
+        found = []
+        for stored in self._stored(None):
+            try:
+                _kept(*stored)
+            except StorageError:
+                found.append(stored[0])
+        return found
 
     def keep(self, transaction: Writing, buffers: Iterable[str], receipt: ErasureReceipt, number: int) -> None:
         """Keep a receipt: in a file, which is on disk when this returns, or as a part of a transaction.
@@ -119,12 +139,16 @@ class Receipts:
         return found, None
 
     def _all(self, cursor: str | None) -> Iterator[KeptReceipt]:
-        """Newest first. Of an index that keeps none there are those of a store that it was made of."""
-        with self._index.reading() as reading:
-            rows = (_kept(id_, content, behind) for id_, content, behind in erased.receipts(reading, cursor))
-            yield from heapq.merge(rows, self._files(cursor), key=lambda kept: kept.receipt_id, reverse=True)
+        """Newest first."""
+        return (_kept(*stored) for stored in self._stored(cursor))
 
-    def _files(self, cursor: str | None) -> Iterator[KeptReceipt]:
+    def _stored(self, cursor: str | None) -> Iterator[_Stored]:
+        """Of an index that keeps none there are those of a store that it was made of."""
+        with self._index.reading() as reading:
+            rows = ((id_, content.encode(), behind) for id_, content, behind in erased.receipts(reading, cursor))
+            yield from heapq.merge(rows, self._files(cursor), key=lambda stored: stored[0], reverse=True)
+
+    def _files(self, cursor: str | None) -> Iterator[_Stored]:
         for id_ in self._ids():
             if cursor is not None and id_ >= cursor:
                 continue
@@ -135,7 +159,7 @@ class Receipts:
                 continue
             except OSError as error:
                 raise files.storage_error(f"read {self._path(id_)}", error) from error
-            yield _kept(id_, content, ())
+            yield id_, content, ()
 
     def _ids(self) -> list[str]:
         """Newest first."""
@@ -149,7 +173,7 @@ class Receipts:
         return self._directory / f"{id_}.json"
 
 
-def _kept(id_: str, content: bytes | str, behind: Collection[str]) -> KeptReceipt:
+def _kept(id_: str, content: bytes, behind: Collection[str]) -> KeptReceipt:
     """Raises ``StorageError`` (``corrupt_record``)."""
     try:
         file = _FILE.validate_json(content)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from memory_format import BusyError, Record, encode_batch
+from memory_format import BusyError, Record, StorageError, encode_batch
 from memory_service.store import Buffer, Store
 from memory_service.store.admin.verify import verify
 from memory_service.store.index import database
@@ -106,10 +106,15 @@ def test_receipts_in_files_are_in_the_index_once_that_is_a_database(
     (data / "receipts").rename(moved.with_name("receipts"))
     moved.mkdir()
     moved.with_name("receipts").rename(moved / "receipts")
+    damaged = moved / "receipts" / f"{'0' * 17}-{'a' * 8}.json"
+    damaged.write_bytes(b"\xff\x00")
     places = NewPlaces(request, monkeypatch)("database")
-    for _ in range(2):
-        with Store(moved, open_ports=places) as store:
-            page, cursor = store.erasures.receipts.page(1)
-            page += store.erasures.receipts.page(5, cursor)[0]
-            assert [kept.receipt for kept in page] == receipts[::-1]
-        assert not list((moved / "receipts").iterdir())
+    with Store(moved, open_ports=places) as store:
+        page, cursor = store.erasures.receipts.page(1)
+        with pytest.raises(StorageError, match="damaged"):
+            store.erasures.receipts.page(5, cursor)
+    assert list((moved / "receipts").iterdir()) == [damaged]
+    damaged.unlink()
+    with Store(moved, open_ports=places) as store:
+        page += store.erasures.receipts.page(5, cursor)[0]
+        assert [kept.receipt for kept in page] == receipts[::-1]

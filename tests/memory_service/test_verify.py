@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from memory_format import Record, StorageError, decode_batch, encode_batch
+from memory_format.api.runs import RunReport
 from memory_service.store import Store
 from memory_service.store.admin.on_disk import Report
 from memory_service.store.admin.repair import repair
@@ -17,6 +18,7 @@ from memory_service.store.admin.verify import verify
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
 from tests.memory_service.helpers import command, contents, make_exemplar, whole_state
+from tests.memory_service.test_runs import report as run_report
 
 OPTIONS = Options(segment_bytes=300_000)
 
@@ -196,6 +198,31 @@ def test_an_orphan_is_put_aside(store: Path) -> None:
     report = repair(store)
     assert not orphan.exists()
     assert [Path(name).read_bytes() for name in report.quarantined] == [b"whatever"]
+
+
+def test_damaged_documents_are_put_aside(store: Path) -> None:
+    """And no others."""
+    given = RunReport.model_validate_json(json.dumps(run_report()))
+    with Store(store, OPTIONS) as opened:
+        for run_id in ("good", "bad"):
+            opened.runs.put(run_id, given, 1.0)
+        for id_ in (1, 2):
+            opened.erasures.erase(opened.buffer("b"), [id_])
+        kept = opened.erasures.receipts.page(5)[0]
+    assert verify(store).sound
+    bad = [store / "runs" / "bad.json", store / "receipts" / f"{kept[1].receipt_id}.json"]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:-9])
+    said = verify(store)
+    wanted = [("damaged_report", "runs/bad"), ("damaged_receipt", f"receipts/{kept[1].receipt_id}")]
+    assert [(problem.kind, problem.where) for problem in said.problems] == wanted
+    repaired = repair(store)
+    assert repaired.problems == said.problems
+    assert repaired.quarantined == [str(store / "quarantine" / path.name) for path in bad]
+    assert verify(store).sound
+    with Store(store, OPTIONS) as opened:
+        assert [run.run_id for run in opened.runs.page(5)[0]] == ["good"]
+        assert opened.erasures.receipts.page(5)[0] == kept[:1]
 
 
 def test_what_is_not_the_store_s_is_left_alone(store: Path) -> None:

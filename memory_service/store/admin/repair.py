@@ -18,7 +18,7 @@ from memory_format import BudgetError, StorageError
 from memory_format.wire import Batch
 from memory_service.store.admin import recovery
 from memory_service.store.admin.on_disk import Progress, Report, SegmentOnDisk, StoreOnDisk, stem_of
-from memory_service.store.admin.verify import examine
+from memory_service.store.admin.verify import damaged_documents, examine
 from memory_service.store.commits import Commits, discard
 from memory_service.store.contents import Contents
 from memory_service.store.directory import take_lock
@@ -117,8 +117,10 @@ def _repair(store: _StoreInDirectory, standing: opening.Standing, report: Report
     _settle_buffers(store, standing, seen, report)
     _fit_disk_limits(store, report)
     known = (None, *(state.stem for state in store.segments()))
-    unknown = [name for name in sorted(os.listdir(store.directory)) if stem_of(name) not in known]
-    report.quarantined += [str(put_aside(store.directory / name, store.data)) for name in unknown]
+    useless = [store.directory / name for name in sorted(os.listdir(store.directory)) if stem_of(name) not in known]
+    documents = [store.data / f"{problem.where}.json" for problem in damaged_documents(store)]
+    useless += [path for path in documents if path.exists()]
+    report.quarantined += [str(put_aside(path, store.data)) for path in useless]
     # From here on a start takes the index for the newest one again.
     Generation(store.data / opening.GENERATION, store.index.mark()).close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from memory_format import StorageError
-from memory_service.store.admin.on_disk import Progress, Report, SegmentOnDisk, StoreOnDisk, stem_of
+from memory_service.store.admin.on_disk import Problem, Progress, Report, SegmentOnDisk, StoreOnDisk, stem_of
 from memory_service.store.admin.online import Newer, Pace
 from memory_service.store.directory import Places, open_local
 from memory_service.store.index import opening, quotas
@@ -21,6 +21,7 @@ from memory_service.store.pure.columns import Learners, bytes_by_learner
 from memory_service.store.pure.revised import shown_ids
 from memory_service.store.pure.state import State
 from memory_service.store.pure.tallies import SegmentState
+from memory_service.store.receipts import RECEIPTS, Receipts
 from memory_service.store.report_places import RUNS, unpacked
 from memory_service.store.transfer.outside import Outside
 
@@ -56,12 +57,18 @@ def verify(
         with closing(newer()) as store:
             counts = isinstance(outside.index, IndexInDatabase)
             examine(store, progress, report, newer if served else None, pace, counts_learners=counts)
-            for run_id, content in sorted(store.reports().items()):
-                try:
-                    unpacked(content, "it")
-                except StorageError as error:
-                    report.note("damaged_report", f"{RUNS}/{run_id}", f"{error.message}: send it again, or delete it")
         return report
+
+
+def damaged_documents(store: StoreOnDisk) -> Iterator[Problem]:
+    """Reports of runs and receipts that cannot be read; those that are files are where it says, with ``.json``."""
+    for run_id, content in sorted(store.reports().items()):
+        try:
+            unpacked(content, "it")
+        except StorageError as error:
+            yield Problem("damaged_report", f"{RUNS}/{run_id}", f"{error.message}: send it again")
+    for id_ in Receipts(store.data, store.index).damaged():
+        yield Problem("damaged_receipt", f"{RECEIPTS}/{id_}", "it is damaged, or a newer version made it")
 
 
 _MOST_TURNS = 100
@@ -94,6 +101,7 @@ def examine(
                 _check_learners(reading, held, report)
     else:
         _examine_served_buffers(newer, damaged, report, counts_learners=counts_learners)
+    report.problems += damaged_documents(store)
     return report, read
 
 
