@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from memory_format import BusyError, ConflictError, NotFoundError, StorageError
+from memory_format import BusyError, ConflictError, ExemplarMemoryError, NotFoundError
 from memory_service.store.buffer import Buffer
 from memory_service.store.erasures import WAIT_SECONDS
 from memory_service.store.index.base import NAMES, BufferEntry, BufferRows, Writing
@@ -82,13 +82,20 @@ class SharedStore(Store):
         """As :meth:`Store.page_of_buffers`."""
         numbers = self._look()
         page, after = super().page_of_buffers(limit, cursor, only=only)
-        return [self._seen(buffer.name, numbers[buffer.name]) for buffer in page], after
+        found = []
+        for buffer in page:
+            with suppress(NotFoundError):
+                # One that was made here since is as it is.
+                found.append(self._seen(buffer.name, numbers[buffer.name]) if buffer.name in numbers else buffer)
+        return found, after
 
     def _look(self) -> dict[str, tuple[int, int]]:
         """Know all buffers that there are; returns their ids and numbers by name."""
+        # First: what is made here meanwhile is not deleted.
+        known = list(self._buffers.items())
         with self._index.reading(alone=True) as reading:
             numbers = reading.numbers()
-        for name, buffer in list(self._buffers.items()):
+        for name, buffer in known:
             if numbers.get(name, (0, 0))[0] != buffer.config.id:
                 self._forget(buffer)
         for name, (id_, _) in list(numbers.items()):
@@ -197,8 +204,8 @@ class SharedStore(Store):
             try:
                 self.sweep()
                 self.go_on_erasing()
-            except StorageError as error:
-                logger.warning("what an ended replica has left stays for now: %s", error.message)
+            except (ExemplarMemoryError, OSError) as error:
+                logger.warning("what an ended replica has left stays for now: %s", error)
 
     def sweep(self) -> None:
         """Remove what was to be uploaded, or to go, by a replica that has ended since. Raises ``StorageError``."""
@@ -234,8 +241,8 @@ class SharedStore(Store):
             seconds = _WATCH_SECONDS
             try:
                 self._confirm(self._watch.look())
-            except (StorageError, BusyError) as error:
-                logger.info("copies of what was erased are not confirmed to be gone: %s", error.message)
+            except (ExemplarMemoryError, OSError) as error:
+                logger.info("copies of what was erased are not confirmed to be gone: %s", error)
                 seconds = _AGAIN_SECONDS
             self._watch.wait(seconds)
 

@@ -317,9 +317,10 @@ class Store:
         if cursor is not None and not NAME_PATTERN.fullmatch(cursor):
             raise FormatError("the cursor is not one that this service gave", code="invalid_cursor")
         with self._names_lock:
-            shown = (name for name in self._buffers if only is None or only(name))
+            known = dict(self._buffers)  # others may come meanwhile, by what another process has made
+            shown = (name for name in known if only is None or only(name))
             names = heapq.nsmallest(limit + 1, (name for name in shown if cursor is None or name > cursor))
-            page = [self._buffers[name] for name in names[:limit]]
+            page = [known[name] for name in names[:limit]]
         return page, page[-1].name if len(names) > limit else None
 
     def buffer(self, name: str) -> Buffer:

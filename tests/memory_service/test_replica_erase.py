@@ -30,6 +30,7 @@ from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
 from memory_service.store.receipts import Receipts
 from memory_service.store.segments import appending
+from memory_service.store.segments.bucket import Bucket
 from memory_service.store.segments.objects import ObjectSegments
 from memory_service.store.segments.readers import LeaseEndedError
 from memory_service.store.shared import SharedStore
@@ -209,6 +210,53 @@ def test_who_does_not_answer_is_named_until_it_does(
     while second.erasures.receipts.page(5)[0][0].unconfirmed:
         time.sleep(0.01)
     expect_gone(pair, tmp_path, postgres, [3, 19])
+
+
+def test_who_cannot_remove_a_copy_tries_again(
+    pair: tuple[SharedStore, SharedStore], tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    monkeypatch.setattr(shared, "_AGAIN_SECONDS", 0.01)
+    keep_only, failed = ObjectSegments.keep_only, list[bool]()
+
+    def keep(of: ObjectSegments, *given: Any) -> None:
+        if of is second._segments and not failed:
+            failed.append(True)
+            raise PermissionError(13, "Permission denied")
+        keep_only(of, *given)
+
+    monkeypatch.setattr(ObjectSegments, "keep_only", keep)
+    receipt = first.erasures.erase(first.buffer("b"), [3, 19]).receipt
+    assert receipt is not None
+    assert (receipt.unconfirmed, failed) == ((), [True])
+    expect_gone(pair, tmp_path, postgres, [3, 19])
+
+
+def test_what_is_about_to_be_committed_is_copied_all_the_same(
+    pair: tuple[SharedStore, SharedStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where copies are dropped after it was put."""
+    _, second = pair
+    note, spans, asked = InFlight.note, Bucket.read_spans, list[str]()
+
+    def late(*given: Any) -> Any:
+        second.drop_copies()
+        return note(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(InFlight, "note", late)
+        second.buffer("b").push(encode_batch(big_records(5, first=8000)))
+
+    def count(of: Bucket, key: str, wanted: Any) -> Any:
+        asked.append(key)
+        return spans(of, key, wanted)
+
+    monkeypatch.setattr(Bucket, "read_spans", count)
+    held = read(second.buffer("b"))
+    assert asked
+    asked.clear()
+    assert read(second.buffer("b")) == held
+    assert asked == []
 
 
 def test_answers_of_others_that_have_it_are_cut_short(

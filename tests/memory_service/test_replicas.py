@@ -144,6 +144,34 @@ def test_buffers_are_made_forked_and_deleted_for_all(pair: tuple[SharedStore, Sh
     expect_same(first, second, "f")
 
 
+def test_a_buffer_that_is_made_while_all_are_listed_is_none_that_was_deleted(
+    pair: tuple[SharedStore, SharedStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = pair
+    first.create_buffer("a", budget_bytes=90_000)
+    numbers, made = Reading.numbers, list[Buffer]()
+
+    def late(reading: Reading, name: str | None = None) -> dict[str, tuple[int, int]]:
+        found = numbers(reading, name)
+        if name is None:
+            made.append(first.create_buffer("b", budget_bytes=90_000)[0])
+        return found
+
+    monkeypatch.setattr(Reading, "numbers", late)
+    page, _ = first.page_of_buffers(5)
+    assert [buffer.name for buffer in page] == ["a", "b"]
+    assert push(made[0], 1)["kept"] == 4
+    assert first.buffer("b") is made[0] is page[1]
+
+
+def test_replicas_of_a_newer_version_are_named_as_such(pair: tuple[SharedStore, SharedStore], tmp_path: Path) -> None:
+    """And not as somebody who has the store alone."""
+    with pair[0]._index.writing() as transaction:
+        transaction.connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StorageError, match=r"schema 9999.*newer version of the service made it"):
+        SharedStore(tmp_path / "three", OPTIONS, open_ports=pair[0]._places)
+
+
 def test_a_push_finds_out_by_itself_that_the_buffer_is_another_one_now(pair: tuple[SharedStore, SharedStore]) -> None:
     first, second = pair
     old, _ = first.create_buffer("b", budget_bytes=20_000)

@@ -126,9 +126,11 @@ class SharedIndex(Database):
 
     def prepare(self, data: Path) -> Mark:
         """As :meth:`PostgresIndex.prepare`. Tables are made, and brought up to date, by one that has the store alone
-        for a moment. Raises ``StorageError``: replicas of an earlier version use it."""
+        for a moment. Raises ``StorageError``: replicas of an earlier version use it, or a newer one made it."""
         tries = 0
         while self.schema != migrations.HEAD:
+            # Else replicas of that version would only be in the way.
+            migrations.expect_known(self.schema)
             tries += 1
             # Its own connections would be in the way.
             self._engine.dispose()

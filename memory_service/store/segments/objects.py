@@ -141,6 +141,9 @@ class ObjectSegments(Segments):
     def noted(self, parts: Iterable[Part]) -> None:
         for part in parts:
             self.copies.cache.kept.discard(part.after.stem)
+            if part.sealed:
+                # Copies of what nothing named yet may have been dropped since it was put.
+                self.copies.sizes[part.after.stem] = part.file_bytes
             if part.before is not None and self.copies.filled.get(part.after.stem) == part.before.end:
                 self.copies.filled[part.after.stem] = part.after.end
             if part.before is not None and part.before.stem != part.after.stem:
