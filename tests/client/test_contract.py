@@ -26,7 +26,8 @@ from memory_format.api import answers, requests, updates
         (Buffer.fork, requests.ForkRequest, set()),
         (Buffer.update_scores, updates.ExemplarUpdate, {"arrays", "if_revisions"}),
         (Buffer.replace, updates.ExemplarUpdate, {"scores", "ranks", "if_version", "array_dtypes"}),
-        (Buffer.sample, requests.SampleBody, {"decode_threads", "pixels", "cache", "want"}),
+        # What is sampled next is a request of its own.
+        (Buffer.sample, requests.SampleBody, {"decode_threads", "pixels", "cache", "next_step", "want"}),
         # An address says its conditions on fields one by one, ``field=NAME:VALUE``.
         (Buffer.query, requests.ExemplarQuery, {"cursor", "field", "fields"}),
         (Buffer.records, requests.ExemplarQuery, {"cursor", "field", "fields"}),
