@@ -25,7 +25,7 @@ from memory_service.store.directory import Places
 from memory_service.store.erasures import Erasures
 from memory_service.store.index import connecting, erased
 from memory_service.store.index.shared import SharedIndex
-from memory_service.store.index.watching import Watch
+from memory_service.store.index.watching import Watch, replica_id
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
 from memory_service.store.receipts import Receipts
@@ -312,6 +312,16 @@ def test_a_replica_that_is_there_is_not_forgotten(pair: tuple[SharedStore, Share
 
     while unseen():
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"a" * 31])
+def test_a_replica_that_does_not_know_who_it_was_is_a_new_one(tmp_path: Path, content: bytes) -> None:
+    """And none that all others in that state would be, too."""
+    (tmp_path / "replica").write_bytes(content)
+    assert replica_id(tmp_path, make=False) == ""
+    made = replica_id(tmp_path, make=True)
+    assert len(made) == 32
+    assert replica_id(tmp_path, make=False) == replica_id(tmp_path, make=True) == made
 
 
 def test_a_replica_with_many_open_files_waits_all_the_same(postgres: PostgresServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import uuid
@@ -20,12 +21,15 @@ from memory_service.store.segments import files
 REPLICA: Final = "replica"
 """A file in a store's directory that says which replica's it is."""
 _PLACE_LENGTH: Final = 100
+_ID: Final = re.compile("[0-9a-f]{32}")
 
 
 def replica_id(data: Path, *, make: bool) -> str:
-    """Of a store's directory; empty where it has none and none is made. Raises ``OSError``."""
+    """Of a store's directory; empty where it has none, or what is none, and none is made. Raises ``OSError``."""
     with suppress(FileNotFoundError):
-        return (data / REPLICA).read_text().strip()[:32]
+        found = (data / REPLICA).read_text(errors="replace").strip()
+        if _ID.fullmatch(found):
+            return found
     made = uuid.uuid4().hex if make else ""
     if make:
         with files.replacing(data / REPLICA) as descriptor:
