@@ -197,6 +197,7 @@ def _flat(tensors: Sequence[Tensor], change: Callable[[Tensor], object]) -> None
     """Change tensors of one device all at once, by type."""
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         these = [tensor for tensor in tensors if tensor.dtype == dtype]
+        # New and contiguous: of a view gloo would change other numbers (findings/torch_gloo_strided.sh).
         flat = torch.cat([tensor.reshape(-1) for tensor in these])
         with _told():
             change(flat)

@@ -57,7 +57,8 @@ def write_stream(path: Path, out: BinaryIO, progress: Progress | None = None) ->
     """An exported table, whatever has written it again, as the Arrow stream that a service imports.
 
     Raises:
-        FormatError, OSError: as :func:`read_records`; it does not say of what buffer it is.
+        FormatError, OSError: as :func:`read_records`; it does not say of what buffer it is. ``out`` is to be thrown
+            away then: pyarrow ends the stream all the same, and it looks whole (findings/pyarrow_half_written.sh).
     """
     schema, batches = _opened(path)
     metadata = schema.metadata or {}

@@ -50,7 +50,7 @@ buffers = sa.Table(
     sa.CheckConstraint("bytes_used >= 0 AND bytes_used <= budget_bytes", name="within_budget"),
     sa.CheckConstraint("num_records >= 0", name="records_counted"),
     # Ids are never given twice: what an old process remembers of a deleted buffer cannot be taken for a new
-    # one.
+    # one. A batch operation of Alembic's would lose this (findings/alembic_batch_recreated.sh).
     sqlite_autoincrement=True,
 )
 
