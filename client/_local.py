@@ -48,6 +48,10 @@ _told: set[str] = set()
 """Paths of which it was said that draws do not go over them."""
 
 
+class _OtherRunError(NotReadError):
+    """Who listens is another service, or another run of it."""
+
+
 class _RefusedError(Exception):
     """The service wants this draw over HTTP; the message says why."""
 
@@ -74,6 +78,8 @@ class LocalWay:
         self.offer: LocalSocket | None = None
         """Where the service listens, as it said over HTTP."""
         self._was_of_use = False
+        self._others: set[str] = set()
+        """Runs of services in whose place another one was found."""
         self._ask_at: float | None = None
         """When another offer is asked for."""
         self._is_closed = False
@@ -216,7 +222,10 @@ class LocalWay:
         """Use an offer no more, until the service makes another one."""
         if self.offer == offer:
             self.offer = None
-            self._ask_at = self._clock() + (0 if self._was_of_use else _AGAIN_SECONDS)
+            # A service that has started again makes another offer, which whoever cloned this client did not know.
+            is_new = isinstance(error, _OtherRunError) and offer.instance not in self._others
+            self._others.add(offer.instance)
+            self._ask_at = self._clock() + (0 if self._was_of_use or is_new else _AGAIN_SECONDS)
         level = logging.DEBUG if offer.path in _told else logging.WARNING
         _told.add(offer.path)
         log.log(level, "draws go over HTTP for now, and not over %s: %s", offer.path, error or type(error).__name__)
@@ -250,7 +259,7 @@ class _Connection:
                 kind, answer = self._receive(seconds, descriptors)
             said = bytes(answer[lending.ANSWER.size :])
             if kind != lending.HELO or said != offer.instance.encode():
-                raise NotReadError(f"another service listens there, or another run of it: {said[:100]!r}")
+                raise _OtherRunError(f"another service listens there, or another run of it: {said[:100]!r}")
             if key is not None:
                 given = key.encode("ascii")
                 self._socket.sendall(lending.REQUEST.pack(lending.AUTH, len(given)) + given)
