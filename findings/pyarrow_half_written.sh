@@ -2,8 +2,8 @@
 # pyarrow 26.0.1: a `with` block that raises leaves a whole Parquet file, Arrow file or S3 object, with half of the rows.
 #
 # What: half of the rows are written in a `with` block, which then raises: a Parquet file, an Arrow file, an Arrow stream, and
-#   an object of 12 MiB through pyarrow's S3FileSystem. Then each is read. obstore's writer does the same for comparison. S3 is
-#   moto's server on the loopback.
+#   an object of 12 MiB through pyarrow's S3FileSystem. Then each is read. For comparison a few bytes through obstore's writer.
+#   S3 is moto's server on the loopback.
 # Guess: the files lack their end, so that reading says so; the upload to S3 is given up, and there is no object.
 # Seen: all are read without an error, with half of the rows. To leave the block closes the writer, error or not: the footer is
 #   written, and the upload in parts is completed. obstore gives it up.
