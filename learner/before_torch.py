@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-_SAID = {
+SAID = {
     # Where it is not set, libgomp's threads spin for work before they sleep, whatever it says is its default: on cores
     # that others use too, what they wait for is then not being computed.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -18,5 +18,5 @@ _SAID = {
 
 def prepare() -> None:
     """Set what is not set."""
-    for name, value in _SAID.items():
+    for name, value in SAID.items():
         os.environ.setdefault(name, value)

@@ -20,6 +20,7 @@ import psutil
 
 from benchmarks.common.processes import ROOT, START_SECONDS, peak_resident_bytes, running
 from benchmarks.cost.run import BEFORE, Peak
+from learner import before_torch
 from memory_service.testing import ServiceProcess
 
 _EVERY_SECONDS = 0.2
@@ -54,8 +55,10 @@ class _Demo:
             place / "memory", environment=own, log=place / "service.log", start_seconds=START_SECONDS
         )
         command = [sys.executable, "-m", "learner", "run", "--url", self._service.url, "--out", str(place / "out")]
+        # What this process was told before it loaded torch is this build's: each says its own.
+        others = {name: value for name, value in os.environ.items() if name not in before_torch.SAID}
         with self._log.open("wb") as log:
-            self._learner = psutil.Popen([*command, *words], env={**os.environ, **own}, stdout=log, stderr=log)
+            self._learner = psutil.Popen([*command, *words], env=others | own, stdout=log, stderr=log)
         running.append(self)
         self._peak, self._began = 0, time.monotonic()
 
