@@ -1,6 +1,6 @@
 """What a learner costs its machine: its time beside others, its memory, its masks, and what it waits for replay.
 
-    python -m benchmarks.cost             the demo, some nine minutes on two cores that do nothing else
+    python -m benchmarks.cost             the demo, some thirteen minutes on two cores that do nothing else
     python -m benchmarks.cost --quick     a tiny model: does it work? its figures mean nothing
 
 benchmarks/README.md says how each figure is made. Tables and progress go to stderr and to files; the last line of

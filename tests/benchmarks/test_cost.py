@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from benchmarks.common.rounds import Figure
 from benchmarks.cost import masks, peak, replay
 from benchmarks.cost.report import RUN, WANTED
 from benchmarks.cost.run import Beside, Peak, Replay, Run, summary
+from learner import before_torch
 from learner.data.fetch import data_dir
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +53,23 @@ def test_there_may_be_no_earlier_build(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(peak, "ROOT", tmp_path)
     with pytest.raises(peak.NoBuildError, match=r"git has no commit 0bed484 here: .*not a git repository"):
         peak.checkout(tmp_path / "build")
+
+
+def test_an_earlier_build_is_not_told_what_this_one_tells_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in before_torch.SAID.items():
+        monkeypatch.setenv(name, value)
+    build = tmp_path / "build"
+    (build / "learner").mkdir(parents=True)
+    (build / "learner" / "__main__.py").write_text("import json, os\nprint(json.dumps([*os.environ]))\n")
+    for name in ("memory_service", "memory_format"):
+        (build / name).symlink_to(ROOT / name)
+    with contextlib.closing(peak._Demo(build, tmp_path / "before", [], {"HF_HUB_OFFLINE": "1"})) as demo:
+        assert demo._learner.wait(60) == 0
+    told = set(json.loads((tmp_path / "before" / "learner.log").read_text()))
+    assert not told & before_torch.SAID.keys()
+    assert told >= {"HF_HUB_OFFLINE", *os.environ} - before_torch.SAID.keys()
 
 
 @pytest.mark.slow
