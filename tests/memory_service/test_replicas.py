@@ -33,8 +33,8 @@ from memory_service.http.app import create_app
 from memory_service.settings import Settings
 from memory_service.store import Buffer, Store, changes, shared, writer
 from memory_service.store.directory import Places
-from memory_service.store.index import connecting, news, tables
-from memory_service.store.index.base import Reading
+from memory_service.store.index import connecting, news, tables, taking_part
+from memory_service.store.index.base import ERASING, NAMES, Reading
 from memory_service.store.index.shared import SharedIndex
 from memory_service.store.pure.model import Budget, Options
 from memory_service.store.pure.news import News
@@ -508,6 +508,23 @@ def test_who_holds_the_last_connection_uploads_with_it(pair: tuple[SharedStore, 
         push(buffer, 0, 20)
     assert any(segment.sealed for segment in buffer.state.segments.values())
     expect_same(first, second)
+
+
+def test_who_waits_too_long_for_another_one_is_told_for_what(
+    pair: tuple[SharedStore, SharedStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = pair
+    buffer, _ = first.create_buffer("b", budget_bytes=90_000)
+    monkeypatch.setattr(taking_part, "LOCK_TIMEOUT_SECONDS", 0.05)
+    with SharedStore(tmp_path / "three", OPTIONS, open_ports=first._places) as third:
+        for held, call, words in (
+            (buffer.config.id, lambda: push(third.buffer("b"), 0), "the buffer is being changed"),
+            (ERASING, lambda: third.fork("b", "c"), "records are being erased, or a buffer is being forked,"),
+            (NAMES, lambda: third.create_buffer("c", budget_bytes=90_000), "a buffer is being made"),
+        ):
+            with first._index.changing(held), pytest.raises(StorageError, match=f"{words} through another replica"):
+                call()
+    assert [known.name for known in first.buffers()] == ["b"]
 
 
 def test_who_builds_on_an_older_state_changes_nothing(pair: tuple[SharedStore, SharedStore]) -> None:

@@ -25,7 +25,7 @@ from sqlalchemy import event
 
 from memory_format import StorageError
 from memory_service.store.index import holding, migrations
-from memory_service.store.index.base import Found, Reading, Taken, Wanted, Writing
+from memory_service.store.index.base import ERASING, NAMES, Found, Reading, Taken, Wanted, Writing
 from memory_service.store.index.connecting import (
     CONNECTIONS,
     PIPELINE,
@@ -52,6 +52,11 @@ _ROUNDED: Final = 1.0
 """Times in the index are whole seconds."""
 _TRIES: Final = 5
 _PREPARED_AFTER: Final = 5
+_AT_IT: Final = {
+    NAMES: "a buffer is being made",
+    ERASING: "records are being erased, or a buffer is being forked,",
+}
+"""What others are at that hold no buffer."""
 
 _BEGIN: Final = unanswered(sa.text("BEGIN ISOLATION LEVEL READ COMMITTED"))
 _COMMIT: Final = sa.text("COMMIT")
@@ -247,7 +252,8 @@ class SharedIndex(Database):
             session.end()
             if isinstance(getattr(error.__cause__, "orig", None), errors.LockNotAvailable):
                 raise StorageError(
-                    f"the buffer is being changed through another replica for more than {LOCK_TIMEOUT_SECONDS} seconds"
+                    f"{_AT_IT.get(buffer_id, 'the buffer is being changed')} through another replica for more than "
+                    f"{LOCK_TIMEOUT_SECONDS} seconds"
                 ) from error
             raise
         except BaseException:
