@@ -149,8 +149,8 @@ class Copies:
                 if stem in self.sizes:
                     self.cache.forget(stem + _END)
                     self.cache.write(stem + _END, [end])
-            if size != self.sizes.get(stem, size):
-                raise ValueError(f"{size} bytes, the index says {self.sizes[stem]}")
+            if size != (known := self.sizes.get(stem, size)):
+                raise ValueError(f"{size} bytes, the index says {known}")
             try:
                 return contents_of_end(size, end)
             except ValueError:
