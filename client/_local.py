@@ -42,6 +42,8 @@ _AGAIN_SECONDS: Final = 60.0
 """After an offer that never was of use, the next is asked for."""
 _MOST_ASKED: Final = 4
 """Draws that were asked for before their turn, each with a connection: as many threads may do so."""
+_MOST_ASKING_SECONDS: Final = 1.0
+"""For so long a batch that is at hand waits for a new connection on which to ask for the next."""
 _AT_ONCE: Final = 64 * 1024
 
 _told: set[str] = set()
@@ -158,7 +160,7 @@ class LocalWay:
         with self._lock:
             asked = self._asked.pop(content, None)
         while True:
-            connection, is_new = self._connection(offer) if asked is None else (asked, False)
+            connection, is_new = self._connection(offer, self._timeout.connect) if asked is None else (asked, False)
             try:
                 if asked is None:
                     connection.ask(content, seconds)
@@ -182,7 +184,7 @@ class LocalWay:
     def _ask(self, offer: LocalSocket, content: bytes, seconds: float) -> None:
         """Ask for a draw whose turn comes next. Where that fails, it is asked for when it is its turn."""
         try:
-            connection, _ = self._connection(offer)
+            connection, _ = self._connection(offer, min(self._timeout.connect, _MOST_ASKING_SECONDS))
         except (NotReadError, OSError, EOFError):
             return
         try:
@@ -198,7 +200,7 @@ class LocalWay:
         if before is not None:
             before.close()
 
-    def _connection(self, offer: LocalSocket) -> tuple[_Connection, bool]:
+    def _connection(self, offer: LocalSocket, seconds: float) -> tuple[_Connection, bool]:
         while True:
             with self._lock:
                 if not self._idle:
@@ -207,7 +209,7 @@ class LocalWay:
             if connection.offer == offer:
                 return connection, False
             connection.close()
-        connection = _Connection(offer, self._timeout.connect, self._key)
+        connection = _Connection(offer, seconds, self._key)
         self._connections.add(connection)
         return connection, True
 

@@ -269,7 +269,7 @@ class Buffer(Changing, InStep):
             repair_text: probability that a record carries the text of another one of its class.
             version: draw only if the buffer, or the snapshot, is at this version.
             next_step: the step that is sampled next, at once, and with all else the same. On the service's machine it
-                is drawn before this batch is read: what is changed in between, it does not show.
+                is drawn, and counted, before this batch is read: what is changed in between, it does not show.
             decode_threads, pixels: as in :meth:`ReplayBatch.from_records`.
             cache: an :class:`ExemplarCache`. Exemplars that it has are not decoded again, and it keeps the others. Such
                 a batch has no ``records``. It is not asked without ``pixels``.

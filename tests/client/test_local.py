@@ -509,6 +509,25 @@ def test_a_service_that_says_nothing_is_not_waited_for_longer_than_the_timeout(t
         done.set()
 
 
+def test_a_service_that_stands_still_does_not_hold_up_a_batch_that_is_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_local, "_MOST_ASKING_SECONDS", 0.1)
+    done = lending.REQUEST.pack(lending.DONE, 0)
+    heard: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        # Whoever connects meanwhile is told nothing.
+        sending((lending.encode_rows(EMPTY), [file.fileno()]))(connection)
+        heard.append(connection.recv(100))
+
+    with (tmp_path / "file").open("w+b") as file, listening(tmp_path / "s", answer) as way:
+        way._timeout = Timeout(connect=60, read=60)
+        assert way.draw(b"{}", deadline(), lambda lent, _: lent.version, b'{"step": 1}') == 1
+        wait_until(lambda: heard == [done])
+        assert not way._asked
+
+
 @given(st.data())
 def test_a_row_that_was_changed_never_gives_another_record(data: st.DataObject) -> None:
     rng = np.random.default_rng(0)
