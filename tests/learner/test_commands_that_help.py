@@ -24,16 +24,12 @@ from memory_service.store.keys import KeyFile
 from tests.conftest import Service
 from tests.learner import trees
 from tests.learner.builders import make_split
-from tests.learner.test_run_on_files import SETTINGS
+from tests.learner.test_run_on_files import SETTINGS, as_options
 from tests.learner.test_settings import _settings
 
 ROOT = Path(__file__).parents[2]
 OWN = ("data.num_classes", "data.train_per_class", "data.test_per_class", "data.base_classes")
 SMALL = {key: value for key, value in SETTINGS.items() if key.split(".")[0] in ("backbone", "train")}
-
-
-def _sets(settings: dict[str, object]) -> list[str]:
-    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +155,7 @@ def test_own_pictures_run_without_a_setting_for_their_number(
     monkeypatch.setenv("EXEMPLAR_MEMORY_KEY", key)
     service = start_service(tmp_path / "store", "--access-log")
     out = tmp_path / "out"
-    sets = _sets({**SMALL, "data.image_size": 32})
+    sets = as_options({**SMALL, "data.image_size": 32})
     assert main(["run", str(things), "--url", service.url, "--out", str(out), "--methods", "full,masked", *sets]) == 0
     summary = json.loads((out / "summary.json").read_text())
     assert [len(classes) for classes in summary["classes"]] == [2, 1, 1]
@@ -174,7 +170,7 @@ def test_own_pictures_run_without_a_setting_for_their_number(
 
 
 def test_check_data_says_what_a_run_would_find(things: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sets = _sets({**SMALL, "data.image_size": 32})
+    sets = as_options({**SMALL, "data.image_size": 32})
     assert main(["check-data", str(things), *sets]) == 0
     said = capsys.readouterr().out
     assert "things: 4 classes; 20 in train, 4 in test" in said
@@ -191,7 +187,7 @@ def test_check_data_names_what_is_damaged_and_ends_as_a_run_would(
     things: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     (things / "red/0.png").write_bytes(b"no picture")
-    sets = _sets({**SMALL, "data.image_size": 32})
+    sets = as_options({**SMALL, "data.image_size": 32})
     assert main(["check-data", str(things), *sets]) == 1
     said = capsys.readouterr().out
     assert "missing or damaged: 1\n  red/0.png: is no picture that Pillow can read" in said
@@ -232,7 +228,7 @@ def test_texts_alone_run_to_their_report(service: Service, tmp_path: Path, run_t
 
 @pytest.fixture
 def run_texts(service: Service, tmp_path: Path) -> Callable[..., int]:
-    sets = _sets({**SMALL, "data.image_size": 32})
+    sets = as_options({**SMALL, "data.image_size": 32})
     methods = ["--methods", "full,masked+text"]
     return lambda table, *more: main(
         ["run", str(table), "--url", service.url, "--out", str(tmp_path / "out"), *methods, *sets, *more]

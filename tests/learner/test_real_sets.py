@@ -22,21 +22,9 @@ from learner.training.settings import TrainConfig
 from tests.conftest import Service
 from tests.learner import trees
 from tests.learner.builders import make_split
+from tests.learner.test_run_on_files import SMALL, as_options
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-SMALL = {
-    "data.image_size": 32,
-    "data.base_classes": 2,
-    "data.classes_per_phase": 2,
-    "backbone.kind": "small",
-    "backbone.patch_px": 8,
-    "backbone.hidden_size": 64,
-    "backbone.num_layers": 2,
-    "train.base_epochs": 1,
-    "train.ssf_epochs": 1,
-    "train.batch_size": 8,
-    "train.bf16": "off",
-}
 
 
 @pytest.fixture
@@ -45,7 +33,7 @@ def learner(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
     def learner(command: str, pictures: Path, file: str, **changes: object) -> tuple[int, str]:
         settings = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
-        options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        options = as_options(settings)
         if command == "run":
             options += ["--url", service.url, "--out", str(tmp_path / "out"), "--methods", "full,masked"]
         status = main([command, str(pictures), "--config", str(SCRIPTS / file), *options])

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,7 @@ from tests.conftest import Service
 from tests.learner import trees
 from tests.learner.builders import make_split
 
-SETTINGS = {
-    "data.name": "folder",
-    "data.num_classes": 0,
-    "data.train_per_class": 0,
-    "data.test_per_class": 0,
+SMALL: dict[str, object] = {
     "data.image_size": 32,
     "data.base_classes": 2,
     "data.classes_per_phase": 2,
@@ -43,8 +39,20 @@ SETTINGS = {
     "train.ssf_epochs": 1,
     "train.batch_size": 8,
     "train.bf16": "off",
+}
+"""Phases of few classes, and a model that is trained in no time."""
+SETTINGS = SMALL | {
+    "data.name": "folder",
+    "data.num_classes": 0,
+    "data.train_per_class": 0,
+    "data.test_per_class": 0,
     "memory.budget_bytes": 20_000,
 }
+
+
+def as_options(settings: Mapping[str, object]) -> list[str]:
+    """``--set`` for each."""
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
 
 @pytest.fixture
@@ -53,8 +61,8 @@ def run(service: Service, tmp_path: Path) -> Callable[..., int]:
 
     def run(path: Path, name: str, methods: str = "masked", **changes: object) -> int:
         settings = {**SETTINGS, "data.path": path, **{key.replace("__", "."): v for key, v in changes.items()}}
-        options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-        return main(["run", "--url", service.url, "--out", str(tmp_path / name), "--methods", methods, *options])
+        out = str(tmp_path / name)
+        return main(["run", "--url", service.url, "--out", out, "--methods", methods, *as_options(settings)])
 
     return run
 

@@ -16,7 +16,7 @@ from learner.cli import main
 from learner.run.method_run import MethodRun
 from tests.conftest import Service
 from tests.learner import trees
-from tests.learner.test_run_on_files import SETTINGS
+from tests.learner.test_run_on_files import SETTINGS, as_options
 
 Options = dict[str, object]
 
@@ -65,7 +65,7 @@ def run(service: Service, tmp_path: Path) -> Callable[..., int]:
 
     def run(name: str, methods: str, **options: object) -> int:
         settings = {**common, "data.path": table, **options}
-        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        sets = as_options(settings)
         return main(["run", "--url", service.url, "--out", str(tmp_path / name), "--methods", methods, *sets])
 
     return run

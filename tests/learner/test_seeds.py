@@ -24,7 +24,7 @@ from learner.run.seeds import (
 )
 from tests.conftest import Service
 from tests.learner import trees
-from tests.learner.test_run_on_files import SETTINGS
+from tests.learner.test_run_on_files import SETTINGS, as_options
 
 
 def _line(method: str, phase: int, accuracy: float, exemplars: int = 10) -> PhaseMetrics:
@@ -98,7 +98,7 @@ def test_a_seed_changes_draws_and_the_order_of_classes_and_not_the_split() -> No
 
 def _options(out: Path, table: Path, url: str, *more: str) -> list[str]:
     settings = {**SETTINGS, "data.path": table}
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    sets = as_options(settings)
     return ["run", "--url", url, "--out", str(out), "--methods", "full,masked", *sets, *more]
 
 
