@@ -280,6 +280,8 @@ class Method:
             config = with_settings(config, settings)
         if self.stores == "latent" and (config.memory.join or not config.train.later_layers):
             raise ValueError(f"{self.name} needs train.later_layers, whose states it stores, and a buffer of its own")
+        if self.stores == "latent" and config.train.decode_on_device:
+            raise ValueError(f"{self.name} stores no pictures that could be decoded: leave train.decode_on_device out")
         if config.memory.scale < 1 and self.stores in ("masked", "cim", "latent"):
             raise ValueError(f"memory.scale is for whole pictures, as full stores them; {self.name} stores others")
         return config

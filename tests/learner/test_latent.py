@@ -110,3 +110,7 @@ def test_what_cannot_store_states_is_refused(model: Classifier) -> None:
         check_method(parse_method("latent"), CONFIG)
     with pytest.raises(ValueError, match=r"needs train\.later_layers"):
         parse_method("latent+last0").configure(CONFIG)
+    on_device = replace(CONFIG.train, decode_on_device=True)
+    jpeg = replace(CONFIG, memory=replace(CONFIG.memory, codec={"id": "em_jpeg"}), train=on_device)
+    with pytest.raises(ValueError, match="latent stores no pictures that could be decoded"):
+        parse_method("latent").configure(jpeg)
