@@ -166,9 +166,8 @@ def _budget(memory: MemoryConfig, suggested: Budget) -> str:
 
 
 def _cost(config: LearnerConfig, problem: Problem, loaded: Loaded, suggested: Budget) -> str:
-    memory = config.memory
-    budget = memory.full_samples_per_class * memory.full_sample_bytes * suggested.num_classes or memory.budget_bytes
-    exemplars = (budget or suggested.budget_bytes) // suggested.full_sample_bytes
+    budget = config.memory.largest_bytes(suggested.num_classes) or suggested.budget_bytes
+    exemplars = budget // suggested.full_sample_bytes
     words = float(np.mean([len(ids) for ids in loaded.splits["train"].token_ids]))
     load = load_of(problem, config, words=words, exemplars=exemplars)
     cost = estimate(config, load, backbone_facts(config.backbone).encoder)

@@ -111,6 +111,10 @@ class MemoryConfig:
         """Whether the budget grows with the classes seen."""
         return self.full_samples_per_class > 0
 
+    def largest_bytes(self, num_classes: int) -> int:
+        """The budget once all classes are seen; 0: the data is to choose one."""
+        return self.full_samples_per_class * self.full_sample_bytes * num_classes or self.budget_bytes
+
     def disk_limit_bytes(self, num_classes: int, num_phases: int) -> int | None:
         """What the buffer may take on disk: room for what every snapshot may keep; None = the service's default.
 
@@ -118,5 +122,4 @@ class MemoryConfig:
             num_classes: in all phases.
             num_phases: each of which leaves a snapshot.
         """
-        largest = self.full_samples_per_class * self.full_sample_bytes * num_classes or self.budget_bytes
-        return (num_phases + 1) * largest + 2**20 if self.snapshots else None
+        return (num_phases + 1) * self.largest_bytes(num_classes) + 2**20 if self.snapshots else None
