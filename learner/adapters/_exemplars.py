@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, Final, Generic, TypeVar
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from client import Buffer, PushResult, ReplayBatch
 from client.cache import default_bytes
 from memory_format import ConflictError, ExemplarMemoryError, Record
+from memory_format.extras import StoredArray
 
 T = TypeVar("T")
 
@@ -148,6 +149,16 @@ class Exemplars(Generic[T]):
             part = missing[first : first + _CHUNK]
             fresh |= self._keep(part, self.buffer.fetch(part))
         return [fresh[id_] if id_ in fresh else self._held[id_] for id_ in exemplar_ids]
+
+    def arrays(self, exemplar_ids: Sequence[int]) -> Iterator[tuple[int, dict[str, StoredArray]]]:
+        """Ids and what arrays their records have, as they are in the service.
+
+        Raises:
+            NotFoundError: the service does not hold one any more.
+        """
+        for first in range(0, len(exemplar_ids), _CHUNK):
+            part = exemplar_ids[first : first + _CHUNK]
+            yield from zip(part, self.buffer.fetch(part, pixels=False).arrays(), strict=True)
 
     def _fitting(self) -> int:
         """About how many more there is room for, at most a chunk."""

@@ -4,6 +4,8 @@ Any storage policy of Avalanche decides what stays, as it ever did; what it keep
 
     stored = StoredExemplars(ClassBalancedBuffer(200), memory.create_buffer("run", budget_bytes=100_000), like=dataset)
     plugin = ReplayPlugin(200, storage_policy=stored)
+
+That of DER and DER++, ``ClassBalancedBufferWithLogits``, too: ``DER(...).storage_policy = stored``.
 """
 
 from __future__ import annotations
@@ -16,10 +18,20 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from client import Buffer
 from client.phase_report import phase_report
+from learner.adapters._avalanche_data import (
+    TAG,
+    Pictures,
+    With,
+    kept,
+    leaves,
+    plain,
+    tags_of,
+    transforms_of,
+    untransformed,
+)
 from learner.adapters._exemplars import Exemplars, expect_state
 from learner.adapters._pictures import Kind, Recorder, pixels_of
 
@@ -35,7 +47,6 @@ with warnings.catch_warnings():
 
 __all__ = ["LearnersOrder", "Recorder", "StoredExemplars"]
 
-_TAG: Final = "exemplar_id"
 _DATASETS: Final = ("_buffer", "buffer_groups")
 _PLAIN: Final = (int, float, str, set, list, tuple, torch.Tensor, type(None))
 
@@ -47,7 +58,17 @@ class _Row:
     target: Any
     """As the data set under all transforms has it."""
     attributes: dict[str, Any]
-    """Avalanche's, by name: ``targets`` and ``targets_task_labels`` at least."""
+    """Avalanche's, by name: ``targets`` and ``targets_task_labels`` at least. Tensors are the record's arrays."""
+
+    @property
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """What the record has of them, beside its class."""
+        return {name: value for name, value in self.attributes.items() if isinstance(value, torch.Tensor)}
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The others."""
+        return {name: value for name, value in self.attributes.items() if not isinstance(value, torch.Tensor)}
 
 
 class StoredExemplars(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche's classes are of no type that mypy knows
@@ -58,9 +79,13 @@ class StoredExemplars(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche's cla
     stays in memory but what is decoded. Its order is the rank: with ``class_balanced`` eviction a budget in bytes cuts
     each class's order from behind, as Avalanche's ``resize`` does. What the budget does not hold leaves the policy too.
 
+    Attributes that are vectors, such as the logits that DER's policy adds, are float32 arrays of the records. Where a
+    policy gives an exemplar another one, that takes its place.
+
     Args:
         policy: of Avalanche: ``ReservoirSamplingBuffer``, ``ClassBalancedBuffer``, ``ExperienceBalancedBuffer``,
-            ``ParametricBuffer``, or one like them. Empty; its ``max_size`` is the most *items* that are kept.
+            ``ParametricBuffer``, ``ClassBalancedBufferWithLogits``, or one like them. Empty; its ``max_size`` is the
+            most *items* that are kept.
         buffer: of the service; its budget is the most *bytes*. Nobody else may change it meanwhile.
         like: a data set of the benchmark, such as ``benchmark.train_stream[0].dataset``: exemplars come in pictures,
             transforms and attributes as its samples do.
@@ -88,11 +113,13 @@ class StoredExemplars(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche's cla
         self.policy = policy
         self.recorder = Recorder() if recorder is None else recorder
         self._like = like
-        self._kind = kind = Kind.of(_untransformed(like)[0][0])
+        self._kind = kind = Kind.of(untransformed(like)[0][0])
         self._report = report
         self._phase = 0
         self._rows: dict[int, _Row] = {}
         self._ranks: dict[int, int] = {}
+        self._shown = {name: values.use_in_getitem for name, values in like._data_attributes.items()}
+        """Attributes, in their order, and whether samples end in them: the benchmark's, and the policy's own."""
         self.exemplars: Exemplars[Any] = Exemplars(
             buffer, lambda batch: map(kind.sample, pixels_of(batch)), _size_of, cache_bytes=cache_bytes
         )
@@ -110,18 +137,29 @@ class StoredExemplars(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche's cla
     def post_adapt(self, agent_state: Any, exp: Any) -> None:
         """Choose among the exemplars and an experience's samples.
 
+        Args:
+            agent_state: the strategy; None will do for policies that ask nothing of it.
+
         Raises:
-            FormatError: a sample is no picture of the kind of the others.
+            FormatError: a sample is no picture of the kind of the others, or a vector is none of floats.
             BudgetError: there is no room, and the buffer's policy is ``reject``. The policy then has what is left of
                 before.
         """
-        tags = DataAttribute([-1 - place for place in range(len(exp.dataset))], _TAG)
-        self.policy.post_adapt(agent_state, _Tagged(exp, exp.dataset.update_data_attribute(_TAG, tags)))
-        self._store(exp.dataset)
+        self._adapt(agent_state, exp)
 
-    def update(self, strategy: Any, **_: Any) -> None:
-        """What ``ReplayPlugin`` of Avalanche 0.6 calls."""
-        self.post_adapt(strategy, strategy.experience)
+    def update(self, strategy: Any, **options: Any) -> None:
+        """What ``ReplayPlugin`` and ``DER`` of Avalanche 0.6 call."""
+        self._adapt(strategy, strategy.experience, **options)
+
+    def _adapt(self, agent_state: Any, exp: Any, **options: Any) -> None:
+        tags = DataAttribute([-1 - place for place in range(len(exp.dataset))], TAG)
+        tagged = With(exp, dataset=exp.dataset.update_data_attribute(TAG, tags))
+        if type(self.policy).post_adapt is ExemplarsBuffer.post_adapt:
+            # DER's has the older method alone.
+            self.policy.update(With(agent_state, experience=tagged), **options)
+        else:
+            self.policy.post_adapt(agent_state, tagged)
+        self._store(exp.dataset)
 
     def resize(self, strategy: Any, new_size: int) -> None:
         """Keep at most so many items from now on."""
@@ -130,10 +168,11 @@ class StoredExemplars(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche's cla
 
     def _store(self, new: AvalancheDataset | None) -> None:
         """Make the service hold what the policy has chosen, and the policy what the service holds."""
-        leaves = list(_leaves(self.policy))
-        chosen = [_tags(leaf.buffer) for leaf in leaves]
+        groups = list(leaves(self.policy))
+        chosen = [tags_of(group.buffer) for group in groups]
         ids: dict[int, int] = {}
         try:
+            attributes = {tag: values for group in groups for tag, values in self._attributes_of(group.buffer)}
             staying = {tag for tags in chosen for tag in tags if tag >= 0}
             leaving = self._rows.keys() - staying
             self.exemplars.remove(leaving)
@@ -143,35 +182,56 @@ class StoredExemplars(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche's cla
             if moved:
                 self.exemplars.buffer.update_scores(moved, ranks=[ranks[id_] for id_ in moved])
                 self._ranks |= {id_: ranks[id_] for id_ in moved}
-            ids = self._push(new, [tag for tags in chosen for tag in tags if tag < 0], ranks)
+            self._rewrite({tag: values for tag, values in attributes.items() if tag >= 0})
+            ids = self._push(new, {tag: values for tag, values in attributes.items() if tag < 0}, ranks)
         finally:
             # Also where something has failed: later, a tag would name a sample of another experience.
-            for leaf, tags in zip(leaves, chosen, strict=True):
-                kept = [ids.get(tag, tag) for tag in tags]
-                places = [place for place, id_ in enumerate(kept) if id_ in self._rows]
-                leaf.buffer = self._dataset([kept[place] for place in places])
-                if len(places) < len(kept) and hasattr(leaf, "_buffer_weights"):
-                    leaf._buffer_weights = leaf._buffer_weights[places]
+            for group, tags in zip(groups, chosen, strict=True):
+                there = [ids.get(tag, tag) for tag in tags]
+                places = [place for place, id_ in enumerate(there) if id_ in self._rows]
+                group.buffer = self._dataset([there[place] for place in places])
+                if len(places) < len(there) and hasattr(group, "_buffer_weights"):
+                    group._buffer_weights = group._buffer_weights[places]
 
-    def _push(self, new: AvalancheDataset | None, tags: Sequence[int], ranks: Mapping[int, int]) -> dict[int, int]:
-        """Store new samples; tag -> id, of those that are kept."""
+    def _attributes_of(self, dataset: AvalancheDataset) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Of each sample that a policy has chosen, tag and attributes."""
+        known = {name: values for name, values in dataset._data_attributes.items() if name != TAG}
+        self._shown |= {name: values.use_in_getitem for name, values in known.items() if name not in self._shown}
+        for place, tag in enumerate(tags_of(dataset)):
+            yield tag, {name: kept(name, values[place]) for name, values in known.items()}
+
+    def _rewrite(self, attributes: Mapping[int, Mapping[str, Any]]) -> None:
+        """Bring to the service what the policy has given to exemplars of before, by id, in place of what they had."""
+        anew: dict[tuple[str, torch.Size], dict[int, torch.Tensor]] = {}
+        for id_, values in attributes.items():
+            for name, before in self._rows[id_].arrays.items():
+                if name in values and not torch.equal(values[name], before):
+                    anew.setdefault((name, values[name].shape), {})[id_] = values[name]
+        for (name, _), of in anew.items():
+            held = [id_ for id_ in of if id_ in self._rows]
+            if held:
+                self._forget(self.exemplars.replace(held, {name: np.stack([of[id_].numpy() for id_ in held])}))
+        for id_ in self._rows.keys() & attributes.keys():
+            self._rows[id_].attributes.update(attributes[id_])
+
+    def _push(
+        self, new: AvalancheDataset | None, attributes: Mapping[int, dict[str, Any]], ranks: Mapping[int, int]
+    ) -> dict[int, int]:
+        """Store new samples, whose attributes are given by tag; tag -> id, of those that are kept."""
         if new is None:
             return {}
-        raw = _untransformed(new)
-        rows, records = [], []
-        for tag in tags:
-            place = -1 - tag
-            picture, target, *_ = raw[place]
-            attributes = {name: _plain(values[place]) for name, values in new._data_attributes.items()}
-            rows.append(_Row(_plain(target), attributes))
-            pixels = self._kind.pixels(picture)
-            class_id = int(attributes["targets"])
-            records.append(self.recorder.record(pixels, class_id=class_id, rank=ranks[tag], phase=self._phase))
+        raw = untransformed(new)
+        rows, records = {}, []
+        for tag, values in attributes.items():
+            picture, target, *_ = raw[-1 - tag]
+            row = rows[tag] = _Row(plain(target), values)
+            said = {"class_id": int(values["targets"]), "rank": ranks[tag], "phase": self._phase}
+            arrays = {name: value.numpy() for name, value in row.arrays.items()}
+            records.append(self.recorder.record(self._kind.pixels(picture), arrays=arrays or None, **said))
         pushed = self.exemplars.push(records)
         self._forget(pushed.evicted)
-        found = {tag: id_ for tag, id_ in zip(tags, pushed.exemplar_ids.tolist(), strict=True) if id_ >= 0}
-        of = dict(zip(tags, rows, strict=True))
-        self._rows |= {id_: of[tag] for tag, id_ in found.items()}
+        found = {tag: id_ for tag, id_ in zip(rows, pushed.exemplar_ids.tolist(), strict=True) if id_ >= 0}
+        self._rows |= {id_: rows[tag] for tag, id_ in found.items()}
         self._ranks |= {id_: ranks[tag] for tag, id_ in found.items()}
         phase_report(self.exemplars.buffer, self._phase, pushed.result, self._report)
         self._phase += 1
@@ -185,25 +245,30 @@ class StoredExemplars(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche's cla
     def _dataset(self, exemplar_ids: Sequence[int]) -> AvalancheDataset:
         """Exemplars as a data set of the kind and with the transforms that the benchmark's have."""
         rows = [self._rows[id_] for id_ in exemplar_ids]
-        pictures = _Pictures(self.exemplars, exemplar_ids, [row.target for row in rows])
+        pictures = Pictures(self.exemplars, exemplar_ids, [row.target for row in rows])
         attributes = [
-            DataAttribute([row.attributes[name] for row in rows], name, use_in_getitem=known.use_in_getitem)
-            for name, known in self._like._data_attributes.items()
+            DataAttribute([row.attributes[name] for row in rows], name, use_in_getitem=shown)
+            for name, shown in self._shown.items()
+            # As Avalanche does it: what some lack, none has.
+            if all(name in row.attributes for row in rows)
         ]
-        attributes.append(DataAttribute(list(exemplar_ids), _TAG))
+        attributes.append(DataAttribute(list(exemplar_ids), TAG))
         found: Any = pictures
-        for groups in _transforms(self._like):
+        for groups in transforms_of(self._like):
             found = type(self._like)(
                 [found], data_attributes=attributes, transform_groups=groups, collate_fn=self._like.collate_fn
             )
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """The policy's state in plain values and tensors, and the name of a snapshot in place of the pictures."""
+        """The policy's state in plain values and tensors, and the name of a snapshot in place of the pictures and
+        vectors."""
+        rows = [(id_, self._ranks[id_], row.target, row.plain) for id_, row in self._rows.items()]
         return {
             "exemplars": self.exemplars.state_dict(),
             "policy": _state_of(self.policy),
-            "rows": [(id_, self._ranks[id_], row.target, row.attributes) for id_, row in self._rows.items()],
+            "rows": rows,
+            "shown": dict(self._shown),
             "phase": self._phase,
         }
 
@@ -219,7 +284,11 @@ class StoredExemplars(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche's cla
         self.exemplars.load_state_dict(state["exemplars"])
         self._rows = {id_: _Row(target, dict(attributes)) for id_, _, target, attributes in state["rows"]}
         self._ranks = {id_: rank for id_, rank, *_ in state["rows"]}
+        self._shown |= state.get("shown", {})
         self._phase = state["phase"]
+        lacking = [id_ for id_, row in self._rows.items() if not self._shown.keys() <= row.attributes.keys()]
+        for id_, arrays in self.exemplars.arrays(lacking):
+            self._rows[id_].attributes.update({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
         self._restore(self.policy, state["policy"])
 
     def _restore(self, policy: ExemplarsBuffer, state: Mapping[str, Any]) -> None:
@@ -263,68 +332,10 @@ class LearnersOrder(FeatureBasedExemplarsSelectionStrategy):  # type: ignore[mis
         return [int(place) for place in order]
 
 
-class _Pictures(Dataset[tuple[Any, Any]]):
-    """Exemplars by place: picture and target, before any transform."""
-
-    def __init__(self, exemplars: Exemplars[Any], exemplar_ids: Sequence[int], targets: Sequence[Any]) -> None:
-        self._exemplars = exemplars
-        self._ids = list(exemplar_ids)
-        self._targets = targets
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, place: int) -> tuple[Any, Any]:
-        (found,) = self._exemplars.get([self._ids[place]], ahead=self._ids)
-        # A transform may write to what it is given.
-        return (found.clone() if isinstance(found, torch.Tensor) else found.copy()), self._targets[place]
-
-
-class _Tagged:
-    """An experience with another data set."""
-
-    def __init__(self, exp: Any, dataset: AvalancheDataset) -> None:
-        self._exp = exp
-        self.dataset = dataset
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._exp, name)
-
-
-def _leaves(policy: ExemplarsBuffer) -> Iterator[ExemplarsBuffer]:
-    """The buffers that have data sets of their own."""
-    if hasattr(policy, "buffer_groups"):
-        for group in policy.buffer_groups.values():
-            yield from _leaves(group)
-    else:
-        yield policy
-
-
-def _tags(dataset: AvalancheDataset) -> list[int]:
-    return [int(tag) for tag in getattr(dataset, _TAG)] if len(dataset) else []
-
-
-def _untransformed(dataset: AvalancheDataset) -> Any:
-    return dataset.remove_current_transform_group()._flat_data
-
-
-def _transforms(dataset: AvalancheDataset) -> list[Any]:
-    """The groups of transforms around a data set, the innermost first."""
-    found, level = [], dataset._flat_data
-    while hasattr(level, "_transform_groups"):
-        found.append(copy(level._transform_groups))
-        level = level._datasets[0]
-    return found[::-1]
-
-
 def _size_of(sample: Any) -> int:
     if isinstance(sample, torch.Tensor | np.ndarray):
         return int(sample.nbytes)
     return int(sample.width * sample.height * (1 if sample.mode == "L" else 4))
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, torch.Tensor | np.generic) else value
 
 
 def _state_of(policy: ExemplarsBuffer) -> dict[str, Any]:
@@ -340,5 +351,5 @@ def _state_of(policy: ExemplarsBuffer) -> dict[str, Any]:
     if hasattr(policy, "buffer_groups"):
         state["groups"] = [(key, _state_of(group)) for key, group in policy.buffer_groups.items()]
     else:
-        state["exemplar_ids"] = _tags(policy.buffer)
+        state["exemplar_ids"] = tags_of(policy.buffer)
     return state

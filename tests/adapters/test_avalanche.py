@@ -6,6 +6,7 @@ import io
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from tests.conftest import Service
 
 # The adapter silences what the library says when it is imported.
 from avalanche.benchmarks import nc_benchmark  # isort: skip
-from avalanche.training import Naive  # isort: skip
+from avalanche.benchmarks.utils import DataAttribute  # isort: skip
+from avalanche.training import DER, Naive  # isort: skip
 from avalanche.training.plugins import ReplayPlugin, SupervisedPlugin  # isort: skip
 from avalanche.training.storage_policy import (  # isort: skip
     ClassBalancedBuffer,
@@ -30,6 +32,7 @@ from avalanche.training.storage_policy import (  # isort: skip
     ParametricBuffer,
     ReservoirSamplingBuffer,
 )
+from avalanche.training.supervised.der import ClassBalancedBufferWithLogits  # isort: skip
 
 pytestmark = [
     # Said by Avalanche of itself.
@@ -210,3 +213,116 @@ def test_what_cannot_be_is_said_in_words(memory: MemoryClient, stream: Any) -> N
         one.load_state_dict(state)
     with pytest.raises(ValueError, match="no state of StoredExemplars"):
         one.load_state_dict({})
+
+
+class SeenByDER(SupervisedPlugin):  # type: ignore[misc]
+    """Remembers each batch with what is replayed, and the logits that its outputs are to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[tuple[torch.Tensor, ...]] = []
+
+    def after_forward(self, strategy: Any, **_: Any) -> None:
+        logits = () if strategy.replay_loader is None else (strategy.batch_logits,)
+        self.batches.append(tuple(part.clone() for part in (*strategy.mbatch, *logits)))
+
+
+def der(policy: Any = None) -> Any:
+    """DER++ that keeps its exemplars so, or as it does."""
+    model = network()
+    strategy = DER(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        mem_size=ITEMS,
+        beta=0.5,
+        train_mb_size=8,
+        plugins=[SeenByDER()],
+        evaluator=None,
+    )
+    if policy is not None:
+        strategy.storage_policy = policy
+    return strategy
+
+
+def logits_held(policy: StoredExemplars) -> dict[int, torch.Tensor]:
+    """By id, as the service has them."""
+    ids = [info.exemplar_id for info in policy.exemplars.buffer.query()]
+    records = policy.exemplars.buffer.fetch(ids).records
+    assert {record.arrays()["logits"].dtype for record in records} == {np.dtype(np.float32)}
+    return {id_: torch.tensor(record.arrays()["logits"]) for id_, record in zip(ids, records, strict=True)}
+
+
+def test_der_sees_its_own_samples_and_logits(memory: MemoryClient, stream: Any) -> None:
+    """Also where classes come back: what stays of before then keeps the logits that it had."""
+    own, policy = der(), stored(memory, stream, ClassBalancedBufferWithLogits(ITEMS))
+    ours = der(policy)
+    for strategy in (own, ours):
+        torch.manual_seed(1)
+        for experience in (stream[0], stream[1], stream[0], stream[2]):
+            strategy.train(experience)
+    assert [len(batch) for batch in own.plugins[0].batches] == [3] * 3 + [4] * 9
+    assert_same(own.plugins[0].batches, ours.plugins[0].batches)
+    assert all(map(torch.equal, own.model.parameters(), ours.model.parameters()))
+    held = logits_held(policy)
+    assert len(held) == len(own.storage_policy.buffer) == ITEMS
+    for (_, _, _, logits), id_, (_, _, _, other) in zip(
+        own.storage_policy.buffer, policy.buffer.exemplar_id, policy.buffer, strict=True
+    ):
+        assert torch.equal(logits, held[id_])
+        assert torch.equal(logits, other)
+
+
+def test_der_that_goes_on_sees_what_it_would_have_seen(memory: MemoryClient, stream: Any) -> None:
+    policy = stored(memory, stream, ClassBalancedBufferWithLogits(ITEMS))
+    first = der(policy)
+    for experience in stream[:2]:
+        first.train(experience)
+    saved = io.BytesIO()
+    torch.save(policy.state_dict(), saved)
+    model, generator, seen = deepcopy(first.model.state_dict()), torch.get_rng_state(), len(first.plugins[0].batches)
+    first.train(stream[2])
+
+    again = stored(memory, stream, ClassBalancedBufferWithLogits(ITEMS))
+    saved.seek(0)
+    state = torch.load(saved)
+    assert not any(isinstance(value, torch.Tensor) for _, _, _, values in state["rows"] for value in values.values())
+    again.load_state_dict(state)
+    second = der(again)
+    second.model.load_state_dict(model)
+    torch.set_rng_state(generator)
+    second.train(stream[2])
+    assert_same(first.plugins[0].batches[seen:], second.plugins[0].batches)
+    assert all(map(torch.equal, first.model.parameters(), second.model.parameters()))
+    assert all(map(torch.equal, logits_held(again).values(), logits_held(policy).values()))
+
+
+class Anew(ClassBalancedBufferWithLogits):  # type: ignore[misc]
+    """As X-DER does it: what is kept gets other logits."""
+
+    def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(ITEMS)
+        self._change = change
+
+    def update(self, strategy: Any, **options: Any) -> None:
+        super().update(strategy, **options)
+        for group in self.buffer_groups.values():
+            anew = DataAttribute([self._change(row) for row in group.buffer.logits], "logits", use_in_getitem=True)
+            group.buffer = group.buffer.update_data_attribute("logits", anew)
+
+
+def test_logits_made_anew_take_the_place_of_a_records(memory: MemoryClient, stream: Any) -> None:
+    policy = stored(memory, stream, Anew(lambda logits: logits + 1))
+    strategy = der(policy)
+    strategy.train(stream[0])
+    before = logits_held(policy)
+    strategy.train(stream[1])
+    after, infos = logits_held(policy), list(policy.exemplars.buffer.query())
+    stayed = before.keys() & after.keys()
+    assert len(stayed) == ITEMS // 2
+    assert all(torch.equal(after[id_], before[id_] + 1) for id_ in stayed)
+    assert {info.exemplar_id for info in infos if info.revision} == stayed
+    shown = zip(policy.buffer.exemplar_id, policy.buffer.logits, strict=True)
+    assert all(torch.equal(after[id_], row) for id_, row in shown)
+    other = der(stored(memory, stream, Anew(lambda logits: logits.long())))
+    with pytest.raises(FormatError, match=r"attribute 'logits' has vectors of torch\.int64"):
+        other.train(stream[0])
