@@ -22,12 +22,14 @@ from client.files import write_atomically
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from avalanche.logging import BaseLogger
-    from avalanche.training import ER_ACE, GDumb, Naive
+    from avalanche.training import DER, ER_ACE, GDumb, Naive
     from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
     from avalanche.training.storage_policy import ExemplarsBuffer
     from avalanche.training.supervised import ICaRL
 
 BATCH: Final = 16
+ALPHA, BETA = 0.1, 0.5
+"""How much old logits and old classes count in DER++: what Avalanche takes unless told otherwise."""
 EMBEDDING: Final = 64
 """Numbers that iCaRL's extractor makes of a frozen ViT's features: what it learns."""
 
@@ -84,6 +86,19 @@ def _gdumb(policy: ExemplarsBuffer, training: Training, options: Mapping[str, An
     return strategy
 
 
+def _der(policy: ExemplarsBuffer, training: Training, options: Mapping[str, Any]) -> Any:
+    strategy = DER(
+        **options,
+        train_epochs=training.epochs,
+        mem_size=policy.max_size,
+        batch_size_mem=BATCH,
+        alpha=ALPHA,
+        beta=BETA,
+    )
+    strategy.storage_policy = policy
+    return strategy
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is learnt.
@@ -104,12 +119,12 @@ class Problem:
         return int(self.train.classes.max()) + 1
 
 
-def _by_policy(make: Make) -> Callable[[Problem, Stores, Way, str, int], Trained]:
+def _by_policy(make: Make, *, with_logits: bool = False) -> Callable[[Problem, Stores, Way, str, int], Trained]:
     """Of a strategy that asks a storage policy."""
 
     def trained(problem: Problem, stores: Stores, way: Way, name: str, seed: int) -> Trained:
         model = Probe(problem.frozen, problem.num_classes, attends=way.attends)
-        policy, held = stores.policy(way, name, seed)
+        policy, held = stores.policy(way, name, seed, logits=problem.num_classes if with_logits else 0)
         options = {
             "model": model,
             "optimizer": torch.optim.Adam(model.parameters(), problem.training.rate),
@@ -149,6 +164,7 @@ def _common() -> dict[str, Any]:
 STRATEGIES: Final[Mapping[str, tuple[str, Callable[[Problem, Stores, Way, str, int], Trained]]]] = {
     "er": ("ER (`Naive` with `ReplayPlugin`)", _by_policy(_replay)),
     "er-ace": ("ER-ACE (`ER_ACE`)", _by_policy(_ace)),
+    "der": ("DER++ (`DER` with `beta`)", _by_policy(_der, with_logits=True)),
     "gdumb": ("GDumb (`GDumb`)", _by_policy(_gdumb)),
     "icarl": ("iCaRL (`ICaRL`)", _icarl),
 }

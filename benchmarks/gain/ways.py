@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
@@ -18,6 +18,7 @@ from torch.utils.data import TensorDataset
 
 from benchmarks.gain.model import Frozen
 from client import Buffer
+from learner.adapters._pictures import again
 from learner.adapters.avalanche import Recorder, StoredExemplars
 from learner.adapters.avalanche_icarl import store_icarl
 from memory_format import AVIF, PatchCodec, Record, WebP
@@ -26,6 +27,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from avalanche.benchmarks import nc_benchmark
     from avalanche.training.storage_policy import ClassBalancedBuffer, ExemplarsBuffer
+    from avalanche.training.supervised.der import ClassBalancedBufferWithLogits
     from avalanche.training.supervised.icarl import _ICaRLPlugin
 
 PHASES: Final = 5
@@ -35,6 +37,8 @@ _OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 _NO_LIMIT: Final = 100_000
 """Items: bytes alone decide."""
+_FLOAT: Final = 4
+"""Bytes."""
 
 
 @dataclass(frozen=True)
@@ -124,23 +128,36 @@ def _key(picture: Tensor) -> bytes:
     return picture.numpy().tobytes()
 
 
-class FilesBuffer(ClassBalancedBuffer):  # type: ignore[misc]  # Avalanche's classes are of no type that mypy knows
-    """The library's own buffer, of files: its pictures are those of other experiences, which show what files give."""
+class _AsFiles(ExemplarsBuffer):  # type: ignore[misc]  # Avalanche's classes are of no type that mypy knows
+    """To be mixed into the library's own policy: what it keeps is shown as files give it."""
 
-    def __init__(self, max_size: int, experiences: Sequence[Any]) -> None:
+    def __init__(self, max_size: int, shown: Mapping[bytes, Tensor]) -> None:
         super().__init__(max_size)
-        self._experiences = experiences
+        self._shown = shown
 
-    def post_adapt(self, agent_state: Any, exp: Any) -> None:
-        super().post_adapt(agent_state, self._experiences[exp.current_experience])
+    @property
+    def buffer(self) -> Any:
+        kept = super().buffer
+        return kept.replace_current_transform_group((self._read, None)) if len(kept) else kept
+
+    def _read(self, picture: Tensor) -> Tensor:
+        return self._shown[_key(picture)]
+
+
+class FilesBuffer(_AsFiles, ClassBalancedBuffer):  # type: ignore[misc]  # the same
+    """The policy of ER, ER-ACE and GDumb."""
 
     def update(self, strategy: Any, **_: Any) -> None:
         """What Avalanche's plugins call, though its own policies warn of it."""
         self.post_adapt(strategy, strategy.experience)
 
 
+class FilesBufferWithLogits(_AsFiles, ClassBalancedBufferWithLogits):  # type: ignore[misc]  # the same
+    """That of DER, whose logits are of pictures as they were."""
+
+
 class FilesICaRL(_ICaRLPlugin):  # type: ignore[misc]  # the same
-    """The library's own plugin, of files: what it has chosen is kept as files give it."""
+    """The library's own plugin: what it has chosen is kept as files give it."""
 
     def __init__(self, plugin: _ICaRLPlugin, shown: Mapping[bytes, Tensor]) -> None:
         super().__init__(plugin.memory_size, plugin.buffer_transform, plugin.fixed_memory)
@@ -156,8 +173,16 @@ class FilesICaRL(_ICaRLPlugin):  # type: ignore[misc]  # the same
 class Remembering(Recorder):
     """A recorder that encodes a picture once, for all seeds."""
 
-    def record(self, pixels: NDArray[np.uint8], **fields: Any) -> Record:
-        return replace(_encoded(self, pixels.tobytes(), pixels.shape), **fields)
+    def record(
+        self,
+        pixels: NDArray[np.uint8],
+        *,
+        rank: int = 0,
+        arrays: dict[str, NDArray[Any]] | None = None,
+        **fields: Any,
+    ) -> Record:
+        encoded = _encoded(self, pixels.tobytes(), pixels.shape)
+        return again(replace(encoded, rank=rank), arrays=arrays, **fields)
 
 
 @cache
@@ -191,22 +216,23 @@ class Stores:
         self._files: dict[tuple[str, int] | None, Files] = {}
         self._recorders: dict[Way, Recorder] = {}
 
-    def policy(self, way: Way, name: str, seed: int) -> tuple[ExemplarsBuffer, Callable[[], int]]:
+    def policy(self, way: Way, name: str, seed: int, *, logits: int = 0) -> tuple[ExemplarsBuffer, Callable[[], int]]:
         """A policy that keeps as many of each class, and what says how many bytes it holds.
 
         Args:
             name: of the service's buffer, where one is needed.
+            logits: float32 values that it keeps with each picture: DER's policy.
         """
         if way.codec is not None:
             buffer = self._buffer(name)
             like = class_incremental(self._pictures, self._classes, seed).train_stream[0].dataset
-            policy = ClassBalancedBuffer(self.items(way))
+            policy = (ClassBalancedBufferWithLogits if logits else ClassBalancedBuffer)(_NO_LIMIT)
             stored = StoredExemplars(policy, buffer, like=like, recorder=self._recorder(way))
             return stored, lambda: buffer.stats().bytes_used
-        files = self._files_of(way)
-        experiences = class_incremental(files.pictures, self._classes, seed).train_stream
-        kept = FilesBuffer(self.items(way), experiences)
-        return kept, lambda: files.held(picture for picture, *_ in kept.buffer)
+        files, beside = self._files_of(way), logits * _FLOAT
+        kind = FilesBufferWithLogits if logits else FilesBuffer
+        kept = kind(self.items(way, beside), self._shown(way))
+        return kept, lambda: files.held(picture for picture, *_ in kept.buffer) + beside * len(kept.buffer)
 
     def into(self, strategy: Any, way: Way, name: str) -> tuple[Callable[[], int], Callable[[], int]]:
         """Let an ``ICaRL`` keep its exemplars so. Returns what says how many items, and how many bytes, it holds."""
@@ -215,14 +241,19 @@ class Stores:
             store_icarl(strategy, buffer, recorder=self._recorder(way))
             return lambda: buffer.info().num_records, lambda: buffer.stats().bytes_used
         files = self._files_of(way)
-        shown = {_key(picture): one for picture, one in zip(self._pictures, files.pictures, strict=True)}
         (place,) = (at for at, plugin in enumerate(strategy.plugins) if type(plugin) is _ICaRLPlugin)
-        kept = strategy.plugins[place] = FilesICaRL(strategy.plugins[place], shown)
+        kept = strategy.plugins[place] = FilesICaRL(strategy.plugins[place], self._shown(way))
         return lambda: sum(map(len, kept.x_memory)), lambda: files.held(one for of in kept.x_memory for one in of)
 
-    def items(self, way: Way) -> int:
-        """The most that a way may hold."""
-        return _NO_LIMIT if way.codec is not None else int(self._budget_bytes / self._files_of(way).sizes.mean())
+    def items(self, way: Way, beside: int = 0) -> int:
+        """The most that a way may hold, with so many bytes beside each picture."""
+        if way.codec is not None:
+            return _NO_LIMIT
+        return int(self._budget_bytes / (self._files_of(way).sizes.mean() + beside))
+
+    def _shown(self, way: Way) -> dict[bytes, Tensor]:
+        """By pictures as they are, as files give them."""
+        return {_key(picture): one for picture, one in zip(self._pictures, self._files_of(way).pictures, strict=True)}
 
     def _recorder(self, way: Way) -> Recorder:
         if way not in self._recorders:

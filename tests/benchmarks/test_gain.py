@@ -89,7 +89,7 @@ def test_files_take_the_bytes_that_are_counted(tmp_path: Path) -> None:
 
 def test_every_way_fills_its_bytes_and_what_is_done_is_not_done_again(frozen: Frozen, tmp_path: Path) -> None:
     problem = Problem(_samples(0, 8), [_samples(1, 2)], frozen, (0, 6), Training(epochs=1, gdumb_epochs=1))
-    ways, strategies = ("pixels", "jpeg-10", "masked"), ("er", "er-ace", "gdumb", "icarl")
+    ways, strategies = ("pixels", "jpeg-10", "masked"), ("er", "er-ace", "der", "gdumb", "icarl")
     trained: list[Score] = []
     with ServiceProcess(tmp_path / "memory") as service, MemoryClient(service.url) as memory:
 
@@ -108,18 +108,24 @@ def test_every_way_fills_its_bytes_and_what_is_done_is_not_done_again(frozen: Fr
         first = run()
         held = {score.way: score.bytes_held for score in first.scores if score.strategy == "er"}
         items = {score.way: score.exemplars for score in first.scores if score.strategy == "er"}
-        assert len(first.scores) == 12
+        assert len(first.scores) == 15
         assert items["pixels"] == BUDGET // 3072 == 5
         assert held["pixels"] == 5 * 3072
         assert BUDGET / 2 < held["jpeg-10"] < 1.1 * BUDGET
         assert held["masked"] <= BUDGET
         assert items["masked"] > items["jpeg-10"] > items["pixels"]
+        with_logits = {score.way: score for score in first.scores if score.strategy == "der"}
+        assert with_logits["pixels"].bytes_held == 5 * (3072 + 6 * 4)
+        assert items["jpeg-10"] > with_logits["jpeg-10"].exemplars > 5
+        assert BUDGET / 2 < with_logits["jpeg-10"].bytes_held < 1.1 * BUDGET
+        assert with_logits["masked"].exemplars == items["masked"] == 48
+        assert held["masked"] + 48 * 6 * 4 < with_logits["masked"].bytes_held <= BUDGET
         herded = {score.way: score for score in first.scores if score.strategy == "icarl"}
         assert herded["masked"].exemplars >= herded["jpeg-10"].exemplars > herded["pixels"].exemplars == 6
         assert herded["masked"].bytes_held <= BUDGET
         assert all(len(score.accuracy) == 5 for score in first.scores)
         made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-        assert len(made) == 12
+        assert len(made) == 15
         again = run()
         assert (first.earlier, replace(again, earlier=[])) == ([], first)
         assert again.earlier == [(score.strategy, score.way, 3) for score in first.scores]
