@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
+import numcodecs
 import numpy as np
 import pytest
 import zarr
 
 from client import MemoryClient
-from memory_format import CODECS, HEADER_BYTES, JPEG, MEDIA_TYPE, RawZstd, WebP, image_to_patches, make_record
+from memory_format import (
+    CODECS,
+    HEADER_BYTES,
+    JPEG,
+    MEDIA_TYPE,
+    RawZstd,
+    TargetBytes,
+    TargetGain,
+    TargetPSNR,
+    WebP,
+    image_to_patches,
+    lending,
+    make_record,
+)
 from memory_format.body import MAX_BODY_BYTES, MAX_EXTRAS_BYTES
 from memory_format.canvas import MAX_PIXELS, MAX_SIDE_PX
 from memory_format.codecs.webp import _file_of as webp_file
-from memory_format.extras import MAX_JSON_DEPTH
+from memory_format.extras import MAX_JSON_DEPTH, ArrayDtype, make_extras
 from memory_format.header import (
     FLAG_EXTRAS,
     FLAG_IN_PLACE,
@@ -32,8 +47,10 @@ from memory_format.header import (
     HEADER_DTYPE,
     KNOWN_FLAGS,
 )
+from memory_format.parts import MAX_PARTS, MAX_PICTURES
 from memory_format.wire import _MAX_BATCHES
 from memory_format.wire_schema import SCHEMA, WIRE_VERSION
+from memory_service.settings import Settings
 from memory_service.store.segments.layout import BODY_AT
 from tests.conftest import Service
 from tests.memory_format.strategies import smooth
@@ -125,7 +142,39 @@ def test_the_limits_are_the_codes() -> None:
     for number in (f"{MAX_BODY_BYTES >> 20} MiB", f"{MAX_EXTRAS_BYTES >> 20} MiB"):
         assert number in limits
     assert f"at most {MAX_JSON_DEPTH} levels" in limits
+    assert f"{MAX_PARTS:,} parts, {MAX_PICTURES} pictures among them" in limits
     assert f"{_MAX_BATCHES:,}" in limits
+    assert f"the service {Settings.model_fields['max_batch_records'].default:,} a push" in limits
+    bits = {name: 8 * HEADER_DTYPE[name].itemsize for name in HEADER_DTYPE.names or ()}
+    for what, limit, *_ in rows("Limits"):
+        for name in set(re.findall(r"`(\w+)`", what)) & bits.keys():
+            assert limit == ("1..255" if bits[name] == 8 else f"below 2^{bits[name]}"), name
+
+
+def test_qualities_are_written_as_the_document_says() -> None:
+    known = {target.__name__: target for target in (TargetPSNR, TargetBytes, TargetGain)}
+    for quality, configuration, _ in rows("Quality"):
+        said = json.loads(configuration.strip("`"))
+        codec: Any = numcodecs.get_codec(dict(said))
+        assert codec.quality == eval(quality.strip("`"), {}, known)
+        assert codec.get_config().items() >= said.items()
+
+
+def test_the_types_of_arrays_are_listed() -> None:
+    arrays = {dtype: np.ones(2) for dtype in get_args(ArrayDtype)}
+    head, _ = make_extras(None, arrays, {dtype: dtype for dtype in arrays}).encode().split(b"\n", 1)
+    said = {dtype: shape[0] for dtype, shape in json.loads(head)["arrays"].items()}
+    documented = dict(re.findall(r'"name": \["(\w+)", \.\.\.shape\][^.]*? of (\w+)', section("Extras")))
+    assert {dtype: word for word, dtype in documented.items()} | {"float16": 2} == said
+
+
+def test_what_goes_over_the_socket_is_listed() -> None:
+    text = section("A draw on one machine")
+    assert f"`{lending.PREFACE.decode()}`" in text
+    assert f"A row is {lending.ROW_DTYPE.itemsize} bytes" in text
+    listed = [cells[0].strip("`") for cells in rows("A draw on one machine")]
+    kinds = (lending.AUTH, lending.DRAW, lending.DONE, lending.HELO, lending.ROWS, lending.HTTP)
+    assert [name for name in listed if name.isupper()] == [kind.decode() for kind in kinds]
 
 
 def test_the_charge_of_the_example() -> None:
