@@ -129,6 +129,7 @@ def _batches(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[p
 
 def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     try:
+        # A class 1.9 is refused. pa.array of Python's numbers would cut it off (findings/pyarrow_float_cut_off.sh).
         column = batch.column(field.name).cast(field.type)
     except pa.ArrowException as error:
         raise _not_a_table(f"its column {field.name}: {error}") from error

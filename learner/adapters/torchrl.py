@@ -39,6 +39,8 @@ class _Checkpointer(StorageCheckpointerBase):  # type: ignore[misc]
     """The state as a file: a name and ids in place of transitions."""
 
     def dumps(self, storage: StoredStorage, path: Any) -> None:
+        # Names and whole numbers, all of which JSON has. torchrl's own storages dump by tensordict 0.14.3, which makes
+        # None of a NaN that is no tensor (findings/tensordict_memmap_not_finite.sh).
         write_atomically(Path(path) / "exemplars.json", json.dumps(storage.state_dict()).encode())
 
     def loads(self, storage: StoredStorage, path: Any) -> None:

@@ -142,6 +142,8 @@ def _labels(rows: Any, pictures: Any, columns: Columns, where: str) -> list[str]
     # A class may be stored as its number; its name is what people know.
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     labels = []
+    # No format is set, so these are Python's numbers. With one of numpy or torch, datasets 5.2.0 gives -1 for 2^64 - 1,
+    # which would be no label (findings/datasets_format_by_slice.sh).
     for row, value in enumerate(rows[columns.label]):
         label = label_of(value, f"{where} row {row}: column {columns.label!r}")
         if not label or value in (-1, [-1]):

@@ -108,7 +108,8 @@ class Reads(Draws):
 
     def _row(self, columns: Columns, exemplar_id: int) -> Rows:
         """The row of one record, ``(1,)``. Raises ``NotFoundError``."""
-        # As uint64: a plain int makes numpy compare through float64, which confuses ids over 2**53.
+        # As uint64: a plain int makes numpy 2.4.6 compare through float64, which confuses ids over 2**53 and copies all
+        # of them (findings/numpy_searchsorted_plain_int.sh).
         positions = columns.positions_of(np.array([exemplar_id], dtype=np.uint64))
         if positions[0] < 0:
             raise no_exemplar(self.contents.state.config.name, exemplar_id)

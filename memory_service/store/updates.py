@@ -47,6 +47,7 @@ class Update:
             raise FormatError("as many scores, ranks or both as exemplar_ids are needed", code="invalid_request")
         if self.revisions is not None and len(self.revisions) != len(self.exemplar_ids):
             raise FormatError("as many if_revisions as exemplar_ids are needed", code="invalid_request")
+        # Which of two values is meant? numpy takes the last; zarr 3.1.6, say, any (findings/zarr_positions_twice.sh).
         if len(np.unique(np.array(self.exemplar_ids, dtype=np.uint64))) != len(self.exemplar_ids):
             raise FormatError("an exemplar_id comes twice", code="invalid_request")
         if self.scores is not None and not np.isfinite(np.array(self.scores, np.float32)).all():

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from memory_service.http.app import create_app, open_store
@@ -18,6 +19,21 @@ from tests.postgres import PostgresServer
 
 URL = "http://127.0.0.1:8765"
 """The service does not answer to the test client's usual host."""
+
+
+@sa.event.listens_for(sa.Engine, "before_execute")
+def no_key_is_lost(
+    connection: sa.Connection, statement: Any, rows: list[dict[str, Any]], row: dict[str, Any], options: Any
+) -> None:
+    """SQLAlchemy 2.1.9 drops keys that are no columns, and those that the first row lacks, without a word
+    (findings/sqlalchemy_insert_unknown_key.sh)."""
+    if isinstance(statement, sa.Insert | sa.Update):
+        given = [*rows, *([row] if row else [])]
+        names = given[0].keys() if given else set()
+        assert all(one.keys() <= names for one in given), f"not in the first row of {statement.table}: {given!r:.300}"
+        if not names <= set(statement.table.c.keys()):
+            lost = names - set(statement.table.c.keys()) - statement.compile(dialect=connection.dialect).params.keys()
+            assert not lost, f"no columns of {statement.table}: {lost}"
 
 
 @contextmanager

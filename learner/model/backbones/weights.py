@@ -77,6 +77,7 @@ def load_minilm(directory: Path | str | None = None) -> dict[str, Tensor]:
     }
 
     def convert() -> dict[str, Tensor]:
+        # Whole, and no slice of it: safetensors 0.8.0 has others than numpy (findings/safetensors_slices.sh).
         model = load_file(folder / "model.safetensors")
         missing = [name for name in names.values() if f"embeddings.{name}" not in model]
         if missing:

@@ -7,6 +7,9 @@ files (docs/decisions/0004).
 
 The database itself refuses what must never be: a CHECK holds ``bytes_used`` within the budget, and foreign keys
 keep a segment's row while a buffer consists of it.
+
+What is JSON is written into columns of text, never of ``sa.JSON``: SQLite makes a number of what looks like one there
+(SQLAlchemy 2.1.9, findings/sqlalchemy_json_numbers.sh).
 """
 
 from __future__ import annotations
