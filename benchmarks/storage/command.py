@@ -29,7 +29,7 @@ from benchmarks.common.processes import stop_remaining
 from benchmarks.common.records import Noise, Pictures
 from benchmarks.storage.chart import chart
 from benchmarks.storage.churn import run_churn
-from benchmarks.storage.contestants.ours import BareServer, InProcess, OverHttp
+from benchmarks.storage.contestants.ours import BareServer, InProcess, OverHttp, Trusted
 from benchmarks.storage.contestants.peer import Peer
 from benchmarks.storage.plan import CONTESTANTS, OURS, Plan, peers
 from benchmarks.storage.report import markdown
@@ -88,7 +88,7 @@ def measure(plan: Plan, wanted: Sequence[str], file_system: str) -> Run:
         if smaller:
             bar.write(smaller, file=sys.stderr)
         run = _run(plan, file_system, skipped)
-        everyone: list[type[Peer]] = [*kinds, InProcess, OverHttp]
+        everyone: list[type[Peer]] = [*kinds, InProcess, Trusted, OverHttp]
         run.notes = {kind.name: kind.note for kind in everyone} | {BareServer.name: BareServer.note}
         if smaller:
             run.notes[MEDIUM] = smaller

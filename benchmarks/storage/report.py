@@ -32,6 +32,7 @@ _WANTED = {
     "open_1e6_seconds": "< 5",
     "index_bytes_per_record": "<= 250",
     "push_vs_raw_fsync": ">= 0.5",
+    "push_decoded_vs_raw_fsync": "-",
     "write_amplification": "<= 2",
     "disk_over_limit": "<= 1",
 }

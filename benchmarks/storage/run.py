@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,16 @@ from benchmarks.common.rounds import Figure, ratio
 from benchmarks.storage.churn import ChurnResult
 from benchmarks.storage.contestants import decoded
 from benchmarks.storage.contestants.files import RawFile
-from benchmarks.storage.contestants.ours import AHEAD, DECODED, LOCAL, LOCAL_AHEAD, BareServer, InProcess, OverHttp
+from benchmarks.storage.contestants.ours import (
+    AHEAD,
+    DECODED,
+    LOCAL,
+    LOCAL_AHEAD,
+    BareServer,
+    InProcess,
+    OverHttp,
+    Trusted,
+)
 from benchmarks.storage.scale import Scale, open_median
 from benchmarks.storage.stages import SampleStage
 
@@ -91,9 +100,8 @@ def summary(run: Run) -> dict[str, float | None]:
         "sample_latency_1e6_vs_1e3": max(http, default=None),
         "open_1e6_seconds": open_median(run.scale) if run.scale else None,
         "index_bytes_per_record": run.scale.index_bytes_per_record if run.scale else None,
-        "push_vs_raw_fsync": ratio(largest_push[RawFile.name], largest_push[InProcess.name])
-        if RawFile.name in largest_push
-        else None,
+        "push_vs_raw_fsync": _vs_raw(largest_push, Trusted),
+        "push_decoded_vs_raw_fsync": _vs_raw(largest_push, InProcess),
         "write_amplification": None
         if None in amplification or not amplification
         else max(value for value in amplification if value is not None),
@@ -110,6 +118,10 @@ def _least_ahead(stages: Iterable[SampleStage], pairs: Iterable[tuple[str, str]]
         if theirs in stage.warm and ours in stage.warm
     ]
     return min(found, default=None)
+
+
+def _vs_raw(pushes: Mapping[str, Figure], ours: type[InProcess]) -> float | None:
+    return ratio(pushes[RawFile.name], pushes[ours.name]) if RawFile.name in pushes else None
 
 
 def _cold_vs_decoder(stage: SampleStage) -> float:

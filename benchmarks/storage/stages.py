@@ -13,7 +13,7 @@ from types import TracebackType
 from benchmarks.common.page_cache import CAN_FORGET, cached_share, copy_tree, disk_bytes, recall
 from benchmarks.common.records import Batch, Maker, batches
 from benchmarks.common.rounds import Figure, interleave
-from benchmarks.storage.contestants.ours import BareServer, InProcess, OverHttp
+from benchmarks.storage.contestants.ours import BareServer, InProcess, OverHttp, Trusted
 from benchmarks.storage.contestants.peer import Peer, Read
 from benchmarks.storage.plan import Plan
 
@@ -110,7 +110,7 @@ def push_stage(plan: Plan, maker: Maker, kinds: Sequence[type[Peer]], tick: Tick
     capacity += sum(size * (2 + 2 * plan.rounds) for size in plan.push_sizes if size >= 1000)
     found = {}
     with Field(
-        plan.directory / "push", [*kinds, InProcess, OverHttp], capacity=capacity, max_body=maker.max_body
+        plan.directory / "push", [*kinds, InProcess, Trusted, OverHttp], capacity=capacity, max_body=maker.max_body
     ) as field_:
         pushed = dict.fromkeys(field_.peers, 0)
 

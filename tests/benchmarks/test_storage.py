@@ -42,6 +42,7 @@ SUMMARY = [
     "open_1e6_seconds",
     "index_bytes_per_record",
     "push_vs_raw_fsync",
+    "push_decoded_vs_raw_fsync",
     "write_amplification",
     "disk_over_limit",
 ]
