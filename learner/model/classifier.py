@@ -184,6 +184,7 @@ class Classifier(nn.Module):
             start = torch.stack([features[torch.from_numpy(new.class_ids == c)].mean(0) for c in fresh])
         else:
             # At zero: features share a large common part, so imprinted classes would outshout all others at first.
+            # Drawn by torch.randn, a class's start would hang on how many there are (findings/torch_randn_longer.sh).
             start = torch.zeros(len(fresh), self.backbone.feature_dim)
         self.head.grow(start)
         self.classes_seen += fresh
