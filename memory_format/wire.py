@@ -3,6 +3,9 @@
 The schema is fixed (:data:`SCHEMA`), so any language with Arrow reads a batch, and whatever is not such a batch is
 refused before its columns are looked at. A record's body travels as it lies in a segment:
 between a stream and a file it is copied, never taken apart.
+
+Columns are made of buffers, and read from them: for ``pyarrow.array`` and ``to_numpy`` Arrow imports pandas where that
+is installed, and with it Arrow's functions, 43 MiB that stay.
 """
 
 from __future__ import annotations
@@ -78,7 +81,7 @@ def read_batch(data: bytes, *, max_records: int = 100_000) -> Batch:
     view = memoryview(data)
     for batch in batches:
         _fill(headers[len(bodies) : len(bodies) + batch.num_rows], batch)
-        learner_ids += batch.column("learner_id").to_numpy(zero_copy_only=False).tolist()
+        learner_ids += batch.column("learner_id").to_pylist()
         bodies += [view[begin:end] for begin, end in pairwise(_ends(data, batch.column("body")).tolist())]
     return Batch(headers, learner_ids, bodies)
 
@@ -116,8 +119,11 @@ def _placed(data: memoryview, batch: pa.RecordBatch) -> Placed:
 
 
 def _fill(headers: NDArray[np.void], batch: pa.RecordBatch) -> None:
-    for name in _HEADER_COLUMNS:
-        headers[name] = batch.column(name).to_numpy(zero_copy_only=False)
+    if len(headers):
+        for name in _HEADER_COLUMNS:
+            column, kind = batch.column(name), HEADER_DTYPE[name]
+            values = column.buffers()[1]
+            headers[name] = np.frombuffer(values, kind, len(headers), offset=column.offset * kind.itemsize)
 
 
 def check_batch(batch: Batch, *, new: bool = False, crcs: bool = True, decode: bool = False) -> None:
@@ -210,16 +216,31 @@ def rows_of(
         bodies: end to end, less than 2 GiB; not copied.
     """
     count = len(headers)
-    offsets = np.zeros(count + 1, dtype=np.int32)
-    np.cumsum(lengths, out=offsets[1:])
+    texts = "".join(learner_ids)
+    sizes = np.fromiter(map(len, learner_ids if texts.isascii() else map(str.encode, learner_ids)), np.int64, count)
     columns = {
-        "learner_id": pa.array(learner_ids, type=pa.string()),
-        "body": pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), bodies]),
+        "learner_id": joined(pa.string(), sizes, pa.py_buffer(texts.encode())),
+        "body": joined(pa.binary(), lengths, bodies),
     }
     for name in _HEADER_COLUMNS:
         values = pa.py_buffer(np.ascontiguousarray(headers[name]))
         columns[name] = pa.Array.from_buffers(_TYPES[name], count, [None, values])
     return pa.RecordBatch.from_arrays([columns[name] for name in _TYPES], schema=SCHEMA)
+
+
+def joined(
+    kind: pa.DataType, lengths: NDArray[np.int64], values: pa.Buffer, there: NDArray[np.bool_] | None = None
+) -> pa.Array:
+    """N values that lie end to end, less than 2 GiB, as an array of ``kind``: strings or bytes.
+
+    Args:
+        lengths: ``(N,)``, bytes of each.
+        there: ``(N,)``, false where one is null; None: none is.
+    """
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    known = None if there is None else pa.py_buffer(np.packbits(there, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(lengths), [known, pa.py_buffer(offsets), values])
 
 
 class _Writer(threading.local):
@@ -231,8 +252,7 @@ class _Writer(threading.local):
     def __init__(self) -> None:
         self._pieces: list[bytes | pa.Buffer] = []
         self._stream = pa.ipc.new_stream(pa.PythonFile(self, mode="w"), SCHEMA)
-        # The first batch brings the schema with it. Of Python's values Arrow imports pandas, where it is installed, and
-        # for a cast its functions, 14 MiB.
+        # The first batch brings the schema with it.
         empty = pa.py_buffer(b"")
         columns = [
             pa.Array.from_buffers(kind, 0, [None] + [empty] * (kind.num_buffers - 1)) for kind in _TYPES.values()

@@ -34,6 +34,22 @@ def test_the_documented_defaults_are_the_real_ones() -> None:
     assert f"`tries` {retries.tries}, `first_wait` {retries.first_wait:g} s, `max_wait` {retries.max_wait:g} s" in DOC
 
 
+def test_a_batch_on_its_way_brings_no_pandas() -> None:
+    """Of 43 MiB; pyarrow imports it for the shortest way to make or read a column."""
+    pytest.importorskip("pandas")
+    check = (
+        "import sys, client\n"
+        "from memory_format import decode_batch, encode_batch\n"
+        "from tests.memory_service.helpers import make_exemplar\n"
+        "given = [make_exemplar(rank=rank, learner_id=f'of-{rank}') for rank in range(3)]\n"
+        "assert decode_batch(encode_batch(given)) == given\n"
+        "print({'pandas', 'pyarrow.compute'} & set(sys.modules))\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=root, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
+
+
 @pytest.mark.parametrize("module", ["client", "memory_format"])
 def test_importing_it_brings_no_torch_no_pandas_and_no_service(module: str) -> None:
     check = (

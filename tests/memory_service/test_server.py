@@ -13,7 +13,16 @@ import httpx
 import pytest
 
 from memory_service.cli import main
-from tests.memory_service.helpers import Server, make_exemplar, push, put_buffer, reading, segment_records
+from tests.memory_service.helpers import (
+    Server,
+    all_records,
+    make_exemplar,
+    push,
+    put_buffer,
+    reading,
+    sample,
+    segment_records,
+)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -131,6 +140,25 @@ def test_nothing_is_imported_that_a_service_does_not_need() -> None:
     code = f"import sys, memory_service.cli; print({unneeded} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at what the kernel has mapped")
+def test_a_service_at_work_holds_no_pandas(data: Path) -> None:
+    """43 MiB, which pyarrow brings in where it is installed, unless its columns are made of buffers."""
+    pytest.importorskip("pandas")
+    with Server(data) as server, server.client() as client:
+        put_buffer(client)
+        push(client, [make_exemplar(rank=rank, codec="webp") for rank in range(3)])
+        assert len(sample(client, batch_size=2)) == 2
+        assert len(all_records(client)) == 3
+        exported = client.get(
+            "/v1/buffers/b/export?png=true", headers={"Accept": "application/vnd.apache.arrow.stream"}
+        )
+        assert exported.status_code == 200
+        mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "libarrow" in mapped
+    assert "/pandas/" not in mapped
+    assert "/pyarrow/_compute" not in mapped
 
 
 def test_every_module_is_imported_where_these_are_not_installed() -> None:

@@ -16,7 +16,7 @@ from memory_format import FormatError, MissingLibraryError
 from memory_format.api.forms import FORMS, ExportForm
 from memory_format.record import split_row
 from memory_format.tables import WITHOUT_DESCRIPTION
-from memory_format.wire import read_places, rows_of
+from memory_format.wire import joined, read_places, rows_of
 from memory_format.wire_schema import DESCRIPTION_KEY, PNG, SCHEMA
 from memory_service.store.png import to_png
 from memory_service.store.pure.columns import Rows, headers_of_rows
@@ -91,7 +91,9 @@ def _pictures(part: Rows, learners: list[str], bodies: memoryview) -> pa.Array:
         except (FormatError, MissingLibraryError):
             found.append(None)
         at += length
-    return pa.array(found, PNG.type)
+    pictures = [png or b"" for png in found]
+    there = np.array([png is not None for png in found], np.bool_)
+    return joined(PNG.type, np.array(list(map(len, pictures)), np.int64), pa.py_buffer(b"".join(pictures)), there)
 
 
 def is_table(file: BinaryIO) -> bool:
@@ -149,7 +151,7 @@ def _codes(learner_ids: pa.Array, learners: dict[str, int]) -> NDArray[np.uint16
     codes = [learners.setdefault(name, len(learners)) for name in encoded.dictionary.to_pylist()]
     if len(learners) > MAX_LEARNERS:
         raise ValueError(f"it has more than {MAX_LEARNERS} learners")
-    places: NDArray[np.uint16] = np.array(codes, np.uint16)[encoded.indices.to_numpy()]
+    places: NDArray[np.uint16] = np.array(codes, np.uint16)[np.array(encoded.indices.to_pylist(), np.intp)]
     return places
 
 
