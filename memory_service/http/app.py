@@ -114,6 +114,9 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
             app.state.store = None
             await run_in_threadpool(opened.close)
 
+    api = (sample, health, metrics, buffers, exemplars, snapshots, transfer, runs, keys, erasures, phases)
+    pages = (buffer_pages, exemplar_pages, run_pages, key_pages, actions, files, reference, sign_in)
+    routers = [*(module.router for module in (*api, *pages)), exemplar_pages.pictures]
     app = _Application(
         access_log=settings.access_log,
         title="Exemplar Memory",
@@ -125,6 +128,8 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         # Theirs load scripts from elsewhere: see pages/reference.py.
         docs_url=None,
         redoc_url=None,
+        # The very ones, as nothing is added to them: included, each would be there twice.
+        routes=[route for router in routers for route in router.routes],
     )
     app.state.store = store
     app.state.lease_seconds = settings.lease_seconds
@@ -143,14 +148,6 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     # Outermost: who is not let in is asked nothing else.
     app.add_middleware(Guard, bound=settings.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     errors.install(app)
-    routers = [
-        module.router
-        for module in (sample, health, metrics, buffers, exemplars, snapshots, transfer, runs, keys, erasures, phases)
-    ]
-    routers += [buffer_pages.router, exemplar_pages.router, exemplar_pages.pictures, run_pages.router, key_pages.router]
-    routers += [actions.router, files.router, reference.router, sign_in.router]
     reference.mount(app)
-    app.state.methods_at = partial(methods_at, [*app.routes, *(route for router in routers for route in router.routes)])
-    for router in routers:
-        app.include_router(router)
+    app.state.methods_at = partial(methods_at, app.routes)
     return app

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from starlette.routing import Mount, Route
 
 from memory_service.http.app import create_app
+from memory_service.http.pages.routing import PageRoute
+from memory_service.http.routes.common import StrictRoute
 from memory_service.settings import Settings
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import Server, assert_problem, put_buffer, whole_state
@@ -79,6 +83,17 @@ def test_head_is_answered_wherever_get_is(served: httpx.Client, tmp_path: Path) 
         got, head = served.get(url), served.head(url)
         assert (head.status_code, head.content) == (404, b"")
         assert head.headers["content-type"] == got.headers["content-type"] == "application/problem+json"
+
+
+def test_each_route_is_made_once(data: Path) -> None:
+    """FastAPI makes checks of all its parameters with each, and once more of those of a router that is included."""
+    routes = create_app(Settings(data=data)).routes
+    assert {type(route) for route in routes} == {Route, Mount, StrictRoute, PageRoute}
+    made = Counter(
+        (route.path, method) for route in routes if isinstance(route, Route) for method in route.methods or ()
+    )
+    assert set(made.values()) == {1}
+    assert not any(method == "HEAD" for (_, method) in made.keys() - {("/openapi.json", "HEAD")})
 
 
 def test_head_of_an_export_or_backup_keeps_nothing(filled: httpx.Client, data: Path) -> None:

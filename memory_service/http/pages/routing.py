@@ -162,7 +162,7 @@ class Pages(Router):
             async def twin(request: Request, **given: Any) -> Response:
                 return await _run(request, lambda: _json(view_of(request, **given)))
 
-            add = partial(self.add_api_route, methods=["GET", "HEAD"], include_in_schema=False, response_model=None)
+            add = partial(self.add_api_route, include_in_schema=False, response_model=None)
             # First: a parameter at the end of the path would take the ending, too.
             needed = needs(role, all_buffers=all_buffers)
             add(f"{path}.json", twin, openapi_extra=needed)

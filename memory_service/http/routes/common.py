@@ -13,7 +13,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.types import Receive, Scope, Send
 
 from memory_format import MEDIA_TYPE, NotFoundError, text
 from memory_format.api.answers import DrawnIds
@@ -98,7 +99,6 @@ GrantDep = Annotated[Grant, Depends(get_grant)]
 
 
 Answer = TypeVar("Answer")
-Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class StrictRequest(Request):
@@ -114,7 +114,18 @@ class StrictRequest(Request):
 
 class StrictRoute(APIRoute):
     """A route that passes nothing over: no key that is for less than it needs, no parameter that it does not know or
-    that comes twice, no lax JSON."""
+    that comes twice, no lax JSON. Where GET is answered HEAD is, by the same function: what costs much asks for the
+    method."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        # Not one of its methods, or one in the OpenAPI document; and a route for itself would be as large.
+        return super().matches({**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD" and "GET" in (self.methods or ()):
+            await self.app(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -132,17 +143,10 @@ class StrictRoute(APIRoute):
 
 
 class Router(APIRouter):
-    """Strict routes. Where GET is answered HEAD is, by the same function: what costs much asks for the method."""
+    """Strict routes."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(route_class=StrictRoute, **options)
-
-    def get(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
-        def both(endpoint: Endpoint) -> Endpoint:
-            super(Router, self).head(path, **{**options, "include_in_schema": False})(endpoint)
-            return super(Router, self).get(path, **options)(endpoint)
-
-        return both
 
 
 def methods_at(routes: Iterable[BaseRoute], path: str) -> list[str]:
@@ -151,9 +155,9 @@ def methods_at(routes: Iterable[BaseRoute], path: str) -> list[str]:
         method
         for route in routes
         if isinstance(route, Route | Mount) and route.path_regex.match(path)
-        for method in (("GET", "HEAD") if isinstance(route, Mount) else route.methods or ())
+        for method in (("GET",) if isinstance(route, Mount) else route.methods or ())
     }
-    return sorted(found | {"OPTIONS"}) if found else []
+    return sorted(found | {"OPTIONS"} | ({"HEAD"} if "GET" in found else set())) if found else []
 
 
 def headers_only(media_type: str, headers: Mapping[str, str]) -> Response:
