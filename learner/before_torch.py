@@ -9,9 +9,9 @@ SAID = {
     # that others use too, what they wait for is then not being computed.
     "OMP_WAIT_POLICY": "PASSIVE",
     # oneDNN and torch each keep the last 1,024 products of matrices that they have prepared, by the shape of what is
-    # multiplied, a third of a megabyte each (findings/torch_products_kept_by_shape.sh). A layer has a dozen shapes, the
-    # next one has the same, and the next batch, which is padded to another length, mostly others.
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8",
+    # multiplied, a third of a megabyte each (findings/torch_products_kept_by_shape.sh). A layer's backward pass has a
+    # dozen shapes or two, the next one has the same, and the next batch, which is of other lengths, mostly others.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
     "LRU_CACHE_CAPACITY": "8",
 }
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -22,12 +23,13 @@ class ChildProcess:
     Args:
         command: what to run.
         log: where its stderr goes, shown when it does not start.
+        environment: what it is told beside this process's own.
 
     Raises:
         RuntimeError: it ended, or stayed silent, before its first line.
     """
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
                 command,
@@ -36,6 +38,7 @@ class ChildProcess:
                 stderr=stderr,
                 text=True,
                 cwd=ROOT,
+                env=None if environment is None else os.environ | environment,
             )
         running.append(self)
         watchdog = threading.Timer(START_SECONDS, self.process.kill)

@@ -21,6 +21,7 @@ from types import FrameType
 
 from tqdm import tqdm
 
+from benchmarks.common.builds import NoBuildError, checkout
 from benchmarks.common.document import RESULTS, Benchmark, add_result_options
 from benchmarks.common.processes import stop_remaining
 from benchmarks.cost import beside, demo, masks, peak, replay
@@ -78,7 +79,7 @@ def measure(place: Path, options: argparse.Namespace) -> Run:
     masked = masks.measure(begun, rounds=min(rounds, 3))
     run = Run(busy, found, replays, masked, len(begun.old), options.seeds, skipped=skipped)
     try:
-        before = options.before or peak.checkout(place / "build")
+        before = options.before or checkout(BEFORE, place / "build")
         words = [
             "--config",
             str(demo.SETTINGS),
@@ -87,7 +88,7 @@ def measure(place: Path, options: argparse.Namespace) -> Run:
             *(_QUICK_DEMO if quick else []),
         ]
         run.peaks = peak.measure(place, before, options.data, words, tick=tick)
-    except peak.NoBuildError as error:
+    except NoBuildError as error:
         skipped.append(f"memory against an earlier build: {error}")
         tick(skipped[-1])
     return run

@@ -8,40 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from pathlib import Path
 
 import psutil
 
 from benchmarks.common.processes import ROOT, START_SECONDS, peak_resident_bytes, running
-from benchmarks.cost.run import BEFORE, Peak
+from benchmarks.cost.run import Peak
 from learner import before_torch
 from memory_service.testing import ServiceProcess
 
 _EVERY_SECONDS = 0.2
-
-
-class NoBuildError(RuntimeError):
-    """There is nothing to compare with; the message says why."""
-
-
-def checkout(place: Path) -> Path:
-    """The files of :data:`BEFORE`, in a folder.
-
-    Raises:
-        NoBuildError: this is no clone, or one without that commit.
-    """
-    done = subprocess.run(["git", "archive", BEFORE], cwd=ROOT, capture_output=True, check=False)
-    if done.returncode:
-        raise NoBuildError(f"git has no commit {BEFORE} here: {done.stderr.decode(errors='replace').strip()}")
-    with tarfile.open(fileobj=BytesIO(done.stdout)) as files:
-        files.extractall(place, filter="data")
-    return place
 
 
 class _Demo:

@@ -12,13 +12,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from learner import world
+from learner import abreast, world
 from learner.model import ssf
 from learner.model.attention_masks import AttentionRead, MaskConfig
 from learner.model.backbones.base import Backbone
 from learner.model.settings import HeadKind, Precision, Rates
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens
+
+MOST_ABREAST = 4
+"""Batches at once: with more, the parts of a step become so small that calls cost more than what they compute."""
 
 
 class GrowingHead(nn.Module):
@@ -81,6 +84,11 @@ class Classifier(nn.Module):
     def batch_size(self) -> int:
         """Samples of a forward pass without gradients: where a call costs little, padding is what costs."""
         return 32 if self.device.type == "cpu" else 256
+
+    @property
+    def abreast(self) -> int:
+        """Batches that are computed at once."""
+        return min(MOST_ABREAST, torch.get_num_threads()) if self.backbone.reentrant else 1
 
     def tune_by_ssf(self, last_layers: int = 0) -> int:
         """Freeze the backbone and put scales and shifts into it, or into its ``last_layers`` alone; how many parameters
@@ -158,8 +166,11 @@ class Classifier(nn.Module):
     def _of_all(self, compute: Callable[[Tokens], Tensor], tokens: Tokens) -> Tensor:
         """What ``compute`` gives for each of any number of samples, float32 on the CPU; ranks share them out."""
         self.eval()
-        parts = world.mine(tokens.by_length(self.batch_size))
-        own = ((rows, compute(part).float().cpu()) for rows, part in parts)
+
+        def of_part(rows: Tensor, part: Tokens) -> tuple[Tensor, Tensor]:
+            return rows, compute(part).float().cpu()
+
+        own = abreast.each(of_part, world.mine(tokens.by_length(self.batch_size)), self.abreast)
         rows, values = zip(*world.of_all(own), strict=True)
         return torch.cat(values)[torch.cat(rows).argsort()]
 
@@ -168,12 +179,15 @@ class Classifier(nn.Module):
         """This rank's batches, in any order: which rows they are, their tokens, their features ``(B, F)`` and what
         attention ``mask`` needs, without gradients."""
         self.eval()
-        for rows, part in world.mine(tokens.by_length(self.batch_size)):
+        last_layers = mask.last_layers if mask.layers == "mean" else 1
+
+        def of_part(rows: Tensor, part: Tokens) -> tuple[Tensor, Tokens, Tensor, AttentionRead]:
             batch = part.to(self.device)
             with self.autocast():
-                last_layers = mask.last_layers if mask.layers == "mean" else 1
                 features, read = self.backbone.read(batch, last_layers=last_layers, text=mask.text)
-            yield rows, batch, features.float(), read
+            return rows, batch, features.float(), read
+
+        yield from abreast.each(of_part, world.mine(tokens.by_length(self.batch_size)), self.abreast)
 
     def add_classes(self, new: TokenisedSplit) -> None:
         """Grow the head by the classes of ``new``."""

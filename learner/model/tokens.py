@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import cycle
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,16 @@ class Tokens:
         """Without the places at the end where no sample has a patch or a text token; one place of each stays."""
         places = {"patch": _cut(self.patch_valid), "token": _cut(self.token_valid)}
         return Tokens(**{f.name: getattr(self, f.name)[:, : places.get(f.name[:5])] for f in fields(self)})
+
+    def dealt(self, number: int) -> list[Tensor]:
+        """Which rows go into each of ``number`` parts that take about as long as each other, or of fewer where there
+        are fewer samples: the longest to the first part, the next one to the second, and back from the last."""
+        length = self.patch_valid.sum(1) + self.token_valid.sum(1)
+        turns = [*range(number), *reversed(range(number))]
+        parts: list[list[int]] = [[] for _ in range(min(number, len(self)))]
+        for row, part in zip(length.argsort(descending=True, stable=True).tolist(), cycle(turns)):
+            parts[part].append(row)
+        return [torch.tensor(rows) for rows in parts]
 
     def by_length(self, batch_size: int) -> Iterator[tuple[Tensor, Tokens]]:
         """Batches of samples of similar length, the shortest first and each padded to its own longest: which rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner import world
+from learner import abreast, world
 from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens, concatenate
@@ -61,7 +61,7 @@ def train_phase(
     # Ranks go through the samples in one order, and show each its share in its own way.
     drawing = generator if world.size() == 1 else _of_rank(generator)
 
-    def loss_of(step: Tensor) -> Tensor:
+    def gradients_of(step: Tensor) -> float:
         index = step[world.rank() :: world.size()]
         # Pixels go to the device as the bytes they are, and views of them are made there.
         samples = TokenisedSplit(new.tokens[index].to(model.device), new.class_ids[index.numpy()])
@@ -74,7 +74,8 @@ def train_phase(
             beside = samples.tokens if len(index) else new.tokens[step[:1]].to(model.device)
             views += _replay_views(exemplars, beside, config, drawing)
         shown = [view for view in views if len(view)]
-        return _loss(model, [replace(v, tokens=augment.jitter(v.tokens, config.colour, drawing)) for v in shown])
+        jittered = [replace(v, tokens=augment.jitter(v.tokens, config.colour, drawing)) for v in shown]
+        return _gradients(model, jittered, parameters)
 
     model.train()
     parameters = list(model.parameters())
@@ -84,15 +85,13 @@ def train_phase(
     with Progress(num_steps, progress if world.rank() == 0 else "") as shown_progress:
         for _ in range(config.epochs(phase)):
             for index in torch.randperm(len(new), generator=generator).split(config.batch_size):
-                loss = loss_of(index)
                 optimizer.zero_grad()
-                if loss.requires_grad:
-                    loss.backward()
+                loss = gradients_of(index)
                 world.add_gradients(parameters)
                 torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm, foreach=True)
                 optimizer.step()
                 schedule.step()
-                shown_progress.step(loss=loss.item())
+                shown_progress.step(loss=loss)
     world.be_as_first(parameter for parameter in parameters if parameter.requires_grad)
     # What is frozen next would keep its gradients, which are as large as it is.
     optimizer.zero_grad()
@@ -144,26 +143,56 @@ def _replay_views(replay: Replay, new: Tokens, config: TrainConfig, generator: t
     return [TokenisedSplit(long, replay.class_ids[whole.numpy()]), TokenisedSplit(view, replay.class_ids[part.numpy()])]
 
 
-def _loss(model: Classifier, views: list[TokenisedSplit]) -> Tensor:
-    """Mean loss over all samples of the step; of several ranks, this one's share of it.
-
-    Where padding costs (:attr:`~learner.model.backbones.base.Backbone.dense`), samples of similar length share a
-    forward pass: padding few kept tokens to a whole picture would cost what masking saves.
-    """
+def _gradients(model: Classifier, views: list[TokenisedSplit], parameters: Sequence[Tensor]) -> float:
+    """Mean loss over all samples of the step; the parameters are given its gradients. Of several ranks, this one's
+    share of both."""
     count = world.total(sum(map(len, views)))
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+
+    def of_part(part: TokenisedSplit) -> tuple[Tensor, Sequence[Tensor | None]]:
+        logits, own_loss = model.answer(part.tokens)
+        targets = model.targets(part.class_ids)
+        loss = (F.cross_entropy(logits, targets, reduction="sum") + own_loss) / count
+        if not loss.requires_grad:
+            return loss, [None] * len(trained)
+        return loss.detach(), torch.autograd.grad(loss, trained, allow_unused=True)
+
+    total = torch.zeros((), device=model.device)
+    for loss, found in abreast.each(of_part, [(part,) for part in _parts(model, views)], model.abreast):
+        total = total + loss
+        # In the order of the parts, whichever was ready first: the same sums each time.
+        for parameter, gradient in zip(trained, found, strict=True):
+            if gradient is None:
+                continue
+            if parameter.grad is None:
+                # Laid out as its parameter: AdamW's fused kernel takes one number after the other of both (torch 2.14).
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            else:
+                parameter.grad += gradient
+    return total.item()
+
+
+def _parts(model: Classifier, views: list[TokenisedSplit]) -> Iterator[TokenisedSplit]:
+    """The samples of a step, as they share forward passes.
+
+    Where padding costs (:attr:`~learner.model.backbones.base.Backbone.dense`), samples of similar length share one:
+    padding few kept tokens to a whole picture would cost what masking saves. Where it does not, each of the passes
+    that are computed abreast has as many long samples, and short ones, as the others.
+    """
     longest = max((view.tokens.patches.shape[1] for view in views), default=0)
     similar = 0.0 if model.backbone.dense else 0.75 * longest
     pixels = [view for view in views if not view.tokens.are_states]
-    groups = [
+    for group in (
         [view for view in pixels if view.tokens.patches.shape[1] > similar],
         [view for view in pixels if view.tokens.patches.shape[1] <= similar],
         [view for view in views if view.tokens.are_states],
-    ]
-    total = torch.zeros((), device=model.device)
-    for group in groups:
-        if not group:
-            continue
-        targets = model.targets(np.concatenate([view.class_ids for view in group]))
-        logits, own_loss = model.answer(concatenate([view.tokens for view in group]))
-        total = total + F.cross_entropy(logits, targets, reduction="sum") + own_loss
-    return total / count
+    ):
+        if group:
+            tokens = concatenate([view.tokens for view in group])
+            class_ids = np.concatenate([view.class_ids for view in group])
+            if model.abreast == 1:
+                yield TokenisedSplit(tokens, class_ids)
+            else:
+                yield from (
+                    TokenisedSplit(tokens[rows], class_ids[rows.numpy()]) for rows in tokens.dealt(model.abreast)
+                )

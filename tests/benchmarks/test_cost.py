@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.common import builds
 from benchmarks.common.rounds import Figure
 from benchmarks.cost import masks, peak, replay
 from benchmarks.cost.report import RUN, WANTED
-from benchmarks.cost.run import Beside, Peak, Replay, Run, summary
+from benchmarks.cost.run import BEFORE, Beside, Peak, Replay, Run, summary
 from learner import before_torch
 from learner.data.fetch import data_dir
 
@@ -50,9 +51,9 @@ def test_figures_are_taken_within_rounds_and_the_worse_counts() -> None:
 
 
 def test_there_may_be_no_earlier_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peak, "ROOT", tmp_path)
-    with pytest.raises(peak.NoBuildError, match=r"git has no commit 0bed484 here: .*not a git repository"):
-        peak.checkout(tmp_path / "build")
+    monkeypatch.setattr(builds, "ROOT", tmp_path)
+    with pytest.raises(builds.NoBuildError, match=r"git has no commit 0bed484 here: .*not a git repository"):
+        builds.checkout(BEFORE, tmp_path / "build")
 
 
 def test_an_earlier_build_is_not_told_what_this_one_tells_torch(

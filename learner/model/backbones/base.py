@@ -35,6 +35,12 @@ class Backbone(nn.Module, ABC):
         """Whether padding is left out of a pass, so that samples of any lengths may share one."""
 
     @property
+    def reentrant(self) -> bool:
+        """Whether threads may pass at once, each a batch of its own, and whether that is of use: on a CPU, where a pass
+        draws nothing and leaves nothing behind in the model meanwhile."""
+        return False
+
+    @property
     @abstractmethod
     def reads_words(self) -> bool:
         """Whether its patches attend to words, by which texts can be masked."""

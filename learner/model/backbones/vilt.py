@@ -103,6 +103,11 @@ class ViltBackbone(Backbone):
     def dense(self) -> bool:
         return not self._compiled and self.pixel_mean.device.type == "cpu"
 
+    @property
+    def reentrant(self) -> bool:
+        drops = self.training and (self.shape.hidden_dropout_prob or self.shape.attention_probs_dropout_prob)
+        return self.dense and not drops
+
     def forward(self, tokens: Tokens, additions: Additions = NOTHING) -> Tensor:
         """Features ``(B, F)``."""
         if tokens.are_states:
