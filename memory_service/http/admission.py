@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import hashlib
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio
 
 from memory_format import BusyError
-from memory_service.http.pace import Pace
+from memory_service.http.pace import Pushers
 from memory_service.settings import Settings
 from memory_service.store import Buffer
 from memory_service.store.chosen import Expected
@@ -86,13 +89,22 @@ class Bounded(Background):
 
     Args:
         first: does what comes while it has nothing to do: all, where one piece comes after another.
+        told: called with how much there is of it, whenever that changes.
     """
 
-    def __init__(self, what: str, most: int, threads: int, first: Background | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        most: int,
+        threads: int,
+        first: Background | None = None,
+        told: Callable[[int], object] = lambda _taken: None,
+    ) -> None:
         super().__init__(threads)
         self._what = what
         self._most = most
         self._first = first
+        self._told = told
         self.taken = 0
 
     def expect_place(self) -> None:
@@ -104,10 +116,12 @@ class Bounded(Background):
         first, self._first = self._first, None
         run = super().run if first is None else first.run
         self.taken += 1
+        self._told(self.taken)
         try:
             return await run(work)
         finally:
             self.taken -= 1
+            self._told(self.taken)
             if first is not None:
                 self._first = first
 
@@ -127,10 +141,17 @@ class Admission:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._pace = Pace()
+        self._pushers = Pushers(_told_in(settings))
         # One thread has the priority of all others, and is looked at. Many would be in the event loop's way, and in
         # each other's.
-        self.pushes = Bounded("pushes", settings.max_pushes, _PUSH_THREADS - 1, Background(1, self._pace.join))
+        self.pushes = Bounded(
+            "pushes",
+            settings.max_pushes,
+            _PUSH_THREADS - 1,
+            Background(1, self._pushers.join),
+            # Of several pushes, one waits for the others too.
+            lambda taken: self._pushers.tell(taken == 1),
+        )
         self.imports = Bounded("imports", settings.max_imports, settings.max_imports)
         self.pictures = Bounded("pictures", settings.max_pictures, settings.picture_threads)
         self.receiving = Background(_RECEIVING_THREADS)
@@ -197,19 +218,34 @@ class Admission:
         """Around drawing a batch in the event loop, for one request at a time.
 
         While pushes are under way, the next turn begins after a pause as long as this one: pushes get half of the
-        loop's time however many samplers there are. Where one push that is there waits for a processor, as who samples
-        has them all, it is as long as that needs to make up for it (docs/decisions/0016).
+        loop's time however many samplers there are. Where one push waits for a processor, through this replica or
+        another on this machine, as who samples has them all, it is as long as that needs to make up for it
+        (docs/decisions/0016).
         """
-        await self._turn.acquire()
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        await self._turn.acquire()
+        pause = 0.0
         try:
-            yield
+            if wait := self._pushers.seconds_to_wait(loop.time()):
+                await asyncio.sleep(wait)
+            began = loop.time()
+            try:
+                yield
+            finally:
+                if self._arriving:
+                    pause = loop.time() - began
         finally:
-            if self._arriving:
-                behind = self._pace.seconds_behind()
-                # Of several pushes, one waits for the others too; and one that still arrives, for its client alone.
-                pause = max(loop.time() - began, behind if self.pushes.taken == 1 else 0.0)
+            if pause:
                 loop.call_later(pause, self._turn.release)
             else:
                 self._turn.release()
+
+
+def _told_in(settings: Settings) -> Path | None:
+    """Where replicas of one store on this machine tell each other who pushes."""
+    # What a thread's number says depends on its name space.
+    space = Path("/proc/self/ns/pid")
+    if not settings.replicas or not space.exists():
+        return None
+    store = hashlib.blake2b(str(settings.segments).encode(), digest_size=8).hexdigest()
+    return Path(tempfile.gettempdir()) / f"memory-service-{os.getuid()}-{space.stat().st_ino}-{store}"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import struct
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -12,15 +15,24 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from memory_service.http.admission import Admission
-from memory_service.http.pace import Pace
+from memory_service.http.pace import Pace, Pushers
 from memory_service.settings import Settings
 from tests.memory_service.helpers import wait_until
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no such lock elsewhere")
 
 
 def new_admission() -> Admission:
     return Admission(Settings(data=Path("store")))
+
+
+def replica(data: str, segments: str = "s3://bucket/one") -> Admission:
+    return Admission(
+        Settings(data=Path(data), replicas=True, index=SecretStr("postgresql+psycopg://"), segments=segments)
+    )
 
 
 async def drawn_in_turn(admission: Admission, seconds: float) -> list[tuple[float, float]]:
@@ -48,27 +60,121 @@ def test_samplers_leave_half_of_the_time_to_who_pushes() -> None:
         assert next_began - ended >= 0.9 * (ended - began)
 
 
-def test_samplers_leave_pushes_the_time_that_these_lack(monkeypatch: pytest.MonkeyPatch) -> None:
-    lacking = 3600.0
-    monkeypatch.setattr(Pace, "seconds_behind", lambda _self: lacking)
+@pytest.fixture
+def lacking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float]:
+    """For how long whoever pushes is behind; empty where nobody is to be looked at."""
+    told: list[float] = []
+    monkeypatch.setattr(Pace, "seconds_behind", lambda _self: told[0])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return told
 
-    async def beside_a_push() -> list[tuple[float, float]]:
-        nonlocal lacking
+
+async def seconds_until_the_fourth_draw(admission: Admission) -> float:
+    began = time.monotonic()
+    return (await drawn_in_turn(admission, 0.0))[-1][0] - began
+
+
+def test_samplers_leave_pushes_the_time_that_these_lack(lacking: list[float]) -> None:
+    async def beside_a_push() -> float:
         admission, done = new_admission(), threading.Event()
+        await admission.pushes.run(lambda: None)
         with admission.push():
             # While it is on its way, no thread lacks anything.
             await drawn_in_turn(admission, 0.0)
-            lacking = 0.03
+            lacking.append(0.03)
             pushing = asyncio.ensure_future(admission.pushes.run(done.wait))
             await asyncio.sleep(0)
-            found = await drawn_in_turn(admission, 0.0)
+            seconds = await seconds_until_the_fourth_draw(admission)
             done.set()
             await pushing
-            return found
+            return seconds
 
-    found = asyncio.run(beside_a_push())
-    for (_, ended), (next_began, _) in pairwise(found):
-        assert next_began - ended >= 0.029
+    assert asyncio.run(beside_a_push()) >= 0.089
+
+
+@linux
+def test_samplers_of_a_replica_leave_the_time_to_pushes_through_others_on_the_machine(lacking: list[float]) -> None:
+    async def beside_pushes() -> float:
+        pushed, drawn, other = replica("a"), replica("b"), replica("c", "s3://bucket/other")
+        done = threading.Event()
+        await pushed.pushes.run(lambda: None)
+        pushing = [asyncio.ensure_future(pushed.pushes.run(done.wait))]
+        await asyncio.sleep(0)
+        lacking.append(0.03)
+        seconds = await seconds_until_the_fourth_draw(drawn)
+        lacking.clear()
+        # Of another store; then two that wait for each other, too; then none.
+        await drawn_in_turn(other, 0.0)
+        pushing.append(asyncio.ensure_future(pushed.pushes.run(done.wait)))
+        await asyncio.sleep(0)
+        await drawn_in_turn(drawn, 0.0)
+        done.set()
+        await asyncio.gather(*pushing)
+        await drawn_in_turn(drawn, 0.0)
+        return seconds
+
+    assert asyncio.run(beside_pushes()) >= 0.089
+
+
+@linux
+def test_all_processes_of_a_machine_take_turns_while_one_pushes(
+    lacking: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    # Of an earlier start of the machine.
+    told.write_bytes(struct.pack("@d", 1e6))
+    told.chmod(0o600)
+    processes = [Pushers(told) for _ in range(3)]
+
+    def seconds_to_wait(now: float) -> list[float]:
+        return [process.seconds_to_wait(now) for process in processes]
+
+    for number, process in enumerate(processes):
+        # Where it has no thread yet, it does not push either.
+        process.tell(True)
+        monkeypatch.setattr(threading, "get_native_id", lambda number=number: 1000 + number)
+        process.join()
+    assert seconds_to_wait(100.0) == [0.0, 0.0, 0.0]
+
+    lacking.append(0.01)
+    processes[1].tell(True)
+    assert seconds_to_wait(100.0) == pytest.approx([0.2, 0.2, 0.2])
+    assert seconds_to_wait(101.0) == pytest.approx([0.0, 0.01, 0.02])
+    assert seconds_to_wait(101.025) == pytest.approx([0.005, 0.015, 0.025])
+    # Who is nearer to where it should be is waited for less.
+    lacking[0] = 0.002
+    assert seconds_to_wait(102.0) == pytest.approx([0.0, 0.002, 0.004])
+
+    processes[1].tell(False)
+    lacking.clear()
+    assert seconds_to_wait(102.0) == [0.0, 0.0, 0.0]
+    # Who has ended does not push any more.
+    processes[2].tell(True)
+    del process, processes[2]
+    gc.collect()
+    assert seconds_to_wait(102.0) == [0.0, 0.0]
+    assert told.stat().st_mode & 0o777 == 0o600
+
+
+@linux
+@pytest.mark.parametrize("what", ["link", "directory", "missing"])
+def test_who_cannot_tell_others_pushes_all_the_same(lacking: list[float], tmp_path: Path, what: str) -> None:
+    told = tmp_path / "told"
+    if what == "link":
+        told.symlink_to(tmp_path / "elsewhere")
+    elif what == "directory":
+        told.mkdir()
+    else:
+        told /= "told"
+    pushers = Pushers(told)
+    pushers.join()
+    pushers.tell(True)
+    lacking.append(0.01)
+    assert [pushers.seconds_to_wait(1.0), pushers.seconds_to_wait(1.0)] == pytest.approx([0.0, 0.01])
+    pushers.tell(False)
+    lacking.clear()
+    assert pushers.seconds_to_wait(1.0) == 0.0
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
@@ -93,49 +199,48 @@ def test_one_push_after_another_has_the_priority_of_all_others_whatever_was_befo
 
 
 def test_threads_are_behind_by_what_they_waited_for_a_processor(tmp_path: Path) -> None:
-    pace, told = Pace(), tmp_path / "schedstat"
+    told = tmp_path / "schedstat"
+
+    def tell(ran_ms: float, waited_ms: float) -> None:
+        told.write_text(f"{ran_ms * 1e6:.0f} {waited_ms * 1e6:.0f} 7\n")
 
     def behind(ran_ms: float, waited_ms: float) -> float:
-        told.write_text(f"{ran_ms * 1e6:.0f} {waited_ms * 1e6:.0f} 7\n")
+        tell(ran_ms, waited_ms)
         return 1e3 * pace.seconds_behind()
 
-    assert pace.seconds_behind() == 0.0
-    told.touch()
-    with told.open("rb") as file:
-        pace.watch(os.dup(file.fileno()))
-        assert behind(100, 0) == 0.0
-        # A third of its time each way is no more than it is to wait.
-        assert behind(120, 10) == 0.0
-        # 2 ms run, and 4 waited: it should have run for 4, and if it runs alone from here on, does so in 6 ms.
-        assert behind(122, 14) == pytest.approx(6.0)
-        assert behind(128, 14) == pytest.approx(0.0, abs=1e-6)
-        # What it had more before is not kept for it; nor is a long wait made up for at once.
-        assert behind(200, 14) == 0.0
-        assert behind(200, 914) == pytest.approx(15.0)
+    tell(0, 80)
+    pace = Pace(str(told))
+    assert behind(100, 80) == 0.0
+    # A third of its time each way is no more than it is to wait.
+    assert behind(120, 90) == 0.0
+    # 2 ms run, and 4 waited: it should have run for 4, and if it runs alone from here on, does so in 6 ms.
+    assert behind(122, 94) == pytest.approx(6.0)
+    assert behind(128, 94) == pytest.approx(0.0, abs=1e-6)
+    # What it had more before is not kept for it; nor is a long wait made up for at once.
+    assert behind(200, 94) == 0.0
+    assert behind(200, 994) == pytest.approx(15.0)
+    # It has ended.
+    told.unlink()
+    assert pace.seconds_behind() == pytest.approx(0.015)
+    assert Pace(str(told)).seconds_behind() == 0.0
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="it is not counted here")
-def test_what_a_thread_has_run_is_told_for_as_long_as_it_is_asked() -> None:
-    pace, done, asked = Pace(), threading.Event(), threading.Event()
+def test_linux_tells_of_a_thread_by_its_number() -> None:
+    done, asked = threading.Event(), threading.Event()
 
-    def work(pace: Pace) -> None:
-        pace.join()
+    def work() -> None:
         sum(range(10**5))
         done.set()
         asked.wait()
 
-    thread = threading.Thread(target=work, args=(pace,))
+    thread = threading.Thread(target=work)
     thread.start()
     done.wait()
-    (file,) = pace.files
-    assert 0.0 <= pace.seconds_behind() <= 0.015
     # Linux adds up what a thread has run when it stops.
-    wait_until(lambda: int(os.pread(file, 64, 0).split()[0]) > 0)
+    wait_until(lambda: Pace(f"/proc/{thread.native_id}/schedstat")._told()[0] > 0)
     asked.set()
     thread.join()
-    del pace
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(file)
 
 
 def test_one_draw_a_turn_of_the_loop_and_no_pause_where_nobody_pushes() -> None:
