@@ -67,3 +67,5 @@ class ReceiptList(Answer):
     receipts: tuple[KeptReceipt, ...]
     next_cursor: str | None = field(default=None, kw_only=True)
     """Leads to the next page; None at the end."""
+    damaged: tuple[str, ...] = field(default=(), kw_only=True)
+    """Ids of those on this page that cannot be read, of whichever buffer they are: for who may see all buffers."""

@@ -169,6 +169,8 @@ class RunList(Answer):
     runs: tuple[RunInfo, ...]
     next_cursor: str | None = field(default=None, kw_only=True)
     """Leads to the next page; None at the end."""
+    damaged: tuple[str, ...] = field(default=(), kw_only=True)
+    """Ids of those on this page whose report cannot be read: for who may see all buffers."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -18,7 +19,7 @@ from typing import Final, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from memory_format import FormatError, StorageError
-from memory_format.api.receipts import ErasureReceipt, KeptReceipt
+from memory_format.api.receipts import ErasureReceipt, KeptReceipt, ReceiptList
 from memory_format.api.terms import RECEIPT_PATTERN
 from memory_service.store.index import erased
 from memory_service.store.index.base import Index, Writing
@@ -116,8 +117,8 @@ class Receipts:
         *,
         buffer: str | None = None,
         only: Callable[[Collection[str]], bool] = lambda _: True,
-    ) -> tuple[list[KeptReceipt], str | None]:
-        """The newest, or those behind a cursor, and the cursor of the next page, None at the end.
+    ) -> ReceiptList:
+        """The newest, or those behind a cursor. Damaged ones are named to whom what tells of no buffer is for.
 
         Args:
             buffer: those of erasures from this one, or from what it was forked from.
@@ -129,18 +130,23 @@ class Receipts:
         """
         if cursor is not None and not RECEIPT_PATTERN.fullmatch(cursor):
             raise FormatError("the cursor is not one that this service gave", code="invalid_cursor")
-        found: list[KeptReceipt] = []
-        for kept in self._all(cursor):
-            named = {*kept.buffers, *_named(kept.receipt)}
-            if (buffer is None or buffer in named) and only(named):
+        found: list[str] = []
+        receipts: list[KeptReceipt] = []
+        next_cursor = None
+        for id_, content, behind in self._stored(cursor):
+            kept, named = None, set[str]()
+            with suppress(StorageError):
+                kept = _kept(id_, content, behind)
+                named = {*kept.buffers, *_named(kept.receipt)}
+            if only(named) and (kept is None or buffer is None or buffer in named):
                 if len(found) == limit:
-                    return found, found[-1].receipt_id
-                found.append(kept)
-        return found, None
-
-    def _all(self, cursor: str | None) -> Iterator[KeptReceipt]:
-        """Newest first."""
-        return (_kept(*stored) for stored in self._stored(cursor))
+                    next_cursor = found[-1]
+                    break
+                found.append(id_)
+                receipts += [] if kept is None else [kept]
+        read = {kept.receipt_id for kept in receipts}
+        damaged = tuple(id_ for id_ in found if id_ not in read)
+        return ReceiptList(tuple(receipts), next_cursor=next_cursor, damaged=damaged)
 
     def _stored(self, cursor: str | None) -> Iterator[_Stored]:
         """Of an index that keeps none there are those of a store that it was made of."""

@@ -10,10 +10,10 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -83,16 +83,27 @@ class Known:
         """In a list with the newest first."""
         return -int(self.info.stored_at * 1e6), self.info.run_id
 
-    @property
-    def cursor(self) -> str:
-        return f"{-self.place[0]}-{self.info.run_id}"
-
     def is_own(self, only_maker: str | None) -> bool:
         """Whether it is that one's, where only one may change it."""
         return only_maker in (None, self.made_by)
 
 
 _KNOWN: Final = TypeAdapter(Known)
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A report that cannot be read, in a list."""
+
+    run_id: str
+    place: tuple[int, str]
+    made_by: ClassVar[str] = ""
+    buffers: ClassVar[frozenset[str]] = frozenset()
+
+
+def cursor_of(place: tuple[int, str]) -> str:
+    """Of :attr:`Known.place`: leads to what is behind it."""
+    return f"{-place[0]}-{place[1]}"
 
 
 class Reports(ABC):
@@ -111,7 +122,7 @@ class Reports(ABC):
         """In words."""
 
     @abstractmethod
-    def newest(self, after: tuple[int, str] | None) -> Iterator[Known]:
+    def newest(self, after: tuple[int, str] | None) -> Iterator[Known | Damaged]:
         """All of them, the newest first, or those behind that :attr:`Known.place`."""
 
     @abstractmethod
@@ -150,6 +161,7 @@ class ReportFiles(ReportPlaces, Reports):
         self._directory = data / RUNS
         self._lock = threading.Lock()
         self._loaded: dict[str, Known] | None = None
+        self._damaged: set[str] = set()
 
     @contextmanager
     def reading(self) -> Iterator[Reports]:
@@ -172,9 +184,11 @@ class ReportFiles(ReportPlaces, Reports):
     def where(self, run_id: str) -> str:
         return str(self._path(run_id))
 
-    def newest(self, after: tuple[int, str] | None) -> Iterator[Known]:
-        shown = sorted(self._known().values(), key=lambda known: known.place)
-        return (known for known in shown if after is None or known.place > after)
+    def newest(self, after: tuple[int, str] | None) -> Iterator[Known | Damaged]:
+        # When they were stored is in them: damaged ones come last.
+        shown: list[Known | Damaged] = list(self._known().values())
+        shown += [Damaged(run_id, (0, run_id)) for run_id in self._damaged]
+        return (each for each in sorted(shown, key=lambda each: each.place) if after is None or each.place > after)
 
     def num_bytes(self) -> int:
         return sum(known.num_bytes for known in self._known().values())
@@ -189,6 +203,7 @@ class ReportFiles(ReportPlaces, Reports):
         except OSError as error:
             raise files.storage_error(f"write {path}", error) from error
         self._known()[known.info.run_id] = known
+        self._damaged.discard(known.info.run_id)
 
     def remove(self, run_id: str) -> None:
         try:
@@ -211,7 +226,8 @@ class ReportFiles(ReportPlaces, Reports):
                     content = self.content(run_id)
                     self._loaded[run_id] = Known.of(run_id, unpacked(content, str(path)), len(content))
                 except StorageError as error:
-                    logger.error("%s: it is not listed", error.message)
+                    logger.error("%s: it is listed as damaged", error.message)
+                    self._damaged.add(run_id)
         return self._loaded
 
 
@@ -238,6 +254,8 @@ class ReportRows(ReportPlaces):
         found = ReportFiles(data)
         with found.reading() as old:
             for known in list(old.newest(None)):
+                if isinstance(known, Damaged):
+                    continue
                 run_id = known.info.run_id
                 with self.changing() as rows:
                     if rows.find(run_id) is None:
@@ -253,7 +271,7 @@ class _Rows(Reports):
 
     def find(self, run_id: str) -> Known | None:
         summary = reports.summary(self._transaction, run_id)
-        return None if summary is None else _known(run_id, summary)
+        return None if summary is None else self._known(run_id, summary)
 
     def content(self, run_id: str) -> bytes:
         found = reports.content(self._transaction, run_id)
@@ -264,12 +282,23 @@ class _Rows(Reports):
     def where(self, run_id: str) -> str:
         return f"the report of run {run_id}"
 
-    def newest(self, after: tuple[int, str] | None) -> Iterator[Known]:
+    def newest(self, after: tuple[int, str] | None) -> Iterator[Known | Damaged]:
         before = None if after is None else (-after[0], after[1])
         while found := reports.newest(self._transaction, before):
             for place, summary in found:
-                yield _known(place[1], summary)
+                try:
+                    yield self._known(place[1], summary)
+                except StorageError:
+                    yield Damaged(place[1], (-place[0], place[1]))
             before = place
+
+    def _known(self, run_id: str, summary: str) -> Known:
+        """Raises ``StorageError`` (``corrupt_record``)."""
+        with suppress(ValidationError):
+            return _KNOWN.validate_json(summary)
+        # It says nothing that the report does not.
+        content = self.content(run_id)
+        return Known.of(run_id, unpacked(content, self.where(run_id)), len(content))
 
     def num_bytes(self) -> int:
         return reports.num_bytes(self._transaction)
@@ -286,10 +315,3 @@ class _Rows(Reports):
 def row_of(known: Known, content: bytes) -> StoredReport:
     """A report as the index keeps it."""
     return StoredReport(known.info.run_id, -known.place[0], _KNOWN.dump_json(known).decode(), content)
-
-
-def _known(run_id: str, summary: str) -> Known:
-    try:
-        return _KNOWN.validate_json(summary)
-    except ValidationError:
-        raise StorageError(f"what the index says of run {run_id} is damaged", code="corrupt_record") from None

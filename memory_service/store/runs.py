@@ -8,10 +8,19 @@ from itertools import islice
 from pathlib import Path
 
 from memory_format import BudgetError, ForbiddenError, FormatError, NotFoundError, StorageError
-from memory_format.api.runs import MAX_RUN_BYTES, RunInfo, RunReport, StoredRun
+from memory_format.api.runs import MAX_RUN_BYTES, RunInfo, RunList, RunReport, StoredRun
 from memory_format.api.terms import NAME_PATTERN, RUN_CURSOR_PATTERN
 from memory_service.store.index.base import Index
-from memory_service.store.report_places import KeptReport, Known, ReportFiles, ReportRows, Reports, unpacked
+from memory_service.store.report_places import (
+    Damaged,
+    KeptReport,
+    Known,
+    ReportFiles,
+    ReportRows,
+    Reports,
+    cursor_of,
+    unpacked,
+)
 
 
 class Runs:
@@ -34,11 +43,12 @@ class Runs:
 
     def page(
         self, limit: int, cursor: str | None = None, *, only: Callable[[Collection[str], str], bool] = lambda *_: True
-    ) -> tuple[list[RunInfo], str | None]:
-        """The newest runs, or those behind a cursor, and the cursor of the next page, None at the end.
+    ) -> RunList:
+        """The newest runs, or those behind a cursor.
 
         Args:
-            only: leave out those of whose buffers and maker it says no.
+            only: leave out those of whose buffers and maker it says no. Of a damaged report nobody knows these: it is
+                asked with none.
 
         Raises:
             FormatError: ``invalid_cursor``.
@@ -52,7 +62,11 @@ class Runs:
             shown = (known for known in reports.newest(after) if only(known.buffers, known.made_by))
             found = list(islice(shown, limit + 1))
         page = found[:limit]
-        return [known.info for known in page], page[-1].cursor if len(found) > limit else None
+        return RunList(
+            tuple(each.info for each in page if isinstance(each, Known)),
+            next_cursor=cursor_of(page[-1].place) if len(found) > limit else None,
+            damaged=tuple(each.run_id for each in page if isinstance(each, Damaged)),
+        )
 
     def get(self, run_id: str) -> StoredRun:
         """One of them, whole.

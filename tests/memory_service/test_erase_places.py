@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from memory_format import BusyError, Record, StorageError, encode_batch
+from memory_format import BusyError, Record, encode_batch
 from memory_service.store import Buffer, Store
 from memory_service.store.admin.verify import verify
 from memory_service.store.index import database
@@ -64,7 +65,7 @@ def test_it_is_nowhere(data: Path, pair: Pair, request: pytest.FixtureRequest, m
             expect_loaded_state(store.buffer(name))
     # Receipts are where the next start finds them.
     with Store(data, Options(segment_bytes=90_000), open_ports=places) as store:
-        ((kept,), _) = store.erasures.receipts.page(5)
+        (kept,) = store.erasures.receipts.page(5).receipts
         assert kept.receipt == receipt
         assert store.buffer("b").stats().num_records == 17
     assert verify(data, places).sound
@@ -86,7 +87,7 @@ def test_rows_that_somebody_elses_transaction_keeps_are_not_told_as_erased(
                 store.erasures.erase(buffer, [2])
             assert tables_with(postgres, records[1:2])
             assert ids_of(buffer) == [1, 3, 4]
-            assert store.erasures.receipts.page(5) == ([], None)
+            assert store.erasures.receipts.page(5).receipts == ()
         receipt = store.erasures.erase(buffer, [2]).receipt
         assert receipt is not None
         assert receipt.exemplar_ids == (2,)
@@ -110,11 +111,10 @@ def test_receipts_in_files_are_in_the_index_once_that_is_a_database(
     damaged.write_bytes(b"\xff\x00")
     places = NewPlaces(request, monkeypatch)("database")
     with Store(moved, open_ports=places) as store:
-        page, cursor = store.erasures.receipts.page(1)
-        with pytest.raises(StorageError, match="damaged"):
-            store.erasures.receipts.page(5, cursor)
+        page = store.erasures.receipts.page(5)
+        assert page.damaged == (damaged.stem,)
+        assert [kept.receipt for kept in page.receipts] == receipts[::-1]
     assert list((moved / "receipts").iterdir()) == [damaged]
     damaged.unlink()
     with Store(moved, open_ports=places) as store:
-        page += store.erasures.receipts.page(5, cursor)[0]
-        assert [kept.receipt for kept in page] == receipts[::-1]
+        assert store.erasures.receipts.page(5) == replace(page, damaged=())

@@ -128,13 +128,13 @@ def test_what_one_was_at_that_ends_another_one_ends(
         patched.setattr(*DEATHS[death], end)
         with pytest.raises(KeyboardInterrupt):
             first.erasures.erase(first.buffer("b"), [3, 19])
-    assert second.erasures.receipts.page(5) == ([], None)
+    assert second.erasures.receipts.page(5).receipts == ()
     with first._index.reading() as reading:
         pending = reading.erasures()
     second.go_on_erasing()
     # Who has seen that it is to be done, and comes too late.
     first.erasures.resume(pending)
-    ((kept,), _) = first.erasures.receipts.page(5)
+    (kept,) = first.erasures.receipts.page(5).receipts
     assert (kept.receipt.exemplar_ids, kept.receipt.unconfirmed, kept.buffers) == ((3, 19), (), ("b", "f"))
     expect_gone(pair, tmp_path, postgres, [3, 19])
 
@@ -202,12 +202,12 @@ def test_who_does_not_answer_is_named_until_it_does(
         receipt = first.erasures.erase(first.buffer("b"), [3, 19]).receipt
         assert receipt is not None
         (place,) = receipt.unconfirmed or ()
-        ((kept,), _) = second.erasures.receipts.page(5)
+        (kept,) = second.erasures.receipts.page(5).receipts
         assert kept.unconfirmed == (place,)
         # Whoever is asked there is answered with what is left.
         assert second.buffer("b").state.columns.num_records == 17
         (tmp_path / "two" / "copy").unlink()
-    while second.erasures.receipts.page(5)[0][0].unconfirmed:
+    while second.erasures.receipts.page(5).receipts[0].unconfirmed:
         time.sleep(0.01)
     expect_gone(pair, tmp_path, postgres, [3, 19])
 

@@ -13,8 +13,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from memory_format import BudgetError
-from memory_format.api.runs import RunReport
+from memory_format import BudgetError, StorageError
+from memory_format.api.runs import RunList, RunReport
 from memory_service.store import Store
 from memory_service.store.admin.inspect import inspect
 from memory_service.store.admin.migrate import migrate
@@ -44,7 +44,7 @@ def alone(places: Places) -> Places:
 
 
 def run_ids(store: Store) -> list[str]:
-    return [run.run_id for run in store.runs.page(100)[0]]
+    return [run.run_id for run in store.runs.page(100).runs]
 
 
 def test_what_one_is_sent_all_of_them_show_to_whom_it_is_for(tmp_path: Path, shared: Places) -> None:
@@ -111,12 +111,31 @@ def test_all_of_them_keep_to_one_bound(tmp_path: Path, shared: Places) -> None:
         assert run_ids(first)[0] == "b0"
         pages, cursor = list[list[str]](), None
         while True:
-            runs, cursor = second.runs.page(2, cursor)
-            pages.append([run.run_id for run in runs])
+            page = second.runs.page(2, cursor)
+            cursor = page.next_cursor
+            pages.append([run.run_id for run in page.runs])
             if cursor is None:
                 break
         assert list(chain(*pages)) == run_ids(first)
         assert [len(page) for page in pages] == [2, 2, 1]
+
+
+def test_a_damaged_row_hides_no_other(tmp_path: Path, shared: Places) -> None:
+    with SharedStore(tmp_path / "one", open_ports=shared) as store:
+        for number in range(3):
+            store.runs.put(f"r{number}", GIVEN, 1.0 + number)
+        runs = store.runs.page(5).runs
+        with store._index.writing() as transaction:
+            # What is said in a list; of one the report itself, too.
+            transaction.connection.execute(sa.update(tables.runs).values(summary="{}"))
+            transaction.connection.execute(
+                sa.update(tables.runs).where(tables.runs.c.run_id == "r1").values(content=b"{}")
+            )
+        assert store.runs.page(5) == RunList((runs[0], runs[2]), damaged=("r1",))
+        assert store.runs.page(1, store.runs.page(1).next_cursor).damaged == ("r1",)
+        assert store.runs.page(5, only=lambda buffers, _: bool(buffers)).damaged == ()
+        with pytest.raises(StorageError, match="run r1 is damaged"):
+            store.runs.get("r1")
 
 
 def test_whatever_moves_a_store_moves_them(tmp_path: Path, shared: Places) -> None:

@@ -151,8 +151,18 @@ def test_a_damaged_file_hides_no_other(data: Path) -> None:
         assert put(client, "a").status_code == 200
         assert client.get("/v1/runs/a").status_code == 200
         path.write_bytes(path.read_bytes()[:-9])
+    (data / "runs" / "c.json").write_bytes(b"{}")
     with running(data) as client:
-        assert [run["run_id"] for run in client.get("/v1/runs").json()["runs"]] == ["b"]
+        listed = client.get("/v1/runs").json()
+        assert ([run["run_id"] for run in listed["runs"]], listed["damaged"]) == (["b"], ["a", "c"])
+        shown = client.get("/runs", headers=HTML).text
+        assert "a, c" in shown
+        assert "/runs/b" in shown
+        first = client.get("/v1/runs?limit=2").json()
+        rest = client.get("/v1/runs", params={"cursor": first["next_cursor"]}).json()
+        assert (first["damaged"], rest["runs"], rest["damaged"]) == (["a"], [], ["c"])
+        assert put(client, "a").status_code == 201
+        assert client.get("/v1/runs").json()["damaged"] == ["c"]
 
 
 def test_pages_of_a_list_neither_repeat_nor_hide_a_run(data: Path) -> None:
@@ -162,8 +172,9 @@ def test_pages_of_a_list_neither_repeat_nor_hide_a_run(data: Path) -> None:
             store.runs.put(f"r{number}", given.model_copy(update={"name": str(number)}), 1000.0 + number // 2)
         found, cursor = [], None
         while True:
-            runs, cursor = store.runs.page(2, cursor)
-            found += [run.run_id for run in runs]
+            page = store.runs.page(2, cursor)
+            cursor = page.next_cursor
+            found += [run.run_id for run in page.runs]
             if cursor is None:
                 break
             if len(found) == 2:

@@ -208,7 +208,7 @@ def test_damaged_documents_are_put_aside(store: Path) -> None:
             opened.runs.put(run_id, given, 1.0)
         for id_ in (1, 2):
             opened.erasures.erase(opened.buffer("b"), [id_])
-        kept = opened.erasures.receipts.page(5)[0]
+        kept = opened.erasures.receipts.page(5).receipts
     assert verify(store).sound
     bad = [store / "runs" / "bad.json", store / "receipts" / f"{kept[1].receipt_id}.json"]
     for path in bad:
@@ -221,8 +221,8 @@ def test_damaged_documents_are_put_aside(store: Path) -> None:
     assert repaired.quarantined == [str(store / "quarantine" / path.name) for path in bad]
     assert verify(store).sound
     with Store(store, OPTIONS) as opened:
-        assert [run.run_id for run in opened.runs.page(5)[0]] == ["good"]
-        assert opened.erasures.receipts.page(5)[0] == kept[:1]
+        assert [run.run_id for run in opened.runs.page(5).runs] == ["good"]
+        assert opened.erasures.receipts.page(5).receipts == kept[:1]
 
 
 def test_what_is_not_the_store_s_is_left_alone(store: Path) -> None:

@@ -86,8 +86,8 @@ def overview(request: Request, store: StoreDep, query: Annotated[OverviewQuery, 
         BufferLine(buffer_info(buffer), room_of(buffer), len(buffer.state.classes), len(buffer.state.snapshots))
         for buffer in buffers
     )
-    runs, _ = store.runs.page(RUNS_SHOWN, only=grant.sees_run)
-    return Overview(service_version(), lines, tuple(runs), next_cursor)
+    runs = store.runs.page(RUNS_SHOWN, only=grant.sees_run).runs
+    return Overview(service_version(), lines, runs, next_cursor)
 
 
 class SummaryQuery(BaseModel):

@@ -53,20 +53,22 @@ class RunsPage:
     most_bytes: float
     """That any memory uses: the width of the drawing."""
     dots: tuple[Dot, ...]
+    damaged: tuple[str, ...]
+    """Ids of runs whose report cannot be read."""
     next_cursor: str | None
 
 
 @router.page("/runs", "runs")
 def runs(request: Request, store: StoreDep, grant: GrantDep, query: Annotated[RunsQuery, Query()]) -> RunsPage:
-    found, next_cursor = store.runs.page(RUNS_SHOWN, query.cursor, only=grant.sees_run)
-    labels = tuple(dict.fromkeys(method.label for run in found for method in run.methods))
-    most = max((method.bytes_used for run in found for method in run.methods), default=0.0)
+    found = store.runs.page(RUNS_SHOWN, query.cursor, only=grant.sees_run)
+    labels = tuple(dict.fromkeys(method.label for run in found.runs for method in run.methods))
+    most = max((method.bytes_used for run in found.runs for method in run.methods), default=0.0)
     dots = tuple(
         Dot(method.bytes_used / (most or 1), method.last, _colour(labels.index(method.label)))
-        for run in found
+        for run in found.runs
         for method in run.methods
     )
-    return RunsPage(tuple(found), labels, most, dots, next_cursor)
+    return RunsPage(found.runs, labels, most, dots, found.damaged, found.next_cursor)
 
 
 def _colour(place: int) -> int:

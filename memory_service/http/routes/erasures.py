@@ -19,7 +19,4 @@ router = Router(prefix="/v1/erasures", tags=["erasures"])
 def list_receipts(store: StoreDep, grant: GrantDep, page: Annotated[ReceiptQuery, Query()]) -> ReceiptList:
     """What was erased, the newest first: the receipts of erasures that name no buffer but those that the key is for.
     The newest 1,000 of the store are kept, also of buffers that are gone."""
-    receipts, next_cursor = store.erasures.receipts.page(
-        page.limit, page.cursor, buffer=page.buffer, only=grant.sees_all
-    )
-    return ReceiptList(tuple(receipts), next_cursor=next_cursor)
+    return store.erasures.receipts.page(page.limit, page.cursor, buffer=page.buffer, only=grant.sees_all)

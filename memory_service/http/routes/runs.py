@@ -52,8 +52,7 @@ def put_run(run_id: RunName, report: RunReport, store: StoreDep, grant: GrantDep
 def list_runs(store: StoreDep, grant: GrantDep, page: Annotated[RunQuery, Query()]) -> RunList:
     """Runs, the newest first, whose buffers the key is for; those that name none are for keys without patterns, and
     their maker's. ``next_cursor`` leads to the next page."""
-    runs, next_cursor = store.runs.page(page.limit, page.cursor, only=grant.sees_run)
-    return RunList(tuple(runs), next_cursor=next_cursor)
+    return store.runs.page(page.limit, page.cursor, only=grant.sees_run)
 
 
 @router.get("/{run_id}", openapi_extra=needs("read") | refusals("unknown_run"))
