@@ -16,7 +16,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import Final
@@ -32,7 +32,7 @@ from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
 from memory_service.store.pure.selection import EVERYTHING, Filter
 from memory_service.store.reads import no_exemplar
 from memory_service.store.receipts import Receipts
-from memory_service.store.segments.base import Segments
+from memory_service.store.segments.base import Erased, Segments
 from memory_service.store.segments.files import OPEN, SEALED
 from memory_service.store.wiping import Wiped, Wiping
 
@@ -109,9 +109,11 @@ class Erasures:
                 forks = reading.forks_of(buffer.config.id)
             if not all(sees(other.name) for other in self._buffers() if other.config.id in forks):
                 raise ForbiddenError("the buffer has a fork that the key is not for, and erasing reaches forks")
-            for exemplar_id in exemplar_ids or ():
-                if exemplar_id not in chosen.exemplar_ids and exemplar_id not in pending["exemplar_id"]:
-                    raise no_exemplar(buffer.name, exemplar_id)
+            known = {*chosen.exemplar_ids, *pending["exemplar_id"].tolist()}
+            if missing := [exemplar_id for exemplar_id in exemplar_ids or () if exemplar_id not in known]:
+                if min(missing) < buffer.state.next_id:
+                    self._clear([buffer.config.id, *forks])
+                raise no_exemplar(buffer.name, missing[0])
             targets = np.union1d(chosen.targets, pending)
             for _, wiping in _each(other for other in self._buffers() if other.config.id in forks):
                 targets = np.union1d(targets, wiping.targets_of_exemplars(chosen.identities))
@@ -120,6 +122,8 @@ class Erasures:
                 with self._index.writing() as transaction:
                     transaction.insert_erasures([buffer.config.id, *forks], targets)
                 receipt = self._finish(sees)
+            else:
+                self._clear([buffer.config.id, *forks])
             named = set() if receipt is None else set(pending["exemplar_id"].tolist()) & set(receipt.exemplar_ids)
             deleted = tuple(sorted(chosen.exemplar_ids | named))
             return DeleteResponse(deleted, buffer.state.columns.bytes_used, buffer.state.version, receipt=receipt)
@@ -187,11 +191,7 @@ class Erasures:
         everywhere = np.unique(np.concatenate(list(pending.values())))
         for buffer, wiping in _each(buffers.values()):
             wiping.rewrite(everywhere, wiped[buffer.name])
-        self._segments.remove_failed(everywhere, {buffers[id_].name for id_ in pending if id_ in buffers})
-        self._segments.expect_gone(WAIT_SECONDS)
-        self._index.scrub()
-        number = self._index.count_erasure()
-        unconfirmed = self._unconfirmed(number)
+        number, unconfirmed = self._drop_rest(everywhere, pending, buffers)
         rewritten = {state.stem: state for of_it in wiped.values() for state in of_it.rewritten}
         with self._index.reading() as reading:
             gone = rewritten.keys() - reading.known_stems(rewritten)
@@ -204,6 +204,32 @@ class Erasures:
             transaction.delete_erasures(pending)
             self._index.confirm(transaction, number)
         return receipt
+
+    def _clear(self, buffer_ids: Collection[int]) -> None:
+        """Of records that no row has any more there may be something where segments are objects: in objects that can be
+        read for a while, in pages of the index, and in copies of replicas that have not heard of it."""
+        if not self._segments.keeps_open:
+            buffers = {buffer.config.id: buffer for buffer in self._buffers()}
+            number, _ = self._drop_rest(np.zeros(0, TARGET_DTYPE), buffer_ids, buffers)
+            with self._index.writing(counted=False) as transaction:
+                self._index.confirm(transaction, number)
+
+    def _drop_rest(
+        self, targets: Targets, buffer_ids: Collection[int], buffers: Mapping[int, Buffer]
+    ) -> tuple[int, Sequence[str]]:
+        """No segment has records any more that were erased from some buffers: neither has anything else. Returns the
+        number by which replicas confirm that, and places of those that do not."""
+        with self._index.reading() as reading:
+            related = {*buffer_ids, *reading.origins_of(buffer_ids)}
+        erased = Erased(
+            targets,
+            {buffers[id_].name for id_ in buffer_ids if id_ in buffers},
+            {(buffer.name, buffer.config.created_at) for id_, buffer in buffers.items() if id_ not in related},
+        )
+        self._segments.expect_gone(erased, WAIT_SECONDS)
+        self._index.scrub()
+        number = self._index.count_erasure()
+        return number, self._unconfirmed(number)
 
     def _unconfirmed(self, number: int) -> Sequence[str]:
         """Places of replicas that have not said that they have no copies: a while is waited for those that are

@@ -23,6 +23,7 @@ from memory_service.store.pure.erasing import Targets
 from memory_service.store.pure.model import Options
 from memory_service.store.segments.appending import OpenSegment, Part
 from memory_service.store.segments.base import (
+    Erased,
     Held,
     KnownFiles,
     Names,
@@ -150,7 +151,7 @@ class MemorySegments(Segments):
                 self.sealed.pop(stem, None)
             self._names.stems_gone([stem])
 
-    def expect_gone(self, seconds: float) -> None:
+    def expect_gone(self, erased: Erased, seconds: float) -> None:
         """Who reads one has its bytes, and there is no file."""
 
     def overwrite_aside(self, targets: Targets, bodies: Callable[[], Iterable[bytes | memoryview]]) -> list[str]:

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
-from memory_format import Record, StorageError, encode_batch
+from memory_format import NotFoundError, Record, StorageError, encode_batch
 from memory_format.revise import NewArray
 from memory_service.store import Buffer, erasures, shared
 from memory_service.store.admin.verify import verify
@@ -28,6 +28,7 @@ from memory_service.store.index.shared import SharedIndex
 from memory_service.store.index.watching import Watch, replica_id
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
+from memory_service.store.pure.selection import Filter
 from memory_service.store.receipts import Receipts
 from memory_service.store.segments import appending
 from memory_service.store.segments.bucket import Bucket
@@ -187,6 +188,54 @@ def test_what_was_put_for_a_change_that_came_to_nothing_goes_too(
     assert len(files_with(tmp_path / "objects", GONE) - before) == 1
     first.erasures.erase(first.buffer("b"), [3, 19])
     expect_gone(pair, tmp_path, postgres, [3, 19])
+
+
+def drop_dead(buffer: Buffer, ids: Sequence[int]) -> None:
+    """Delete records, and rewrite their segments without them, as a push that needs the room does."""
+    buffer.delete(ids)
+    with buffer._changing():
+        while buffer._commits.compactor.compact_one(10**6):
+            pass
+
+
+@pytest.mark.parametrize("by", ["id", "filter"])
+def test_what_was_deleted_and_compacted_before_is_nowhere_either(
+    pair: tuple[SharedStore, SharedStore], tmp_path: Path, postgres: PostgresServer, by: str
+) -> None:
+    """Objects that others may read for a while have it, and pages of the database, and copies of who has not heard that
+    no segment has."""
+    first, second = pair
+    for name in ("b", "f"):
+        drop_dead(first.buffer(name), [3, 19])
+    assert len(files_with(tmp_path, GONE)) > 2
+    if by == "id":
+        with pytest.raises(NotFoundError, match="no exemplar 3;"):
+            first.erasures.erase(first.buffer("b"), [3, 19])
+    else:
+        assert first.erasures.erase(first.buffer("b"), None, Filter(learner_id=("nobody",))).receipt is None
+    expect_gone(pair, tmp_path, postgres, [3, 19])
+    number = second._watch.look()
+    # Nobody was ever given that id.
+    with pytest.raises(NotFoundError, match="no exemplar 99;"):
+        first.erasures.erase(first.buffer("b"), [99])
+    assert second._watch.look() == number
+
+
+def test_what_leaves_other_buffers_can_be_read_on(
+    pair: tuple[SharedStore, SharedStore], tmp_path: Path, postgres: PostgresServer
+) -> None:
+    first, _ = pair
+    first.create_buffer("c", **LIMITS)
+    others = big_records(6, first=8000)
+    first.buffer("c").push(encode_batch(others))
+    for name, id_ in (("c", 2), ("b", 5), ("f", 5)):
+        drop_dead(first.buffer(name), [id_])
+    assert files_with(tmp_path / "objects", RECORDS[4:5])
+    assert files_with(tmp_path / "objects", others[1:2])
+    first.erasures.erase(first.buffer("f"), [3, 19])
+    # What the fork is of may have had what is erased.
+    assert not files_with(tmp_path / "objects", RECORDS[4:5])
+    assert files_with(tmp_path / "objects", others[1:2])
 
 
 def test_who_does_not_answer_is_named_until_it_does(

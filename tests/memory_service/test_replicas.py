@@ -600,6 +600,36 @@ def test_what_an_ended_replica_has_left_is_removed(
             assert late & swept() == set()
 
 
+def test_what_arrives_when_its_name_is_forgotten_goes_by_who_has_put_it(
+    tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a machine that stood still for very long."""
+    monkeypatch.setattr(appending, "SMALLEST_SEALED", 1)
+    places = Places(postgres.new_schema(), (tmp_path / "objects").as_uri(), replicas=True)
+    upload, arrived = Bucket.create, list[str]()
+
+    def slow(of: Bucket, key: str, pieces: Iterable[bytes | bytearray | memoryview]) -> bool:
+        with second._index.writing() as transaction:
+            transaction.connection.execute(sa.delete(tables.intents))
+        arrived.append(key)
+        return upload(of, key, pieces)
+
+    with SharedStore(tmp_path / "one", OPTIONS, open_ports=places) as second:
+        buffer, _ = second.create_buffer("b", budget_bytes=90_000, disk_limit_bytes=900_000)
+        push(buffer, 0, 12)
+        with monkeypatch.context() as patched:
+            patched.setattr(Bucket, "create", slow)
+            with pytest.raises(StorageError, match="put too late"):
+                push(buffer, 1, 12)
+        push(buffer, 2, 12)
+        assert second._segments._sweeper.wait(10)  # type: ignore[attr-defined]
+        with second._index.reading() as reading:
+            sealed = {f"{segment.stem}.zarr.zip" for segment in reading.segments() if segment.sealed}
+        assert arrived
+        assert sealed
+        assert {path.name for path in (tmp_path / "objects" / "segments").iterdir()} == sealed
+
+
 def test_a_replica_that_ends_holds_nothing_by_a_sweep_under_way(
     tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

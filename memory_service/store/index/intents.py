@@ -44,10 +44,16 @@ class Intents(Reading):
     def claim_dead(self, stems: Sequence[str]) -> dict[str, bool]:
         """Of some segments, those whose time to be put, or to be read, has passed: nobody can make them part of a
         buffer from here on. And whether their names can be forgotten once they are removed: what was to be put may
-        arrive later still, from a process that stood still, so it is claimed again once that time has passed anew."""
-        i, claimed = tables.intents.c, dict[str, bool]()
+        arrive later still, from a process that stood still, so it is claimed again once that time has passed anew.
+
+        What arrives even later only who put it can name: nothing speaks of it any more."""
+        i, s, claimed = tables.intents.c, tables.segments.c, dict[str, bool]()
         for first in range(0, len(stems), MOST_VALUES):
-            these = i.stem.in_(stems[first : first + MOST_VALUES]) & is_over()
+            part = stems[first : first + MOST_VALUES]
+            # In one statement: a name becomes a segment's in one change.
+            named = sa.select(i.stem).where(i.stem.in_(part)).union(sa.select(s.stem).where(s.stem.in_(part)))
+            claimed |= dict.fromkeys({*part} - {*self.connection.execute(named).scalars()}, True)
+            these = i.stem.in_(part) & is_over()
             again = sa.select(i.stem).where(these & i.leaving)
             claimed |= dict.fromkeys(self.connection.execute(again).scalars(), True)
             until = in_seconds(self._grace_seconds or 0.0)

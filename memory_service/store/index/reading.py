@@ -321,6 +321,11 @@ class Reading:
         o = tables.origins.c
         return list(self.connection.execute(sa.select(o.buffer_id).where(o.origin_id == buffer_id)).scalars())
 
+    def origins_of(self, buffer_ids: Iterable[int]) -> set[int]:
+        """Ids of all that these were forked from, through others too."""
+        o = tables.origins.c
+        return {row[0] for row in self.rows_among(sa.select(o.origin_id), o.buffer_id, list(buffer_ids))}
+
     def segments(self) -> list[SegmentState]:
         """All of them, in the order in which they were made; what buffers hold of them is not counted."""
         s = tables.segments.c

@@ -48,6 +48,17 @@ class KnownFiles:
     """Stem of an intent -> seconds for which whoever uploads it may still be at it."""
 
 
+@dataclass(frozen=True)
+class Erased:
+    """What is to be in no file any more."""
+
+    targets: Targets
+    buffers: Collection[str]
+    """From which it was erased."""
+    unrelated: Collection[tuple[str, float]]
+    """Buffers that neither these nor any that they were forked from are: names, and when they were made."""
+
+
 class Names(Protocol):
     """Whoever names files, and wants to know which are gone: the index."""
 
@@ -304,24 +315,17 @@ class Segments(ABC):
     def delete(self, stems: Iterable[str]) -> None:
         """Remove segments. One that cannot be removed is logged and left to the next start's sweep."""
 
-    def remove_failed(self, targets: Targets, buffers: Collection[str]) -> None:  # noqa: B027 - files are not put
-        """Remove what was put for changes of these buffers that came to nothing, where it has any of these records: no
-        change that has them is under way any more.
-
-        Raises:
-            StorageError: that cannot be told now.
-        """
-
     @abstractmethod
-    def expect_gone(self, seconds: float) -> None:
-        """Segments that were removed are gone for good, and nobody has them open any more.
+    def expect_gone(self, erased: Erased, seconds: float) -> None:
+        """Segments that were removed and may have what is erased are gone for good, and nobody has them open any more.
+        So is what was put for changes that came to nothing: no change that has what is erased is under way any more.
 
         Args:
             seconds: how long to wait for those who read them.
 
         Raises:
             BusyError: somebody still reads one.
-            StorageError: one could not be removed, or not durably.
+            StorageError: one could not be removed, or not durably, or it cannot be told now.
         """
 
     @abstractmethod

@@ -16,6 +16,7 @@ from memory_service.store.pure.erasing import Targets
 from memory_service.store.segments import files, leftovers
 from memory_service.store.segments.appending import OpenSegment, Part
 from memory_service.store.segments.base import (
+    Erased,
     Held,
     KnownFiles,
     Names,
@@ -139,7 +140,7 @@ class SegmentFiles(Segments):
             if gone:
                 self._names.stems_gone([stem])
 
-    def expect_gone(self, seconds: float) -> None:
+    def expect_gone(self, erased: Erased, seconds: float) -> None:
         try:
             for name in sorted(self.orphans):
                 with suppress(FileNotFoundError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from contextlib import suppress
 from dataclasses import replace
@@ -18,15 +18,16 @@ from typing import Any, ClassVar, Final
 from memory_format import BusyError, StorageError, checksum
 from memory_format.header import HEADER_DTYPE
 from memory_service.store.pure.change import Body
-from memory_service.store.pure.columns import rows_of_headers
-from memory_service.store.pure.erasing import Targets, places_of
+from memory_service.store.pure.columns import Rows, rows_of_headers
+from memory_service.store.pure.erasing import Targets, places_of, same_bodies
 from memory_service.store.pure.tallies import SegmentState
 from memory_service.store.segments.appending import OpenSegment, Part
-from memory_service.store.segments.base import Bodies, KnownFiles, Prefix, SegmentGoneError, Segments
+from memory_service.store.segments.base import Bodies, Erased, KnownFiles, Prefix, SegmentGoneError, Segments
 from memory_service.store.segments.bucket import WRITE_SECONDS, Bucket
 from memory_service.store.segments.copies import Copies, HeldCopies, key_of
 from memory_service.store.segments.layout import BODY_AT, SegmentContents, seal_frame
 from memory_service.store.segments.outside import ObjectsOutside
+from memory_service.store.segments.owner import Owner, read_owner
 from memory_service.store.segments.sweeping import Sweeper
 
 _ALL_TRIES_SECONDS: Final = 2.0 * WRITE_SECONDS
@@ -134,9 +135,8 @@ class ObjectSegments(Segments):
             with suppress(OSError):
                 self.copies.cache.rename(stem, segment.stem, segment.end)
         if segment is None or stem != segment.stem:
-            # What has not arrived yet may still do so.
-            seconds = UPLOAD_SECONDS if stem in self._staged else 0.0
-            self._delete(stem, seconds)
+            # Nobody reads it, and what has not arrived yet may still do so.
+            self._delete(stem, UPLOAD_SECONDS if stem in self._staged else 0.0)
 
     def noted(self, parts: Iterable[Part]) -> None:
         for part in parts:
@@ -187,9 +187,9 @@ class ObjectSegments(Segments):
 
     def delete(self, stems: Iterable[str]) -> None:
         for stem in stems:
-            self._delete(stem)
+            self._delete(stem, self._index.grace_seconds)
 
-    def _delete(self, stem: str, seconds: float = 0.0) -> None:
+    def _delete(self, stem: str, seconds: float) -> None:
         was_open = stem in self.copies.growing
         self.copies.growing.discard(stem)
         with self._lock:
@@ -202,7 +202,7 @@ class ObjectSegments(Segments):
         self._read_on.add(stem)
         if not self.copies.forget(stem):
             self._read_on.discard(stem)
-            self._sweeper.add([stem], max(seconds, self._index.grace_seconds))
+            self._sweeper.add([stem], seconds)
 
     def _remove(self, stems: Sequence[str]) -> Sequence[str]:
         dead = self._index.dead(stems)
@@ -245,26 +245,26 @@ class ObjectSegments(Segments):
         if stem := self.copies.open.wait_until_read(seconds):
             raise BusyError(f"segment {stem} was removed, and somebody still reads it; ask again")
 
-    def remove_failed(self, targets: Targets, buffers: Collection[str]) -> None:
-        # Its name stays until its time is over: it may arrive once more.
-        self._bucket.delete([key_of(stem) for stem in self._index.uploading() if self._has(stem, targets, buffers)])
-
-    def _has(self, stem: str, targets: Targets, buffers: Collection[str]) -> bool:
-        """Whether an object is one of these buffers', and has any of these records."""
-        try:
-            found = ObjectsOutside(self._bucket).contents(stem)
-        except (FileNotFoundError, ValueError):
-            return False
-        of: Any = found.attributes.get("exemplar_memory_segment", {})
-        rows = rows_of_headers(found.headers.astype(HEADER_DTYPE), 0, found.lengths)
-        return of.get("name") in buffers and len(places_of(targets, rows)) > 0
-
-    def expect_gone(self, seconds: float) -> None:
+    def expect_gone(self, erased: Erased, seconds: float) -> None:
         self._expect_read(seconds)
-        # Others could read these on. Their names stay as long as that was to be: one may arrive late.
-        self._bucket.delete(map(key_of, self._index.leaving()))
+        # Others could read these on. Names stay as long as that was to be, or as they may be put: one may arrive late.
+        gone = [(stem, _may_have) for stem in self._index.leaving()]
+        gone += [(stem, _has) for stem in self._index.uploading()]
+        found = self.copies.pool.map(lambda each: self._is_among(each[0], erased, each[1]), gone)
+        self._bucket.delete([key_of(stem) for (stem, _), has in zip(gone, found, strict=True) if has])
         if not self._sweeper.wait(seconds):
             raise StorageError(f"{len(self.orphans)} objects cannot be removed from {self._bucket.place} now")
+
+    def _is_among(self, stem: str, erased: Erased, has: Callable[[Rows, Owner | None, Erased], bool]) -> bool:
+        try:
+            found = ObjectsOutside(self._bucket).contents(stem)
+        except FileNotFoundError:
+            return False
+        except ValueError:
+            # Damaged: of what leaves nothing is kept for that.
+            return has is _may_have
+        rows = rows_of_headers(found.headers.astype(HEADER_DTYPE), 0, found.lengths)
+        return has(rows, read_owner(found.attributes), erased)
 
     def overwrite_aside(self, targets: Targets, bodies: Callable[[], Iterable[bytes | memoryview]]) -> list[str]:
         """Nothing: what the index does not know is not looked for."""
@@ -301,3 +301,14 @@ class ObjectSegments(Segments):
     def close(self) -> None:
         self._sweeper.close(_CLOSE_SECONDS)
         self.copies.close()
+
+
+def _has(rows: Rows, owner: Owner | None, erased: Erased) -> bool:
+    """Whether an object that a change put has what is erased."""
+    return owner is not None and owner.name in erased.buffers and len(places_of(erased.targets, rows)) > 0
+
+
+def _may_have(rows: Rows, owner: Owner | None, erased: Erased) -> bool:
+    """Whether one that leaves may: also what an exemplar was before its arrays were replaced, which has no row now."""
+    unrelated = owner is not None and (owner.name, owner.created_at) in erased.unrelated
+    return not unrelated or bool(same_bodies(erased.targets, rows).any())
