@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from memory_format import Record, encode_batch
+from memory_format import Record, decode_batch, encode_batch
 from tests.memory_service.helpers import ARROW, make_exemplar
 
 UNSURE = (500, 502, 503, 504)
@@ -43,6 +43,7 @@ class Removal:
     phase: int
     learner: str
     ids: set[int]
+    erase: bool = False
 
 
 @dataclass
@@ -52,7 +53,14 @@ class Known:
     records: dict[int, Record] = field(default_factory=dict)
     """Acknowledged, by id; whatever became of them."""
     gone: set[int] = field(default_factory=set)
-    """Evicted or deleted."""
+    """Evicted, deleted or erased."""
+    named: set[int] = field(default_factory=set)
+    """By an answer that says it was this that evicted or deleted them: each by one."""
+    erasing: set[int] = field(default_factory=set)
+    """Somebody has asked for them to be erased."""
+    erased: set[int] = field(default_factory=set)
+    """And was told that they are."""
+    receipts: list[dict[str, Any]] = field(default_factory=list)
     refused: list[Record] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     """Of the pushes that kept something: each has its own."""
@@ -84,14 +92,19 @@ class Model:
             known = self.buffers[push.buffer]
             self.found["doubled"] += len(known.records.keys() & pairs.keys())
             known.records |= pairs
-            self.found["doubled"] += len(known.gone & set(answer["evicted"]) - pairs.keys())
-            known.gone |= set(answer["evicted"])
+            self.note_gone(known, set(answer["evicted"]))
             self.counts["evicted"] += len(answer["evicted"])
             if pairs:
                 self.found["doubled"] += answer["version"] in known.versions
                 known.versions.append(answer["version"])
             self.found["budget_violations"] += answer["bytes_used"] > answer["budget_bytes"]
         return set(pairs)
+
+    def note_gone(self, known: Known, ids: set[int]) -> None:
+        """An answer says that these were evicted or deleted by what it answers. For the holder of the lock."""
+        self.found["doubled"] += len(known.named & ids)
+        known.named |= ids
+        known.gone |= ids
 
     def note_stats(self, stats: dict[str, Any]) -> None:
         over = stats["bytes_used"] > stats["budget_bytes"] or stats["disk_bytes"] > stats["disk_limit_bytes"]
@@ -114,13 +127,16 @@ class Learner(threading.Thread):
         self.done = threading.Event()
         self.error: BaseException | None = None
         self.unsure: list[Push | Removal] = []
+        self.due: deque[Callable[[httpx.Client, str], None]] = deque()
+        """What it does next."""
         self._mine: dict[tuple[str, int], set[int]] = {}
+        self._deleted: dict[tuple[str, int], set[int]] = {}
         self._count = 0
 
     def run(self) -> None:
         kinds: list[tuple[int, Callable[[httpx.Client, str], None]]] = [
             *((12, self.push), (3, self.delete), (4, self.draw), (2, self.look)),
-            *((2, self.take_snapshot), (1, self.drop_snapshot), (1, self.fork)),
+            *((2, self.take_snapshot), (1, self.drop_snapshot), (1, self.fork), (1, self.erase)),
         ]
         weights = [weight for weight, _ in kinds]
         try:
@@ -128,6 +144,8 @@ class Learner(threading.Thread):
                 while self._count < self.least or not self.done.is_set():
                     self._count += 1
                     (operation,) = self.random.choices([operation for _, operation in kinds], weights)
+                    if self.due:
+                        operation = self.due.popleft()
                     operation(client, self.random.choice(list(self.model.buffers)))
         except BaseException as error:
             self.error = error
@@ -164,9 +182,11 @@ class Learner(threading.Thread):
         self._count += 1
         phase = 1000 * self.number + self._count
         learner = f"learner-{self.number}"
+        # Of bytes that nothing compresses: they are searched for.
+        noise = [self.random.randbytes(pad // 2).hex() for pad in pads]
         records = [
-            make_exemplar(i % 5, i, seed=100 * phase + i, pad=pad, learner_id=learner, phase=phase)
-            for i, pad in enumerate(pads)
+            make_exemplar(i % 5, i, seed=100 * phase + i, learner_id=learner, phase=phase, user_json={"noise": of_it})
+            for i, of_it in enumerate(noise)
         ]
         push = Push(buffer, f"{self.number}-{phase}", phase, learner, records)
         for _ in range(tries):
@@ -183,7 +203,8 @@ class Learner(threading.Thread):
                 where = {"class_id": [1, 2, 3, 4], "learner_id": f"learner-{self.number}"}
                 answer = self.ask(client, "DELETE", f"/{buffer}/exemplars", params=where)
                 assert answer is not None
-                self.model.buffers[buffer].gone |= set(answer.json()["deleted"])
+                with self.model.lock:
+                    self.model.note_gone(self.model.buffers[buffer], set(answer.json()["deleted"]))
 
     def send(self, client: httpx.Client, push: Push) -> bool:
         """Whether it is known what became of it."""
@@ -202,24 +223,50 @@ class Learner(threading.Thread):
         return True
 
     def delete(self, client: httpx.Client, buffer: str) -> None:
-        mine = [phase for name, phase in self._mine if name == buffer]
-        if not mine:
+        self._remove_some(client, buffer, self._mine)
+
+    def erase(self, client: httpx.Client, buffer: str) -> None:
+        """What is live, or what was deleted before."""
+        self._remove_some(client, buffer, self._deleted if self.random.random() < 0.3 else self._mine, erase=True)
+
+    def _remove_some(
+        self, client: httpx.Client, buffer: str, of: dict[tuple[str, int], set[int]], *, erase: bool = False
+    ) -> None:
+        phases = [phase for name, phase in of if name == buffer]
+        if not phases:
             return
-        phase = self.random.choice(mine)
-        removal = Removal(buffer, phase, f"learner-{self.number}", self._mine.pop((buffer, phase)))
+        phase = self.random.choice(phases)
+        removal = Removal(buffer, phase, f"learner-{self.number}", of.pop((buffer, phase)), erase)
         if not self.remove(client, removal):
             self.unsure.append(removal)
 
     def remove(self, client: httpx.Client, removal: Removal) -> bool:
-        where = {"phase": removal.phase, "learner_id": removal.learner}
-        answer = self.ask(client, "DELETE", f"/{removal.buffer}/exemplars", params=where)
-        if answer is None:
-            return False
-        if answer.is_success:
-            assert set(answer.json()["deleted"]) <= removal.ids
-            self.model.counts["deleted"] += 1
+        """Whether it is known to be done."""
+        where: dict[str, Any] = {"phase": removal.phase, "learner_id": removal.learner}
+        known = self.model.buffers[removal.buffer]
+        if removal.erase:
+            where["erase"] = "true"
             with self.model.lock:
-                self.model.buffers[removal.buffer].gone |= removal.ids
+                known.erasing |= removal.ids
+        answer = self.ask(client, "DELETE", f"/{removal.buffer}/exemplars", params=where)
+        if answer is None or not answer.is_success:
+            # What is in the way of an erasure may have come when that was begun.
+            return answer is not None and not removal.erase
+        said = answer.json()
+        self.model.counts["erased" if removal.erase else "deleted"] += 1
+        with self.model.lock:
+            known.gone |= removal.ids
+            if removal.erase:
+                known.erased |= removal.ids
+                # Also what an earlier erasure did not end.
+                assert set(said["deleted"]) <= known.erasing
+                if said["receipt"] is not None:
+                    known.receipts.append(said["receipt"])
+                    self.model.counts["erased while a replica was away"] += bool(said["receipt"]["unconfirmed"])
+            else:
+                assert set(said["deleted"]) <= removal.ids
+                self.model.note_gone(known, set(said["deleted"]))
+                self._deleted[removal.buffer, removal.phase] = removal.ids
         return True
 
     def take_snapshot(self, client: httpx.Client, buffer: str) -> None:
@@ -227,7 +274,7 @@ class Learner(threading.Thread):
         answer = self.ask(client, "PUT", f"/{buffer}/snapshots/{name}")
         if answer is not None and answer.is_success:
             said = answer.json()
-            self.model.buffers[buffer].snapshots[name] = (said["version"], said["num_records"])
+            self.model.buffers[buffer].snapshots[name] = (said["version"], said["num_records"] + said["erased"])
 
     def drop_snapshot(self, client: httpx.Client, buffer: str) -> None:
         names = list(self.model.buffers[buffer].snapshots)
@@ -250,12 +297,17 @@ class Learner(threading.Thread):
     # What only looks
 
     def draw(self, client: httpx.Client, buffer: str) -> None:
-        """No draw is of an older version than what this learner was told before it."""
-        before = max(self.model.buffers[buffer].versions, default=0)
+        """No draw is of an older version than what this learner was told before it, or has what was gone by then."""
+        known = self.model.buffers[buffer]
+        with self.model.lock:
+            before, gone, erased = max(known.versions, default=0), set(known.gone), set(known.erased)
         wanted = {"batch_size": 6, "seed": 1, "step": self._count}
         answer = self.ask(client, "POST", f"/{buffer}/sample", 404, json=wanted)
         if answer is not None and answer.is_success:
             self.model.found["older"] += int(answer.headers["Exemplar-Memory-Version"]) < before
+            drawn = {record.exemplar_id for record in decode_batch(answer.content)}
+            self.model.found["resurrected"] += len(drawn & gone)
+            self.model.found["not_erased"] += len(drawn & erased)
             self.model.counts["drawn"] += 1
 
     def look(self, client: httpx.Client, buffer: str) -> None:
@@ -265,13 +317,19 @@ class Learner(threading.Thread):
 
     # Once all is calm
 
+    def end_erasing(self) -> None:
+        """Replicas go on with an erasure by themselves."""
+        self._insist(self.remove, [each for each in self.unsure if isinstance(each, Removal) and each.erase])
+
     def settle(self) -> None:
-        """Find out what became of what nobody has said."""
+        """Find out what became of all else that nobody has said."""
+        self._insist(self.send, [each for each in self.unsure if isinstance(each, Push)])
+        self._insist(self.remove, [each for each in self.unsure if isinstance(each, Removal) and not each.erase])
+
+    def _insist(self, do: Callable[[httpx.Client, Any], bool], these: Sequence[Push | Removal]) -> None:
         with httpx.Client(timeout=SECONDS) as client:
-            for push in [each for each in self.unsure if isinstance(each, Push)]:
-                insist(partial(self.send, client, push))
-            for removal in [each for each in self.unsure if isinstance(each, Removal)]:
-                insist(partial(self.remove, client, removal))
+            for each in these:
+                insist(partial(do, client, each))
 
 
 def insist(do: Callable[[], Any]) -> Any:

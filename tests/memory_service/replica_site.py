@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +26,10 @@ from tests.postgres import PostgresServer
 
 SEGMENT_BYTES = 256 * 1024
 """So that segments are large enough to be put, and the disk limit makes pushes compact."""
+TOTAL_BUDGET_BYTES = 200 * 2**20
+"""A round's buffers have it, and two forks of the larger one, or more of the smaller."""
+LEARNER_BYTES = 9 * 2**19
+"""What fills the smaller buffer has it, and a fork of that."""
 
 
 class Site:
@@ -40,8 +45,17 @@ class Site:
     ) -> None:
         self.directory, self.postgres, self.links, self.store, self.stack = directory, postgres, links, store, stack
         self.index, self.segments = postgres.new_schema(), store.new_prefix()
+        self.crashed = False
+        """Whether the database ever was."""
         self.replicas = [self._start(number) for number in range(2)]
-        keeper = Settings(data=directory / "keeper", index=self.index, segments=self.segments, replicas=True)
+        keeper = Settings(
+            data=directory / "keeper",
+            index=self.index,
+            segments=self.segments,
+            replicas=True,
+            total_budget_bytes=TOTAL_BUDGET_BYTES,
+            learner_bytes=LEARNER_BYTES,
+        )
         opened = stack.enter_context(open_store(keeper))
         assert isinstance(opened, SharedStore)
         self.keeper = opened
@@ -52,6 +66,8 @@ class Site:
             "MEMORY_SERVICE_INDEX": self.index.replace(self.postgres.socket, quote(self.links[number].host)),
             "MEMORY_SERVICE_SEGMENTS": self.segments,
             "MEMORY_SERVICE_SEGMENT_BYTES": str(SEGMENT_BYTES),
+            "MEMORY_SERVICE_TOTAL_BUDGET_BYTES": str(TOTAL_BUDGET_BYTES),
+            "MEMORY_SERVICE_LEARNER_BYTES": str(LEARNER_BYTES),
         }
         made = ForkedService(
             self.directory / f"replica-{number}",
@@ -73,6 +89,11 @@ class Site:
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         schema = self.index.rpartition("%3D")[2]
         return self.postgres.execute(f"SET search_path = {schema}; {statement}")
+
+    def is_left_by_crash(self, file: str) -> bool:
+        """Whether a file of the database's is of no table: it removes none that was being made when it ended."""
+        number = re.split("[._]", file.rpartition("/")[2])[0]
+        return self.crashed and not self.rows(f"SELECT FROM pg_class WHERE pg_relation_filenode(oid) = {number}")
 
     def stems(self, condition: str) -> set[str]:
         return {str(stem) for (stem,) in self.rows(f"SELECT stem FROM {condition}")}
@@ -112,6 +133,7 @@ def killed(site: Site, rng: random.Random) -> Iterator[str]:
 @contextmanager
 def database_ended(site: Site, rng: random.Random) -> Iterator[str]:
     site.postgres.stop()
+    site.crashed = True
     try:
         yield "database ended"
     finally:

@@ -1,7 +1,8 @@
 """Rounds of faults under two replicas: learners go on meanwhile, and then the store is what the model says.
 
 A replica is killed, PostgreSQL ends as in a crash and comes back, the object store is away, nothing passes between a
-replica and the database in one way or in both. Deletes, compaction, snapshots that expire, forks and sweeps go on.
+replica and the database in one way or in both. Deletes, compaction, snapshots that expire, forks, sweeps and erasures
+go on.
 As root on Linux, one of the replicas reaches the database through a network of its own, which loses packets in silence.
 
 ``FAULT_ROUNDS`` says how many; each is of buffers of its own, and follows from its number. So
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -27,10 +29,21 @@ import pytest
 from memory_format import Record
 from memory_service.store.admin.verify import verify
 from memory_service.store.directory import Places
+from memory_service.store.segments.copies import key_of
 from tests.links import Link
 from tests.memory_service.helpers import all_records
 from tests.memory_service.replica_model import SECONDS, Learner, Model, Push, Removal, insist
-from tests.memory_service.replica_site import FAULTS, SEGMENT_BYTES, Site, cut_off, objects_away, overdue
+from tests.memory_service.replica_site import (
+    FAULTS,
+    LEARNER_BYTES,
+    SEGMENT_BYTES,
+    TOTAL_BUDGET_BYTES,
+    Site,
+    cut_off,
+    objects_away,
+    overdue,
+)
+from tests.memory_service.searching import files_with, objects_with, tables_with
 from tests.network import Network, NoNetworkError, Wire
 from tests.objects import ObjectStore, use
 from tests.postgres import PostgresServer
@@ -42,7 +55,20 @@ MIB = 2**20
 ROOMY = {"budget_bytes": 64 * MIB, "disk_limit_bytes": 160 * MIB}
 TIGHT = {"budget_bytes": 2 * MIB, "disk_limit_bytes": 2 * MIB + 17 * SEGMENT_BYTES}
 POLICIES = ("reservoir", "class_balanced", "lowest_score", "fifo", "class_balanced")
-NEVER = ("lost", "doubled", "resurrected", "strange", "torn", "older", "budget_violations", "orphans_left")
+NEVER = (
+    "lost",
+    "doubled",
+    "resurrected",
+    "not_erased",
+    "strange",
+    "torn",
+    "older",
+    "budget_violations",
+    "miscounted",
+    "orphans_left",
+)
+SEARCHED_EVERY = 15_000
+"""Bytes of an erased record: there is much to search."""
 
 pytestmark = pytest.mark.timeout(600 + 120 * ROUNDS)
 
@@ -121,6 +147,39 @@ class Checks:
                     held = self.read(name, phase=str(unsure.phase))
                     self.found["torn"] += len(held) not in (0, len(unsure.ids))
 
+    def erased_is_gone(self, *, also_late: bool = False) -> None:
+        """From all places where it was, once all replicas have said so.
+
+        Args:
+            also_late: from objects that were put behind their deadline, too.
+        """
+        gone = [known.records[id_] for known in self.model.buffers.values() for id_ in known.erased]
+        if not gone:
+            return
+        insist(lambda: not any(kept["unconfirmed"] for kept in self.receipts()))
+        kept = [each["receipt"] for each in self.receipts()]
+        self.found["lost"] += sum(told not in kept for known in self.model.buffers.values() for told in known.receipts)
+        late = set() if also_late else {key_of(stem) for stem in self.site.stems("intents")}
+        tables = tables_with(self.site.postgres, gone, SEARCHED_EVERY)
+        left = set(filter(self.site.is_left_by_crash, tables))
+        self.model.counts["files that the database's end left"] += len(left)
+        for found in (
+            objects_with(self.site.store, self.site.segments, gone, SEARCHED_EVERY) - late,
+            tables - left,
+            files_with(self.site.directory, gone, SEARCHED_EVERY),
+        ):
+            self.found["not_erased"] += len(found)
+            if found:
+                print(f"erased, and still in {sorted(found)}")
+
+    def receipts(self) -> list[dict[str, Any]]:
+        """Of this round's erasures."""
+        pages = [
+            self.clients[0].get("/v1/erasures", params={"buffer": name, "limit": 1000}).json()["receipts"]
+            for name in self.model.buffers
+        ]
+        return [kept for page in pages for kept in page]
+
     def agree(self) -> None:
         """What is held is what the model says, through both."""
         for name, known in self.model.buffers.items():
@@ -128,6 +187,7 @@ class Checks:
             self.found["lost"] += len(expected - held.keys())
             self.found["lost"] += sum(held[id_].body != known.records[id_].body for id_ in held.keys() & expected)
             self.found["resurrected"] += len(held.keys() & known.gone)
+            self.found["not_erased"] += len(held.keys() & known.erased)
             self.found["strange"] += len(held.keys() - known.records.keys())
             bodies = Counter(record.body for record in held.values())
             self.found["doubled"] += bodies.total() - len(bodies)
@@ -141,6 +201,16 @@ class Checks:
                 one, two = (client.post(f"/v1/buffers/{name}/sample", json=wanted) for client in self.clients)
                 assert (one.status_code, one.content) == (200, two.content), one.text
             self.snapshots_and_forks(name)
+        self.within_quotas()
+
+    def within_quotas(self) -> None:
+        """What all buffers have together is counted, and is no more than it may be."""
+        buffers = self.site.keeper.buffers()
+        held = sum((Counter(buffer.bytes_by_learner()) for buffer in buffers), Counter[str]())
+        counted = dict(self.site.rows("SELECT learner_id, num_bytes FROM learner_bytes WHERE num_bytes <> 0"))
+        self.found["budget_violations"] += sum(buffer.config.most_bytes for buffer in buffers) > TOTAL_BUDGET_BYTES
+        self.found["budget_violations"] += sum(num_bytes > LEARNER_BYTES for num_bytes in held.values())
+        self.found["miscounted"] += len(counted.items() ^ held.items())
 
     def snapshots_and_forks(self, name: str) -> None:
         known = self.model.buffers[name]
@@ -149,16 +219,21 @@ class Checks:
         assert len(one) <= 2
         for snapshot in one:
             held = self.read(name, snapshot=snapshot["name"])
+            self.found["not_erased"] += len(held.keys() & known.erased)
             self.found["lost"] += abs(snapshot["num_records"] - len(held))
             self.found["strange"] += len(held.keys() - known.records.keys())
             self.found["lost"] += sum(held[id_].body != known.records[id_].body for id_ in held.keys() & known.records)
             if snapshot["name"] in known.snapshots:
-                assert known.snapshots[snapshot["name"]] == (snapshot["version"], snapshot["num_records"])
+                shown = snapshot["num_records"] + snapshot["erased"]
+                assert known.snapshots[snapshot["name"]] == (snapshot["version"], shown)
         for fork, version in known.forks.items():
             if version >= 0:
                 held = self.read(fork)
                 self.found["strange"] += len(held.keys() - known.records.keys())
-                assert self.clients[0].get(f"/v1/buffers/{fork}").json()["version"] == version
+                self.found["not_erased"] += len(held.keys() & known.erased)
+                now = self.clients[0].get(f"/v1/buffers/{fork}").json()["version"]
+                # Erasing reaches it.
+                assert version == now or (version < now and known.erased)
 
     def objects_are_named(self) -> None:
         """Before any deadline the index names all that is in the bucket; after it, nothing but segments is left."""
@@ -192,6 +267,7 @@ class Checks:
                 assert status == 204 or (status == 404 and version < 0)
         for client in self.clients:
             assert client.get("/v1/buffers").json()["buffers"] == []
+        self.within_quotas()
         self.site.sweep_all()
         self.note_orphans(self.site.objects() | self.site.stems("segments"))
 
@@ -212,6 +288,9 @@ def run_round(site: Site, number: int) -> tuple[list[str], Counter[str]]:
         learners[0].fill(client, f"tight-{number}")
     with at_work(learners):
         time.sleep(rng.random() / 2)
+        # Amid the faults, and not before them alone.
+        for learner in learners[: rng.randrange(3)]:
+            learner.due.append(learner.erase)
         with faults(site, rng, number) as said:
             seconds = duration(rng)
             print(f"round {number}: {', '.join(said)} for {seconds:g} s", end="", flush=True)
@@ -220,12 +299,19 @@ def run_round(site: Site, number: int) -> tuple[list[str], Counter[str]]:
     model.counts["unsure"] = sum(len(learner.unsure) for learner in learners)
     with ExitStack() as stack:
         checks = Checks(site, model, stack)
+        for learner in learners:
+            learner.end_erasing()
+        checks.erased_is_gone()
         checks.whole(learners)
         for learner in learners:
             learner.settle()
-        verified = [checks.verified] if number % 5 == 0 else []
-        for step in [checks.agree, checks.objects_are_named, checks.agree, *verified, checks.nothing_is_left]:
-            step()
+        checks.agree()
+        checks.objects_are_named()
+        checks.erased_is_gone(also_late=True)
+        checks.agree()
+        if number % 5 == 0:
+            checks.verified()
+        checks.nothing_is_left()
     print(f", {time.monotonic() - began:.1f} s in all: {dict(model.counts)}", flush=True)
     assert not +model.found, f"{dict(+model.found)} in round {number}"
     return said, model.counts
