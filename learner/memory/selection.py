@@ -97,6 +97,7 @@ def _uncovered(unit: FloatArray, clusters: int, chosen: list[int], rng: np.rando
     """Members of each cluster that holds no chosen sample, the largest first."""
     from scipy.cluster.vq import kmeans2  # what no other way of choosing needs
 
+    # Without NaN, of which numpy 2.4.6 would make a row each time (findings/numpy_unique_rows_nan.sh).
     different, labels = np.unique(unit, axis=0, return_inverse=True)
     if clusters == len(unit):
         labels = np.arange(clusters)

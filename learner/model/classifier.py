@@ -133,6 +133,7 @@ class Classifier(nn.Module):
         """Scores ``(B, C)`` of the classes seen."""
         with self.autocast():
             features = self.encode(tokens.to(self.device))
+        # In float32: in float16 torch 2.14.1 makes NaN of a zero vector's direction (findings/torch_normalize_half.sh).
         return self.head(features.float())  # type: ignore[no-any-return]
 
     def answer(self, tokens: Tokens) -> tuple[Tensor, Tensor]:

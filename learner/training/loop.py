@@ -26,7 +26,8 @@ class AdamW(torch.optim.AdamW):
 
 def one_cycle(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     """Up to each group's rate in the first fifth of the steps, down to nothing in the rest; for any number of them,
-    none too."""
+    none too. No group may join later: of torch 2.14.1's schedules some take it to a multiple of its rate, this one
+    fails (findings/torch_added_group_rate.sh)."""
     total = num_steps + 1  # the schedule sets the first step's rate before it
     rising = 0.2
     if rising * total == 1:
