@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 import pytest
 
 from memory_service.cli import main
@@ -159,6 +160,21 @@ def test_a_service_at_work_holds_no_pandas(data: Path) -> None:
     assert "libarrow" in mapped
     assert "/pandas/" not in mapped
     assert "/pyarrow/_compute" not in mapped
+
+
+@pytest.mark.skipif("jemalloc" not in pa.supported_memory_backends(), reason="Arrow was built without it")
+@pytest.mark.skipif(sys.platform != "linux", reason="Arrow's own choice elsewhere")
+def test_arrow_has_one_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its streams take that of the time at which it was loaded."""
+    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
+    code = (
+        "import atexit, sys; sys.argv = ['memory-service', '--help']\n"
+        "from memory_service.command import main\n"
+        "atexit.register(lambda: print(sys.modules['pyarrow'].default_memory_pool().backend_name))\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("jemalloc", "")
 
 
 def test_every_module_is_imported_where_these_are_not_installed() -> None:
