@@ -93,12 +93,17 @@ _KNOWN: Final = TypeAdapter(Known)
 
 @dataclass(frozen=True)
 class Damaged:
-    """A report that cannot be read, in a list."""
+    """A report that cannot be read: nobody knows whose it is, or of which buffers it tells."""
 
     run_id: str
     place: tuple[int, str]
     made_by: ClassVar[str] = ""
     buffers: ClassVar[frozenset[str]] = frozenset()
+    num_bytes: ClassVar[int] = 0
+
+    def is_own(self, only_maker: str | None) -> bool:
+        """As :meth:`Known.is_own`."""
+        return only_maker is None
 
 
 def cursor_of(place: tuple[int, str]) -> str:
@@ -110,7 +115,7 @@ class Reports(ABC):
     """The reports of a store, while they are looked at or changed. Every method raises ``StorageError``."""
 
     @abstractmethod
-    def find(self, run_id: str) -> Known | None:
+    def find(self, run_id: str) -> Known | Damaged | None:
         """What is known of a run's report; None where there is none."""
 
     @abstractmethod
@@ -171,8 +176,9 @@ class ReportFiles(ReportPlaces, Reports):
     def changing(self) -> AbstractContextManager[Reports]:
         return self.reading()
 
-    def find(self, run_id: str) -> Known | None:
-        return self._known().get(run_id)
+    def find(self, run_id: str) -> Known | Damaged | None:
+        known = self._known().get(run_id)
+        return Damaged(run_id, (0, run_id)) if run_id in self._damaged else known
 
     def content(self, run_id: str) -> bytes:
         path = self._path(run_id)
@@ -211,7 +217,8 @@ class ReportFiles(ReportPlaces, Reports):
             files.sync_directory(self._directory)
         except OSError as error:
             raise files.storage_error(f"remove {self._path(run_id)}", error) from error
-        del self._known()[run_id]
+        self._known().pop(run_id, None)
+        self._damaged.discard(run_id)
 
     def _path(self, run_id: str) -> Path:
         return self._directory / f"{run_id}{SUFFIX}"
@@ -269,9 +276,9 @@ class _Rows(Reports):
     def __init__(self, transaction: Reading) -> None:
         self._transaction = transaction
 
-    def find(self, run_id: str) -> Known | None:
+    def find(self, run_id: str) -> Known | Damaged | None:
         summary = reports.summary(self._transaction, run_id)
-        return None if summary is None else self._known(run_id, summary)
+        return None if summary is None else self._of(summary, (0, run_id))
 
     def content(self, run_id: str) -> bytes:
         found = reports.content(self._transaction, run_id)
@@ -286,19 +293,19 @@ class _Rows(Reports):
         before = None if after is None else (-after[0], after[1])
         while found := reports.newest(self._transaction, before):
             for place, summary in found:
-                try:
-                    yield self._known(place[1], summary)
-                except StorageError:
-                    yield Damaged(place[1], (-place[0], place[1]))
+                yield self._of(summary, (-place[0], place[1]))
             before = place
 
-    def _known(self, run_id: str, summary: str) -> Known:
-        """Raises ``StorageError`` (``corrupt_record``)."""
+    def _of(self, summary: str, place: tuple[int, str]) -> Known | Damaged:
         with suppress(ValidationError):
             return _KNOWN.validate_json(summary)
         # It says nothing that the report does not.
+        run_id = place[1]
         content = self.content(run_id)
-        return Known.of(run_id, unpacked(content, self.where(run_id)), len(content))
+        try:
+            return Known.of(run_id, unpacked(content, self.where(run_id)), len(content))
+        except StorageError:
+            return Damaged(run_id, place)
 
     def num_bytes(self) -> int:
         return reports.num_bytes(self._transaction)

@@ -115,10 +115,10 @@ class Runs:
         with self._places.changing() as reports:
             known = reports.find(run_id)
             if known is not None:
-                _expect_own(known, only_maker)
+                _expect_own(run_id, known, only_maker)
                 # One that was damaged since is replaced as well.
                 with suppress(StorageError):
-                    if _read(reports, run_id).report == report:
+                    if isinstance(known, Known) and _read(reports, run_id).report == report:
                         return known.info, False
             self._expect_room(reports, len(content), 0 if known is None else known.num_bytes)
             made = Known.of(run_id, kept, len(content))
@@ -137,7 +137,7 @@ class Runs:
             StorageError: it cannot be removed.
         """
         with self._places.changing() as reports:
-            _expect_own(_expect(reports, run_id), only_maker)
+            _expect_own(run_id, _expect(reports, run_id), only_maker)
             reports.remove(run_id)
 
     def _expect_room(self, reports: Reports, num_bytes: int, replaced: int) -> None:
@@ -163,15 +163,13 @@ def _read(reports: Reports, run_id: str) -> KeptReport:
     return unpacked(reports.content(run_id), reports.where(run_id))
 
 
-def _expect(reports: Reports, run_id: str) -> Known:
+def _expect(reports: Reports, run_id: str) -> Known | Damaged:
     known = reports.find(run_id)
     if known is None:
         raise NotFoundError(f"there is no run {run_id[:80]!r}", code="unknown_run")
     return known
 
 
-def _expect_own(known: Known, only_maker: str | None) -> None:
+def _expect_own(run_id: str, known: Known | Damaged, only_maker: str | None) -> None:
     if not known.is_own(only_maker):
-        raise ForbiddenError(
-            f"the report of run {known.info.run_id} came with another key: it takes that one, or the role admin"
-        )
+        raise ForbiddenError(f"the report of run {run_id} came with another key: it takes that one, or the role admin")

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from memory_format import BudgetError, StorageError
+from memory_format import BudgetError, ForbiddenError, StorageError
 from memory_format.api.runs import RunList, RunReport
 from memory_service.store import Store
 from memory_service.store.admin.inspect import inspect
@@ -136,6 +136,10 @@ def test_a_damaged_row_hides_no_other(tmp_path: Path, shared: Places) -> None:
         assert store.runs.page(5, only=lambda buffers, _: bool(buffers)).damaged == ()
         with pytest.raises(StorageError, match="run r1 is damaged"):
             store.runs.get("r1")
+        with pytest.raises(ForbiddenError, match="run r1 came with another key"):
+            store.runs.delete("r1", only_maker="somebody")
+        assert store.runs.put("r1", GIVEN, 9.0)[1] is False
+        assert run_ids(store) == ["r1", "r2", "r0"]
 
 
 def test_whatever_moves_a_store_moves_them(tmp_path: Path, shared: Places) -> None:

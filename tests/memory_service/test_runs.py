@@ -161,8 +161,11 @@ def test_a_damaged_file_hides_no_other(data: Path) -> None:
         first = client.get("/v1/runs?limit=2").json()
         rest = client.get("/v1/runs", params={"cursor": first["next_cursor"]}).json()
         assert (first["damaged"], rest["runs"], rest["damaged"]) == (["a"], [], ["c"])
-        assert put(client, "a").status_code == 201
-        assert client.get("/v1/runs").json()["damaged"] == ["c"]
+        assert_problem(client.get("/v1/runs/a"), "corrupt_record")
+        assert put(client, "a").status_code == 200
+        assert client.delete("/v1/runs/c").status_code == 204
+        listed = client.get("/v1/runs").json()
+        assert ([run["run_id"] for run in listed["runs"]], listed["damaged"]) == (["a", "b"], [])
 
 
 def test_pages_of_a_list_neither_repeat_nor_hide_a_run(data: Path) -> None:
