@@ -11,6 +11,7 @@ length, the only bucket is the padded batch itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor
 
 SIMILAR = 0.6
-"""Share of a bucket's longest sequence that its shortest has at least: fewer buckets are fewer calls, more of them less
-padding."""
+"""Share of a bucket's longest sequence that its shortest has at least, where it is worth a bucket more."""
+
+WORTH = 2**15
+"""Scores of a head that another bucket has to save: about what the calls that it takes cost (docs/decisions/0002)."""
 
 MASKED = torch.finfo(torch.bfloat16).min
 """What is added to the score of a place that is not there."""
@@ -130,12 +133,18 @@ def packing(valid: Tensor, *, dense: bool) -> Packing:
     buckets, rows, first = [], [], 0
     sizes = lengths[order].tolist()
     for place in range(1, len(sizes) + 1):
-        if place == len(sizes) or sizes[place] < SIMILAR * sizes[first]:
+        if place == len(sizes) or _is_worth(sizes[first], sizes[place:]):
             samples = order[first:place]
             rows.append((samples[:, None] * shape[1] + torch.arange(shape[1], device=valid.device))[valid[samples]])
             buckets.append(_bucket(samples, lengths[samples], sizes[first]))
             first = place
     return Packing(shape, torch.cat(rows), tuple(buckets), order)
+
+
+def _is_worth(longest: int, rest: Sequence[int]) -> bool:
+    """Whether the rest of the samples, the longest first, begin another bucket than one with a longest sequence."""
+    saved = sum(longest**2 - length**2 for length in rest)
+    return rest[0] < SIMILAR * longest and saved >= WORTH
 
 
 def additive(valid: Tensor) -> Tensor:
