@@ -61,7 +61,9 @@ def correct(
     batch_size: int = 128,
     show: Callable[[Tokens], Tokens] = lambda tokens: tokens,
 ) -> NDArray[np.bool_]:
-    """``(N,)`` bool: which samples the model names rightly among all classes it has seen.
+    """``(N,)`` bool: which samples the model names rightly among all classes it has seen, however they are batched: by
+    the highest score, whatever scores are. torchmetrics 1.9.0 takes them for logits or not batch by batch
+    (findings/torchmetrics_logits_by_batch.sh).
 
     Args:
         show: what it sees of them, as in :data:`MODALITIES`.
