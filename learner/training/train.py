@@ -165,7 +165,8 @@ def _gradients(model: Classifier, views: list[TokenisedSplit], parameters: Seque
             if gradient is None:
                 continue
             if parameter.grad is None:
-                # Laid out as its parameter: AdamW's fused kernel takes one number after the other of both (torch 2.14).
+                # Laid out as its parameter: what it is not, AdamW takes for other numbers
+                # (findings/torch_fused_adam_layout.sh).
                 parameter.grad = torch.empty_like(parameter).copy_(gradient)
             else:
                 parameter.grad += gradient
