@@ -121,7 +121,8 @@ def plan(contents: Contents, wanted: Update, places: NDArray[np.int64]) -> Plann
     before = columns.take(places)
     after = before.copy()
     if wanted.scores is not None:
-        after["score"] = np.array(wanted.scores, np.float32)[asked]
+        # -0.0 is 0.0 from the start: after a restart SQLite would have made it of it (findings/sqlite_minus_zero.sh).
+        after["score"] = np.array(wanted.scores, np.float32)[asked] + np.float32(0)
     if wanted.ranks is not None:
         after["rank"] = np.array(wanted.ranks, np.uint32)[asked]
     bodies = _replaced(contents, wanted, asked, before, after) if wanted.arrays else {}
