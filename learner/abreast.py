@@ -67,6 +67,7 @@ def _pool(number: int, threads: int) -> ThreadPoolExecutor:
 
 def _have(share: int) -> None:
     """Give this thread a number of torch's threads."""
-    # A thread takes what was set last, by any, when it first asks: what it has set for itself before is forgotten then.
+    # A thread takes what was set last, by any, when it first asks: what it has set for itself before is forgotten then
+    # (findings/torch_threads_of_a_thread.sh).
     torch.get_num_threads()
     torch.set_num_threads(share)
