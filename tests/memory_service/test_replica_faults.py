@@ -153,12 +153,21 @@ class Checks:
         Args:
             also_late: from objects that were put behind their deadline, too.
         """
-        gone = [known.records[id_] for known in self.model.buffers.values() for id_ in known.erased]
-        if not gone:
+        if not any(known.erased for known in self.model.buffers.values()):
             return
         insist(lambda: not any(kept["unconfirmed"] for kept in self.receipts()))
         kept = [each["receipt"] for each in self.receipts()]
-        self.found["lost"] += sum(told not in kept for known in self.model.buffers.values() for told in known.receipts)
+        listed = [each["name"] for each in self.clients[0].get("/v1/buffers").json()["buffers"]]
+        gone: list[Record] = []
+        for name, known in self.model.buffers.items():
+            self.found["lost"] += sum(told not in kept for told in known.receipts)
+            for lost in (lost for receipt in kept for lost in receipt["buffers"]):
+                if lost["buffer"] == name or lost["buffer"].startswith(f"{name}-f"):
+                    known.reached |= known.erased & set(lost["exemplar_ids"])
+            forks = [self.read(fork) for fork in listed if fork.startswith(f"{name}-f")]
+            # What a buffer had lost before, and a fork has, is erased there.
+            stay = set().union(*forks) - known.reached
+            gone += [known.records[id_] for id_ in known.erased - stay]
         late = set() if also_late else {key_of(stem) for stem in self.site.stems("intents")}
         tables = tables_with(self.site.postgres, gone, SEARCHED_EVERY)
         left = set(filter(self.site.is_left_by_crash, tables))
@@ -168,9 +177,13 @@ class Checks:
             tables - left,
             files_with(self.site.directory, gone, SEARCHED_EVERY),
         ):
-            self.found["not_erased"] += len(found)
-            if found:
-                print(f"erased, and still in {sorted(found)}")
+            self.note_erased("files", found)
+
+    def note_erased(self, where: str, found: set[Any]) -> None:
+        """What was erased is there."""
+        self.found["not_erased"] += len(found)
+        if found:
+            print(f"erased, and still in {where}: {sorted(found)}")
 
     def receipts(self) -> list[dict[str, Any]]:
         """Of this round's erasures."""
@@ -187,7 +200,7 @@ class Checks:
             self.found["lost"] += len(expected - held.keys())
             self.found["lost"] += sum(held[id_].body != known.records[id_].body for id_ in held.keys() & expected)
             self.found["resurrected"] += len(held.keys() & known.gone)
-            self.found["not_erased"] += len(held.keys() & known.erased)
+            self.note_erased(name, held.keys() & known.erased)
             self.found["strange"] += len(held.keys() - known.records.keys())
             bodies = Counter(record.body for record in held.values())
             self.found["doubled"] += bodies.total() - len(bodies)
@@ -219,7 +232,7 @@ class Checks:
         assert len(one) <= 2
         for snapshot in one:
             held = self.read(name, snapshot=snapshot["name"])
-            self.found["not_erased"] += len(held.keys() & known.erased)
+            self.note_erased(f"{name}@{snapshot['name']}", held.keys() & known.erased)
             self.found["lost"] += abs(snapshot["num_records"] - len(held))
             self.found["strange"] += len(held.keys() - known.records.keys())
             self.found["lost"] += sum(held[id_].body != known.records[id_].body for id_ in held.keys() & known.records)
@@ -230,7 +243,7 @@ class Checks:
             if version >= 0:
                 held = self.read(fork)
                 self.found["strange"] += len(held.keys() - known.records.keys())
-                self.found["not_erased"] += len(held.keys() & known.erased)
+                self.note_erased(fork, held.keys() & known.reached)
                 now = self.clients[0].get(f"/v1/buffers/{fork}").json()["version"]
                 # Erasing reaches it.
                 assert version == now or (version < now and known.erased)
