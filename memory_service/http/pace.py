@@ -23,6 +23,8 @@ _FLOCK: Final = "@hhqqi"
 """Of Linux: kind, from where, first byte, how many, and whose."""
 _TIME: Final = struct.Struct("@d")
 _MOST_PACES: Final = 64
+_ASLEEP_SECONDS: Final = 0.2
+"""Linux tells of a wait for a processor once it is over: it is over by then."""
 _LONGEST_WAIT: Final = 0.2
 """Seconds until a turn, however many processes draw."""
 
@@ -43,12 +45,22 @@ class Pace:
         self._behind = 0.0
         self._ran = self._waited = 0
         self._ran, self._waited = self._told()
+        self._awake = 0.0
+        """When there was something new of it."""
 
-    def seconds_behind(self) -> float:
+    def seconds_behind(self, now: float) -> float:
         """For how long it would have to run, while nobody else does, to be where it should be. At most 15 ms: what was
-        long ago is made up for by nobody. For use in one thread."""
+        long ago is made up for by nobody. 0 where it waits for something else. For use in one thread.
+
+        Args:
+            now: by ``time.monotonic``.
+        """
         ran, waited = self._told()
         new_ran, new_waited = (ran - self._ran) / 1e9, (waited - self._waited) / 1e9
+        if new_ran or new_waited:
+            self._awake = now
+        elif now - self._awake > _ASLEEP_SECONDS:
+            self._behind = 0.0
         self._ran, self._waited = ran, waited
         self._behind = min(max(self._behind + SHARE * (new_ran + new_waited) - new_ran, 0.0), _MOST_SECONDS)
         return self._behind / (1 - SHARE)
@@ -102,7 +114,7 @@ class Pushers:
         Args:
             now: by ``time.monotonic``, which all processes have in common.
         """
-        behind = self._seconds_behind()
+        behind = self._seconds_behind(now)
         if not behind:
             return 0.0
         if self._file is not None:
@@ -117,7 +129,7 @@ class Pushers:
                 os.pwrite(self._file, _TIME.pack(self._next), 0)
         return begins - now
 
-    def _seconds_behind(self) -> float:
+    def _seconds_behind(self, now: float) -> float:
         if len(self._paces) > _MOST_PACES:
             self._paces.clear()
         behind = 0.0
@@ -125,7 +137,7 @@ class Pushers:
             pace = self._paces.get(thread)
             if pace is None:
                 pace = self._paces[thread] = Pace(f"/proc/{thread}/schedstat")
-            behind = max(behind, pace.seconds_behind())
+            behind = max(behind, pace.seconds_behind(now))
         return behind
 
     def _at_it(self) -> Iterator[int]:

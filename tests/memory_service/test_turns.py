@@ -64,7 +64,7 @@ def test_samplers_leave_half_of_the_time_to_who_pushes() -> None:
 def lacking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float]:
     """For how long whoever pushes is behind; empty where nobody is to be looked at."""
     told: list[float] = []
-    monkeypatch.setattr(Pace, "seconds_behind", lambda _self: told[0])
+    monkeypatch.setattr(Pace, "seconds_behind", lambda _self, _now: told[0])
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return told
 
@@ -206,7 +206,7 @@ def test_threads_are_behind_by_what_they_waited_for_a_processor(tmp_path: Path) 
 
     def behind(ran_ms: float, waited_ms: float) -> float:
         tell(ran_ms, waited_ms)
-        return 1e3 * pace.seconds_behind()
+        return 1e3 * pace.seconds_behind(100.0)
 
     tell(0, 80)
     pace = Pace(str(told))
@@ -219,10 +219,14 @@ def test_threads_are_behind_by_what_they_waited_for_a_processor(tmp_path: Path) 
     # What it had more before is not kept for it; nor is a long wait made up for at once.
     assert behind(200, 94) == 0.0
     assert behind(200, 994) == pytest.approx(15.0)
+    # It waits for a disk or a database from here on, which nobody makes up for.
+    assert 1e3 * pace.seconds_behind(100.1) == pytest.approx(15.0)
+    assert pace.seconds_behind(100.3) == 0.0
     # It has ended.
+    assert behind(200, 1094) == pytest.approx(15.0)
     told.unlink()
-    assert pace.seconds_behind() == pytest.approx(0.015)
-    assert Pace(str(told)).seconds_behind() == 0.0
+    assert pace.seconds_behind(100.3) == 0.0
+    assert Pace(str(told)).seconds_behind(100.0) == 0.0
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="it is not counted here")
