@@ -1,7 +1,9 @@
-"""What has to be said to libraries before torch loads them: they read it once."""
+"""What has to be said to libraries before torch loads them, or has begun threads: they read it once."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 
 SAID = {
@@ -16,7 +18,16 @@ SAID = {
 }
 
 
+_ARENA_MAX = -8
+"""``M_ARENA_MAX`` of glibc's ``mallopt``."""
+
+
 def prepare() -> None:
     """Set what is not set."""
     for name, value in SAID.items():
         os.environ.setdefault(name, value)
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        # What a thread frees is then there for all. glibc reads its variable as a process starts; other C libraries are
+        # not asked.
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -102,8 +103,25 @@ import torch
 """
     names = ("OMP_WAIT_POLICY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
     env = {name: value for name, value in os.environ.items() if name not in names}
-    for given, wanted in ((env, "PASSIVE 8 8"), (env | dict.fromkeys(names, "7"), "7 7 7")):
+    for given, wanted in ((env, "PASSIVE 32 8"), (env | dict.fromkeys(names, "7"), "7 7 7")):
         done = subprocess.run(
             [sys.executable, "-c", code, *names], capture_output=True, text=True, env=given, check=True
         )
         assert f"as torch is loaded: {wanted}" in done.stdout
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no arenas")
+@pytest.mark.parametrize(("given", "arenas"), [({}, 1), ({"MALLOC_ARENA_MAX": "2"}, 2)])
+def test_threads_share_what_they_free(given: dict[str, str], arenas: int) -> None:
+    code = """
+import ctypes, threading
+from learner.before_torch import prepare
+prepare()
+thread = threading.Thread(target=bytearray, args=(10_000,))
+thread.start()
+thread.join()
+ctypes.CDLL(None).malloc_stats()
+"""
+    env = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"} | given
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stderr.count("Arena ") == arenas
