@@ -121,7 +121,7 @@ def plan(contents: Contents, wanted: Update, places: NDArray[np.int64]) -> Plann
     before = columns.take(places)
     after = before.copy()
     if wanted.scores is not None:
-        # -0.0 is 0.0 from the start: after a restart SQLite would have made it of it (findings/sqlite_minus_zero.sh).
+        # -0.0 is 0.0 from the start, as in a push: SQLite would make it of it later (findings/sqlite_minus_zero.sh).
         after["score"] = np.array(wanted.scores, np.float32)[asked] + np.float32(0)
     if wanted.ranks is not None:
         after["rank"] = np.array(wanted.ranks, np.uint32)[asked]

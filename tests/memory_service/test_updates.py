@@ -55,14 +55,14 @@ def listed(client: httpx.Client) -> dict[int, tuple[float, int]]:
 
 def test_a_score_of_minus_zero_is_zero_before_and_after_a_restart(data: Path) -> None:
     """SQLite would make it of it (findings/sqlite_minus_zero.sh), and PostgreSQL not."""
-    found = []
     with running(data) as client:
-        fill(client)
+        put_buffer(client)
+        push(client, [make_exemplar(score=-0.0), make_exemplar(score=1.0)])
         update(client, [2], scores=[-0.0])
-        found.append(str(listed(client)[2][0]))
+        found = [str(score) for score, _ in listed(client).values()]
     with running(data) as client:
-        found.append(str(listed(client)[2][0]))
-    assert found == ["0.0", "0.0"]
+        found += [str(score) for score, _ in listed(client).values()]
+    assert found == ["0.0"] * 4
 
 
 def test_scores_and_ranks_change_and_nothing_else_does(data: Path) -> None:

@@ -283,7 +283,9 @@ def rows_of_headers(headers: NDArray[np.void], learner: ArrayLike, length: Array
 def rows_of_batch(batch: Batch, learners: Learners) -> Rows:
     """Records that are not stored yet as rows: ids, segments and offsets are 0."""
     codes = {learner_id: learners.code(learner_id) for learner_id in dict.fromkeys(batch.learner_ids)}
-    return rows_of_headers(batch.headers, [codes[id_] for id_ in batch.learner_ids], list(map(len, batch.bodies)))
+    rows = rows_of_headers(batch.headers, [codes[id_] for id_ in batch.learner_ids], list(map(len, batch.bodies)))
+    rows["score"] += 0  # makes 0.0 of -0.0, which SQLite cannot keep (findings/sqlite_minus_zero.sh)
+    return rows
 
 
 def concatenated(parts: Sequence[Rows]) -> Rows:
