@@ -21,6 +21,8 @@ SHARE: Final = 2 / 3
 _MOST_SECONDS: Final = 0.005
 _FLOCK: Final = "@hhqqi"
 """Of Linux: kind, from where, first byte, how many, and whose."""
+_THERE: Final = 1 << 32
+"""The byte that everybody has locked who has the file open; no thread has so high a number."""
 _TIME: Final = struct.Struct("@d")
 _MOST_PACES: Final = 64
 _ASLEEP_SECONDS: Final = 0.2
@@ -91,8 +93,8 @@ class Pushers:
         self._next = 0.0
         """When the next turn to draw begins, as far as it is known here."""
         self._file = None if file is None else _opened(file)
-        if self._file is not None:
-            weakref.finalize(self, os.close, self._file)
+        if file is not None and self._file is not None:
+            weakref.finalize(self, _leave, file, self._file)
 
     def join(self) -> None:
         """The thread that pushes here is this one."""
@@ -105,7 +107,7 @@ class Pushers:
             kind = fcntl.F_WRLCK if pushes else fcntl.F_UNLCK
             # Where the system has no lock left, others do not wait.
             with suppress(OSError):
-                fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, self._thread, 1, 0))
+                _lock(self._file, kind, self._thread)
 
     def seconds_to_wait(self, now: float) -> float:
         """Take a turn to draw on this machine: how long from now it begins. The one behind it is as much later as who
@@ -149,11 +151,16 @@ class Pushers:
             thread = _locked(self._file, thread + 1)
 
 
+def _lock(file: int, kind: int, byte: int) -> None:
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0))
+
+
 def _locked(file: int, first: int) -> int | None:
-    """The first byte from there on that somebody else has locked."""
-    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, first, 0, 0)
+    """The first byte of a thread from there on that somebody else has locked."""
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, first, _THERE - first, 0)
     kind, _, locked, _, _ = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked))
-    return None if kind == fcntl.F_UNLCK else int(locked)
+    # What begins before that is none of ours, and would be found for ever.
+    return None if kind == fcntl.F_UNLCK or locked < first else int(locked)
 
 
 def _opened(file: Path) -> int | None:
@@ -165,7 +172,7 @@ def _opened(file: Path) -> int | None:
             found = os.fstat(opened)
             if found.st_uid != os.getuid() or not stat.S_ISREG(found.st_mode):
                 raise OSError(f"{file} is no file of this user's")
-            _locked(opened, 0)
+            _lock(opened, fcntl.F_RDLCK, _THERE)
         except OSError:
             os.close(opened)
             raise
@@ -173,3 +180,11 @@ def _opened(file: Path) -> int | None:
         logger.info("draws do not wait for pushes through other replicas on this machine: %s", error)
         return None
     return opened
+
+
+def _leave(file: Path, opened: int) -> None:
+    """Close it; the last one removes it."""
+    with suppress(OSError):
+        _lock(opened, fcntl.F_WRLCK, _THERE)
+        file.unlink()
+    os.close(opened)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import os
 import struct
@@ -145,6 +146,11 @@ def test_all_processes_of_a_machine_take_turns_while_one_pushes(
     lacking[0] = 0.002
     assert seconds_to_wait(102.0) == pytest.approx([0.0, 0.002, 0.004])
 
+    with told.open("r+b") as file:
+        # By whomever: it is no thread's.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 5000, 10**6)
+        assert seconds_to_wait(103.0) == pytest.approx([0.0, 0.002, 0.004])
+
     processes[1].tell(False)
     lacking.clear()
     assert seconds_to_wait(102.0) == [0.0, 0.0, 0.0]
@@ -154,6 +160,10 @@ def test_all_processes_of_a_machine_take_turns_while_one_pushes(
     gc.collect()
     assert seconds_to_wait(102.0) == [0.0, 0.0]
     assert told.stat().st_mode & 0o777 == 0o600
+    # The last one takes it away.
+    processes.clear()
+    gc.collect()
+    assert not told.exists()
 
 
 @linux
