@@ -8,7 +8,7 @@
 # Seen: the place before. Both sides become float64, where 2^53 + 1 is 2^53, and so all of the array is copied at each call: some
 #   10 ms for ten million. np.uint64(n) is found where it is, at once. searchsorted makes an array of the number first, of
 #   int64, and uint64 with int64 is float64. np.append, np.concatenate and np.intersect1d do so too; isin and insert do not.
-# For this project: ids are uint64. Both sides of every searchsorted are (memory_service/store/reads.py says so where an id
+# For this project: ids are uint64. Both sides of every searchsorted are (store/reads.py says so where an id
 #   comes from a request).
 set -euo pipefail
 folder=$(mktemp -d)

@@ -8,7 +8,7 @@
 # Seen: on the squares WebP's PSNR falls in 41 of 100 steps, once by 1.8 dB, and the file shrinks in 21. A quality that bisection finds
 #   costs up to three times the bytes that would do. JPEG's falls in 38 steps there, and hardly on the smooth picture. AVIF falls
 #   in few steps, and has 64 files: its number is turned into AV1's 64 quantizers. On photographs all fall by hundredths.
-# For this project: TargetPSNR and TargetBytes bisect (memory_format/quality.py), and say what that may miss.
+# For this project: TargetPSNR and TargetBytes bisect (quality.py of the format), and say what that may miss.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

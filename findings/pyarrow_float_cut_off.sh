@@ -7,8 +7,8 @@
 #   for another, and 300 for uint8, True and "5" are refused in all of these ways.
 # Seen: Python's numbers lose what is behind the point, without a word, in lists of lists and dictionaries too; -0.5 is 0 of
 #   an unsigned type. NaN and 1e300 are refused. A numpy array of Decimal is cut off as well, as it is one of objects.
-# For this project: tables that others wrote are taken by cast (memory_format/tables.py), so a class 1.9 is refused. Batches are
-#   made of numpy's columns (memory_format/wire.py).
+# For this project: tables that others wrote are taken by cast (tables.py of the format), so a class 1.9 is refused. Batches are
+#   made of numpy's columns (wire.py of the format).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

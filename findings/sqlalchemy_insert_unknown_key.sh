@@ -9,7 +9,7 @@
 #   NULL is stored. A score that the first row lacks is dropped from all rows, in both ways; a key that a later row lacks
 #   is an error. update() drops unknown parameters likewise, if there is one that it knows.
 # For this project: rows of the index are dictionaries made from dataclasses, where a new field without its column would be lost.
-#   In tests every insert and update is looked at, and fails where a key is no column (tests/memory_service/conftest.py).
+#   In tests every insert and update is looked at, and fails where a key is no column (the conftest.py of the service's tests).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -5,7 +5,7 @@
 # Guess: json.loads(json.dumps(value)), as it is text. SQLite has no type for JSON, and stores it as it is.
 # Seen: in a list yes. Alone 1.0 comes back as the int 1, -0.0 as 0, 2^63 and 2^64 - 1 as floats. The column is declared JSON, a word
 #   that SQLite does not know, and so it has NUMERIC affinity: text that looks like a number is stored as a number.
-# For this project: what is JSON in the index lies in columns of sa.Text (memory_service/store/index/tables.py), as it was written.
+# For this project: what is JSON in the index lies in columns of sa.Text (store/index/tables.py), as it was written.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

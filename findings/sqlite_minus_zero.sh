@@ -7,7 +7,7 @@
 # Seen: 0.0 out of REAL, 0 out of NUMERIC. -0.0 stays where the column has no type. In a REAL column what is whole is stored as an
 #   integer, as that is shorter, and no integer is -0.
 # For this project: a score of -0.0 that was set by an update was 0.0 after a restart, and -0.0 before, or with PostgreSQL. It is 0.0
-#   from the start, and so is one that is pushed (memory_service/store/updates.py, memory_service/store/pure/columns.py).
+#   from the start, and so is one that is pushed (store/updates.py, store/pure/columns.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

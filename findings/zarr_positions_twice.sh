@@ -6,7 +6,7 @@
 # Guess: what is assigned last stays, as numpy's documentation has it, however the array is chunked.
 # Seen: with one chunk it does. With two chunks 7 of 10 places hold some earlier value, with ten chunks 8 of 10, without a word. The positions are grouped by chunk with a sort that is not stable. TensorStore keeps the last.
 # For this project: a change that names an exemplar twice is refused, by the client and by the service (client/_changes.py,
-#   memory_service/store/updates.py): which of two values is meant is nothing that libraries agree on.
+#   store/updates.py): which of two values is meant is nothing that libraries agree on.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
