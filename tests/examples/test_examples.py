@@ -97,9 +97,8 @@ def test_avalanche_keeps_its_exemplars_in_the_service(tmp_path: Path) -> None:
         printed,
         re.MULTILINE,
     )
-    assert [phase for phase, _ in phases] == 2 * ["0", "1", "2"]
-    assert re.search(rf"^in the service: {phases[2][1]} exemplars, 0\.\d\d right$", printed, re.MULTILINE)
-    assert re.search(rf"^DER\+\+, in the service: {phases[5][1]} exemplars, 0\.\d\d right$", printed, re.MULTILINE)
+    assert [phase for phase, _ in phases] == ["0", "1", "2"]
+    assert re.search(rf"^in the service: {phases[-1][1]} exemplars, 0\.\d\d right$", printed, re.MULTILINE)
 
 
 @pytest.mark.slow
