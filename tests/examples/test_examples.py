@@ -89,9 +89,10 @@ def test_own_pictures_end_in_a_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_avalanche_keeps_its_exemplars_in_the_service(tmp_path: Path) -> None:
-    printed = run("avalanche_replay", tmp_path, "1")
-    assert re.search(r"^in memory, 12,288 bytes each: 24 exemplars, 0\.\d\d right$", printed, re.MULTILINE)
+@pytest.mark.parametrize(("name", "size"), [("avalanche_replay", "12,288"), ("avalanche_der", "12,312")])
+def test_avalanche_keeps_its_exemplars_in_the_service(tmp_path: Path, name: str, size: str) -> None:
+    printed = run(name, tmp_path, "1")
+    assert re.search(rf"^in memory, {size} bytes each: 24 exemplars, 0\.\d\d right$", printed, re.MULTILINE)
     phases = re.findall(
         r"^phase (\d): \d+ stored, \d+ evicted; (\d+) exemplars of \d classes, \d,\d{3} of 9,000 bytes",
         printed,
