@@ -164,10 +164,9 @@ class Checks:
             for lost in (lost for receipt in kept for lost in receipt["buffers"]):
                 if lost["buffer"] == name or lost["buffer"].startswith(f"{name}-f"):
                     known.reached |= known.erased & set(lost["exemplar_ids"])
-            forks = [self.read(fork) for fork in listed if fork.startswith(f"{name}-f")]
-            # What a buffer had lost before, and a fork has, is erased there.
-            stay = set().union(*forks) - known.reached
-            gone += [known.records[id_] for id_ in known.erased - stay]
+            # What a buffer had lost before is erased in a fork that has it, or a segment with it.
+            has_forks = any(fork.startswith(f"{name}-f") for fork in listed)
+            gone += [known.records[id_] for id_ in (known.erased & known.reached if has_forks else known.erased)]
         late = set() if also_late else {key_of(stem) for stem in self.site.stems("intents")}
         tables = tables_with(self.site.postgres, gone, SEARCHED_EVERY)
         left = set(filter(self.site.is_left_by_crash, tables))
