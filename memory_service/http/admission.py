@@ -242,10 +242,11 @@ class Admission:
 
 
 def _told_in(settings: Settings) -> Path | None:
-    """Where replicas of one store on this machine tell each other who pushes."""
+    """Where replicas of one store, that share the processors of this machine, tell each other who pushes."""
     # What a thread's number says depends on its name space.
     space = Path("/proc/self/ns/pid")
     if not settings.replicas or not space.exists():
         return None
-    store = hashlib.blake2b(str(settings.segments).encode(), digest_size=8).hexdigest()
-    return Path(tempfile.gettempdir()) / f"memory-service-{os.getuid()}-{space.stat().st_ino}-{store}"
+    shared = f"{settings.segments} {sorted(os.sched_getaffinity(0))}"
+    name = hashlib.blake2b(shared.encode(), digest_size=8).hexdigest()
+    return Path(tempfile.gettempdir()) / f"memory-service-{os.getuid()}-{space.stat().st_ino}-{name}"

@@ -94,9 +94,14 @@ def test_samplers_leave_pushes_the_time_that_these_lack(lacking: list[float]) ->
 
 
 @linux
-def test_samplers_of_a_replica_leave_the_time_to_pushes_through_others_on_the_machine(lacking: list[float]) -> None:
+def test_samplers_of_a_replica_leave_the_time_to_pushes_through_others_on_the_machine(
+    lacking: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def beside_pushes() -> float:
         pushed, drawn, other = replica("a"), replica("b"), replica("c", "s3://bucket/other")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "sched_getaffinity", lambda _process: {10_000})
+            elsewhere = replica("d")
         done = threading.Event()
         await pushed.pushes.run(lambda: None)
         pushing = [asyncio.ensure_future(pushed.pushes.run(done.wait))]
@@ -104,8 +109,9 @@ def test_samplers_of_a_replica_leave_the_time_to_pushes_through_others_on_the_ma
         lacking.append(0.03)
         seconds = await seconds_until_the_fourth_draw(drawn)
         lacking.clear()
-        # Of another store; then two that wait for each other, too; then none.
+        # Of another store, or on other processors; then two that wait for each other, too; then none.
         await drawn_in_turn(other, 0.0)
+        await drawn_in_turn(elsewhere, 0.0)
         pushing.append(asyncio.ensure_future(pushed.pushes.run(done.wait)))
         await asyncio.sleep(0)
         await drawn_in_turn(drawn, 0.0)
