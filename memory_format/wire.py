@@ -119,11 +119,8 @@ def _placed(data: memoryview, batch: pa.RecordBatch) -> Placed:
 
 
 def _fill(headers: NDArray[np.void], batch: pa.RecordBatch) -> None:
-    if len(headers):
-        for name in _HEADER_COLUMNS:
-            column, kind = batch.column(name), HEADER_DTYPE[name]
-            values = column.buffers()[1]
-            headers[name] = np.frombuffer(values, kind, len(headers), offset=column.offset * kind.itemsize)
+    for name in _HEADER_COLUMNS:
+        headers[name] = numbers_of(batch.column(name), HEADER_DTYPE[name])
 
 
 def check_batch(batch: Batch, *, new: bool = False, crcs: bool = True, decode: bool = False) -> None:
@@ -226,6 +223,13 @@ def rows_of(
         values = pa.py_buffer(np.ascontiguousarray(headers[name]))
         columns[name] = pa.Array.from_buffers(_TYPES[name], count, [None, values])
     return pa.RecordBatch.from_arrays([columns[name] for name in _TYPES], schema=SCHEMA)
+
+
+def numbers_of(column: pa.Array, kind: np.dtype[Any]) -> NDArray[Any]:
+    """``(N,)``: a column of numbers of ``kind``, none of which is null; not copied."""
+    if not len(column):
+        return np.zeros(0, kind)
+    return np.frombuffer(column.buffers()[1], kind, len(column), offset=column.offset * kind.itemsize)
 
 
 def joined(

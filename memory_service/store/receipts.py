@@ -130,23 +130,22 @@ class Receipts:
         """
         if cursor is not None and not RECEIPT_PATTERN.fullmatch(cursor):
             raise FormatError("the cursor is not one that this service gave", code="invalid_cursor")
-        found: list[str] = []
-        receipts: list[KeptReceipt] = []
-        next_cursor = None
+        found: list[tuple[str, KeptReceipt | None]] = []
         for id_, content, behind in self._stored(cursor):
             kept, named = None, set[str]()
             with suppress(StorageError):
                 kept = _kept(id_, content, behind)
                 named = {*kept.buffers, *_named(kept.receipt)}
             if only(named) and (kept is None or buffer is None or buffer in named):
-                if len(found) == limit:
-                    next_cursor = found[-1]
+                found.append((id_, kept))
+                if len(found) > limit:
                     break
-                found.append(id_)
-                receipts += [] if kept is None else [kept]
-        read = {kept.receipt_id for kept in receipts}
-        damaged = tuple(id_ for id_ in found if id_ not in read)
-        return ReceiptList(tuple(receipts), next_cursor=next_cursor, damaged=damaged)
+        page = found[:limit]
+        return ReceiptList(
+            tuple(kept for _, kept in page if kept is not None),
+            next_cursor=page[-1][0] if len(found) > limit else None,
+            damaged=tuple(id_ for id_, kept in page if kept is None),
+        )
 
     def _stored(self, cursor: str | None) -> Iterator[_Stored]:
         """Of an index that keeps none there are those of a store that it was made of."""

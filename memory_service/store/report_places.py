@@ -165,8 +165,7 @@ class ReportFiles(ReportPlaces, Reports):
     def __init__(self, data: Path) -> None:
         self._directory = data / RUNS
         self._lock = threading.Lock()
-        self._loaded: dict[str, Known] | None = None
-        self._damaged: set[str] = set()
+        self._loaded: dict[str, Known | Damaged] | None = None
 
     @contextmanager
     def reading(self) -> Iterator[Reports]:
@@ -177,8 +176,7 @@ class ReportFiles(ReportPlaces, Reports):
         return self.reading()
 
     def find(self, run_id: str) -> Known | Damaged | None:
-        known = self._known().get(run_id)
-        return Damaged(run_id, (0, run_id)) if run_id in self._damaged else known
+        return self._known().get(run_id)
 
     def content(self, run_id: str) -> bytes:
         path = self._path(run_id)
@@ -191,10 +189,8 @@ class ReportFiles(ReportPlaces, Reports):
         return str(self._path(run_id))
 
     def newest(self, after: tuple[int, str] | None) -> Iterator[Known | Damaged]:
-        # When they were stored is in them: damaged ones come last.
-        shown: list[Known | Damaged] = list(self._known().values())
-        shown += [Damaged(run_id, (0, run_id)) for run_id in self._damaged]
-        return (each for each in sorted(shown, key=lambda each: each.place) if after is None or each.place > after)
+        shown = sorted(self._known().values(), key=lambda each: each.place)
+        return (each for each in shown if after is None or each.place > after)
 
     def num_bytes(self) -> int:
         return sum(known.num_bytes for known in self._known().values())
@@ -209,7 +205,6 @@ class ReportFiles(ReportPlaces, Reports):
         except OSError as error:
             raise files.storage_error(f"write {path}", error) from error
         self._known()[known.info.run_id] = known
-        self._damaged.discard(known.info.run_id)
 
     def remove(self, run_id: str) -> None:
         try:
@@ -217,13 +212,12 @@ class ReportFiles(ReportPlaces, Reports):
             files.sync_directory(self._directory)
         except OSError as error:
             raise files.storage_error(f"remove {self._path(run_id)}", error) from error
-        self._known().pop(run_id, None)
-        self._damaged.discard(run_id)
+        del self._known()[run_id]
 
     def _path(self, run_id: str) -> Path:
         return self._directory / f"{run_id}{SUFFIX}"
 
-    def _known(self) -> dict[str, Known]:
+    def _known(self) -> dict[str, Known | Damaged]:
         """All of them, read when the first is asked for."""
         if self._loaded is None:
             self._loaded = {}
@@ -234,7 +228,8 @@ class ReportFiles(ReportPlaces, Reports):
                     self._loaded[run_id] = Known.of(run_id, unpacked(content, str(path)), len(content))
                 except StorageError as error:
                     logger.error("%s: it is listed as damaged", error.message)
-                    self._damaged.add(run_id)
+                    # When it was stored is in it: it comes last.
+                    self._loaded[run_id] = Damaged(run_id, (0, run_id))
         return self._loaded
 
 

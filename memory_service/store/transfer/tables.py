@@ -16,7 +16,7 @@ from memory_format import FormatError, MissingLibraryError
 from memory_format.api.forms import FORMS, ExportForm
 from memory_format.record import split_row
 from memory_format.tables import WITHOUT_DESCRIPTION
-from memory_format.wire import joined, read_places, rows_of
+from memory_format.wire import joined, numbers_of, read_places, rows_of
 from memory_format.wire_schema import DESCRIPTION_KEY, PNG, SCHEMA
 from memory_service.store.png import to_png
 from memory_service.store.pure.columns import Rows, headers_of_rows
@@ -151,7 +151,7 @@ def _codes(learner_ids: pa.Array, learners: dict[str, int]) -> NDArray[np.uint16
     codes = [learners.setdefault(name, len(learners)) for name in encoded.dictionary.to_pylist()]
     if len(learners) > MAX_LEARNERS:
         raise ValueError(f"it has more than {MAX_LEARNERS} learners")
-    places: NDArray[np.uint16] = np.array(codes, np.uint16)[np.array(encoded.indices.to_pylist(), np.intp)]
+    places: NDArray[np.uint16] = np.array(codes, np.uint16)[numbers_of(encoded.indices, np.dtype(np.int32))]
     return places
 
 
