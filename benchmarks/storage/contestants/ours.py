@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import httpx
 
@@ -49,17 +49,18 @@ class InProcess(Peer):
 
     name = "ours, in-process"
     note = "checked, each payload decoded once, indexed, evictable; sample = the encoded Arrow answer"
+    trusted: ClassVar[bool] = False
 
     def __init__(self, directory: Path, *, capacity: int, max_body: int) -> None:
         super().__init__(directory, capacity=capacity, max_body=max_body)
         self.reopen()
 
     def push(self, batch: Batch) -> None:
-        self._buffer.push(batch.arrow)
+        self._buffer.push(batch.arrow, trusted=self.trusted)
 
     def time_push(self, batch: Batch) -> float:
         body = batch.arrow
-        return timed(lambda: self._buffer.push(body))
+        return timed(lambda: self._buffer.push(body, trusted=self.trusted))
 
     def push_to(self, name: str, batch: Batch) -> None:
         """Store a batch in another buffer of the same store."""
@@ -91,13 +92,7 @@ class Trusted(InProcess):
 
     name = "ours, in-process, trusted"
     note = "as above, but payloads are not decoded before they are stored"
-
-    def push(self, batch: Batch) -> None:
-        self._buffer.push(batch.arrow, trusted=True)
-
-    def time_push(self, batch: Batch) -> float:
-        body = batch.arrow
-        return timed(lambda: self._buffer.push(body, trusted=True))
+    trusted = True
 
 
 def _encoded(answer: Any) -> Any:
