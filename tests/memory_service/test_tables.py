@@ -290,6 +290,31 @@ def test_a_table_of_many_batches_and_learners_is_taken_whole(sizeable: Buffer, t
     assert [record.body for record in records] == rows["body"].to_pylist()
 
 
+def test_an_imported_score_of_minus_zero_is_zero_before_and_after_a_restart(
+    filled: httpx.Client, tmp_path: Path
+) -> None:
+    """As a pushed one: a snapshot's scores are kept by SQLite (findings/sqlite_minus_zero.sh)."""
+    table = READ["arrow-stream"](exported(filled, "arrow-stream"))
+    scores = pa.array([-0.0] * 6, pa.float32())
+    table = table.set_column(table.schema.get_field_index("score"), SCHEMA.field("score"), scores)
+    found: list[str] = []
+
+    def look(client: httpx.Client) -> None:
+        for seen in ({}, {"snapshot": "then"}):
+            said = client.get("/v1/buffers/copy/exemplars", params=seen).json()["exemplars"]
+            found.extend(str(one["score"]) for one in said)
+
+    with running(tmp_path) as client:
+        imported(client, "arrow-stream", written(table)).raise_for_status()
+        client.put("/v1/buffers/copy/snapshots/then").raise_for_status()
+        update = {"exemplar_ids": [1, 2], "scores": [0.5, 0.25]}
+        client.patch("/v1/buffers/copy/exemplars", json=update).raise_for_status()
+        look(client)
+    with running(tmp_path) as client:
+        look(client)
+    assert found == ["0.5", "0.25", *["0.0"] * 10] * 2
+
+
 def written(table: pa.Table, *, file: bool = False, **options: Any) -> bytes:
     out = io.BytesIO()
     make = pa.ipc.new_file if file else pa.ipc.new_stream

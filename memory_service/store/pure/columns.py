@@ -266,7 +266,8 @@ def bytes_by_learner(codes: NDArray[np.uint32], charge: NDArray[np.integer], lea
 
 
 def rows_of_headers(headers: NDArray[np.void], learner: ArrayLike, length: ArrayLike) -> Rows:
-    """Headers -> rows, ``segment`` 0.
+    """Headers -> rows, ``segment`` 0. A score of -0.0, which SQLite cannot keep (findings/sqlite_minus_zero.sh), is
+    0.0 there.
 
     Args:
         headers: ``(N,)`` of ``HEADER_DTYPE``.
@@ -275,6 +276,7 @@ def rows_of_headers(headers: NDArray[np.void], learner: ArrayLike, length: Array
     """
     rows = np.zeros(len(headers), ROW_DTYPE)
     headers_of_rows(rows)[:] = headers
+    rows["score"] += 0
     rows["learner"] = learner
     rows["length"] = length
     return rows
@@ -283,9 +285,7 @@ def rows_of_headers(headers: NDArray[np.void], learner: ArrayLike, length: Array
 def rows_of_batch(batch: Batch, learners: Learners) -> Rows:
     """Records that are not stored yet as rows: ids, segments and offsets are 0."""
     codes = {learner_id: learners.code(learner_id) for learner_id in dict.fromkeys(batch.learner_ids)}
-    rows = rows_of_headers(batch.headers, [codes[id_] for id_ in batch.learner_ids], list(map(len, batch.bodies)))
-    rows["score"] += 0  # makes 0.0 of -0.0, which SQLite cannot keep (findings/sqlite_minus_zero.sh)
-    return rows
+    return rows_of_headers(batch.headers, [codes[id_] for id_ in batch.learner_ids], list(map(len, batch.bodies)))
 
 
 def concatenated(parts: Sequence[Rows]) -> Rows:
