@@ -35,8 +35,10 @@ def index_file_bytes(data: Path) -> int:
     """Of the database, everything that was committed in it and no free pages at its end counted twice."""
     with closing(sqlite3.connect(data / "index.sqlite")) as connection:
         assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
-        free = int(connection.execute("PRAGMA freelist_count").fetchone()[0])
-    return (data / "index.sqlite").stat().st_size - free * PAGE
+        free, page_bytes = (
+            int(connection.execute(f"PRAGMA {of}").fetchone()[0]) for of in ("freelist_count", "page_size")
+        )
+    return (data / "index.sqlite").stat().st_size - free * page_bytes
 
 
 def small(count: int, *, first: int = 0, **fields: Any) -> list[Record]:
@@ -206,6 +208,18 @@ def said(buffer: Buffer) -> int:
     states = buffer.state.segments.values()
     dead, open_bytes = sum(state.num_dead for state in states), sum(state.open_bytes for state in states)
     return counts.num_bytes(segments=segments, dead=dead) + open_bytes
+
+
+def test_a_buffer_that_is_deleted_gives_its_pages_back(data: Path) -> None:
+    with Store(data) as store:
+        store.create_buffer("stays", budget_bytes=1000)
+        before = index_file_bytes(data)
+        buffer, _ = store.create_buffer("goes", budget_bytes=10**8)
+        fill_with_names(200)(buffer)
+        assert index_file_bytes(data) > before + 500_000
+        store.delete_buffer("goes")
+        assert (data / "index.sqlite-wal").stat().st_size <= sql_of(store)._wal_bytes
+        assert (data / "index.sqlite").stat().st_size <= before + 16 * 1024
 
 
 def test_a_description_counts(data: Path) -> None:
