@@ -43,6 +43,7 @@ _RESERVED_DESCRIPTORS: Final = 256
 _FEWEST_CONNECTIONS: Final = 8
 _MAX_REFUSED: Final = 64
 """Connections over the ceiling that get an answer; the others are cut."""
+_BODY_FIELDS: Final = (b"content-length", b"transfer-encoding")
 _REFUSED_SECONDS: Final = 2.0
 _REFUSED_BYTES: Final = 4 * 1024 * 1024
 """What is still read of who was refused: closed before that, a connection may lose its answer."""
@@ -227,6 +228,11 @@ class _Connection(HttpToolsProtocol):
         self._in_body = True
         self._waiting_since = None
         self._unparsed = 0
+        if self.parser.should_upgrade() and any(name in _BODY_FIELDS and value != b"0" for name, value in self.headers):
+            # httptools 0.9.0 gives no body to who asks for another protocol (findings/httptools_upgrade_body.sh).
+            detail = "HTTP/1.1 alone is spoken here: send no Upgrade with a body (Java: HttpClient.Version.HTTP_1_1)"
+            self._refusal = problem_response("invalid_request", detail, status=400)
+            raise ValueError("a body with an upgrade")
         super().on_headers_complete()
         # Not a dictionary, as those that ASGI knows are; nobody else looks at it.
         self.scope["extensions"] = {UNSENT: self._unsent, GONE: self.transport.is_closing, CONNECTION: self}  # type: ignore[dict-item]

@@ -158,6 +158,18 @@ def test_what_is_no_http_gets_words(hasty: Client) -> None:
         assert_refused(rest_of(connection), 400, "invalid_request", "HTTP")
 
 
+@pytest.mark.parametrize(
+    "body", [b"Content-Length: 2\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"]
+)
+def test_a_body_is_not_lost_to_an_offer_of_another_protocol(hasty: Client, body: bytes) -> None:
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+    with connect(hasty) as connection:
+        connection.sendall(GET + offer + b"\r\n")
+        expect_health(connection)
+        connection.sendall(b"POST /v1/buffers/b/sample HTTP/1.1\r\nHost: localhost\r\n" + offer + body)
+        assert_refused(rest_of(connection), 400, "invalid_request", "no Upgrade with a body")
+
+
 def test_requests_behind_one_another_are_each_counted_anew(hasty: Client) -> None:
     request = GET + b"X: " + b"a" * 1000 + b"\r\n\r\n"
     with connect(hasty) as connection:
