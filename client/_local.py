@@ -8,6 +8,7 @@ it should is asked over HTTP, which has the answer, or the words for what is wro
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import socket
@@ -39,7 +40,8 @@ _IS_POSSIBLE: Final = all(
 _MOST_IDLE: Final = 8
 """Connections that are kept for the next draws."""
 _AGAIN_SECONDS: Final = 60.0
-"""After an offer that never was of use, the next is asked for."""
+"""After an offer that never was of use, the next is asked for; after a draw before its turn that found no room, another
+one is."""
 _MOST_ASKED: Final = 4
 """Draws that were asked for before their turn, each with a connection: as many threads may do so."""
 _MOST_ASKING_SECONDS: Final = 1.0
@@ -84,6 +86,8 @@ class LocalWay:
         """Runs of services in whose place another one was found."""
         self._ask_at: float | None = None
         """When another offer is asked for."""
+        self._ahead_at = -math.inf
+        """When a draw is asked for before its turn again, where there was no room for one."""
         self._is_closed = False
         self._start()
         start_anew_when_forked(self)
@@ -153,39 +157,51 @@ class LocalWay:
 
     def _draw(self, offer: LocalSocket, content: bytes, seconds: float, read: Read[T], following: bytes | None) -> T:
         def read_and_ask(lent: lending.LentRows, descriptors: Sequence[int]) -> T:
-            if following is not None:
+            if following is not None and self._clock() >= self._ahead_at:
                 self._ask(offer, following, seconds)
             return read(lent, descriptors)
 
         with self._lock:
             asked = self._asked.pop(content, None)
-        while True:
-            connection, is_new = self._connection(offer, self._timeout.connect) if asked is None else (asked, False)
+        if asked is not None:
             try:
-                if asked is None:
-                    connection.ask(content, seconds)
-                asked = None
-                found = connection.draw(seconds, read_and_ask)
+                return self._finish(asked, seconds, read_and_ask)
             except _RefusedError:
-                self._keep(connection)
-                raise
+                # A key that may have one connection has none for this while the batch before is read.
+                self._ask_in_turn()
             except (OSError, EOFError) as error:
-                connection.close()
+                if isinstance(error, TimeoutError):
+                    raise
+        while True:
+            connection, is_new = self._connection(offer, self._timeout.connect)
+            try:
+                return self._finish(connection, seconds, read_and_ask, content)
+            except (OSError, EOFError) as error:
                 # One that was idle may have been closed by the service meanwhile.
                 if is_new or isinstance(error, TimeoutError):
                     raise
-            except BaseException:
-                connection.close()
-                raise
-            else:
-                self._keep(connection)
-                return found
+
+    def _finish(self, connection: _Connection, seconds: float, read: Read[T], content: bytes | None = None) -> T:
+        """The draw that was asked for on a connection, or one that is asked for now; it is kept where it is sound."""
+        try:
+            if content is not None:
+                connection.ask(content, seconds)
+            found = connection.draw(seconds, read)
+        except _RefusedError:
+            self._keep(connection)
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        self._keep(connection)
+        return found
 
     def _ask(self, offer: LocalSocket, content: bytes, seconds: float) -> None:
         """Ask for a draw whose turn comes next. Where that fails, it is asked for when it is its turn."""
         try:
             connection, _ = self._connection(offer, min(self._timeout.connect, _MOST_ASKING_SECONDS))
         except (NotReadError, OSError, EOFError):
+            self._ask_in_turn()
             return
         try:
             connection.ask(content, seconds)
@@ -199,6 +215,10 @@ class LocalWay:
                 before = self._asked.pop(next(iter(self._asked)))
         if before is not None:
             before.close()
+
+    def _ask_in_turn(self) -> None:
+        """Ask for no draw before its turn, for a while."""
+        self._ahead_at = self._clock() + _AGAIN_SECONDS
 
     def _connection(self, offer: LocalSocket, seconds: float) -> tuple[_Connection, bool]:
         while True:

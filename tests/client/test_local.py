@@ -25,6 +25,7 @@ from client._network import Deadline
 from client.dataset import ReplayDataset
 from memory_format import Batch, StorageError, lending, read_batch
 from memory_format.api.answers import LocalSocket
+from memory_service.store.keys import KeyFile
 from tests.client.samples import make_many
 from tests.conftest import Service
 from tests.memory_service.helpers import wait_until
@@ -155,6 +156,22 @@ def test_a_data_set_draws_each_step_once_and_none_before_a_change(
         if int(batch["step"]) % 20 == 0:
             version = buffer.delete([10 + int(batch["step"]) // 20]).version
             changing.set_min_version(version)
+
+
+def test_a_key_with_one_connection_draws_locally_all_the_same(
+    start_service: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: Counted
+) -> None:
+    """What is asked for before its turn needs a second one."""
+    monkeypatch.setenv("MEMORY_SERVICE_KEY_CONNECTIONS", "1")
+    service = start_service(None, "--uds", str(tmp_path / "socket"))
+    _, key = KeyFile(service.data).make("write", 0.0)
+    with MemoryClient(service.url, key=key) as memory:
+        buffer = memory.create_buffer("b", budget_bytes=10**7)
+        buffer.push(make_many(40))
+        for step in range(6):
+            assert len(buffer.sample(8, step=step, next_step=step + 1).exemplar_id) == 8
+        assert buffer.stats().samples == 6
+    assert (counted.local, counted.http) == (6, 0)
 
 
 def test_a_client_finds_the_socket_by_itself_and_by_its_path(
