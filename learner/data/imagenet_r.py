@@ -46,13 +46,16 @@ def list_imagenet_r(config: DataConfig) -> Listing:
     captions = {key.removeprefix(above): text for key, text in written.items()}
     pictures = {name: picture_in(root, name) for name in names}
     missing = [name for name in names if name not in captions]
-    # Pictures that cannot be read have none: what becomes of them is for data.bad_pictures to say.
-    lacking = [name for name in missing if _readable(pictures[name])]
+    if config.missing_texts == "error":
+        # Those that cannot be read have none: what becomes of them is for data.bad_pictures to say. Of the others one
+        # is enough, and no more are opened.
+        lacking = next((name for name in missing if _readable(pictures[name])), None)
+        missing = [] if lacking is None else sorted(missing, key=lacking.__ne__)
     mend = "" if file.suffix == ".json" else write  # which is not written, but read
-    notes = about_missing(lacking, len(names), str(file), config.missing_texts, mend)
+    notes = about_missing(missing, len(names), str(file), config.missing_texts, mend)
     if unknown := [key for key in captions if key not in pictures]:
         notes += (f"{len(unknown)} rows of {file.name} name no picture that is there (such as {unknown[0]})",)
-    left_out = set(lacking if config.missing_texts == "skip" else ())
+    left_out = set(missing if config.missing_texts == "skip" else ())
     samples = [
         Sample(
             picture=picture,

@@ -16,6 +16,7 @@ from PIL import Image
 
 from learner.data.base import DataError, MultimodalData
 from learner.data.load import LISTINGS, load_data
+from learner.data.pictures import PictureFile
 from learner.data.settings import Columns, DataConfig, DataName, HubConfig
 from tests.learner import trees
 
@@ -398,6 +399,27 @@ class TestImageNetR:
         with pytest.raises(DataError, match=r"no captions file .*`learner caption --images"):
             load("imagenet-r", tmp_path)
 
+    def test_pictures_without_a_caption_are_not_all_opened(
+        self, load: Callable[..., MultimodalData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        base = trees.imagenet_r(tmp_path)
+        lines = (base / "captions.csv").read_text().splitlines()
+        (base / "captions.csv").write_text("\n".join([lines[0], *lines[7:]]) + "\n")
+        opened: list[str] = []
+
+        def open_(picture: PictureFile) -> Path:
+            opened.append(picture.name)
+            return picture.path
+
+        monkeypatch.setattr(PictureFile, "open", open_)
+        with pytest.raises(DataError, match=r"6 of 15 pictures have no text .*\(such as n01440000/art_0\.jpg\)"):
+            load("imagenet-r", tmp_path)
+        assert opened == ["n01440000/art_0.jpg"]
+        opened.clear()
+        data = load("imagenet-r", tmp_path, missing_texts="skip")
+        assert len(data.train) + len(data.test["test"]) == 9
+        assert sorted(opened) == sorted(line.partition(",")[0] for line in lines[7:])
+
     @pytest.mark.parametrize("how", ["cut", "not UTF-8"])
     def test_a_picture_without_a_caption_because_it_cannot_be_read_is_a_bad_picture(
         self, how: str, load: Callable[..., MultimodalData], tmp_path: Path
@@ -417,7 +439,7 @@ class TestImageNetR:
         assert len(data.train) + len(data.test["test"]) == 14
         # One that can be read is still missed.
         (base / "captions.csv").write_text("\n".join(lines[:-2]) + "\n")
-        with pytest.raises(DataError, match=r"1 of 15 pictures have no text .*\(such as n01440002/art_3\.jpg\)"):
+        with pytest.raises(DataError, match=r"2 of 15 pictures have no text .*\(such as n01440002/art_3\.jpg\)"):
             load("imagenet-r", tmp_path, bad_pictures="skip")
 
     def test_what_macs_and_storage_put_beside_pictures_is_passed_by(

@@ -49,7 +49,7 @@ def test_imagenet_r_with_the_quirks_of_the_real_one(
     captions = {"data__captions": base / "captions.json"}
     status, said = learner("run", tmp_path, "imagenet-r.toml", **captions)
     assert status == 1
-    assert "2 of 36 pictures have no text in" in said
+    assert "3 of 36 pictures have no text in" in said
     assert "such as n01443537/art_0.jpg" in said
     assert "data.missing_texts=skip leaves them out" in said
     assert "learner caption" not in said  # which appends to no JSON object
@@ -58,8 +58,8 @@ def test_imagenet_r_with_the_quirks_of_the_real_one(
     assert status == 0
     assert "they are left out (data.missing_texts)" in said
     assert "1 rows of captions.json name no picture that is there (such as n01443537/gone_77.jpg)" in said
-    # One of them has no caption either, which `learner caption` could not give it.
-    assert "missing or damaged: 8" in said
+    # Another one has no caption either, which `learner caption` could not give it.
+    assert "missing or damaged: 7" in said
     assert "n01443537/graphic_5.jpg: is damaged" in said
     assert "n01443537/misc_6.jpg: is no picture that Pillow can read" in said
     assert "they are left out (data.bad_pictures=skip)" in said
