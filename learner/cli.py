@@ -22,6 +22,7 @@ from learner.commands.settings import as_markdown, as_toml, methods
 from learner.data.base import DataError
 from learner.data.fetch import FetchError
 from learner.data.pictures import PictureError, pictures_below
+from learner.model.backbones.choose import backbone_facts
 from learner.run.config import LearnerConfig, configured, read_settings
 from learner.run.methods import DEFAULT, Method, parse_method
 from learner.run.run_mark import RunError
@@ -250,15 +251,17 @@ def _checked(arguments: argparse.Namespace) -> LearnerConfig:
     """
     config = _config(arguments)
     _refuse_pictures_as_data(arguments)
+    # Once: of some kinds a model is made for it, or a hub is asked.
+    facts = backbone_facts(config.backbone)
     if "patch_px" not in _settings(arguments).get("backbone", {}):
-        config = with_backbones_patch(config)
+        config = with_backbones_patch(config, facts)
     if arguments.command == "check-data":
-        check_fit(config)
+        check_fit(config, facts)
         return config
     if config.memory.join and (arguments.seeds is not None or len(_storing(arguments.methods)) != 1):
         raise ValueError("one run with one method that stores joins a shared buffer: --methods masked, no --seeds")
     for method in arguments.methods:
-        check_method(method, config)
+        check_method(method, config, facts)
     ranks = world.started_as()[1]
     for method in arguments.methods:
         train = method.configure(config).train

@@ -8,7 +8,7 @@ import numpy as np
 
 from learner.data.load import check_size
 from learner.memory.settings import MemoryConfig
-from learner.model.backbones.choose import VOCABULARY, backbone_facts
+from learner.model.backbones.choose import VOCABULARY, BackboneFacts
 from learner.model.backbones.vilt import NEEDS_VILT
 from learner.run.config import LearnerConfig
 from learner.run.methods import Method
@@ -16,35 +16,37 @@ from learner.run.problem import given_order
 from memory_format import make_codec, make_record
 
 
-def with_backbones_patch(config: LearnerConfig) -> LearnerConfig:
-    """The configuration with ``backbone.patch_px`` as a pretrained backbone has it.
-
-    Raises:
-        DataError: there is no such backbone.
-    """
-    patch_px = backbone_facts(config.backbone).patch_px
+def with_backbones_patch(config: LearnerConfig, facts: BackboneFacts) -> LearnerConfig:
+    """The configuration with ``backbone.patch_px`` as a pretrained backbone has it."""
+    patch_px = facts.patch_px
     return replace(config, backbone=replace(config.backbone, patch_px=patch_px)) if patch_px else config
 
 
-def check_method(method: Method, config: LearnerConfig) -> None:
-    """Check a run's configuration as a method has it.
+def check_method(method: Method, config: LearnerConfig, facts: BackboneFacts) -> None:
+    """Check a run's configuration as a method has it; no method has another backbone.
+
+    Args:
+        facts: of the configuration's backbone.
 
     Raises:
         DataError, ValueError: as :func:`check_fit`, or the method asks for another backbone.
     """
-    if (method.model != "ssf" or method.stores in ("cim", "latent")) and not backbone_facts(config.backbone).is_vilt:
+    if (method.model != "ssf" or method.stores in ("cim", "latent")) and not facts.is_vilt:
         raise ValueError(f"{method.name} looks into the layers of a ViLT: {NEEDS_VILT}")
-    check_fit(method.configure(config))
+    check_fit(method.configure(config), facts)
 
 
-def check_fit(config: LearnerConfig) -> None:
+def check_fit(config: LearnerConfig, facts: BackboneFacts) -> None:
     """Check what one setting asks of another, or of the backbone.
 
+    Args:
+        facts: of its backbone.
+
     Raises:
-        DataError: there is no such backbone, or no such file with an order of classes.
+        DataError: there is no such file with an order of classes.
         ValueError: they do not go together; says which, and what would.
     """
-    facts, name = backbone_facts(config.backbone), config.backbone.name
+    name = config.backbone.name
     patch_px = config.backbone.patch_px
     if facts.patch_px not in (0, patch_px):
         raise ValueError(f"backbone.patch_px is {patch_px}, but {name} has patches of {facts.patch_px} px")

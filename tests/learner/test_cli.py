@@ -5,8 +5,10 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 
 from learner.cli import _config, _parser, main
 
@@ -85,6 +87,20 @@ def test_a_service_that_is_not_there_is_said_at_once(capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "no memory service answers there (GET http://127.0.0.1:9/" in said
     assert "memory-service serve --data" in said
+
+
+def test_a_backbone_is_looked_at_once_for_all_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    create = timm.create_model
+
+    def count(name: str, **options: Any) -> Any:
+        made.append(name)
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", count)
+    backbone = ["--set", "backbone.kind=timm", "--set", "backbone.name=test_vit", "--set", "mask.last_layers=1"]
+    assert main(_arguments(*backbone, "--methods", "full,random,joint")) == 1, "no service answers there"
+    assert made == ["test_vit"]
 
 
 def test_what_is_read_once_is_set_before_torch_is_loaded() -> None:

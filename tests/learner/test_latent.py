@@ -13,6 +13,7 @@ from client import MemoryClient, ReplayBatch
 from client.tensors import to_tensors
 from learner.memory.exemplars import Stored, exemplar_features, record_of, to_replay
 from learner.memory.latent import RANGES, STATES, states_of
+from learner.model.backbones.choose import backbone_facts
 from learner.model.backbones.vilt import ViltBackbone, small_vilt
 from learner.model.classifier import Classifier
 from learner.model.settings import BackboneConfig
@@ -105,9 +106,9 @@ def test_what_cannot_store_states_is_refused(model: Classifier) -> None:
         model.tune_later(4)
     pictures = replace(CONFIG, backbone=BackboneConfig(kind="callable", name="tests.learner.own_model:make"))
     with pytest.raises(ValueError, match=r"latent looks into the layers of a ViLT"):
-        check_method(parse_method("latent"), pictures)
+        check_method(parse_method("latent"), pictures, backbone_facts(pictures.backbone))
     with pytest.raises(ValueError, match="later_layers is 6, but the first phase tunes 2 layers"):
-        check_method(parse_method("latent"), CONFIG)
+        check_method(parse_method("latent"), CONFIG, backbone_facts(CONFIG.backbone))
     with pytest.raises(ValueError, match=r"needs train\.later_layers"):
         parse_method("latent+last0").configure(CONFIG)
     on_device = replace(CONFIG.train, decode_on_device=True)
