@@ -13,7 +13,8 @@ averaged over the classes. One sample alone always has the volume 1: where no mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -22,11 +23,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learner import world
 from learner.memory.exemplars import Stored, exemplar_features, record_of
 from learner.memory.selection import selection_order
 from learner.memory.settings import MRDC_QUALITIES, MemoryConfig
 from learner.model.classifier import Classifier
-from memory_format import Record, make_codec
+from memory_format import PatchCodec, Record, make_codec
 
 TOLERANCE: Final = 0.5
 """Their code prints volumes and leaves the choice to its reader: this figure is not from there."""
@@ -42,7 +44,8 @@ def at_chosen_quality(
     share_bytes: float,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """The settings' codec with the quality that the rule takes; the highest where none will do.
+    """The settings' codec with the quality that the rule takes; the highest where none will do. Ranks share out the
+    classes whose samples are encoded for that.
 
     Args:
         class_ids: ``(N,)``.
@@ -58,7 +61,7 @@ def at_chosen_quality(
         orders.append(members[selection_order(of_class, full, memory.selection, rng)])
     codecs = [{**memory.codec, "quality": quality} for quality in MRDC_QUALITIES]
     for codec in codecs[:-1]:
-        sets = [list(_fitting(stored, order.tolist(), codec, share_bytes)) for order in orders]
+        sets = world.each(orders, partial(_fitting, stored, codec=make_codec(codec), share_bytes=share_bytes))
         plain = [features[order[: len(records)]] for order, records in zip(orders, sets, strict=True)]
         coded = [exemplar_features(model, records, memory.scale) for records in sets]
         if abs(ratio(plain, coded) - 1) < TOLERANCE:
@@ -85,13 +88,14 @@ def _log_volume(features: Tensor) -> float:
     return float(values.log().sum()) / 2
 
 
-def _fitting(stored: Stored, order: Sequence[int], codec: dict[str, Any], share_bytes: float) -> Iterator[Record]:
+def _fitting(stored: Stored, order: NDArray[np.int64], *, codec: PatchCodec, share_bytes: float) -> list[Record]:
     """The samples that fill a class's share, one at least."""
-    made = make_codec(codec)
+    records: list[Record] = []
     used = 0
-    for place, sample in enumerate(order):
-        record = record_of(stored, sample, codec=made, class_id=0)
+    for sample in order.tolist():
+        record = record_of(stored, sample, codec=codec, class_id=0)
         used += record.charge
-        if place and used > share_bytes:
-            return
-        yield record
+        if records and used > share_bytes:
+            break
+        records.append(record)
+    return records

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from client import MemoryClient
+from learner import world
 from learner.baselines import cim
 from learner.memory import mrdc, scaled
-from learner.memory.exemplars import Stored
+from learner.memory.exemplars import Stored, record_of
 from learner.memory.settings import MemoryConfig, Resample
 from learner.model.backbones.packing import packing
 from learner.model.backbones.vilt import small_vilt
@@ -27,7 +28,7 @@ from learner.run.methods import BASES, PARTS, parse_method
 from learner.run.run import Run
 from learner.run.run_mark import buffer_name, mark_of
 from learner.training.refit import fit_ridge
-from memory_format import patches_to_image
+from memory_format import Record, patches_to_image
 from tests.conftest import Service
 from tests.learner.builders import PATCH_PX, make_split, make_tokens
 from tests.learner.test_phases import CONFIG, PROBLEM, PowerCutError
@@ -331,6 +332,18 @@ def test_the_lowest_quality_that_changes_features_little_enough_is_taken(monkeyp
     assert chosen(0, 10_000) == 90
     # One alone has the volume 1.
     assert chosen(1e-9, 1) == 10
+    rows: list[int] = []
+
+    def count(stored: Stored, sample: int, **fields: object) -> Record:
+        rows.append(sample)
+        return record_of(stored, sample, **fields)
+
+    # As the first of two ranks, which has the first of two classes; both have as many samples.
+    monkeypatch.setattr(mrdc, "record_of", count)
+    monkeypatch.setattr(world, "mine", lambda items: items[::2])
+    monkeypatch.setattr(world, "gathered", lambda own: [own, own])
+    assert chosen(1e9, 10_000) == 10
+    assert set(split.class_ids[rows].tolist()) == {7}
     for names in ("full+lossless+mrdc", "full+mrdc+lossless"):
         with pytest.raises(ValueError, match="quality"):
             parse_method(names).configure(CONFIG)
