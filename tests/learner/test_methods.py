@@ -340,8 +340,7 @@ def test_the_lowest_quality_that_changes_features_little_enough_is_taken(monkeyp
 
     # As the first of two ranks, which has the first of two classes; both have as many samples.
     monkeypatch.setattr(mrdc, "record_of", count)
-    monkeypatch.setattr(world, "mine", lambda items: items[::2])
-    monkeypatch.setattr(world, "gathered", lambda own: [own, own])
+    monkeypatch.setattr(world, "each", lambda items, do: 2 * [do(items[0])])
     assert chosen(1e9, 10_000) == 10
     assert set(split.class_ids[rows].tolist()) == {7}
     for names in ("full+lossless+mrdc", "full+mrdc+lossless"):
