@@ -129,6 +129,7 @@ scores = sa.Table(
     sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
     sa.Column("exemplar_id", sa.BigInteger, primary_key=True),
     sa.Column("version", sa.BigInteger, primary_key=True),
+    # Not real, which PostgreSQL 18.6 adds up in real (findings/postgres_sum_real.sh).
     sa.Column("score", sa.Double, nullable=False),
     sa.Column("rank", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
