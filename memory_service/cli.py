@@ -34,7 +34,7 @@ from memory_service.http.local import LocalDraws, open_listener, remove_socket
 from memory_service.key_commands import add_key_commands, keys_command
 from memory_service.logs import logging_to_stderr
 from memory_service.offline import OFFLINE, add_offline_commands
-from memory_service.settings import Settings
+from memory_service.settings import Settings, unknown_settings, words_of_settings
 from memory_service.store.keys import KeyFile
 
 logger = logging.getLogger(__name__)
@@ -63,14 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return keys_command(**options)
         return OFFLINE[command](**options)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        return _refuse(f"bad settings: {problems}")
+        return _refuse(words_of_settings(error))
     except (ExemplarMemoryError, OSError) as error:
         return _refuse(str(error))
 
 
 def _serve(given: dict[str, Any]) -> int:
     shown = given.pop("open", False)
+    if unknown := unknown_settings(os.environ):
+        return _refuse(f"bad settings: {', '.join(unknown)} in the environment is none; docs/service.md lists them")
     settings = Settings(**given)
     keys = KeyFile(settings.keys or settings.data)
     is_near = settings.uds_only or is_loopback(settings.host)
@@ -276,7 +277,7 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        raise OSError(error.errno, f"cannot listen on {host} port {port}: {error.strerror}") from error
+        raise OSError(f"cannot listen on {host} port {port}: {error.strerror}") from error
     return listener
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from memory_format import NotFoundError
-from memory_service.place_options import add_place_options, places_of
+from memory_service.place_options import add_place_options, places_of, some_path
 from memory_service.progress import bar
 from memory_service.store.admin.inspect import BufferFigures, StoreFigures, inspect
 
@@ -27,7 +27,7 @@ def add_inspect_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
     command = commands.add_parser(
         "inspect", help="say what a store holds, served or not, and change nothing", description=__doc__
     )
-    command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
+    command.add_argument("data", type=some_path, metavar="DIR", help="directory of the store")
     command.add_argument("buffer", nargs="?", help="one buffer: its classes, phases, learners, codecs and snapshots")
     command.add_argument("--json", action="store_true", help="all of it, of every buffer, as one JSON object")
     add_place_options(command)

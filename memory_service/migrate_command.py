@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from memory_service.place_options import some_path
 from memory_service.progress import bar
 from memory_service.store.admin.migrate import migrate
 from memory_service.store.directory import Places
@@ -23,8 +24,10 @@ def add_migrate_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
         epilog="Each address can be given in the environment: MEMORY_SERVICE_FROM_INDEX, MEMORY_SERVICE_FROM_SEGMENTS, "
         "MEMORY_SERVICE_TO_INDEX, MEMORY_SERVICE_TO_SEGMENTS.",
     )
-    command.add_argument("source", type=Path, metavar="FROM", help="directory of the store; it stays as it is")
-    command.add_argument("target", type=Path, metavar="TO", help="directory of the new one; must be empty or not exist")
+    command.add_argument("source", type=some_path, metavar="FROM", help="directory of the store; it stays as it is")
+    command.add_argument(
+        "target", type=some_path, metavar="TO", help="directory of the new one; must be empty or not exist"
+    )
     for side, whose in (("from", "the store"), ("to", "the new one")):
         for what, words in (
             ("index", f"database of the index of {whose}, as of serve; without it, a file in its directory"),

@@ -19,7 +19,7 @@ from memory_format.tables import as_imported
 from memory_service.http.app import open_store
 from memory_service.inspect_command import add_inspect_command, run_inspect
 from memory_service.migrate_command import add_migrate_command, run_migrate
-from memory_service.place_options import add_place_options, places_of
+from memory_service.place_options import add_place_options, places_of, some_path
 from memory_service.progress import bar
 from memory_service.settings import Settings
 from memory_service.store.admin.on_disk import Report
@@ -42,8 +42,10 @@ def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     """``inspect``, ``backup``, ``verify``, ``repair``, ``migrate``, ``export`` and ``import``."""
     add_inspect_command(commands)
     command = commands.add_parser("backup", help="copy a store as of one moment, also while a service serves it")
-    command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
-    command.add_argument("target", type=Path, metavar="TO", help="directory to make, of a store that has all in it")
+    command.add_argument("data", type=some_path, metavar="DIR", help="directory of the store")
+    command.add_argument(
+        "target", type=some_path, metavar="TO", help="directory to make, of a store that has all in it"
+    )
     command.add_argument(
         "--damaged", action="store_true", help="also where segments are missing or cut short: a copy to be repaired"
     )
@@ -53,7 +55,7 @@ def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
         ("repair", "put damaged files aside, carry over what is sound, make an index again where it is lost"),
     ):
         command = commands.add_parser(name, help=words)
-        command.add_argument("data", type=Path, metavar="DIR", help="directory of the store")
+        command.add_argument("data", type=some_path, metavar="DIR", help="directory of the store")
         command.add_argument("--json", action="store_true", help="the whole report as one JSON object")
         if name == "verify":
             add_place_options(command)
@@ -63,14 +65,14 @@ def add_offline_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     add_migrate_command(commands)
     command = commands.add_parser("export", help="write a buffer to one file, a Zarr store in a ZIP or a table")
     command.add_argument("buffer")
-    command.add_argument("file", type=Path, help="x.zarr.zip, x.parquet, x.arrow or x.arrows; must not exist")
+    command.add_argument("file", type=some_path, help="x.zarr.zip, x.parquet, x.arrow or x.arrows; must not exist")
     command.add_argument("--png", action="store_true", help="each record's picture, too, in a column of a table")
     command.add_argument("--snapshot", help="what the buffer held at this snapshot")
     add_data_option(command)
     add_place_options(command)
     command = commands.add_parser("import", help="make a buffer of an exported file")
     command.add_argument("buffer", help="name of the new buffer")
-    command.add_argument("file", type=Path)
+    command.add_argument("file", type=some_path)
     add_data_option(command)
     add_place_options(command)
 
@@ -80,7 +82,7 @@ def add_data_option(command: argparse.ArgumentParser) -> None:
     default = os.environ.get("MEMORY_SERVICE_DATA")
     command.add_argument(
         "--data",
-        type=Path,
+        type=some_path,
         required=default is None,
         default=default,
         metavar="DIR",

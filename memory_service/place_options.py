@@ -10,6 +10,13 @@ from memory_service.store.directory import Places
 from memory_service.store.index import opening
 
 
+def some_path(given: str) -> Path:
+    """An argument that is a path. Raises ``ArgumentTypeError``: it is empty, which would be the working directory."""
+    if not given:
+        raise argparse.ArgumentTypeError("it is empty, and a path is needed")
+    return Path(given)
+
+
 def add_place_options(command: argparse.ArgumentParser) -> None:
     """Both, by default the environment's; for :func:`places_of`."""
     command.add_argument(

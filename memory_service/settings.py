@@ -6,12 +6,15 @@ docs/service.md lists them; a test fails when one is missing there.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from memory_format.api.problems import words_of
 from memory_service.logs import LogFormat
 
 MIB = 1024 * 1024
@@ -22,11 +25,34 @@ _ORIGIN: Final = re.compile(r"\*|[a-z][a-z0-9+.-]*://[a-z0-9._-]+(:[0-9]+)?|[a-z
 Names = Annotated[tuple[str, ...], NoDecode]
 """In the environment with commas between them."""
 
+_PREFIX: Final = "MEMORY_SERVICE_"
+
+
+def words_of_settings(error: ValidationError) -> str:
+    """What is wrong with settings, each by the name that it has in the environment."""
+    return "bad settings: " + "; ".join(map(_said, error.errors()))
+
+
+def _said(problem: ErrorDetails) -> str:
+    if problem["type"] == "missing":
+        return f"a directory is needed, as --data DIR or as {_PREFIX}DATA"
+    name = "_".join(map(str, problem["loc"]))
+    return f"{name} ({_PREFIX}{name.upper()}): {words_of(problem)}" if name else words_of(problem)
+
+
+def unknown_settings(environment: Iterable[str]) -> list[str]:
+    """Names in the environment that look like settings and are none. What is misspelt would set no limit, and say
+    nothing."""
+    known = {f"{_PREFIX}{name}".upper() for name in Settings.model_fields}
+    # Of ``memory-service migrate``.
+    known |= {f"{_PREFIX}{side}_{what}" for side in ("FROM", "TO") for what in ("INDEX", "SEGMENTS")}
+    return sorted(name for name in environment if name.upper().startswith(_PREFIX) and name.upper() not in known)
+
 
 class Settings(BaseSettings):
     """What a service needs to know. Only ``data`` has no default."""
 
-    model_config = SettingsConfigDict(env_prefix="MEMORY_SERVICE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
 
     data: Path = Field(description="Directory of the store; made when it does not exist.")
     keys: Path | None = Field(
@@ -190,6 +216,14 @@ class Settings(BaseSettings):
     def _split(cls, given: Any) -> Any:
         if isinstance(given, str):
             given = tuple(part.strip().lower() for part in given.split(",") if part.strip())
+        return given
+
+    @field_validator("data", "keys", "cache", "uds", mode="before")
+    @classmethod
+    def _are_named(cls, given: Any) -> Any:
+        # An empty path is the working directory: a variable of a shell that was not set, and never what was meant.
+        if given == "":
+            raise ValueError("it is empty, and a path is needed")
         return given
 
     @field_validator("allowed_hosts")

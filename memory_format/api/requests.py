@@ -60,7 +60,7 @@ def _text(pattern: str, wanted: str) -> BeforeValidator:
 
     def check(value: object) -> object:
         if isinstance(value, str) and not re.fullmatch(pattern, value):
-            raise ValueError(f"{wanted} is needed")
+            raise ValueError(f"{wanted} is needed, got {value[:60]!r}")
         return value
 
     return BeforeValidator(check)

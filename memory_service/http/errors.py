@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from memory_format import BudgetError, ErrorCode, ExemplarMemoryError
+from memory_format.api.problems import words_of
 from memory_format.api.terms import PROBLEM_MEDIA_TYPE
 from memory_service.logs import hide_keys
 
@@ -151,11 +153,19 @@ def _on_own_error(request: Request, error: Exception) -> JSONResponse:
 def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     errors = [
-        {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"].removeprefix("Value error, ")}
+        {"field": ".".join(map(str, item["loc"])), "message": words_of(item, _known_beside(request, item))}
         for item in error.errors()[:16]
     ]
     detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
     return problem_response("invalid_request", detail, details={"errors": errors})
+
+
+def _known_beside(request: Request, problem: Mapping[str, Any]) -> Iterable[str]:
+    """Members that a body may have; of an object in it, the OpenAPI document says them."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    model = problem.get("model", field and field.field_info.annotation)
+    is_member = len(problem["loc"]) == 2 and isinstance(model, type) and issubclass(model, BaseModel)
+    return model.model_fields if is_member else ()
 
 
 def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -305,7 +305,7 @@ def open_listener(path: os.PathLike[str] | str) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise OSError(error.errno, f"cannot listen on {where}: {error.strerror or error}") from error
+        raise OSError(f"cannot listen on {where}: {error.strerror or error}") from error
     return listener
 
 

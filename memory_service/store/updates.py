@@ -43,8 +43,10 @@ class Update:
         differ in length, an id comes twice, or a score is not finite."""
         given: list[Sized] = [values for values in (self.scores, self.ranks) if values is not None]
         given += [array.values for array in (self.arrays or {}).values()]
-        if not given or any(len(values) != len(self.exemplar_ids) for values in given):
-            raise FormatError("as many scores, ranks or both as exemplar_ids are needed", code="invalid_request")
+        if not given:
+            raise FormatError("nothing to change: arrays, or scores, ranks or both are needed", code="invalid_request")
+        if any(len(values) != len(self.exemplar_ids) for values in given):
+            raise FormatError("as many scores, and as many ranks, as exemplar_ids are needed", code="invalid_request")
         if self.revisions is not None and len(self.revisions) != len(self.exemplar_ids):
             raise FormatError("as many if_revisions as exemplar_ids are needed", code="invalid_request")
         # Which of two values is meant? numpy takes the last; zarr 3.1.6, say, any (findings/zarr_positions_twice.sh).

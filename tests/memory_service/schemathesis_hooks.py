@@ -20,7 +20,8 @@ BEYOND_A_SCHEMA = {
     "invalid_budget",
     # Lists of one length, no id twice, a deletion without a filter, more drawn than there is without replacement.
     "invalid_query",
-    "as many scores, ranks or both as exemplar_ids are needed",
+    "nothing to change: arrays, or scores, ranks or both are needed",
+    "as many scores, and as many ranks, as exemplar_ids are needed",
     "as many if_revisions as exemplar_ids are needed",
     "as many class_ids as names are needed, each once",
     "an exemplar_id comes twice",

@@ -332,6 +332,41 @@ def test_parameters_that_are_unknown_or_come_twice(filled: httpx.Client, url: st
     assert said in assert_problem(filled.get("/v1/buffers/b" + url), "invalid_request")["detail"]
 
 
+@pytest.mark.parametrize(
+    ("method", "url", "body", "said"),
+    [
+        (
+            "PUT",
+            "/v1/buffers/c",
+            {"budget_byte": 9},
+            "body.budget_byte: there is no such field here; known: budget_bytes,",
+        ),
+        (
+            "PUT",
+            "/v1/buffers/c",
+            {"budget_bytes": True},
+            "body.budget_bytes: Input should be a valid integer, got true",
+        ),
+        ("PUT", "/v1/buffers/c", {"budget_bytes": 9, "owner": "x" * 90}, f'"{"x" * 59}...'),
+        ("PUT", "/v1/buffers/c", {"budget_bytes": [9]}, "got a list"),
+        ("POST", "/v1/buffers/b/sample", {"batch_size": 0}, "greater than or equal to 1, got 0"),
+        ("POST", "/v1/buffers/b/sample", {"size": 1}, "there is no such field here; known: batch_size, seed, "),
+        ("POST", "/v1/buffers/b/sample", {"batch_size": 1, "class_id": []}, "at least 1 item, not 0"),
+        ("PATCH", URL, {"exemplar_ids": [1]}, "nothing to change: arrays, or scores, ranks or both are needed"),
+        ("PATCH", URL, {"exemplar_ids": [1], "scores": [1, 2]}, "as many scores, and as many ranks, as exemplar_ids"),
+        ("PATCH", f"{URL}/1", {}, "nothing to change: arrays"),
+        ("PATCH", f"{URL}/1", {"scores": [1]}, "no such field here; known: score, rank, arrays"),
+        ("PATCH", f"{URL}/1", {"arrays": {"a": {"x": 1}}}, "arrays.a.x: there is no such field here"),
+        ("GET", f"{URL}?class_id=x", None, "query.class_id.0: a whole number in digits is needed, got 'x'"),
+        ("GET", f"{URL}?limit=0", None, "query.limit: Input should be greater than or equal to 1, got"),
+    ],
+)
+def test_an_error_says_what_would_be_right_and_what_came(
+    filled: httpx.Client, method: str, url: str, body: Any, said: str
+) -> None:
+    assert said in assert_problem(filled.request(method, url, json=body), "invalid_request")["detail"]
+
+
 def test_a_filter_may_come_several_times(filled: httpx.Client) -> None:
     assert len(filled.get(f"{URL}?class_id=0&class_id=1&learner_id=default&learner_id=other").json()["exemplars"]) == 3
 

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import pytest
 
+from memory_service.cli import main
 from memory_service.store import Store
 from tests.memory_service.helpers import command
 
@@ -70,6 +71,27 @@ def test_of_what_is_no_export_no_store_is_made(place: Place, tmp_path: Path) -> 
     status, _, err = command("import", "b", __file__, "--data", str(data))
     assert (status, "not an exported buffer" in err) == (2, True), err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["keys", "make", "--role", "read", "--data", ""],
+        ["import", "b", "x.zarr.zip", "--data", ""],
+        ["backup", "store", ""],
+        ["migrate", "store", ""],
+        ["verify", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as refused:
+        main(arguments)
+    assert refused.value.code == 2
+    assert "it is empty, and a path is needed" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
 
 
 def test_keys_may_come_before_their_store(tmp_path: Path) -> None:

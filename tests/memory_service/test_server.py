@@ -98,15 +98,32 @@ def test_addresses_and_settings_that_will_not_do(data: Path, capsys: pytest.Capt
         assert main(["serve", "--data", str(data), "--host", host]) == 2
         assert "--trust-network" in capsys.readouterr().err
     assert not data.exists()
-    assert main(["serve"]) == 2
-    assert "data" in capsys.readouterr().err
-    assert main(["serve", "--data", str(data), "--port", "70000"]) == 2
+    for arguments, said in (
+        ([], "a directory is needed, as --data DIR or as MEMORY_SERVICE_DATA"),
+        (["--data", ""], "data (MEMORY_SERVICE_DATA): it is empty, and a path is needed"),
+        (["--data", str(data), "--port", "70000"], "port (MEMORY_SERVICE_PORT): Input should be less"),
+        (["--data", str(data), "--port", "70000"], "65535, got 70000"),
+        (["--data", str(data), "--uds-only"], "bad settings: uds_only needs a socket"),
+    ):
+        assert main(["serve", *arguments]) == 2
+        assert said in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", "--data", str(data), "--port", str(taken.getsockname()[1])]) == 2
-    assert "cannot listen" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("memory-service: cannot listen")
     (data.parent / "file").write_text("x")
     assert main(["serve", "--data", str(data.parent / "file" / "below")]) == 2
     assert "cannot be used" in capsys.readouterr().err
+
+
+def test_a_misspelt_setting_is_not_passed_over(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Those of other commands are known.
+    monkeypatch.setenv("MEMORY_SERVICE_FROM_INDEX", "x")
+    monkeypatch.setenv("MEMORY_SERVICE_TOTAL_BUDGET", "1000")
+    assert main(["serve", "--data", str(data)]) == 2
+    assert "MEMORY_SERVICE_TOTAL_BUDGET in the environment is none" in capsys.readouterr().err
+    assert not data.exists()
 
 
 def test_the_network_can_be_trusted(data: Path) -> None:

@@ -192,7 +192,7 @@ def _check_query(request: Request, known: Mapping[str, bool]) -> None:
             said = f"it is given {count} times, and one value is taken"
         else:
             continue
-        problems.append({"loc": ("query", name), "msg": said})
+        problems.append({"type": "value_error", "loc": ("query", name), "msg": said})
     if problems:
         raise RequestValidationError(problems)
 
@@ -244,7 +244,9 @@ def checked(model: type[Body], given: Any, where: str, *, strict: bool | None = 
         return model.model_validate(given, strict=strict)
     except ValidationError as error:
         problems = error.errors(include_context=False, include_url=False)
-        raise RequestValidationError([{**problem, "loc": (where, *problem["loc"])} for problem in problems]) from error
+        raise RequestValidationError(
+            [{**problem, "loc": (where, *problem["loc"]), "model": model} for problem in problems]
+        ) from error
 
 
 def arrow_response(data: memoryview, next_cursor: str | None, version: int) -> Response:

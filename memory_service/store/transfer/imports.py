@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from memory_format import BudgetError, FormatError, vocabulary_fingerprint
+from memory_format.api.problems import words_of
 from memory_format.body import MAX_BODY_BYTES
 from memory_format.wire import Batch, check_batch
 from memory_service.store.index import quotas
@@ -239,7 +240,7 @@ def _description(contents: SegmentContents) -> BufferDescription:
         description = BufferDescription.model_validate(stated)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {words_of(first)}") from error
     if int(contents.lengths.max(initial=0)) > MAX_BODY_BYTES:
         raise ValueError(f"a record of {contents.lengths.max()} bytes; at most {MAX_BODY_BYTES} are taken")
     ids = contents.headers["exemplar_id"]
