@@ -166,12 +166,8 @@ class MethodRun:
         machine.give_back()
         started = time.perf_counter()
         held = self._look_back(model)
-        if held and self.config.train.draw == "forgotten":
-            self._give_scores(model, *held)
-        if self._buffer is not None and self.config.memory.snapshots and not self._shared:
-            buffer, name = self._buffer, f"phase-{phase}"
-            # With the scores: they make another version.
-            world.from_first(lambda: buffer.take_snapshot(name))
+        if self._buffer is not None:
+            self._close_phase(model, self._buffer, phase, held)
         with fitted_head(model, self._known(model, phase, held)):
             scores = evaluate_phase(
                 model,
@@ -339,6 +335,19 @@ class MethodRun:
         if self._shared:
             records = self._shared.known_of(model, records)
         return records, exemplar_features(model, records, self.config.memory.scale)
+
+    def _close_phase(
+        self, model: Classifier, buffer: Buffer, phase: int, held: tuple[list[Record], Tensor] | None
+    ) -> None:
+        """Give scores, and take the phase's snapshot, which has them. Where it is there, both were done before an
+        interruption: on a GPU, scores may come out as others the next time, which would make another version."""
+        name, takes = f"phase-{phase}", self.config.memory.snapshots and not self._shared
+        if takes and world.from_first(lambda: any(taken.name == name for taken in buffer.snapshots())):
+            return
+        if held and self.config.train.draw == "forgotten":
+            self._give_scores(model, *held)
+        if takes:
+            world.from_first(lambda: buffer.take_snapshot(name))
 
     def _give_scores(self, model: Classifier, records: list[Record], features: Tensor) -> None:
         scores = hardness(model, features, np.array([record.class_id for record in records]))
