@@ -261,6 +261,7 @@ class SharedStore(Store):
     def release(self) -> None:
         """As :meth:`Store.release`."""
         self._closed.set()
+        self._index.end_waiting()
         self._watch.wake()
         # They would open the index again.
         for thread in self._threads:

@@ -375,10 +375,9 @@ class Store:
         directory.try_to_write(self.incoming)
 
     def close(self) -> None:
-        """Release files and the lock. What was acknowledged is on disk already.
-
-        Open segments in files are sealed, so that the files of a store that nobody serves are all Zarr groups.
-        """
+        """Release files and the lock; what was acknowledged is on disk already. Open segments in files are sealed, so
+        that the files of a store that nobody serves are all Zarr groups."""
+        self._index.end_waiting()
         for buffer in self.buffers() if self._segments.keeps_open else ():
             try:
                 buffer.seal()

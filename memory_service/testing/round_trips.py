@@ -41,6 +41,10 @@ class CountingProxy:
     def __init__(self, directory: Path, server: Path) -> None:
         self.round_trips = 0
         """How often a client has asked for answers, and got some."""
+        self.is_silent = False
+        """Nothing is forwarded then, and nobody is told: as of a server that is frozen."""
+        self.num_dropped = 0
+        """What was not."""
         self._server = server / _NAME
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(directory / _NAME))
@@ -73,6 +77,9 @@ class CountingProxy:
                     data = source.recv(1 << 20)
                     if not data:
                         return
+                    if self.is_silent:
+                        self.num_dropped += 1
+                        continue
                     if source is client:
                         asked |= said.asks(data)
                     else:

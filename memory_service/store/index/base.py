@@ -194,6 +194,10 @@ class Index(ABC):
     def settle(self) -> None:
         """Make durable what need not be after each change. What fails is logged."""
 
+    def end_waiting(self) -> None:  # noqa: B027 - a file answers
+        """What is done from now on is the last: where the index is elsewhere and not to be reached, whoever waits for
+        an answer has a ``StorageError`` within seconds."""
+
     @abstractmethod
     def close(self) -> None:
         """Let go of it."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import socket
+import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -15,9 +18,13 @@ from sqlalchemy import event
 from memory_format import StorageError
 from memory_service.store.index.reading import UNANSWERED
 
+logger = logging.getLogger(__name__)
+
 CONNECTIONS: Final = 8
 """At most; where one process has the index alone, the one that writes is among them."""
 POOL_SECONDS: Final = 10
+_SILENT_SECONDS: Final = 2.0
+"""Between looks whether a database is there, at the end."""
 PIPELINE: Final = "exemplar_memory_pipeline"
 
 # Beside the driver's, for the server's side of a connection that is cut. And what is committed is durable, whatever is
@@ -111,6 +118,79 @@ def make_engine(url: sa.URL) -> sa.Engine:
     event.listen(engine, "checkout", _expect_alive)
     event.listen(engine, "after_cursor_execute", _wait_for_answer)
     return engine
+
+
+class Links:
+    """All connections to one database, to be cut once it is silent. For any thread.
+
+    Args:
+        place: what the database is called.
+    """
+
+    def __init__(self, url: sa.URL, place: str) -> None:
+        self._probe = make_engine(url)
+        self._place = place
+        self._drivers = weakref.WeakSet[Any]()
+        self._lock = threading.Lock()
+        self._ending = self._is_cut = False
+        self._ended = threading.Event()
+
+    def add(self, *engines: sa.Engine) -> None:
+        """What these connect, from now on."""
+        for engine in engines:
+            event.listen(engine, "do_connect", self._expect_more)
+            event.listen(engine, "connect", self._note)
+
+    def end_waiting(self) -> None:
+        """From now on, look every few seconds whether the database is there, until :meth:`end`. Once it is not, whoever
+        waits for an answer of it has an error, and so has whoever wants a connection."""
+        with self._lock:
+            begun, self._ending = self._ending, True
+        if not begun:
+            threading.Thread(target=self._look, name="silence", daemon=True).start()
+
+    def end(self) -> None:
+        """Nobody has a connection any more."""
+        self._ended.set()
+
+    def _look(self) -> None:
+        while not self._ended.wait(_SILENT_SECONDS):
+            try:
+                # By another one, as making it has a limit: who is frozen keeps those that there are open, in silence.
+                with self._probe.connect():
+                    pass
+                self._probe.dispose()
+            except sa.exc.SQLAlchemyError as error:
+                reason = str(error).splitlines()[0]
+                logger.warning("%s does not answer, and is waited for no more: %s", self._place, reason)
+                return self._cut_all()
+
+    def _cut_all(self) -> None:
+        with self._lock:
+            self._is_cut = True
+            drivers = list(self._drivers)
+        for driver in drivers:
+            self._cut(driver)
+
+    def _cut(self, driver: Any) -> None:
+        """Whoever waits has an error. Others may close it meanwhile."""
+        with (
+            suppress(OSError, sa.exc.DBAPIError),
+            driver_errors(self._probe),
+            socket.socket(fileno=os.dup(driver.fileno())) as link,
+        ):
+            link.shutdown(socket.SHUT_RDWR)
+
+    def _expect_more(self, *_: object) -> None:
+        if self._is_cut:
+            raise StorageError(f"{self._place} does not answer, and the service ends")
+
+    def _note(self, driver: Any, _record: Any) -> None:
+        with self._lock:
+            self._drivers.add(driver)
+            is_cut = self._is_cut
+        if is_cut:
+            self._cut(driver)
 
 
 def _configure(connection: Any, _record: Any) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from memory_format import BusyError, StorageError
 from memory_service.store.index import erased, migrations, tables
 from memory_service.store.index.base import Writing
-from memory_service.store.index.connecting import end
+from memory_service.store.index.connecting import Links, end
 from memory_service.store.index.copying import UNFINISHED, copy_database
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.opening import Seen
@@ -66,6 +66,8 @@ class Database(SqlIndex):
         """What :meth:`seen` has found."""
         self.replica_id = ""
         """By which others know the directory of the store's copies, if any has one."""
+        self._links = Links(url, self.place)
+        self._links.add(engine)
         self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
         super().__init__(engine, engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True))
 
@@ -110,6 +112,13 @@ class Database(SqlIndex):
         """What its tables take in the database."""
         with self.reading(alone=True) as reading:
             return int(reading.connection.execute(_NUM_BYTES).scalar_one())
+
+    def end_waiting(self) -> None:
+        self._links.end_waiting()
+
+    def close(self) -> None:
+        super().close()
+        self._links.end()
 
     def count_erasure(self) -> int:
         with self.writing() as transaction:

@@ -121,6 +121,7 @@ class SharedIndex(Database):
         self._ending = ThreadPoolExecutor(2, "letting-go")
         self.watch: Watch | None = None
         super().__init__(parsed, readers)
+        self._links.add(self._writers, self._watching)
 
     def _take_part(self, driver: Any, _record: Any) -> None:
         try:
