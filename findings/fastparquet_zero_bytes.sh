@@ -53,7 +53,7 @@ print(f"lists of lists:   expected {LISTS}, seen {lists}")
 for unit, time in written.items():
     print(f"datetime64[{unit}]:  expected {now}, seen {time}")
 print("source: fastparquet, core.py: fixed_len_byte_array into numpy's 'S'; converted_types.py: dates into datetime64[ns];")
-print("        writer.py: the factor from "s" to TIMESTAMP_MILLIS is divided by")
+print("        writer.py: seconds are divided by the factor that they are to be multiplied with")
 assert digests == [DIGESTS[0], DIGESTS[1][:15], b""], f"changed: {digests}"
 assert plain == DIGESTS, f"changed: variable length, {plain}"
 assert day == datetime.date(1816, 3, 29), f"changed: {day}"
