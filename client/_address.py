@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -27,6 +28,8 @@ def service_address(url: str) -> tuple[httpx.URL, str | None]:
     if API_KEY_PATTERN.search(url):
         # Addresses are shown in errors and logs.
         raise ValueError("a key does not belong in an address: MemoryClient(url, key=...), or EXEMPLAR_MEMORY_KEY")
+    if not url.startswith(_UNIX) and "@" in re.split("[/?#]", url.split("://", 1)[-1])[0]:
+        raise ValueError("a user and password do not belong in an address, which is shown in errors and logs")
     if url.startswith(_UNIX):
         path = url.removeprefix(_UNIX)
         if not path.startswith("/") or "\0" in path:

@@ -80,6 +80,12 @@ class Extras:
             said["revision"] = self.revision
         try:
             head = json.dumps(said, separators=(",", ":"), allow_nan=False)
+            if "\\ud" in head:
+                json.dumps(said, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            # As Python reads bytes that are no UTF-8 with errors="surrogateescape".
+            words = "user_json has a text with half of a surrogate pair, which is no character: was it read as UTF-8?"
+            raise FormatError(words) from None
         except (TypeError, ValueError, RecursionError) as error:
             raise FormatError(f"user_json must be plain JSON: {error}") from None
         masks = (picture.keep_mask_bytes for picture in further_of(self.parts))

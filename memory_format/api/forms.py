@@ -40,7 +40,7 @@ FORMS: Final[Mapping[ExportForm, FileForm]] = MappingProxyType(
 
 def form_named(path: PurePath, form: str | None = None) -> ExportForm:
     """The form that is asked for, or without one that of a file's name: ``x.parquet`` is Parquet, ``x.arrow`` an Arrow
-    file, ``x.arrows`` an Arrow stream, all others are Zarr.
+    file, ``x.arrows`` an Arrow stream, ``x.zip`` or ``x`` is Zarr.
 
     Raises:
         FormatError: ``invalid_query``: there is no such form.
@@ -52,4 +52,8 @@ def form_named(path: PurePath, form: str | None = None) -> ExportForm:
     if form is not None:
         words = f"a buffer is exported as {', '.join(FORMS)}, and not as {form!r:.50}"
         raise FormatError(words, code="invalid_query")
+    if path.suffix.lower() not in ("", ".zip"):
+        # Nobody looks for a ZIP in a file that is called .csv.
+        known_names = " or ".join(f"x{each.suffix}" for each in FORMS.values())
+        raise FormatError(f"a buffer is exported as {known_names}, and not as {path.name!r:.100}", code="invalid_query")
     return "zarr"

@@ -224,6 +224,12 @@ def test_a_file_that_is_cut_short_is_refused_by_its_name(tmp_path: Path) -> None
         record(tmp_path / "cut.png")
 
 
+def test_a_text_that_was_no_utf_8_says_so() -> None:
+    caption = b"caf\xe9".decode(errors="surrogateescape")
+    with pytest.raises(FormatError, match="half of a surrogate pair"):
+        record_from_image(np.zeros((16, 16, 3), np.uint8), class_id=0, text=caption)
+
+
 def test_a_batch_shows_its_pictures() -> None:
     records = [
         record(picture(32, 48), attention=np.arange(6).reshape(2, 3), keep=0.5),

@@ -65,6 +65,15 @@ def test_a_key_is_no_part_of_an_address(url: str) -> None:
     assert KEY[12:] not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://ann:secret@h:1", "ann:secret@h:1", "https://ann:secret@[::1]:x/", "h:2,secret@h:1"]
+)
+def test_a_password_is_no_part_of_an_address(url: str) -> None:
+    with pytest.raises(ValueError, match="a user and password do not belong in an address") as caught:
+        MemoryClient(url)
+    assert "secret" not in str(caught.value)
+
+
 def test_a_client_shows_its_key_to_the_service_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data, path = tmp_path / "store", tmp_path / "socket"
     _, write = KeyFile(data).make("write", 0.0, buffers=["a*"], learner_id="left")

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from memory_format import MEDIA_TYPE, decode_batch, encode_batch
+from memory_format import MEDIA_TYPE, FormatError, decode_batch, encode_batch
 from memory_format.api.forms import FORMS, ExportForm, form_named
 from memory_format.wire_schema import SCHEMA
 from memory_service.http.media import chosen
@@ -249,7 +249,10 @@ def test_a_file_says_its_form_by_its_name() -> None:
     assert [form_named(Path(name)) for name in names] == [
         "parquet", "parquet", "arrow-file", "arrow-stream", "zarr", "zarr", "zarr",
     ]  # fmt: skip
-    assert form_named(Path("x.parquet"), "arrow-file") == "arrow-file"
+    assert form_named(Path("x.parquet"), "arrow-file") == form_named(Path("x.csv"), "arrow-file") == "arrow-file"
+    for name in ("x.csv", "x.zarr", "x.feather", "x.parquet.gz"):
+        with pytest.raises(FormatError, match=r"x\.zarr\.zip or x\.arrows or x\.arrow or x\.parquet, and not"):
+            form_named(Path(name))
 
 
 # What was exported comes back
