@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import random
 import resource
+import shutil
 import socket
 import threading
 import time
@@ -24,8 +25,9 @@ from memory_service.store.admin.verify import verify
 from memory_service.store.directory import Places
 from memory_service.store.erasures import Erasures
 from memory_service.store.index import connecting, erased
+from memory_service.store.index.erased import NOBODY, Named
 from memory_service.store.index.shared import SharedIndex
-from memory_service.store.index.watching import Watch, replica_id
+from memory_service.store.index.watching import Watch, named_in
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.query import Query
 from memory_service.store.pure.selection import Filter
@@ -334,7 +336,7 @@ def test_replicas_that_do_not_come_back_are_not_named_for_ever(
         for number, days in enumerate((29, 31)):
             values = f"('{number}' || repeat('a', 31), 'away {number}', 0, extract(epoch FROM now()) - 86400 * {days})"
             transaction.connection.exec_driver_sql(f"INSERT INTO replicas VALUES {values}")
-        transaction.connection.exec_driver_sql(f"UPDATE replicas SET seen_at = 0 WHERE id = '{index.replica_id}'")
+        transaction.connection.exec_driver_sql(f"UPDATE replicas SET seen_at = 0 WHERE id = '{index.replica.id}'")
     assert index.watch is not None
     index.watch._connection.invalidate()  # type: ignore[union-attr]
     index.watch.wake()
@@ -363,20 +365,86 @@ def test_a_replica_that_is_there_is_not_forgotten(pair: tuple[SharedStore, Share
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"a" * 31])
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"a" * 31, b"-"])
 def test_a_replica_that_does_not_know_who_it_was_is_a_new_one(tmp_path: Path, content: bytes) -> None:
     """And none that all others in that state would be, too."""
     (tmp_path / "replica").write_bytes(content)
-    assert replica_id(tmp_path, make=False) == ""
-    made = replica_id(tmp_path, make=True)
-    assert len(made) == 32
-    assert replica_id(tmp_path, make=False) == replica_id(tmp_path, make=True) == made
+    assert named_in(tmp_path) == NOBODY
 
 
-def test_a_replica_with_many_open_files_waits_all_the_same(postgres: PostgresServer) -> None:
+@pytest.fixture
+def joining(pair: tuple[SharedStore, SharedStore], tmp_path: Path) -> Iterator[Callable[..., Named]]:
+    """What a directory of this name is called, once a replica in it has joined, or could not reach the database."""
+    url = pair[0]._places.index
+    assert url is not None
+    with ExitStack() as stack:
+
+        def join(name: str, *, reached: bool = True) -> Named:
+            there = url if reached else "postgresql+psycopg://memory@127.0.0.1:1/memory"
+            watch = Watch(connecting.make_engine(connecting.parse(there)), tmp_path / name, lambda _: None)
+            stack.callback(watch.close)
+            if reached:
+                watch.join()
+            else:
+                with pytest.raises(StorageError):
+                    watch.join()
+            watch.close()
+            return named_in(tmp_path / name)
+
+        yield join
+
+
+def test_a_replica_whose_starts_the_index_did_not_hear_of_is_the_same(
+    joining: Callable[..., Named], tmp_path: Path
+) -> None:
+    (tmp_path / "three").mkdir()
+    begun = joining("three")
+    pending = joining("three", reached=False)
+    assert pending.id == begun.id
+    assert pending.runs[1:] == begun.runs
+    assert joining("three", reached=False) == pending
+    assert joining("three") == Named(begun.id, pending.runs[:1])
+    # As an earlier version left it, of which the index knows no more.
+    (tmp_path / "four").mkdir()
+    (tmp_path / "four/replica").write_text(f"{'4' * 32}\n")
+    assert joining("four").id == "4" * 32
+
+
+def test_a_directory_that_was_copied_is_another_replica_whichever_begins_first(
+    joining: Callable[..., Named], tmp_path: Path
+) -> None:
+    (tmp_path / "three").mkdir()
+    begun = joining("three")
+    shutil.copytree(tmp_path / "three", tmp_path / "four")
+    assert joining("four").id == begun.id
+    other = joining("three").id
+    assert other != begun.id
+    assert (joining("three").id, joining("four").id) == (other, begun.id)
+
+
+def test_a_replica_whose_directory_is_copied_meanwhile_is_waited_for_like_its_copy(
+    pair: tuple[SharedStore, SharedStore], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = pair
+    shutil.copytree(tmp_path / "one", tmp_path / "three")
+    with SharedStore(tmp_path / "three", first._options, open_ports=first._places) as third:
+        stores = [first, second, third]
+        assert len({named_in(store.data).id for store in stores}) == 3
+        assert "was copied, and another replica has its id" in caplog.text
+        for store in stores:
+            assert isinstance(store._index, SharedIndex)
+            assert store._index.replica == named_in(store.data)
+        read(third.buffer("b"))
+    receipt = second.erasures.erase(second.buffer("b"), [3]).receipt
+    assert receipt is not None
+    # The copy's alone, which is away: the other one has confirmed.
+    assert receipt.unconfirmed == (f"{socket.gethostname()} ({named_in(tmp_path / 'three').id[:8]})",)
+
+
+def test_a_replica_with_many_open_files_waits_all_the_same(postgres: PostgresServer, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 2048), hard))
-    watch = Watch(connecting.make_engine(connecting.parse(postgres.url())), "a" * 32)
+    watch = Watch(connecting.make_engine(connecting.parse(postgres.url())), tmp_path, lambda _: None)
     try:
         high = fcntl.fcntl(watch._woken, fcntl.F_DUPFD_CLOEXEC, 1500)
         watch._woken.close()

@@ -64,8 +64,8 @@ class Database(SqlIndex):
             self.place += f":{url.port}"
         self.schema: str | None = None
         """What :meth:`seen` has found."""
-        self.replica_id = ""
-        """By which others know the directory of the store's copies, if any has one."""
+        self.replica = erased.NOBODY
+        """By what others know the directory of the store's copies, if any has one."""
         self._links = Links(url, self.place)
         self._links.add(engine)
         self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -126,10 +126,10 @@ class Database(SqlIndex):
 
     def behind(self, number: int) -> Sequence[erased.Behind]:
         with self.reading(alone=True) as reading:
-            return erased.behind(reading, number, self.replica_id)
+            return erased.behind(reading, number, self.replica)
 
     def confirm(self, writing: Writing, number: int) -> None:
-        erased.confirm(writing, number, self.replica_id)
+        erased.confirm(writing, number, self.replica)
 
     @contextmanager
     def held_if_free(self) -> Iterator[bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -19,34 +19,55 @@ FORGOTTEN_DAYS: Final = 30
 _PAGE: Final = 100
 
 _KEY: Final = "hashtextextended(current_schema() || ' replica ' || {}, 1701668205)"
-_IS_THERE: Final = (
-    "EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND "
-    f"(l.classid::bigint << 32 | l.objid::bigint) = {_KEY.format('r.id')} AND "
-    "l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+_SESSIONS: Final = (
+    "SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND "
+    "(l.classid::bigint << 32 | l.objid::bigint) = {} AND "
+    "l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
+_IS_THERE: Final = f"EXISTS ({_SESSIONS.format(_KEY.format('r.id'))})"
 _NOW: Final = "CAST(extract(epoch FROM now()) AS bigint)"
 
 # Of a replica, in a session that lives for as long as it is there to confirm; for the driver.
 JOIN: Final = (
     f"WITH gone AS (DELETE FROM replicas r WHERE id <> %(id)s AND seen_at < {_NOW} - {FORGOTTEN_DAYS * 86400} AND NOT "
-    f"{_IS_THERE}), joined AS (INSERT INTO replicas VALUES (%(id)s, %(place)s, 0, {_NOW}) ON CONFLICT (id) DO UPDATE "
-    "SET place = excluded.place, seen_at = excluded.seen_at RETURNING id) "
-    f"SELECT erasures, pg_advisory_lock_shared({_KEY.format('joined.id')}) FROM store, joined"
+    f"{_IS_THERE}), joined AS (INSERT INTO replicas (id, place, confirmed, seen_at, run) "
+    f"VALUES (%(id)s, %(place)s, 0, {_NOW}, %(run)s) ON CONFLICT (id) DO UPDATE "
+    "SET place = excluded.place, seen_at = excluded.seen_at, run = excluded.run WHERE replicas.run = ANY(%(runs)s) "
+    f"RETURNING id) SELECT erasures, pg_advisory_lock_shared({_KEY.format('joined.id')}), "
+    f"pg_notify('{CHANNEL}', '') FROM store, joined"
 )
+"""No row: another one has come with that id since. Who is there with it is told to look."""
+OTHERS: Final = f"SELECT EXISTS ({_SESSIONS.format(_KEY.format('%(id)s'))} AND l.pid <> pg_backend_pid())"
+"""Whether another session has that id."""
+LEAVE: Final = f"SELECT pg_advisory_unlock_shared({_KEY.format('%(id)s')})"
 CONFIRM: Final = (
-    f"UPDATE replicas SET confirmed = %(number)s, seen_at = {_NOW} WHERE id = %(id)s AND confirmed < %(number)s"
+    f"UPDATE replicas SET confirmed = %(number)s, seen_at = {_NOW} "
+    "WHERE id = %(id)s AND run = ANY(%(runs)s) AND confirmed < %(number)s"
 )
 LOOK: Final = (
     # Who looks is there, however long ago it has started.
     f"WITH seen AS (UPDATE replicas SET seen_at = {_NOW} WHERE id = %(id)s AND seen_at < {_NOW} - 86400) "
-    "SELECT erasures FROM store"
+    "SELECT erasures, (SELECT run FROM replicas WHERE id = %(id)s) FROM store"
 )
 
 _COUNT: Final = tables.store.update().values(erasures=tables.store.c.erasures + 1).returning(tables.store.c.erasures)
 _TELL: Final = sa.text(f"SELECT pg_notify('{CHANNEL}', '')")
 _BEHIND: Final = sa.text(
-    f"SELECT place, {_IS_THERE} AS is_there FROM replicas r WHERE confirmed < :number AND id <> :but ORDER BY place"
+    f"SELECT place, {_IS_THERE} AS is_there FROM replicas r WHERE confirmed < :number AND NOT (id = :id AND "
+    "run = ANY(:runs)) ORDER BY place"
 )
+
+
+class Named(NamedTuple):
+    """By what others know a replica: what is in the file ``replica`` of its directory."""
+
+    id: str
+    """Of the directory."""
+    runs: list[str]
+    """What its last start called itself; and before the index knows that one, the one before it."""
+
+
+NOBODY: Final = Named("", [])
 
 
 @dataclass(frozen=True)
@@ -66,9 +87,9 @@ def count(writing: Writing) -> int:
     return number
 
 
-def behind(reading: Reading, number: int, but: str) -> list[Behind]:
+def behind(reading: Reading, number: int, but: Named) -> list[Behind]:
     """Those that have not confirmed that, but for one."""
-    return [Behind(*row) for row in reading.connection.execute(_BEHIND, {"number": number, "but": but})]
+    return [Behind(*row) for row in reading.connection.execute(_BEHIND, {"number": number, **but._asdict()})]
 
 
 def leaving(reading: Reading) -> list[str]:
@@ -84,9 +105,9 @@ def uploading(reading: Reading) -> list[str]:
     return list(reading.connection.execute(statement).scalars())
 
 
-def confirm(writing: Writing, number: int, replica_id: str) -> None:
+def confirm(writing: Writing, number: int, replica: Named) -> None:
     """One has no copies of what was erased up to that number."""
-    writing.connection.exec_driver_sql(CONFIRM, {"number": number, "id": replica_id})
+    writing.connection.exec_driver_sql(CONFIRM, {"number": number, **replica._asdict()})
 
 
 # Receipts

@@ -25,7 +25,7 @@ from memory_service.store.index.database import HOLDER, TAKE_LOCK, Database
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.reading import UNANSWERED
 from memory_service.store.index.sql import AHEAD, as_storage_error
-from memory_service.store.index.watching import replica_id
+from memory_service.store.index.watching import named_in
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class PostgresIndex(Database):
         Raises:
             StorageError: a newer version made it, or it cannot be written.
         """
-        self.replica_id = replica_id(data, make=False)
+        self.replica = named_in(data)
         with as_storage_error():
             migrations.bring_up_to_date(self._engine, tables.metadata, data, self.schema)
             with self._write_lock:

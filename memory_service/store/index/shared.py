@@ -37,12 +37,13 @@ from memory_service.store.index.connecting import (
     parse,
 )
 from memory_service.store.index.database import Database
+from memory_service.store.index.erased import Named
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.postgres import PostgresIndex
 from memory_service.store.index.reading import unanswered
 from memory_service.store.index.sql import as_storage_error
 from memory_service.store.index.taking_part import LOCK_TIMEOUT_SECONDS, take_part
-from memory_service.store.index.watching import Watch, replica_id
+from memory_service.store.index.watching import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -152,12 +153,14 @@ class SharedIndex(Database):
                 if error.code != "store_locked" or tries == _TRIES:
                     raise
             self.seen()
-        self.replica_id = replica_id(data, make=True)
-        self.watch = Watch(self._watching, self.replica_id)
+        self.watch = Watch(self._watching, data, self._name)
         # Before anything is read: of what is erased from here on it is told.
         self.erasures_before = self.watch.join()
         with as_storage_error(), self._at_once.connect() as connection:
             return Mark(*connection.execute(holding.COUNT_IN_STORE, self._counting(2)).one())
+
+    def _name(self, replica: Named) -> None:
+        self.replica = replica
 
     def _counting(self, by: int) -> dict[str, object]:
         return {"by": by, "keeps": self._keeps_learners}

@@ -283,6 +283,8 @@ replicas = sa.Table(
     sa.Column("confirmed", sa.BigInteger, nullable=False),
     # Seconds since 1970 by the database's clock, to a day: when it was there the last time.
     sa.Column("seen_at", sa.BigInteger, nullable=False),
+    # What its last start called itself, as the file in its directory says: a copy of the directory says another one.
+    sa.Column("run", sa.String(32), nullable=False, server_default="-"),
     sqlite_with_rowid=False,
 )
 """Who has had the store open beside others, and keeps copies of segments in a directory of its own."""

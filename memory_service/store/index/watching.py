@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import select
 import socket
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -15,39 +17,57 @@ import sqlalchemy as sa
 
 from memory_service.store.index import erased
 from memory_service.store.index.connecting import driver_errors, end, is_alive
+from memory_service.store.index.erased import NOBODY, Named
 from memory_service.store.index.sql import as_storage_error
 from memory_service.store.segments import files
 
+logger = logging.getLogger(__name__)
+
 REPLICA: Final = "replica"
 """A file in a store's directory that says which replica's it is."""
+_OTHER_SECONDS: Final = 3.0
+"""For how long one with the same id is waited for: it takes a new one as soon as it is told. A session of a process
+that has ended may live a little longer than that."""
+_LOOK_SECONDS: Final = 0.02
 _PLACE_LENGTH: Final = 100
-_ID: Final = re.compile("[0-9a-f]{32}")
+_NAME: Final = re.compile("[0-9a-f]{32}|-")
+_UNNAMED: Final = "-"
+"""A start of an earlier version."""
 
 
-def replica_id(data: Path, *, make: bool) -> str:
-    """Of a store's directory; empty where it has none, or what is none, and none is made. Raises ``OSError``."""
+def named_in(data: Path) -> Named:
+    """What a store's directory says of itself; :data:`NOBODY` where it says nothing, or nonsense. Raises
+    ``OSError``."""
     with suppress(FileNotFoundError):
-        found = (data / REPLICA).read_text(errors="replace").strip()
-        if _ID.fullmatch(found):
-            return found
-    made = uuid.uuid4().hex if make else ""
-    if make:
-        with files.replacing(data / REPLICA) as descriptor:
-            files.write_at(descriptor, [f"{made}\n".encode()], 0)
-    return made
+        id_, *runs = (data / REPLICA).read_text(errors="replace").split() or [""]
+        if id_ != _UNNAMED and all(map(_NAME.fullmatch, (id_, *runs))):
+            return Named(id_, runs or [_UNNAMED])
+    return NOBODY
+
+
+def _name(data: Path, replica: Named) -> None:
+    with files.replacing(data / REPLICA) as descriptor:
+        files.write_at(descriptor, ["".join(f"{name}\n" for name in (replica.id, *replica.runs)).encode()], 0)
 
 
 class Watch:
     """Of one replica. For one thread, but for :meth:`wake`.
 
+    A directory that was copied, as with the image of a machine, names a replica that is another one's by then. So each
+    start calls itself by a name of its own, in the directory first and then in the index. Who finds another name in the
+    index than in its directory is not the only one any more, and takes a new id.
+
     Args:
         engine: of its own, gives connections that hold a part of the store's lock.
-        replica_id: of the directory that its copies are in, 32 characters.
+        data: the directory that its copies are in.
+        named: called with what it is known by from then on.
     """
 
-    def __init__(self, engine: sa.Engine, replica_id: str) -> None:
+    def __init__(self, engine: sa.Engine, data: Path, named: Callable[[Named], object]) -> None:
         self._engine = engine
-        self._id = replica_id
+        self._data = data
+        self._named = named
+        self._replica = NOBODY
         self._connection: sa.Connection | None = None
         self._waker, self._woken = socket.socketpair()
         self._confirmed = -1
@@ -56,12 +76,25 @@ class Watch:
     def join(self) -> int:
         """Be one who is waited for; returns the number of the last erasure (:func:`erased.count`). What is erased
         behind it is erased from what is read of the index from here on, or :meth:`look` tells. Raises
-        ``StorageError``."""
+        ``StorageError``; ``OSError``: the directory cannot be written."""
+        found = named_in(self._data)
+        if found == NOBODY:
+            found = _new()
+        elif len(found.runs) == 1:
+            # Else that of a start which has ended before the index knew it.
+            found = Named(found.id, [uuid.uuid4().hex, *found.runs])
+        self._take(found)
         with self._errors():
-            return self._join(self._connect())
+            number = self._join(self._connect())
+            until = time.monotonic() + _OTHER_SECONDS
+            while self._driver.execute(erased.OTHERS, {"id": self._replica.id}).fetchone()[0]:
+                if time.monotonic() > until:
+                    break
+                time.sleep(_LOOK_SECONDS)
+        return number
 
     def look(self) -> int:
-        """The number of the last erasure. Raises ``StorageError``."""
+        """The number of the last erasure. Raises ``StorageError``; ``OSError`` as :meth:`join`."""
         with self._errors():
             if self._connection is None or not is_alive(self._connection):
                 self._join(self._connect())
@@ -70,13 +103,19 @@ class Watch:
                 driver.execute(f"LISTEN {erased.CHANNEL}")
                 self._listens = True
             self._told = False
-            return int(driver.execute(erased.LOOK, {"id": self._id}).fetchone()[0])
+            number, run = driver.execute(erased.LOOK, {"id": self._replica.id}).fetchone()
+            if run not in self._replica.runs:
+                id_ = self._replica.id
+                self._join(driver)
+                # Last: so there is none of which nobody knows.
+                driver.execute(erased.LEAVE, {"id": id_})
+            return int(number)
 
     def confirm(self, number: int) -> None:
         """There is no copy of what was erased up to that. Raises ``StorageError``."""
         if number != self._confirmed:
             with self._errors():
-                self._driver.execute(erased.CONFIRM, {"number": number, "id": self._id})
+                self._driver.execute(erased.CONFIRM, {"number": number, **self._replica._asdict()})
             self._confirmed = number
 
     def wait(self, seconds: float) -> None:
@@ -108,8 +147,25 @@ class Watch:
         return self._driver
 
     def _join(self, driver: Any) -> int:
-        place = f"{socket.gethostname()} ({self._id[:8]})"[-_PLACE_LENGTH:]
-        return int(driver.execute(erased.JOIN, {"id": self._id, "place": place}).fetchone()[0])
+        found = driver.execute(erased.JOIN, self._given()).fetchone()
+        if found is None:
+            self._take(_new())
+            words = "the directory %s was copied, and another replica has its id: this one is %s from here on"
+            logger.warning(words, self._data, self._replica.id[:8])
+            self._confirmed = -1
+            found = driver.execute(erased.JOIN, self._given()).fetchone()
+        self._take(Named(self._replica.id, self._replica.runs[:1]))
+        return int(found[0])
+
+    def _given(self) -> dict[str, Any]:
+        place = f"{socket.gethostname()} ({self._replica.id[:8]})"[-_PLACE_LENGTH:]
+        return {**self._replica._asdict(), "run": self._replica.runs[0], "place": place}
+
+    def _take(self, replica: Named) -> None:
+        if replica != self._replica:
+            _name(self._data, replica)
+            self._replica = replica
+            self._named(replica)
 
     def _note(self, _: Any) -> None:
         self._told = True
@@ -134,3 +190,7 @@ class Watch:
         self._engine.dispose()
         self._waker.close()
         self._woken.close()
+
+
+def _new() -> Named:
+    return Named(uuid.uuid4().hex, [uuid.uuid4().hex])
