@@ -176,7 +176,8 @@ def add_gradients(parameters: Iterable[Tensor]) -> None:
     if size() == 1:
         return
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    # What no rank has computed with stays without one: an optimiser leaves it alone.
+    # What no rank has computed with stays without one: an optimiser leaves it alone. Not a sum of bool tensors: gloo of
+    # torch 2.14.1 adds up their bytes, and 256 is False (findings/torch_gloo_bool.sh).
     ranks = gathered([parameter.grad is not None for parameter in trained])
     found = []
     for parameter, is_used in zip(trained, map(any, zip(*ranks, strict=True)), strict=True):

@@ -122,6 +122,8 @@ def evaluate_phase(
             for class_id in seen
             if (all_ids == class_id).any()
         },
+        # From the answers themselves: figures of one collection of torchmetrics 1.9.0 become one for good where their
+        # first batch counts alike (findings/torchmetrics_groups_by_first_batch.sh).
         "by_split": {name: float(values.mean()) for name, values in hits.items()},
         "by_modality": modalities,
     }

@@ -60,6 +60,8 @@ class Setup:
 
     def generator(self, phase: int, purpose: int) -> torch.Generator:
         """Randomness of one purpose in one phase: the same after a resume as without one."""
+        # Hashed, so that the lower half differs too: on a CPU torch 2.14.1 drops the upper one of a seed
+        # (findings/torch_seed_halves.sh).
         seed = np.random.SeedSequence([self.config.seed, phase, purpose]).generate_state(1, np.uint64)[0]
         return torch.Generator().manual_seed(int(seed >> 1))
 

@@ -74,6 +74,7 @@ def jitter(tokens: Tokens, strength: float, generator: torch.Generator) -> Token
     mean = (grey * valid).sum((1, 2, 3, 4), keepdim=True) / count
     pixels = grey + saturation * (pixels - grey)
     pixels = mean + contrast * (pixels - mean)
+    # Clamped before it is uint8, which takes a bound of -1 for 255 in torch 2.14.1 (findings/torch_byte_compared.sh).
     return replace(tokens, patches=pixels.round().clamp(0, 255).to(torch.uint8))
 
 

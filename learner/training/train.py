@@ -88,6 +88,8 @@ def train_phase(
                 optimizer.zero_grad()
                 loss = gradients_of(index)
                 world.add_gradients(parameters)
+                # Of float32: in float16 torch 2.14.1 makes all of them 0 where their norm is beyond 65,504
+                # (findings/torch_clip_half.sh).
                 torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm, foreach=True)
                 optimizer.step()
                 schedule.step()
@@ -100,6 +102,7 @@ def train_phase(
 
 def _of_rank(generator: torch.Generator) -> torch.Generator:
     """Randomness of this rank alone, for the same phase."""
+    # Not the rank in the upper bits of one seed: on a CPU torch 2.14.1 drops them (findings/torch_seed_halves.sh).
     own = np.random.SeedSequence([generator.initial_seed(), world.rank()]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(own >> 1))
 

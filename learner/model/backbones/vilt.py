@@ -72,6 +72,7 @@ class ViltBackbone(Backbone):
             self.encoder.layer = nn.ModuleList(Block(shape) for _ in range(shape.num_hidden_layers))
             self.layernorm: Any = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
         if weights is not None:
+            # No weight has two names: torch 2.14.1 would part them (findings/torch_assign_unties.sh).
             self.load_state_dict(weights, assign=True)
         self.class_token = class_token
         self.keep_words = keep_words
