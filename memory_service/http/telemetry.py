@@ -50,6 +50,7 @@ class Telemetry:
         self._app = app
         self._store_id = store_id
         self._access_log = access_log
+        # Seconds are finite. A NaN would be the sum for ever (findings/prometheus_nan.sh, prometheus_client 0.26.0).
         self._seconds = Histogram(
             "exemplar_request_duration_seconds",
             "From a request's head to the last byte of its answer.",

@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -383,6 +383,15 @@ def failing_commit(store: Store, nth: int, *, committed: bool) -> Iterator[list[
 
     with mock.patch.object(store._index, "writing", failing):
         yield happened
+
+
+def test_numbers_in_sqlite_are_numbers(data: Path) -> None:
+    """Its driver takes numpy's integers for bytes, which are above all numbers (findings/sqlite_numpy_integer.sh)."""
+    with closing(sqlite3.connect(data / "index.sqlite")) as connection:
+        for column in (column for table in tables.metadata.sorted_tables for column in table.columns):
+            if isinstance(column.type, sa.Integer | sa.Float):
+                kinds = connection.execute(f'SELECT DISTINCT typeof("{column.name}") FROM "{column.table.name}"')
+                assert {kind for (kind,) in kinds} <= {"integer", "real", "null"}, column
 
 
 @pytest.mark.parametrize("name", [name for name in CHANGES if name.startswith(("push", "patch", "delete some"))])
