@@ -46,6 +46,7 @@ class SharedStore(Store):
 
         assert isinstance(self._index, SharedIndex)
         assert self._index.watch is not None
+        self._end_silent = self._index.end_silent
         self._watch, self._without = self._index.watch, self._index.erasures_before
         self._threads = [
             threading.Thread(target=run, name=f"replica-{name}", daemon=True)
@@ -208,7 +209,9 @@ class SharedStore(Store):
                 logger.warning("what an ended replica has left stays for now: %s", error)
 
     def sweep(self) -> None:
-        """Remove what was to be uploaded, or to go, by a replica that has ended since. Raises ``StorageError``."""
+        """Remove what was to be uploaded, or to go, by a replica that has ended since, and end transactions of those
+        that were cut off. Raises ``StorageError``."""
+        self._end_silent()
         with self._index.reading() as reading:
             dead = reading.dead_uploads()
         assert isinstance(self._segments, ObjectSegments)

@@ -94,7 +94,7 @@ class PostgresServer:
             cursor = connection.execute(statement.encode())
             while cursor.nextset():
                 pass
-            return cursor.fetchall() if cursor.description else []
+            return [] if cursor.description is None else cursor.fetchall()
 
     def waits(self) -> bool:
         """Whether anybody waits for a lock."""

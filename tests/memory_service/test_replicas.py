@@ -33,7 +33,7 @@ from memory_service.http.app import create_app
 from memory_service.settings import Settings
 from memory_service.store import Buffer, Store, changes, shared, writer
 from memory_service.store.directory import Places
-from memory_service.store.index import connecting, news, tables, taking_part
+from memory_service.store.index import connecting, holding, news, tables, taking_part
 from memory_service.store.index.base import ERASING, NAMES, Reading
 from memory_service.store.index.shared import SharedIndex
 from memory_service.store.pure.model import Budget, Options
@@ -49,6 +49,7 @@ from memory_service.testing import expect_loaded_state
 from memory_service.testing.round_trips import CountingProxy
 from tests.memory_service.conftest import URL as LOOPBACK
 from tests.memory_service.helpers import make_exemplar
+from tests.memory_service.replica_model import insist
 from tests.objects import ObjectStore, use
 from tests.postgres import PostgresServer
 
@@ -495,6 +496,44 @@ def test_a_commit_without_an_answer_is_found_out(
     assert first.buffer("b").stats().num_records == (12 if committed else 8)
     expect_same(first, second)
     assert push(second.buffer("b"), 2, key="k")["replayed"] is committed
+    assert first.buffer("b").stats().num_records == 12
+    expect_same(first, second)
+
+
+def test_who_is_silent_amid_a_transaction_loses_it(
+    pair: tuple[SharedStore, SharedStore], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a replica that was stopped, or cut off: no timeout of the server's counts between statements of a pipeline."""
+    first, second = pair
+    buffer, _ = first.create_buffer("b", budget_bytes=90_000)
+    push(buffer, 0)
+    commit = SharedIndex._commit
+
+    def pause(index: SharedIndex, session: Any) -> None:
+        pid = session.driver.info.backend_pid
+        its = f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"
+        # As where the rest waits for room in a buffer.
+        session.driver.pgconn.send_flush_request()
+        session.driver.pgconn.flush()
+        insist(lambda: postgres.execute(f"{its} AND wait_event = 'ClientRead' AND state = 'active'"))
+        second.sweep()
+        assert postgres.execute(its)
+        monkeypatch.setattr(holding, "SILENT_SECONDS", 0)
+
+        def is_ended() -> bool:
+            second.sweep()
+            return not postgres.execute(its)
+
+        insist(is_ended)
+        monkeypatch.setattr(SharedIndex, "_commit", commit)
+        push(second.buffer("b"), 1)
+        commit(index, session)
+
+    monkeypatch.setattr(SharedIndex, "_commit", pause)
+    with pytest.raises(StorageError):
+        push(buffer, 2, key="k")
+    expect_same(first, second)
+    assert push(buffer, 2, key="k")["replayed"] is False
     assert first.buffer("b").stats().num_records == 12
     expect_same(first, second)
 

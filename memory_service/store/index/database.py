@@ -31,11 +31,13 @@ _NUM_BYTES: Final = sa.text(
     "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'r' AND "
     "relnamespace = current_schema()::regnamespace"
 )
-HOLDER_OF: Final = (
-    "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND "
+HOLDERS: Final = (
+    "FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND "
     "l.granted AND l.classid::bigint = {} AND l.objid = hashtext(current_schema())::bit(32)::bigint::oid AND "
     "l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
+"""Sessions ``a`` that have a lock of the store's, or a part of it."""
+HOLDER_OF: Final = f"SELECT a.application_name {HOLDERS}"
 HOLDER: Final = sa.text(HOLDER_OF.format(1701668205))
 _SCRUB_PAUSES: Final = (0.1, 0.4, 1.5, 4.0)
 """Seconds between tries to leave no deleted rows behind."""

@@ -6,6 +6,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from memory_service.store.index.database import HOLDERS
 from memory_service.store.index.reading import unanswered
 
 _OF_BUFFER: Final = "hashtextextended(current_schema() || ' ' || %s::bigint, 1701668205)"
@@ -23,6 +24,17 @@ COUNT: Final = unanswered(
     # Where somebody else has counted, this divides by zero.
     sa.text("UPDATE buffers SET changes = changes + 1 / CAST(changes = :seen AS int) WHERE id = :of")
 )
+SILENT_SECONDS: Final = 60.0
+"""How long a transaction waits for its next statement, as where a session is idle in one."""
+END_SILENT: Final = sa.text(
+    # Between two statements of a pipeline a session is no idle one, and runs none: no timeout of the server's counts
+    # then (PostgreSQL 16.14, findings/postgres_pipeline_timeouts.sh). First they are found: conditions have no order.
+    f"WITH silent AS MATERIALIZED (SELECT a.pid, a.application_name {HOLDERS.format(1701668205)} "
+    "AND a.state = 'active' AND a.wait_event = 'ClientRead' AND a.usename = current_user "
+    "AND a.state_change < now() - make_interval(secs => :seconds)) "
+    "SELECT application_name FROM silent WHERE pg_terminate_backend(pid)"
+)
+"""Those of a store's replicas that were cut off, or stopped, amid a transaction; its locks are free then."""
 BEGIN_UPLOADS: Final = sa.text(
     # One statement is a transaction by itself. The time is in whole seconds, by the database's clock.
     "WITH named AS (INSERT INTO intents (stem, leaving, upload_until) SELECT stem, false, "
