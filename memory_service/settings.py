@@ -26,6 +26,8 @@ Names = Annotated[tuple[str, ...], NoDecode]
 """In the environment with commas between them."""
 
 _PREFIX: Final = "MEMORY_SERVICE_"
+_MOST: Final = 1e9
+"""Of seconds, hours and the like: 30 years. With what is infinite no clock can be set."""
 
 
 def words_of_settings(error: ValidationError) -> str:
@@ -126,7 +128,7 @@ class Settings(BaseSettings):
     max_pictures: int = Field(64, ge=1, description="Pictures asked for at once; beyond it, the same.")
     picture_threads: int = Field(2, ge=1, description="Pictures drawn at once; each takes up to 100 MiB.")
     body_seconds: float = Field(
-        30.0, gt=0, description="How far a request's body may fall behind the least rate, or pause (408)."
+        30.0, gt=0, le=_MOST, description="How far a request's body may fall behind the least rate, or pause (408)."
     )
     max_connections: int = Field(
         1000,
@@ -143,15 +145,19 @@ class Settings(BaseSettings):
     key_requests: float = Field(
         2000.0,
         ge=1,
+        le=_MOST,
         description="Requests a second of one key, and as many at once; who comes faster is told to come again (429 "
         "`rate_exceeded`).",
     )
     head_bytes: int = Field(128 * 1024, ge=1024, description="Largest head of a request, its address included (431).")
     head_fields: int = Field(100, ge=8, description="Most fields in it (431).")
-    head_seconds: float = Field(10.0, gt=0, description="For how long a request's head is waited for (408).")
-    keep_alive_seconds: int = Field(30, ge=1, description="For how long an idle connection is kept.")
+    head_seconds: float = Field(10.0, gt=0, le=_MOST, description="For how long a request's head is waited for (408).")
+    keep_alive_seconds: int = Field(30, ge=1, le=10**9, description="For how long an idle connection is kept.")
     write_seconds: float = Field(
-        60.0, gt=0, description="How long an answer may wait for its client to take more of it before it is cut off."
+        60.0,
+        gt=0,
+        le=_MOST,
+        description="How long an answer may wait for its client to take more of it before it is cut off.",
     )
     least_rate: int = Field(
         4096, ge=1, description="Bytes a second at which a client must send a body, and take an answer."
@@ -159,11 +165,15 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         30.0,
         gt=0,
+        le=_MOST,
         description="How long a sample or an export under way keeps what it reads while its client takes nothing of "
         "it. Where a change needs the room, it ends at once.",
     )
     stop_seconds: float = Field(
-        5.0, ge=0, description="How long requests under way are waited for when the service ends; then they are cut."
+        5.0,
+        ge=0,
+        le=_MOST,
+        description="How long requests under way are waited for when the service ends; then they are cut.",
     )
     total_budget_bytes: int | None = Field(
         None,
@@ -190,7 +200,9 @@ class Settings(BaseSettings):
         64 * MIB, ge=0, description="Bytes that are free on the disk, or the service says that it is not ready."
     )
     open_segments: int = Field(256, ge=1, description="Segment files kept open for reading.")
-    idempotency_hours: float = Field(24.0, gt=0, description="How long the answer to a push with a key is kept.")
+    idempotency_hours: float = Field(
+        24.0, gt=0, le=_MOST, description="How long the answer to a push with a key is kept."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe message logged.")
     log_format: LogFormat = Field("text", description="`text`, or `json`: an object a line.")
     access_log: bool = Field(False, description="Log a line for every request.")

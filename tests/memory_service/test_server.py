@@ -12,8 +12,10 @@ from pathlib import Path
 import httpx
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from memory_service.cli import main
+from memory_service.settings import Settings
 from tests.memory_service.helpers import (
     Server,
     all_records,
@@ -113,6 +115,13 @@ def test_addresses_and_settings_that_will_not_do(data: Path, capsys: pytest.Capt
     (data.parent / "file").write_text("x")
     assert main(["serve", "--data", str(data.parent / "file" / "below")]) == 2
     assert "cannot be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [n for n, f in Settings.model_fields.items() if f.annotation is float])
+@pytest.mark.parametrize("value", ["inf", "nan", "1e300"])
+def test_no_time_is_infinite(name: str, value: str, data: Path) -> None:
+    with pytest.raises(ValidationError, match=name):
+        Settings.model_validate({"data": data, name: value})
 
 
 def test_a_misspelt_setting_is_not_passed_over(
