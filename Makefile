@@ -23,7 +23,7 @@ help:
 	@echo "make check-pages  the demo's report, the pages of the service over its memory, and the site where it is built, in Chromium, narrow and wide, light and dark, judged by axe-core (1 minute)"
 	@echo "make check-wheels  the wheel, built and installed in clean environments, and tried there (some minutes; others: ARGS=\"learner --python python3.13\")"
 	@echo "make check-objects  the tests of object stores and replicas over SeaweedFS, and that rclone's server is refused (some minutes; others: docs/howto/object-store.md)"
-	@echo "make nightly the store's long tests: 500 runs of the state machine, rounds of kill -9 of the server and of trainers, 300 rounds of faults under two replicas, a soak of 10 minutes, 300 made-up requests a route and 10 minutes of chains of them (about an hour and a half)"
+	@echo "make nightly the store's long tests: 500 runs of the state machine, rounds of kill -9 of the server and of trainers, 300 rounds of faults under two replicas, a soak of 10 minutes, 300 made-up requests a route and 10 minutes of chains of them"
 	@echo "make faults  rounds of faults under two replicas, checked against what their learners were told (ROUNDS=300; from another one on: SEED=120)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
