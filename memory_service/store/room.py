@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Final, Protocol
 
+from memory_format import StorageError
 from memory_format.header import HEADER_DTYPE
 from memory_service.store.index import quotas
 from memory_service.store.index.base import Index
 from memory_service.store.pure import ledger
 from memory_service.store.pure.change import Change
 from memory_service.store.pure.model import BufferConfig, Options
+from memory_service.store.pure.state import State
 from memory_service.store.segments import appending
 from memory_service.store.segments.appending import OpenSegment, added_bytes
 from memory_service.store.segments.layout import BODY_AT, frame_bytes
 
+logger = logging.getLogger(__name__)
+
 SMALLEST_SEGMENT = 32 * 1024
 NEW_FILE = BODY_AT + ledger.SEGMENT_ROW + ledger.OPEN_ROW
+_TRIES: Final = 10
 
 
 def headroom(config: BufferConfig) -> int:
@@ -85,6 +92,17 @@ def needed(
     return total + max(0, ledger.LOOSE * more_words)
 
 
+class Holding(Protocol):
+    """A buffer, as far as it is counted."""
+
+    @property
+    def config(self) -> BufferConfig: ...
+    @property
+    def state(self) -> State: ...
+    def bytes_by_learner(self) -> Mapping[str, int]:
+        """Charges of what it holds now."""
+
+
 class Quota:
     """What all buffers of a store may have together: see :mod:`memory_service.store.index.quotas`."""
 
@@ -109,15 +127,25 @@ class Quota:
                 self._shares[name] = share
             self._index.leave_room(sum(self._shares.values()))
 
-    def count(self, held: Callable[[], Iterable[Mapping[str, int]]]) -> None:
-        """Have the index know what learners hold in all buffers: where others have it open as well, unless it does.
-        Raises ``StorageError``."""
-        if self._options.learner_bytes is not None:
+    def count(self, buffers: Callable[[], Iterable[Holding]]) -> None:
+        """Have the index know what learners hold in all buffers. Others that have it open change them meanwhile: where
+        they do so without a pause, it keeps what it knows. Raises ``StorageError``."""
+        if self._options.learner_bytes is None:
+            return
+        for _ in range(_TRIES):
             totals: Counter[str] = Counter()
-            for of_a_buffer in held():
-                totals.update(of_a_buffer)
+            numbers = {}
+            for buffer in buffers():
+                # The number first: what changes between both is not taken for counted.
+                numbers[buffer.config.name] = buffer.config.id, buffer.state.number or 0
+                totals.update(buffer.bytes_by_learner())
             with self._index.writing() as transaction:
-                quotas.count_learners(transaction, totals, again=not self._index.is_shared)
+                if quotas.count_learners(transaction, totals, numbers if self._index.is_shared else None):
+                    return
+        with self._index.reading() as reading:
+            if quotas.counted_learners(reading) is None:
+                raise StorageError("records change faster than they are counted by learner; start it again")
+        logger.info("bytes of learners are not counted anew: other replicas change the store all the time")
 
     @contextmanager
     def claim(self, config: BufferConfig) -> Iterator[None]:

@@ -98,7 +98,7 @@ class Store:
             }
             ports.ready()
             self.runs = Runs(self.data, self._index, self._options.run_bytes)  # reports of them
-            self._quota.count(lambda: [buffer.bytes_by_learner() for buffer in self.buffers()])
+            self._quota.count(self.buffers)
             for buffer in self._buffers.values():
                 self._name_files.keep(buffer.config, buffer.state.names)
             of_all = (self._index, self._segments, self.buffers, self._archiving)

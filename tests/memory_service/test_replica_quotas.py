@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -133,6 +134,13 @@ def expect_counted(store: Store) -> dict[str, int]:
     return counted
 
 
+def push_and_delete(store: Store, number: int) -> None:
+    buffer = store.buffer("b")
+    for turn in range(12):
+        pushed = json.loads(buffer.push(of("left", 10 + 12 * number + turn)).document)
+        buffer.delete(pushed["exemplar_ids"])
+
+
 def refused(buffer: Buffer, body: bytes, **free: int) -> None:
     for dry_run in (True, False):
         with pytest.raises(BudgetError) as error:
@@ -233,6 +241,18 @@ def test_all_replicas_count_or_none(tmp_path: Path, postgres: PostgresServer, mo
         with other._index.writing() as transaction:
             transaction.connection.execute(sa.update(tables.learner_bytes).values(num_bytes=1))
     assert not verify(tmp_path / "one", alone).sound
+    # Any start counts anew, beside others that go on.
+    with opened(limited) as store:
+        assert expect_counted(store) == {"left": 20 * CHARGE}
+        with store._index.writing() as transaction:
+            transaction.connection.execute(sa.update(tables.learner_bytes).values(num_bytes=22 * CHARGE))
+        pushing = threading.Thread(target=at_once, args=(2, lambda number: push_and_delete(store, number)))
+        pushing.start()
+        with opened(limited, "two") as other:
+            pushing.join()
+            assert expect_counted(other) == {"left": 20 * CHARGE}
+            with other._index.writing() as transaction:
+                transaction.connection.execute(sa.update(tables.learner_bytes).values(num_bytes=1))
     with Store(tmp_path / "three", limited, open_ports=alone) as service:
         refused(service.buffer("b"), of("left", 5, 5), requested_bytes=5 * CHARGE, free_bytes=4 * CHARGE)
         assert expect_counted(service) == {"left": 20 * CHARGE}

@@ -272,7 +272,7 @@ def _check_learners(reading: Reading, held: Iterable[_Held], report: Report) -> 
         stated = counted.get(learner_id, 0)
         if stated != real[learner_id]:
             words = f"{stated} bytes of learner {learner_id!r} are counted, its records make {real[learner_id]}"
-            report.note("wrong_counter", "learner_bytes", f"{words}: a start without --replicas counts anew")
+            report.note("wrong_counter", "learner_bytes", f"{words}: a start with learner_bytes counts anew")
 
 
 def _find_lost(name: str, found: BufferRows, damaged: dict[int, SegmentOnDisk], report: Report) -> bool:

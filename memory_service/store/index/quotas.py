@@ -89,12 +89,25 @@ def charge_learners(transaction: Writing, more: Mapping[str, int], limit: int | 
         transaction.connection.execute(statement, values | ({"most": limit} if num_bytes > 0 else {}))
 
 
-def count_learners(transaction: Writing, totals: Mapping[str, int], *, again: bool) -> None:
-    """Note what all records of each learner come to, unless that is known; ``again``: also if it is."""
-    if not transaction.connection.execute(_COUNTED).rowcount and not again:
-        return
+def count_learners(
+    transaction: Writing, totals: Mapping[str, int], numbers: Mapping[str, tuple[int, int]] | None
+) -> bool:
+    """Note what all records of each learner come to; returns whether it was noted.
+
+    Args:
+        numbers: of the buffers that were added up (:meth:`Reading.numbers`): nothing is noted where others have changed
+            one since. None: there are no others.
+    """
+    if numbers is not None:
+        hold_store(transaction)
+        # Whose change is not seen below adds what it makes of them behind this.
+        transaction.connection.execute(_HOLD_LEARNERS)
+        if transaction.numbers() != numbers:
+            return False
+    transaction.connection.execute(_COUNTED)
     transaction.connection.execute(tables.learner_bytes.delete())
     transaction.insert(tables.learner_bytes, [{"learner_id": id_, "num_bytes": n} for id_, n in sorted(totals.items())])
+    return True
 
 
 def forget_learners(connection: sa.Connection) -> None:
@@ -119,3 +132,4 @@ _LESSEN = unanswered(
 )
 _COUNTED = tables.store.update().where(~tables.store.c.learners_counted).values(learners_counted=True)
 _HOLD_STORE = sa.select(tables.store.c.id).with_for_update()
+_HOLD_LEARNERS = unanswered(sa.text("LOCK TABLE learner_bytes IN SHARE ROW EXCLUSIVE MODE"))
