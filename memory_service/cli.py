@@ -65,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         return _refuse(words_of_settings(error))
     except (ExemplarMemoryError, OSError) as error:
-        return _refuse(str(error))
+        wanted = ""
+        if isinstance(error, ExemplarMemoryError) and error.code == "store_locked" and command != "serve":
+            wanted = ": stop it first, or ask it over HTTP" if command in ("export", "import") else ": stop it first"
+        return _refuse(f"{error}{wanted}")
 
 
 def _serve(given: dict[str, Any]) -> int:

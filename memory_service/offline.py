@@ -113,7 +113,7 @@ def _verify(data: Path, json: bool, max_rate: float | None, index: str | None, s
 def _repair(data: Path, json: bool) -> int:
     with bar("checking", "segments") as progress:
         report = repair(data, progress=progress)
-    _show(report, data, json)
+    _show(report, data, json, repaired=True)
     return 0
 
 
@@ -172,16 +172,18 @@ OFFLINE: Final[Mapping[str, Callable[..., int]]] = {
 }
 
 
-def _show(report: Report, data: Path, as_json: bool) -> None:
+def _show(report: Report, data: Path, as_json: bool, *, repaired: bool = False) -> None:
     if as_json:
         print(json.dumps({**asdict(report), "sound": report.sound}))
         return
     for line in (*_found(report), *_done(report)):
         print(line)
     live = ", ".join(f"{name} {count}" for name, count in sorted(report.buffers.items())) or "none"
+    number = len(report.problems)
+    found = f"{number} problem{'s' * (number != 1)}{', repaired' * repaired}" if number else "sound"
     print(
         f"{data}: {report.segments} segments, {report.records} records, {report.bytes_checked} bytes read; "
-        f"live records by buffer: {live}; " + ("sound" if report.sound else f"{len(report.problems)} problems")
+        f"live records by buffer: {live}; {found}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -271,6 +272,7 @@ def test_the_commands(store: Path, tmp_path: Path) -> None:
     assert code == 1
     assert "damaged_record: " in said
     assert "1 records lost" in said
+    assert said.strip().endswith("; 1 problem")
     code, said, _ = command("verify", "--json", str(store))
     document = json.loads(said)
     assert (code, document["sound"]) == (1, False)
@@ -278,6 +280,7 @@ def test_the_commands(store: Path, tmp_path: Path) -> None:
     code, said, _ = command("repair", str(store))
     assert code == 0
     assert "put aside: " in said
+    assert said.strip().endswith("; 1 problem, repaired")
     assert command("verify", str(store))[0] == 0
     code, _, error = command("verify", str(tmp_path / "nowhere"))
     assert (code, "no store" in error) == (2, True)
@@ -286,6 +289,10 @@ def test_the_commands(store: Path, tmp_path: Path) -> None:
     opened = Store(store, OPTIONS)
     code, said, _ = command("verify", str(store))
     assert (code, said.strip().endswith("sound")) == (0, True)
-    code, _, error = command("repair", str(store))
+    for arguments, said in (
+        (["repair", str(store)], f"held by another process (pid {os.getpid()}): stop it first\n"),
+        (["export", "b", str(tmp_path / "x.zip"), "--data", str(store)], ": stop it first, or ask it over HTTP\n"),
+    ):
+        code, _, error = command(*arguments)
+        assert (code, error.endswith(said)) == (2, True), error
     opened.release()
-    assert (code, "held by another process" in error) == (2, True)
