@@ -4,6 +4,7 @@
     python -m benchmarks.learner --ablations     17 rows more: each part of the recipe left out or changed
     python -m benchmarks.learner --full          the grid for a GPU: 5 memory sizes, 5 seeds, 5, 10 and 20 phases
     python -m benchmarks.learner --tune          trials on the validation classes, as many for each kind of exemplar
+    python -m benchmarks.learner --unseen        kinds of exemplars on classes and seeds that no decision has looked at
     python -m benchmarks.learner --quick         everything once on almost nothing: does it work?
 
 Interrupted, the same command goes on at the phase that it was in. benchmarks/README.md says what is compared and how.
@@ -99,7 +100,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     """
     plan: Plan = getattr(plans, options.kind or "default")()
     if options.seeds is not None:
-        plan = replace(plan, seeds=tuple(range(options.seeds)))
+        plan = replace(plan, seeds=tuple(plan.seeds[0] + place for place in range(options.seeds)))
     if options.methods:
         plan = replace(plan, methods=options.methods, charted=options.methods)
     if options.ablations:
@@ -178,7 +179,7 @@ def _memories(text: str) -> tuple[int, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_mutually_exclusive_group()
-    for kind in ("full", "tune", "quick"):
+    for kind in ("full", "tune", "unseen", "quick"):
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind)
     parser.add_argument(
         "--scenes",
@@ -186,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
         default="any",
         help="misleading: half of a class's training samples before a scene of its own, which no test sample has",
     )
-    parser.add_argument("--seeds", type=int, help="how many, from 0")
+    parser.add_argument("--seeds", type=int, help="how many, from the plan's first on")
     parser.add_argument("--methods", type=_methods, help="with commas between, instead of the table's")
     parser.add_argument(
         "--ablations", action="store_true", help="with each part of the recipe left out or changed, too"

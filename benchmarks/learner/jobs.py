@@ -74,6 +74,9 @@ def run_all(
                     tick(task.job)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                # They would go on asking a service that ends with this process. Phases that they finished are kept.
+                for worker in multiprocessing.active_children():
+                    worker.terminate()
                 raise
     return {job: results[job] for job in jobs}
 

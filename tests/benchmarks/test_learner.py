@@ -53,7 +53,7 @@ def test_the_reference_is_the_best_full_baseline_and_losses_are_said() -> None:
     assert told["full"]["last"] == {"mean": pytest.approx(0.3), "std": 0.0}
 
 
-@pytest.mark.parametrize("kind", ["default", "full", "tune", "quick"])
+@pytest.mark.parametrize("kind", ["default", "full", "tune", "unseen", "quick"])
 def test_plans_are_made_of_methods_that_go_with_their_settings(kind: str) -> None:
     plan = getattr(plans, kind)()
     jobs = plan.jobs()
@@ -77,6 +77,20 @@ def test_tuning_is_as_long_for_each_kind_and_on_other_classes() -> None:
     table, tuning = plans.default(), plans.tune()
     assert tuning.first_class >= table.first_class + table.num_classes
     assert replace(tuning, first_class=0, methods=table.methods, seeds=table.seeds) == table
+
+
+def test_classes_that_no_decision_has_seen_are_in_no_other_plan() -> None:
+    used = {
+        class_id
+        for plan in (plans.default(), plans.tune())
+        for class_id in range(plan.first_class, plan.first_class + plan.num_classes)
+    }
+    unseen = plans.unseen()
+    own = range(unseen.first_class, unseen.first_class + unseen.num_classes)
+    assert not used & set(own)
+    assert len(used) + len(own) == plans.full().num_classes
+    assert not set(unseen.seeds) & {*plans.full().seeds, *plans.default().seeds}
+    assert command._plan(command._parser().parse_args(["--unseen", "--seeds", "2"])).seeds == (100, 101)
 
 
 def test_misleading_scenes_are_a_benchmark_of_their_own() -> None:
