@@ -233,6 +233,8 @@ class Admission:
                 yield
             finally:
                 if self._arriving:
+                    # By the loop's clock, whose milliseconds are right in the mean: call_later of uvloop 0.23.0 rounds
+                    # to whole ones, and would make nothing of 0.4 (findings/uvloop_milliseconds.sh).
                     pause = loop.time() - began
         finally:
             if pause:
