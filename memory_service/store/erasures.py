@@ -28,13 +28,13 @@ from memory_format.api.answers import DeleteResponse
 from memory_format.api.receipts import ErasedFrom, ErasureReceipt, HeldElsewhere
 from memory_service.store.buffer import Buffer
 from memory_service.store.index.base import ERASING, Index
-from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
+from memory_service.store.pure.erasing import NO_TARGETS, Targets
 from memory_service.store.pure.selection import EVERYTHING, Filter
 from memory_service.store.reads import no_exemplar
 from memory_service.store.receipts import Receipts
 from memory_service.store.segments.base import Erased, Segments
 from memory_service.store.segments.files import OPEN, SEALED
-from memory_service.store.wiping import Wiped, Wiping
+from memory_service.store.wiping import Wiped, Wiping, of_identities
 
 logger = logging.getLogger(__name__)
 
@@ -96,37 +96,67 @@ class Erasures:
         Raises:
             ForbiddenError: one is another learner's than ``only_learner``, or the buffer has a fork out of reach.
                 Nothing is erased then.
-            NotFoundError: ``unknown_exemplar``: no file of the buffer has a record of one of these ids. Nothing is
-                erased then.
+            NotFoundError: ``unknown_exemplar``: no file of the buffer or of a fork has a record of one of these ids.
+                Nothing is erased then.
             BudgetError, BusyError, StorageError: they are not read any more, and not all of their bytes are gone yet.
                 Asked again, or at the next start, this goes on.
         """
         with self._alone():
-            with buffer.wiping() as wiping:
-                chosen = wiping.targets(exemplar_ids, where, only_learner)
             with self._index.reading() as reading:
-                pending = reading.erasures().get(buffer.config.id, np.zeros(0, TARGET_DTYPE))
+                pending = reading.erasures().get(buffer.config.id, NO_TARGETS)
                 forks = reading.forks_of(buffer.config.id)
             if not all(sees(other.name) for other in self._buffers() if other.config.id in forks):
                 raise ForbiddenError("the buffer has a fork that the key is not for, and erasing reaches forks")
-            known = {*chosen.exemplar_ids, *pending["exemplar_id"].tolist()}
+            targets, found = self._targets(buffer, forks, exemplar_ids, where, only_learner)
+            known = {*found, *pending["exemplar_id"].tolist()}
             if missing := [exemplar_id for exemplar_id in exemplar_ids or () if exemplar_id not in known]:
                 if min(missing) < buffer.state.next_id:
                     self._clear([buffer.config.id, *forks])
                 raise no_exemplar(buffer.name, missing[0])
-            targets = np.union1d(chosen.targets, pending)
-            for _, wiping in _each(other for other in self._buffers() if other.config.id in forks):
-                targets = np.union1d(targets, wiping.targets_of_exemplars(chosen.identities))
             receipt = None
-            if len(targets):
+            if known:
                 with self._index.writing() as transaction:
-                    transaction.insert_erasures([buffer.config.id, *forks], targets)
+                    transaction.insert_erasures(targets)
                 receipt = self._finish(sees)
             else:
                 self._clear([buffer.config.id, *forks])
             named = set() if receipt is None else set(pending["exemplar_id"].tolist()) & set(receipt.exemplar_ids)
-            deleted = tuple(sorted(chosen.exemplar_ids | named))
+            deleted = tuple(sorted(found | named))
             return DeleteResponse(deleted, buffer.state.columns.bytes_used, buffer.state.version, receipt=receipt)
+
+    def _targets(
+        self,
+        buffer: Buffer,
+        forks: Mapping[int, int | None],
+        exemplar_ids: Sequence[int] | None,
+        where: Filter,
+        only_learner: str | None,
+    ) -> tuple[dict[int, Targets], set[int]]:
+        """What is to be erased from a buffer and from each of its forks, by id; and the ids of these exemplars.
+
+        A fork may have what the buffer has lost. What it has of a lower id than the buffer was to give next when it was
+        forked is the same. Of forks of earlier versions nobody knows that id: there it is what is as it was pushed.
+        """
+        matching = where if exemplar_ids is None else None
+        with buffer.wiping() as wiping:
+            of_it = wiping.targets(exemplar_ids or (), matching, only_learner)
+        chosen, found, identities = {buffer.config.id: of_it}, set(of_it.exemplar_ids), set(of_it.identities)
+        others = [other for other in self._buffers() if other.config.id in forks]
+        for other, wiping in _each(sorted(others, key=lambda other: forks[other.config.id] is None)):
+            below = forks[other.config.id]
+            if below is None:
+                of_it = wiping.targets_of_exemplars(identities)
+            else:
+                of_it = wiping.targets(found.union(exemplar_ids or ()), matching, only_learner, below=below)
+            chosen[other.config.id] = of_it
+            found |= of_it.exemplar_ids
+            identities |= of_it.identities
+        exemplars = of_identities(identities)
+        noted = {}
+        for id_, of_it in chosen.items():
+            shared = exemplars["exemplar_id"] < (forks.get(id_) or np.inf)
+            noted[id_] = np.union1d(of_it.targets, exemplars[shared])
+        return noted, found
 
     def resume(self, pending: Mapping[int, Targets]) -> None:
         """Go on with what a crash has interrupted; what still cannot be done is logged, and stays to be done.
@@ -167,11 +197,6 @@ class Erasures:
         """Erase all that is noted; of buffers that ``sees`` says no to, the receipt says nothing."""
         with self._index.reading() as reading:
             pending = reading.erasures()
-            for id_ in list(pending):
-                # Forks that were made before all was gone.
-                for fork in reading.forks_of(id_):
-                    known = pending.get(fork, np.zeros(0, TARGET_DTYPE))
-                    pending[fork] = np.union1d(known, pending[id_])
         buffers = {buffer.config.id: buffer for buffer in self._buffers()}
         everywhere: Targets = np.unique(np.concatenate(list(pending.values())))
         names = {tuple(target): target[0] for target in everywhere.tolist()}
@@ -186,7 +211,7 @@ class Erasures:
                 # Arrays were replaced through another replica since it was noted: no more from here on.
                 pending[id_] = np.union1d(pending[id_], found)
                 with self._index.writing() as transaction:
-                    transaction.insert_erasures([id_], pending[id_])
+                    transaction.insert_erasures({id_: pending[id_]})
             wiped[buffer.name] = wiping.take_out(pending[id_])
         everywhere = np.unique(np.concatenate(list(pending.values())))
         for buffer, wiping in _each(buffers.values()):
@@ -210,7 +235,7 @@ class Erasures:
         read for a while, in pages of the index, and in copies of replicas that have not heard of it."""
         if not self._segments.keeps_open:
             buffers = {buffer.config.id: buffer for buffer in self._buffers()}
-            number, _ = self._drop_rest(np.zeros(0, TARGET_DTYPE), buffer_ids, buffers)
+            number, _ = self._drop_rest(NO_TARGETS, buffer_ids, buffers)
             with self._index.writing(counted=False) as transaction:
                 self._index.confirm(transaction, number)
 

@@ -116,7 +116,7 @@ class Fork:
             num_records=self._view.num_records,
             next_exemplar_id=self._state.next_id,
         )
-        transaction.insert_origins(entry.config.id, self._state.config.id)
+        transaction.insert_origins(entry.config.id, self._state.config.id, self._state.next_id)
         transaction.write_parts(entry.config.id, self._parts, self._view.revised)
         self._share(transaction, entry.config.id)
         self._learner_quota.note(transaction, self._view)

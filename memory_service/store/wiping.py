@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,13 +44,13 @@ class Wiped:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is to be erased."""
+    """What is to be erased from one buffer."""
 
     targets: Targets
     exemplar_ids: set[int]
     """By which the records are known."""
     identities: set[tuple[int, int]]
-    """Of the exemplars, by which forks know them: id, and the CRC-32 of what was pushed."""
+    """Of the exemplars: id, and the CRC-32 of what was pushed."""
 
 
 class Wiping:
@@ -60,10 +60,15 @@ class Wiping:
         self._contents = contents
         self._commits = commits
 
-    def targets(self, exemplar_ids: Sequence[int] | None, where: Filter, only_learner: str | None) -> Chosen:
-        """The records of these ids, or else those that match: live ones, those that snapshots hold, and those that are
-        dead and still in a file. Of each, all that it was before and came to be by replaced arrays. From here on they
-        are held back, as :meth:`held_back` says.
+    def targets(
+        self, exemplar_ids: Collection[int], where: Filter | None, only_learner: str | None, *, below: int | None = None
+    ) -> Chosen:
+        """The records of these ids, and those that match, where there is a filter: live ones, those that snapshots
+        hold, and those that are dead and still in a file. Of each, all that it was before and came to be by replaced
+        arrays. From here on they are held back, as :meth:`held_back` says.
+
+        Args:
+            below: none of this id or a higher one.
 
         Raises:
             ForbiddenError: one is another learner's than ``only_learner``.
@@ -71,24 +76,25 @@ class Wiping:
         """
         learners, revised, rows = self._contents.learners, self._revised(), self._rows()
         ids = shown_ids(revised, rows["exemplar_id"])
-        if exemplar_ids is not None:
-            wanted = np.array(exemplar_ids, np.uint64)
-        else:
+        wanted = np.fromiter(exemplar_ids, np.uint64)
+        if where is not None:
             shown = rows.copy()
             shown["exemplar_id"] = ids
-            wanted = ids[matching(shown, where, learners, self._contents.fields.of(shown, where))]
+            matches = ids[matching(shown, where, learners, self._contents.fields.of(shown, where))]
+            wanted = np.concatenate([wanted, matches])
+        if below is not None:
+            wanted = wanted[wanted < below]
         chosen = np.flatnonzero(np.isin(ids, wanted))
         expect_own(rows, learners, chosen, only_learner)
         found, known_by = rows.take(chosen), set(ids[chosen].tolist())
         self._contents.leaving |= known_by
-        identities = set(_identities(revised, found))
-        # The exemplars, too: where their arrays are replaced meanwhile, what is named here may be gone from all files.
-        return Chosen(np.union1d(targets_of(found), _of_identities(identities)), known_by, identities)
+        return Chosen(targets_of(found), known_by, set(_identities(revised, found)))
 
-    def targets_of_exemplars(self, identities: set[tuple[int, int]]) -> Targets:
-        """All records of those exemplars here, where this is a fork of what they are of: arrays may have been replaced
-        in one of the two since. They are held back, too."""
-        return targets_of(self._records_of(identities, self._revised(), self._rows()))
+    def targets_of_exemplars(self, identities: set[tuple[int, int]]) -> Chosen:
+        """All records of those exemplars here, where this is a fork of what they are of, and nobody knows from where
+        on ids mean others: arrays may have been replaced in one of the two since. They are held back, too."""
+        found = self._records_of(identities, self._revised(), self._rows())
+        return Chosen(targets_of(found), set(), identities)
 
     def held_back(self, targets: Targets) -> tuple[Targets, list[int]]:
         """Those of the targets that are records of this buffer and whatever else is of the same exemplars, and the ids
@@ -200,8 +206,9 @@ class Wiping:
             yield segment, rows[~held]
 
 
-def _of_identities(identities: set[tuple[int, int]]) -> Targets:
-    """Exemplars as what is to be erased: no record has that length."""
+def of_identities(identities: set[tuple[int, int]]) -> Targets:
+    """Exemplars as what is to be erased: no record has that length. Where arrays are replaced meanwhile, all records
+    that were named may be gone from all files."""
     return np.array([(*identity, 0) for identity in identities], TARGET_DTYPE)
 
 

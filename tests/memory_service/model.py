@@ -58,8 +58,8 @@ class ModelBuffer:
     records: dict[int, Record] = field(default_factory=dict)
     classes: set[int] = field(default_factory=set)
     snapshots: dict[str, ModelSnapshot] = field(default_factory=dict)
-    origins: tuple[str, ...] = ()
-    """What it was forked from, and that from."""
+    origins: dict[str, int] = field(default_factory=dict)
+    """What it was forked from, and that from; and the id that each was to give next then."""
 
     def __post_init__(self) -> None:
         self.budget_bytes = self.budget_bytes or self.budget.bytes_for(0)
@@ -183,13 +183,21 @@ class ModelBuffer:
             del self.records[exemplar_id]
         self.version += bool(exemplar_ids)
 
-    def erase(self, gone: Sequence[Record]) -> bool:
-        """Forget records with all that they were before; in snapshots too. Returns whether it or one of those held
-        any."""
-        keys = {(record.exemplar_id, as_it_came(record)) for record in gone}
+    def shared_with(self, name: str) -> dict[int, list[Record]]:
+        """Exemplars that it has from another buffer, or itself, and that anybody can read, as they are anywhere."""
+        below = self.next_id if name == self.name else self.origins.get(name, 0)
+        found: dict[int, list[Record]] = {}
+        for shown in (self.records, *(snapshot.records for snapshot in self.snapshots.values())):
+            for id_, record in shown.items():
+                if id_ < below:
+                    found.setdefault(id_, []).append(record)
+        return found
+
+    def erase(self, gone: set[int]) -> bool:
+        """Forget records; in snapshots too. Returns whether it or one of those held any."""
 
         def without(records: dict[int, Record]) -> dict[int, Record]:
-            return {id_: r for id_, r in records.items() if (id_, as_it_came(r)) not in keys}
+            return {id_: record for id_, record in records.items() if id_ not in gone}
 
         before = self.readable
         left = without(self.records)
@@ -215,7 +223,7 @@ class ModelBuffer:
             records=dict(source.records),
             classes=set(self.classes),
             snapshots={},
-            origins=(*self.origins, self.name),
+            origins={**self.origins, self.name: self.next_id},
         )
 
     def _budget_with(self, batch: Sequence[Record]) -> int:
@@ -248,12 +256,6 @@ def with_logits(record: Record, values: NDArray[np.float32]) -> Record | None:
     revision = Revision(record.exemplar_id, record.revision + 1)
     extras = replace(extras, arrays={**extras.arrays, "logits": new}, revision=revision)
     return replace(record, extras=extras.encode(), feature_flags=extras.feature_flags)
-
-
-def as_it_came(record: Record) -> bytes:
-    """The body that was pushed: without arrays here."""
-    extras = replace(decode_extras(record.extras), arrays={}, revision=None)
-    return replace(record, extras=extras.encode(), feature_flags=extras.feature_flags).body
 
 
 def refusal(error: BudgetError) -> dict[str, Any]:

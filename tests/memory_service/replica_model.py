@@ -60,8 +60,6 @@ class Known:
     """Somebody has asked for them to be erased."""
     erased: set[int] = field(default_factory=set)
     """And was told that they are."""
-    reached: set[int] = field(default_factory=set)
-    """Those that the buffer still had, if only in a file: its forks lose them, too."""
     receipts: list[dict[str, Any]] = field(default_factory=list)
     refused: list[Record] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
@@ -262,7 +260,6 @@ class Learner(threading.Thread):
                 known.erased |= removal.ids
                 # Also what an earlier erasure did not end.
                 assert set(said["deleted"]) <= known.erasing
-                known.reached |= set(said["deleted"])
                 if said["receipt"] is not None:
                     known.receipts.append(said["receipt"])
                     self.model.counts["erased while a replica was away"] += bool(said["receipt"]["unconfirmed"])

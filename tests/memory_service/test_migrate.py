@@ -211,7 +211,7 @@ def test_a_store_that_moved_through_all_places_answers_the_same(tmp_path: Path, 
     key = make_everything(first)
     with closing(SqliteIndex(first / "index.sqlite")) as index, index.writing() as transaction:
         # Under way when a process was killed. All else of the store is as it was.
-        transaction.insert_erasures([2], np.array([(13, 1, 2)], TARGET_DTYPE))
+        transaction.insert_erasures({2: np.array([(13, 1, 2)], TARGET_DTYPE)})
         news.insert(transaction, 3, b"of one")
         quotas.charge_learners(transaction, {"left": 7}, None)
     before, data, places = rows_of(first, open_local, tmp_path), first, open_local

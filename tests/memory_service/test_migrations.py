@@ -109,3 +109,20 @@ def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert schema(data / "index.sqlite") == before
     with closing(sqlite3.connect(data / "index.sqlite")) as connection:
         assert connection.execute("SELECT name FROM segments").fetchall() == [("gone.zarr.zip",)]
+
+
+def test_what_is_being_erased_is_erased_from_forks_that_an_earlier_version_made_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        options = config()
+        options.attributes.update(connection=connection, store=tmp_path)
+        command.upgrade(options, "0019")
+        connection.exec_driver_sql("INSERT INTO origins VALUES (2, 1), (3, 1), (3, 2)")
+        connection.exec_driver_sql("INSERT INTO erasures VALUES (1, 7, 8, 9), (2, 7, 8, 9)")
+        command.upgrade(options, "head")
+        assert connection.exec_driver_sql("SELECT * FROM erasures").fetchall() == [(of, 7, 8, 9) for of in (1, 2, 3)]
+        # Nobody knows which exemplars those share.
+        found = connection.exec_driver_sql("SELECT * FROM origins").fetchall()
+        assert found == [(2, 1, None), (3, 1, None), (3, 2, None)]
+    engine.dispose()

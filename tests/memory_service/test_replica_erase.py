@@ -223,6 +223,20 @@ def test_what_was_deleted_and_compacted_before_is_nowhere_either(
     assert second._watch.look() == number
 
 
+def test_what_a_fork_has_and_its_source_has_lost_is_gone_from_all(
+    pair: tuple[SharedStore, SharedStore], tmp_path: Path, postgres: PostgresServer
+) -> None:
+    """One is dead in a segment of the fork's, the other one lives on there."""
+    first, second = pair
+    drop_dead(first.buffer("b"), [3, 19])
+    second.buffer("f").delete([3])
+    receipt = first.erasures.erase(first.buffer("b"), [3, 19]).receipt
+    assert receipt is not None
+    assert (receipt.exemplar_ids, receipt.unconfirmed) == ((3, 19), ())
+    assert [(lost.buffer, lost.exemplar_ids) for lost in receipt.buffers] == [("f", (19,))]
+    expect_gone(pair, tmp_path, postgres, [3, 19])
+
+
 def test_what_leaves_other_buffers_can_be_read_on(
     pair: tuple[SharedStore, SharedStore], tmp_path: Path, postgres: PostgresServer
 ) -> None:

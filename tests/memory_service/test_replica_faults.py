@@ -157,16 +157,10 @@ class Checks:
             return
         insist(lambda: not any(kept["unconfirmed"] for kept in self.receipts()))
         kept = [each["receipt"] for each in self.receipts()]
-        listed = [each["name"] for each in self.clients[0].get("/v1/buffers").json()["buffers"]]
         gone: list[Record] = []
-        for name, known in self.model.buffers.items():
+        for known in self.model.buffers.values():
             self.found["lost"] += sum(told not in kept for told in known.receipts)
-            for lost in (lost for receipt in kept for lost in receipt["buffers"]):
-                if lost["buffer"] == name or lost["buffer"].startswith(f"{name}-f"):
-                    known.reached |= known.erased & set(lost["exemplar_ids"])
-            # What a buffer had lost before is erased in a fork that has it, or a segment with it.
-            has_forks = any(fork.startswith(f"{name}-f") for fork in listed)
-            gone += [known.records[id_] for id_ in (known.erased & known.reached if has_forks else known.erased)]
+            gone += [known.records[id_] for id_ in known.erased]
         late = set() if also_late else {key_of(stem) for stem in self.site.stems("intents")}
         tables = tables_with(self.site.postgres, gone, SEARCHED_EVERY)
         left = set(filter(self.site.is_left_by_crash, tables))
@@ -242,7 +236,7 @@ class Checks:
             if version >= 0:
                 held = self.read(fork)
                 self.found["strange"] += len(held.keys() - known.records.keys())
-                self.note_erased(fork, held.keys() & known.reached)
+                self.note_erased(fork, held.keys() & known.erased)
                 now = self.clients[0].get(f"/v1/buffers/{fork}").json()["version"]
                 # Erasing reaches it.
                 assert version == now or (version < now and known.erased)

@@ -297,16 +297,12 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(pick=PICKS, every=st.integers(1, 7))
     def erase(self, pick: int, every: int) -> None:
         buffer, model = self._pick(pick)
-        held = {id_: r for shown in model.snapshots.values() for id_, r in shown.records.items()} | model.records
-        ids = sorted(held)[::every]
-        shown = [snapshot.records for snapshot in model.snapshots.values()]
-        gone = [records[id_] for records in (model.records, *shown) for id_ in ids if id_ in records]
-        done = refused_or(lambda: self.store.erasures.erase(buffer, [record.exemplar_id for record in gone]))
-        lost = [
-            other.name
-            for name, other in sorted(self.models.items())
-            if model.name in (name, *other.origins) and other.erase(gone)
-        ]
+        # What it has lost, and a fork has, too.
+        shared = {name: other.shared_with(model.name) for name, other in sorted(self.models.items())}
+        ids = sorted(set[int]().union(*shared.values()))[::every]
+        gone = [record for of_it in shared.values() for id_ in ids for record in of_it.get(id_, ())]
+        done = refused_or(lambda: self.store.erasures.erase(buffer, ids))
+        lost = [name for name, of_it in shared.items() if self.models[name].erase(of_it.keys() & set(ids))]
         self.samples = {key: value for key, value in self.samples.items() if key[0] not in lost}
         if isinstance(done, BudgetError):
             # Nobody can read them, and a later try, or the next start, goes on with it.
@@ -314,7 +310,7 @@ class StoreMachine(RuleBasedStateMachine):
             event("erase: disk_limit_exceeded")
             return
         event(f"erased: {bool(gone)}")
-        assert set(done.deleted) >= {record.exemplar_id for record in gone}
+        assert set(done.deleted) >= set(ids)
         if done.receipt is not None:
             named = {held.exemplar_id for held in done.receipt.elsewhere}
             assert [from_.buffer for from_ in done.receipt.buffers] == lost or not gone
@@ -413,6 +409,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _forget(self, name: str) -> None:
         del self.models[name]
+        for other in self.models.values():
+            # Another one may get its name.
+            other.origins.pop(name, None)
         self.answers = {key: value for key, value in self.answers.items() if key[0] != name}
 
     # Files

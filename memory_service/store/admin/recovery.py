@@ -38,7 +38,8 @@ UNKNOWN: Final = (
     "snapshots, descriptions, words of vocabularies and idempotency keys since are gone: a push that is sent again is "
     "stored again",
     "records of open segments that the index has no headers of are not readable; their files lie in quarantine/",
-    "a fork holds only what it has written itself, where the index does not know it",
+    "a fork holds only what it has written itself, where the index does not know it, and is none any more: what is "
+    "erased from its source is to be erased there, too",
 )
 """What cannot be known of a store whose index was missing or older than its segments."""
 

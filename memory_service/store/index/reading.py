@@ -316,10 +316,12 @@ class Reading:
             rows.setdefault(owner, []).append(tuple(values))
         return {owner: np.array(of_it, TARGET_DTYPE) for owner, of_it in rows.items()}
 
-    def forks_of(self, buffer_id: int) -> list[int]:
-        """Ids of the buffers that were forked from one, or from one of its forks."""
+    def forks_of(self, buffer_id: int) -> dict[int, int | None]:
+        """Ids of the buffers that were forked from one, or from one of its forks; and of each, the id below which
+        exemplars are the same in both, None where nobody knows it."""
         o = tables.origins.c
-        return list(self.connection.execute(sa.select(o.buffer_id).where(o.origin_id == buffer_id)).scalars())
+        statement = sa.select(o.buffer_id, o.next_exemplar_id).where(o.origin_id == buffer_id)
+        return {row.buffer_id: row.next_exemplar_id for row in self.connection.execute(statement)}
 
     def origins_of(self, buffer_ids: Iterable[int]) -> set[int]:
         """Ids of all that these were forked from, through others too."""

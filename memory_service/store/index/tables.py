@@ -156,6 +156,8 @@ origins = sa.Table(
     sa.Column("buffer_id", _Id, sa.ForeignKey("buffers.id"), primary_key=True),
     # Of a buffer that may be gone.
     sa.Column("origin_id", _Id, primary_key=True, index=True),
+    # Of the origin, when that was forked: exemplars below it are the same in both. NULL: an earlier version did it.
+    sa.Column("next_exemplar_id", sa.BigInteger),
     sqlite_with_rowid=False,
 )
 """What a buffer was forked from, and that from, and so on."""

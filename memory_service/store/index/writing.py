@@ -25,7 +25,7 @@ from memory_service.store.index.revising import Revising
 from memory_service.store.index.unheld import DELETE_UNHELD, FORGET_UNHELD, HOLD_SEGMENTS
 from memory_service.store.pure.change import Answer
 from memory_service.store.pure.columns import Arrays, Rows
-from memory_service.store.pure.erasing import TARGET_DTYPE, Targets
+from memory_service.store.pure.erasing import NO_TARGETS, TARGET_DTYPE, Targets
 from memory_service.store.pure.model import BufferConfig, Snapshot
 from memory_service.store.pure.revised import NOTHING_REVISED, Revised
 from memory_service.store.pure.tallies import SegmentState
@@ -206,17 +206,25 @@ class Writing(Revising):
 
     # Forks and erasures
 
-    def insert_origins(self, buffer_id: int, source_id: int) -> None:
-        """Note that a buffer is a fork of another one."""
+    def insert_origins(self, buffer_id: int, source_id: int, next_exemplar_id: int) -> None:
+        """Note that a buffer is a fork of another one, which is to give that id next. What is being erased from the
+        one is from the other, too."""
         o = tables.origins.c
-        older = self.connection.execute(sa.select(o.origin_id).where(o.buffer_id == source_id)).scalars().all()
-        self.insert(tables.origins, [{"buffer_id": buffer_id, "origin_id": id_} for id_ in (source_id, *older)])
+        statement = sa.select(o.origin_id, o.next_exemplar_id).where(o.buffer_id == source_id)
+        older = self.connection.execute(statement).all()
+        names = ("origin_id", "next_exemplar_id")
+        origins = [dict(zip(names, row, strict=True)) for row in ((source_id, next_exemplar_id), *older)]
+        self.insert(tables.origins, [{"buffer_id": buffer_id, **row} for row in origins])
+        e = tables.erasures.c
+        targets = (e.exemplar_id, e.crc32, e.length)
+        erased = sa.select(sa.literal(buffer_id, e.buffer_id.type), *targets).where(e.buffer_id == source_id)
+        self.connection.execute(tables.erasures.insert().from_select([e.buffer_id, *targets], erased))
 
-    def insert_erasures(self, buffer_ids: Iterable[int], targets: Targets) -> None:
-        """Note that records are being erased from buffers."""
+    def insert_erasures(self, targets: Mapping[int, Targets]) -> None:
+        """Note that records are being erased from buffers, by id."""
         known = self.erasures()
-        for id_ in buffer_ids:
-            new = targets[~np.isin(targets, known[id_])] if id_ in known else targets
+        for id_, of_it in targets.items():
+            new = of_it[~np.isin(of_it, known.get(id_, NO_TARGETS))]
             rows = [dict(zip(TARGET_DTYPE.names or (), row, strict=True)) for row in new.tolist()]
             self.insert(tables.erasures, [{"buffer_id": id_, **row} for row in rows])
 

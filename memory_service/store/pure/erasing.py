@@ -20,6 +20,8 @@ TARGET_DTYPE: Final = np.dtype([("exemplar_id", "<u8"), ("crc32", "<u4"), ("leng
 Targets = NDArray[np.void]
 """``(T,)`` of :data:`TARGET_DTYPE`, each once."""
 
+NO_TARGETS: Final[Targets] = np.zeros(0, TARGET_DTYPE)
+
 
 def targets_of(rows: Rows | Targets) -> Targets:
     """Records as what is to be erased, each once."""

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from memory_format import StorageError
 
-HEAD = "0019"
+HEAD = "0020"
 """The newest schema; a test holds it to the newest file."""
 
 _VERSIONS = sa.MetaData()
