@@ -5,20 +5,18 @@ its own, takes about 20 s on two cores, and prints items, bytes and the share of
 Arguments: a checkout of Mammoth with its requirements installed; steps of a task.
 """
 
-import importlib
 import sys
 from typing import Any
 
 import numpy as np
 import torch
-from shared import pieces, service
+from shared import from_checkout, pieces, service
 from torch import nn
 
 from client import MemoryClient
 from learner.adapters.mammoth import Recorder, StoredExamples
 
-sys.path.append(sys.argv[1])
-Buffer: Any = importlib.import_module("utils.buffer").Buffer
+Buffer: Any = from_checkout("github.com/aimagelab/mammoth", "utils.buffer").Buffer
 
 
 class ServiceBuffer(StoredExamples, Buffer):  # type: ignore[misc]

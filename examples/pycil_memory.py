@@ -5,20 +5,17 @@ its model. Starts a service of its own, takes about 20 s on two cores, and print
 Argument: a checkout of PyCIL or PILOT.
 """
 
-import importlib
-import sys
 from typing import Any
 
 import numpy as np
 import torch
-from shared import pieces, service
+from shared import from_checkout, pieces, service
 from torch.utils.data import TensorDataset
 
 from client import MemoryClient
 from learner.adapters.pycil import StoredMemory
 
-sys.path.append(sys.argv[1])
-BaseLearner: Any = importlib.import_module("models.base").BaseLearner
+BaseLearner: Any = from_checkout("github.com/LAMDA-CL/PyCIL", "models.base").BaseLearner
 
 
 class Learner(StoredMemory, BaseLearner):  # type: ignore[misc]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +29,16 @@ def service(url: str | None = None) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder, ServiceProcess(Path(folder) / "memory") as process:
         yield process.url
+
+
+def from_checkout(where: str, name: str) -> ModuleType:
+    """A module of a checkout, whose path is the first argument; without one, ends the program in words."""
+    if len(sys.argv) < 2:
+        sys.exit(f"a checkout is needed: git clone https://{where} CHECKOUT; python {sys.argv[0]} CHECKOUT")
+    if not Path(sys.argv[1], *name.split(".")).with_suffix(".py").is_file():
+        sys.exit(f"{sys.argv[1]} is no checkout of {where}: it has no module {name}")
+    sys.path.append(sys.argv[1])
+    return importlib.import_module(name)
 
 
 def pieces(class_id: int, number: int, *, side: int = 64, seed: int = 0) -> NDArray[np.uint8]:

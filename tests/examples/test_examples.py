@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -119,6 +120,18 @@ def checkout(folder: Path, package: str, module: str) -> str:
     name = {"mammoth_buffer": "buffer", "pycil_learner": "base"}[module]
     (folder / package / f"{name}.py").write_text(stub.read_text())
     return str(folder)
+
+
+def test_what_needs_a_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    shared = importlib.import_module("shared")
+    for arguments, said in (
+        ([], "a checkout is needed: git clone"),
+        ([str(tmp_path)], "it has no module utils.buffer"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["mammoth_er.py", *arguments])
+        with pytest.raises(SystemExit, match=said):
+            shared.from_checkout("github.com/aimagelab/mammoth", "utils.buffer")
 
 
 def test_mammoths_buffer_has_its_pictures_in_the_service(tmp_path: Path) -> None:
