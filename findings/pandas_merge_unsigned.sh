@@ -64,7 +64,7 @@ for name, partners in seen.items():
     print(f"{name + ':':9} expected {EXPECTED}")
     print(f"{'':9} seen     {partners if isinstance(partners, str) else sorted(partners)}")
 print(f"isin: {found}; warnings: {[str(warning.message) for warning in warned]}")
-print("source: pandas, core/reshape/merge.py, _factorize_keys: find_common_type of int64 and uint64, which is float64")
+print("source: pandas, core/reshape/merge.py, _convert_arrays_and_get_rizer_klass: find_common_type of int64 and uint64, which is float64")
 assert sorted(seen["pandas"]) == sorted([("2^53", "on 2^53 + 1"), *EXPECTED]), f"changed: pandas {seen['pandas']}"
 assert sorted(seen["polars"]) == sorted(seen["duckdb"]) == EXPECTED, f"changed: {seen}"
 assert isinstance(seen["pyarrow"], str), f"changed: pyarrow {seen['pyarrow']}"

@@ -86,6 +86,8 @@ class DatabaseToFill(Database, IndexToFill):
 
     def _copy_in(self, connection: sa.Connection, source: sa.Connection, table: sa.Table) -> None:
         driver: Any = connection.connection.driver_connection
+        # In alone: a COPY out that is left early makes psycopg 3.3.9's connection unusable
+        # (findings/psycopg_copy_left.sh).
         names = ", ".join(f'"{column.name}"' for column in table.columns)
         with (
             driver_errors(connection),
