@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
@@ -24,7 +25,7 @@ from memory_service.http.pages import buffers as buffer_pages
 from memory_service.http.pages import exemplars as exemplar_pages
 from memory_service.http.pages import keys as key_pages
 from memory_service.http.pages import runs as run_pages
-from memory_service.http.pages.routing import compile_templates
+from memory_service.http.pages.routing import compile_templates, on_http_exception
 from memory_service.http.routes import (
     buffers,
     erasures,
@@ -148,6 +149,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     # Outermost: who is not let in is asked nothing else.
     app.add_middleware(Guard, bound=settings.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins)
     errors.install(app)
+    app.add_exception_handler(HTTPException, on_http_exception)
     reference.mount(app)
     app.state.methods_at = partial(methods_at, app.routes)
     return app

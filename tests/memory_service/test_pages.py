@@ -205,6 +205,15 @@ def test_what_is_refused_is_a_page_for_a_browser_alone(filled: httpx.Client) -> 
         assert problem["title"] in text
 
 
+def test_a_mistyped_address_is_a_page_for_a_browser_alone(filled: httpx.Client) -> None:
+    for url in ("/buffers", "/buffers/b", "/buffers/b/sumary"):
+        assert "unknown_route" in page_at(filled, url, 404)
+        assert_problem(filled.get(url), "unknown_route")
+    # The API answers all alike, and where a slash is too much, it still leads on.
+    assert_problem(filled.get("/v1/nothing", headers=HTML), "unknown_route")
+    assert filled.get("/runs/", headers=HTML, follow_redirects=False).status_code == 308
+
+
 def test_a_browser_asks_for_the_key_and_shows_what_it_is_for(tmp_path: Path) -> None:
     with running(tmp_path) as client:
         for buffer in ("left", "right"):

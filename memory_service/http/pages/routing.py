@@ -116,13 +116,26 @@ class PageRoute(StrictRoute):
                     raise
                 if isinstance(error, UnauthenticatedError):
                     return sign_in_page(request, error)
-                answer = answer_to(request, error)
-                problem = json.loads(bytes(answer.body))
-                # Such as Retry-After.
-                others = {key: value for key, value in answer.headers.items() if not key.startswith("content-")}
-                return html(request, "problem", problem, status=answer.status_code, headers=others)
+                return _problem_page(request, answer_to(request, error))
 
         return shown
+
+
+def on_http_exception(request: Request, error: Exception) -> Response:
+    """The answer to what no route takes: for people who mistype an address, a page with a way on."""
+    assert isinstance(error, HTTPException)
+    answer = answer_to(request, error)
+    is_mistyped = answer.status_code == 404 and not request.url.path.startswith("/v1/")
+    return (
+        _problem_page(request, answer) if is_mistyped and prefers(request.headers.get("accept", ""), HTML) else answer
+    )
+
+
+def _problem_page(request: Request, answer: Response) -> Response:
+    problem = json.loads(bytes(answer.body))
+    # Such as Retry-After.
+    others = {key: value for key, value in answer.headers.items() if not key.startswith("content-")}
+    return html(request, "problem", problem, status=answer.status_code, headers=others)
 
 
 class Pages(Router):
