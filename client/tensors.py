@@ -74,7 +74,11 @@ def _padded(name: str, rows: list[StoredArray | None]) -> NDArray[np.float32]:
 
 
 def pad_rows(rows: Sequence[Mapping[str, torch.Tensor]]) -> TensorBatch:
-    """Records without their first axis as one batch, padded to the largest. One with rows that lack a name has it."""
+    """Records without their first axis as one batch, padded to the largest. One with rows that lack a name has it.
+
+    Padded, not nested: sums over a narrowed tensor of ``torch.nested`` count what was cut away, in torch 2.14.1
+    (findings/torch_nested_narrow.sh).
+    """
     names = sorted({name for one in rows for name in one})
     if "num_pictures" in names:
         rows = [one if "num_pictures" in one else {**one, **_of_one_picture(one["grid"])} for one in rows]

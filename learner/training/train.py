@@ -155,6 +155,8 @@ def _gradients(model: Classifier, views: list[TokenisedSplit], parameters: Seque
     def of_part(part: TokenisedSplit) -> tuple[Tensor, Sequence[Tensor | None]]:
         logits, own_loss = model.answer(part.tokens)
         targets = model.targets(part.class_ids)
+        # No mean of means, whose shares may differ, nor a DTensor: over two ranks torch 2.14.1 gives its mse_loss twice
+        # the gradient (findings/torch_dtensor_losses.sh).
         loss = (F.cross_entropy(logits, targets, reduction="sum") + own_loss) / count
         if not loss.requires_grad:
             return loss, [None] * len(trained)
