@@ -8,7 +8,7 @@
 # Seen: 3,000 with h11 and hypercorn, 0 with httptools, which uvicorn takes where it is installed. The application is told that this was all, with 200. The
 #   parser tells llhttp to skip the body of what asks for an upgrade, before anybody has decided on it.
 # For this project: a push without its body is refused as no Arrow stream, and words that were optional were passed over. Such a request gets 400 now, in words
-#   (memory_service/http/connections.py, with a test). Without a body, Upgrade is ignored.
+#   (http/connections.py, with a test). Without a body, Upgrade is ignored.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

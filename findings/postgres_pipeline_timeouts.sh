@@ -10,7 +10,7 @@
 #   only when it has been sent a Sync, and the statement's time ended with the statement. TCP's keepalive sees nothing
 #   either, as the stopped process's system answers. PostgreSQL 17 has transaction_timeout, which ends it.
 # For this project: replicas end each other's sessions that have been silent in a transaction for a minute
-#   (memory_service/store/index/holding.py). One that was stopped would have held a buffer for all others.
+#   (store/index/holding.py). One that was stopped would have held a buffer for all others.
 set -euo pipefail
 folder=$(mktemp -d)
 python3 -m venv "$folder/venv"

@@ -6,7 +6,7 @@
 # Guess: added up as double precision and rounded at the end, as avg() is and all others do; avg(x) * count(x) is sum(x).
 # Seen: sum() adds in real. Once it is 2^24, another 1 changes nothing. A million of 0.1 are 100,958.34, 1 % too much. avg() is right, and so is
 #   sum(x::float8). Workers have a part each, as large as they are fast, so the sum changes from one query to the next.
-# For this project: what the index keeps of scores and sizes is double precision and bigint (memory_service/store/index/tables.py). Exports have
+# For this project: what the index keeps of scores and sizes is double precision and bigint (store/index/tables.py). Exports have
 #   scores as float32: who loads them into a real column casts before sum().
 set -euo pipefail
 folder=$(mktemp -d)

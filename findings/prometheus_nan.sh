@@ -6,7 +6,7 @@
 # Seen: the histogram's _count is 2, that of the summary is 3, and both sums are NaN from then on: rate() and averages of them are NaN until the process
 #   ends, while the counts look well. The counter takes NaN, and stays NaN. _count is the sum of the buckets, and NaN is below no bound, not even
 #   +Inf.
-# For this project: what is observed are seconds by the monotonic clock (memory_service/http/telemetry.py). Scores and losses, which may be NaN, are
+# For this project: what is observed are seconds by the monotonic clock (http/telemetry.py). Scores and losses, which may be NaN, are
 #   in no metric.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -7,7 +7,7 @@
 # Seen: left without an error and before the end, each further statement, also rollback(), is an OperationalError, "another command is already in
 #   progress", and connection.closed is False: a pool hands it out again. With an error psycopg cancels the query and reads on; without one it does
 #   nothing. It is known and as meant.
-# For this project: COPY only goes in (memory_service/store/index/database_filling.py). Rows are read by SELECT.
+# For this project: COPY only goes in (store/index/database_filling.py). Rows are read by SELECT.
 set -euo pipefail
 folder=$(mktemp -d)
 as=()

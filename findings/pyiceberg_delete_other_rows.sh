@@ -7,7 +7,7 @@
 # Seen: by `x != 1` the scan finds 2 and NaN. In one file 2 is deleted; in four, 2 and null are, which the scan has not found. By `not in` the
 #   scan finds 2, NaN and null, and one file loses 2 alone. Within a file NaN and null stay where the filter does not name them; a whole
 #   file goes by its statistics, for which null is unequal to 1.
-# For this project: queries, draws and deletion take their rows by one function (memory_service/store/pure/selection.py), and a test has it that what
+# For this project: queries, draws and deletion take their rows by one function (store/pure/selection.py), and a test has it that what
 #   is deleted is what a query showed.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -8,7 +8,7 @@
 #   SQLAlchemy passes it on. No number equals a BLOB, and every number is less than any: `n < 3` is all rows, `n = 3` none, and what was
 #   inserted comes back as b'\x06\0\0\0\0\0\0\0'. np.float64 is right. A STRICT table refuses to insert it, and compares it all the same.
 # For this project: numbers go into statements by tolist() or int(). A test looks whether the columns of numbers hold numbers
-#   (tests/memory_service/test_faults.py).
+#   (test_faults.py).
 set -euo pipefail
 folder=$(mktemp -d)
 as=()

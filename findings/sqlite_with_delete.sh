@@ -7,7 +7,7 @@
 # Seen: what begins with WITH is carried out at once and stays, and rowcount is -1. Of 3.11's sqlite3, and so of SQLAlchemy with pysqlite, a
 #   transaction begins by itself in front of what begins with INSERT, UPDATE, DELETE or REPLACE, and in front of nothing else. Where another change
 #   came first, or BEGIN was executed, it is undone.
-# For this project: each transaction begins with BEGIN, and the driver's guesses are off (memory_service/store/index/sqlite.py).
+# For this project: each transaction begins with BEGIN, and the driver's guesses are off (store/index/sqlite.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

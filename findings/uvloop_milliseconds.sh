@@ -7,7 +7,7 @@
 # Seen: uvloop rounds to whole milliseconds, up and down. 200 sleeps of 0.4 ms take less than 10 ms in all, those of 1.4 ms end after
 #   1.0 to 1.4, and short of the deadline the loop turns some hundred times without a pause. loop.time() goes in steps of a millisecond.
 # For this project: uvicorn takes uvloop where it is installed. The pause behind a draw is measured by loop.time(), whose steps are right in
-#   the mean; a pause that was measured finely would be rounded off to nothing (memory_service/http/admission.py).
+#   the mean; a pause that was measured finely would be rounded off to nothing (http/admission.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
