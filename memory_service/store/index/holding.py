@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import sqlalchemy as sa
 
 from memory_service.store.index.database import HOLDERS
 from memory_service.store.index.reading import unanswered
+from memory_service.store.index.sql import as_storage_error
+
+logger = logging.getLogger(__name__)
 
 _OF_BUFFER: Final = "hashtextextended(current_schema() || ' ' || %s::bigint, 1701668205)"
 TAKE_BUFFER: Final = f"SELECT pg_advisory_lock({_OF_BUFFER})"
@@ -26,7 +30,7 @@ COUNT: Final = unanswered(
 )
 SILENT_SECONDS: Final = 60.0
 """How long a transaction waits for its next statement, as where a session is idle in one."""
-END_SILENT: Final = sa.text(
+_END_SILENT: Final = sa.text(
     # Between two statements of a pipeline a session is no idle one, and runs none: no timeout of the server's counts
     # then (PostgreSQL 16.14, findings/postgres_pipeline_timeouts.sh). First they are found: conditions have no order.
     f"WITH silent AS MATERIALIZED (SELECT a.pid, a.application_name {HOLDERS.format(1701668205)} "
@@ -43,3 +47,11 @@ BEGIN_UPLOADS: Final = sa.text(
     f"{_COUNT_IN_STORE} RETURNING changes, {_IDS}"
 )
 COUNT_IN_STORE: Final = sa.text(f"{_COUNT_IN_STORE} RETURNING store_id, changes")
+
+
+def end_silent(engine: sa.Engine, place: str) -> None:
+    """End connections whose transaction has waited for its next statement for too long. Raises ``StorageError``."""
+    with as_storage_error(), engine.connect() as connection:
+        ended = connection.execute(_END_SILENT, {"seconds": SILENT_SECONDS})
+    for name in ended.scalars():
+        logger.warning("a connection of %s to %s is ended: it was silent amid a transaction", name, place)

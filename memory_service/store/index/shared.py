@@ -297,10 +297,7 @@ class SharedIndex(Database):
 
     def end_silent(self) -> None:
         """End connections of replicas whose transaction has waited for its next statement for too long."""
-        with as_storage_error(), self._at_once.connect() as connection:
-            ended = connection.execute(holding.END_SILENT, {"seconds": holding.SILENT_SECONDS})
-        for name in ended.scalars():
-            logger.warning("a connection of %s to %s is ended: it was silent amid a transaction", name, self.place)
+        holding.end_silent(self._at_once, self.place)
 
     # Transactions
 
