@@ -375,9 +375,8 @@ class SharedIndex(Database):
 
     def begin_uploads(self, stems: Sequence[str], seconds: float) -> int:
         # What is uploaded becomes new segments, and one more may be begun.
-        ids = len(stems) + 1
         with self._at_hand() as session, as_storage_error():
-            given = {"stems": list(stems), "seconds": seconds, "ids": max(0, ids - len(session.segment_ids))}
+            given = {"stems": list(stems), "seconds": seconds, "ids": max(0, len(stems) + 1 - len(session.segment_ids))}
             given |= self._counting(1)
             row = session.connection.execute(holding.BEGIN_UPLOADS, given).one()
             session.segment_ids.extend(row.ids)
