@@ -60,8 +60,9 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
     Which example goes to which place, and which are drawn, is Mammoth's own code with its own random numbers, for each
     of its strategies but ``unlimited``. Labels, logits and the like stay its tensors, which models read and write; they
     are in the records as well. Logits that a model has written since, as X-DER does, take the place of a record's at
-    the next call that draws, adds, reports or saves, or at :meth:`commit`. ``examples`` can be indexed as the tensor
-    that it stands for.
+    the next call that draws, adds, reports or saves, or at :meth:`commit`; what torch does not count as a write, as one
+    to ``logits.data``, when it reports or saves, or at :meth:`commit`. ``examples`` can be indexed as the tensor that
+    it stands for.
 
     ``buffer_size`` counts items. Where the budget in bytes holds fewer, ``buffer_size`` becomes what it holds, and
     reservoir sampling goes on with that; who sets it to more, as Mammoth's ``fill_buffer`` does, does not get more.
@@ -142,18 +143,18 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
 
     def add_data(self, *arguments: Any, **options: Any) -> None:
         """As Mammoth's. What it has put into places is in the service when this returns."""
-        self.commit()
+        self._bring()
         super().add_data(*arguments, **options)
-        self.commit()
+        self._bring()
 
     def get_data(self, *arguments: Any, **options: Any) -> Any:
         """As Mammoth's."""
-        self.commit()
+        self._bring()
         return super().get_data(*arguments, **options)
 
     def get_balanced_data(self, *arguments: Any, **options: Any) -> Any:
         """As Mammoth's."""
-        self.commit()
+        self._bring()
         return super().get_balanced_data(*arguments, **options)
 
     def commit(self) -> None:
@@ -162,13 +163,18 @@ class StoredExamples(_Mammoths):  # type: ignore[misc]
         Raises:
             BudgetError: there is no room for it, and the buffer's policy is ``reject``.
         """
+        self._bring(whatever=True)
+
+    def _bring(self, *, whatever: bool = False) -> None:
+        """As :meth:`commit`; ``whatever``: also what the tensors do not say was written, which takes a look at all
+        values."""
         if self._examples is None:
             return
         self._commit()
         gone: set[int] = set()
         for name in _KEPT:
             values = getattr(self, name, None)
-            if values is None or (name in self._told and self._told[name].is_of(values)):
+            if values is None or (not whatever and name in self._told and self._told[name].is_of(values)):
                 continue
             now = Told.of(values)
             if name in self._told:

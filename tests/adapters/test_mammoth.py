@@ -158,6 +158,20 @@ def test_logits_that_x_der_makes_anew_are_those_of_the_records(memory: MemoryCli
     assert ours.examples.exemplars.buffer.info().version == version
 
 
+def test_writes_that_torch_does_not_count_are_found_when_it_reports_or_saves(memory: MemoryClient) -> None:
+    ours = stored(memory)
+    ours.add_data(**batch(0))
+    for call in (ours.commit, ours.state_dict, ours.serialize, lambda: ours.report(0)):
+        for tensor in (ours.logits.data, ours.logits.numpy()):
+            tensor[2] += 1
+            call()
+            assert_told(ours)
+    with torch.inference_mode():
+        ours.logits = ours.logits * 2
+    ours.get_data(4)
+    assert_told(ours)
+
+
 def test_a_checkpoint_has_the_logits_of_its_time(memory: MemoryClient) -> None:
     ours = stored(memory)
     np.random.seed(0)  # noqa: NPY002
