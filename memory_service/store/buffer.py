@@ -298,12 +298,6 @@ class Buffer(Reads):
         with self._changing():
             self._commits.seal()
 
-    def refresh(self) -> bool:
-        """Catch up with what others have committed to the index since the last look; whether there was anything. Raises
-        ``StorageError``: what there is cannot be read."""
-        with self._changing():
-            return self._commits.writer.refresh()
-
     # Snapshots
 
     def take_snapshot(self, name: str) -> tuple[Snapshot, bool]:

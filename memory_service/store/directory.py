@@ -140,6 +140,8 @@ class Ports:
     index: Index
     segments: Segments
     store_id: str
+    places: Places
+    """Where they are, for who copies the store."""
     trusted: bool = True
     """Whether the index is as new as the segments: otherwise nothing of them is removed."""
     ready: Callable[[], object] = lambda: None
@@ -226,7 +228,7 @@ class Places:
                     index.generation = Generation(data / opening.GENERATION, mark)
 
             stack.pop_all()
-        return Ports(index, segments, mark.store_id, trusted, ready)
+        return Ports(index, segments, mark.store_id, self, trusted, ready)
 
     def _index_in_file(self, data: Path) -> _Opened:
         standing = opening.look(data, all_here=self.segments is None)

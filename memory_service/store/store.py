@@ -28,7 +28,7 @@ from memory_format.api.terms import NAME_PATTERN, EvictionPolicy
 from memory_service.store import directory
 from memory_service.store.buffer import Buffer
 from memory_service.store.commits import discard
-from memory_service.store.directory import OpenPorts, Places, Ports, open_local
+from memory_service.store.directory import OpenPorts, Ports, open_local
 from memory_service.store.erasures import Erasures
 from memory_service.store.index import quotas
 from memory_service.store.index.base import BufferEntry, BufferRows, Writing
@@ -65,7 +65,6 @@ class Store:
 
     def __init__(self, data: Path, options: Options | None = None, *, open_ports: OpenPorts = open_local) -> None:
         self.data, self._options = data, options or Options()
-        self._places = open_ports if isinstance(open_ports, Places) else open_local
         self._name_files = NameFiles(data)
         self._names_lock, self._archiving = threading.Lock(), threading.Lock()
         self._coming: set[str] = set()  # names of buffers that are being forked or imported
@@ -84,6 +83,7 @@ class Store:
 
     def _open(self, ports: Ports) -> None:
         self._index, self._segments, self.id = ports.index, ports.segments, ports.store_id
+        self._places = ports.places
         self._quota = Quota(self._index, self._options)
         try:
             with self._index.reading() as reading:

@@ -126,15 +126,6 @@ class Writer:
         """See what others have committed. Raises as :meth:`catch_up`; ``StorageError``."""
         self._load(())
 
-    def refresh(self) -> bool:
-        """Bring the state up to date with what others have committed since its number; returns whether there was
-        anything. In one process there never is. Raises ``StorageError``: what there is cannot be read."""
-        with self._index.reading() as reading:
-            if self._index.made_here(self._contents.state.number, reading.number()):
-                return False
-        self.reload()
-        return True
-
     def tell(
         self, transaction: Writing, before: State, change: Change, after: State, wrote: Wrote, gone: int | None = None
     ) -> None:

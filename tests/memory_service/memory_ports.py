@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import StaticPool
 
 from memory_format import StorageError, checksum
-from memory_service.store.directory import Ports
+from memory_service.store.directory import Ports, open_local
 from memory_service.store.index import tables
 from memory_service.store.index.base import Reading, Writing
 from memory_service.store.index.sql import SqlIndex
@@ -224,7 +224,7 @@ class MemoryStores:
             index = MemoryIndex()
             self._pairs[data] = index, MemorySegments(index)
         index, segments = self._pairs[data]
-        return Ports(index, segments, index.mark().store_id)
+        return Ports(index, segments, index.mark().store_id, open_local)
 
     def segments(self, data: Path) -> MemorySegments:
         """Of a directory."""

@@ -37,7 +37,7 @@ from memory_service.store.segments.bucket import Bucket
 from memory_service.store.segments.filling import BucketToFill, DirectoryToFill, SegmentsToFill
 from memory_service.store.segments.layout import BODY_AT
 from memory_service.store.segments.outside import name_of
-from memory_service.store.transfer.backup import DOCUMENTS
+from memory_service.store.transfer.backup import DOCUMENTS, documents_in
 from memory_service.store.transfer.journal import Journal
 from memory_service.store.transfer.outside import Outside, expect_apart
 
@@ -273,7 +273,7 @@ def _complete(source: Outside, target: _Target, mark: Mark, rows: Sequence[Segme
     target.segments.remove(sorted(journal.about - put))
     _check(target, stage)
     for name in DOCUMENTS:
-        contents = _documents(source.data / name)
+        contents = dict(documents_in(source.data / name))
         if name == RUNS:
             contents = _with_reports(contents, target)
         _replace_documents(target.data / name, contents)
@@ -324,12 +324,6 @@ def _with_reports(contents: dict[str, bytes], target: _Target) -> dict[str, byte
             del contents[name]
     put_in_reports(copy, rows)
     return contents
-
-
-def _documents(source: Path) -> dict[str, bytes]:
-    """Such a file is replaced as a whole: whenever it is read, it is one that was stored."""
-    names = {path.name for path in source.glob(f"[a-z0-9]*{SUFFIX}")}
-    return {name: content for name in sorted(names) if (content := _read(source / name)) is not None}
 
 
 def _replace_documents(target: Path, contents: Mapping[str, bytes]) -> None:

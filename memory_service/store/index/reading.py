@@ -85,10 +85,6 @@ class Reading:
         self.connection = connection
         self._shared = shared
 
-    def number(self) -> int:
-        """Of the last change that was counted: see :meth:`Index.writing`."""
-        return int(self.connection.execute(sa.select(tables.store.c.changes)).scalar_one())
-
     def buffers(self) -> list[BufferEntry]:
         """All of them."""
         return [entry_of(row) for row in self.connection.execute(sa.select(tables.buffers)).all()]

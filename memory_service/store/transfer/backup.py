@@ -12,6 +12,7 @@ import shutil
 import tarfile
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -170,20 +171,20 @@ def _copy_segments(
     return True
 
 
+def documents_in(directory: Path) -> Iterator[tuple[str, bytes]]:
+    """Reports of runs, receipts or names, by the names of their files. Such a file is replaced as a whole: whenever it
+    is read, it is one that was stored. Raises ``OSError``."""
+    for path in sorted(directory.glob(f"[a-z0-9]*{SUFFIX}")):
+        with suppress(FileNotFoundError):  # deleted since
+            yield path.name, path.read_bytes()
+
+
 def _copy_documents(source: Path, target: Path, link: bool) -> int:
-    """Copy reports of runs, receipts or names; returns their bytes. Such a file is replaced as a whole: whenever it is
-    copied, it is one that was stored."""
-    found = sorted(source.glob(f"[a-z0-9]*{SUFFIX}"))
-    if found:
-        target.mkdir(files.DIRECTORY_MODE)
+    """Copy them; returns their bytes."""
     num_bytes = 0
-    for path in found:
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            # Deleted since.
-            continue
-        _write_document(target / path.name, content, link)
+    for name, content in documents_in(source):
+        target.mkdir(files.DIRECTORY_MODE, exist_ok=True)
+        _write_document(target / name, content, link)
         num_bytes += len(content)
     return num_bytes
 
