@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -25,13 +24,12 @@ from sqlalchemy import event
 
 from memory_format import StorageError
 from memory_service.store.index import holding, migrations
-from memory_service.store.index.base import ERASING, NAMES, Found, Reading, Taken, Wanted, Writing
+from memory_service.store.index.base import ERASING, NAMES, Reading, Taken, Wanted, Writing
 from memory_service.store.index.connecting import (
     CONNECTIONS,
     PIPELINE,
     POOL_SECONDS,
     driver_errors,
-    end,
     is_alive,
     make_engine,
     parse,
@@ -41,6 +39,7 @@ from memory_service.store.index.erased import Named
 from memory_service.store.index.generation import Mark
 from memory_service.store.index.postgres import PostgresIndex
 from memory_service.store.index.reading import unanswered
+from memory_service.store.index.session import Session
 from memory_service.store.index.sql import as_storage_error
 from memory_service.store.index.taking_part import LOCK_TIMEOUT_SECONDS, take_part
 from memory_service.store.index.watching import Watch
@@ -62,36 +61,6 @@ _AT_IT: Final = {
 _BEGIN: Final = unanswered(sa.text("BEGIN ISOLATION LEVEL READ COMMITTED"))
 _COMMIT: Final = sa.text("COMMIT")
 _ROLLBACK: Final = sa.text("ROLLBACK")
-
-
-@dataclass
-class _Session:
-    """A connection that writes, in psycopg's pipeline, and the buffer that it holds meanwhile."""
-
-    connection: sa.Connection
-    pipeline: ExitStack
-    segment_ids: deque[int] = field(default_factory=deque)
-    """For new segments: nobody else is given them."""
-    buffer_id: int | None = None
-    """0 = which buffers there are, None = nothing."""
-    began: int | None = None
-    """Number of the buffer's last change when it was got; None where there is no such buffer."""
-    number: int | None = None
-    """And now."""
-    found: Found | None = None
-    """Answers that were looked for when it was got."""
-    lost: bool = False
-    """Whether it has ended: its last transaction may have been committed."""
-
-    @property
-    def driver(self) -> Any:
-        return self.connection.connection.driver_connection
-
-    def end(self) -> None:
-        self.lost = True
-        end(self.connection)
-        with suppress(Exception):
-            self.pipeline.close()
 
 
 class SharedIndex(Database):
@@ -117,7 +86,7 @@ class SharedIndex(Database):
         self._url = url
         self._mine = threading.local()
         self._free = threading.BoundedSemaphore(CONNECTIONS)
-        self._idle: deque[_Session] = deque()
+        self._idle: deque[Session] = deque()
         # Nobody waits for the end of what is committed already.
         self._ending = ThreadPoolExecutor(2, "letting-go")
         self.watch: Watch | None = None
@@ -168,9 +137,9 @@ class SharedIndex(Database):
     # Sessions
 
     @property
-    def _session(self) -> _Session | None:
+    def _session(self) -> Session | None:
         """This thread's, while it changes something."""
-        found: _Session | None = getattr(self._mine, "session", None)
+        found: Session | None = getattr(self._mine, "session", None)
         return found
 
     @contextmanager
@@ -179,7 +148,7 @@ class SharedIndex(Database):
             yield Taken(session.number, session.found)
 
     @contextmanager
-    def _own(self, buffer_id: int | None, wanted: Wanted | None = None) -> Iterator[_Session]:
+    def _own(self, buffer_id: int | None, wanted: Wanted | None = None) -> Iterator[Session]:
         """A session for this thread."""
         if not self._free.acquire(timeout=POOL_SECONDS):
             raise StorageError(f"all {CONNECTIONS} connections that change the index in {self.place} are in use")
@@ -199,7 +168,7 @@ class SharedIndex(Database):
                 self._ending.submit(self._let_go, session)
 
     @contextmanager
-    def _at_hand(self) -> Iterator[_Session]:
+    def _at_hand(self) -> Iterator[Session]:
         """This thread's session, or else one for a moment: who holds one waits for no other, as all of them might."""
         session = self._session
         if session is None:
@@ -210,8 +179,8 @@ class SharedIndex(Database):
             raise StorageError("the index cannot be used: the connection that held the buffer was lost")
         yield session
 
-    def _new_session(self, buffer_id: int | None, wanted: Wanted | None) -> _Session:
-        session: _Session | None = None
+    def _new_session(self, buffer_id: int | None, wanted: Wanted | None) -> Session:
+        session: Session | None = None
         with suppress(IndexError):
             while session is None:
                 session = self._idle.pop()
@@ -223,9 +192,9 @@ class SharedIndex(Database):
         self._take(session, buffer_id, wanted)
         return session
 
-    def _connect(self) -> _Session:
+    def _connect(self) -> Session:
         connection = self._writers.connect().execution_options(isolation_level="AUTOCOMMIT")
-        session = _Session(connection, ExitStack())
+        session = Session(connection, ExitStack())
         try:
             # Who has had the store alone before, and comes back, finds that it was not.
             connection.execute(holding.COUNT_IN_STORE, self._counting(2))
@@ -237,7 +206,7 @@ class SharedIndex(Database):
             raise
         return session
 
-    def _take(self, session: _Session, buffer_id: int | None, wanted: Wanted | None = None) -> None:
+    def _take(self, session: Session, buffer_id: int | None, wanted: Wanted | None = None) -> None:
         """Hold a buffer from here on."""
         session.buffer_id = buffer_id
         if buffer_id is None:
@@ -267,7 +236,7 @@ class SharedIndex(Database):
         session.began = session.number = rows[0].number
         session.found = None if wanted is None else wanted.found(rows)
 
-    def _let_go(self, session: _Session) -> None:
+    def _let_go(self, session: Session) -> None:
         try:
             if not session.lost and session.buffer_id is not None:
                 with driver_errors(session.connection):
@@ -283,7 +252,7 @@ class SharedIndex(Database):
         finally:
             self._free.release()
 
-    def _renew(self, session: _Session) -> None:
+    def _renew(self, session: Session) -> None:
         """Hold the buffer again: then what the session that was lost came to can be asked for."""
         with as_storage_error():
             new = self._connect()
@@ -326,7 +295,7 @@ class SharedIndex(Database):
             self._gone -= gone
         session.number = writing.changed_to if session.buffer_id else session.number
 
-    def _begun(self, session: _Session) -> Writing:
+    def _begun(self, session: Session) -> Writing:
         to = None
         if session.buffer_id and session.number is not None:
             session.connection.execute(holding.COUNT, {"of": session.buffer_id, "seen": session.number})
@@ -334,7 +303,7 @@ class SharedIndex(Database):
         return Writing(session.connection, to, session.segment_ids, grace_seconds=GRACE_SECONDS)
 
     @contextmanager
-    def _transaction_of(self, session: _Session) -> Iterator[None]:
+    def _transaction_of(self, session: Session) -> Iterator[None]:
         try:
             try:
                 session.connection.execute(_BEGIN)
@@ -357,7 +326,7 @@ class SharedIndex(Database):
                 raise StorageError("a segment was put too late: it may be removed by now") from error
             raise
 
-    def _commit(self, session: _Session) -> None:
+    def _commit(self, session: Session) -> None:
         session.connection.execute(_COMMIT)
 
     # What is in which order, and names
