@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
-from memory_format import BusyError, ConflictError, ExemplarMemoryError, NotFoundError
+from memory_format import BusyError, ConflictError, ExemplarMemoryError, NotFoundError, StorageError
 from memory_service.store.buffer import Buffer
 from memory_service.store.erasures import WAIT_SECONDS
 from memory_service.store.index.base import NAMES, BufferEntry, BufferRows, Writing
@@ -30,6 +30,10 @@ _WATCH_SECONDS: Final = 60.0
 """Between looks for what was erased, where nobody tells."""
 _AGAIN_SECONDS: Final = 0.5
 """And where that could not be confirmed."""
+_TRIES: Final = 3
+"""To look at segments that the index names."""
+
+_T = TypeVar("_T")
 
 
 class SharedStore(Store):
@@ -41,7 +45,7 @@ class SharedStore(Store):
         self._adopting = threading.Lock()
         self._naming, self._names = threading.Lock(), threading.local()
         self._closed = threading.Event()
-        super().__init__(data, *given, **more)
+        _anew(lambda: super(SharedStore, self).__init__(data, *given, **more))
         from memory_service.store.index.shared import SharedIndex  # who has the index in a file needs no driver
 
         assert isinstance(self._index, SharedIndex)
@@ -130,12 +134,15 @@ class SharedStore(Store):
             known = self._buffers.get(name)
             if known is not None and known.config.id == id_:
                 return known
-            with self._index.reading() as reading:
-                rows = reading.contents(id_).get(id_)
-            if rows is None:
-                raise NotFoundError(f"there is no buffer {name!r}", code="unknown_buffer")
-            buffer = self._buffers[name] = self._open_buffer(rows, SealedSegments(self._segments))
+            buffer = self._buffers[name] = _anew(lambda: self._read_buffer(name, id_))
             return buffer
+
+    def _read_buffer(self, name: str, id_: int) -> Buffer:
+        with self._index.reading() as reading:
+            rows = reading.contents(id_).get(id_)
+        if rows is None:
+            raise NotFoundError(f"there is no buffer {name!r}", code="unknown_buffer")
+        return self._open_buffer(rows, SealedSegments(self._segments))
 
     def _forget(self, buffer: Buffer) -> None:
         """Another replica has deleted it, and removes its files."""
@@ -270,3 +277,16 @@ class SharedStore(Store):
         for thread in self._threads:
             thread.join()
         super().release()
+
+
+def _anew(read: Callable[[], _T]) -> _T:
+    """What reads the index and then segments that it names, again where one is not there: another replica that erases
+    removes them at once, and the index names others by then."""
+    for _ in range(_TRIES - 1):
+        try:
+            return read()
+        except StorageError as error:
+            if not error.details.keys() & {"segment", "segments"}:
+                raise
+            logger.info("the index is read again: %s", error.message)
+    return read()

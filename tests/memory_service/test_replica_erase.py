@@ -237,6 +237,35 @@ def test_what_a_fork_has_and_its_source_has_lost_is_gone_from_all(
     expect_gone(pair, tmp_path, postgres, [3, 19])
 
 
+@pytest.mark.parametrize("met", [(ObjectSegments, "sweep"), (SharedStore, "_open_buffer")], ids=["start", "look"])
+def test_what_another_one_removes_that_the_index_has_just_named_is_looked_for_anew(
+    pair: tuple[SharedStore, SharedStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, met: tuple[Any, str]
+) -> None:
+    """By a replica that starts, or that has never seen the buffer."""
+    for module in (erasures, shared):
+        monkeypatch.setattr(module, "WAIT_SECONDS", 0.05)
+    first, second = pair
+    first.create_buffer("c", **LIMITS)
+    first.buffer("c").push(encode_batch(big_records(6, first=8000)))
+    erased: list[int] = []
+    original = getattr(*met)
+
+    def erase_first(*given: Any, **more: Any) -> Any:
+        if not erased:
+            erased.append(3)
+            first.erasures.erase(first.buffer("c"), erased)
+        return original(*given, **more)
+
+    monkeypatch.setattr(*met, erase_first)
+    with ExitStack() as stack:
+        other = second
+        if met[1] == "sweep":
+            other = stack.enter_context(SharedStore(tmp_path / "three", first._options, open_ports=first._places))
+        assert read(other.buffer("c")) == read(first.buffer("c"))
+        assert erased
+        assert 3 not in other.buffer("c").state.columns.shown["exemplar_id"]
+
+
 def test_what_leaves_other_buffers_can_be_read_on(
     pair: tuple[SharedStore, SharedStore], tmp_path: Path, postgres: PostgresServer
 ) -> None:
