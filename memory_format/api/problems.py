@@ -8,6 +8,8 @@ from typing import Final
 
 from pydantic_core import ErrorDetails
 
+from memory_format.api.terms import API_KEY_PATTERN
+
 _SHOWN: Final = 60
 """Characters of what was given."""
 
@@ -25,12 +27,14 @@ def words_of(problem: ErrorDetails, known: Iterable[str] = ()) -> str:
     # What is missing was not given, the others say themselves what came.
     if kind in ("missing", "value_error", "too_short", "too_long"):
         return said.replace(" after validation", "")
-    return f"{said}, got {_shown(problem['input'])}"
+    return f"{said}, got {shown(problem['input'])}"
 
 
-def _shown(given: object) -> str:
+def shown(given: object) -> str:
+    """What was given, as JSON has it and not at length; of a key in it, the id."""
     if isinstance(given, str):
-        given = given[: _SHOWN + 1]
+        # Before it is cut: half of a key looks like none.
+        given = API_KEY_PATTERN.sub(r"em_\1_...", given[: 2 * _SHOWN])
     elif isinstance(given, dict | list | tuple):
         return "an object" if isinstance(given, dict) else "a list"
     text = json.dumps(given, ensure_ascii=False, default=repr)

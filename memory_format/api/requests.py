@@ -31,6 +31,7 @@ from memory_format.api.fields import (
     Version,
     VocabularyName,
 )
+from memory_format.api.problems import shown
 from memory_format.api.terms import (
     BUFFERS_PATTERN,
     MAX_DRAW,
@@ -60,7 +61,7 @@ def _text(pattern: str, wanted: str) -> BeforeValidator:
 
     def check(value: object) -> object:
         if isinstance(value, str) and not re.fullmatch(pattern, value):
-            raise ValueError(f"{wanted} is needed, got {value[:60]!r}")
+            raise ValueError(f"{wanted} is needed, got {shown(value)}")
         return value
 
     return BeforeValidator(check)

@@ -357,7 +357,7 @@ def test_parameters_that_are_unknown_or_come_twice(filled: httpx.Client, url: st
         ("PATCH", f"{URL}/1", {}, "nothing to change: arrays"),
         ("PATCH", f"{URL}/1", {"scores": [1]}, "no such field here; known: score, rank, arrays"),
         ("PATCH", f"{URL}/1", {"arrays": {"a": {"x": 1}}}, "arrays.a.x: there is no such field here"),
-        ("GET", f"{URL}?class_id=x", None, "query.class_id.0: a whole number in digits is needed, got 'x'"),
+        ("GET", f"{URL}?class_id=x", None, 'query.class_id.0: a whole number in digits is needed, got "x"'),
         ("GET", f"{URL}?limit=0", None, "query.limit: Input should be greater than or equal to 1, got"),
     ],
 )
@@ -365,6 +365,17 @@ def test_an_error_says_what_would_be_right_and_what_came(
     filled: httpx.Client, method: str, url: str, body: Any, said: str
 ) -> None:
     assert said in assert_problem(filled.request(method, url, json=body), "invalid_request")["detail"]
+
+
+@pytest.mark.parametrize("before", [0, 20, 50])
+def test_of_a_key_that_is_shown_the_id_alone_is(filled: httpx.Client, before: int) -> None:
+    given = "x" * before + "em_01234567_" + "secret" * 8
+    for response in (
+        filled.get(URL, params={"class_id": given}),
+        filled.get(URL, params={"sort": given}),
+        filled.put("/v1/buffers/c", json={"budget_bytes": 9, "owner": f" {given}"}),
+    ):
+        assert "secret" not in assert_problem(response, "invalid_request")["detail"]
 
 
 def test_a_filter_may_come_several_times(filled: httpx.Client) -> None:
