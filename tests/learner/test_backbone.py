@@ -133,6 +133,15 @@ def test_a_checkpoint_folder_loads(tmp_path: object) -> None:
     assert torch.allclose(pretrained_vilt(str(tmp_path))(tokens), with_weights_of(model)(tokens), atol=1e-6)
 
 
+def test_a_checkpoint_in_half_precision_is_computed_with_in_full(tmp_path: Path) -> None:
+    model = _eager().half()
+    model.save_pretrained(tmp_path)
+    tokens = make_tokens()
+    found = pretrained_vilt(str(tmp_path))(tokens)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, with_weights_of(model.float())(tokens))
+
+
 def test_a_checkpoint_of_another_kind_is_refused_with_words(tmp_path: Path) -> None:
     config = make_vilt_config(num_layers=1)
     config.hidden_act = "relu"

@@ -3,6 +3,7 @@ are seen as if the rest were not there."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from learner.model.attention_masks import AttentionRead, MaskConfig, compute_mas
 from learner.model.backbones.choose import backbone_facts, make_backbone
 from learner.model.backbones.modules import TextEmbeddings
 from learner.model.backbones.of_timm import TimmPictures
-from learner.model.backbones.of_transformers import TransformersPictures
+from learner.model.backbones.of_transformers import TransformersPictures, make_vision
 from learner.model.backbones.pictures import FLAT, PictureBackbone, _of_patches
 from learner.model.classifier import Classifier
 from learner.model.settings import BackboneConfig
@@ -315,3 +316,9 @@ def _sixteen(tokens: Tokens) -> Tokens:
     """The same with patches of 16 px."""
     large = tokens.patches.repeat_interleave(2, 2).repeat_interleave(2, 3)
     return Tokens(**{**vars(tokens), "patches": large})
+
+
+def test_a_checkpoint_in_half_precision_is_held_in_full(tmp_path: Path) -> None:
+    CLIPVisionModel(CLIPVisionConfig(**_VISION)).half().save_pretrained(tmp_path)
+    found = make_vision(str(tmp_path), "clip_vision_model")
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}

@@ -93,7 +93,7 @@ class TransformersPictures(nn.Module):
 
 
 def make_vision(name: str, kind: str) -> TransformersPictures:
-    """The vision transformer of a checkpoint.
+    """The vision transformer of a checkpoint; float32, whatever type the file has.
 
     Args:
         name: hub id or folder.
@@ -107,7 +107,8 @@ def make_vision(name: str, kind: str) -> TransformersPictures:
     with contextlib.suppress(OSError):  # without a file of how pictures are prepared: as all of its kind
         found = ImageProcessingMixin.get_image_processor_dict(name)[0]
         mean, std = found.get("image_mean", mean), found.get("image_std", std)
-    return TransformersPictures(model.from_pretrained(name), mean, std)
+    # Not in the file's type, as by default since transformers 5 (5.24.0, findings/transformers_half_by_file.sh).
+    return TransformersPictures(model.from_pretrained(name, dtype=torch.float32), mean, std)
 
 
 def vision_shape(name: str, kind: str) -> tuple[int, int, int]:

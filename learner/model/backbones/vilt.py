@@ -314,7 +314,8 @@ def small_vilt(
 
 
 def pretrained_vilt(name_or_folder: str) -> ViltBackbone:
-    """A ViLT checkpoint from a local folder or by its hub name, such as ``dandelin/vilt-b32-mlm``.
+    """A ViLT checkpoint from a local folder or by its hub name, such as ``dandelin/vilt-b32-mlm``; float32, whatever
+    type the file has.
 
     Raises:
         OSError: transformers finds no such folder and no such model.
@@ -322,7 +323,9 @@ def pretrained_vilt(name_or_folder: str) -> ViltBackbone:
     """
     from transformers import ViltModel  # 250 MiB
 
-    return with_weights_of(ViltModel.from_pretrained(name_or_folder, add_pooling_layer=False))
+    # Not in the file's type, as by default since transformers 5 (5.24.0, findings/transformers_half_by_file.sh).
+    found = ViltModel.from_pretrained(name_or_folder, add_pooling_layer=False, dtype=torch.float32)
+    return with_weights_of(found)
 
 
 def with_weights_of(model: ViltModel, *, class_token: ClassToken = "text", project_text: bool = False) -> ViltBackbone:
