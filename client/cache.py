@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from client._arena import CAN_SHARE, Arena, Entry
 from client._params import whole
 from client.batch import Fill, ReplayBatch, clear_padding, for_each_row
-from client.machine import memory_bytes
 from client.unpack import UnpackedBatch
 from memory_format import Batch
+from memory_format.machine import memory_bytes
 
 Pixels = TypeVar("Pixels")
 """An array, or a tensor."""

@@ -1,4 +1,5 @@
-"""The exemplar record: what the service and its clients must agree on. No I/O, but for tables that others wrote."""
+"""The exemplar record: what the service and its clients must agree on. No I/O, but for tables that others wrote and a
+look at the machine."""
 
 from memory_format.api.terms import MEDIA_TYPE
 from memory_format.canvas import Layout, image_to_patches, patches_to_image

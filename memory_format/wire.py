@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from memory_format import checksum
 from memory_format.arrow_guard import messages
-from memory_format.body import check_payload, check_row
+from memory_format.body import check_row
 from memory_format.codecs import codec_by_number
 from memory_format.codecs.retired import RETIRED
 from memory_format.errors import FormatError, MissingLibraryError, at_index
@@ -123,19 +123,17 @@ def _fill(headers: NDArray[np.void], batch: pa.RecordBatch) -> None:
         headers[name] = numbers_of(batch.column(name), HEADER_DTYPE[name])
 
 
-def check_batch(batch: Batch, *, new: bool = False, crcs: bool = True, decode: bool = False) -> None:
+def check_batch(batch: Batch, *, new: bool = False, crcs: bool = True) -> None:
     """Check every record (:func:`~memory_format.record.check_record`) and its CRC.
 
     Args:
         new: refuse codecs of earlier versions, whose payloads nothing here can check, and revisions, which a service
             makes.
-        decode: decode every payload, but those of such codecs.
         crcs: look at the CRCs, which whoever read the bodies from a file has done.
 
     Raises:
         FormatError: the record's own code, with its ``index``.
-        MissingLibraryError: ``codec_unavailable``, with ``index``: a record is in a codec of earlier versions, or in
-            one that is to be decoded and cannot be here.
+        MissingLibraryError: ``codec_unavailable``, with ``index``: a record is in a codec of earlier versions.
     """
     known_learners: set[str] = set()
     rows = batch.headers.tolist()
@@ -150,11 +148,8 @@ def check_batch(batch: Batch, *, new: bool = False, crcs: bool = True, decode: b
                 raise FormatError(
                     "it says how often its arrays were replaced, which a buffer says: push it without that"
                 )
-            if row[_CODEC] in _RETIRED:
-                if new:
-                    raise codec_by_number(row[_CODEC]).unavailable()
-            elif decode:
-                check_payload(row, body)
+            if new and row[_CODEC] in _RETIRED:
+                raise codec_by_number(row[_CODEC]).unavailable()
         except (FormatError, MissingLibraryError) as error:
             raise at_index(error, index) from None
 

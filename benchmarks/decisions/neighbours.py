@@ -75,6 +75,10 @@ def pushes(connection: Connection, files: Path, number: int) -> None:
     connection.ask("POST", f"/v1/buffers/pushed-{number}/exemplars", _read(files / "few.arrow"), MEDIA_TYPE)
 
 
+def picture_pushes(connection: Connection, files: Path, number: int) -> None:
+    connection.ask("POST", f"/v1/buffers/pushed-{number}/exemplars", _read(files / "pictures.arrow"), MEDIA_TYPE)
+
+
 def large_pushes(connection: Connection, files: Path, number: int) -> None:
     connection.ask("POST", f"/v1/buffers/pushed-{number}/exemplars", _read(files / "many.arrow"), MEDIA_TYPE)
 
@@ -139,6 +143,7 @@ NEIGHBOURS: dict[str, tuple[Callable[[Connection, Path, int], None], int]] = {
     "computing": (computing, 2),
     "pushes": (pushes, 8),
     "large pushes": (large_pushes, 2),
+    "picture pushes": (picture_pushes, 1),
     "samples": (samples, 8),
     "imports": (imports, 2),
     "exports": (exports, 2),
@@ -225,6 +230,7 @@ def prepare(service: Service, files: Path) -> None:
     for start in range(0, _RECORDS, 500):
         service.push(BUFFER, photographs.batch(start, 500).arrow)
     (files / "few.arrow").write_bytes(photographs.batch(0, 32).arrow)
+    (files / "pictures.arrow").write_bytes(photographs.batch(0, 1_000).arrow)
     (files / "many.arrow").write_bytes(noise.batch(0, 10_000).arrow)
     (files / "export.zip").write_bytes(Connection(service.url).ask("GET", f"/v1/buffers/{BUFFER}/export"))
     for number in range(8):

@@ -6,14 +6,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import torch
 
-from client.machine import group_folders
 from learner.run import machine
 from learner.run.run_mark import RunError
+from memory_format.machine import quota
 
 MOMENT_SECONDS = 0.5
 """Of looking at what others compute: fifty of the kernel's ticks, to a twentieth of a core."""
@@ -47,22 +46,6 @@ def fair_share(cores: float, others: Sequence[float]) -> float:
         left -= other
         sharers -= 1
     return left / sharers
-
-
-def quota(root: Path = Path("/")) -> float | None:
-    """Cores that a control group leaves to this process; None: as many as it likes."""
-    return min((limit for folder in group_folders("cpu", root) for limit in _limit_of(folder)), default=None)
-
-
-def _limit_of(group: Path) -> list[float]:
-    try:
-        if (group / "cpu.max").exists():
-            allowed, period = (group / "cpu.max").read_text().split()
-        else:
-            allowed, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
-    except OSError:
-        return []
-    return [] if allowed in ("max", "-1") else [int(allowed) / int(period)]
 
 
 class Neighbours:

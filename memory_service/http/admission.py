@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import hashlib
 import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from memory_service.http.pace import Pushers
 from memory_service.settings import Settings
 from memory_service.store import Buffer
 from memory_service.store.chosen import Expected
+from memory_service.store.decoding import decoders, give_way
 from memory_service.store.pure.sampler import SampleRequest
 
 T = TypeVar("T")
@@ -34,7 +34,6 @@ SWITCH_SECONDS: Final = 0.0001
 """How long a thread keeps the global lock while another wants it; Python's own 5 ms make a batch of many reads wait
 as often as it reads."""
 
-_NICE: Final = 5
 _PUSH_THREADS: Final = 16
 _RECEIVING_THREADS: Final = 4
 _LISTING_THREADS: Final = 1
@@ -48,7 +47,7 @@ class Background:
     """
 
     def __init__(self, threads: int, begin: Callable[[], object] | None = None) -> None:
-        self._pool = ThreadPoolExecutor(threads, initializer=begin or _give_way)
+        self._pool = ThreadPoolExecutor(threads, initializer=begin or give_way)
 
     def begin(self, work: Callable[[], object]) -> None:
         """Run ``work`` in a thread, and wait for nothing."""
@@ -124,12 +123,6 @@ class Bounded(Background):
             self._told(self.taken)
             if first is not None:
                 self._first = first
-
-
-def _give_way() -> None:
-    # On Linux a thread has a priority of its own; elsewhere this would be the whole process's.
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + _NICE)
 
 
 class Admission:
@@ -228,6 +221,7 @@ class Admission:
         try:
             if wait := self._pushers.seconds_to_wait(loop.time()):
                 await asyncio.sleep(wait)
+            decoders().note_draw()
             began = loop.time()
             try:
                 yield

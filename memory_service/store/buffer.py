@@ -21,6 +21,7 @@ from memory_format.wire import check_batch, read_batch
 from memory_service.store import changes, updates
 from memory_service.store.commits import Commits
 from memory_service.store.contents import Contents
+from memory_service.store.decoding import decoders
 from memory_service.store.draws import expect_version
 from memory_service.store.exports import Exports
 from memory_service.store.forks import Fork, settings_of_fork
@@ -120,7 +121,8 @@ class Buffer(Reads):
         # Outside the lock: the expensive part of a push needs nothing of the buffer.
         batch = read_batch(body, max_records=self._options.max_batch_records)
         changes.expect_learner(batch.learner_ids, only_learner)
-        check_batch(batch, new=True, decode=self._options.decode_payloads and not trusted)
+        check = decoders().check if self._options.decode_payloads and not trusted else check_batch
+        check(batch, new=True)
         new = rows_of_batch(batch, self.contents.learners)
         digest = b"" if idempotency_key is None else digest_of(new, batch.learner_ids)
         key = None if idempotency_key is None else PushKey(next(iter(batch.learner_ids), ""), idempotency_key)

@@ -15,7 +15,7 @@ from client import MemoryClient
 from learner.cli import main
 from learner.run import machine
 from learner.run.run_mark import RunError
-from learner.run.threads import Neighbours, choose, fair_share, quota
+from learner.run.threads import Neighbours, choose, fair_share
 from tests.conftest import Service
 
 
@@ -35,46 +35,6 @@ from tests.conftest import Service
 )
 def test_a_process_gets_what_is_free_or_an_equal_share(cores: int, others: list[float], share: float) -> None:
     assert fair_share(cores, others) == pytest.approx(share)
-
-
-def _write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
-
-
-@pytest.mark.parametrize(
-    ("files", "limit"),
-    [
-        ({}, None),
-        ({"proc/self/cgroup": "0::/\n"}, None),
-        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000\n"}, None),
-        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "150000 100000\n"}, 1.5),
-        (
-            {
-                "proc/self/cgroup": "0::/a/b\n",
-                "sys/fs/cgroup/a/cpu.max": "100000 100000\n",
-                "sys/fs/cgroup/a/b/cpu.max": "400000 100000\n",
-            },
-            1.0,
-        ),
-        # A container sees its own group at the top, and its path as the host has it.
-        ({"proc/self/cgroup": "0::/host/deep\n", "sys/fs/cgroup/cpu.max": "250000 100000\n"}, 2.5),
-        (
-            {
-                "proc/self/cgroup": "4:memory:/x\n2:cpu,cpuacct:/x\n0::/\n",
-                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "300000\n",
-                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000\n",
-                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
-                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
-            },
-            3.0,
-        ),
-    ],
-)
-def test_what_a_control_group_allows(tmp_path: Path, files: dict[str, str], limit: float | None) -> None:
-    assert quota(_write(tmp_path, files)) == limit
 
 
 def test_a_process_that_computes_is_seen() -> None:

@@ -27,7 +27,7 @@ from memory_format import (
     make_record_of_parts,
     read_batch,
 )
-from memory_format.body import swap_text
+from memory_format.body import check_payload, swap_text
 from memory_format.canvas import default_layout
 from memory_format.extras import decode_extras
 from memory_format.header import FLAG_PARTS
@@ -81,7 +81,9 @@ def test_what_went_in_comes_out_and_every_byte_is_charged(made: Made) -> None:
     (back,) = decode_batch(encode_batch([record]))
     assert back == record
     assert_same_parts(back.parts(), parts)
-    check_batch(read_batch(encode_batch([record])), decode=True)
+    batch = read_batch(encode_batch([record]))
+    check_batch(batch)
+    check_payload(batch.headers[0].item(), batch.bodies[0])
     assert record.charge == HEADER_BYTES + len(record.body)
     pictures = [part for part in parts if isinstance(part, Picture)]
     assert record.num_pictures == len(pictures)

@@ -17,6 +17,7 @@ from memory_format import BudgetError, FormatError, vocabulary_fingerprint
 from memory_format.api.problems import words_of
 from memory_format.body import MAX_BODY_BYTES
 from memory_format.wire import Batch, check_batch
+from memory_service.store.decoding import decoders
 from memory_service.store.index import quotas
 from memory_service.store.index.base import BufferEntry, Writing
 from memory_service.store.pure.columns import bytes_by_learner, charge_of
@@ -142,7 +143,7 @@ class Import:
         try:
             for first, last in self._runs():
                 batch = self._batch(first, last)
-                check_batch(batch, decode=options.decode_payloads)
+                (decoders().check if options.decode_payloads else check_batch)(batch)
                 self._note_revisions(batch)
                 parts += segments.append(open_, batch, segment_bytes=full, owner=owner)
                 open_ = None if parts[-1].full else parts[-1].after

@@ -23,6 +23,34 @@ def memory_bytes(root: Path = Path("/")) -> int:
     return min(found)
 
 
+def processors(root: Path = Path("/")) -> int:
+    """Processors that this process may keep busy all the time, at least 1: those that it may run on, or what control
+    groups leave of them.
+
+    Args:
+        root: where the files of the system are.
+    """
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = quota(root)
+    return found if limit is None else max(1, min(found, int(limit)))
+
+
+def quota(root: Path = Path("/")) -> float | None:
+    """Processors that a control group leaves to this process; None: as many as it likes."""
+    return min((limit for folder in group_folders("cpu", root) for limit in _limit_of(folder)), default=None)
+
+
+def _limit_of(group: Path) -> list[float]:
+    try:
+        if (group / "cpu.max").exists():
+            allowed, period = (group / "cpu.max").read_text().split()
+        else:
+            allowed, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+    except OSError:
+        return []
+    return [] if allowed in ("max", "-1") else [int(allowed) / int(period)]
+
+
 def group_folders(controller: str, root: Path = Path("/")) -> Iterator[Path]:
     """Folders of the control groups that this process is in, and of those around them (cgroups(7)), of both versions.
 
