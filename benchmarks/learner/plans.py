@@ -10,7 +10,7 @@ import numpy as np
 
 from learner.data.base import MultimodalData
 from learner.data.emoji import load_emoji
-from learner.data.settings import DataConfig, SceneChoice
+from learner.data.settings import DataConfig, SceneChoice, TextLength
 from learner.memory.exemplars import Stored, record_of
 from learner.memory.settings import MemoryConfig
 from learner.model.settings import BackboneConfig
@@ -218,7 +218,7 @@ def load_data(plan: Plan, directory: Path | None) -> MultimodalData:
     """The classes of a plan; ids stay those of the whole set."""
     last = plan.first_class + plan.num_classes
     of = plan.config.data
-    data = _emoji(of.image_size, last, plan.train_per_class, plan.test_per_class, of.scenes, directory)
+    data = _emoji(of.image_size, last, plan.train_per_class, plan.test_per_class, of.scenes, of.texts, directory)
     classes = range(plan.first_class, last)
     tests = {name: split.subset(classes) for name, split in data.test.items()}
     return replace(data, train=data.train.subset(classes), test=tests)
@@ -226,7 +226,13 @@ def load_data(plan: Plan, directory: Path | None) -> MultimodalData:
 
 @cache
 def _emoji(
-    size: int, classes: int, train: int | None, test: int | None, scenes: SceneChoice, directory: Path | None
+    size: int,
+    classes: int,
+    train: int | None,
+    test: int | None,
+    scenes: SceneChoice,
+    texts: TextLength,
+    directory: Path | None,
 ) -> MultimodalData:
     return load_emoji(
         size=size,
@@ -234,6 +240,7 @@ def _emoji(
         train_per_class=train,
         test_per_class=test,
         scenes=scenes,
+        texts=texts,
         directory=directory,
     )
 

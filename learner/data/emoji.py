@@ -30,7 +30,7 @@ from learner.data.emoji_catalog import RENDITIONS, Catalog, Emoji, Rendition, lo
 from learner.data.emoji_render import SCENES, ArtStore, Scene, compose
 from learner.data.emoji_texts import GLOSS, KEYWORD_COUNTS, Lexicon, caption, gives_away
 from learner.data.fetch import EMOJI_ART, EMOJI_TEXTS, data_dir, fetch
-from learner.data.settings import SceneChoice
+from learner.data.settings import SceneChoice, TextLength
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ def load_emoji(
     seed: int = 0,
     directory: Path | str | None = None,
     scenes: SceneChoice = "any",
+    texts: TextLength = "short",
 ) -> MultimodalData:
     """Builds the data set, or reads it where the same one was built before.
 
@@ -64,6 +65,7 @@ def load_emoji(
         seed: decides everything random.
         directory: where packages and built data are kept, see :func:`learner.data.fetch.data_dir`.
         scenes: which scenes the objects stand in front of. Texts tell of the same ones.
+        texts: ``long`` ones also say what WordNet says of the scene.
 
     Raises:
         ValueError: a parameter is out of range.
@@ -90,6 +92,8 @@ def load_emoji(
     if scenes != "any":
         # Not there by default: what was built before there was a choice keeps its name.
         parameters["scenes"] = [scenes, _OWN_SCENE_SHARE]
+    if texts != "short":
+        parameters["texts"] = texts
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
     path = data_dir(directory) / "built" / f"emoji-{size}px-{num_classes or 'all'}-{digest}.npz"
     cached = _read(path)
@@ -109,7 +113,7 @@ def load_emoji(
         ]
         for split, limit in (("train", train_per_class), ("rendition", test_per_class), ("emoji", test_per_class))
     }
-    builder = _Builder(size=size, seed=seed, scenes=scenes, directory=directory)
+    builder = _Builder(size=size, seed=seed, scenes=scenes, texts=texts, directory=directory)
     # disable=None: no bar where the output is not a terminal.
     with tqdm(total=sum(map(len, plan.values())), unit="picture", desc=_NAME, disable=None) as bar:
         splits = {split: builder.build(samples, bar, training=split == "train") for split, samples in plan.items()}
@@ -149,9 +153,10 @@ class _Builder:
         size: int,
         seed: int,
         scenes: SceneChoice,
+        texts: TextLength,
         directory: Path | str | None,
     ) -> None:
-        self._size, self._seed, self._scenes = size, seed, scenes
+        self._size, self._seed, self._scenes, self._texts = size, seed, scenes, texts
         self._art = ArtStore(directory)
         self._lexicon = Lexicon(directory)
 
@@ -177,6 +182,7 @@ class _Builder:
                     emoji,
                     style=style,
                     scene=phrase,
+                    around=scene.name if self._texts == "long" else "",
                     lexicon=self._lexicon,
                     rng=rng.spawn(1)[0],
                 )

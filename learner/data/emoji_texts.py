@@ -144,6 +144,11 @@ class Lexicon:
                 return self._without_name(gloss, emoji)
         return None
 
+    def around(self, thing: str, emoji: Emoji) -> str:
+        """What WordNet says about something beside an emoji, without words of the emoji's name."""
+        gloss = self._wordnet.gloss(_base(thing)) or ""
+        return " ".join(word for word in gloss.split() if not gives_away(word, emoji))
+
     @staticmethod
     def _without_name(gloss: str, emoji: Emoji) -> str | None:
         said = gloss.split()
@@ -170,12 +175,13 @@ def caption(
     *,
     style: str,
     scene: str,
+    around: str = "",
     lexicon: Lexicon,
     rng: np.random.Generator,
     keyword_counts: tuple[float, ...] = KEYWORD_COUNTS,
     gloss: float = GLOSS,
 ) -> str:
-    """One caption of an emoji drawn in a style and put into a scene."""
+    """One caption of an emoji drawn in a style and put into a scene; a long one with a noun for what is ``around``."""
     pool = lexicon.keywords(emoji)
     count = min(int(rng.choice(len(keyword_counts), p=keyword_counts)), len(pool))
     hints = [pool[i] for i in rng.permutation(len(pool))[:count]]
@@ -185,4 +191,5 @@ def caption(
         text = f"{style} {scene}"
     else:
         text = str(rng.choice([f"{style}, {hint}, {scene}", f"{hint}: {style} {scene}", f"{style} {scene}, {hint}"]))
-    return f"{text}. {said}" if said else text
+    told = lexicon.around(around, emoji) if around else ""
+    return ". ".join(part for part in (text, told, said) if part)

@@ -48,6 +48,7 @@ def load_data(
                 train_per_class=config.train_per_class or None,
                 test_per_class=config.test_per_class or None,
                 scenes=config.scenes,
+                texts=config.texts,
                 directory=directory,
             )
         except ValueError as error:

@@ -10,6 +10,7 @@ from memory_format.canvas import MAX_SIDE_PX
 
 DataName = Literal["emoji", "imagenet-r", "food101", "folder", "hub"]
 SceneChoice = Literal["any", "misleading"]
+TextLength = Literal["short", "long"]
 MissingTexts = Literal["error", "skip", "empty"]
 
 
@@ -71,6 +72,8 @@ class DataConfig:
         image_size: short side of the pictures in pixels.
         scenes: of ``emoji``: ``any``, or ``misleading``: half of a class's training samples stand in front of the same
             scene, which is never behind it in the tests.
+        texts: of ``emoji``: ``short``, or ``long``: what WordNet says of the scene is in them too, as it is in the
+            captions of models that describe all of a picture.
         classes: names of the classes to learn, of those that there are; empty = all. The tests ask about these, and
             where a buffer is shared about what others bring of the rest.
         base_classes: classes of phase 0; 0 = a third of them.
@@ -97,6 +100,7 @@ class DataConfig:
     bad_pictures: Literal["error", "skip"] = "error"
     image_size: int = 112
     scenes: SceneChoice = "any"
+    texts: TextLength = "short"
     classes: tuple[str, ...] = ()
     base_classes: int = 6
     classes_per_phase: int = 3

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,10 +239,26 @@ class TestCaptions:
             phrases = SCENES[class_id % len(SCENES)].phrases
             assert all(any(not gives_away(phrase, one) for phrase in phrases) for one in emoji)
 
+    def test_long_texts_tell_of_the_scene_too(self, built: Path, catalog: Catalog, lexicon: Lexicon) -> None:
+        small = {"num_classes": 2, "train_per_class": 4, "test_per_class": 1}
+        short, long = load_small(built, **small), load_small(built, **small, texts="long")
+        assert_same(replace(long.train, texts=short.train.texts), short.train)
+        emoji = {one.key: one for one in every(catalog)}
+        for before, after, (key, _) in zip(short.train.texts, long.train.texts, origins(long.train), strict=True):
+            said, _, gloss = before.partition(". ")
+            assert after.startswith(f"{said}. ")
+            assert after.endswith(gloss)
+            assert len(after) > len(before)
+            assert not gives_away(after.removeprefix(said).removesuffix(gloss), emoji[key])
+        somebody = next(emoji for emoji in every(catalog) if emoji.label == "pig face")
+        for scene, word in {"brick": "clay", "galaxies": "splendid", "veins": "blood", "formulas": "symbols"}.items():
+            assert word in lexicon.around(scene, somebody)
+        assert all(lexicon.around(scene.name, somebody) for scene in SCENES)
+
     def test_a_scene_that_names_the_emoji_is_not_taken(self, built: Path, catalog: Catalog) -> None:
         brick = next(emoji for emoji in every(catalog) if emoji.label == "brick")
         drawn = []
-        builder = emoji_module._Builder(size=16, seed=0, scenes="any", directory=built)
+        builder = emoji_module._Builder(size=16, seed=0, scenes="any", texts="short", directory=built)
         for seed in range(20):
             builder._seed = seed
             drawn += builder.build([(0, brick, RENDITIONS[6])], _Bar(), training=True).texts
@@ -361,7 +378,7 @@ class TestCache:
     def test_every_parameter_makes_a_file_of_its_own(self, built: Path) -> None:
         files = {path.name for path in (built / "built").iterdir()}
         small = {"num_classes": 1, "train_per_class": 1, "test_per_class": 1}
-        for change in ({}, {"scenes": "misleading"}, {"test_per_class": 2}):
+        for change in ({}, {"scenes": "misleading"}, {"texts": "long"}, {"test_per_class": 2}):
             load_small(built, **{**small, **change})
             now = {path.name for path in (built / "built").iterdir()}
             assert len(now - files) == 1, change
