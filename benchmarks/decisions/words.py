@@ -103,12 +103,13 @@ def _measure(task: Task) -> dict[str, dict[str, float]]:
 def _words_by_head(model: Classifier, samples: TokenisedSplit, words: Tensor, keep: Tensor) -> Tensor:
     """``(N, T)`` bool: as many words of each sample as ``keep`` has, those that speak most for its class: the product
     of the embedded word with the head's weights for words, of the class less the mean of all."""
-    embedded = model.backbone._embed_words(samples.tokens).float()
+    embedded: Tensor = model.backbone._embed_words(samples.tokens).float()  # type: ignore[operator]
     weight = model.head.weight[:, -embedded.shape[2] :].float()
     own = (weight - weight.mean(0))[model.targets(samples.class_ids).cpu()]
     scores = (embedded * own[:, None]).sum(2).masked_fill(~words, -torch.inf)
     rank = scores.argsort(1, descending=True).argsort(1)
-    return ((rank < (keep & words).sum(1, keepdim=True)) & words) | (keep & ~words)
+    chosen: Tensor = ((rank < (keep & words).sum(1, keepdim=True)) & words) | (keep & ~words)
+    return chosen
 
 
 def _hints(sources: Sequence[str], directory: Path | None) -> list[set[str]]:
