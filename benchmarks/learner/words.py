@@ -1,7 +1,7 @@
 """Which words the text mask keeps, and what that saves.
 
-    python -m benchmarks.decisions.words                  a few minutes on two cores
-    python -m benchmarks.decisions.words --texts long     with texts that tell of the scene, too
+    python -m benchmarks.learner.words                  a few minutes on two cores
+    python -m benchmarks.learner.words --texts long     with texts that tell of the scene, too
 
 A model is trained on the base phase of the validation classes as `python -m benchmarks.learner --tune` trains it, and
 masks that phase's samples. Words of a text hint at what the picture shows (keywords, and what WordNet says of it), or
