@@ -24,8 +24,8 @@ _DRAWN_SECONDS: Final = 0.1
 """For so long after a draw one processor is left to whoever draws next."""
 _LEAST_EACH: Final = 0.00008
 """Seconds that a record takes: of what is faster, most is under Python's lock, and no two threads are."""
-_SECONDS_OF_WORK: Final = 0.004
-"""For each thread: it may wait as long for a processor before it begins."""
+_SECONDS_OF_WORK: Final = 0.05
+"""For each thread. With less, pushes would take processors that draws need, for what nobody notices."""
 
 
 class Decoders:
