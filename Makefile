@@ -27,7 +27,7 @@ help:
 	@echo "make faults  rounds of faults under two replicas, checked against what their learners were told (ROUNDS=300; from another one on: SEED=120)"
 	@echo "make bench   the measurements behind docs/decisions/"
 	@echo "make bench-storage  the store against raw files, LMDB, torchrl, dm-reverb and a folder of JPEGs (12 minutes)"
-	@echo "make bench-learner  methods at equal bytes: the table of accuracies (some 36 minutes on two cores; goes on after Ctrl-C)"
+	@echo "make bench-learner  methods at equal bytes: the table of accuracies (15 methods, three seeds; goes on after Ctrl-C)"
 	@echo "make bench-cost  what a learner costs its machine: beside others, in memory, for masks and replay (13 minutes)"
 	@echo "make bench-density  exemplars in the bytes of one full sample, for every codec and quality (10 minutes)"
 	@echo "make bench-adapters  a batch through each adapter over the library's own buffer in memory (2 minutes)"

@@ -102,8 +102,7 @@ class Plan:
         first_class, num_classes: which of MM-Emoji-R's classes, in its order.
         num_phases: numbers of phases to run with; equal steps, the base takes what is left over.
         memories: full samples a class; ``methods`` run at :data:`REFERENCE_MEMORY` and ``charted`` at the others.
-        test_per_class: in each test split, after the last phase; ``interim_tests_per_class``: after those before.
-            None and 0 = all there are.
+        test_per_class: in each test split, after every phase; None = all there are.
         config: settings of all runs; data sizes, phases, memory and seeds are put in by :meth:`Job.config`.
     """
 
@@ -116,7 +115,6 @@ class Plan:
     num_classes: int = 18
     train_per_class: int | None = 32
     test_per_class: int | None = 32
-    interim_tests_per_class: int = 0
     config: LearnerConfig = RECIPE
 
     def jobs(self) -> list[Job]:
@@ -156,7 +154,6 @@ class Job:
             # 0 = all there are.
             train_per_class=plan.train_per_class or 0,
             test_per_class=plan.test_per_class or 0,
-            interim_tests_per_class=plan.interim_tests_per_class,
             base_classes=plan.num_classes - (self.num_phases - 1) * step,
             classes_per_phase=step,
             class_order_seed=self.seed,

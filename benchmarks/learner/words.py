@@ -34,6 +34,7 @@ from learner.memory.exemplars import Stored, mask_split, record_of
 from learner.model.backbones.weights import wordpiece_tokenizer
 from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
+from learner.model.tokens import special_tokens
 from learner.run.run import Run
 from memory_format import make_codec
 
@@ -75,13 +76,9 @@ def _measure(task: Task) -> dict[str, dict[str, float]]:
     for row, hinting in enumerate(hints):
         pieces = [tokenizer.id_to_token(number) for number in samples.tokens.token_ids[row].tolist()]
         is_hint[row] = [word in hinting for word in _whole(pieces)]
-    # [CLS] and [SEP] are no words.
-    length = samples.tokens.token_valid.sum(1, keepdim=True)
-    place = torch.arange(samples.tokens.token_ids.shape[1])
-    is_word = ((place > 0) & (place < length - 1)).numpy()
+    is_word = (samples.tokens.token_valid & ~special_tokens(samples.tokens)).numpy()
     masked = mask_split(model, samples, replace(config.mask, text=True), torch.Generator().manual_seed(0))
-    words = torch.from_numpy(is_word)
-    by_head = _words_by_head(model, samples, words, masked.keep_tokens)
+    by_head = _words_by_head(model, samples, torch.from_numpy(is_word), masked.keep_tokens)
     codec = make_codec(config.memory.codec)
     found = {}
     for rule, keep in {"whole": samples.tokens.token_valid, "dropped": masked.keep_tokens, "head": by_head}.items():

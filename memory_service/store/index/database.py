@@ -20,8 +20,9 @@ from memory_service.store.index.generation import Mark
 from memory_service.store.index.opening import Seen
 from memory_service.store.index.sql import SqlIndex, as_storage_error
 
-LOCK: Final = "1701668205, hashtext(current_schema())"
-"""Of a store: a database holds one in each schema."""
+STORE: Final = 1701668205
+"""The first number of a store's lock: a database holds one in each schema."""
+LOCK: Final = f"{STORE}, hashtext(current_schema())"
 FIT: Final = (
     "current_setting('server_encoding') AS encoding, current_setting('fsync') AS fsync, current_schema() AS schema, "
     "pg_is_in_recovery() AS standby"
@@ -38,7 +39,7 @@ HOLDERS: Final = (
 )
 """Sessions ``a`` that have a lock of the store's, or a part of it."""
 HOLDER_OF: Final = f"SELECT a.application_name {HOLDERS}"
-HOLDER: Final = sa.text(HOLDER_OF.format(1701668205))
+HOLDER: Final = sa.text(HOLDER_OF.format(STORE))
 _SCRUB_PAUSES: Final = (0.1, 0.4, 1.5, 4.0)
 """Seconds between tries to leave no deleted rows behind."""
 _NUMBER: Final = re.compile(r"\d+")

@@ -7,7 +7,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from memory_service.store.index.database import HOLDERS
+from memory_service.store.index.database import HOLDERS, STORE
 from memory_service.store.index.reading import unanswered
 from memory_service.store.index.sql import as_storage_error
 
@@ -33,7 +33,7 @@ SILENT_SECONDS: Final = 60.0
 _END_SILENT: Final = sa.text(
     # Between two statements of a pipeline a session is no idle one, and runs none: no timeout of the server's counts
     # then (PostgreSQL 16.14, findings/postgres_pipeline_timeouts.sh). First they are found: conditions have no order.
-    f"WITH silent AS MATERIALIZED (SELECT a.pid, a.application_name {HOLDERS.format(1701668205)} "
+    f"WITH silent AS MATERIALIZED (SELECT a.pid, a.application_name {HOLDERS.format(STORE)} "
     "AND a.state = 'active' AND a.wait_event = 'ClientRead' AND a.usename = current_user "
     "AND a.state_change < now() - make_interval(secs => :seconds)) "
     "SELECT application_name FROM silent WHERE pg_terminate_backend(pid)"
