@@ -31,7 +31,7 @@ help:
 	@echo "make bench-cost  what a learner costs its machine: beside others, in memory, for masks and replay (13 minutes)"
 	@echo "make bench-density  exemplars in the bytes of one full sample, for every codec and quality (10 minutes)"
 	@echo "make bench-adapters  a batch through each adapter over the library's own buffer in memory (2 minutes)"
-	@echo "make bench-sharing  what 1 to 8 learners that push and sample at once get of one service, and of two replicas (4 minutes)"
+	@echo "make bench-sharing  what 1 to 8 learners that push and sample at once get of one service, and of two replicas (6 minutes)"
 	@echo "make results tables and charts of the results that are kept, made again from their JSON"
 	@echo "make docs    the documentation as a site, links checked: site/index.html"
 	@echo "make prose   words of the README and the documentation, and how long their sentences are"

@@ -1,6 +1,6 @@
 """What learners that push and sample at once get of one service, and of two replicas.
 
-    python -m benchmarks.replicas                    its own PostgreSQL, objects in a directory (4 minutes)
+    python -m benchmarks.replicas                    its own PostgreSQL, objects in a directory (6 minutes)
     python -m benchmarks.replicas --segments URL     objects in an empty prefix of an object store
     python -m benchmarks.replicas --quick            does it work? its figures mean nothing
 
@@ -33,10 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     started = time.monotonic()
     run = Run(0.5 if options.quick else options.seconds)
-    rounds = 10 if options.quick else 400
+    turns, rounds = (1, 10) if options.quick else (3, 400)
     with tempfile.TemporaryDirectory(prefix="bench-replicas-", dir=directory_on_disk()) as place:
         try:
-            measure(Path(place), run, options.segments, rounds, lambda what: tqdm.write(what, sys.stderr))
+            measure(Path(place), run, options.segments, turns, rounds, lambda what: tqdm.write(what, sys.stderr))
         except NoPostgresError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2

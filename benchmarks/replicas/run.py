@@ -64,7 +64,8 @@ class Run:
     Attributes:
         seconds: of each load.
         loads: by kind of service and number of learners: each pushes and samples.
-        alone, beside: by kind of service: a learner that only pushes, without others and beside four that sample.
+        alone, beside: by kind of service: a learner that only pushes, without others and beside four that sample,
+            medians of turns.
         samplers, samplers_beside: those four, without it and beside it.
         one, two: of replicas on one core and on two, with four learners a core; None where cores cannot be chosen.
         draw_ms, push_ms: by kind of service: one client's draw of 256 and push of 1,000 records, medians of turns.
@@ -154,6 +155,13 @@ def _load(told: Sequence[Mapping[str, Sequence[float]]], seconds: float) -> Load
     return Load(pushed, sampled, _shown(pushes), _shown(samples), cores)
 
 
+def _median(loads: Sequence[Load]) -> Load:
+    """Of each figure by itself."""
+    rows = [[one.pushed, one.sampled, *one.push_ms, *one.sample_ms, one.cores] for one in loads]
+    pushed, sampled, *ms, cores = np.median(rows, axis=0).tolist()
+    return Load(pushed, sampled, (ms[0], ms[1]), (ms[2], ms[3]), cores)
+
+
 def _shown(seconds: Sequence[float]) -> tuple[float, float]:
     if not seconds:
         return 0.0, 0.0
@@ -161,20 +169,24 @@ def _shown(seconds: Sequence[float]) -> tuple[float, float]:
     return 1e3 * float(half), 1e3 * float(most)
 
 
-def measure(place: Path, run: Run, segments: str | None, rounds: int, tick: Callable[[str], None]) -> None:
+def measure(place: Path, run: Run, segments: str | None, turns: int, rounds: int, tick: Callable[[str], None]) -> None:
     """Find it all; what is found is added to ``run``.
+
+    Args:
+        turns: of loads whose ratio is told, since what a machine gives drifts by a tenth and more within a minute.
+        rounds: of one client's draws.
 
     Raises:
         memory_service.testing.postgres.NoPostgresError: no PostgreSQL server is installed.
     """
     with ExitStack() as stack:
         machines = Machines(place, stack, segments)
-        _at_once(machines, run, tick)
+        _at_once(machines, run, turns, tick)
         _on_cores(machines, run, tick)
         _one_client(machines, run, place, rounds, tick)
 
 
-def _at_once(machines: Machines, run: Run, tick: Callable[[str], None]) -> None:
+def _at_once(machines: Machines, run: Run, turns: int, tick: Callable[[str], None]) -> None:
     for kind in KINDS:
         urls = [machines.embedded()] if kind == "embedded" else machines.replicas([(), ()])
         machines.fill(urls[0])
@@ -182,10 +194,14 @@ def _at_once(machines: Machines, run: Run, tick: Callable[[str], None]) -> None:
         for number in LEARNERS:
             tick(f"{kind}: {number} learners")
             (run.loads[kind][number],) = load(urls, ["both"] * number, run.seconds, machines.pushed)
-        tick(f"{kind}: pushes beside samplers")
-        (run.alone[kind],) = load(urls, ["push"], run.seconds, machines.pushed)
-        (run.samplers[kind],) = load(urls, SAMPLERS, run.seconds, machines.pushed)
-        run.beside[kind], run.samplers_beside[kind] = load(urls, ["push", *SAMPLERS], run.seconds, machines.pushed)
+        found: list[list[Load]] = []
+        for turn in range(turns):
+            tick(f"{kind}: pushes beside samplers, {turn + 1} of {turns}")
+            together = (["push"], SAMPLERS, ["push", *SAMPLERS])
+            found.append([one for kinds in together for one in load(urls, kinds, run.seconds, machines.pushed)])
+        run.alone[kind], run.samplers[kind], run.beside[kind], run.samplers_beside[kind] = (
+            _median(of) for of in zip(*found, strict=True)
+        )
 
 
 def _on_cores(machines: Machines, run: Run, tick: Callable[[str], None]) -> None:
