@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from memory_format.codecs import codec_by_number
 from memory_format.extras import Extras, StoredArray, decode_extras
 from memory_format.header import FLAG_EXTRAS, FLAG_PARTS, layout_of
 from memory_format.in_place import to_image
+from memory_format.machine import processors
 from memory_format.parts import Picture, Text, further_of, in_order
 from memory_format.record import headers_of
 from memory_format.user_fields import FieldValue
@@ -360,4 +360,4 @@ def _untouched_zeros(shape: tuple[int, ...]) -> NDArray[np.uint8]:
 def _threads_for(unpacked: UnpackedBatch) -> int:
     if len(unpacked) < 2 or unpacked.canvas_pixels() < _THREADS_FROM_PIXELS * len(unpacked):
         return 1
-    return min(_MOST_THREADS, os.cpu_count() or 1, len(unpacked))
+    return min(_MOST_THREADS, processors(), len(unpacked))

@@ -214,6 +214,13 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _has_what_is_copied(self) -> Self:
+        given = sorted(self.model_fields_set & {"cache", "cache_bytes"})
+        if given and self.segments is None:
+            raise ValueError(f"{given[0]} is for copies of segments in an object store: name one as segments")
+        return self
+
+    @model_validator(mode="after")
     def _can_be_shared(self) -> Self:
         if not self.replicas:
             return self

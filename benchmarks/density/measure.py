@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from benchmarks.density.pictures import Sample
 from memory_format import Record, image_to_patches, make_codec, make_record
 from memory_format.codecs import codec_class
 from memory_format.codecs.lossy import LossyCodec
+from memory_format.machine import processors
 from memory_format.quality import kept_psnr, search
 
 MOST_PSNR_DB = 60.0
@@ -119,7 +119,7 @@ def measure(samples: Sequence[Sample], settings: Sequence[Setting], tick: Callab
     # Spawned, because a fork would copy torch's threads in whatever state they are. An interruption is the parent's
     # affair: leaving the pool ends its processes.
     context = multiprocessing.get_context("spawn")
-    processes = min(len(samples), os.cpu_count() or 1)
+    processes = min(len(samples), processors())
     with context.Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         for found in pool.imap(partial(_measure_one, settings=settings), samples):
             scores.append(found)

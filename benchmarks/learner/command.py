@@ -42,6 +42,7 @@ from learner.model.classifier import best_device
 from learner.report.page import SeedRun, write_report
 from learner.run.config import read_settings, with_settings
 from learner.run.methods import parse_method
+from memory_format.machine import processors
 
 _BENCHMARK = Benchmark("learner", ("exemplar-memory", "numpy", "pillow", "torch", "transformers"), markdown, chart)
 
@@ -215,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _workers() -> int:
-    return 2 if best_device().type == "cuda" else min(8, os.cpu_count() or 1)
+    return 2 if best_device().type == "cuda" else min(8, processors())
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from client.files import write_atomically
 from learner.run.evaluate import PhaseMetrics
 from learner.run.methods import parse_method
 from learner.run.run import Run
+from memory_format.machine import processors
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def run_all(
         tick: called as jobs are done.
     """
     jobs = plan.jobs()
-    threads = max(1, (os.cpu_count() or 1) // workers) if workers else torch.get_num_threads()
+    threads = max(1, processors() // workers) if workers else torch.get_num_threads()
     tasks = {job: Task(plan, job, full_sample_bytes, url, out, directory, threads) for job in jobs}
     results: dict[Job, list[PhaseMetrics]] = {}
     for job, task in tasks.items():

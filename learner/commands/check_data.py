@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,6 +24,7 @@ from learner.run.cost import estimate, load_of
 from learner.run.loading import Budget, Loaded, cut_into_phases, load_samples, suggest_budget, suited_phases
 from learner.run.problem import Problem
 from learner.run.summary import budget_words
+from memory_format.machine import processors
 
 _MOST_CLASSES = 40
 _MOST_BAD = 20
@@ -121,7 +121,7 @@ def _sides(splits: Mapping[str, Split]) -> NDArray[np.int64]:
             found |= {id(picture): picture for picture in split.images.pictures if not isinstance(picture, NoPicture)}
         else:
             sides += [(split.images.shape[2], split.images.shape[1])] * len(split)
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(16, processors())) as pool:
         sides += pool.map(_side, found.values())
     return np.array(sides, dtype=np.int64)
 

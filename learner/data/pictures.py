@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from client.files import write_atomically
 from client.rgb import DECODE_GAP, LONGEST, fit, upright_rgb, why_unreadable
 from learner.data.fetch import data_dir
+from memory_format.machine import processors
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 # What archives of a Mac, network storage and rubbish bins put beside pictures, under names of pictures.
@@ -173,7 +174,7 @@ def unreadable(pictures: Mapping[str, Picture], name: str, directory: Path | str
     unsure = pictures if known is None else {key: pictures[key] for key, stamp in stamps.items() if stamp in known}
     if not unsure:
         return {}
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(16, processors())) as pool:
         # disable=None: no bar where the output is not a terminal.
         bar = tqdm(pool.map(_reason, unsure.values()), total=len(unsure), unit="picture", desc=name, disable=None)
         reasons = {key: reason for key, reason in zip(unsure, bar, strict=True) if reason}

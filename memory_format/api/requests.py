@@ -188,6 +188,10 @@ class KeyRequest(Strict):
     trusted: bool = Field(False, description="Take what it pushes without decoding it.")
 
 
+FieldValues = Annotated[list[FieldValue], Field(min_length=1, max_length=MAX_FILTER_VALUES)]
+"""Any of them; none at all would match nothing, and is no condition either."""
+
+
 class SampleBody(Strict):
     """What to draw; the same request on the same version of a buffer gives the same batch."""
 
@@ -206,7 +210,7 @@ class SampleBody(Strict):
     not_learner_id: list[LearnerId] | None = Field(
         None, min_length=1, max_length=MAX_FILTER_VALUES, description="Leave out the records of these."
     )
-    fields: dict[FieldName, list[FieldValue]] | None = Field(
+    fields: dict[FieldName, FieldValues] | None = Field(
         None,
         max_length=MAX_FIELDS,
         description="Of these fields of the user's, records that have one of the values listed.",

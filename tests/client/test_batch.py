@@ -191,7 +191,7 @@ def test_a_damaged_payload_is_a_format_error_from_any_thread(threads: int) -> No
 
 
 def test_threads_decode_large_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("client.batch.processors", lambda: 4)
 
     def of_side(side: int, count: int) -> UnpackedBatch:
         patches = np.zeros((4, side // 2, side // 2, 3), dtype=np.uint8)

@@ -106,6 +106,7 @@ def test_addresses_and_settings_that_will_not_do(data: Path, capsys: pytest.Capt
         (["--data", str(data), "--port", "70000"], "port (MEMORY_SERVICE_PORT): Input should be less"),
         (["--data", str(data), "--port", "70000"], "65535, got 70000"),
         (["--data", str(data), "--uds-only"], "bad settings: uds_only needs a socket"),
+        (["--data", str(data), "--cache", "copies"], "cache is for copies of segments in an object store: name one"),
     ):
         assert main(["serve", *arguments]) == 2
         assert said in capsys.readouterr().err

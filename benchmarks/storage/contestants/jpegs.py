@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from benchmarks.common.records import Batch
 from benchmarks.common.rounds import timed
 from benchmarks.storage.contestants.peer import Peer, Read
+from memory_format.machine import processors
 
 _LOADER_BATCHES = 3
 
@@ -72,7 +73,7 @@ class JpegFolder(Peer):
 
             return read
 
-        workers = min(2, os.cpu_count() or 1)
+        workers = min(2, processors())
         return {
             self.name: loaded(False, 0),
             "JPEG folder, decoded": loaded(True, 0),
