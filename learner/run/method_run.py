@@ -21,6 +21,7 @@ from learner import world
 from learner.memory import mrdc
 from learner.memory.contents import save_examples, save_held
 from learner.memory.exemplars import Stored, exemplar_features, make_exemplars, mask_split, to_replay, what_to_store
+from learner.memory.offered import first_offered
 from learner.memory.schedule import give_scores, hardness
 from learner.memory.settings import MemoryConfig
 from learner.model.classifier import Classifier
@@ -59,6 +60,7 @@ class MethodRun:
         self.problem = setup.problem
         self.config = method.configure(setup.config)
         self.folder = setup.out / method.slug
+        self._offered = self.folder / "offered.npz"
         self.key = checkpoint.config_key(
             {
                 "run": setup.config.what_counts(),
@@ -145,6 +147,7 @@ class MethodRun:
                 self._save(model, phase, trained=True, timings=timings)
             self.done.append(self._phase(model, phase, timings))
             self._save(model, phase, trained=False, timings={})
+            world.from_first(lambda: self._offered.unlink(missing_ok=True))
             yield self.done[-1]
 
     def _phase(self, model: Classifier, phase: int, timings: dict[str, Any] | None) -> PhaseMetrics:
@@ -288,10 +291,12 @@ class MethodRun:
         started = time.perf_counter()
 
         def push() -> float:
-            pushed = buffer.push(records, idempotency_key=f"{self.key}-{phase}", vocabulary=self.problem.vocabulary)
+            key = f"{self.key}-{phase}"
+            rows, offered = first_offered(self._offered, key, samples, records)
+            pushed = buffer.push(offered, idempotency_key=key, vocabulary=self.problem.vocabulary)
             push_seconds = time.perf_counter() - started
             if self.method.stores == "masked":
-                held = zip(samples, records, pushed.exemplar_ids, strict=True)
+                held = zip(rows, offered, pushed.exemplar_ids, strict=True)
                 save_examples(self.folder / f"examples-{phase}.npz", model, new, masked, self.config.mask, held)
             return push_seconds
 
