@@ -8,7 +8,7 @@ import threading
 import httpx
 
 from client._forking import start_anew_when_forked
-from client._network import keep_deadlines
+from client._network import cut, keep_deadlines
 from client.errors import ServiceUnavailableError
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -80,6 +80,8 @@ class Connections:
                     verify=self._tls,
                 )
                 keep_deadlines(self._http)
+            if self._stopped.is_set():
+                cut(self._http)
             return self._http
 
     def wait(self, seconds: float) -> None:
@@ -96,8 +98,11 @@ class Connections:
             raise ServiceUnavailableError("the client is closed")
 
     def stop(self) -> None:
-        """Make calls in other threads end at their next step instead of trying on."""
+        """Make calls in other threads end with an error, whatever they wait for."""
         self._stopped.set()
+        # Unlike the lock's owner this does not wait for anything: whoever opens a pool now finds out by itself.
+        if (http := self._http) is not None:
+            cut(http)
 
     def close(self) -> None:
         """Stop, and give the connections back."""

@@ -64,11 +64,10 @@ class PrefetchIterator(Iterator[TensorBatch]):
             self._waited(time.perf_counter() - started)
 
     def close(self) -> None:
-        """End the threads. A request in flight is waited for, its retries are not."""
+        """End the threads, and the requests that they wait for."""
         self._is_over = True
         client, self._client = self._client, None
         if client is not None and self._batches is not None:
-            client.stop()
             self._batches.close()
             client.close()
 

@@ -22,7 +22,7 @@ from typing import Final, TypeAlias, TypeVar
 from client._forking import start_anew_when_forked
 from client._lent import NotReadError, closing_descriptors, read_lent, receive
 from client._limits import Timeout
-from client._network import Deadline
+from client._network import Deadline, cut_socket
 from client.errors import ServiceTimeoutError
 from memory_format import Batch, FormatError, lending
 from memory_format.api.answers import LocalSocket
@@ -88,7 +88,7 @@ class LocalWay:
         """When another offer is asked for."""
         self._ahead_at = -math.inf
         """When a draw is asked for before its turn again, where there was no room for one."""
-        self._is_closed = False
+        self._is_closed = self._is_stopped = False
         self._start()
         start_anew_when_forked(self)
 
@@ -146,6 +146,13 @@ class LocalWay:
             return None
         self._was_of_use = True
         return found
+
+    def stop(self) -> None:
+        """Make draws in other threads end."""
+        with self._lock:
+            self._is_stopped, connections = True, list(self._connections)
+        for connection in connections:
+            connection.cut()
 
     def close(self) -> None:
         """Close the connections that nobody uses, and keep none from now on."""
@@ -230,7 +237,11 @@ class LocalWay:
                 return connection, False
             connection.close()
         connection = _Connection(offer, seconds, self._key)
-        self._connections.add(connection)
+        with self._lock:
+            self._connections.add(connection)
+            is_stopped = self._is_stopped
+        if is_stopped:
+            connection.cut()
         return connection, True
 
     def _keep(self, connection: _Connection) -> None:
@@ -291,6 +302,9 @@ class _Connection:
 
     def close(self) -> None:
         self._socket.close()
+
+    def cut(self) -> None:
+        cut_socket(self._socket)
 
     def ask(self, content: bytes, seconds: float) -> None:
         """Ask for a draw. Raises ``OSError``: the connection broke."""

@@ -1,8 +1,15 @@
-"""Sockets that keep a deadline: httpx bounds each read and write by itself, so an answer that drips has no end."""
+"""Sockets that keep a deadline, and that another thread can cut.
+
+httpx bounds each read and write by itself, so an answer that drips has no end, and one that does not come is waited for
+as long as its timeout says."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
+import threading
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -55,9 +62,43 @@ def keep_deadlines(client: httpx.Client) -> None:
             pool._network_backend = _Backend(pool._network_backend)
 
 
+def cut(client: httpx.Client) -> None:
+    """Make whatever waits for a network of :func:`keep_deadlines` end with an error, now and from now on."""
+    for transport in (client._transport, *client._mounts.values()):
+        backend = getattr(getattr(transport, "_pool", None), "_network_backend", None)
+        if isinstance(backend, _Backend):
+            backend.cut()
+
+
+def cut_socket(connection: socket.socket) -> None:
+    """Make whoever waits for a socket in another thread find it closed; who has it still closes it."""
+    with contextlib.suppress(OSError):
+        # By the plain socket: one with TLS would forget its session under whoever reads.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
 class _Backend(httpcore.NetworkBackend):
     def __init__(self, inner: httpcore.NetworkBackend) -> None:
         self._inner = inner
+        self._lock = threading.Lock()
+        self._streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
+        self._is_cut = False
+
+    def cut(self) -> None:
+        with self._lock:
+            self._is_cut = True
+            streams = list(self._streams)
+        for stream in streams:
+            stream.cut()
+
+    def _stream(self, inner: httpcore.NetworkStream) -> _Stream:
+        stream = _Stream(inner, self._stream)
+        with self._lock:
+            self._streams.add(stream)
+            is_cut = self._is_cut
+        if is_cut:
+            stream.cut()
+        return stream
 
     def connect_tcp(
         self,
@@ -68,21 +109,26 @@ class _Backend(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         left = _left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._inner.connect_tcp(host, port, left, local_address, socket_options))
+        return self._stream(self._inner.connect_tcp(host, port, left, local_address, socket_options))
 
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
     ) -> httpcore.NetworkStream:
         left = _left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._inner.connect_unix_socket(path, left, socket_options))
+        return self._stream(self._inner.connect_unix_socket(path, left, socket_options))
 
     def sleep(self, seconds: float) -> None:
         self._inner.sleep(seconds)
 
 
 class _Stream(httpcore.NetworkStream):
-    def __init__(self, inner: httpcore.NetworkStream) -> None:
-        self._inner = inner
+    def __init__(
+        self, inner: httpcore.NetworkStream, known: Callable[[httpcore.NetworkStream], httpcore.NetworkStream]
+    ) -> None:
+        self._inner, self._known = inner, known
+
+    def cut(self) -> None:
+        cut_socket(self.get_extra_info("socket"))
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         return self._inner.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
@@ -99,7 +145,7 @@ class _Stream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         left = _left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, left))
+        return self._known(self._inner.start_tls(ssl_context, server_hostname, left))
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)

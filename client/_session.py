@@ -78,6 +78,11 @@ class Session:
         following = None if next_step is None else json_body({**body, "step": next_step})
         return self.local.draw(json_body(body), self.transport.deadline(), read, following)
 
+    def stop(self) -> None:
+        """Make calls in other threads end with an error, refuse new ones."""
+        self.transport.addresses.stop()
+        self.local.stop()
+
     def close(self) -> None:
         """Close the connections; calls in other threads end with an error."""
         self.local.close()
@@ -124,7 +129,7 @@ class Connected(Protocol):
         """Another client of the same service, with connections of its own."""
 
     def stop(self) -> None:
-        """Make calls in other threads end at their next step."""
+        """Make calls in other threads end with an error."""
 
     def close(self) -> None:
         """Close the connections."""

@@ -144,6 +144,7 @@ class Transport:
                         timeout=self._timeout_until(deadline),
                     )
                 except httpx.HTTPError as cause:
+                    self.addresses.refuse_if_stopped()
                     self.addresses.lost(address)
                     error = self._lost(f"{method} {address.url}{path}", cause, deadline, tries=num_sent)
                     error.__cause__ = cause

@@ -90,8 +90,8 @@ class MemoryClient:
         self.session.close()
 
     def stop(self) -> None:
-        """Make calls in other threads end at their next step, refuse new ones; :meth:`close` must follow."""
-        self.session.transport.addresses.stop()
+        """Make calls in other threads end with an error, refuse new ones; :meth:`close` must follow."""
+        self.session.stop()
 
     def info(self) -> ServiceInfo:
         """Name and versions of the service."""

@@ -179,6 +179,7 @@ class ReplayDataset(IterableDataset[TensorBatch]):
             threads=self.threads,
             is_stale=self._is_old,
             waiting=waiting,
+            cut=client.stop,
             name="replay-prefetch",
         )
 

@@ -30,6 +30,7 @@ class Prefetched(Iterator[Result], Generic[Item, Result]):
             at hand that are.
         waiting: holds the items whose work is sure to be done and has not begun, in their order: for work that gets
             ready what comes next.
+        cut: makes work that has begun end soon; called when the threads are to end.
         name: of the threads.
     """
 
@@ -42,6 +43,7 @@ class Prefetched(Iterator[Result], Generic[Item, Result]):
         threads: int = 1,
         is_stale: Callable[[Result], bool] | None = None,
         waiting: deque[Item] | None = None,
+        cut: Callable[[], object] | None = None,
         name: str = "prefetch",
     ) -> None:
         self._pool: ThreadPoolExecutor | None = None
@@ -50,6 +52,7 @@ class Prefetched(Iterator[Result], Generic[Item, Result]):
         self._work = partial(_begun, work, self._waiting)
         self._items = iter(items)
         self._is_stale = is_stale
+        self._cut = cut
         self._pending: deque[tuple[Item, Future[Result]]] = deque()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._begin(ahead)
@@ -85,6 +88,8 @@ class Prefetched(Iterator[Result], Generic[Item, Result]):
         if pool is None or os.getpid() != self._process:
             return
         self._pending.clear()
+        if self._cut is not None:
+            self._cut()
         pool.shutdown(wait=True, cancel_futures=True)
 
     def __del__(self) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import itertools
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from client import Buffer, MemoryClient, ReplayBatch, ServiceUnavailableError
+from client import Buffer, MemoryClient, ReplayBatch, ServiceUnavailableError, Timeout
 from client.buffer_dataset import BufferDataset
 from client.dataset import ReplayDataset
 from client.tensors import ARRAYS, TensorBatch, to_tensors
 from memory_format import FormatError, NotFoundError
 from tests.client.loaders import steps_of
 from tests.client.samples import make, make_many
+from tests.conftest import Service
 
 
 @pytest.fixture(autouse=True)
@@ -293,6 +296,28 @@ def test_leaving_does_not_sit_out_what_is_under_way(monkeypatch: pytest.MonkeyPa
         next(batches)
     leaving.join()
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("way", ["http", "socket"])
+def test_leaving_cuts_what_a_service_never_answers(
+    way: str, start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    """Whose process is stopped, as by a debugger, or by a machine that has come to a halt."""
+    service = start_service(None, *(("--uds", str(tmp_path / "socket")) if way == "socket" else ()))
+    with MemoryClient(service.url, timeout=Timeout(read=300, total=300)) as memory:
+        buffer = memory.create_buffer("b", budget_bytes=10**7)
+        buffer.push(make_many(40))
+        batches = iter(ReplayDataset(buffer, 8, num_steps=1000, cache_bytes=0))
+        next(batches)
+        service.process.send_signal(signal.SIGSTOP)
+        try:
+            leaving = threading.Thread(target=batches.close, daemon=True)
+            leaving.start()
+            # Requests for the next batches are under way; unless they are cut, for five minutes.
+            leaving.join(60)
+            assert not leaving.is_alive()
+        finally:
+            service.process.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize(

@@ -98,3 +98,15 @@ def test_a_forked_process_is_told_where_the_threads_are() -> None:
 
         in_a_fork(ask)
         assert next(results) == "0"
+
+
+def test_closing_cuts_what_is_under_way() -> None:
+    asked = threading.Event()
+
+    def work(item: int) -> int:
+        assert asked.wait(60)
+        return item
+
+    results = Prefetched(work, range(4), ahead=2, threads=2, cut=asked.set)
+    results.close()
+    assert asked.is_set()
