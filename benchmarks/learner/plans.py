@@ -29,7 +29,7 @@ METHODS: tuple[str, ...] = (
     "full+lossless",
     "full",
     "full+mrdc",
-    "full+scale50",
+    "full+px8",
     "full+typical",
     "cim",
     "grid",
@@ -67,12 +67,12 @@ ABLATIONS: tuple[str, ...] = (
 CHARTED: tuple[str, ...] = ("full", "cim", "random", "masked")
 """Rows at the other memory sizes: the two charts."""
 
-UNSEEN: tuple[str, ...] = ("full", "full+scale50", "cim", "grid", "random", "masked")
+UNSEEN: tuple[str, ...] = ("full", "full+px8", "cim", "grid", "random", "masked")
 """Rows on the classes that are in no other table."""
 
 TRIALS: dict[str, tuple[str, ...]] = {
     "full": ("full+q10", "full", "full+q30", "full+q60"),
-    "full+scale50": ("full+scale25", "full+scale50", "full+scale75", "full+scale50+pixel"),
+    "full+px8": ("full+px4", "full+px8", "full+px12", "full+px8+pixel"),
     "cim": ("cim+q10", "cim", "cim+q30", "cim+q60"),
     "grid": ("grid", "grid+keep10", "grid+keep40", "grid+q30"),
     "random": ("random", "random+keep10", "random+keep40", "random+q30"),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from client import Buffer, BufferStats
 from client.files import DamagedFileError, write_atomically
-from learner.memory.exemplars import MaskedSplit, mask_split
+from learner.memory.exemplars import MaskedSplit, as_split, mask_split
 from learner.model.attention_masks import MaskConfig
 from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
@@ -133,7 +133,8 @@ def save_examples(
     part = TokenisedSplit(new.tokens[index], new.class_ids[index.numpy()])
     stored = np.zeros(part.tokens.patches.shape, dtype=np.uint8)
     for place, (_, record, _) in enumerate(chosen):
-        stored[place, record.keep_indices] = record.patches()
+        shown = as_split([record], part.class_ids[place : place + 1], part.tokens.patch_px).tokens
+        stored[place, record.keep_indices] = shown.patches[0].numpy()
     attended = masked.keep_tokens[index]
     if chosen and not config.text and model.backbone.reads_words:
         generator = torch.Generator().manual_seed(0)

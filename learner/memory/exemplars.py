@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -57,27 +57,28 @@ class Stored:
         tokens: the samples, their pixels as they are to be stored.
         keep_patches: ``(N, K)`` bool.
         keep_tokens: ``(N, T)`` bool.
-        scale: the share of their sides that pictures have in ``tokens``.
+        patch_px: side of the patches as replay shows them; None = as in ``tokens``.
         states: what is stored in the place of the patches that are kept.
     """
 
     tokens: Tokens
     keep_patches: Tensor
     keep_tokens: Tensor
-    scale: float = 1.0
+    patch_px: int | None = None
     states: Tokens | None = None
 
     @staticmethod
-    def whole(tokens: Tokens, scale: float = 1.0) -> Stored:
+    def whole(tokens: Tokens) -> Stored:
         """All of each sample."""
-        return Stored(tokens, tokens.patch_valid, tokens.token_valid, scale)
+        return Stored(tokens, tokens.patch_valid, tokens.token_valid)
 
     @property
     def kept(self) -> Tokens:
         """The samples as replay will show them, but for the codec's loss."""
         if self.states is not None:
             return self.states.keep_tokens(self.keep_tokens)
-        return at_full_size(self.tokens.keep_patches(self.keep_patches).keep_tokens(self.keep_tokens), self.scale)
+        kept = self.tokens.keep_patches(self.keep_patches).keep_tokens(self.keep_tokens)
+        return scaled.enlarge(kept, self.patch_px or kept.patch_px)
 
 
 def mask_split(model: Classifier, split: TokenisedSplit, config: MaskConfig, generator: torch.Generator) -> MaskedSplit:
@@ -110,18 +111,16 @@ def what_to_store(
     Raises:
         ValueError: it stores nothing.
     """
-    if stores == "masked":
-        return Stored(new.tokens, masked.keep_patches, masked.keep_tokens)
+    if stores == "nothing":
+        raise ValueError(f"a method that stores {stores} has no exemplars")
     if stores == "latent":
         states = latent.states_of(model, new.tokens, masked.keep_patches)
         return Stored(new.tokens, masked.keep_patches, masked.keep_tokens, states=states)
-    if stores == "full" and memory.scale < 1:
-        return Stored.whole(scaled.shrink(new.tokens, memory.scale, memory.resample), memory.scale)
-    if stores == "full":
-        return Stored.whole(new.tokens)
-    if stores == "cim":
-        return Stored.whole(cim.compress(model, new.tokens, model.targets(new.class_ids)))
-    raise ValueError(f"a method that stores {stores} has no exemplars")
+    tokens = cim.compress(model, new.tokens, model.targets(new.class_ids)) if stores == "cim" else new.tokens
+    stored = Stored(tokens, masked.keep_patches, masked.keep_tokens) if stores == "masked" else Stored.whole(tokens)
+    if not memory.patch_px:
+        return stored
+    return replace(stored, tokens=scaled.shrink(tokens, memory.patch_px, memory.resample), patch_px=tokens.patch_px)
 
 
 def make_exemplars(
@@ -179,34 +178,32 @@ def record_of(stored: Stored, sample: int, **fields: object) -> Record:
 
 
 def exemplar_features(
-    model: Classifier, records: Sequence[Record], scale: float = 1.0, batch_size: int = 128
+    model: Classifier, records: Sequence[Record], patch_px: int | None = None, batch_size: int = 128
 ) -> Tensor:
-    """Features ``(N, D)`` of at least one exemplar as replay shows it, on the CPU."""
+    """Features ``(N, D)`` of at least one exemplar as replay shows it, on the CPU; ``patch_px`` as :func:`to_replay`
+    has it."""
     parts = [
         ReplayBatch.from_records(records[start : start + batch_size]) for start in range(0, len(records), batch_size)
     ]
-    return torch.cat([model.features(to_replay(to_tensors(part), scale).tokens) for part in parts])
+    return torch.cat([model.features(to_replay(to_tensors(part), patch_px).tokens) for part in parts])
 
 
-def as_split(records: Sequence[Record], class_ids: NDArray[np.int64]) -> TokenisedSplit:
-    """Records as samples of some classes, ``(N,)``."""
-    return TokenisedSplit(to_replay(to_tensors(ReplayBatch.from_records(records))).tokens, class_ids)
+def as_split(records: Sequence[Record], class_ids: NDArray[np.int64], patch_px: int | None = None) -> TokenisedSplit:
+    """Records as samples of some classes, ``(N,)``; ``patch_px`` as :func:`to_replay` has it."""
+    return TokenisedSplit(to_replay(to_tensors(ReplayBatch.from_records(records)), patch_px).tokens, class_ids)
 
 
-def at_full_size(tokens: Tokens, scale: float) -> Tokens:
-    """Pictures that were stored at a share of their sides, enlarged; others as they are."""
-    return scaled.enlarge(tokens, scale) if scale < 1 else tokens
-
-
-def to_replay(batch: TensorBatch, scale: float = 1.0) -> Replay:
+def to_replay(batch: TensorBatch, patch_px: int | None = None) -> Replay:
     """A batch of the client's data set -> tokens and class ids.
 
     Args:
-        scale: the share of their sides at which pictures were stored.
+        patch_px: side of the patches that the model reads; those that were stored with fewer pixels are enlarged.
+            None = as they are.
     """
-    tokens = at_full_size(Tokens(**{field.name: batch[field.name] for field in fields(Tokens)}), scale)
+    tokens = Tokens(**{field.name: batch[field.name] for field in fields(Tokens)})
     if ARRAYS_PREFIX + latent.STATES in batch:
         arrays = {name: batch[ARRAYS_PREFIX + name] for name in (latent.STATES, latent.RANGES)}
         return Replay(latent.from_arrays(tokens, arrays), batch["class_id"].numpy(), complete=False)
     complete = bool((tokens.patch_valid.sum(1) == tokens.grid.prod(1)).all())
+    tokens = scaled.enlarge(tokens, patch_px or tokens.patch_px)
     return Replay(tokens, batch["class_id"].numpy(), complete)

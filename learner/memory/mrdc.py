@@ -63,7 +63,7 @@ def at_chosen_quality(
     for codec in codecs[:-1]:
         sets = world.each(orders, partial(_fitting, stored, codec=make_codec(codec), share_bytes=share_bytes))
         plain = [features[order[: len(records)]] for order, records in zip(orders, sets, strict=True)]
-        coded = [exemplar_features(model, records, memory.scale) for records in sets]
+        coded = [exemplar_features(model, records, stored.patch_px) for records in sets]
         if abs(ratio(plain, coded) - 1) < TOLERANCE:
             return codec
     return codecs[-1]

@@ -1,8 +1,9 @@
-"""Pictures scaled down: whole exemplars in fewer bytes without any model.
+"""Patches with fewer pixels: exemplars in fewer bytes without any model.
 
-The oldest way to make an exemplar smaller. With one pixel of each cell in place of the cell's mean it is what GPS does
-(Ma et al., "Distilling Compact Memories via Grid-based Patch Sampling", arXiv 2504.10409), which also puts several such
-pictures beside each other for replay; here each is enlarged again, so that the model sees pictures of one size.
+The oldest way to make an exemplar smaller, for whole pictures and for kept patches alike. With one pixel of each cell
+in place of the cell's mean it is what GPS does (Ma et al., "Distilling Compact Memories via Grid-based Patch Sampling",
+arXiv 2504.10409), which also puts several such pictures beside each other for replay; here each is enlarged again, so
+that the model sees patches of one size.
 """
 
 from __future__ import annotations
@@ -17,44 +18,40 @@ from learner.memory.settings import Resample
 from learner.model.tokens import Tokens
 
 
-def shrink(tokens: Tokens, scale: float, resample: Resample = "area") -> Tokens:
-    """Pictures at a share of their sides, in whole patches: a grid ``(h, w)`` becomes ``(round(h * scale), ...)``, at
-    least 1 each.
+def shrink(tokens: Tokens, patch_px: int, resample: Resample = "area") -> Tokens:
+    """The same patches with ``patch_px`` pixels on a side; where that divides theirs, as if whole pictures were shrunk.
 
     Args:
-        tokens: ``(N, ...)`` whole pictures, patches in row-major order.
         resample: what becomes of a cell of pixels: its mean (``area``), or the one in its middle (``pixel``).
     """
-    return _resized(tokens, scale, "area" if resample == "area" else "nearest-exact")
+    mode = "area" if resample == "area" else "nearest-exact"
+    pixels = tokens.patches.flatten(0, 1).permute(0, 3, 1, 2).float()
+    small = F.interpolate(pixels, [patch_px, patch_px], mode=mode).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return replace(tokens, patches=small.unflatten(0, tokens.patch_valid.shape))
 
 
-def enlarge(tokens: Tokens, scale: float) -> Tokens:
-    """Pictures that :func:`shrink` made smaller, about as large as they were: a grid ``(h, w)`` becomes
-    ``(round(h / scale), ...)``."""
-    return _resized(tokens, 1 / scale, "bilinear")
-
-
-def _resized(tokens: Tokens, factor: float, mode: str) -> Tokens:
-    if not len(tokens):
+def enlarge(tokens: Tokens, patch_px: int) -> Tokens:
+    """The same patches with ``patch_px`` pixels on a side, by bilinear interpolation of whole pictures: over the edge
+    between two patches that are there, and of none that are not."""
+    if tokens.are_states or tokens.patch_px == patch_px:
         return tokens
-    grid = (tokens.grid * factor).round().long().clamp(min=1)
-    patches = tokens.patches.new_zeros((len(tokens), int(grid.prod(1).max()), *tokens.patches.shape[2:]))
-    for old in tokens.grid.unique(dim=0):
-        rows = (tokens.grid == old).all(1).nonzero()[:, 0]
-        new = grid[rows[0]]
-        part = _resize(tokens.patches[rows, : int(old.prod())], tuple(old.tolist()), tuple(new.tolist()), mode)
-        patches[rows, : part.shape[1]] = part
-    places = torch.arange(patches.shape[1], device=grid.device).expand(len(tokens), -1)
-    valid = places < grid.prod(1, keepdim=True)
-    return replace(tokens, patches=patches, patch_positions=places * valid, patch_valid=valid, grid=grid)
+    rows, columns = tokens.grid.amax(0).tolist()
+    width = tokens.grid[:, 1:]
+    places = tokens.patch_positions // width * columns + tokens.patch_positions % width
+    held = F.pad(tokens.patches.float(), (0, 1), value=1.0) * tokens.patch_valid[:, :, None, None, None]
+    cells = held.new_zeros(len(held), rows * columns, *held.shape[2:])
+    # Padding is added as zeros: it may name a place that a patch has.
+    cells.scatter_add_(1, _index(places, held), held)
+    small = cells.unflatten(1, (rows, columns)).permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+    size = [rows * patch_px, columns * patch_px]
+    *colours, weight = F.interpolate(small, size, mode="bilinear", align_corners=False).unbind(1)
+    # Where nothing is near there is no weight either, nor a patch that is taken from there.
+    pictures = torch.stack([colour / weight.clamp(min=1e-6) for colour in colours], -1).round().to(torch.uint8)
+    large = pictures.unflatten(2, (columns, patch_px)).unflatten(1, (rows, patch_px)).transpose(2, 3).flatten(1, 2)
+    patches = large.gather(1, _index(places, large)) * tokens.patch_valid[:, :, None, None, None]
+    return replace(tokens, patches=patches)
 
 
-def _resize(patches: Tensor, old: tuple[int, ...], new: tuple[int, ...], mode: str) -> Tensor:
-    """Patches ``(B, h * w, P, P, 3)`` of pictures of one grid -> those of another."""
-    side = patches.shape[2]
-    pictures = patches.reshape(-1, *old, side, side, 3).permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
-    align = {"align_corners": False} if mode == "bilinear" else {}
-    size = [rows * side for rows in new]
-    resized = F.interpolate(pictures.float(), size, mode=mode, **align).round().to(torch.uint8)
-    cells = resized.reshape(-1, 3, new[0], side, new[1], side).permute(0, 2, 4, 3, 5, 1)
-    return cells.reshape(len(patches), -1, side, side, 3)
+def _index(places: Tensor, values: Tensor) -> Tensor:
+    """``(B, K)`` places among the patches of ``values`` ``(B, N, P, P, C)``, for ``gather`` and ``scatter``."""
+    return places[:, :, None, None, None].expand(*places.shape, *values.shape[2:])

@@ -40,8 +40,8 @@ class MemoryConfig:
         quality_rule: ``fixed``: the codec's. ``mrdc``: in each phase one of 10, 25, 50, 75 and 90, by MRDC's rule
             (:mod:`learner.memory.mrdc`).
         selection: order within a class.
-        scale: share of their sides at which whole pictures are stored; replay enlarges them again. 1 = as they are.
-        resample: what becomes of a cell of pixels in a picture scaled down: its mean (``area``), or one pixel of it
+        patch_px: side in pixels with which patches are stored; replay enlarges them again. 0 = that of the backbone's.
+        resample: what becomes of a cell of pixels where that is smaller: its mean (``area``), or one pixel of it
             (``pixel``, as GPS does, arXiv 2504.10409).
         buffer: what buffers are called, ``<buffer>-<method>``; empty = after the run's folder and id
             (:mod:`learner.run.run_mark`).
@@ -63,7 +63,7 @@ class MemoryConfig:
     codec: dict[str, Any] = field(default_factory=lambda: {"id": "em_webp", "quality": 30})
     quality_rule: QualityRule = "fixed"
     selection: Selection = "herding"
-    scale: float = 1.0
+    patch_px: int = 0
     resample: Resample = "area"
     buffer: str = ""
     join: str = ""
@@ -74,9 +74,7 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         within(self, 0, MAX_BUDGET_BYTES, "budget_bytes", "full_samples_per_class", "full_sample_bytes")
-        within(self, 0.05, 1, "scale")
-        if self.join and self.scale < 1:
-            raise ValueError("scale is for buffers of the run's own: others that share one would not know of it")
+        within(self, 0, 255, "patch_px")
         if self.full_samples_per_class * self.full_sample_bytes > MAX_BUDGET_BYTES or (
             self.full_samples_per_class > 0
         ) != (self.full_sample_bytes > 0):

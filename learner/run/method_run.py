@@ -120,7 +120,7 @@ class MethodRun:
             world.from_first(opened)
             self._buffer = Buffer(self.setup.client, memory.name)
             if self.config.memory.join:
-                self._shared = SharedClasses(self.problem, self._buffer)
+                self._shared = SharedClasses(self.problem, self._buffer, self.config.backbone.patch_px)
                 self._step = InStep(self._buffer, self.memory.learner_id, self.config.memory, len(self.problem.phases))
                 if not self._tested:
                     self._step.begin(len(self.done))
@@ -228,7 +228,7 @@ class MethodRun:
                 )
                 batches = iter(dataset)
                 stack.callback(batches.close)
-                replay = map(functools.partial(to_replay, scale=self.config.memory.scale), batches)
+                replay = map(functools.partial(to_replay, patch_px=self.config.backbone.patch_px), batches)
                 replay = map(self._shared.replayed, replay) if self._shared else replay
             train_phase(
                 model,
@@ -282,7 +282,7 @@ class MethodRun:
         )
         samples, records = zip(*exemplars, strict=True)
         if self.config.train.translate:
-            features = exemplar_features(model, records, self.config.memory.scale)
+            features = exemplar_features(model, records, self.config.backbone.patch_px)
             self._translation = fit_translation(features, masked.features[list(samples)])
         mask_seconds = time.perf_counter() - started
         keep_ratio = float(np.mean([record.keep_mask.mean() for record in records]))
@@ -339,7 +339,7 @@ class MethodRun:
         records = world.from_first(lambda: list(self._buffer.records() if self._buffer else ()))
         if self._shared:
             records = self._shared.known_of(model, records)
-        return records, exemplar_features(model, records, self.config.memory.scale)
+        return records, exemplar_features(model, records, self.config.backbone.patch_px)
 
     def _close_phase(
         self, model: Classifier, buffer: Buffer, phase: int, held: tuple[list[Record], Tensor] | None

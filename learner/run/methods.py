@@ -83,7 +83,7 @@ BASES: dict[str, Base] = {
         "latent replay",
         "latent",
         "stores states of the last block that later phases leave alone, of the patches that attention keeps, as uint8",
-        settings={"train": {"later_layers": 6}},
+        settings={"train": {"later_layers": 6}, "memory": {"patch_px": 0}},
     ),
     "joint": Base(
         "all data (ceiling)",
@@ -135,9 +135,11 @@ PARTS: dict[str, Part] = {
         "patches that gather attention whatever they show are not left out",
         {"mask": {"drop_sinks": False}},
     ),
+    "avif": Part("AVIF", "the codec is AVIF", {"memory": {"codec": {"id": "em_avif"}}}),
+    "jpeg": Part("JPEG", "the codec is JPEG", {"memory": {"codec": {"id": "em_jpeg"}}}),
     "pixel": Part(
         "one pixel a cell",
-        "pictures that are scaled down keep one pixel of each cell, not its mean (GPS)",
+        "patches with fewer pixels keep one of each cell, not its mean (GPS)",
         {"memory": {"resample": "pixel"}},
     ),
     "mrdc": Part(
@@ -202,10 +204,10 @@ NUMBERED: dict[str, Callable[[int], Part]] = {
         "NN percent of the patches are kept",
         {"mask": {"image_threshold": "quantile", "image_amount": number / 100}},
     ),
-    "scaleNN": lambda number: Part(
-        f"at {number / 100:.0%} of their sides",
-        "whole pictures are stored at NN percent of their sides, and enlarged for replay",
-        {"memory": {"scale": number / 100}},
+    "pxNN": lambda number: Part(
+        f"patches of {number} px",
+        "patches are stored with NN pixels on a side, and enlarged for replay",
+        {"memory": {"patch_px": number}},
     ),
     "replayNN": lambda number: Part(
         f"{number / 100:.0%} replay",
@@ -282,8 +284,8 @@ class Method:
             raise ValueError(f"{self.name} needs train.later_layers, whose states it stores, and a buffer of its own")
         if self.stores == "latent" and config.train.decode_on_device:
             raise ValueError(f"{self.name} stores no pictures that could be decoded: leave train.decode_on_device out")
-        if config.memory.scale < 1 and self.stores in ("masked", "cim", "latent"):
-            raise ValueError(f"memory.scale is for whole pictures, as full stores them; {self.name} stores others")
+        if self.stores == "latent" and config.memory.patch_px:
+            raise ValueError(f"{self.name} stores no pixels that memory.patch_px could make fewer")
         return config
 
 
@@ -291,7 +293,7 @@ def parse_method(text: str) -> Method:
     """A method from ``BASE[+PART...]``.
 
     Beside :data:`PARTS`, ``q30`` is a quality of the run's codec, ``keep40`` a share of patches, in percent, that masks
-    keep, and ``scale50`` that of their sides at which whole pictures are stored. ``head3`` and ``added3`` are learning
+    keep, and ``px8`` the side of patches as they are stored. ``head3`` and ``added3`` are learning
     rates, in thousandths: of the head, and of what a reference adds to its backbone.
 
     Raises:

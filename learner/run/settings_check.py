@@ -71,7 +71,9 @@ def check_fit(config: LearnerConfig, facts: BackboneFacts) -> None:
             + (", and its attention for masks is that of its pooling alone" if most != facts.num_layers else "")
         )
     given_order(config.data)
-    smallest = _smallest_exemplar(config.memory, patch_px)
+    if config.memory.patch_px > patch_px:
+        raise ValueError(f"memory.patch_px is {config.memory.patch_px}, but the backbone's patches have {patch_px} px")
+    smallest = _smallest_exemplar(config.memory, config.memory.patch_px or patch_px)
     if not config.memory.grows and 0 < config.memory.budget_bytes < smallest:
         raise ValueError(
             f"memory.budget_bytes is {config.memory.budget_bytes}, but an exemplar takes {smallest} bytes at the least"

@@ -169,7 +169,7 @@ class MethodBuffer:
         """What its records are to be."""
         problem = self._setup.problem
         named = {"vocabulary": problem.vocabulary, "vocabulary_name": VOCABULARY} if problem.vocabulary else {}
-        return {"patch_px": self._setup.config.backbone.patch_px, **named}
+        return {"patch_px": self._memory.patch_px or self._setup.config.backbone.patch_px, **named}
 
     def _create(self) -> Buffer:
         memory, phases = self._memory, self._setup.problem.phases

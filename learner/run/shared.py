@@ -29,13 +29,14 @@ class SharedClasses:
     Args:
         problem: whose classes have names.
         buffer: the one that is shared.
+        patch_px: side of the patches that the learner's model reads.
 
     Raises:
         RunError: two classes have one name.
     """
 
-    def __init__(self, problem: Problem, buffer: Buffer) -> None:
-        self._buffer = buffer
+    def __init__(self, problem: Problem, buffer: Buffer, patch_px: int) -> None:
+        self._buffer, self._patch_px = buffer, patch_px
         self._beyond = max(len(problem.class_names), int(problem.train.class_ids.max()) + 1)
         names = [problem.name_of(class_id) for class_id in range(self._beyond)]
         if len(set(names)) != self._beyond:
@@ -66,7 +67,8 @@ class SharedClasses:
         new = [theirs for mine, theirs in sorted(self._ids.items()) if mine not in known]
         records = world.from_first(lambda: self._first_of(new))
         if records:
-            model.add_classes(as_split(records, self.to_own(record.class_id for record in records)))
+            own = self.to_own(record.class_id for record in records)
+            model.add_classes(as_split(records, own, self._patch_px))
 
     def _others(self) -> tuple[dict[int, str], list[int]]:
         """Names of classes, and those that anything is held of."""

@@ -23,14 +23,14 @@ from learner.training.train import Replay
 def noting(notes: Path) -> None:
     """From now on, write down what is replayed."""
 
-    def note(batch: TensorBatch, scale: float = 1.0) -> Replay:
+    def note(batch: TensorBatch, patch_px: int | None = None) -> Replay:
         step = int(batch["step"])
         if world.rank() == 0 and step >= 2_000_000 and (notes / "pause").exists():
             (notes / "paused").touch()
             time.sleep(120)
         with (notes / f"{world.rank()}-of-{world.size()}.jsonl").open("a") as file:
             file.write(json.dumps([step, batch["exemplar_id"].tolist()]) + "\n")
-        return to_replay(batch, scale)
+        return to_replay(batch, patch_px)
 
     method_run.__dict__["to_replay"] = note
 

@@ -17,6 +17,7 @@ from learner.baselines import cim
 from learner.memory import mrdc, scaled
 from learner.memory.exemplars import Stored, record_of, what_to_store
 from learner.memory.settings import MemoryConfig, Resample
+from learner.model.backbones.choose import backbone_facts
 from learner.model.backbones.packing import packing
 from learner.model.backbones.vilt import small_vilt
 from learner.model.classifier import Classifier
@@ -27,6 +28,7 @@ from learner.run.evaluate import PhaseMetrics, evaluate_phase
 from learner.run.methods import BASES, PARTS, parse_method
 from learner.run.run import Run
 from learner.run.run_mark import buffer_name, mark_of
+from learner.run.settings_check import check_fit
 from learner.training.refit import fit_ridge
 from memory_format import Record, patches_to_image
 from tests.conftest import Service
@@ -101,7 +103,8 @@ def test_every_method_keeps_its_budget_and_stores_what_it_says(
 ) -> None:
     caplog.set_level("INFO", logger="learner")
     out = tmp_path / "kinds"
-    names = ["full+lossless", "full+q5", "full+mrdc", "full+scale50", "cim", "grid", "random", "masked+text", "joint"]
+    names = ["full+lossless", "full+q5", "full+mrdc", "full+px4", "cim", "grid", "random", "masked+px4"]
+    names += ["masked+text", "joint"]
     config = replace(SHORT, memory=replace(CONFIG.memory, budget_bytes=15_000))
     last = {name: _run(name, out, service, config)[-1] for name in names}
     assert all(metrics.bytes_used <= 15_000 for metrics in last.values())
@@ -124,7 +127,9 @@ def test_every_method_keeps_its_budget_and_stores_what_it_says(
     assert {record.codec_id for record in held["full+lossless"]} == {"em_webp_lossless"}
     assert any(len(record.token_ids) < record.text_length for record in held["masked+text"])
     assert not any(record.extras for record in held["masked+text"])
-    assert {record.grid for record in held["full+scale50"]} == {(2, 2)}
+    for name in ("full+px4", "masked+px4"):
+        assert {record.patch_px for record in held[name]} == {4}
+        assert {record.grid for record in held[name]} == {record.grid for record in held["cim"]}
     assert {record.keep_mask.tobytes() for record in held["grid"]} == {held["grid"][0].keep_mask.tobytes()}
     # As many patches as attention would keep, and not the same.
     assert {record.num_kept for record in held["random"]} <= set(range(1, 9))
@@ -307,29 +312,52 @@ def test_outside_the_box_cells_are_flat_and_inside_nothing_changes(monkeypatch: 
 
 
 @pytest.mark.parametrize("resample", get_args(Resample))
-def test_pictures_scaled_down_have_a_smaller_grid_and_come_back_at_full_size(resample: Resample) -> None:
-    """Two grids in one batch; of even colours nothing is lost."""
+def test_patches_that_are_shrunk_come_back_at_full_size(resample: Resample) -> None:
+    """Two grids in one batch; of even colours nothing is lost, whichever patches are kept."""
     flat = torch.tensor([[200, 10, 30], [5, 100, 250]], dtype=torch.uint8)
     tokens = concatenate([make_tokens(num=1, grid=(4, 6)), make_tokens(num=1, grid=(2, 2), seed=1)])
     colour = flat[:, None, None, None].expand_as(tokens.patches)
     tokens = replace(tokens, patches=torch.where(tokens.patch_valid[:, :, None, None, None], colour, 0))
-    small = scaled.shrink(tokens, 0.5, resample)
-    assert small.grid.tolist() == [[2, 3], [1, 1]]
-    assert small.patch_valid.sum(1).tolist() == [6, 1]
-    large = scaled.enlarge(small, 0.5)
-    for name, values in vars(tokens).items():
-        assert torch.equal(getattr(large, name), values if name != "patch_positions" else values * tokens.patch_valid)
+    for kept in (tokens, tokens.keep_patches(torch.rand(2, 24, generator=torch.Generator().manual_seed(0)) < 0.4)):
+        small = scaled.shrink(kept, 8, resample)
+        assert small.patch_px == 8
+        large = scaled.enlarge(small, tokens.patch_px)
+        for name, values in vars(kept).items():
+            assert torch.equal(getattr(large, name), values), name
 
 
-def test_a_cell_of_a_picture_scaled_down_is_its_mean_or_the_pixel_in_its_midst() -> None:
+def test_a_cell_of_a_patch_that_is_shrunk_is_its_mean_or_the_pixel_in_its_midst() -> None:
     tokens = make_tokens(num=1, grid=(4, 4))
     picture = torch.from_numpy(patches_to_image(tokens.patches[0].numpy(), (4, 4))).float()
     side = tokens.patch_px
     cells = picture.reshape(2 * side, 2, 2 * side, 2, 3)
     for resample, expected in (("area", cells.mean((1, 3)).round()), ("pixel", cells[:, 1, :, 1])):
-        small = scaled.shrink(tokens, 0.5, resample)  # type: ignore[arg-type]
-        found = torch.from_numpy(patches_to_image(small.patches[0].numpy(), (2, 2))).float()
+        small = scaled.shrink(tokens, side // 2, resample)  # type: ignore[arg-type]
+        found = torch.from_numpy(patches_to_image(small.patches[0].numpy(), (4, 4))).float()
         assert torch.equal(found, expected), resample
+
+
+def test_patches_are_enlarged_as_parts_of_their_picture() -> None:
+    """Over the edges between patches that are there; what is next to a gap depends on nothing in it."""
+    tokens = scaled.shrink(make_tokens(num=1, grid=(3, 4)), 8)
+    picture = torch.from_numpy(patches_to_image(tokens.patches[0].numpy(), (3, 4))).permute(2, 0, 1)[None].float()
+    large = torch.nn.functional.interpolate(picture, scale_factor=2, mode="bilinear")[0].permute(1, 2, 0)
+    whole = torch.from_numpy(patches_to_image(scaled.enlarge(tokens, 16).patches[0].numpy(), (3, 4))).float()
+    assert (whole - large).abs().max() <= 0.5
+    keep = torch.zeros(1, 12, dtype=torch.bool)
+    keep[0, [0, 1, 6]] = True
+    dark = replace(tokens, patches=torch.where(keep[:, :, None, None, None], tokens.patches, 0))
+    for others in (tokens, dark):
+        part = scaled.enlarge(others.keep_patches(keep), 16)
+        assert part.patch_positions.tolist() == [[0, 1, 6]]
+        inner = part.patches[0, 2, 1:-1, 1:-1].float()
+        assert (inner - large[17:31, 33:47]).abs().max() <= 0.5
+        assert (part.patches[0, 0, :15].float() - large[:15, :16]).abs().max() <= 0.5
+        edge = part.patches[0, 2, 0, 1:-1].float()
+        own = torch.nn.functional.interpolate(
+            tokens.patches[:, 6].permute(0, 3, 1, 2).float(), scale_factor=2, mode="bilinear"
+        )[0].permute(1, 2, 0)
+        assert (edge - own[0, 1:-1]).abs().max() <= 0.5
 
 
 def test_volumes_tell_how_much_a_codec_changed_features() -> None:
@@ -384,11 +412,11 @@ def test_the_lowest_quality_that_changes_features_little_enough_is_taken(monkeyp
             parse_method(names).configure(CONFIG)
 
 
-def test_only_whole_pictures_are_scaled_down() -> None:
-    for name in ("masked+scale50", "cim+scale50", "random+scale50"):
-        with pytest.raises(ValueError, match="whole pictures"):
-            parse_method(name).configure(CONFIG)
-    with pytest.raises(ValueError, match="would not know"):
-        MemoryConfig(scale=0.5, join="shared")
-    with pytest.raises(ValueError, match="scale"):
-        MemoryConfig(scale=0.01)
+def test_patches_have_no_more_pixels_in_the_memory_than_the_backbones() -> None:
+    with pytest.raises(ValueError, match="stores no pixels"):
+        parse_method("latent+keep4+last1+px8").configure(CONFIG)
+    config = parse_method("masked+px32").configure(CONFIG)
+    with pytest.raises(ValueError, match="backbone's patches have 8 px"):
+        check_fit(config, backbone_facts(config.backbone))
+    with pytest.raises(ValueError, match="patch_px"):
+        MemoryConfig(patch_px=256)
