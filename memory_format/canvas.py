@@ -20,6 +20,8 @@ MAX_PIXELS: Final = 2048 * 2048
 
 ByteArray = NDArray[np.uint8]
 
+_MOST_PADDED: Final = 1.5
+
 Layout = Literal["mosaic", "in_place", "strip"]
 """``mosaic``: kept patches packed into the smallest near-square grid. ``in_place``: the whole picture, its
 discarded patches painted. ``strip``: side by side in one row, or as few rows as the widest image allows. See
@@ -48,14 +50,21 @@ def canvas_grid(num_kept: int, grid: tuple[int, int], layout: Layout, patch_px: 
     return -(-num_cells // columns), columns
 
 
-def default_layout(keep_mask: BoolArray) -> Layout:
-    """The layout that codes such a mask in the fewest bytes, with every codec: ``strip`` where at most half of the
-    cells are kept, else ``in_place`` (docs/decisions/0006-codecs-and-headers.md).
+def default_layout(keep_mask: BoolArray, patch_px: int, block_px: int = 1) -> Layout:
+    """The layout that codes such a mask in the fewest bytes: ``in_place`` where more than half of the cells are kept;
+    else ``strip``, or ``mosaic`` where a row of patches is much lower than the blocks that it takes
+    (docs/decisions/0006-codecs-and-headers.md).
 
     A strip spends nothing on discarded cells, and cuts what lay one above the other: a cut that a whole picture
     pays for everywhere.
+
+    Args:
+        block_px: :attr:`~memory_format.codecs.base.PatchCodec.block_px` of the codec.
     """
-    return "strip" if 2 * int(keep_mask.sum()) <= keep_mask.size else "in_place"
+    if 2 * int(keep_mask.sum()) > keep_mask.size:
+        return "in_place"
+    coded_px = -(-patch_px // block_px) * block_px
+    return "mosaic" if coded_px > _MOST_PADDED * patch_px else "strip"
 
 
 def image_to_patches(image: ByteArray, patch_px: int) -> ByteArray:

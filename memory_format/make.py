@@ -97,7 +97,7 @@ def make_record(
         patch_px=patches.shape[1],
         keep_mask_bytes=mask_to_bytes(keep_mask),
         codec_id=codec.codec_id,
-        layout=_layout_of(layout, keep_mask),
+        layout=_layout_of(layout, keep_mask, patches, codec),
         payload=b"",
         text_length=len(token_mask),
         token_mask_bytes=mask_to_bytes(token_mask),
@@ -155,7 +155,7 @@ def make_record_of_parts(
             if part.patches.shape[1] != first.patches.shape[1]:
                 sizes = f"{first.patches.shape[1]} and {part.patches.shape[1]} px"
                 raise FormatError(f"the pictures of a record have patches of one size, these have {sizes}")
-            layout = _layout_of(part.layout, keep_mask)
+            layout = _layout_of(part.layout, keep_mask, part.patches, codec)
             payloads.append(_coded(codec, part.patches, keep_mask, layout, other_bytes=0))
             mask_bytes = mask_to_bytes(keep_mask)
             heads.append(Further(keep_mask.shape, LAYOUT_FLAGS[layout], len(payloads[-1]), mask_bytes))
@@ -206,9 +206,9 @@ def _codec_of(given: Any) -> PatchCodec:
     return given
 
 
-def _layout_of(given: Any, keep_mask: BoolArray) -> Layout:
+def _layout_of(given: Any, keep_mask: BoolArray, patches: ByteArray, codec: PatchCodec) -> Layout:
     if given is None:
-        return default_layout(keep_mask)
+        return default_layout(keep_mask, patches.shape[1], codec.block_px)
     if not is_one_of(given, tuple(LAYOUT_FLAGS)):
         raise bad_layout(given)
     return cast(Layout, given)

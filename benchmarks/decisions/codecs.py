@@ -1,7 +1,7 @@
 """Patch codecs, layouts and headers: the tables of docs/decisions/0006.
 
     python -m benchmarks.decisions.codecs            everything, about three minutes on one core
-    python -m benchmarks.decisions.codecs speed      one table: headers, layouts, ratios, avif, fills or speed
+    python -m benchmarks.decisions.codecs speed      one table: headers, sides, layouts, ratios, avif, fills or speed
 
 Photographs are those that the scikit-image and scikit-learn wheels ship, short side 384 px, patches of 32 px. Masks
 are smooth and random, and keep 27 % of the patches unless said otherwise. Bytes are payloads, averaged over the
@@ -128,6 +128,18 @@ def headers() -> None:
     row("em_zstd", len(record_of(case, RawZstd())[0].payload), "-", "-")
 
 
+def sides() -> None:
+    """A strip's payload over a mosaic's, both at 35 dB, by the side of a patch; 12 patches on the short side."""
+    row("patch, px", *LOSSY)
+    for side in (4, 8, 12, 14, 16, 24, 32):
+        of = cases(0.27, short_side=12 * side, patch_px=side)
+        cells = []
+        for make, qualities in LOSSY.values():
+            strip, mosaic = (bytes_of(make, qualities, of, layout) for layout in LAYOUTS[:2])
+            cells.append(f"{strip / mosaic:.2f}")
+        row(str(side), *cells)
+
+
 def layouts() -> None:
     """Bytes at 35 dB, and exact ones, by layout."""
     row("codec", *LAYOUTS)
@@ -230,12 +242,13 @@ def decoded_per_second(codec: PatchCodec, payloads: list[bytes], threads: int) -
 
 def row(*cells: object) -> None:
     print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
-    if cells[0] in ("codec", "kept", "AVIF"):
+    if cells[0] in ("codec", "kept", "AVIF", "patch, px"):
         print("|" + "---|" * len(cells), flush=True)
 
 
 TABLES = {
     "headers": headers,
+    "sides": sides,
     "layouts": layouts,
     "ratios": ratios,
     "avif": avif_settings,

@@ -24,6 +24,7 @@ class AVIF(LossyCodec):
 
     codec_id: ClassVar[str] = "em_avif"
     number: ClassVar[int] = 4
+    block_px: ClassVar[int] = 8
 
     quality: QualityLike = 40
     """0..100, libavif's scale, or a target."""

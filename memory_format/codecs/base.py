@@ -35,6 +35,9 @@ class PatchCodec(Codec):  # type: ignore[misc]  # numcodecs ships no type inform
     codec_id: ClassVar[str]
     number: ClassVar[int]
     lossless: ClassVar[bool]
+    block_px: ClassVar[int] = 1
+    """Side of the blocks that an image is padded to before it is coded, where it pays to share one between patches. It
+    does not where colours have half the resolution, as in WebP: those of neighbours mix."""
 
     def __post_init__(self) -> None:
         self.require()

@@ -35,6 +35,7 @@ class JPEG(LossyCodec):
 
     codec_id: ClassVar[str] = "em_jpeg"
     number: ClassVar[int] = 5
+    block_px: ClassVar[int] = 8
     lowest: ClassVar[int] = 1
 
     quality: QualityLike = 60

@@ -5,7 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_format import FormatError, Layout, RawZstd, image_to_patches, make_record, patches_to_image
+from memory_format import (
+    AVIF,
+    JPEG,
+    FormatError,
+    Layout,
+    PatchCodec,
+    RawZstd,
+    WebP,
+    image_to_patches,
+    make_record,
+    patches_to_image,
+)
 from memory_format.canvas import MAX_SIDE_PX, canvas_grid, default_layout, kept_pixels, lay_out, take_out
 from tests.memory_format.strategies import keep_masks, noise
 
@@ -55,10 +66,19 @@ def test_a_strip_is_one_row_as_far_as_an_image_may_be_wide(num_kept: int, patch_
     assert (rows == 1) == (num_kept * patch_px <= MAX_SIDE_PX - MAX_SIDE_PX % patch_px)
 
 
+@pytest.mark.parametrize("codec", [WebP(), AVIF(), JPEG(), RawZstd()])
+@pytest.mark.parametrize("patch_px", [4, 8, 12])
+def test_few_patches_lower_than_the_codecs_blocks_make_a_mosaic(codec: PatchCodec, patch_px: int) -> None:
+    keep_mask = (np.arange(16) < 8).reshape(4, 4)
+    record = make_record(class_id=0, patches=noise((8, patch_px, patch_px, 3), 0), keep_mask=keep_mask, codec=codec)
+    is_wasteful = patch_px == 4 and codec.codec_id in ("em_avif", "em_jpeg")
+    assert record.layout == ("mosaic" if is_wasteful else "strip")
+
+
 @pytest.mark.parametrize(("num_kept", "layout"), [(1, "strip"), (8, "strip"), (9, "in_place"), (16, "in_place")])
 def test_few_patches_make_a_strip_and_many_stay_in_place(num_kept: int, layout: str) -> None:
     keep_mask = (np.arange(16) < num_kept).reshape(4, 4)
-    assert default_layout(keep_mask) == layout
+    assert default_layout(keep_mask, 8) == layout
     record = make_record(class_id=0, patches=noise((num_kept, 8, 8, 3), 0), keep_mask=keep_mask, codec=RawZstd())
     assert record.layout == layout
 

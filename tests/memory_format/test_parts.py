@@ -65,7 +65,7 @@ def assert_same_parts(found: tuple[Picture | Text, ...], given: list[Picture | T
             assert isinstance(other, Picture)
             np.testing.assert_array_equal(one.patches, other.patches)
             np.testing.assert_array_equal(one.keep_mask, other.keep_mask)
-            assert one.layout == (other.layout or default_layout(other.keep_mask))
+            assert one.layout == (other.layout or default_layout(other.keep_mask, other.patches.shape[1]))
         else:
             assert isinstance(other, Text)
             positions = np.arange(len(other.token_ids)) if other.token_positions is None else other.token_positions
