@@ -254,6 +254,17 @@ def test_damaged_payloads_raise_only_format_errors(
         assert decoded.shape == (*expected, 3)
 
 
+def test_payloads_do_not_depend_on_how_many_processors_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left to Pillow, those of AVIF do: a push that is repeated on another machine would be another one."""
+    image = smooth((448, 448), 1) // 2 + noise((448, 448, 3), 1) // 4
+    for codec in ALL_CODECS:
+        payloads = set()
+        for processors in (1, 4):
+            monkeypatch.setattr("PIL.AvifImagePlugin.DEFAULT_MAX_THREADS", processors)
+            payloads.add(codec.encode(image))
+        assert len(payloads) == 1, codec
+
+
 STARTS = {
     "em_zstd": b"\x07\x00\x07\x00\x28\xb5\x2f\xfd",
     "em_webp": b"\x10\x02\x00\x9d\x01\x2a\x07\x00\x07\x00",
