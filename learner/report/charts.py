@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from learner.run.summary import label
 INK, GRID = "#010203", "#010204"
 """Stand-ins that :func:`_svg` replaces by ``var(--ink)`` and ``var(--line)``; methods have :func:`_stand_in`."""
 
+_LEGEND_CHARACTERS = 44
+"""In a line of a legend, so that it is no wider than a chart."""
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 11,
@@ -127,10 +130,20 @@ def _figure(across: str, up: str) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Below the axes, which names of many parts would cover; two side by side, and the figure as much taller."""
-    figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(axes.get_legend_handles_labels()[0]) // 2))
-    with matplotlib.rc_context(_STYLE):
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="medium")
+    """Below the axes, which names of many parts would cover, and the figure as much taller: two side by side, one below
+    the other where that is too wide, and over several lines where one alone is."""
+    handles, names = axes.get_legend_handles_labels()
+    wrapped = [textwrap.fill(name, _LEGEND_CHARACTERS) for name in names]
+    for columns, shown in ((2, names), (1, names), (1, wrapped)):
+        with matplotlib.rc_context(_STYLE):
+            legend = figure.legend(
+                handles, shown, loc="outside lower center", ncols=columns, frameon=False, fontsize="medium"
+            )
+        if shown is wrapped or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
+    num_lines = sum(name.count("\n") + 1 for name in shown)
+    figure.set_figheight(figure.get_figheight() + 0.22 * -(-num_lines // columns))
 
 
 def _stand_in(method: int) -> str:

@@ -25,6 +25,7 @@ from learner.memory.contents import load_held
 from learner.memory.settings import MemoryConfig
 from learner.model.attention_masks import MaskConfig
 from learner.model.settings import BackboneConfig
+from learner.report.charts import accuracy_chart
 from learner.report.page import SeedRun, data_name, write_report
 from learner.report.upload import report_of
 from learner.run import machine
@@ -198,6 +199,20 @@ def test_the_page_says_what_the_run_found(reported: Reported) -> None:
     assert set(machine_said) >= {"processor", "cores", "memory", "device", "torch", "memory service"}
     drawings = [element.get("aria-label") or "" for element in tree.iter() if element.tag.endswith("svg")]
     assert "chance 50.0, 25.0, 16.7" in drawings[0]
+
+
+def test_names_of_many_parts_lie_within_the_chart(reported: Reported) -> None:
+    """Side by side, one below the other, or over lines; no line begins before the drawing does."""
+    lines = reported.runs[0].results["masked"]
+    for names in (
+        ["full", "masked"],
+        ["full+avif+q15+px8", "masked+avif+q15+px8"],
+        ["masked+avif+q15+px8+keep40+any-order"],
+    ):
+        svg = accuracy_chart({0: dict.fromkeys(names, lines)}).svg
+        said = re.findall(r'text-anchor: start[^"]*" x="(-?[\d.]+)"[^>]*>([^<]*)</text>', svg)
+        assert "chance" in [text for _, text in said]
+        assert all(float(across) > 0 for across, _ in said), said
 
 
 def test_classes_and_pictures_are_those_of_the_memory_at_the_end(reported: Reported, service: Service) -> None:
