@@ -144,7 +144,8 @@ def test_a_draw_is_of_those_fields_and_the_same_after_a_restart(data: Path) -> N
             assert as_ids["exemplar_ids"] == drawn[-1]
             nobody = client.post("/v1/buffers/b/sample", json={"batch_size": 1, "fields": {"split": ["test"]}})
             assert_problem(nobody, "no_matching_exemplars")
-            for bad in ({"0": ["a"]}, {"a": "b"}, {"a": [None]}, {"a": []}, {f"a{n}": [1] for n in range(17)}):
+            unfit: list[Any] = [{"0": ["a"]}, {"a": "b"}, {"a": [None]}, {"a": []}, {f"a{n}": [1] for n in range(17)}]
+            for bad in unfit:
                 refused = client.post("/v1/buffers/b/sample", json={"batch_size": 1, "fields": bad})
                 assert_problem(refused, "invalid_request")
     assert drawn[0] == drawn[1]
