@@ -136,7 +136,8 @@ def test_what_needs_a_checkout_says_so(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_mammoths_buffer_has_its_pictures_in_the_service(tmp_path: Path) -> None:
     printed = run("mammoth_er", tmp_path, checkout(tmp_path / "mammoth", "utils", "mammoth_buffer"), "4")
-    said = re.search(r"^phase 2: (\d+) exemplars of 6 classes, (\d,\d{3}) of 9,000 bytes", printed, re.MULTILINE)
+    # Twenty or so of a reservoir: a class may have none.
+    said = re.search(r"^phase 2: (\d+) exemplars of [456] classes, (\d,\d{3}) of 9,000 bytes", printed, re.MULTILINE)
     assert said is not None
     assert re.search(rf"^{said[1]} of 40 places, 0\.\d\d right$", printed, re.MULTILINE)
 
