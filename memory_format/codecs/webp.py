@@ -44,6 +44,8 @@ class _WebPBase(PatchCodec):
     def decode_image(cls, payload: bytes) -> ByteArray:
         check_size(*cls.read_size(payload), "invalid_payload")
         file = payload if payload[:4] == b"RIFF" else _file_of(payload)
+        # Else the values would say how many channels there are (imagecodecs 2026.3.6,
+        # findings/imagecodecs_opaque_chunk.sh).
         return decode_file(cls, "WebP", file, "webp_decode", hasalpha=False)
 
 
