@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.common.processes import ROOT
-from learner.memory.exemplars import Stores, make_exemplars, mask_split, what_to_store
+from learner.memory.exemplars import Stores, by_class, make_exemplars, mask_split, what_to_store
 from learner.model.attention_masks import MaskConfig
 from learner.model.backbones.choose import make_backbone
 from learner.model.classifier import Classifier, best_device
@@ -85,7 +85,7 @@ class Demo:
             self.model,
             self.old.class_ids,
             what_to_store(self.model, self.old, masked, stores, memory),
-            masked.features,
+            by_class(masked.features, self.old.class_ids),
             memory=memory,
             phase=0,
             learner_id="cost",

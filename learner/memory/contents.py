@@ -130,7 +130,7 @@ def save_examples(
             of_class[record.class_id] += 1
             chosen.append((row, record, exemplar_id))
     index = torch.tensor([row for row, _, _ in chosen], dtype=torch.long)
-    part = TokenisedSplit(new.tokens[index], new.class_ids[index.numpy()])
+    part = new[index]
     stored = np.zeros(part.tokens.patches.shape, dtype=np.uint8)
     for place, (_, record, _) in enumerate(chosen):
         shown = as_split([record], part.class_ids[place : place + 1], part.tokens.patch_px).tokens

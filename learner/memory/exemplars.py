@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -89,7 +89,10 @@ def mask_split(model: Classifier, split: TokenisedSplit, config: MaskConfig, gen
 
     def own() -> Iterator[tuple[Tensor, ...]]:
         for rows, tokens, features, read in model.read(split.tokens, config):
-            masks = compute_masks(read, tokens, config, generator)
+            shares = split.object_shares
+            if shares is not None:
+                shares = shares[rows, : tokens.patch_valid.shape[1]].to(tokens.patch_valid.device)
+            masks = compute_masks(read, tokens, config, generator, shares)
             found = (masks.keep_patches, masks.keep_tokens, masks.patch_attention.float(), features)
             yield rows, *(value.cpu() for value in found)
 
@@ -123,11 +126,16 @@ def what_to_store(
     return replace(stored, tokens=scaled.shrink(tokens, memory.patch_px, memory.resample), patch_px=tokens.patch_px)
 
 
+def by_class(features: Tensor, class_ids: NDArray[np.int64]) -> dict[int, NDArray[np.floating]]:
+    """Features ``(N, D)`` by the class of each, ``(N,)``."""
+    return {class_id: features[class_ids == class_id].numpy() for class_id in np.unique(class_ids).tolist()}
+
+
 def make_exemplars(
     model: Classifier,
     class_ids: NDArray[np.int64],
     stored: Stored,
-    class_features: Tensor,
+    class_features: Mapping[int, NDArray[np.floating]],
     *,
     memory: MemoryConfig,
     phase: int,
@@ -142,15 +150,15 @@ def make_exemplars(
 
     Args:
         class_ids: ``(N,)``.
-        class_features: ``(N, D)`` features of the full samples.
+        class_features: by class, ``(M, D)`` features of the full samples that its exemplars are to stand for.
     """
     features = model.features(stored.kept)
     codec = make_codec(memory.codec)
     chosen: list[tuple[int, dict[str, object]]] = []
     for class_id in dict.fromkeys(class_ids.tolist()):
         members = np.flatnonzero(class_ids == class_id)
-        of_class, full = features[members].numpy(), class_features[members].numpy()
-        for rank, (place, score) in enumerate(ranked(of_class, full, memory.selection, rng)):
+        of_class = ranked(features[members].numpy(), class_features[class_id], memory.selection, rng)
+        for rank, (place, score) in enumerate(of_class):
             chosen.append((int(members[place]), {"class_id": class_id, "score": score, "rank": rank}))
 
     def encoded(choice: tuple[int, dict[str, object]]) -> tuple[int, Record]:

@@ -13,7 +13,7 @@ averaged over the classes. One sample alone always has the volume 1: where no mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ def at_chosen_quality(
     model: Classifier,
     class_ids: NDArray[np.int64],
     stored: Stored,
-    class_features: Tensor,
+    class_features: Mapping[int, NDArray[np.floating]],
     *,
     memory: MemoryConfig,
     share_bytes: float,
@@ -49,7 +49,7 @@ def at_chosen_quality(
 
     Args:
         class_ids: ``(N,)``.
-        class_features: ``(N, D)`` features of the full samples.
+        class_features: as :func:`~learner.memory.exemplars.make_exemplars` has them.
         share_bytes: what a class may keep.
         rng: as what is then stored is selected with: the same samples come first.
     """
@@ -57,8 +57,8 @@ def at_chosen_quality(
     orders = []
     for class_id in dict.fromkeys(class_ids.tolist()):
         members = np.flatnonzero(class_ids == class_id)
-        of_class, full = features[members].numpy(), class_features[members].numpy()
-        orders.append(members[selection_order(of_class, full, memory.selection, rng)])
+        order = selection_order(features[members].numpy(), class_features[class_id], memory.selection, rng)
+        orders.append(members[order])
     codecs = [{**memory.codec, "quality": quality} for quality in MRDC_QUALITIES]
     for codec in codecs[:-1]:
         sets = world.each(orders, partial(_fitting, stored, codec=make_codec(codec), share_bytes=share_bytes))

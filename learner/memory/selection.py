@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Selection = Literal["cosine", "herding", "herding-mean", "typical", "random"]
+Selection = Literal["cosine", "herding", "herding-mean", "herding-test", "typical", "random"]
 
 FloatArray = NDArray[np.floating]
 
@@ -32,7 +32,8 @@ def selection_order(
             mean of each prefix's unit features stays close to that mean scaled to unit length (Rebuffi et al., iCaRL,
             algorithm 4, whose own prefix means are scaled too). ``herding-mean``: the same towards the mean of
             ``full``'s unit features as it is, as PyCIL has it: of weakly clustered classes the prefixes' means come
-            nearer to the class's. ``typical``: :func:`typical_order`. ``random``.
+            nearer to the class's. ``herding-test``: the same, where ``full`` are what the class is tested on: the limit
+            of what an order can bring, which no learner may know. ``typical``: :func:`typical_order`. ``random``.
         rng: for ``random`` and ``typical``.
     """
     mean = full.mean(0)
@@ -43,7 +44,7 @@ def selection_order(
     unit = _unit(features)
     if selection == "typical":
         return typical_order(unit, rng)
-    return _herding_order(unit, _unit(full).mean(0) if selection == "herding-mean" else _unit(mean[None])[0])
+    return _herding_order(unit, _unit(mean[None])[0] if selection == "herding" else _unit(full).mean(0))
 
 
 def _unit(features: FloatArray) -> FloatArray:

@@ -18,7 +18,7 @@ from learner.ranges import within
 Threshold = Literal["mean", "quantile", "mass"]
 Layers = Literal["last", "mean"]
 HeadReduction = Literal["mean", "max"]
-Choice = Literal["attention", "random", "grid"]
+Choice = Literal["attention", "random", "grid", "object"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class MaskConfig:
             attention whatever the picture shows there (Darcet et al., ICLR 2024).
         choice: what the kept patches are chosen by. ``attention``; ``random``: as many as attention would keep, drawn
             at random, the control; ``grid``: the same places in every picture, an ``image_amount`` share of them spread
-            evenly (:func:`grid_places`), which asks no model.
+            evenly (:func:`grid_places`), which asks no model; ``object``: as attention, by what of each patch the
+            object covers, which only the data set knows: the limit of what masks of the object can bring.
     """
 
     image: bool = True
@@ -92,17 +93,30 @@ class Masks:
 
 
 def compute_masks(
-    read: AttentionRead, tokens: Tokens, config: MaskConfig, generator: torch.Generator | None = None
+    read: AttentionRead,
+    tokens: Tokens,
+    config: MaskConfig,
+    generator: torch.Generator | None = None,
+    object_shares: Tensor | None = None,
 ) -> Masks:
     """Masks of a batch of full samples. At least one patch of each sample is kept; so are ``[CLS]`` and ``[SEP]``.
 
+    Args:
+        generator: of random patches.
+        object_shares: ``(B, K)``, what of each patch the object covers.
+
     Raises:
-        ValueError: random patches without a generator, or ``config.text`` without the attention for it.
+        ValueError: random patches without a generator, patches of objects that nobody knows, or ``config.text`` without
+            the attention for it.
     """
     attention = _combine(read.class_to_image, config.heads).masked_fill(~tokens.patch_valid, 0.0)
     keep_patches = tokens.patch_valid
     if config.image and config.choice == "grid":
         keep_patches = grid_places(tokens, config.image_amount)
+    elif config.image and config.choice == "object":
+        if object_shares is None:
+            raise ValueError("the data set does not say where objects are, which masks by object need: MM-Emoji-R does")
+        keep_patches = _above(object_shares, tokens.patch_valid, config.image_threshold, config.image_amount)
     elif config.image:
         candidates = tokens.patch_valid
         if config.drop_sinks:

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from client.prefetch import Prefetched
@@ -43,18 +44,26 @@ class TokenisedSplit:
     Attributes:
         tokens: padded to the longest text and the largest grid.
         class_ids: ``(N,)`` int64.
+        object_shares: ``(N, K)`` in [0, 1], what of each patch the object covers, for analysis only; None where the
+            data set does not know.
     """
 
     tokens: Tokens
     class_ids: NDArray[np.int64]
+    object_shares: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.class_ids)
 
+    def __getitem__(self, rows: Tensor | slice) -> TokenisedSplit:
+        """Samples by their numbers, ``(M,)`` int64, or a slice of them."""
+        shares = None if self.object_shares is None else self.object_shares[rows]
+        class_ids = self.class_ids[rows if isinstance(rows, slice) else rows.numpy()]
+        return TokenisedSplit(self.tokens[rows], class_ids, shares)
+
     def of_classes(self, classes: list[int], at_most: int = 0) -> TokenisedSplit:
         """The samples of some classes; of each at most so many, its first ones (0 = all)."""
-        index = _rows_of(self.class_ids, classes, at_most)
-        return TokenisedSplit(self.tokens[torch.from_numpy(index)], self.class_ids[index])
+        return self[torch.from_numpy(_rows_of(self.class_ids, classes, at_most))]
 
     def load(self) -> TokenisedSplit:
         """Itself."""
@@ -63,8 +72,7 @@ class TokenisedSplit:
     def batches(self, batch_size: int) -> Iterator[TokenisedSplit]:
         """Slices of it."""
         for start in range(0, len(self), batch_size):
-            part = slice(start, start + batch_size)
-            yield TokenisedSplit(self.tokens[part], self.class_ids[part])
+            yield self[start : start + batch_size]
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,16 @@ class PictureSplit:
             token_positions=torch.arange(longest).expand(len(texts), longest).contiguous(),
             token_valid=torch.arange(longest) < length[:, None],
         )
-        return TokenisedSplit(tokens, self.class_ids[index.start : index.stop])
+        return TokenisedSplit(tokens, self.class_ids[index.start : index.stop], self._object_shares(index))
+
+    def _object_shares(self, index: range) -> Tensor | None:
+        """``(n, K)`` of these samples; pictures with masks of their objects are all of one size."""
+        masks = self.split.object_masks
+        if masks is None:
+            return None
+        cells = masks.shape[1] // self.patch_px
+        cut = torch.from_numpy(masks[index.start : index.stop]).float()
+        return cut.reshape(len(index), cells, self.patch_px, cells, self.patch_px).mean((2, 4)).flatten(1)
 
 
 Samples = TokenisedSplit | PictureSplit

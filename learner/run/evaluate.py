@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from learner.model.classifier import Classifier
 from learner.model.tokenised import Samples
@@ -127,6 +128,13 @@ def evaluate_phase(
         "by_split": {name: float(values.mean()) for name, values in hits.items()},
         "by_modality": modalities,
     }
+
+
+def features_tested(model: Classifier, problem: Problem, phase: int) -> tuple[Tensor, NDArray[np.int64]]:
+    """Features ``(N, D)`` of what a phase's classes are tested on, and whose they are, ``(N,)``: what nothing may be
+    chosen by but a limit (``herding-test``)."""
+    tests = [split.of_classes(problem.phases[phase]).load() for split in problem.tests.values()]
+    return torch.cat([model.features(split.tokens) for split in tests]), np.concatenate([s.class_ids for s in tests])
 
 
 def accuracy_by_phase(

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,14 +20,22 @@ from client.files import DamagedFileError
 from learner import world
 from learner.memory import mrdc
 from learner.memory.contents import save_examples, save_held
-from learner.memory.exemplars import Stored, exemplar_features, make_exemplars, mask_split, to_replay, what_to_store
+from learner.memory.exemplars import (
+    Stored,
+    by_class,
+    exemplar_features,
+    make_exemplars,
+    mask_split,
+    to_replay,
+    what_to_store,
+)
 from learner.memory.offered import first_offered
 from learner.memory.schedule import give_scores, hardness
 from learner.memory.settings import MemoryConfig
 from learner.model.classifier import Classifier
 from learner.model.tokenised import TokenisedSplit
 from learner.run import checkpoint, machine
-from learner.run.evaluate import PhaseMetrics, evaluate_phase
+from learner.run.evaluate import PhaseMetrics, evaluate_phase, features_tested
 from learner.run.methods import Method
 from learner.run.run_mark import RunError
 from learner.run.setup import MethodBuffer, Setup
@@ -270,12 +278,16 @@ class MethodRun:
         masked = mask_split(model, new, self.config.mask, self.setup.generator(phase, 1))
         stored = what_to_store(model, new, masked, self.method.stores, self.config.memory)
         class_ids = self._shared.to_buffer(new.class_ids) if self._shared else new.class_ids
+        full = masked.features, new.class_ids
+        if self.config.memory.selection == "herding-test":
+            full = features_tested(model, self.problem, phase)
+        stood_for = by_class(full[0], self._shared.to_buffer(full[1]) if self._shared else full[1])
         exemplars = make_exemplars(
             model,
             class_ids,
             stored,
-            masked.features,
-            memory=self._at_quality(model, buffer, phase, class_ids, stored, masked.features),
+            stood_for,
+            memory=self._at_quality(model, buffer, phase, class_ids, stored, stood_for),
             phase=phase,
             learner_id=self.memory.learner_id if self.memory else self.method.slug,
             rng=np.random.default_rng([self.config.seed, phase]),
@@ -309,7 +321,7 @@ class MethodRun:
         phase: int,
         class_ids: NDArray[np.int64],
         stored: Stored,
-        class_features: Tensor,
+        class_features: Mapping[int, NDArray[np.floating]],
     ) -> MemoryConfig:
         """The settings with the quality of this phase's pictures."""
         memory = self.config.memory

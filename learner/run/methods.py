@@ -76,6 +76,12 @@ BASES: dict[str, Base] = {
         "stores patches of the same places in every picture, evenly spread: masks without a model",
         settings={"mask": {"choice": "grid"}},
     ),
+    "object": Base(
+        "object's patches (limit)",
+        "masked",
+        "stores the patches that the object covers, where the data set knows them: a limit of masks, no method",
+        settings={"mask": {"choice": "object"}},
+    ),
     "cim": Base(
         "class-activation box", "cim", "stores whole pictures, downsampled outside of their class-activation box"
     ),
@@ -160,6 +166,11 @@ PARTS: dict[str, Part] = {
         "herding to the mean",
         "as herding, to the mean of unit features as it is, not scaled to unit length",
         {"memory": {"selection": "herding-mean"}},
+    ),
+    "herding-test": Part(
+        "herding to the test (limit)",
+        "as herding-mean, to the samples that the class is tested on: a limit of selection, no method",
+        {"memory": {"selection": "herding-test"}},
     ),
     "typical": Part(
         "typical first",

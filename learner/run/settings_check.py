@@ -57,6 +57,8 @@ def check_fit(config: LearnerConfig, facts: BackboneFacts) -> None:
         )
     if config.mask.text and not facts.is_vilt:
         raise ValueError(f"mask.text is on, but {name} sees pictures alone and has no attention to words")
+    if config.mask.choice == "object" and config.data.name != "emoji":
+        raise ValueError(f"mask.choice is object, but emoji alone says where objects are, not {config.data.name}")
     if facts.num_layers is not None and config.train.ssf_layers > facts.num_layers:
         raise ValueError(
             f"train.ssf_layers is {config.train.ssf_layers}, but the backbone has {facts.num_layers} layers (0 = all)"

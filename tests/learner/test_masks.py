@@ -126,6 +126,20 @@ def test_a_fixed_grid_keeps_the_same_places_of_all_pictures_evenly_spread() -> N
     assert one.keep_patches.sum(1).tolist() == [1, 1]
 
 
+def test_an_objects_masks_keep_what_it_covers_most() -> None:
+    tokens = make_tokens(num=2, grid=(2, 3))
+    shares = torch.tensor([[0.0, 0.9, 0.1, 0.0, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.2]])
+    config = MaskConfig(text=False, choice="object")
+    keep = compute_masks(_read(tokens, 3), tokens, config, object_shares=shares).keep_patches
+    # Above the mean, as attention is.
+    assert keep.tolist() == [[False, True, False, False, True, False], [False] * 5 + [True]]
+    half = replace(config, image_threshold="quantile", image_amount=0.5)
+    keep = compute_masks(_read(tokens, 3), tokens, half, object_shares=shares).keep_patches
+    assert keep[0].tolist() == [False, True, True, False, True, False]
+    with pytest.raises(ValueError, match="does not say where objects are"):
+        compute_masks(_read(tokens, 3), tokens, config)
+
+
 def test_amounts_outside_0_1_are_refused() -> None:
     with pytest.raises(ValueError, match="image_amount"):
         MaskConfig(image_amount=0)

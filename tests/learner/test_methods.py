@@ -15,12 +15,13 @@ from client import MemoryClient
 from learner import world
 from learner.baselines import cim
 from learner.memory import mrdc, scaled
-from learner.memory.exemplars import Stored, record_of, what_to_store
+from learner.memory.exemplars import Stored, by_class, record_of, what_to_store
 from learner.memory.settings import MemoryConfig, Resample
 from learner.model.backbones.choose import backbone_facts
 from learner.model.backbones.packing import packing
 from learner.model.backbones.vilt import small_vilt
 from learner.model.classifier import Classifier
+from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens, concatenate
 from learner.run import method_run
 from learner.run.config import LearnerConfig
@@ -133,6 +134,34 @@ def test_every_method_keeps_its_budget_and_stores_what_it_says(
     assert {record.keep_mask.tobytes() for record in held["grid"]} == {held["grid"][0].keep_mask.tobytes()}
     # As many patches as attention would keep, and not the same.
     assert {record.num_kept for record in held["random"]} <= set(range(1, 9))
+
+
+def test_limits_know_where_objects_are_and_what_is_tested(service: Service, tmp_path: Path) -> None:
+    train = PROBLEM.train.load()
+    shares = torch.rand(train.tokens.patch_valid.shape, generator=torch.Generator().manual_seed(0)) ** 2
+    problem = replace(PROBLEM, train=replace(train, object_shares=shares))
+    with MemoryClient(service.url) as client:
+        last = Run(SHORT, problem, client, tmp_path / "object").run(parse_method("object"))[-1]
+        held = list(client.buffer(_buffer(tmp_path / "object", "object")).records())
+        covered = {keep.numpy().tobytes() for keep in shares > shares.mean(1, keepdim=True)}
+        assert {record.keep_mask.tobytes() for record in held} <= covered
+        assert last.keep_ratio == pytest.approx(float((shares > shares.mean(1, keepdim=True)).float().mean()), abs=0.05)
+        with pytest.raises(ValueError, match="does not say where objects are"):
+            Run(SHORT, PROBLEM, client, tmp_path / "unknown").run(parse_method("object"))
+    config = parse_method("object").configure(replace(CONFIG, data=replace(CONFIG.data, name="food101")))
+    with pytest.raises(ValueError, match="emoji alone says where objects are, not food101"):
+        check_fit(config, backbone_facts(config.backbone))
+
+    # Tests that look like one of the training samples: its like is kept first.
+    wanted = {class_id: int(np.flatnonzero(train.class_ids == class_id)[-1]) for class_id in range(6)}
+    rows = torch.tensor(sorted(wanted.values()))
+    tests = {"one": TokenisedSplit(train.tokens[rows], train.class_ids[rows])}
+    with MemoryClient(service.url) as client:
+        Run(SHORT, replace(PROBLEM, tests=tests), client, tmp_path / "tested").run(parse_method("full+herding-test"))
+        for record in client.buffer(_buffer(tmp_path / "tested", "full+herding-test")).records():
+            if record.rank == 0:
+                first = train.tokens.token_ids[wanted[record.class_id]]
+                assert record.token_ids.tolist() == first[first > 0].tolist()
 
 
 def test_a_growing_budget_is_so_many_full_samples_for_each_class_seen(service: Service, tmp_path: Path) -> None:
@@ -377,7 +406,7 @@ def test_volumes_tell_how_much_a_codec_changed_features() -> None:
 
 def test_the_lowest_quality_that_changes_features_little_enough_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     model, split = _model(), make_split([7, 3], 6)
-    stored, features = Stored.whole(split.tokens), model.features(split.tokens)
+    stored, features = Stored.whole(split.tokens), by_class(model.features(split.tokens), split.class_ids)
 
     def chosen(tolerance: float, share_bytes: float) -> object:
         monkeypatch.setattr(mrdc, "TOLERANCE", tolerance)
