@@ -42,6 +42,22 @@ def test_the_manifest_is_what_a_cluster_takes(kind: str, version: str) -> None:
     kubernetes_validate.validate(MANIFEST[kind], version, strict=True)
 
 
+def test_resources_have_units_that_a_cluster_reads() -> None:
+    """The schema takes any string for a quantity (kubernetes-validate 1.37.0): a cluster refuses ``1GiB`` and a request
+    over its limit."""
+    units = {"": 1, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+    (container,) = MANIFEST["Deployment"]["spec"]["template"]["spec"]["containers"]
+    amounts: dict[str, dict[str, float]] = {}
+    for kind in ("requests", "limits"):
+        for name, text in container["resources"][kind].items():
+            found = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]*)", str(text))
+            assert found, f"{kind}: {name} is {text!r}"
+            amounts.setdefault(name, {})[kind] = float(found[1]) * units[found[2]]
+    for of in amounts.values():
+        assert 0 < of["requests"] <= of.get("limits", of["requests"])
+    assert amounts["memory"]["limits"] >= 2**30
+
+
 def test_what_belongs_together_is_called_alike() -> None:
     deployment = MANIFEST["Deployment"]["spec"]
     labels = deployment["template"]["metadata"]["labels"]
