@@ -145,12 +145,15 @@ def data_name(config: LearnerConfig) -> str:
 def setting_words(config: LearnerConfig, num_classes: int, results: SeedResults) -> str:
     """What was compared, in words."""
     data, memory = config.data, config.memory
+    methods = list(next(iter(results.values())))
+    orders = dict.fromkeys(parse_method(method).configure(config).memory.selection for method in methods)
     tested = ", on unseen renditions and unseen emoji together" if data.name == "emoji" else ""
     return (
         f"{num_classes} classes of {data_name(config)} at {data.image_size} px, {data.base_classes} in the first "
         f"phase and {data.classes_per_phase} in each later one. Every method has {budget_words(memory)} "
-        f"({codec_words(memory)}) and the same trainer; selection by {memory.selection}. Accuracy is over all classes "
-        f"seen{tested}; chance is {100 / num_classes:.1f} % at the end. {seeds_words(results).capitalize()}."
+        f"({codec_words(config, methods)}) and the same trainer; selection by {' or '.join(orders)}. Accuracy is over "
+        f"all classes seen{tested}; chance is {100 / num_classes:.1f} % at the end. "
+        f"{seeds_words(results).capitalize()}."
     )
 
 

@@ -177,7 +177,7 @@ def seeds_table(config: LearnerConfig, runs: SeedResults) -> Table:
         for method, found in figures.items()
     }
     columns = ("last, %", "95 % interval", "average, %", "forgetting", "exemplars", "each")
-    title = f"{seeds_words(runs)}, {budget_title(config.memory)}"
+    title = f"{seeds_words(runs)}, {budget_title(config, figures)}"
     return methods_table(title, columns, rows, [found.last.mean for found in figures.values()])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
@@ -103,10 +103,20 @@ def budget_words(memory: MemoryConfig) -> str:
     return f"{memory.budget_bytes:,} bytes"
 
 
-def codec_words(memory: MemoryConfig) -> str:
-    """The codec of a configuration and its options in words."""
-    options = ", ".join(f"{name} {value}" for name, value in memory.codec.items() if name != "id")
-    return f"{memory.codec['id']} {options}".strip()
+def codec_words(config: LearnerConfig, methods: Iterable[str]) -> str:
+    """The codecs that methods store pictures in, with their options, in words."""
+    found = dict.fromkeys(
+        _codec_words(method.configure(config).memory)
+        for method in map(parse_method, methods)
+        if method.stores not in ("nothing", "latent")
+    )
+    return " or ".join(found) or "no pictures"
+
+
+def _codec_words(memory: MemoryConfig) -> str:
+    options = dict(memory.codec) if memory.quality_rule == "fixed" else memory.codec | {"quality": "by MRDC's rule"}
+    said = ", ".join(f"{name} {value}" for name, value in options.items() if name != "id")
+    return f"{memory.codec['id']} {said}".strip()
 
 
 def methods_table(
@@ -129,9 +139,9 @@ def methods_table(
     return table
 
 
-def budget_title(memory: MemoryConfig) -> str:
-    """What is the same for all methods of a table."""
-    return f"same budget for all: {budget_words(memory)}, {codec_words(memory)}"
+def budget_title(config: LearnerConfig, methods: Iterable[str]) -> str:
+    """What is the same for all methods of a table, and in what they store."""
+    return f"same budget for all: {budget_words(config.memory)}, {codec_words(config, methods)}"
 
 
 def final_table(config: LearnerConfig, results: Results) -> Table:
@@ -148,7 +158,7 @@ def final_table(config: LearnerConfig, results: Results) -> Table:
         ]
         for method, found in figures.items()
     }
-    title = budget_title(config.memory)
+    title = budget_title(config, results)
     columns = ("last", "average", "forgetting", "exemplars", "bytes", "each")
     return methods_table(title[0].upper() + title[1:], columns, rows, [found.last for found in figures.values()])
 

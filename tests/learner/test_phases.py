@@ -31,7 +31,7 @@ from learner.run.evaluate import PhaseMetrics, correct
 from learner.run.methods import DEFAULT, parse_method
 from learner.run.run import Run
 from learner.run.run_mark import RunError, buffer_name, mark_of
-from learner.run.summary import final_table, summary_json, verdict
+from learner.run.summary import codec_words, final_table, summary_json, verdict
 from learner.training.settings import TrainConfig
 from memory_format import image_to_patches
 from tests.conftest import Service
@@ -199,7 +199,14 @@ def test_a_run_of_all_methods(start_service: Any, tmp_path: Path) -> None:
             *("last", "average", "forgetting", "exemplars", "bytes_used", "bytes_per_exemplar")
         }
     assert summary["masked"]["last"] == masked.accuracy
-    assert final_table(CONFIG, results).row_count == 3
+    table = final_table(CONFIG, results)
+    assert table.row_count == 3
+    assert str(table.title).endswith(f" bytes, {codec_words(CONFIG, ['full'])}")
+    assert codec_words(CONFIG, ["none", "full", "masked+avif+q15", "full+avif+mrdc"]).split(" or ") == [
+        codec_words(CONFIG, ["masked"]),
+        "em_avif quality 15",
+        "em_avif quality by MRDC's rule",
+    ]
     assert "times as many" in verdict(results)
 
 
