@@ -2,6 +2,7 @@
 
     python -m benchmarks.learner                 the table on a CPU: 15 methods, 3 seeds, 5 full samples a class
     python -m benchmarks.learner --ablations     17 rows more: each part of the recipe left out or changed
+    python -m benchmarks.learner --limits        3 rows more: what masks and orders of preference could bring at most
     python -m benchmarks.learner --full          the grid for a GPU: 5 memory sizes, 5 seeds, 5, 10 and 20 phases
     python -m benchmarks.learner --tune          trials on the validation classes, as many for each kind of exemplar
     python -m benchmarks.learner --unseen        kinds of exemplars on classes and seeds that no decision has looked at
@@ -34,7 +35,7 @@ from benchmarks.common.service import Service
 from benchmarks.learner import plans
 from benchmarks.learner.chart import chart
 from benchmarks.learner.jobs import run_all
-from benchmarks.learner.plans import ABLATIONS, REFERENCE_MEMORY, Job, Plan
+from benchmarks.learner.plans import ABLATIONS, LIMITS, REFERENCE_MEMORY, Job, Plan
 from benchmarks.learner.report import markdown
 from benchmarks.learner.run import Results, found, summary
 from learner.data.settings import SceneChoice
@@ -43,6 +44,9 @@ from learner.report.page import SeedRun, write_report
 from learner.run.config import read_settings, with_settings
 from learner.run.methods import parse_method
 from memory_format.machine import processors
+
+MORE = {"ablations": ABLATIONS, "limits": LIMITS}
+"""Rows that an option of that name adds to a table."""
 
 _BENCHMARK = Benchmark("learner", ("exemplar-memory", "numpy", "pillow", "torch", "transformers"), markdown, chart)
 
@@ -104,8 +108,8 @@ def _plan(options: argparse.Namespace) -> Plan:
         plan = replace(plan, seeds=tuple(plan.seeds[0] + place for place in range(options.seeds)))
     if options.methods:
         plan = replace(plan, methods=options.methods, charted=options.methods)
-    if options.ablations:
-        plan = replace(plan, methods=tuple(dict.fromkeys(plan.methods + ABLATIONS)))
+    for rows in (name for name in MORE if getattr(options, name)):
+        plan = replace(plan, methods=tuple(dict.fromkeys(plan.methods + MORE[rows])))
     if options.memories:
         plan = replace(plan, memories=options.memories)
     settings = read_settings(options.set, {"data": {"scenes": options.scenes}})
@@ -190,9 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=int, help="how many, from the plan's first on")
     parser.add_argument("--methods", type=_methods, help="with commas between, instead of the table's")
-    parser.add_argument(
-        "--ablations", action="store_true", help="with each part of the recipe left out or changed, too"
-    )
+    for name, rows in MORE.items():
+        parser.add_argument(f"--{name}", action="store_true", help=f"with {', '.join(rows)}, too")
     parser.add_argument("--memories", type=_memories, help="full samples a class, with commas between")
     parser.add_argument(
         "--set",

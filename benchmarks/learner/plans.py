@@ -64,6 +64,9 @@ ABLATIONS: tuple[str, ...] = (
 )
 """Rows that ``--ablations`` adds to it."""
 
+LIMITS: tuple[str, ...] = ("object", "masked+herding-test", "full+herding-test")
+"""Rows that ``--limits`` adds to it, no methods: what masks and orders of preference could bring at the most."""
+
 CHARTED: tuple[str, ...] = ("full", "cim", "random", "masked")
 """Rows at the other memory sizes: the two charts."""
 

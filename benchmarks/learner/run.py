@@ -22,7 +22,8 @@ class Row:
     """One method at one memory size and number of phases, over seeds.
 
     Attributes:
-        stores: what the method keeps of a sample; ``full`` are the whole pictures that masks are compared with.
+        stores: what the method keeps of a sample; ``full`` are the whole pictures that masks are compared with, but for
+            limits, which are compared with nothing.
         last, average, forgetting: over seeds, shares in [0, 1].
         exemplars_per_class, bytes_per_exemplar: after the last phase, means over seeds.
         modality: last accuracy with the picture or the text alone, means over seeds; empty for the references.
@@ -65,7 +66,7 @@ def rows(results: Results, *, num_phases: int, memory: int) -> list[Row]:
 
 def best_full(rows: Sequence[Row]) -> Row | None:
     """The whole-picture baseline with the best mean last accuracy: the one to beat, chosen on the test itself."""
-    full = [row for row in rows if row.stores == "full"]
+    full = [row for row in rows if row.stores == "full" and not parse_method(row.method).limit]
     return max(full, key=lambda row: row.last.mean, default=None)
 
 

@@ -38,6 +38,7 @@ class Base:
         all_data: train on the data of all phases so far, not only the new one's: no memory would do that.
         model: what is trained.
         settings: changes to the run's configuration.
+        limit: it knows what no method may know: what could be reached, nobody's rival.
     """
 
     label: str
@@ -46,15 +47,17 @@ class Base:
     all_data: bool = False
     model: Model = "ssf"
     settings: Settings = field(default_factory=dict)
+    limit: bool = False
 
 
 @dataclass(frozen=True)
 class Part:
-    """A change of settings with a name; ``words`` say which."""
+    """A change of settings with a name; ``words`` say which; ``limit`` as :class:`Base` has it."""
 
     label: str
     words: str
     settings: Settings
+    limit: bool = False
 
 
 AS_PUBLISHED: Settings = {"train": {"masked_views": 0.0}}
@@ -81,6 +84,7 @@ BASES: dict[str, Base] = {
         "masked",
         "stores the patches that the object covers, where the data set knows them: a limit of masks, no method",
         settings={"mask": {"choice": "object"}},
+        limit=True,
     ),
     "cim": Base(
         "class-activation box", "cim", "stores whole pictures, downsampled outside of their class-activation box"
@@ -171,6 +175,7 @@ PARTS: dict[str, Part] = {
         "herding to the test (limit)",
         "as herding-mean, to the samples that the class is tested on: a limit of selection, no method",
         {"memory": {"selection": "herding-test"}},
+        limit=True,
     ),
     "typical": Part(
         "typical first",
@@ -260,6 +265,7 @@ class Method:
         label: for tables.
         stores, all_data, model: as in :class:`Base`.
         settings: all changes, in order.
+        limit: its base or one of its parts is one.
     """
 
     name: str
@@ -268,6 +274,7 @@ class Method:
     all_data: bool
     model: Model
     settings: tuple[Settings, ...]
+    limit: bool
 
     @property
     def shares_base(self) -> bool:
@@ -327,6 +334,7 @@ def parse_method(text: str) -> Method:
         all_data=base.all_data,
         model=base.model,
         settings=(base.settings, *(part.settings for part in chosen)),
+        limit=base.limit or any(part.limit for part in chosen),
     )
 
 

@@ -35,6 +35,8 @@ def test_the_reference_is_the_best_full_baseline_and_losses_are_said() -> None:
         _row("none", [0.1, 0.1]),
         _row("full", [0.3, 0.3]),
         _row("full+q60", [0.4, 0.42]),
+        # A limit is nobody's rival.
+        _row("full+herding-test", [0.6, 0.6]),
         _row("cim", [0.2, 0.3]),
         _row("random", [0.35, 0.35]),
         _row("masked", [0.35, 0.35]),
@@ -121,13 +123,20 @@ def test_one_setting_of_all_methods_makes_a_benchmark_of_its_own(capsys: pytest.
         assert message in capsys.readouterr().err
 
 
-def test_ablations_and_memory_sizes_go_on_from_the_table() -> None:
-    plain, more = (command._parser().parse_args(words) for words in ([], ["--ablations", "--memories", "2,5"]))
+def test_more_rows_and_memory_sizes_go_on_from_the_table() -> None:
+    words = ["--ablations", "--limits", "--memories", "2,5"]
+    plain, more = (command._parser().parse_args(given) for given in ([], words))
     assert command._suffix(plain) == command._suffix(more) == ""
     jobs = command._plan(more).jobs()
     assert set(command._plan(plain).jobs()) < set(jobs)
     assert {job.method for job in jobs if job.memory == 2} == set(plans.CHARTED)
-    assert {job.method for job in jobs if job.memory == 5} == {*plans.METHODS, *plans.ABLATIONS}
+    rows = {*plans.METHODS, *plans.LIMITS, *plans.ABLATIONS}
+    assert {job.method for job in jobs if job.memory == 5} == rows
+    assert {name for name in rows if parse_method(name).limit} == set(plans.LIMITS)
+    # Each is another experiment, and not the recipe under another name.
+    configs = [str(parse_method(name).configure(plans.RECIPE)) for name in plans.ABLATIONS if name.startswith("masked")]
+    assert len(set(configs)) == len(configs)
+    assert str(parse_method("masked").configure(plans.RECIPE)) not in configs
     # A row that is there already is run once.
     twice = command._plan(command._parser().parse_args(["--methods", "masked+q30", "--ablations"])).methods
     assert sorted(twice) == sorted(plans.ABLATIONS)
