@@ -1,5 +1,6 @@
 """CRC-32 as zlib computes it (ISO 3309), by ISA-L: the same numbers, several times as fast, for every record that is
-pushed or drawn (`python -m benchmarks.decisions.checksum`)."""
+pushed or drawn (`python -m benchmarks.decisions.checksum`). A plain sum would not do for masks: HDF5's Fletcher32 takes
+a word of zeros and one of ones for the same (findings/numcodecs_fletcher32_words.sh)."""
 
 from collections.abc import Iterable
 

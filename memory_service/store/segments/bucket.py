@@ -73,6 +73,8 @@ class Bucket:
 
         with self._errors("write"):
             try:
+                # Bytes of its own: obstore 0.12.1 would keep hold of a buffer that may change
+                # (findings/obstore_writer_keeps_buffer.sh).
                 obstore.put(self._to_write, key, b"".join(pieces), mode="create")
             except AlreadyExistsError:
                 return False
