@@ -8,8 +8,8 @@
 #   var_smoothing is a share of the variance within the last batch, and that of a single sample is 0. It takes the last batch's smoothing off
 #   variances that another one was put on, so that with the same samples class by class the answers differ, too. No error, but numpy's
 #   warnings of a division by zero. A later call with two samples does not mend it.
-# For this project: nothing of it is learned by scikit-learn. Statistics that grow by one example are kept here without what depends on a
-#   batch; who compares it with scikit-learn's incremental learners gives them the batches that the learner has, and no single samples.
+# For this project: nothing in it is learned by scikit-learn. Who compares it with scikit-learn's incremental learners gives them batches, and no
+#   single samples.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -9,7 +9,7 @@
 # Seen: predict() measures plain distances, and the other two divide each coordinate by its scatter within classes; they disagree for a third.
 #   Where the shares of the classes are not all equal, predict() divides, too: one sample less changes a third of its answers. priors as a
 #   list will do; as an array, it is a ValueError about the truth value of an array.
-# For this project: learner/training/refit.py names nearest mean of exemplars, whose answers are by plain distance. Who checks it against
+# For this project: nothing in it is scikit-learn's. Who compares the refitted head (learner/training/refit.py) with iCaRL's nearest mean by
 #   NearestCentroid takes predict() with priors="uniform", and no probabilities.
 set -euo pipefail
 folder=$(mktemp -d)
