@@ -139,7 +139,8 @@ def _labels(rows: Any, pictures: Any, columns: Columns, where: str) -> list[str]
     _require(rows, "label", columns.label, where)
     feature = rows.features[columns.label]
     feature = getattr(feature, "feature", feature)  # of a list
-    # A class may be stored as its number; its name is what people know.
+    # A class may be stored as its number; its name is what people know, and the same in all splits. The number is not,
+    # where datasets' class_encode_column made it (findings/datasets_class_numbers_by_split.sh).
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     labels = []
     # No format is set, so these are Python's numbers. With one of numpy or torch, datasets 5.2.0 gives -1 for 2^64 - 1,
