@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 def _row(method: str, last: list[float]) -> Row:
     figures = (spread(last), spread([value + 0.1 for value in last]), spread([0.0] * len(last)))
-    stores = parse_method(method).stores
+    stores = "limit" if parse_method(method).limit else parse_method(method).stores
     return Row(method, stores, *figures, 3.0, 400.0, {"picture": 0.2, "text": 0.1})
 
 
