@@ -133,8 +133,10 @@ def evaluate_phase(
 def features_tested(model: Classifier, problem: Problem, phase: int) -> tuple[Tensor, NDArray[np.int64]]:
     """Features ``(N, D)`` of what a phase's classes are tested on, and whose they are, ``(N,)``: what nothing may be
     chosen by but a limit (``herding-test``)."""
-    tests = [split.of_classes(problem.phases[phase]).load() for split in problem.tests.values()]
-    return torch.cat([model.features(split.tokens) for split in tests]), np.concatenate([s.class_ids for s in tests])
+    parts = [split.of_classes(problem.phases[phase]) for split in problem.tests.values()]
+    tests = [part.load() for part in parts if len(part)]
+    features = [torch.empty((0, model.backbone.feature_dim)), *(model.features(split.tokens) for split in tests)]
+    return torch.cat(features), np.concatenate([np.empty(0, np.int64), *(split.class_ids for split in tests)])
 
 
 def accuracy_by_phase(

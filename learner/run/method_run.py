@@ -278,10 +278,11 @@ class MethodRun:
         masked = mask_split(model, new, self.config.mask, self.setup.generator(phase, 1))
         stored = what_to_store(model, new, masked, self.method.stores, self.config.memory)
         class_ids = self._shared.to_buffer(new.class_ids) if self._shared else new.class_ids
-        full = masked.features, new.class_ids
+        stood_for = by_class(masked.features, class_ids)
         if self.config.memory.selection == "herding-test":
-            full = features_tested(model, self.problem, phase)
-        stood_for = by_class(full[0], self._shared.to_buffer(full[1]) if self._shared else full[1])
+            # Of classes that are not tested, their own samples still.
+            tests, tested = features_tested(model, self.problem, phase)
+            stood_for |= by_class(tests, self._shared.to_buffer(tested) if self._shared else tested)
         exemplars = make_exemplars(
             model,
             class_ids,
