@@ -28,6 +28,7 @@ from memory_format.api.answers import LocalSocket
 from memory_service.store.keys import KeyFile
 from tests.client.samples import make_many
 from tests.conftest import Service
+from tests.descriptors import open_links
 from tests.memory_service.helpers import wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "CMSG_SPACE"), reason="descriptors cannot be handed over here")
@@ -362,13 +363,7 @@ def test_a_process_forked_in_the_middle_of_a_draw_keeps_no_descriptor(
     receiving, sending = fork.Pipe(duplex=False)
 
     def open_files() -> list[str]:
-        found = []
-        for name in os.listdir("/proc/self/fd"):
-            try:
-                found.append(os.readlink(f"/proc/self/fd/{name}"))
-            except FileNotFoundError:
-                continue
-        return [path for path in found if path.startswith(str(service.data))]
+        return [link for _, link in open_links() if link.startswith(str(service.data))]
 
     def forking(lent: lending.LentRows, descriptors: list[int]) -> Batch:
         assert open_files()

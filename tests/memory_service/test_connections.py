@@ -19,6 +19,7 @@ import pytest
 
 from memory_service.http.connections import connections_that_fit
 from memory_service.store.segments import files
+from tests.descriptors import open_links
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import (
     Server,
@@ -40,15 +41,10 @@ class Client(httpx.Client):
     def __init__(self, server: Server) -> None:
         super().__init__(base_url=server.url, timeout=30)
         self.pid = server.process.pid
-        self._descriptors = Path(f"/proc/{self.pid}/fd")
 
     def connections(self) -> int:
         """How many the service holds, this one and the one it listens on included."""
-        count = 0
-        for link in self._descriptors.iterdir():
-            with suppress(FileNotFoundError):
-                count += link.readlink().name.startswith("socket:")
-        return count
+        return sum(link.startswith("socket:") for _, link in open_links(self.pid))
 
 
 @contextmanager

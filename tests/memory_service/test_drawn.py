@@ -23,6 +23,7 @@ from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.pure.selection import Filter
 from memory_service.store.segments import files
 from memory_service.store.segments.local import SegmentFiles
+from tests.descriptors import open_links
 from tests.memory_service.helpers import Server, assert_problem, make_exemplar, push, put_buffer, wait_until
 
 RECORDS = 24
@@ -45,7 +46,7 @@ def pieces_of(drawn: Drawn) -> Iterator[memoryview]:
 
 def held_files(data: Path, process: int | str = "self") -> list[Path]:
     """Segment files that a process has open, removed ones too."""
-    links = [link.readlink() for link in Path(f"/proc/{process}/fd").iterdir() if link.is_symlink()]
+    links = [Path(link) for _, link in open_links(process)]
     return [link for link in links if link.is_relative_to(data / "segments")]
 
 

@@ -23,6 +23,7 @@ from memory_service.store.pure.change import Change
 from memory_service.store.pure.model import Options
 from memory_service.store.pure.sampler import SampleRequest
 from memory_service.store.segments.readers import HeldLease, LeaseEndedError
+from tests.descriptors import open_links
 from tests.memory_service import disk
 from tests.memory_service.helpers import (
     Server,
@@ -224,12 +225,9 @@ def stalled(server: Server, request: str, body: bytes = b"") -> socket.socket:
 def deleted_but_open(server: Server) -> int:
     """Bytes of removed files that the service has open."""
     total = 0
-    for entry in Path(f"/proc/{server.process.pid}/fd").iterdir():
-        try:
-            if str(entry.readlink()).endswith(" (deleted)"):
-                total += entry.stat().st_size
-        except OSError:
-            continue
+    for entry, link in open_links(server.process.pid):
+        with suppress(OSError):
+            total += entry.stat().st_size if link.endswith(" (deleted)") else 0
     return total
 
 

@@ -20,6 +20,7 @@ import pytest
 from memory_format import checksum, lending
 from memory_service.cli import main
 from memory_service.http.local import may_read_everything, open_listener, remove_socket
+from tests.descriptors import open_links
 from tests.memory_service.helpers import Server, make_exemplar, push, put_buffer, stats_of, wait_until
 
 
@@ -109,8 +110,8 @@ def test_a_service_may_have_a_socket_alone(data: Path) -> None:
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as over:
             assert over.get("/readyz").status_code == 200
         listening = Path(f"/proc/{server.process.pid}/net/tcp").read_text()
-        inodes = {link.readlink().name for link in Path(f"/proc/{server.process.pid}/fd").iterdir()}
-        assert not any(f"socket:[{line.split()[9]}]" in inodes for line in listening.splitlines()[1:])
+        held = {link for _, link in open_links(server.process.pid)}
+        assert not any(f"socket:[{line.split()[9]}]" in held for line in listening.splitlines()[1:])
 
 
 @contextmanager

@@ -26,6 +26,7 @@ import pytest
 
 from memory_format import MEDIA_TYPE, Record, encode_batch
 from memory_service.store.admin.verify import verify
+from tests.descriptors import open_links
 from tests.memory_service.helpers import Server, all_records, make_exemplar
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "5"))
@@ -222,9 +223,9 @@ class Soak:
             path.stat().st_size for path in self.data.rglob("*") if path.is_file() and path.parent.name != "incoming"
         )
         removed: dict[tuple[int, int], int] = {}
-        for entry in Path(f"/proc/{self.server.process.pid}/fd").iterdir():
+        for entry, link in open_links(self.server.process.pid):
             with suppress(OSError):
-                if str(entry.readlink()).endswith(" (deleted)"):
+                if link.endswith(" (deleted)"):
                     found = entry.stat()
                     removed[found.st_dev, found.st_ino] = found.st_size
         return there, sum(removed.values())
