@@ -7,7 +7,7 @@
 # Seen: PNG, QOI and JPEG XL give all back. WebP and AVIF leave out an alpha channel that is all 255, and decode to three channels: the array raises
 #   ValueError, for this chunk alone, and only when it is read. `hasalpha=True` mends WebP, also for what is written already; AVIF has nothing of the
 #   kind. What is not all opaque comes back.
-# For this project: a picture has three channels, and WebP payloads are decoded with `hasalpha=False` (memory_format/codecs/webp.py); how many channels
+# For this project: a picture has three channels, and WebP payloads are decoded with `hasalpha=False`; how many channels
 #   there are is never taken from the payload.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -7,7 +7,7 @@
 # Seen: Fletcher32 does not see it, however many words it is, in numcodecs as in HDF5. It adds words of 16 bits modulo 65,535, where 0 and
 #   65,535 are the same. Single bits and bytes it finds. CRC32, CRC32C, Adler32 and Jenkins' lookup3 find all of it. A mask, and a picture with
 #   black and white in it, are full of both words.
-# For this project: records, in which masks are, have a CRC-32 each (memory_format/checksum.py).
+# For this project: records, in which masks are, have a CRC-32 each (docs/format.md).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -8,7 +8,7 @@
 # Seen: the writer holds on to the buffer, not to its bytes, until it has 10 MB or is closed. The file has the right length, and the last
 #   piece ten times. A generator that fills one buffer anew gives the same. In a MemoryStore an object goes on to change with the buffer
 #   that it was put from, under the same ETag, as long as it has less than 5 MB. `bytes`, which nobody can change, are right everywhere.
-# For this project: what goes into a bucket is one `bytes`, made for it and never changed (memory_service/store/segments/bucket.py).
+# For this project: what goes into a bucket is one `bytes`, made for it and never changed.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

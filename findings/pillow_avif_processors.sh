@@ -10,7 +10,7 @@
 # Source: Pillow, AvifImagePlugin.py, _get_default_max_threads; libavif, src/codec_aom.c: g_threads and AV1E_SET_ROW_MT are
 #   set where maxThreads > 1.
 # For this project: a push that is repeated must have the same bytes, on whichever machine a run goes on, or its idempotency
-#   key is refused. So the codec always encodes with max_threads=1 (memory_format's AVIF).
+#   key is refused. So the codec always encodes with max_threads=1.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

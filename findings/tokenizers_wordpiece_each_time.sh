@@ -7,7 +7,7 @@
 # Seen: BPE, Unigram and WordLevel are so. WordPiece, and BPE with a prefix or suffix, number the letters within words in an order drawn anew each
 #   time; pairs that are as frequent are joined in that order. Vocabularies of one text differ in ids and in words, and the same
 #   lines become other ids, and more or fewer of them.
-# For this project: records hold the ids of tokens, and a vocabulary's fingerprint is of its words in the order of ids (memory_format/vocabulary.py): of
+# For this project: records hold the ids of tokens, and a vocabulary's fingerprint is of its words in the order of ids: of
 #   two trainings of one text the fingerprints differ, rightly. Who trains a tokenizer keeps its file with the memory; docs/service.md says it.
 set -euo pipefail
 folder=$(mktemp -d)

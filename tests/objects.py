@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 import os
@@ -9,10 +10,11 @@ import socket
 import threading
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from urllib.parse import urlsplit
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import httpx
 import obstore
@@ -75,7 +77,9 @@ class ObjectStore(ABC):
 
 
 class MotoStore(ObjectStore):
-    """Listens on loopback; what it holds lives in this process."""
+    """Listens on loopback; what it holds lives in this process. Writes come one after the other: moto 5.2.5 looks
+    whether a name is taken, and puts it some lines later (moto/s3/responses.py, put_object). Two at once may find none.
+    """
 
     def __init__(self) -> None:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -90,6 +94,9 @@ class MotoStore(ObjectStore):
     def _start(self, port: int) -> None:
         self._server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
         self._server.start()
+        server = self._server._server
+        assert server is not None
+        server.app = _one_write_at_a_time(server.app)
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -102,6 +109,20 @@ class MotoStore(ObjectStore):
 
     def remove(self) -> None:
         self._server.stop()
+
+
+def _one_write_at_a_time(application: WSGIApplication) -> WSGIApplication:
+    lock = threading.Lock()
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "PUT":
+            return application(environ, start_response)
+        # Before it is its turn: who sends slowly keeps nobody.
+        environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+        with lock:
+            return application(environ, start_response)
+
+    return answer
 
 
 class NamedStore(ObjectStore):

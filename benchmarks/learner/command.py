@@ -2,7 +2,7 @@
 
     python -m benchmarks.learner                 the table on a CPU: 15 methods, 3 seeds, 5 full samples a class
     python -m benchmarks.learner --ablations     17 rows more: each part of the recipe left out or changed
-    python -m benchmarks.learner --limits        3 rows more: what masks and orders of preference could bring at most
+    python -m benchmarks.learner --oracles       3 rows more: masks and orders that know what no method may
     python -m benchmarks.learner --full          the grid for a GPU: 5 memory sizes, 5 seeds, 5, 10 and 20 phases
     python -m benchmarks.learner --tune          trials on the validation classes, as many for each kind of exemplar
     python -m benchmarks.learner --unseen        kinds of exemplars on classes and seeds that no decision has looked at
@@ -35,7 +35,7 @@ from benchmarks.common.service import Service
 from benchmarks.learner import plans
 from benchmarks.learner.chart import chart
 from benchmarks.learner.jobs import run_all
-from benchmarks.learner.plans import ABLATIONS, LIMITS, REFERENCE_MEMORY, Job, Plan
+from benchmarks.learner.plans import ABLATIONS, ORACLES, REFERENCE_MEMORY, Job, Plan
 from benchmarks.learner.report import markdown
 from benchmarks.learner.run import Results, found, summary
 from learner.data.settings import SceneChoice
@@ -45,7 +45,7 @@ from learner.run.config import read_settings, with_settings
 from learner.run.methods import parse_method
 from memory_format.machine import processors
 
-MORE = {"ablations": ABLATIONS, "limits": LIMITS}
+MORE = {"ablations": ABLATIONS, "oracles": ORACLES}
 """Rows that an option of that name adds to a table."""
 
 _BENCHMARK = Benchmark("learner", ("exemplar-memory", "numpy", "pillow", "torch", "transformers"), markdown, chart)

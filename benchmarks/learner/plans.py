@@ -64,8 +64,8 @@ ABLATIONS: tuple[str, ...] = (
 )
 """Rows that ``--ablations`` adds to it."""
 
-LIMITS: tuple[str, ...] = ("object", "masked+herding-test", "full+herding-test")
-"""Rows that ``--limits`` adds to it, no methods: what masks and orders of preference could bring at the most."""
+ORACLES: tuple[str, ...] = ("object", "masked+herding-test", "full+herding-test")
+"""Rows that ``--oracles`` adds to it, no methods: masks that know the object, and orders that know the tests."""
 
 CHARTED: tuple[str, ...] = ("full", "cim", "random", "masked")
 """Rows at the other memory sizes: the two charts."""

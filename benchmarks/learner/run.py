@@ -22,8 +22,8 @@ class Row:
     """One method at one memory size and number of phases, over seeds.
 
     Attributes:
-        stores: what the method keeps of a sample; ``full`` are the whole pictures that masks are compared with. Of a
-            limit ``limit``, whatever it keeps: nothing is compared with it.
+        stores: what the method keeps of a sample; ``full`` are the whole pictures that masks are compared with. Of an
+            oracle ``oracle``, whatever it keeps: nothing is compared with it.
         last, average, forgetting: over seeds, shares in [0, 1].
         exemplars_per_class, bytes_per_exemplar: after the last phase, means over seeds.
         modality: last accuracy with the picture or the text alone, means over seeds; empty for the references.
@@ -49,7 +49,7 @@ def rows(results: Results, *, num_phases: int, memory: int) -> list[Row]:
         table.append(
             Row(
                 method=method,
-                stores="limit" if parse_method(method).limit else parse_method(method).stores,
+                stores="oracle" if parse_method(method).oracle else parse_method(method).stores,
                 last=spread([figure.last for figure in figures]),
                 average=spread([figure.average for figure in figures]),
                 forgetting=spread([figure.forgetting for figure in figures]),

@@ -32,8 +32,8 @@ def selection_order(
             mean of each prefix's unit features stays close to that mean scaled to unit length (Rebuffi et al., iCaRL,
             algorithm 4, whose own prefix means are scaled too). ``herding-mean``: the same towards the mean of
             ``full``'s unit features as it is, as PyCIL has it: of weakly clustered classes the prefixes' means come
-            nearer to the class's. ``herding-test``: the same, where ``full`` are what the class is tested on: the limit
-            of what an order can bring, which no learner may know. ``typical``: :func:`typical_order`. ``random``.
+            nearer to the class's. ``herding-test``: the same, where ``full`` are what the class is tested on, which
+            no learner may know: an oracle. ``typical``: :func:`typical_order`. ``random``.
         rng: for ``random`` and ``typical``.
     """
     mean = full.mean(0)

@@ -57,7 +57,7 @@ class MaskConfig:
         choice: what the kept patches are chosen by. ``attention``; ``random``: as many as attention would keep, drawn
             at random, the control; ``grid``: the same places in every picture, an ``image_amount`` share of them spread
             evenly (:func:`grid_places`), which asks no model; ``object``: as attention, by what of each patch the
-            object covers, which only the data set knows: the limit of what masks of the object can bring.
+            object covers, which only the data set knows: an oracle.
     """
 
     image: bool = True

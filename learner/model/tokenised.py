@@ -45,7 +45,7 @@ class TokenisedSplit:
         tokens: padded to the longest text and the largest grid.
         class_ids: ``(N,)`` int64.
         object_shares: ``(N, K)`` in [0, 1], what of each patch the object covers, for analysis only; None where the
-            data set does not know.
+            data set does not know, and in batches that pass by.
     """
 
     tokens: Tokens
@@ -117,7 +117,7 @@ class PictureSplit:
             tqdm(total=len(self), desc="reading pictures", unit="picture", leave=False, disable=hidden) as bar,
             contextlib.closing(self._stream(len(self), bar.update)) as batches,
         ):
-            return next(batches)
+            return replace(next(batches), object_shares=self._object_shares())
 
     def batches(self, batch_size: int) -> Iterator[TokenisedSplit]:
         """All of them, a batch at a time, each padded to its own longest.
@@ -176,16 +176,16 @@ class PictureSplit:
             token_positions=torch.arange(longest).expand(len(texts), longest).contiguous(),
             token_valid=torch.arange(longest) < length[:, None],
         )
-        return TokenisedSplit(tokens, self.class_ids[index.start : index.stop], self._object_shares(index))
+        return TokenisedSplit(tokens, self.class_ids[index.start : index.stop])
 
-    def _object_shares(self, index: range) -> Tensor | None:
-        """``(n, K)`` of these samples; pictures with masks of their objects are all of one size."""
+    def _object_shares(self) -> Tensor | None:
+        """``(N, K)``; pictures with masks of their objects are all of one size."""
         masks = self.split.object_masks
         if masks is None:
             return None
         cells = masks.shape[1] // self.patch_px
-        cut = torch.from_numpy(masks[index.start : index.stop]).float()
-        return cut.reshape(len(index), cells, self.patch_px, cells, self.patch_px).mean((2, 4)).flatten(1)
+        cut = torch.from_numpy(masks).float().reshape(len(self), cells, self.patch_px, cells, self.patch_px)
+        return cut.mean((2, 4)).flatten(1)
 
 
 Samples = TokenisedSplit | PictureSplit

@@ -132,7 +132,7 @@ def evaluate_phase(
 
 def features_tested(model: Classifier, problem: Problem, phase: int) -> tuple[Tensor, NDArray[np.int64]]:
     """Features ``(N, D)`` of what a phase's classes are tested on, and whose they are, ``(N,)``: what nothing may be
-    chosen by but a limit (``herding-test``)."""
+    chosen by but an oracle (``herding-test``)."""
     parts = [split.of_classes(problem.phases[phase]) for split in problem.tests.values()]
     tests = [part.load() for part in parts if len(part)]
     features = [torch.empty((0, model.backbone.feature_dim)), *(model.features(split.tokens) for split in tests)]

@@ -38,7 +38,7 @@ class Base:
         all_data: train on the data of all phases so far, not only the new one's: no memory would do that.
         model: what is trained.
         settings: changes to the run's configuration.
-        limit: it knows what no method may know: what could be reached, nobody's rival.
+        oracle: it knows what no method may know, and is nobody's rival.
     """
 
     label: str
@@ -47,17 +47,17 @@ class Base:
     all_data: bool = False
     model: Model = "ssf"
     settings: Settings = field(default_factory=dict)
-    limit: bool = False
+    oracle: bool = False
 
 
 @dataclass(frozen=True)
 class Part:
-    """A change of settings with a name; ``words`` say which; ``limit`` as :class:`Base` has it."""
+    """A change of settings with a name; ``words`` say which; ``oracle`` as :class:`Base` has it."""
 
     label: str
     words: str
     settings: Settings
-    limit: bool = False
+    oracle: bool = False
 
 
 AS_PUBLISHED: Settings = {"train": {"masked_views": 0.0}}
@@ -80,11 +80,11 @@ BASES: dict[str, Base] = {
         settings={"mask": {"choice": "grid"}},
     ),
     "object": Base(
-        "object's patches (limit)",
+        "object's patches (oracle)",
         "masked",
-        "stores the patches that the object covers, where the data set knows them: a limit of masks, no method",
+        "stores the patches that the object covers, where the data set knows them: an oracle, no method",
         settings={"mask": {"choice": "object"}},
-        limit=True,
+        oracle=True,
     ),
     "cim": Base(
         "class-activation box", "cim", "stores whole pictures, downsampled outside of their class-activation box"
@@ -172,10 +172,10 @@ PARTS: dict[str, Part] = {
         {"memory": {"selection": "herding-mean"}},
     ),
     "herding-test": Part(
-        "herding to the test (limit)",
-        "as herding-mean, to the samples that the class is tested on: a limit of selection, no method",
+        "herding to the test (oracle)",
+        "as herding-mean, to the samples that the class is tested on: an oracle, no method",
         {"memory": {"selection": "herding-test"}},
-        limit=True,
+        oracle=True,
     ),
     "typical": Part(
         "typical first",
@@ -265,7 +265,7 @@ class Method:
         label: for tables.
         stores, all_data, model: as in :class:`Base`.
         settings: all changes, in order.
-        limit: its base or one of its parts is one.
+        oracle: its base or one of its parts is one.
     """
 
     name: str
@@ -274,7 +274,7 @@ class Method:
     all_data: bool
     model: Model
     settings: tuple[Settings, ...]
-    limit: bool
+    oracle: bool
 
     @property
     def shares_base(self) -> bool:
@@ -334,7 +334,7 @@ def parse_method(text: str) -> Method:
         all_data=base.all_data,
         model=base.model,
         settings=(base.settings, *(part.settings for part in chosen)),
-        limit=base.limit or any(part.limit for part in chosen),
+        oracle=base.oracle or any(part.oracle for part in chosen),
     )
 
 

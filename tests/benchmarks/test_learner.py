@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 def _row(method: str, last: list[float]) -> Row:
     figures = (spread(last), spread([value + 0.1 for value in last]), spread([0.0] * len(last)))
-    stores = "limit" if parse_method(method).limit else parse_method(method).stores
+    stores = "oracle" if parse_method(method).oracle else parse_method(method).stores
     return Row(method, stores, *figures, 3.0, 400.0, {"picture": 0.2, "text": 0.1})
 
 
@@ -35,7 +35,7 @@ def test_the_reference_is_the_best_full_baseline_and_losses_are_said() -> None:
         _row("none", [0.1, 0.1]),
         _row("full", [0.3, 0.3]),
         _row("full+q60", [0.4, 0.42]),
-        # A limit is nobody's rival.
+        # An oracle is nobody's rival.
         _row("full+herding-test", [0.6, 0.6]),
         _row("cim", [0.2, 0.3]),
         _row("random", [0.35, 0.35]),
@@ -124,15 +124,15 @@ def test_one_setting_of_all_methods_makes_a_benchmark_of_its_own(capsys: pytest.
 
 
 def test_more_rows_and_memory_sizes_go_on_from_the_table() -> None:
-    words = ["--ablations", "--limits", "--memories", "2,5"]
+    words = ["--ablations", "--oracles", "--memories", "2,5"]
     plain, more = (command._parser().parse_args(given) for given in ([], words))
     assert command._suffix(plain) == command._suffix(more) == ""
     jobs = command._plan(more).jobs()
     assert set(command._plan(plain).jobs()) < set(jobs)
     assert {job.method for job in jobs if job.memory == 2} == set(plans.CHARTED)
-    rows = {*plans.METHODS, *plans.LIMITS, *plans.ABLATIONS}
+    rows = {*plans.METHODS, *plans.ORACLES, *plans.ABLATIONS}
     assert {job.method for job in jobs if job.memory == 5} == rows
-    assert {name for name in rows if parse_method(name).limit} == set(plans.LIMITS)
+    assert {name for name in rows if parse_method(name).oracle} == set(plans.ORACLES)
     # Each is another experiment, and not the recipe under another name.
     configs = [str(parse_method(name).configure(plans.RECIPE)) for name in plans.ABLATIONS if name.startswith("masked")]
     assert len(set(configs)) == len(configs)

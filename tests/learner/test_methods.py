@@ -21,7 +21,6 @@ from learner.model.backbones.choose import backbone_facts
 from learner.model.backbones.packing import packing
 from learner.model.backbones.vilt import small_vilt
 from learner.model.classifier import Classifier
-from learner.model.tokenised import TokenisedSplit
 from learner.model.tokens import Tokens, concatenate
 from learner.run import method_run
 from learner.run.config import LearnerConfig
@@ -134,36 +133,6 @@ def test_every_method_keeps_its_budget_and_stores_what_it_says(
     assert {record.keep_mask.tobytes() for record in held["grid"]} == {held["grid"][0].keep_mask.tobytes()}
     # As many patches as attention would keep, and not the same.
     assert {record.num_kept for record in held["random"]} <= set(range(1, 9))
-
-
-def test_limits_know_where_objects_are_and_what_is_tested(service: Service, tmp_path: Path) -> None:
-    train = PROBLEM.train.load()
-    shares = torch.rand(train.tokens.patch_valid.shape, generator=torch.Generator().manual_seed(0)) ** 2
-    problem = replace(PROBLEM, train=replace(train, object_shares=shares))
-    with MemoryClient(service.url) as client:
-        last = Run(SHORT, problem, client, tmp_path / "object").run(parse_method("object"))[-1]
-        held = list(client.buffer(_buffer(tmp_path / "object", "object")).records())
-        covered = {keep.numpy().tobytes() for keep in shares > shares.mean(1, keepdim=True)}
-        assert {record.keep_mask.tobytes() for record in held} <= covered
-        assert last.keep_ratio == pytest.approx(float((shares > shares.mean(1, keepdim=True)).float().mean()), abs=0.05)
-        with pytest.raises(ValueError, match="does not say where objects are"):
-            Run(SHORT, PROBLEM, client, tmp_path / "unknown").run(parse_method("object"))
-    config = parse_method("object").configure(replace(CONFIG, data=replace(CONFIG.data, name="food101")))
-    with pytest.raises(ValueError, match="emoji alone says where objects are, not food101"):
-        check_fit(config, backbone_facts(config.backbone))
-
-    # Tests that look like one of the training samples: its like is kept first. One class is not tested.
-    wanted = {class_id: int(np.flatnonzero(train.class_ids == class_id)[-1]) for class_id in range(5)}
-    rows = torch.tensor(sorted(wanted.values()))
-    tests = {"one": TokenisedSplit(train.tokens[rows], train.class_ids[rows])}
-    with MemoryClient(service.url) as client:
-        Run(SHORT, replace(PROBLEM, tests=tests), client, tmp_path / "tested").run(parse_method("full+herding-test"))
-        records = list(client.buffer(_buffer(tmp_path / "tested", "full+herding-test")).records())
-    assert {record.class_id for record in records} == set(range(6))
-    for record in records:
-        if record.rank == 0 and record.class_id in wanted:
-            first = train.tokens.token_ids[wanted[record.class_id]]
-            assert record.token_ids.tolist() == first[first > 0].tolist()
 
 
 def test_a_growing_budget_is_so_many_full_samples_for_each_class_seen(service: Service, tmp_path: Path) -> None:

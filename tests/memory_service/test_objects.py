@@ -32,7 +32,7 @@ from memory_service.store.transfer import export
 from memory_service.testing import ServiceProcess, expect_loaded_state
 from tests.memory_service.conftest import running
 from tests.memory_service.helpers import command, make_exemplar, wait_until
-from tests.objects import MotoStore, ObjectStore, use
+from tests.objects import ObjectStore, use
 
 OPTIONS = Options(segment_bytes=300_000)
 """A segment of 15 records is full, and is sealed."""
@@ -129,12 +129,8 @@ def test_another_machine_goes_on_with_what_the_index_and_the_objects_say(data: P
         expect_loaded_state(buffer)
 
 
-def test_of_many_who_put_one_name_at_once_one_is_told_that_it_is_theirs(
-    url: str, object_store: ObjectStore, tmp_path: Path
-) -> None:
-    # moto 5.2.5 looks whether a name is taken, and puts it some lines later (moto/s3/responses.py, put_object): now and
-    # then two threads of it find none.
-    place = bucket.Bucket(f"file://{tmp_path}/objects" if isinstance(object_store, MotoStore) else url)
+def test_of_many_who_put_one_name_at_once_one_is_told_that_it_is_theirs(url: str) -> None:
+    place = bucket.Bucket(url)
     for name in map(str, range(5)):
         begin = threading.Barrier(8)
 
