@@ -29,14 +29,16 @@ def chart(kept: Document, path: Path) -> None:
     heights = [height for _ in tables for height in ([5.5, 4.2] if len(memories) > 1 else [5.5])]
     canvas = Figure(figsize=(11, sum(heights)), layout="constrained")
     FigureCanvasAgg(canvas)
+    if run.conditions:  # of all panels, which are too narrow for many settings
+        canvas.suptitle(run.conditions.removesuffix(", "), x=0.01, ha="left", fontsize=10)
     panels = iter(canvas.subplots(len(heights), 2, squeeze=False, height_ratios=heights))
     for number, table in tables.items():
         memory = REFERENCE_MEMORY if REFERENCE_MEMORY in table else min(table)
         left, right = next(panels)
-        _bars(left, right, table[memory], f"{run.conditions}{number} phases, {memory} full samples a class")
+        _bars(left, right, table[memory], f"{number} phases, {memory} full samples a class")
         if len(memories) > 1:
             left, right = next(panels)
-            _lines(left, right, table, f"{run.conditions}{number} phases")
+            _lines(left, right, table, f"{number} phases")
     canvas.savefig(path, dpi=110)
 
 
